@@ -1,0 +1,153 @@
+"""Every setting of a run, as frozen dataclasses: one comment per field with its unit and where the paper defines it.
+
+DeepSeek's own names stand in brackets. `Vn` is the paper of DeepSeek-Vn (V2: 2405.04434, V3: 2412.19437).
+Validation is in `seekjax/validate.py`; one file per run is in `configs/`.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from sharding.mesh import MeshConfig
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A multiplier over the run, piecewise in the share of training tokens seen (0 to 1)."""
+
+    until: tuple[float, ...] = (1.0,)  # where each piece ends, as a share of all training tokens
+    scale: tuple[float, ...] = (1.0,)  # the multiplier at the end of each piece
+    shape: tuple[Literal["constant", "cosine", "linear"], ...] = ("constant",)  # constant at scale, or a path to it from the piece before
+
+
+@dataclass(frozen=True)
+class RopeConfig:
+    """Rotary positions and their YaRN extension (V2 section 2.1.3 and 3.1.4, V3 section 4.3)."""
+
+    base: float = 10000.0  # [rope_theta]
+    factor: float = 1.0  # [factor] YaRN's s; used only where model.context exceeds original_context
+    original_context: int = 4096  # [original_max_position_embeddings] positions seen before extension
+    beta_fast: float = 32.0  # rotations over the original context above which a frequency stays
+    beta_slow: float = 1.0  # rotations below which a frequency is divided by the factor
+    mscale: float = 1.0  # [mscale] attention temperature, over mscale_all in cos and sin
+    mscale_all: float = 1.0  # [mscale_all_dim] attention temperature, squared into the softmax scale
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The transformer. Every difference between published models is one of these fields."""
+
+    vocab: int = 2048  # [vocab_size] rows of the embedding and of the head
+    embed: int = 128  # [hidden_size] model width
+    layers: int = 4  # [num_hidden_layers]
+    dense_layers: int = 1  # [first_k_dense_replace] first layers with a dense FFN instead of experts
+    context: int = 4096  # [max_seq_len] positions it must serve; YaRN is on when this exceeds rope.original_context
+    # attention (V2 section 2.1)
+    attention: Literal["mla", "mha"] = "mla"  # mha: the DeepSeekMoE-16B baseline without latents
+    heads: int = 4  # [num_attention_heads]
+    q_latent: int = 64  # [q_lora_rank] 0 = queries straight from the model width, as in V2-Lite
+    kv_latent: int = 32  # [kv_lora_rank] what the cache keeps per token, beside one rotary key
+    nope: int = 32  # [qk_nope_head_dim] head width without position
+    rotary: int = 16  # [qk_rope_head_dim] head width with decoupled, interleaved RoPE
+    value: int = 32  # [v_head_dim]
+    rope: RopeConfig = field(default_factory=RopeConfig)
+    # feed-forward and experts (V2 section 2.2, V3 section 2.1.2)
+    hidden: int = 512  # [intermediate_size] width of the dense FFN
+    expert_hidden: int = 128  # [moe_intermediate_size] width of one expert
+    experts: int = 16  # [n_routed_experts]
+    shared_experts: int = 1  # [n_shared_experts] experts every token visits, fused into one FFN
+    experts_per_token: int = 4  # [num_experts_per_tok]
+    expert_groups: int = 4  # [n_group] 1 = ungrouped routing
+    groups_per_token: int = 2  # [topk_group] groups a token may choose from
+    scoring: Literal["sigmoid", "softmax"] = "sigmoid"  # [scoring_func] affinity of a token to each expert
+    group_score: Literal["top2", "max"] = "top2"  # [topk_method] top2: noaux_tc (V3); max: group_limited_greedy (V2)
+    renormalise: bool = True  # [norm_topk_prob] gates of a token sum to route_scale
+    route_scale: float = 2.5  # [routed_scaling_factor]
+    # multi-token prediction (V3 section 2.2)
+    mtp_depth: int = 1  # [num_nextn_predict_layers] extra tokens predicted ahead; 0 = none
+    norm_eps: float = 1e-6  # [rms_norm_eps]
+    init_std: float = 0.006  # the papers' 0.006, not the 0.02 of the published config.json
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What the model reads."""
+
+    sources: tuple[str, ...] = ("stdlib",)  # stdlib, arithmetic, stories, or paths of .txt .jsonl .parquet .arrayrecord files or folders
+    weights: tuple[float, ...] = ()  # share of documents drawn from each source; empty = by equal shares
+    tokenizer: str = "bpe"  # bpe: byte-level, trained on the corpus and cached; byte: 256 bytes; or the path of a tokenizer.json
+    sequence: int = 256  # tokens per training sequence
+    packing: Literal["split", "fit"] = "split"  # split: concatenate and cut (V3 pre-training); fit: whole documents, first fit
+    mask_documents: bool = False  # true: no attention and no loss across documents (V3 SFT; V3 pre-training has it off)
+    fim_rate: float = 0.0  # share of documents turned into prefix-suffix-middle form (V3 section 4.1: 0.1)
+    text_field: str = "text"  # column or key that holds the text in .jsonl and .parquet
+    held_out: float = 0.05  # share of documents, by hash, kept out of training
+    workers: int = 0  # Grain worker processes; 0 = in this process
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW or Muon, and how the rate moves (V3 section 4.2)."""
+
+    name: Literal["adamw", "muon"] = "adamw"  # muon: matrices by Muon, embedding, head and norms by AdamW
+    learning_rate: float = 3e-3  # peak
+    warmup: int = 20  # steps of linear warm-up
+    schedule: Schedule = Schedule((0.3, 1.0), (1.0, 0.1), ("constant", "cosine"))  # of the learning rate, after warm-up
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1  # on weights with a fan-in; never on norm scales
+    clip: float = 1.0  # global norm of the gradient
+
+
+@dataclass(frozen=True)
+class KernelConfig:
+    """Which of several equal implementations runs; auto asks the platform. Every choice is tested against the plain one."""
+
+    attention: Literal["auto", "plain", "block", "splash", "dot"] = "auto"
+    experts: Literal["auto", "loop", "block", "ragged"] = "auto"  # matrix products over rows sorted by expert
+    dispatch: Literal["auto", "dense", "static", "capacity", "ragged"] = "auto"  # how tokens reach their experts
+    capacity: float = 1.25  # dispatch=capacity: rows an expert shard keeps, as a multiple of the balanced number; the rest is dropped
+    remat: Literal["none", "latent", "full"] = "latent"  # latent: keep the narrow latents, recompute keys, values and FFNs
+    vocab_chunk: int = 8192  # logits computed at a time in the loss
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The loop."""
+
+    steps: int = 400  # optimizer steps in the whole run
+    batch: int = 32  # sequences per optimizer step, over the whole mesh
+    micro_batch: int = 0  # sequences per forward pass, over the whole mesh; 0 = batch. The rest is gradient accumulation
+    batch_start: int = 0  # sequences per step at the start, growing to batch; 0 = batch from the start
+    batch_ramp: float = 0.0  # share of the training tokens over which it grows (V3: 469B of 14.8T)
+    seed: int = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of activations and matrix products; weights and loss are float32
+    # balance without an auxiliary loss (V3 section 2.1.2)
+    balance_rate: float = 0.001  # gamma: how far the routing bias moves per step
+    balance_schedule: Schedule = Schedule()  # of gamma; V3: 0 for the last 500B tokens
+    balance_loss: float = 1e-4  # alpha of the sequence-wise balance loss (V3 equations 17-20)
+    mtp_weight: float = 0.3  # lambda of the multi-token prediction loss (V3 equation 25)
+    mtp_schedule: Schedule = Schedule((10 / 14.8, 1.0), (1.0, 1 / 3), ("constant", "constant"))  # of lambda; V3: 0.3 for 10T tokens, then 0.1
+    ema: float = 0.0  # decay of an exponential moving average of the weights; 0 = none
+    # rhythm, in steps
+    log_every: int = 10
+    eval_every: int = 100
+    eval_batches: int = 8  # held-out batches per evaluation
+    save_every: int = 100
+    keep: int = 2  # newest checkpoints kept
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    kernel: KernelConfig = field(default_factory=KernelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    out: Path | None = None  # run folder; default runs/<config>
+    tensorboard: bool = False  # also write TensorBoard events (extra [tensorboard])
+    wandb: str = ""  # also log to this Weights & Biases project (extra [wandb])

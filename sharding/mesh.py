@@ -1,0 +1,60 @@
+"""From the sizes of the mesh axes to a `jax.sharding.Mesh`."""
+
+import math
+from dataclasses import dataclass, fields
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """How many devices each mesh axis spans; the product is the number of devices a run uses."""
+
+    data: int = 0  # replicas that share nothing but the gradient sum; 0 = all devices that the other axes leave
+    fsdp: int = 1  # replicas that also split parameters and optimizer moments (ZeRO-3)
+    expert: int = 1  # splits the routed experts; tokens travel to them and back (V3 section 3.2)
+    tensor: int = 1  # splits heads, hidden widths and the vocabulary
+
+    def sizes(self, devices: int) -> dict[str, int]:
+        """Axis sizes with `data = 0` filled in for so many devices. Raises ValueError when they cannot fit."""
+        sizes = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, size in sizes.items():
+            if size < (0 if name == "data" else 1):
+                raise ValueError(f"mesh.{name} is {size}: give a positive number of devices.")
+        rest = math.prod(size for name, size in sizes.items() if name != "data")
+        if not self.data:
+            if devices % rest:
+                raise ValueError(f"the mesh asks for fsdp x expert x tensor = {rest} devices, which does not divide the {devices} there are; "
+                                 f"change these axes or set mesh.data yourself{_hint(rest)}.")
+            sizes["data"] = devices // rest
+        wanted = math.prod(sizes.values())
+        if wanted > devices:
+            asked = " x ".join(f"{name} {size}" for name, size in sizes.items() if size > 1)
+            raise ValueError(f"the mesh asks for {wanted} devices ({asked}) but there {'is' if devices == 1 else 'are'} {devices}: "
+                             f"make the axes smaller{_hint(wanted)}.")
+        return sizes
+
+
+def _hint(devices: int) -> str:
+    return f", or emulate them on a CPU with JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES={devices}"
+
+
+def make_mesh(config: MeshConfig, devices=None) -> Mesh:
+    """The mesh of the given (default: all) devices; surplus devices stay idle on one host and are an error on several."""
+    devices = jax.devices() if devices is None else devices
+    sizes = config.sizes(len(devices))
+    count = math.prod(sizes.values())
+    if count < len(devices) and jax.process_count() > 1:
+        raise ValueError(f"the mesh uses {count} of {len(devices)} devices, but with several processes it must use them all: change mesh.data.")
+    if count == len(jax.devices()) and list(devices) == jax.devices():  # let JAX lay the axes along the hardware's links
+        return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+    return Mesh(np.array(devices[:count]).reshape(tuple(sizes.values())), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+
+
+def join_hosts() -> None:
+    """Join the other processes of a cluster job (Slurm, Open MPI, Kubernetes, Cloud TPU); a single process stays single.
+
+    SEEKJAX_PROCESSES="coordinator:port,count,index" names them by hand, as the two-process test does.
+    """
