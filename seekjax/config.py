@@ -104,10 +104,11 @@ class OptimizerConfig:
 class KernelConfig:
     """Which of several equal implementations runs; auto asks the platform. Every choice is tested against the plain one."""
 
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of activations and matrix products; weights, router and loss stay float32
     attention: Literal["auto", "plain", "block", "splash", "dot"] = "auto"
     experts: Literal["auto", "loop", "block", "ragged"] = "auto"  # matrix products over rows sorted by expert
-    dispatch: Literal["auto", "dense", "static", "capacity", "ragged"] = "auto"  # how tokens reach their experts
-    capacity: float = 1.25  # dispatch=capacity: rows an expert shard keeps, as a multiple of the balanced number; the rest is dropped
+    dispatch: Literal["auto", "dense", "static", "ragged"] = "auto"  # how tokens reach their experts (sharding/exchange.py)
+    capacity: float = 0.0  # rows a device may send each expert shard, in balanced shares; the rest is dropped. 0 = dropless
     remat: Literal["none", "latent", "full"] = "latent"  # latent: keep the narrow latents, recompute keys, values and FFNs
     vocab_chunk: int = 8192  # logits computed at a time in the loss
 
@@ -122,7 +123,6 @@ class TrainConfig:
     batch_start: int = 0  # sequences per step at the start, growing to batch; 0 = batch from the start
     batch_ramp: float = 0.0  # share of the training tokens over which it grows (V3: 469B of 14.8T)
     seed: int = 0
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of activations and matrix products; weights and loss are float32
     # balance without an auxiliary loss (V3 section 2.1.2)
     balance_rate: float = 0.001  # gamma: how far the routing bias moves per step
     balance_schedule: Schedule = Schedule()  # of gamma; V3: 0 for the last 500B tokens

@@ -1,6 +1,7 @@
 """From the sizes of the mesh axes to a `jax.sharding.Mesh`."""
 
 import math
+import os
 from dataclasses import dataclass, fields
 
 import jax
@@ -54,7 +55,14 @@ def make_mesh(config: MeshConfig, devices=None) -> Mesh:
 
 
 def join_hosts() -> None:
-    """Join the other processes of a cluster job (Slurm, Open MPI, Kubernetes, Cloud TPU); a single process stays single.
+    """Join the other processes of a Slurm, Open MPI or Cloud TPU job; a single process stays single.
 
-    SEEKJAX_PROCESSES="coordinator:port,count,index" names them by hand, as the two-process test does.
+    Anywhere else JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID name the processes by hand.
     """
+    if jax.distributed.is_initialized():
+        return
+    env = os.environ
+    if "JAX_COORDINATOR_ADDRESS" in env:
+        jax.distributed.initialize(env["JAX_COORDINATOR_ADDRESS"], int(env["JAX_NUM_PROCESSES"]), int(env["JAX_PROCESS_ID"]))
+    elif any(int(env.get(name, 1)) > 1 for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")) or "," in env.get("TPU_WORKER_HOSTNAMES", ""):
+        jax.distributed.initialize()
