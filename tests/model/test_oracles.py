@@ -1,0 +1,101 @@
+"""The model against the NumPy oracles of tests/reference, which know only the papers."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from reference import balance, mla, routing, yarn
+
+from seekjax.config import ModelConfig, RopeConfig
+from seekjax.model.rope import angles, rope_frequencies, rotate, softmax_scale
+from seekjax.model.routing import affinity, count_choices, max_violation, route, sequence_balance, update_bias
+
+V3 = ModelConfig(experts=16, experts_per_token=4, expert_groups=4, groups_per_token=2, route_scale=2.5)
+V2 = replace(V3, scoring="softmax", group_score="max", renormalise=False, route_scale=16.0)
+
+
+@pytest.fixture
+def normal():
+    random = np.random.default_rng(0)
+    return lambda *shape: random.normal(size=shape).astype(np.float32)
+
+
+# positions
+
+@pytest.mark.parametrize("rope", [RopeConfig(factor=40), RopeConfig(factor=8, original_context=1024, beta_fast=16, beta_slow=2), RopeConfig(base=1e6, factor=4)])
+@pytest.mark.parametrize("width", [16, 64])
+def test_yarn(rope, width):
+    model = ModelConfig(nope=32, rotary=width, rope=rope, context=8192)
+    expected = yarn.frequencies(width, rope.base, rope.factor, rope.original_context, rope.beta_fast, rope.beta_slow)
+    np.testing.assert_allclose(rope_frequencies(model), expected, rtol=1e-12)
+    assert softmax_scale(model) == pytest.approx(yarn.softmax_scale(32 + width, rope.factor, rope.mscale_all))
+
+
+def test_yarn_oracle_moves_between_pairs_10_and_23():
+    assert yarn.corrections(64, 10000.0, 4096) == (10, 23)
+
+
+@pytest.mark.parametrize("context", [4096, 163840])
+def test_rotation(normal, context):
+    model = ModelConfig(rotary=64, rope=RopeConfig(factor=40), context=context)
+    x_BTHR, position_BT = normal(2, 9, 3, 64), np.stack([np.arange(9), np.arange(500, 509)])
+    turned_BTHR = rotate(x_BTHR, *angles(model, position_BT))
+    turned_BTR = rotate(x_BTHR[:, :, 0], *angles(model, position_BT))
+    frequencies = rope_frequencies(model)
+    for b in range(2):
+        for h in range(3):
+            np.testing.assert_allclose(turned_BTHR[b, :, h], mla.rotate(x_BTHR[b, :, h].astype(float), position_BT[b], frequencies), atol=2e-4)
+    np.testing.assert_array_equal(turned_BTR, turned_BTHR[:, :, 0])
+
+
+# routing
+
+@pytest.mark.parametrize("kind", ["plain", "ties"])
+@pytest.mark.parametrize("groups, limit", [(4, 2), (8, 3), (4, 4), (1, 1)])
+def test_v3_router(normal, groups, limit, kind):
+    model = replace(V3, expert_groups=groups, groups_per_token=limit)
+    logit_BTE, bias_E = normal(2, 50, 16), normal(16) / 5
+    if kind == "ties":  # a few coarse values, so that experts and groups often score the same
+        logit_BTE, bias_E = np.round(logit_BTE), np.zeros_like(bias_E)
+    choice_BTK, gate_BTK = route(affinity(logit_BTE, model), bias_E, model)
+    for b in range(2):
+        choice, gate = routing.route_v3(logit_BTE[b], bias_E, groups, limit, 4, 2.5)
+        np.testing.assert_array_equal(choice_BTK[b], choice)
+        np.testing.assert_allclose(gate_BTK[b], gate, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["plain", "ties"])
+@pytest.mark.parametrize("groups, limit", [(4, 2), (8, 3), (1, 1)])
+def test_v2_router(normal, groups, limit, kind):
+    model = replace(V2, expert_groups=groups, groups_per_token=limit)
+    logit_BTE = normal(2, 50, 16) if kind == "plain" else np.round(normal(2, 50, 16))
+    choice_BTK, gate_BTK = route(affinity(logit_BTE, model), np.zeros(16, np.float32), model)
+    for b in range(2):
+        choice, gate = routing.route_v2(logit_BTE[b], groups, limit, 4, 16.0)
+        np.testing.assert_array_equal(choice_BTK[b], choice)
+        np.testing.assert_allclose(gate_BTK[b], gate, rtol=1e-5)
+
+
+# balance
+
+@pytest.mark.parametrize("model", [V2, V3])
+def test_balance_loss(normal, model):
+    score_BTE = affinity(normal(3, 20, 16), model)
+    choice_BTK = route(score_BTE, normal(16), model)[0]
+    expected = [balance.sequence_balance(score_BTE[b], choice_BTK[b]) for b in range(3)]
+    np.testing.assert_allclose(sequence_balance(score_BTE, choice_BTK), expected, rtol=1e-5)
+
+
+def test_balance_loss_leaves_out_masked_tokens(normal):
+    score_BTE, mask_BT = affinity(normal(3, 20, 16), V3), np.arange(20) < np.array([[20], [13], [1]])
+    choice_BTK = route(score_BTE, np.zeros(16), V3)[0]
+    expected = [balance.sequence_balance(score_BTE[b][mask_BT[b]], choice_BTK[b][mask_BT[b]]) for b in range(3)]
+    np.testing.assert_allclose(sequence_balance(score_BTE, choice_BTK, mask_BT), expected, rtol=1e-5)
+
+
+def test_bias_update_and_violation(normal):
+    choice_BTK = route(affinity(normal(3, 20, 16), V3), normal(16), V3)[0]
+    load_E = count_choices(choice_BTK, np.ones((3, 20)), 16).sum(0)
+    assert load_E.tolist() == balance.loads(choice_BTK, 16)
+    np.testing.assert_allclose(update_bias(np.zeros(16), load_E, 0.001), balance.updated_bias([0] * 16, load_E.tolist(), 0.001))
+    assert max_violation(load_E) == pytest.approx(balance.max_violation(load_E.tolist()), rel=1e-6)
