@@ -1,0 +1,155 @@
+"""What is read: the sources of a run, each split into training and held-out documents."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from seekjax.config import DataConfig
+
+from . import arithmetic, stdlib, stories
+from .errors import DataError
+from .files import DocumentFile, open_path
+from .generated import Generated
+
+BUILT_IN = ("stdlib", "arithmetic", "stories")
+EPOCH = 1_000_000  # documents of a generated source in an epoch
+HELD_OUT = 20_000  # its held-out documents
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source. Its two sequences of documents are random access, safe to read from threads, and picklable."""
+
+    name: str
+    weight: float  # share of the documents drawn from it
+    train: Sequence[str]
+    held_out: Sequence[str]
+    files: tuple[dict, ...] = ()  # name, bytes, sha256, and the documents on each side, of every file; none for a generated source
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """All sources of a run."""
+
+    sources: tuple[Source, ...]
+
+    def source(self, name: str) -> Source:
+        """The source of that name, as written in data.sources."""
+        for source in self.sources:
+            if source.name == name:
+                return source
+        raise DataError(f"the corpus has no source {name!r}; it has {', '.join(source.name for source in self.sources)}.")
+
+    def manifest(self) -> dict:
+        """What exactly was read, JSON-able: saved in the run folder."""
+        return {"sources": [{"name": source.name, "weight": source.weight, "train": len(source.train), "held_out": len(source.held_out),
+                             "files": list(source.files)} for source in self.sources]}
+
+    def fingerprint(self) -> str:
+        """A hash of the manifest: equal exactly when the documents, their split and their weights are."""
+        return hashlib.sha256(json.dumps(self.manifest(), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some of the documents of some files, by place."""
+
+    files: Sequence[DocumentFile]
+    places: np.ndarray  # int64 [documents, 2]: file, row
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> str:
+        file, row = map(int, self.places[index])
+        return self.files[file][row]
+
+
+def load_corpus(config: DataConfig) -> Corpus:
+    """Resolves data.sources and reads every document once, so that bad input is found before training starts.
+
+    Raises:
+        DataError: a source that is unknown, empty, damaged or not text; weights that do not match.
+    """
+    if not config.sources:
+        raise DataError(f"data.sources is empty; name at least one of {', '.join(BUILT_IN)} or a path.")
+    if len(set(config.sources)) != len(config.sources):
+        raise DataError(f"data.sources names a source twice in {config.sources}; use data.weights to give one more weight.")
+    if not 0 <= config.held_out < 1:
+        raise DataError(f"data.held_out={config.held_out} is not a share; choose a number from 0 to below 1.")
+    weights = _shares(config)
+    return Corpus(tuple(_load(name, weight, config) for name, weight in zip(config.sources, weights)))
+
+
+def is_held_out(text: str, share: float) -> bool:
+    """Which side of the split a document is on: a hash of its text decides, so copies stay together and other documents do not matter."""
+    return _score(text) < share
+
+
+def _score(text: str) -> float:
+    """A number from 0 to 1 that depends on the text alone, spread evenly."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") / 2**64
+
+
+def _shares(config: DataConfig) -> list[float]:
+    weights = config.weights or (1.0,) * len(config.sources)
+    if len(weights) != len(config.sources):
+        raise DataError(f"data.weights has {len(weights)} numbers for {len(config.sources)} sources; give one per source, or none.")
+    if min(weights) <= 0:
+        raise DataError(f"data.weights={config.weights} must be positive; leave a source out of data.sources instead of giving it no weight.")
+    return [weight / sum(weights) for weight in weights]
+
+
+def _load(name: str, weight: float, config: DataConfig) -> Source:
+    if name == "stories":  # held-out stories are fresh draws, not other strings: only then is the true entropy the floor on both sides
+        return Source(name, weight, Generated(stories.generate, "stories/train", EPOCH), Generated(stories.generate, "stories/held out", HELD_OUT))
+    if name == "arithmetic":
+        return Source(name, weight, *(Generated(arithmetic.generate, "arithmetic", documents, partial(_on_side, held_out=side, share=config.held_out or 0.05))
+                                      for documents, side in ((EPOCH, False), (HELD_OUT, True))))
+    files = stdlib.files() if name == "stdlib" else open_path(_path(name), config.text_field)
+    return _split(name, weight, files, config.held_out)
+
+
+def _on_side(text: str, held_out: bool, share: float) -> bool:
+    return is_held_out(text, share) == held_out
+
+
+def _path(name: str) -> Path:
+    path = Path(name).expanduser()
+    near = get_close_matches(name, BUILT_IN, 1)
+    if not path.exists() and near:
+        raise DataError(f"data.sources has an unknown source {name!r}; did you mean {near[0]!r}?")
+    return path
+
+
+def _split(name: str, weight: float, files: Sequence[DocumentFile], share: float) -> Source:
+    """Reads every document, which checks it, and sends it to one side."""
+    scores = [np.array([_score(text) for text in file]) for file in files]
+    held_out = _held_out(np.concatenate(scores), share)
+    sides = np.split(held_out, np.cumsum([len(score) for score in scores])[:-1])
+    about = tuple(_about(file, side) for file, side in zip(files, sides))
+    places = np.array([(index, row) for index, side in enumerate(sides) for row in range(len(side))], np.int64)
+    return Source(name, weight, Rows(files, places[~held_out]), Rows(files, places[held_out]), about)
+
+
+def _held_out(scores: np.ndarray, share: float) -> np.ndarray:
+    """bool [documents]. Of a few documents all may fall on one side; then the nearest to the border changes over."""
+    held_out = scores < share
+    if share and not held_out.any():
+        held_out[scores.argmin()] = True
+    if held_out.all():
+        held_out[scores.argmax()] = False
+    return held_out
+
+
+def _about(file: DocumentFile, held_out: np.ndarray) -> dict:
+    with file.path.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {"name": file.name, "bytes": file.path.stat().st_size, "sha256": sha256,
+            "train": int((~held_out).sum()), "held_out": int(held_out.sum())}
