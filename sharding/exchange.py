@@ -174,3 +174,8 @@ def _like(x, y):
 
 
 FORMS = {"dense": dense, "static": static, "ragged": ragged}
+
+
+def pick(name: str, platform: str, peers: int) -> Callable:
+    """The form of that name; "auto" is ragged where the backend has a native one and there is someone to talk to."""
+    return FORMS[name if name != "auto" else "ragged" if platform == "tpu" and peers > 1 else "static"]

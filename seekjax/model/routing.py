@@ -25,7 +25,8 @@ def route(score_BTE: jax.Array, bias_E: jax.Array, model: ModelConfig) -> tuple[
         open_BTG = (jax.lax.top_k(group_BTG, limit)[1][..., None] == jnp.arange(G)).any(-2)
         biased_BTE = jnp.where(open_BTG[..., None], biased_BTGe, -jnp.inf).reshape(biased_BTE.shape)
     choice_BTK = jax.lax.top_k(biased_BTE, model.experts_per_token)[1]
-    gate_BTK = jnp.take_along_axis(score_BTE, choice_BTK, -1)
+    chosen_BTKE = choice_BTK[..., None] == jnp.arange(model.experts)  # a masked sum: its gradient needs no scatter
+    gate_BTK = jnp.where(chosen_BTKE, score_BTE[..., None, :], 0).sum(-1)
     if model.renormalise:
         gate_BTK = gate_BTK / (gate_BTK.sum(-1, keepdims=True) + 1e-20)
     return choice_BTK, gate_BTK * model.route_scale
@@ -38,7 +39,7 @@ def count_choices(choice_BTK: jax.Array, mask_BT: jax.Array, experts: int) -> ja
 
 
 def sequence_balance(score_BTE: jax.Array, choice_BTK: jax.Array, mask_BT: jax.Array | None = None) -> jax.Array:
-    """sum_i f_i P_i per sequence, summed over the batch [V3 equations 17-20 without alpha]; 1 per sequence when balanced.
+    """sum_i f_i P_i of each sequence, [B] (V3 equations 17-20 without alpha); 1 when balanced.
 
     f_i = E / (K T) * how often expert i was chosen; P_i = mean over tokens of the normalised score. The bias is in neither.
     """
@@ -48,7 +49,7 @@ def sequence_balance(score_BTE: jax.Array, choice_BTK: jax.Array, mask_BT: jax.A
     share_BTE = score_BTE / score_BTE.sum(-1, keepdims=True)
     P_BE = jnp.einsum("BTE,BT->BE", share_BTE, mask_BT.astype(jnp.float32)) / tokens_B[:, None]
     f_BE = count_choices(choice_BTK, mask_BT, E) * E / (K * tokens_B[:, None])
-    return (f_BE * P_BE).sum()
+    return (f_BE * P_BE).sum(-1)
 
 
 def update_bias(bias_E: jax.Array, load_E: jax.Array, rate: jax.Array | float) -> jax.Array:

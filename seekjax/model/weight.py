@@ -14,11 +14,14 @@ class Weighted(nn.Module):
     model: ModelConfig
     kernel: KernelConfig = KernelConfig()
 
-    def weight(self, name: str, axes: str, **sizes: int) -> jax.Array:
-        """A float32 matrix, normal with the config's init_std, cast to the compute dtype. `sizes` overrides an axis's size."""
+    def weight(self, name: str, axes: str, dtype: str | None = None, **sizes: int) -> jax.Array:
+        """A float32 matrix, normal with the config's init_std, cast to `dtype` (default: the compute dtype).
+
+        `sizes` overrides the config's size of an axis.
+        """
         shape = tuple(sizes.get(axis, getattr(self.model, axis)) for axis in axes.split())
         value = self.param(name, lambda key: Named(self.model.init_std * jax.random.normal(key, shape, jnp.float32), axes))
-        return value.astype(self.kernel.dtype)
+        return value.astype(dtype or self.kernel.dtype)
 
     def scale(self, name: str, axis: str) -> jax.Array:
         """A norm's float32 scale, ones at first."""

@@ -1,0 +1,116 @@
+"""Multi-head latent attention (V2 section 2.1): keys and values of all heads from one narrow latent per token.
+
+    q = w_uq norm(w_dq x), w_qr norm(w_dq x)     c = norm(w_dkv x)     k_R = rotate(w_kr x), one for all heads
+    score = (q_N . w_uk c + rotate(q_R) . k_R) * scale                 o = softmax(score) w_uv c
+
+`attend_expanded` forms the keys and values; `attend_absorbed` moves w_uk to the query side and w_uv behind the sum, so that attention reads
+only the latent, as decoding from a cache wants. Training uses a causal kernel on the expanded form (seekjax/kernels/attention.py).
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from seekjax.kernels import attention as kernels
+from sharding.rules import constrain, local, platform
+
+from .rope import rotate, softmax_scale
+from .weight import Weighted, rms_norm
+
+
+def attend_expanded(q_BTHN, q_BTHR, c_BSC, k_BSR, w_uk_CHN, w_uv_CHU, scale, mask_TS):
+    """Attention over keys and values formed from the latents; o_BTHU. The plain reading of V2 equations 37-47."""
+    k_BSHN = jnp.einsum("BSC,CHN->BSHN", c_BSC, w_uk_CHN)
+    v_BSHU = jnp.einsum("BSC,CHU->BSHU", c_BSC, w_uv_CHU)
+    score_BHTS = jnp.einsum("BTHN,BSHN->BHTS", q_BTHN, k_BSHN) + jnp.einsum("BTHR,BSR->BHTS", q_BTHR, k_BSR)
+    weight_BHTS = masked_softmax(score_BHTS, scale, mask_TS)
+    return jnp.einsum("BHTS,BSHU->BTHU", weight_BHTS, v_BSHU)
+
+
+def attend_absorbed(q_BTHN, q_BTHR, c_BSC, k_BSR, w_uk_CHN, w_uv_CHU, scale, mask_TS):
+    """The same attention in the latent space: C + R numbers read per token, however many heads (V2 section 2.1.2)."""
+    q_BTHC = jnp.einsum("BTHN,CHN->BTHC", q_BTHN, w_uk_CHN)
+    score_BHTS = jnp.einsum("BTHC,BSC->BHTS", q_BTHC, c_BSC) + jnp.einsum("BTHR,BSR->BHTS", q_BTHR, k_BSR)
+    weight_BHTS = masked_softmax(score_BHTS, scale, mask_TS)
+    o_BTHC = jnp.einsum("BHTS,BSC->BTHC", weight_BHTS, c_BSC)
+    return jnp.einsum("BTHC,CHU->BTHU", o_BTHC, w_uv_CHU)
+
+
+def masked_softmax(score_BHTS, scale, mask_TS):
+    """Softmax over S in float32, in the dtype of the scores."""
+    score32_BHTS = jnp.where(mask_TS, score_BHTS.astype(jnp.float32) * scale, -jnp.inf)
+    return jax.nn.softmax(score32_BHTS, -1).astype(score_BHTS.dtype)
+
+
+def attend_causal(kernel: str, q_BTHN, q_BTHR, k_BTHN, k_BTR, v_BTHU, scale, segment_BT):
+    """A whole causal sequence through the chosen kernel, each device on its own sequences and heads."""
+    attend = kernels.pick(platform()) if kernel == "auto" else getattr(kernels, f"attend_{kernel}")
+    batch = ("batch sequence",) if segment_BT is not None else ()
+    axes = ("batch sequence heads nope", "batch sequence heads rotary", "batch sequence heads nope", "batch sequence rotary",
+            "batch sequence heads value", *batch)
+    arrays = (q_BTHN, q_BTHR, k_BTHN, k_BTR, v_BTHU, *((segment_BT,) if batch else ()))
+    return local(lambda *a: attend(*a[:5], scale, *a[5:]), axes, "batch sequence heads value")(*arrays)
+
+
+class LatentAttention(Weighted):
+    """MLA with or without a query latent. With a cache, T new tokens are written at `start` and attend to all before them."""
+
+    @nn.compact
+    def __call__(self, x_BTD, angle, segment_BT=None, cache=None, start=0, attend=attend_absorbed):
+        m, eps = self.model, self.model.norm_eps
+        if m.q_latent:
+            q_BTQ = checkpoint_name(jnp.einsum("BTD,DQ->BTQ", x_BTD, self.weight("w_dq", "embed q_latent")), "latent")
+            q_BTQ = rms_norm(q_BTQ, self.scale("q_norm", "q_latent"), eps)
+            q_BTHN = jnp.einsum("BTQ,QHN->BTHN", q_BTQ, self.weight("w_uq", "q_latent heads nope"))
+            q_BTHR = jnp.einsum("BTQ,QHR->BTHR", q_BTQ, self.weight("w_qr", "q_latent heads rotary"))
+        else:
+            q_BTHN = jnp.einsum("BTD,DHN->BTHN", x_BTD, self.weight("w_uq", "embed heads nope"))
+            q_BTHR = jnp.einsum("BTD,DHR->BTHR", x_BTD, self.weight("w_qr", "embed heads rotary"))
+        c_BTC = checkpoint_name(jnp.einsum("BTD,DC->BTC", x_BTD, self.weight("w_dkv", "embed kv_latent")), "latent")
+        k_BTR = checkpoint_name(jnp.einsum("BTD,DR->BTR", x_BTD, self.weight("w_kr", "embed rotary")), "latent")
+        c_BTC = rms_norm(c_BTC, self.scale("kv_norm", "kv_latent"), eps)
+        q_BTHN, q_BTHR = constrain(q_BTHN, "batch sequence heads nope"), rotate(q_BTHR, *angle)
+        k_BTR = rotate(k_BTR, *angle)
+        w_uk_CHN = self.weight("w_uk", "kv_latent heads nope")
+        w_uv_CHU = self.weight("w_uv", "kv_latent heads value")
+        w_o_HUD = self.weight("w_o", "heads value embed")
+        if cache is None:
+            k_BTHN = constrain(jnp.einsum("BTC,CHN->BTHN", c_BTC, w_uk_CHN), "batch sequence heads nope")
+            v_BTHU = constrain(jnp.einsum("BTC,CHU->BTHU", c_BTC, w_uv_CHU), "batch sequence heads value")
+            o_BTHU = attend_causal(self.kernel.attention, q_BTHN, q_BTHR, k_BTHN, k_BTR, v_BTHU, softmax_scale(m), segment_BT)
+        else:
+            cache = write(cache, start, c=c_BTC, k=k_BTR)
+            mask_TS = visible(x_BTD.shape[1], cache["c"].shape[1], start)
+            o_BTHU = attend(q_BTHN, q_BTHR, cache["c"], cache["k"], w_uk_CHN, w_uv_CHU, softmax_scale(m), mask_TS)
+        return constrain(jnp.einsum("BTHU,HUD->BTD", o_BTHU, w_o_HUD), "batch sequence embed"), cache
+
+
+class MultiHeadAttention(Weighted):
+    """The baseline that MLA replaced (DeepSeekMoE-16B): full keys and values per head, all of the head rotary."""
+
+    @nn.compact
+    def __call__(self, x_BTD, angle, segment_BT=None, cache=None, start=0, attend=None):
+        q_BTHR = rotate(jnp.einsum("BTD,DHR->BTHR", x_BTD, self.weight("w_q", "embed heads rotary")), *angle)
+        k_BTHR = rotate(jnp.einsum("BTD,DHR->BTHR", x_BTD, self.weight("w_k", "embed heads rotary")), *angle)
+        v_BTHU = jnp.einsum("BTD,DHU->BTHU", x_BTD, self.weight("w_v", "embed heads value"))
+        w_o_HUD = self.weight("w_o", "heads value embed")
+        scale = softmax_scale(self.model)
+        if cache is None:  # the kernels' per-head part carries the whole head, their shared rotary part is empty
+            o_BTHU = attend_causal(self.kernel.attention, q_BTHR, q_BTHR[..., :0], k_BTHR, k_BTHR[:, :, 0, :0], v_BTHU, scale, segment_BT)
+        else:
+            cache = write(cache, start, k=k_BTHR, v=v_BTHU)
+            score_BHTS = jnp.einsum("BTHR,BSHR->BHTS", q_BTHR, cache["k"])
+            weight_BHTS = masked_softmax(score_BHTS, scale, visible(x_BTD.shape[1], cache["k"].shape[1], start))
+            o_BTHU = jnp.einsum("BHTS,BSHU->BTHU", weight_BHTS, cache["v"])
+        return constrain(jnp.einsum("BTHU,HUD->BTD", o_BTHU, w_o_HUD), "batch sequence embed"), cache
+
+
+def visible(length: int, slots: int, start) -> jax.Array:
+    """Query t, at position start + t, sees the cache slots up to its own; [T, S]."""
+    return jnp.arange(slots) <= start + jnp.arange(length)[:, None]
+
+
+def write(cache: dict, start, **new: jax.Array) -> dict:
+    """The cache with the new tokens' entries from position `start` on."""
+    return {name: jax.lax.dynamic_update_slice_in_dim(cache[name], x.astype(cache[name].dtype), start, 1) for name, x in new.items()}

@@ -1,0 +1,46 @@
+"""One transformer layer, and a scanned stack of them."""
+
+import flax.linen as nn
+import jax
+
+from .attention import LatentAttention, MultiHeadAttention, attend_absorbed
+from .experts import FeedForward, MixtureOfExperts
+from .weight import Weighted, rms_norm
+
+ATTENTION = {"mla": LatentAttention, "mha": MultiHeadAttention}
+
+REMAT = {  # what the backward pass finds in memory; the rest it computes again
+    "latent": jax.checkpoint_policies.save_only_these_names("latent"),
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class Block(Weighted):
+    """x + attention(norm(x)), then x + ffn(norm(x)); the FFN is dense or a mixture of experts."""
+
+    dense: bool = False
+    attend: object = attend_absorbed
+
+    @nn.compact
+    def __call__(self, x_BTD, cache, angle, segment_BT, mask_BT, start):
+        m = self.model
+        h_BTD = rms_norm(x_BTD, self.scale("attention_norm", "embed"), m.norm_eps)
+        y_BTD, cache = self.build(ATTENTION[m.attention], name="attention")(h_BTD, angle, segment_BT, cache, start, self.attend)
+        x_BTD += y_BTD
+        h_BTD = rms_norm(x_BTD, self.scale("ffn_norm", "embed"), m.norm_eps)
+        if self.dense:
+            y_BTD, balance = self.build(FeedForward, width=m.hidden, name="ffn")(h_BTD), {}
+        else:
+            y_BTD, balance = self.build(MixtureOfExperts, name="ffn")(h_BTD, mask_BT)
+        return x_BTD + y_BTD, (cache, balance)
+
+
+def rematted(kernel) -> type[Block]:
+    """Block under the config's recomputation policy."""
+    return Block if kernel.remat == "none" else nn.remat(Block, policy=REMAT[kernel.remat], prevent_cse=False)
+
+
+def stacked(kernel, layers: int) -> type[Block]:
+    """So many Blocks with their weights stacked, run by a scan: compile time does not grow with depth."""
+    return nn.scan(rematted(kernel), length=layers, in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
+                   variable_axes={"params": 0, "balance": 0}, split_rngs={"params": True}, metadata_params={nn.PARTITION_NAME: "layers"})

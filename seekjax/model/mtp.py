@@ -1,0 +1,33 @@
+"""Multi-token prediction (V3 section 2.2): module k reads h^{k-1}_i and the embedding of t_{i+k}, and predicts t_{i+k+1}."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from .block import rematted
+from .weight import Weighted, rms_norm
+
+
+def ahead(tokens_BX: jax.Array, by: int, length: int) -> jax.Array:
+    """tokens_BX[:, by : by + length], zeros past the end."""
+    piece_BT = tokens_BX[:, by:by + length]
+    return jnp.pad(piece_BT, ((0, 0), (0, length - piece_BT.shape[1])))
+
+
+class PredictionModule(Weighted):
+    """One depth: join the two normed inputs, run one block, norm. Embedding and head are the main model's.
+
+    The released weights join with the embedding first and read the main model's hidden state after its final norm; `w_token` and `w_hidden`
+    are the two halves of their eh_proj.
+    """
+
+    @nn.compact
+    def __call__(self, h_BTD, token_BTD, angle, segment_BT, mask_BT):
+        m = self.model
+        token_BTD = rms_norm(token_BTD, self.scale("token_norm", "embed"), m.norm_eps)
+        h_BTD = rms_norm(h_BTD, self.scale("hidden_norm", "embed"), m.norm_eps)
+        w_token_DA, w_hidden_DA = self.weight("w_token", "embed embed"), self.weight("w_hidden", "embed embed")
+        x_BTA = jnp.einsum("BTD,DA->BTA", token_BTD, w_token_DA) + jnp.einsum("BTD,DA->BTA", h_BTD, w_hidden_DA)
+        block = self.build(rematted(self.kernel), dense=m.layers == m.dense_layers, name="block")
+        x_BTD, (_, balance) = block(x_BTA, None, angle, segment_BT, mask_BT, 0)
+        return rms_norm(x_BTD, self.scale("final_norm", "embed"), m.norm_eps), balance
