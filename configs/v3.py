@@ -2,7 +2,7 @@
 
     python train.py v3 --data.tokenizer tokenizer.json --data.sources corpus/
 
-Hardware: 2,048 accelerators of 80 GB; micro_batch gives each pair that shares a tensor axis one sequence per forward pass.
+Hardware: 2,048 accelerators of 80 GB; micro_batch gives every four that share a tensor axis one sequence per forward pass.
 Expect 671.0B parameters of which 36.6B are active, 250.5 GFLOPs per token and 70,272 bytes of bf16 cache per token; published: 2.664M H800 hours.
 
 `--model.context 163840` is the released model: YaRN is on where the context exceeds 4096. The two extensions (section 4.3) start from the
@@ -28,9 +28,9 @@ config = Config(
         schedule=Schedule((10 / 14.8, 14.3 / 14.8, 14.633 / 14.8, 1.0), (1.0, 0.1, 0.1, 7.3 / 220), ("constant", "cosine", "constant", "constant")),
     ),
     train=TrainConfig(
-        steps=242_868, batch=15360, micro_batch=1024, batch_start=3072, batch_ramp=469e9 / 14.8e12,
+        steps=242_804, batch=15360, micro_batch=512, batch_start=3072, batch_ramp=469e9 / 14.8e12,
         balance_schedule=Schedule((14.3 / 14.8, 1.0), (1.0, 0.0), ("constant", "constant")),
     ),
     kernel=KernelConfig(dtype="bfloat16"),
-    mesh=MeshConfig(fsdp=16, expert=64, tensor=2),
+    mesh=MeshConfig(fsdp=8, expert=64, tensor=4),
 )

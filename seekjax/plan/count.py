@@ -40,11 +40,12 @@ def parameters(model: ModelConfig) -> Count:
     experts_active = router + (model.shared_experts + model.experts_per_token) * expert
     layer = attention + 2 * width  # with the norms before attention and before the FFN
     expert_layers = model.layers - model.dense_layers
+    ffn = experts if expert_layers else swiglu(model.hidden)  # of a prediction module: as in the last layer
     rest = 2 * model.vocab * width + model.layers * layer + model.dense_layers * swiglu(model.hidden) + width
     return Count(
         embedding=model.vocab * width, attention=attention, dense=swiglu(model.hidden), expert=expert,
         experts=experts, experts_active=experts_active, router_bias=expert_layers * bias,
-        mtp=model.mtp_depth * (layer + experts + 2 * width * width + 3 * width),  # the join of state and embedding, their norms, the last norm
+        mtp=model.mtp_depth * (layer + ffn + 2 * width * width + 3 * width),  # the join of state and embedding, their norms, the last norm
         total=rest + expert_layers * experts, active=rest + expert_layers * experts_active,
     )
 

@@ -2,13 +2,19 @@
 
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
-from reference import balance, mla, routing, yarn
+from reference import balance, experts, mla, mtp, routing, yarn
 
-from seekjax.config import ModelConfig, RopeConfig
+from seekjax.config import KernelConfig, ModelConfig, RopeConfig
+from seekjax.model.attention import LatentAttention, attend_absorbed, attend_expanded, visible
+from seekjax.model.cache import empty_cache
+from seekjax.model.experts import MixtureOfExperts
+from seekjax.model.mtp import ahead
 from seekjax.model.rope import angles, rope_frequencies, rotate, softmax_scale
 from seekjax.model.routing import affinity, count_choices, max_violation, route, sequence_balance, update_bias
+from sharding.place import unbox
 
 V3 = ModelConfig(experts=16, experts_per_token=4, expert_groups=4, groups_per_token=2, route_scale=2.5)
 V2 = replace(V3, scoring="softmax", group_score="max", renormalise=False, route_scale=16.0)
@@ -99,3 +105,71 @@ def test_bias_update_and_violation(normal):
     assert load_E.tolist() == balance.loads(choice_BTK, 16)
     np.testing.assert_allclose(update_bias(np.zeros(16), load_E, 0.001), balance.updated_bias([0] * 16, load_E.tolist(), 0.001))
     assert max_violation(load_E) == pytest.approx(balance.max_violation(load_E.tolist()), rel=1e-6)
+
+
+# attention
+
+MLA = ModelConfig(embed=48, heads=3, q_latent=24, kv_latent=16, nope=8, rotary=4, value=6, rope=RopeConfig(factor=40), context=8192)
+
+
+def with_random_weights(module, normal, *inputs):
+    """The module's variables, every weight normal with the width of its fan-in, norms away from one."""
+    shapes = unbox(jax.eval_shape(module.init, jax.random.key(0), *inputs))
+    return jax.tree.map(lambda x: 1 + normal(*x.shape) / 4 if x.ndim == 1 else normal(*x.shape) / np.sqrt(x.shape[-2]), shapes)
+
+
+@pytest.mark.parametrize("model", [MLA, replace(MLA, q_latent=0), replace(MLA, context=4096)], ids=["yarn", "no query latent", "plain rope"])
+def test_latent_attention(normal, model):
+    """The causal kernel, and the cache read at once or token by token with keys and values formed or absorbed, are all the paper's attention."""
+    module, x_BTD, positions_BT = LatentAttention(model), normal(2, 12, 48), np.tile(np.arange(12), (2, 1))
+    angle = angles(model, positions_BT)
+    variables = with_random_weights(module, normal, x_BTD, angle)
+    apply = jax.jit(module.apply, static_argnames="attend")
+    expected = [mla.mla(x, variables["params"], rope_frequencies(model), softmax_scale(model)) for x in x_BTD]
+    np.testing.assert_allclose(apply(variables, x_BTD, angle)[0], expected, atol=2e-5)
+    for attend in (attend_expanded, attend_absorbed):
+        cache = jax.tree.map(lambda x: x[0], empty_cache(model, 2, 16)["dense"])
+        whole, _ = apply(variables, x_BTD, angle, cache=cache, attend=attend)
+        np.testing.assert_allclose(whole, expected, atol=2e-5)
+        for t in range(12):
+            now = jax.tree.map(lambda x: x[:, t : t + 1], angle)
+            one, cache = apply(variables, x_BTD[:, t : t + 1], now, cache=cache, start=t, attend=attend)
+            np.testing.assert_allclose(one[:, 0], np.array(expected)[:, t], atol=2e-5)
+
+
+def test_a_query_sees_up_to_itself():
+    np.testing.assert_array_equal(visible(2, 5, 2), [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0]])
+
+
+# experts
+
+@pytest.mark.parametrize("kernel", [KernelConfig(dispatch="dense"), KernelConfig()], ids=["dense", "auto"])
+@pytest.mark.parametrize("model", [V2, V3], ids=["V2", "V3"])
+def test_mixture_of_experts(normal, model, kernel):
+    """Router, gates, routed and shared experts together; V2 fuses two shared experts."""
+    model = replace(model, embed=24, expert_hidden=8, shared_experts=2 if model is V2 else 1)
+    module, x_BTD, mask_BT = MixtureOfExperts(model, kernel), normal(2, 10, 24), np.ones((2, 10), bool)
+    variables = with_random_weights(module, normal, x_BTD, mask_BT)
+    bias_E = normal(16) / 5 if model.scoring == "sigmoid" else np.zeros(16, np.float32)
+    variables["balance"]["bias"] = bias_E
+    y_BTD, seen = jax.jit(module.apply)(variables, x_BTD, mask_BT)
+    w = variables["params"]
+    choices = []
+    for b in range(2):
+        logits = x_BTD[b].astype(float) @ w["w_router"]
+        choice, gate = routing.route_v3(logits, bias_E, 4, 2, 4, 2.5) if model.scoring == "sigmoid" else routing.route_v2(logits, 4, 2, 4, 16.0)
+        routed, shared = ([weights[name] for name in ("w_gate", "w_up", "w_down")] for weights in (w, w["shared"]))
+        np.testing.assert_allclose(y_BTD[b], experts.mixture(x_BTD[b], choice, gate, routed, shared), atol=2e-4)
+        choices += choice
+    assert seen["load_E"].tolist() == balance.loads(choices, 16) and seen["dropped"] == 0
+
+
+# multi-token prediction
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_prediction_modules_are_fed_the_tokens_of_equation_21(depth):
+    tokens_BX = np.arange(2 * 10).reshape(2, 10)
+    fed_BT = ahead(tokens_BX, depth, 9)
+    for position, fed, predicted in mtp.tasks(9, depth):
+        np.testing.assert_array_equal(fed_BT[:, position], tokens_BX[:, fed])
+        assert predicted == position + depth + 1 <= 9

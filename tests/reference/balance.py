@@ -18,11 +18,6 @@ def sequence_balance(score, choice):
     return total
 
 
-def unbiased_choice(score, per_token):
-    """The choice that equation 18 counts, read to the letter: the best by score alone, without bias and without groups."""
-    return [sorted(range(len(token)), key=lambda i: (-token[i], i))[:per_token] for token in np.asarray(score)]
-
-
 def loads(choice, experts):
     """How many tokens chose each expert."""
     return [sum(row.count(i) for row in np.asarray(choice).reshape(-1, np.shape(choice)[-1]).tolist()) for i in range(experts)]
