@@ -107,11 +107,14 @@ def _shares(config: DataConfig) -> list[float]:
 
 
 def _load(name: str, weight: float, config: DataConfig) -> Source:
-    if name == "stories":  # held-out stories are fresh draws, not other strings: only then is the true entropy the floor on both sides
+    if name == "stories":
+        # Held-out stories are fresh draws, not other strings: only then is the true entropy the floor on both sides.
         return Source(name, weight, Generated(stories.generate, "stories/train", EPOCH), Generated(stories.generate, "stories/held out", HELD_OUT))
     if name == "arithmetic":
-        return Source(name, weight, *(Generated(arithmetic.generate, "arithmetic", documents, partial(_on_side, held_out=side, share=config.held_out or 0.05))
-                                      for documents, side in ((EPOCH, False), (HELD_OUT, True))))
+        share = config.held_out or 0.05  # a problem on neither side's books costs nothing: there are enough
+        train, held_out = (partial(_on_side, held_out=side, share=share) for side in (False, True))
+        return Source(name, weight, Generated(arithmetic.generate, "arithmetic/train", EPOCH, train),
+                      Generated(arithmetic.generate, "arithmetic/held out", HELD_OUT, held_out))
     files = stdlib.files() if name == "stdlib" else open_path(_path(name), config.text_field)
     return _split(name, weight, files, config.held_out)
 

@@ -152,6 +152,7 @@ class ArrayRecord(DocumentFile):
         with self._checked():
             reader = module.ArrayRecordReader(str(self.path))
             if reader.num_records() == 0:
+                reader.read_all()  # a damaged file also claims to have no records; only reading says why
                 raise DataError(f"{self.name} has no records; remove it from data.sources.")
         return reader
 

@@ -13,7 +13,7 @@ import random
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import product
 from string import Formatter
 
@@ -102,6 +102,7 @@ def _parts(template: str) -> Iterator[tuple[str, str | None]]:
     return ((literal, field) for literal, field, _, _ in Formatter().parse(template))
 
 
+@cache
 def _zipf(options: tuple[str, ...]) -> dict[str, float]:
     """The options with their probabilities: the n-th weighs 1/n."""
     total = sum(1 / n for n in range(1, len(options) + 1))

@@ -15,8 +15,6 @@ from typing import Any
 import grain
 import numpy as np
 
-from .errors import DataError
-
 
 @dataclass
 class Lane:
@@ -54,16 +52,17 @@ class Rows(grain.IterDataset):
     split: [window] tokens, a document going on where another ended. Otherwise: up to `window` tokens of a single document, for a packer to fit together.
     """
 
-    def __init__(self, stream: Stream, *, window: int, lanes: int, split: bool, made_for: dict):
+    def __init__(self, stream: Stream, *, window: int, lanes: int, split: bool):
         super().__init__()
         self.stream, self.window, self.lanes, self.split = stream, window, lanes, split
-        self.made_for = made_for  # the settings a position belongs to, by name
 
     def __iter__(self) -> "RowIterator":
         return RowIterator(self)
 
 
 class RowIterator(grain.DatasetIterator):
+    """Rows from a position onwards."""
+
     def __init__(self, rows: Rows):
         super().__init__()
         self._rows = rows
@@ -98,19 +97,10 @@ class RowIterator(grain.DatasetIterator):
 
     def get_state(self) -> dict[str, Any]:
         """The position, JSON-able."""
-        return {"lanes": [[lane.document, lane.offset] for lane in self._lanes], "opened": self._opened, "turn": self._turn,
-                "made_for": self._rows.made_for}
+        return {"lanes": [[lane.document, lane.offset] for lane in self._lanes], "opened": self._opened, "turn": self._turn}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continues from a position.
-
-        Raises:
-            DataError: it belongs to other data or settings.
-        """
-        for name, value in self._rows.made_for.items():
-            if state["made_for"].get(name) != value:
-                raise DataError(f"the saved data position belongs to {name}={state['made_for'].get(name)} but this run has {name}={value}; "
-                                "restore that setting, or start a new run from the weights.")
+        """Continues from a position in the same stream."""
         self._ahead.close()
         self._lanes = [Lane(document, self._rows.stream.documents[document], offset) for document, offset in state["lanes"]]
         self._opened, self._turn = state["opened"], state["turn"]

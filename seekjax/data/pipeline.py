@@ -19,8 +19,29 @@ BINS = 64  # rows that packing=fit fills at a time
 AHEAD = 64  # documents tokenized before they are needed
 
 
+class Batches(grain.DatasetIterator):
+    """Batches whose position knows the settings it was saved under, and refuses others."""
+
+    def __init__(self, batches: grain.DatasetIterator, made_for: dict):
+        super().__init__(batches)
+        self._batches, self._made_for = batches, made_for
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        return next(self._batches)
+
+    def get_state(self) -> dict:
+        return {"made_for": self._made_for, "position": self._batches.get_state()}
+
+    def set_state(self, state: dict) -> None:
+        for name, value in self._made_for.items():
+            if state["made_for"].get(name) != value:
+                raise DataError(f"the saved data position belongs to {name}={state['made_for'].get(name)} but this run has {name}={value}; "
+                                "restore that setting, or start a new run from the weights.")
+        self._batches.set_state(state["position"])
+
+
 def train_batches(config: DataConfig, corpus: Corpus, tokenizer: Tokenizer, *, batch: int, seed: int,
-                  process_index: int = 0, process_count: int = 1) -> grain.DatasetIterator:
+                  process_index: int = 0, process_count: int = 1) -> Batches:
     """Endless training batches of this process, int32 [batch / process_count, sequence + 1] "tokens" and "segments".
 
     Segments count the documents within a row from 1; 0 is padding. `get_state()` is JSON-able and exact: `set_state` continues with the very next batch,
@@ -36,15 +57,15 @@ def train_batches(config: DataConfig, corpus: Corpus, tokenizer: Tokenizer, *, b
     documents = _tokens(documents, tokenizer)
     if config.fim_rate:
         documents = documents.random_map(_fill_in_the_middle(config.fim_rate, tokenizer), seed=seed)
-    made_for = {"sequence": config.sequence, "packing": config.packing, "seed": seed, "fim_rate": config.fim_rate,
-                "process": f"{process_index} of {process_count}", "tokenizer": tokenizer.fingerprint(), "corpus": corpus.fingerprint()}
     # Many more documents than lanes, or several lanes would read the same one in different epochs.
     lanes = min(LANES, max(1, sum(len(source.train) for source in corpus.sources) // process_count // 4))
     rows = Rows(Stream(documents[process_index::process_count], _Reader(config.workers)), window=config.sequence + 1, lanes=lanes,
-                split=config.packing == "split", made_for=made_for)
+                split=config.packing == "split")
     if config.packing == "fit":
         rows = _first_fit(rows, config.sequence + 1, tokenizer.pad, seed)
-    return iter(rows.batch(_rows_per_process(batch, process_count), drop_remainder=True))
+    made_for = {"sequence": config.sequence, "packing": config.packing, "seed": seed, "fim_rate": config.fim_rate,
+                "process": f"{process_index} of {process_count}", "tokenizer": tokenizer.fingerprint(), "corpus": corpus.fingerprint()}
+    return Batches(iter(rows.batch(_rows_per_process(batch, process_count), drop_remainder=True)), made_for)
 
 
 def eval_batches(config: DataConfig, corpus: Corpus, tokenizer: Tokenizer, *, batch: int, count: int,
@@ -62,7 +83,7 @@ def eval_batches(config: DataConfig, corpus: Corpus, tokenizer: Tokenizer, *, ba
             raise DataError(f"source {each.name!r} has no held-out documents; set data.held_out above 0 or give it more documents.")
     documents = grain.MapDataset.mix([grain.MapDataset.source(each.held_out).seed(0).shuffle().repeat() for each in sources],
                                      [each.weight for each in sources])
-    rows = iter(Rows(Stream(_tokens(documents, tokenizer), _Reader(0)), window=config.sequence + 1, lanes=1, split=True, made_for={}))
+    rows = iter(Rows(Stream(_tokens(documents, tokenizer), _Reader(0)), window=config.sequence + 1, lanes=1, split=True))
     own = _rows_per_process(batch, process_count)
     batches = [stack([next(rows) for _ in range(batch)][process_index * own:][:own]) for _ in range(count)]
     rows.close()

@@ -1,0 +1,55 @@
+"""Bits per byte are on exactly the bytes that the compressor gets."""
+
+import lzma
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seekjax.config import DataConfig
+from seekjax.data import DataError, exact_batches, held_out_text, load_corpus, load_tokenizer, xz_bits_per_byte
+
+CONFIG = DataConfig(sources=("stories",), tokenizer="byte")
+CORPUS = load_corpus(CONFIG)
+TOKENIZER = load_tokenizer(CONFIG, 300, CORPUS)
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=st.text(max_size=200), sequence=st.integers(1, 20), batch=st.integers(1, 5))
+def test_every_token_is_a_target_exactly_once(text, sequence, batch):
+    batches = exact_batches(text, TOKENIZER, sequence, batch)
+    rows = [row for each in batches for row in zip(each["tokens"], each["segments"])]
+    assert all(each[key].shape == (batch, sequence + 1) and each[key].dtype == np.int32 for each in batches for key in each)
+    assert rows[0][0][0] == TOKENIZER.eos
+    targets = np.concatenate([tokens[1:][segments[1:] > 0] for tokens, segments in rows])
+    assert (targets == TOKENIZER.encode(text)).all()
+    assert TOKENIZER.bytes_V[targets].sum() == len(text.encode())
+    for (before, _), (after, segments) in zip(rows, rows[1:]):
+        assert segments[0] == 0 or before[-1] == after[0]
+
+
+def test_held_out_text_is_held_out_and_of_the_size_asked_for():
+    text = held_out_text(CORPUS, "stories", 1000)
+    assert len(text.encode()) == 1000 and text.startswith(CORPUS.source("stories").held_out[0])
+
+
+def test_a_character_is_not_cut_in_two(tmp_path):
+    (tmp_path / "a.txt").write_text("ü" * 9)
+    (tmp_path / "b.txt").write_text("ö" * 9)
+    corpus = load_corpus(replace(CONFIG, sources=(str(tmp_path),)))
+    assert len(held_out_text(corpus, str(tmp_path), 7).encode()) == 6
+
+
+def test_nothing_held_out_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+    corpus = load_corpus(replace(CONFIG, sources=(str(tmp_path),), held_out=0.0))
+    with pytest.raises(DataError, match="no held-out documents"):
+        held_out_text(corpus, str(tmp_path), 7)
+
+
+def test_xz_is_what_the_tool_writes():
+    text = held_out_text(CORPUS, "stories", 5000)
+    assert xz_bits_per_byte(text) == 8 * len(lzma.compress(text.encode(), format=lzma.FORMAT_XZ, preset=6)) / 5000
+    assert 0.5 < xz_bits_per_byte(text) < 3

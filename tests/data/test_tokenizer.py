@@ -1,0 +1,110 @@
+"""Encoding loses nothing, counts every byte, never turns document text into a special token, and is the same after saving."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seekjax.config import DataConfig
+from seekjax.data import DataError, load_corpus, load_tokenizer, read_tokenizer
+from seekjax.data.tokenizer import BOS, EOS, FIM_HOLE, PAD, _char_of
+
+VOCAB = 400
+
+
+@pytest.fixture(scope="module", params=["byte", "bpe"])
+def tokenizer(request, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEEKJAX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr("seekjax.data.tokenizer.TRAINING_BYTES", 50_000)
+        config = DataConfig(sources=("arithmetic", "stories"), tokenizer=request.param)
+        return load_tokenizer(config, VOCAB, load_corpus(config))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text() | st.lists(st.sampled_from([EOS, BOS, "<think>", "Mia had", " 12", "\r\n", "\x00", "ünï", "🎉"])).map("".join))
+def test_decoding_undoes_encoding_and_every_byte_is_counted(tokenizer, text):
+    ids = tokenizer.encode(text)
+    assert ids.dtype == np.int32 and tokenizer.decode(ids) == text
+    assert tokenizer.bytes_V[ids].sum() == len(text.encode())
+    assert tokenizer.eos not in ids, "a document cannot end itself"
+
+
+def test_special_tokens(tokenizer):
+    assert len({tokenizer.bos, tokenizer.eos, tokenizer.pad, tokenizer.fim_prefix, tokenizer.fim_hole, tokenizer.fim_end}) == 6
+    ids = tokenizer.encode(f"Mia{EOS}Tom", special=True)
+    assert list(ids) == [*tokenizer.encode("Mia"), tokenizer.eos, *tokenizer.encode("Tom")]
+    assert tokenizer.decode(ids) == "MiaTom"
+    assert tokenizer.bytes_V.shape == (VOCAB,) and tokenizer.bytes_V[tokenizer.eos] == 0
+    assert len(tokenizer.encode("123")) == 3, "digits stand alone"
+
+
+def test_saving_then_reading_is_the_identity(tokenizer, tmp_path):
+    path = tokenizer.save(tmp_path / "run")
+    for place in (path, path.parent):
+        again = read_tokenizer(place, VOCAB)
+        assert again.fingerprint() == tokenizer.fingerprint() and (again.bytes_V == tokenizer.bytes_V).all()
+    assert [file.name for file in path.parent.iterdir()] == ["tokenizer.json"], "no temporary file stays"
+
+
+def test_sizes(tokenizer):
+    assert tokenizer.size in (266, VOCAB)
+
+
+def test_a_byte_is_its_own_id():
+    config = DataConfig(sources=("stories",), tokenizer="byte")
+    tokenizer = load_tokenizer(config, 266, load_corpus(config))
+    assert list(tokenizer.encode("añ\n")) == list("añ\n".encode())
+    assert sorted(map(_char_of, range(256))) == sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+
+
+def test_bpe_is_trained_once_for_a_corpus_and_size(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEEKJAX_CACHE", str(tmp_path))
+    monkeypatch.setattr("seekjax.data.tokenizer.TRAINING_BYTES", 20_000)
+    config = DataConfig(sources=("stories",))
+    corpus = load_corpus(config)
+    first = load_tokenizer(config, 300, corpus)
+    monkeypatch.setattr("seekjax.data.tokenizer._train_bpe", lambda *_: pytest.fail("trained again"))
+    assert load_tokenizer(config, 300, corpus).fingerprint() == first.fingerprint()
+    with pytest.raises(pytest.fail.Exception):
+        load_tokenizer(config, 301, corpus)
+
+
+def damaged(folder, change):
+    config = DataConfig(sources=("stories",), tokenizer="byte")
+    path = load_tokenizer(config, 266, load_corpus(config)).save(folder)
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def remove_tokens(content, *names):
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] not in names]
+
+
+def test_bad_tokenizers_are_refused(tmp_path):
+    corpus = load_corpus(DataConfig(sources=("stories",)))
+    config = DataConfig(sources=("stories",), tokenizer="byte")
+    with pytest.raises(DataError, match="266 tokens but model.vocab=200; set model.vocab to at least 266"):
+        load_tokenizer(config, 200, corpus)
+    with pytest.raises(DataError, match="data.tokenizer=bpe needs at least 266"):
+        load_tokenizer(replace(config, tokenizer="bpe"), 200, corpus)
+    with pytest.raises(DataError, match="nowhere does not exist; data.tokenizer must be bpe, byte or the path"):
+        load_tokenizer(replace(config, tokenizer=str(tmp_path / "nowhere")), 300, corpus)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(DataError, match="not a readable tokenizer.json"):
+        read_tokenizer(tmp_path, 300)
+    with pytest.raises(DataError, match=f"no token {EOS}"):
+        read_tokenizer(damaged(tmp_path, lambda content: remove_tokens(content, EOS)), 300)
+    with pytest.raises(DataError, match="not a byte-level tokenizer"):
+        read_tokenizer(damaged(tmp_path, lambda content: content.update(decoder={"type": "Fuse"})), 300)
+
+
+def test_a_tokenizer_without_padding_or_fim_is_usable(tmp_path):
+    tokenizer = read_tokenizer(damaged(tmp_path, lambda content: remove_tokens(content, PAD, FIM_HOLE)), 300)
+    assert tokenizer.pad == tokenizer.eos and tokenizer.fim_hole is None
