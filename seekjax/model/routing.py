@@ -41,7 +41,8 @@ def count_choices(choice_BTK: jax.Array, mask_BT: jax.Array, experts: int) -> ja
 def sequence_balance(score_BTE: jax.Array, choice_BTK: jax.Array, mask_BT: jax.Array | None = None) -> jax.Array:
     """sum_i f_i P_i of each sequence, [B] (V3 equations 17-20 without alpha); 1 when balanced.
 
-    f_i = E / (K T) * how often expert i was chosen; P_i = mean over tokens of the normalised score. The bias is in neither.
+    f_i = E / (K T) * how often expert i is in choice_BTK; P_i = mean over tokens of the normalised score. By the letter of equation 18,
+    the choice is the top K of the bare scores: neither bias nor groups are in it.
     """
     mask_BT = jnp.ones(score_BTE.shape[:2], bool) if mask_BT is None else mask_BT
     E, K = score_BTE.shape[-1], choice_BTK.shape[-1]

@@ -1,0 +1,82 @@
+"""The command lines: `python train.py CONFIG --field value` and `seekjax show CONFIG --field value`."""
+
+import difflib
+import importlib
+import pkgutil
+import runpy
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import tyro
+
+from seekjax.config import Config
+
+
+class UsageError(ValueError):
+    """The command line names something that is not there."""
+
+
+def config_names() -> list[str]:
+    """The runs in configs/."""
+    import configs
+    return sorted(module.name for module in pkgutil.iter_modules(configs.__path__))
+
+
+def load_config(name: str) -> Config:
+    """The config of a run in configs/, or of a Python file that defines `config`."""
+    if name.endswith(".py"):
+        if not Path(name).is_file():
+            raise UsageError(f"there is no config file {name}.")
+        found = runpy.run_path(name).get("config")
+    elif name in config_names():
+        found = importlib.import_module(f"configs.{name}").config
+    else:
+        near = difflib.get_close_matches(name, config_names(), 1)
+        raise UsageError(f"there is no config {name!r}{f': did you mean {near[0]!r}?' if near else ''} configs/ has: {', '.join(config_names())}.")
+    if not isinstance(found, Config):
+        raise UsageError(f"{name} does not define `config = Config(...)`.")
+    return found
+
+
+def parse(argv: list[str], program: str, default: str = "tiny") -> Config:
+    """The config named first (default: tiny) with every later --field replaced; exits with help or a did-you-mean on bad input."""
+    named = bool(argv) and not argv[0].startswith("-")
+    name = argv[0] if named else default
+    config = load_config(name)
+    config = replace(config, out=config.out or Path("runs") / Path(name).stem)
+    return tyro.cli(Config, prog=f"{program} {name}", default=config, args=argv[named:], config=(tyro.conf.FlagConversionOff,),
+                    description=f"{importlib.import_module(f'configs.{name}').__doc__ if name in config_names() else ''}\nConfigs: {', '.join(config_names())}.")
+
+
+def run(work) -> int:
+    """Call work(); bad input becomes one sentence on stderr and exit status 2."""
+    from seekjax.data import DataError
+    from seekjax.train.checkpoint import CheckpointError
+    from seekjax.train.run import RunError
+    from seekjax.validate import ConfigError
+    try:
+        return work() or 0
+    except (UsageError, ConfigError, DataError, CheckpointError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def show(argv: list[str]) -> int:
+    """Print every array of a config: shape, logical axes, spec, bytes per device, and the totals."""
+    from seekjax.plan.arrays import table
+    print(table(parse(argv, "seekjax show")))
+    return 0
+
+
+COMMANDS = {"show": show}
+
+
+def main() -> int:
+    """The console script `seekjax`."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name not in COMMANDS:
+        commands = "\n".join(f"    seekjax {command} CONFIG [--field value]    {work.__doc__}" for command, work in COMMANDS.items())
+        print(f"usage:\n    python train.py [CONFIG] [--field value]    Train; `python train.py --help` explains every field.\n{commands}")
+        return 0 if name in ("-h", "--help") else 2
+    return run(lambda: COMMANDS[name](sys.argv[2:]))

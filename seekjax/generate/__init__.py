@@ -1,0 +1,1 @@
+"""Tokens out of a model. It knows token ids only."""

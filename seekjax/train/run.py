@@ -1,0 +1,111 @@
+"""The folder of a run, the signals that end it, and what its machine can do."""
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from seekjax.config import Config
+from seekjax.data import Corpus, Tokenizer
+from seekjax.plan.count import parameters
+
+
+class RunError(ValueError):
+    """A run cannot start as asked; the message says what to change."""
+
+
+def open_folder(config: Config) -> Path:
+    """Make the run's folder and write config.json and say what differs when it held another config."""
+    folder = config.out
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(to_json(config), indent=1)
+        path = folder / "config.json"
+        if jax.process_index() == 0:
+            path.write_text(text)
+    except OSError as error:
+        raise RunError(f"cannot write the run folder {folder}: {error.strerror}. Name another with --out.") from error
+    return folder
+
+
+def announce(say: Callable[[str], None], config: Config, folder: Path, corpus: Corpus, tokenizer: Tokenizer, done: int) -> None:
+    """Say what is about to run, and write the manifest of its data."""
+    model, count = config.model, parameters(config.model)
+    devices = jax.devices()
+    say(f"model: {count.total / 1e6:,.1f}M parameters, {count.active / 1e6:,.1f}M active per token; {model.layers} layers, "
+        f"{model.experts} routed experts of which a token visits {model.experts_per_token}, prediction depth {model.mtp_depth}")
+    say(f"data: {', '.join(f'{source.name} ({len(source.train):,} documents)' for source in corpus.sources)}; {tokenizer.size} token ids")
+    axes = " x ".join(f"{name} {size}" for name, size in config.mesh.sizes(len(devices)).items() if size > 1)
+    say(f"devices: {axes or '1'} of {len(devices)} {devices[0].platform.upper()}; run folder: {folder}")
+    if done:
+        say(f"resuming after step {done} of {config.train.steps}")
+    if jax.process_index() == 0:
+        (folder / "data.json").write_text(json.dumps(corpus.manifest(), indent=1))
+
+
+def to_json(config: Config) -> dict[str, Any]:
+    """The config as JSON-able dicts."""
+    return json.loads(json.dumps(asdict(config), default=str))
+
+
+def differences(old: dict, new: dict, path: str = "") -> list[str]:
+    """"train.steps: 100 -> 200" for every field in which two configs differ."""
+    found = []
+    for name in old.keys() | new.keys():
+        a, b, here = old.get(name), new.get(name), f"{path}{name}"
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, f"{here}.")
+        elif a != b:
+            found.append(f"{here}: {a} -> {b}")
+    return sorted(found)
+
+
+class Stop:
+    """Whether somebody asked the run to end: Ctrl-C, SIGTERM, or its last step."""
+
+    def __init__(self):
+        self.signal: signal.Signals | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Stop]:
+    """Turn the first Ctrl-C or SIGTERM into a request that the loop meets after the current step; a second Ctrl-C ends at once."""
+    stop = Stop()
+
+    def ask(number, _frame):
+        if stop and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.signal = signal.Signals(number)
+
+    old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def matmul_peak(dtype: str, seconds: float = 0.3) -> float:
+    """FLOP/s of large square products on all devices together, measured: what "share of peak" refers to."""
+    cpu = jax.default_backend() == "cpu"
+    size = 1024 if cpu else 8192
+    x = jax.random.normal(jax.random.key(0), (size, size), dtype)
+    multiply = jax.jit(jnp.dot)
+    multiply(x, x).block_until_ready()
+    best, start = float("inf"), time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        before = time.perf_counter()
+        multiply(x, x).block_until_ready()
+        best = min(best, time.perf_counter() - before)
+    devices = 1 if cpu else jax.device_count()  # emulated devices share the cores that one product already uses
+    return 2 * size**3 / best * devices

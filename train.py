@@ -1,0 +1,25 @@
+"""Train a DeepSeek model: `python train.py [CONFIG] [--field value ...]`; `--help` explains every field.
+
+    python train.py                                        the default run, configs/tiny.py, on whatever is here
+    python train.py small --train.steps 2000 --out runs/a
+    JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=8 python train.py tiny --mesh.data 2 --mesh.fsdp 2 --mesh.expert 2
+"""
+
+import sys
+
+from seekjax.cli import parse, run
+
+
+def main() -> int:
+    config = parse(sys.argv[1:], "train.py")
+    from seekjax.train.finish import finish  # after parsing, so that --help and a typo answer at once
+    from seekjax.train.loop import fit
+
+    fitted = fit(config)
+    if fitted.finished:
+        print("\n".join(finish(fitted)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
