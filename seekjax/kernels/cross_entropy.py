@@ -28,72 +28,90 @@ def nll_plain(x_MD, w_DV, target_M, axes=()):
     return max_M + jnp.log(total_M) - chosen_M
 
 
-def nll_chunked(x_MD, w_DV, target_M, axes=(), chunk=2048):
-    """Goes through the vocabulary `chunk` words at a time with a running logsumexp; the backward pass computes each chunk's logits again."""
-    x_MD, w_DV, target_M = vary(x_MD, w_DV, target_M)
-    return _chunked(x_MD, w_DV, target_M - _first(w_DV, axes), tuple(axes), chunk)
+def nll_chunked(x_MD, w_DV, target_M, axes=(), chunk=1024, rows=512):
+    """Goes through the vocabulary `chunk` words at a time with a running logsumexp; the backward pass computes each chunk's logits again.
+
+    `rows` bounds the logits held at once to rows x chunk: on CPU few enough to stay in the cache, on an accelerator many enough to fill it.
+    """
+    x_MD, w_DV, target_M = vary(x_MD, w_DV, target_M - _first(w_DV, axes))
+    M, D = x_MD.shape
+    count = -(-M // rows)
+    rows = -(-M // count)
+    spare = count * rows - M
+    x_nmD = jnp.pad(x_MD, ((0, spare), (0, 0))).reshape(count, rows, D)
+    target_nm = jnp.pad(target_M, (0, spare)).reshape(count, rows)
+    return _chunked(x_nmD, w_DV, target_nm, tuple(axes), chunk).reshape(-1)[:M]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _chunked(x_MD, w_DV, target_M, axes, chunk):
-    return _chunked_forward(x_MD, w_DV, target_M, axes, chunk)[0]
+def _chunked(x_nmD, w_DV, target_nm, axes, chunk):
+    return _chunked_forward(x_nmD, w_DV, target_nm, axes, chunk)[0]
 
 
-def _chunked_forward(x_MD, w_DV, target_M, axes, chunk):
-    def visit(carry, first, fresh_V, w_DV):
-        max_M, total_M, chosen_M = carry
-        logit_MV, hit_MV = _logits(x_MD, w_DV, target_M, first)
-        logit_MV = jnp.where(fresh_V, logit_MV, -jnp.inf)
-        new_M = jnp.maximum(max_M, logit_MV.max(axis=1))
-        total_M = total_M * jnp.exp(max_M - new_M) + jnp.exp(logit_MV - new_M[:, None]).sum(axis=1)
-        return new_M, total_M, chosen_M + jnp.where(hit_MV & fresh_V, logit_MV, 0).sum(axis=1)
+def _chunked_forward(x_nmD, w_DV, target_nm, axes, chunk):
+    def visit(carry, first, fresh_v, w_Dv):
+        def tile(arrays):
+            x_mD, target_m, max_m, total_m, chosen_m = arrays
+            logit_mv, hit_mv = _logits(x_mD, w_Dv, target_m, first)
+            logit_mv = jnp.where(fresh_v, logit_mv, -jnp.inf)
+            new_m = jnp.maximum(max_m, logit_mv.max(axis=1))
+            total_m = total_m * jnp.exp(max_m - new_m) + jnp.exp(logit_mv - new_m[:, None]).sum(axis=1)
+            return new_m, total_m, chosen_m + jnp.where(hit_mv & fresh_v, logit_mv, 0).sum(axis=1)
 
-    zero_M = jnp.zeros(x_MD.shape[0], jnp.float32)
-    max_M, total_M, chosen_M = _each_chunk(visit, vary_like((zero_M - jnp.inf, zero_M, zero_M), x_MD), w_DV, chunk)
+        return lax.map(tile, (x_nmD, target_nm, *carry))
+
+    zero_nm = jnp.zeros(target_nm.shape, jnp.float32)
+    max_nm, total_nm, chosen_nm = _each_chunk(visit, vary_like((zero_nm - jnp.inf, zero_nm, zero_nm), x_nmD), w_DV, chunk)
     if axes:
-        local_M, max_M = max_M, lax.pmax(max_M, axes)
-        total_M, chosen_M = lax.psum((total_M * jnp.exp(local_M - max_M), chosen_M), axes)
-    log_total_M = max_M + jnp.log(total_M)
-    return log_total_M - chosen_M, (x_MD, w_DV, target_M, log_total_M)
+        local_nm, max_nm = max_nm, lax.pmax(max_nm, axes)
+        total_nm, chosen_nm = lax.psum((total_nm * jnp.exp(local_nm - max_nm), chosen_nm), axes)
+    log_total_nm = max_nm + jnp.log(total_nm)
+    return log_total_nm - chosen_nm, (x_nmD, w_DV, target_nm, log_total_nm)
 
 
-def _chunked_backward(axes, chunk, saved, dnll_M):
-    x_MD, w_DV, target_M, log_total_M = saved
+def _chunked_backward(axes, chunk, saved, dnll_nm):
+    x_nmD, w_DV, target_nm, log_total_nm = saved
 
-    def visit(carry, first, fresh_V, w_DV):
-        dx_MD, dw_DV = carry
-        logit_MV, hit_MV = _logits(x_MD, w_DV, target_M, first)
-        dlogit_MV = (jnp.exp(logit_MV - log_total_M[:, None]) - hit_MV) * dnll_M[:, None]
-        dlogit_MV = jnp.where(fresh_V, dlogit_MV, 0).astype(x_MD.dtype)
-        dx_MD = dx_MD + jnp.einsum("MV,DV->MD", dlogit_MV, w_DV, preferred_element_type=jnp.float32)
-        part_DV = jnp.einsum("MD,MV->DV", x_MD, dlogit_MV).astype(w_DV.dtype)
-        old_DV = lax.dynamic_slice_in_dim(dw_DV, first, w_DV.shape[1], 1)
-        return dx_MD, lax.dynamic_update_slice_in_dim(dw_DV, jnp.where(fresh_V, part_DV, old_DV), first, 1)
+    def visit(carry, first, fresh_v, w_Dv):
+        dx_nmD, dw_DV = carry
 
-    carry = vary_like((jnp.zeros(x_MD.shape, jnp.float32), jnp.zeros_like(w_DV)), x_MD)
-    dx_MD, dw_DV = _each_chunk(visit, carry, w_DV, chunk)
-    return dx_MD.astype(x_MD.dtype), dw_DV, None
+        def tile(dw_Dv, arrays):
+            x_mD, target_m, log_total_m, dnll_m, dx_mD = arrays
+            logit_mv, hit_mv = _logits(x_mD, w_Dv, target_m, first)
+            dlogit_mv = (jnp.exp(logit_mv - log_total_m[:, None]) - hit_mv) * dnll_m[:, None]
+            dlogit_mv = jnp.where(fresh_v, dlogit_mv, 0).astype(x_mD.dtype)
+            dx_mD += jnp.einsum("mv,Dv->mD", dlogit_mv, w_Dv, preferred_element_type=jnp.float32)
+            return dw_Dv + jnp.einsum("mD,mv->Dv", x_mD, dlogit_mv, preferred_element_type=jnp.float32), dx_mD
+
+        zero_Dv = vary_like(jnp.zeros(w_Dv.shape, jnp.float32), x_nmD)
+        dw_Dv, dx_nmD = lax.scan(tile, zero_Dv, (x_nmD, target_nm, log_total_nm, dnll_nm, dx_nmD))
+        dw_Dv = jnp.where(fresh_v, dw_Dv.astype(w_DV.dtype), lax.dynamic_slice_in_dim(dw_DV, first, w_Dv.shape[1], 1))
+        return dx_nmD, lax.dynamic_update_slice_in_dim(dw_DV, dw_Dv, first, 1)
+
+    carry = vary_like((jnp.zeros(x_nmD.shape, jnp.float32), jnp.zeros_like(w_DV)), x_nmD)
+    dx_nmD, dw_DV = _each_chunk(visit, carry, w_DV, chunk)
+    return dx_nmD.astype(x_nmD.dtype), dw_DV, None
 
 
 _chunked.defvjp(_chunked_forward, _chunked_backward)
 
 
-def _logits(x_MD, w_DV, target_M, first):
+def _logits(x_mD, w_Dv, target_m, first):
     """The logits of one chunk of words in fp32, and which of them is the target."""
-    logit_MV = jnp.einsum("MD,DV->MV", x_MD, w_DV, preferred_element_type=jnp.float32)
-    return logit_MV, jnp.arange(w_DV.shape[1]) == (target_M - first)[:, None]
+    logit_mv = jnp.einsum("mD,Dv->mv", x_mD, w_Dv, preferred_element_type=jnp.float32)
+    return logit_mv, jnp.arange(w_Dv.shape[1]) == (target_m - first)[:, None]
 
 
 def _each_chunk(visit, carry, w_DV, chunk):
-    """Fold `visit(carry, first, fresh_V, w_DV)` over equal chunks of words; where the last one overlaps the one before, fresh_V marks the new words."""
+    """Fold `visit(carry, first, fresh_v, w_Dv)` over equal chunks of words; where the last one overlaps the one before, fresh_v marks the new words."""
     V = w_DV.shape[1]
     count = -(-V // chunk)
     width = -(-V // count)
 
     def step(carry, index):
         first = jnp.minimum(index * width, V - width)
-        fresh_V = first + jnp.arange(width) >= index * width
-        return visit(carry, first, fresh_V, lax.dynamic_slice_in_dim(w_DV, first, width, 1)), None
+        fresh_v = first + jnp.arange(width) >= index * width
+        return visit(carry, first, fresh_v, lax.dynamic_slice_in_dim(w_DV, first, width, 1)), None
 
     return lax.scan(step, carry, jnp.arange(count))[0]
 
