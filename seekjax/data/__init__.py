@@ -9,9 +9,9 @@
 from . import stories
 from .corpus import Corpus, Source, load_corpus
 from .errors import DataError
-from .measure import exact_batches, held_out_text, xz_bits_per_byte
+from .measure import document_batches, exact_batches, held_out_text, xz_bits_per_byte
 from .pipeline import eval_batches, train_batches
 from .tokenizer import Tokenizer, load_tokenizer, read_tokenizer
 
-__all__ = ["Corpus", "DataError", "Source", "Tokenizer", "eval_batches", "exact_batches", "held_out_text", "load_corpus", "load_tokenizer",
-           "read_tokenizer", "stories", "train_batches", "xz_bits_per_byte"]
+__all__ = ["Corpus", "DataError", "Source", "Tokenizer", "document_batches", "eval_batches", "exact_batches", "held_out_text", "load_corpus",
+           "load_tokenizer", "read_tokenizer", "stories", "train_batches", "xz_bits_per_byte"]

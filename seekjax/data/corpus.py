@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -30,7 +30,7 @@ class Source:
     weight: float  # share of the documents drawn from it
     train: Sequence[str]
     held_out: Sequence[str]
-    files: tuple[dict, ...] = ()  # name, bytes, sha256, and the documents on each side, of every file; none for a generated source
+    files: tuple[dict, ...]  # of every file: name, bytes, sha256, and its documents on each side. Of a generator: the hash of a sample
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,14 @@ class Corpus:
                              "files": list(source.files)} for source in self.sources]}
 
     def fingerprint(self) -> str:
-        """A hash of the manifest: equal exactly when the documents, their split and their weights are."""
-        return hashlib.sha256(json.dumps(self.manifest(), sort_keys=True).encode()).hexdigest()
+        """A hash of the documents, their split and their weights; file names do not matter, so a corpus may move."""
+        content = [[source.weight, len(source.train), len(source.held_out), [{**file, "name": ""} for file in source.files]]
+                   for source in self.sources]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
-class Rows:
+class Documents:
     """Some of the documents of some files, by place."""
 
     files: Sequence[DocumentFile]
@@ -109,12 +111,10 @@ def _shares(config: DataConfig) -> list[float]:
 def _load(name: str, weight: float, config: DataConfig) -> Source:
     if name == "stories":
         # Held-out stories are fresh draws, not other strings: only then is the true entropy the floor on both sides.
-        return Source(name, weight, Generated(stories.generate, "stories/train", EPOCH), Generated(stories.generate, "stories/held out", HELD_OUT))
+        return _generated(name, weight, stories.generate, None, None)
     if name == "arithmetic":
-        share = config.held_out or 0.05  # a problem on neither side's books costs nothing: there are enough
-        train, held_out = (partial(_on_side, held_out=side, share=share) for side in (False, True))
-        return Source(name, weight, Generated(arithmetic.generate, "arithmetic/train", EPOCH, train),
-                      Generated(arithmetic.generate, "arithmetic/held out", HELD_OUT, held_out))
+        share = config.held_out or 0.05  # keeping some problems back costs nothing where there is no end of them
+        return _generated(name, weight, arithmetic.generate, *(partial(_on_side, held_out=side, share=share) for side in (False, True)))
     files = stdlib.files() if name == "stdlib" else open_path(_path(name), config.text_field)
     return _split(name, weight, files, config.held_out)
 
@@ -123,11 +123,18 @@ def _on_side(text: str, held_out: bool, share: float) -> bool:
     return is_held_out(text, share) == held_out
 
 
+def _generated(name: str, weight: float, generate: Callable, keep_train: Callable | None, keep_held_out: Callable | None) -> Source:
+    train = Generated(generate, f"{name}/train", EPOCH, keep_train)
+    held_out = Generated(generate, f"{name}/held out", HELD_OUT, keep_held_out)
+    sample = "".join(train[index] + held_out[index] for index in range(100)).encode()  # tells another version of the generator
+    return Source(name, weight, train, held_out, ({"name": f"200 documents of {name}", "sha256": hashlib.sha256(sample).hexdigest()},))
+
+
 def _path(name: str) -> Path:
-    path = Path(name).expanduser()
-    near = get_close_matches(name, BUILT_IN, 1)
-    if not path.exists() and near:
-        raise DataError(f"data.sources has an unknown source {name!r}; did you mean {near[0]!r}?")
+    path, near = Path(name).expanduser(), get_close_matches(name, BUILT_IN, 1)
+    if not path.exists():
+        hint = f"did you mean {near[0]!r}?" if near else "check the path."
+        raise DataError(f"{name} does not exist, and data.sources takes {', '.join(BUILT_IN)} or paths; {hint}")
     return path
 
 
@@ -138,7 +145,7 @@ def _split(name: str, weight: float, files: Sequence[DocumentFile], share: float
     sides = np.split(held_out, np.cumsum([len(score) for score in scores])[:-1])
     about = tuple(_about(file, side) for file, side in zip(files, sides))
     places = np.array([(index, row) for index, side in enumerate(sides) for row in range(len(side))], np.int64)
-    return Source(name, weight, Rows(files, places[~held_out]), Rows(files, places[held_out]), about)
+    return Source(name, weight, Documents(files, places[~held_out]), Documents(files, places[held_out]), about)
 
 
 def _held_out(scores: np.ndarray, share: float) -> np.ndarray:

@@ -185,19 +185,18 @@ FORMATS = {".txt": TextFile, ".jsonl": JsonLines, ".parquet": Parquet, ".arrayre
 
 
 def open_path(path: Path, text_field: str) -> list[DocumentFile]:
-    """The document files at a path: the file itself, or every readable file below a folder, sorted by name.
+    """The document files at an existing path: the file itself, or every file of a known format below a folder, sorted by name, hidden ones left out.
 
     Raises:
-        DataError: nothing is there, or nothing of a known format.
+        DataError: there is none of a known format.
     """
     known = ", ".join(FORMATS)
-    if not path.exists():
-        raise DataError(f"{path} does not exist; check the path in data.sources.")
     if path.is_file():
         if path.suffix not in FORMATS:
             raise DataError(f"{path} has an unknown format; convert it to one of {known}.")
         return [FORMATS[path.suffix](path, str(path), text_field)]
-    found = sorted(file for file in path.rglob("*") if file.suffix in FORMATS and file.is_file())
+    found = sorted(file for file in path.rglob("*")
+                   if file.suffix in FORMATS and file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts))
     if not found:
         raise DataError(f"the folder {path} holds no file of a known format; it needs at least one of {known}.")
     return [FORMATS[file.suffix](file, str(file), text_field) for file in found]

@@ -22,6 +22,8 @@ class Generated:
         return self.documents
 
     def __getitem__(self, index: int) -> str:
+        if not 0 <= index < self.documents:
+            raise IndexError(index)  # which also ends a `for` loop
         for attempt in count():
             # A string seed goes through SHA-512: equal on every machine and Python version.
             text = self.generate(random.Random(f"{self.stream}/{index}/{attempt}"))

@@ -1,8 +1,8 @@
 """A stochastic grammar whose texts have a known probability, so that a model's loss can be held against the truth.
 
-A text is a sequence of acts; each act is one of a few templates; a template mentions slots: `{hero} saw a {colour} kite. {She} ...`. A slot is drawn at its
-first mention and *repeated* at every later one, and words such as `She` agree with a slot: what a model must carry over a distance. The n-th template of
-an act, and the n-th word of a slot, has weight 1/n.
+A text is a sequence of acts; each act is one of a few templates; a template mentions slots: `{hero} saw a {colour} kite. {She} ...`.
+A slot is drawn at its first mention and *repeated* at every later one, and words such as `She` agree with a slot: this is what a model
+must carry over a distance. The n-th template of an act, and the n-th word of a slot, has weight 1/n.
 
 The choices are independent given the templates, and (tests/data/test_stories.py) no text arises from two different sequences of choices. Hence
     log p(text) = sum of log p(choice)        H(text) = sum over acts of H(act) + sum over slots of P(slot is mentioned) H(slot).

@@ -1,5 +1,6 @@
 """From documents to batches with Grain: shuffle, repeat, mix, share out, tokenize, pack, batch."""
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ class Batches(grain.DatasetIterator):
     def __init__(self, batches: grain.DatasetIterator, made_for: dict):
         super().__init__(batches)
         self._batches, self._made_for = batches, made_for
+        weakref.finalize(self, batches.close)  # also at exit: workers that nobody closed would leave shared memory behind
 
     def __next__(self) -> dict[str, np.ndarray]:
         return next(self._batches)
@@ -44,9 +46,9 @@ def train_batches(config: DataConfig, corpus: Corpus, tokenizer: Tokenizer, *, b
                   process_index: int = 0, process_count: int = 1) -> Batches:
     """Endless training batches of this process, int32 [batch / process_count, sequence + 1] "tokens" and "segments".
 
-    Segments count the documents within a row from 1; 0 is padding. `get_state()` is JSON-able and exact: `set_state` continues with the very next batch,
-    also under another batch size or number of workers. Processes read disjoint documents. With workers, call it under `if __name__ == "__main__"`, because
-    worker processes import the main module, and `close()` the iterator when done.
+    Segments count the documents within a row from 1; 0 is padding. `get_state()` is JSON-able and exact: `set_state` continues with
+    the very next row, also under another batch size or number of workers. Processes read disjoint documents. With workers, call it
+    under `if __name__ == "__main__"`, because worker processes import the main module.
 
     Raises:
         DataError: settings that do not fit together; from set_state, a position saved with other data or settings.

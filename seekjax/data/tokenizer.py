@@ -4,9 +4,7 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +43,7 @@ class Tokenizer:
         Raises:
             DataError: it is larger than `vocab`, is not byte-level, or has no end-of-document token.
         """
-        self._backend = backend
+        self._backend, self._vocab, self._origin = backend, vocab, origin
         self._backend.encode_special_tokens = True  # a document that spells a special token does not become one
         self.size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
         if self.size > vocab:
@@ -62,6 +60,10 @@ class Tokenizer:
         self._added = {token.content: id for id, token in backend.get_added_tokens_decoder().items()}
         self.bytes_V = _bytes_per_id(backend, vocab)
 
+    def __reduce__(self):
+        """Sent to another process, it is made anew: the library's pickle forgets `encode_special_tokens`."""
+        return Tokenizer, (self._backend, self._vocab, self._origin)
+
     def encode(self, text: str, *, special: bool = False) -> np.ndarray:
         """int32 ids of a text. With `special`, names of special tokens in the text become those tokens: for chat templates, never for documents."""
         if not special:
@@ -77,9 +79,9 @@ class Tokenizer:
         """Writes folder/tokenizer.json, whole or not at all; returns its path."""
         path = Path(folder) / "tokenizer.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as stream:
-            stream.write(self._backend.to_str())
-        os.replace(stream.name, path)
+        unfinished = path.with_name(f".tokenizer.json.{os.getpid()}")
+        unfinished.write_text(self._backend.to_str(), encoding="utf-8")
+        os.replace(unfinished, path)
         return path
 
     def fingerprint(self) -> str:

@@ -35,6 +35,14 @@ def test_the_manifest_is_json_and_says_what_was_read(stdlib):
     assert set(file) == {"name", "bytes", "sha256", "train", "held_out"} and len(file["sha256"]) == 64
 
 
+def test_a_corpus_may_move_but_not_change(tmp_path):
+    def fingerprint(folder, text):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.jsonl").write_text("".join(json.dumps({"text": f"{text} {index}"}) + "\n" for index in range(30)))
+        return load_corpus(DataConfig(sources=(str(tmp_path / folder),))).fingerprint()
+    assert fingerprint("one", "x") == fingerprint("two", "x") != fingerprint("three", "y")
+
+
 def test_copies_of_a_document_stay_on_one_side(tmp_path):
     texts = [f"text {index % 40}" for index in range(200)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seekjax.config import DataConfig
-from seekjax.data import DataError, exact_batches, held_out_text, load_corpus, load_tokenizer, xz_bits_per_byte
+from seekjax.data import (DataError, document_batches, exact_batches, held_out_text, load_corpus, load_tokenizer,
+                          xz_bits_per_byte)
 
 CONFIG = DataConfig(sources=("stories",), tokenizer="byte")
 CORPUS = load_corpus(CONFIG)
@@ -22,12 +23,28 @@ def test_every_token_is_a_target_exactly_once(text, sequence, batch):
     batches = exact_batches(text, TOKENIZER, sequence, batch)
     rows = [row for each in batches for row in zip(each["tokens"], each["segments"])]
     assert all(each[key].shape == (batch, sequence + 1) and each[key].dtype == np.int32 for each in batches for key in each)
-    assert rows[0][0][0] == TOKENIZER.eos
+    assert not text or rows[0][0][0] == TOKENIZER.eos
     targets = np.concatenate([tokens[1:][segments[1:] > 0] for tokens, segments in rows])
     assert (targets == TOKENIZER.encode(text)).all()
     assert TOKENIZER.bytes_V[targets].sum() == len(text.encode())
     for (before, _), (after, segments) in zip(rows, rows[1:]):
-        assert segments[0] == 0 or before[-1] == after[0]
+        assert not segments.any() or before[-1] == after[0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(texts=st.lists(st.text(max_size=9), max_size=12), sequence=st.integers(40, 60), batch=st.integers(1, 4))
+def test_whole_documents_are_targets_exactly_once(texts, sequence, batch):
+    batches = document_batches(texts, TOKENIZER, sequence, batch)
+    rows = [row for each in batches for row in zip(each["tokens"], each["segments"])]
+    assert all(each[key].shape == (batch, sequence + 1) and each[key].dtype == np.int32 for each in batches for key in each)
+    assert all(tokens[0] == TOKENIZER.eos for tokens, segments in rows if segments.any()), "a row begins with a document"
+    targets = [int(token) for tokens, segments in rows for token in tokens[1:][segments[1:] > 0]]
+    assert targets == [id for text in texts for id in (*TOKENIZER.encode(text), TOKENIZER.eos)]
+
+
+def test_a_document_longer_than_a_row_is_refused():
+    with pytest.raises(DataError, match="a document has 11 tokens but data.sequence=10; set data.sequence to at least 11"):
+        document_batches(["0123456789"], TOKENIZER, 10, 1)
 
 
 def test_held_out_text_is_held_out_and_of_the_size_asked_for():

@@ -11,16 +11,17 @@ from hypothesis import strategies as st
 
 from seekjax.config import DataConfig
 from seekjax.data import DataError, eval_batches, load_corpus, load_tokenizer, train_batches
+from seekjax.data.tokenizer import EOS
 
 CONFIG = DataConfig(sequence=32, tokenizer="byte")
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Two sources of documents that say where they come from, of 4 to 160 bytes."""
+    """Two sources of documents of 4 to 200 bytes that say where they come from; some spell a special token."""
     folder = tmp_path_factory.mktemp("corpus")
     for name, count in (("a", 150), ("b", 40)):
-        texts = [f"{name}{index:03d}" + "." * (index * 37 % 157) for index in range(count)]
+        texts = [f"{name}{index:03d}{EOS[:index % 2 * 99]}" + "." * (index * 37 % 157) for index in range(count)]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     config = replace(CONFIG, sources=(str(folder / "a.jsonl"), str(folder / "b.jsonl")), weights=(3.0, 1.0), held_out=0.2)
     corpus = load_corpus(config)
@@ -142,6 +143,16 @@ def test_eval_batches_are_held_out_fixed_and_the_same_for_any_number_of_processe
     assert set(names_read(made, iter(eval_batches(config, corpus, tokenizer, batch=4, count=10)), 10)) <= held_out
     only = names_read(made, iter(eval_batches(config, corpus, tokenizer, batch=4, count=3, source=corpus.sources[1].name)), 3)
     assert only and all(name.startswith("b") for name in only)
+
+
+def test_a_file_that_vanishes_during_training_is_named(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": f"text {index}"}) + "\n" for index in range(100)))
+    config = replace(CONFIG, sources=(str(tmp_path),))
+    corpus = load_corpus(config)
+    path.unlink()
+    with pytest.raises(DataError, match="a.jsonl cannot be read"):
+        next(start((config, corpus, load_tokenizer(config, 300, corpus))))
 
 
 def test_nothing_held_out_is_refused(made):

@@ -1,6 +1,7 @@
 """Encoding loses nothing, counts every byte, never turns document text into a special token, and is the same after saving."""
 
 import json
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -49,6 +50,11 @@ def test_saving_then_reading_is_the_identity(tokenizer, tmp_path):
         again = read_tokenizer(place, VOCAB)
         assert again.fingerprint() == tokenizer.fingerprint() and (again.bytes_V == tokenizer.bytes_V).all()
     assert [file.name for file in path.parent.iterdir()] == ["tokenizer.json"], "no temporary file stays"
+
+
+def test_a_copy_in_another_process_encodes_the_same(tokenizer):
+    text = f"a{EOS}<think>b"
+    assert list(pickle.loads(pickle.dumps(tokenizer)).encode(text)) == list(tokenizer.encode(text))
 
 
 def test_sizes(tokenizer):
