@@ -4,6 +4,7 @@ import math
 from dataclasses import fields
 
 import jax
+from jax.sharding import AbstractMesh, Mesh
 
 from seekjax.config import Config, ModelConfig, Schedule
 from sharding.mesh import make_mesh
@@ -77,9 +78,9 @@ def check_schedule(name: str, schedule: Schedule) -> None:
          f"{name}.until is {until}: the pieces must end at rising shares of the run, the last at 1.")
 
 
-def check_mesh(config: Config) -> None:
-    """Devices enough, and every split axis divisible."""
-    mesh, model = make_mesh(config.mesh), config.model
+def check_mesh(config: Config, mesh: Mesh | AbstractMesh | None = None) -> None:
+    """Devices enough (when no mesh is given), and every split axis divisible."""
+    mesh, model = mesh or make_mesh(config.mesh), config.model
     size = {"batch": config.train.micro_batch or config.train.batch, "embed": model.embed, "heads": model.heads, "vocab": model.vocab,
             "hidden": model.hidden, "kv_latent": model.kv_latent}
     names = {"batch": "train.micro_batch (train.batch where that is 0)"}

@@ -2,11 +2,12 @@
 
 import math
 import os
-from dataclasses import dataclass, fields
+import sys
+from dataclasses import dataclass, fields, replace
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,13 @@ def make_mesh(config: MeshConfig, devices=None) -> Mesh:
     if count == len(jax.devices()) and list(devices) == jax.devices():  # let JAX lay the axes along the hardware's links
         return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
     return Mesh(np.array(devices[:count]).reshape(tuple(sizes.values())), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+
+
+def abstract_mesh(config: MeshConfig, devices: int) -> AbstractMesh:
+    """The mesh without its devices, to describe or lower a run of any size; data = 0 is what the other axes leave of so many, at least 1."""
+    rest = config.fsdp * config.expert * config.tensor
+    sizes = replace(config, data=config.data or max(1, devices // max(1, rest))).sizes(sys.maxsize)
+    return AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
 
 
 def join_hosts() -> None:

@@ -5,7 +5,7 @@ later one gets what is left, so "batch sequence embed" is split by sequences onl
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
 
@@ -47,7 +47,7 @@ def use(mesh: Mesh | AbstractMesh, rules: Rules = RULES) -> Iterator[None]:
     token = _current.set(Placement(mesh, rules))
     try:
         # The mesh enters jit's cache key, so a function traced for one mesh is never reused on another.
-        with jax.set_mesh(mesh) if isinstance(mesh, Mesh) else nullcontext():
+        with jax.set_mesh(mesh) if isinstance(mesh, Mesh) else jax.sharding.use_abstract_mesh(mesh):
             yield
     finally:
         _current.reset(token)
