@@ -1,0 +1,90 @@
+"""Kill a process that saves in a loop, at random moments, and let its successor restore by itself: `kill_during_save.py FOLDER KILLS`.
+
+The parent imports jax but starts no backend, so a child costs a fork. Prints one line of JSON when all went well.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from seekjax.train.checkpoint import Checkpoints
+from seekjax.train.manifest import damage
+
+
+def state_at(step):
+    """Every array of the state tells its step."""
+    return {"step": jnp.int32(step), "params": {f"w{n}": jnp.full((64, 64), step, jnp.float32) for n in range(4)}, "key": jax.random.key(step)}
+
+
+def child(folder, pipe):
+    """Restore, check, report; then save step after step until killed."""
+    def report(*words):
+        os.write(pipe, (json.dumps(words) + "\n").encode())
+
+    checkpoints = Checkpoints(folder, keep=2)
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state_at(0))
+    step, state, data = checkpoints.restore(abstract) or (0, state_at(0), {"position": 0})
+    for have, want in zip(jax.tree.leaves(state), jax.tree.leaves(state_at(step)), strict=True):
+        assert have.dtype == want.dtype and bool((have == want).all()), f"step {step} holds another step's arrays"
+    assert data == {"position": step}, f"step {step} holds another step's data position {data}"
+    report("restored", step)
+    while True:
+        step += 1
+        report("saving", step)
+        checkpoints.save(step, state_at(step), data={"position": step}, config={})
+        report("saved", step - 1)  # the save before has ended
+
+
+def trial(folder, saves, delay):
+    """One child, killed `delay` seconds after it began its n-th save, n = `saves`; its reports."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(reading)
+            child(folder, writing)
+        except BaseException as error:
+            os.write(writing, (json.dumps(["failed", f"{type(error).__name__}: {error}"]) + "\n").encode())
+        os._exit(0)
+    os.close(writing)
+    with open(reading) as pipe:
+        lines = []
+        while saves and (line := pipe.readline()):
+            lines.append(line)
+            saves -= "saving" in line
+        time.sleep(delay)
+        os.kill(pid, signal.SIGKILL)
+        lines += pipe.readlines()
+    os.waitpid(pid, 0)
+    return [json.loads(line) for line in lines]
+
+
+def main(folder, kills):
+    warnings.filterwarnings("ignore", message=".*fork.*")
+    safe, interrupted, restored = 0, 0, []
+    for _ in range(kills):
+        for word, value in trial(folder, saves=random.randint(1, 3), delay=random.uniform(0, 0.15)):
+            assert word != "failed", value
+            if word == "restored":
+                assert value >= safe, f"step {safe} was saved, but step {value} was restored"
+                restored.append(value)
+            if word == "saved":
+                safe = max(safe, value)
+        names = set()
+        for path in (folder / "checkpoints").iterdir():
+            names.add(path.name.partition("-")[0])
+            assert not path.name.isdecimal() or damage(path) is None, f"a kill left step {path.name} neither whole nor absent"
+        interrupted += bool(names & {"saving", "deleted"})
+    print(json.dumps({"kills": kills, "interrupted": interrupted, "restored": restored}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
