@@ -16,12 +16,12 @@ class ConfigError(ValueError):
     """A config that cannot run."""
 
 
-def validate(config: Config) -> None:
-    """Raise ConfigError for the first thing wrong with the model, the run, or their fit to the devices there are."""
+def validate(config: Config, mesh_of=make_mesh) -> None:
+    """Raise ConfigError for the first thing wrong with the model, the run, or their fit to the devices there are (or to another mesh)."""
     try:
         check_model(config.model)
         check_run(config)
-        check_mesh(config)
+        check_mesh(config, mesh_of(config.mesh))
     except ConfigError:
         raise
     except ValueError as error:  # the mesh speaks for itself and knows no config
@@ -78,9 +78,9 @@ def check_schedule(name: str, schedule: Schedule) -> None:
          f"{name}.until is {until}: the pieces must end at rising shares of the run, the last at 1.")
 
 
-def check_mesh(config: Config, mesh: Mesh | AbstractMesh | None = None) -> None:
-    """Devices enough (when no mesh is given), and every split axis divisible."""
-    mesh, model = mesh or make_mesh(config.mesh), config.model
+def check_mesh(config: Config, mesh: Mesh | AbstractMesh) -> None:
+    """Every split axis divisible."""
+    model = config.model
     size = {"batch": config.train.micro_batch or config.train.batch, "embed": model.embed, "heads": model.heads, "vocab": model.vocab,
             "hidden": model.hidden, "kv_latent": model.kv_latent}
     names = {"batch": "train.micro_batch (train.batch where that is 0)"}

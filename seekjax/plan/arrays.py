@@ -1,12 +1,13 @@
 """Every array of a run and where it lives, from its config alone: nothing is allocated, no device is needed."""
 
 import math
+from functools import partial
 
 import jax
 
 from seekjax.config import Config
 from seekjax.train.state import Plan
-from seekjax.validate import check_mesh, check_model, check_run
+from seekjax.validate import validate
 from sharding import show
 from sharding.mesh import abstract_mesh
 from sharding.rules import use
@@ -17,11 +18,9 @@ def table(config: Config) -> str:
 
     Where mesh.data is 0 it is what the devices here leave to it, at least 1. Raises ConfigError as a run would.
     """
-    mesh = abstract_mesh(config.mesh, jax.device_count())
-    check_model(config.model)
-    check_run(config)
-    check_mesh(config, mesh)
-    with use(mesh):
+    mesh_of = partial(abstract_mesh, devices=jax.device_count())
+    validate(config, mesh_of)
+    with use(mesh := mesh_of(config.mesh)):
         plan = Plan(config)
         state, axes = plan.abstract_state(), plan.state_axes()
         groups = {"parameters": show.rows(state.params, axes.params), "moments": show.rows(state.opt_state, axes.opt_state),
