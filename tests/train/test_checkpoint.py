@@ -326,10 +326,10 @@ def outputs(script, *arguments, devices):
 
 
 def test_a_kill_at_any_moment_loses_no_saved_step(tmp_path):
-    result = json.loads(*outputs("kill_during_save.py", [tmp_path, 25], devices=1))
-    assert len(result["restored"]) == result["kills"] == 25
-    assert result["interrupted"] >= 10  # the kills did fall into saves
-    assert max(result["restored"]) > 10  # and the run did go on
+    result = json.loads(*outputs("kill_during_save.py", [tmp_path, 20], devices=1))
+    assert len(result["restored"]) == result["kills"] == 20
+    assert result["interrupted"] >= 5  # the kills did fall into saves
+    assert max(result["restored"]) > 5  # and the run did go on
 
 
 def test_two_processes_save_and_restore_together(tmp_path):
