@@ -1,0 +1,104 @@
+"""Grouped expert feed-forward: every form equals the plain loop, values and gradients, alone and under shard_map."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, PartitionSpec as P
+
+from seekjax.kernels import grouped
+
+FORMS = [grouped.experts_ragged, grouped.experts_block]
+CASES = {  # rows in all, rows of each expert: empty experts, exact tiles, one row more, rows left over, nothing at all
+    "uneven": (1000, (0, 300, 129, 400)),
+    "exact": (384, (256, 128)),
+    "one over": (700, (257, 129, 1)),
+    "fewer than a tile": (40, (10, 0, 30)),
+    "nothing": (300, (0, 0)),
+    "mostly empty": (2000, (5, 300, 0, 7, 130)),
+}
+
+
+def draw(M, E, D=24, F=40, dtype=jnp.float32):
+    keys = jax.random.split(jax.random.key(M + E), 5)
+    shapes = ((M, D), (E, D, F), (E, D, F), (E, F, D), (M, D))
+    *inputs, dy_MD = (jax.random.normal(key, shape, dtype) / 4 for key, shape in zip(keys, shapes))
+    return inputs, dy_MD
+
+
+def value_and_gradients(experts, inputs, size_E, dy_MD):
+    def run(*inputs):
+        y_MD, pull = jax.vjp(lambda *inputs: experts(*inputs, size_E), *inputs)
+        return y_MD, *pull(dy_MD)
+
+    return [np.asarray(a, np.float32) for a in jax.jit(run)(*inputs)]
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("experts", FORMS)
+def test_equals_the_loop(experts, case):
+    M, sizes = CASES[case]
+    inputs, dy_MD = draw(M, len(sizes))
+    size_E = jnp.array(sizes, jnp.int32)
+    expected = value_and_gradients(grouped.experts_loop, inputs, size_E, dy_MD)
+    got = value_and_gradients(experts, inputs, size_E, dy_MD)
+    for a, b in zip(got, expected):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_bf16():
+    inputs, dy_MD = draw(600, 3)
+    size_E = jnp.array((300, 20, 200), jnp.int32)
+    expected = value_and_gradients(grouped.experts_loop, inputs, size_E, dy_MD)
+    got = value_and_gradients(grouped.experts_block, [a.astype(jnp.bfloat16) for a in inputs], size_E, dy_MD.astype(jnp.bfloat16))
+    for a, b in zip(got, expected):
+        assert np.linalg.norm(a - b) <= 0.02 * np.linalg.norm(b)
+
+
+@pytest.mark.parametrize("experts", [grouped.experts_loop, *FORMS])
+def test_rows_of_no_expert_neither_give_nor_take(experts):
+    (x_MD, *weights), dy_MD = draw(500, 2)
+    size_E = jnp.array((100, 170), jnp.int32)
+    noisy_MD = x_MD.at[270:].set(1e6)
+    results = [value_and_gradients(experts, (a_MD, *weights), size_E, dy_MD) for a_MD in (x_MD, noisy_MD)]
+    for a, b in zip(*results):
+        np.testing.assert_array_equal(a, b)
+    y_MD, dx_MD, *_ = results[0]
+    assert not y_MD[270:].any() and not dx_MD[270:].any()
+
+
+@pytest.mark.parametrize("experts", [grouped.experts_loop, *FORMS])
+def test_under_shard_map(experts):
+    """Rows differ over both axes, experts over one: the weight gradient of an expert is the sum over the other."""
+    mesh = jax.make_mesh((2, 4), ("data", "expert"), axis_types=(AxisType.Auto,) * 2)
+    inputs, dy_MD = draw(8 * 64, 8)
+    size_dE = jnp.array([(30 - d, 20 + d) for d in range(8)], jnp.int32)
+    both = P(("data", "expert"))
+    sharded = jax.shard_map(
+        lambda x_MD, *rest: experts(x_MD, *rest[:3], rest[3][0]),
+        mesh=mesh, in_specs=(both, *(P("expert"),) * 3, both), out_specs=both)
+
+    def one_by_one(x_MD, *weights_and_size):
+        *weights, size_dE = weights_and_size
+        parts = [grouped.experts_loop(x_MD[64 * d : 64 * (d + 1)], *(w[2 * (d % 4) : 2 * (d % 4) + 2] for w in weights), size_dE[d]) for d in range(8)]
+        return jnp.concatenate(parts)
+
+    expected = value_and_gradients(one_by_one, inputs, size_dE, dy_MD)
+    got = value_and_gradients(sharded, inputs, size_dE, dy_MD)
+    for a, b in zip(got, expected):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_permuting_experts_changes_nothing():
+    (x_MD, *weights), _ = draw(300, 3)
+    sizes, order = np.array((100, 150, 50)), np.array((2, 0, 1))
+    starts = np.cumsum(sizes) - sizes
+    rows = np.concatenate([np.arange(starts[e], starts[e] + sizes[e]) for e in order])
+    y_MD = grouped.experts_block(x_MD, *weights, jnp.array(sizes, jnp.int32))
+    shuffled_MD = grouped.experts_block(x_MD[rows], *(w[order] for w in weights), jnp.array(sizes[order], jnp.int32))
+    np.testing.assert_allclose(shuffled_MD, y_MD[rows], rtol=1e-5, atol=1e-6)
+
+
+def test_pick():
+    assert grouped.pick("cpu") is grouped.experts_block
+    assert grouped.pick("tpu") is grouped.pick("gpu") is grouped.experts_ragged
