@@ -6,9 +6,9 @@ import numpy as np
 
 from seekjax.data import exact_batches, held_out_text, xz_bits_per_byte
 from seekjax.generate.decode import sample
+from sharding.mesh import make_mesh
 from sharding.place import put_batch
 from sharding.rules import use
-from sharding.mesh import make_mesh
 
 from .loop import Fitted
 from .pictures import draw
@@ -24,7 +24,9 @@ def finish(fitted: Fitted) -> list[str]:
     if jax.process_index() == 0:
         pictures = draw(fitted.folder)
         lines.append(f"pictures: {', '.join(str(path) for path in pictures)}")
+    steps = fitted.config.train.steps
     lines.append(f"checkpoint: {fitted.folder / 'checkpoints' / str(int(fitted.state.step))}")
+    lines.append(f"next: train on, python train.py {fitted.folder.name} --train.steps {2 * steps} --out {fitted.folder}")
     return lines
 
 

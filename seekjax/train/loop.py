@@ -16,7 +16,7 @@ from seekjax.plan.count import flops_per_token
 from seekjax.validate import validate
 from sharding.mesh import join_hosts, make_mesh
 from sharding.place import put_batch
-from sharding.rules import sharding, use
+from sharding.rules import use
 
 from .checkpoint import Checkpoints
 from .metrics import Recorder, Screen
@@ -60,8 +60,7 @@ def fit(config: Config) -> Fitted:
             if position is not None:
                 batches.set_state(position)
         else:
-            places = jax.tree.map(sharding, plan.state_axes())
-            done, state = 0, jax.jit(plan.init, out_shardings=places)(jax.random.key(config.train.seed))
+            done, state = 0, plan.start()
 
         with Screen(steps, done) as screen:
             announce(screen.say, config, folder, corpus, tokenizer, done)

@@ -1,5 +1,6 @@
 """Everything that changes during a run, and where each array of it lives."""
 
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from flax import struct
 from seekjax.config import Config
 from seekjax.model.transformer import Transformer
 from sharding.place import axes_of, unbox
-from sharding.rules import sharding, split_by
+from sharding.rules import platform, sharding, split_by
 
 from .optimizer import make_optimizer
 
@@ -41,17 +42,30 @@ class Plan:
         return TrainState(jnp.zeros((), jnp.int32), params, variables.get("balance", {}), self.optimizer.init(params), key,
                           jax.tree.map(jnp.copy, params) if self.config.train.ema else None)
 
+    @cached_property
+    def shape(self) -> TrainState:
+        """Shapes and types of the state, with nothing allocated."""
+        return jax.eval_shape(self.init, jax.random.key(0))
+
     def state_axes(self) -> TrainState:
         """The logical axes of every array of the state; moments have those of their parameter."""
-        shape = jax.eval_shape(self.init, jax.random.key(0))
-        moments = optax.tree_utils.tree_map_params(self.optimizer, lambda _, axes: axes, shape.opt_state, self.axes["params"],
+        moments = optax.tree_utils.tree_map_params(self.optimizer, lambda _, axes: axes, self.shape.opt_state, self.axes["params"],
                                                    transform_non_params=lambda _: "")
-        return TrainState("", self.axes["params"], self.axes.get("balance", {}), moments, "", self.axes["params"] if shape.ema else None)
+        return TrainState("", self.axes["params"], self.axes.get("balance", {}), moments, "", self.axes["params"] if self.shape.ema else None)
+
+    def shardings(self) -> TrainState:
+        """Where each array of the state lives on the mesh in use."""
+        return jax.tree.map(sharding, self.state_axes())
 
     def abstract_state(self) -> TrainState:
-        """Shapes, types and shardings on the mesh in use, with nothing allocated."""
-        shape = jax.eval_shape(self.init, jax.random.key(0))
-        return jax.tree.map(lambda x, axes: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(axes)), shape, self.state_axes())
+        """Shapes, types and shardings: what a restore or an ahead-of-time compile needs."""
+        return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), self.shape, self.shardings())
+
+    def start(self) -> TrainState:
+        """The initial state, each array made where it lives."""
+        # XLA spends most of this one-time program's compilation on optimising the random bits of every weight; on a CPU it need not.
+        options = {"xla_backend_optimization_level": 0} if platform() == "cpu" else None
+        return jax.jit(self.init, out_shardings=self.shardings(), compiler_options=options)(jax.random.key(self.config.train.seed))
 
     def _variables(self, key: jax.Array) -> Any:
         shape = split_by("batch"), self.config.data.sequence  # the smallest batch that every device has a part of; only traced

@@ -42,7 +42,7 @@ def train_step(plan: Plan, bytes_V: jax.Array, state: TrainState, batch: dict[st
                for name, biases in state.balance.items()}
     ema = state.ema and jax.tree.map(lambda old, new: old + (1 - config.train.ema) * (new - old), state.ema, params)
     metrics = {name: seen[name] for name in ("loss", "mtp_loss", "balance_loss")} | {
-        "learning_rate": learning_rate(config)(state.step), "grad_norm": optax.global_norm(grads), "tokens": totals.tokens,
+        "learning_rate": learning_rate(config)(state.step), "grad_norm": optax.tree.norm(grads), "tokens": totals.tokens,
         "bytes": jnp.where(mask_ABT, bytes_V[batch["tokens"][..., 1:]], 0).sum(),
         "experts": expert_metrics(seen["experts"], balance, config.model.experts_per_token)}
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state, balance=balance, ema=ema), metrics
@@ -68,7 +68,7 @@ def eval_step(plan: Plan, bytes_V: jax.Array, params, balance, batch: dict[str, 
 
 def compile_steps(plan: Plan, bytes_V):
     """The jitted, donated train step and the eval step, with every array where the rules put it on the mesh in use."""
-    places = jax.tree.map(sharding, plan.state_axes())
+    places = plan.shardings()
     batch, row = sharding(BATCH), sharding("batch sequence")
     whole, bytes_V = sharding(""), jnp.asarray(bytes_V)
     train = jax.jit(partial(train_step, plan, bytes_V), in_shardings=(places, {"tokens": batch, "segments": batch}), out_shardings=(places, whole),

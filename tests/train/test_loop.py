@@ -1,0 +1,101 @@
+"""The loop as a user meets it: files, resuming, signals, and that it learns."""
+
+import json
+import os
+import shutil
+import signal
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, OptimizerConfig, TrainConfig
+from seekjax.train import metrics
+from seekjax.train.finish import finish
+from seekjax.train.loop import fit
+from sharding.mesh import MeshConfig
+
+
+def small(out, **train) -> Config:
+    """Seconds to compile, milliseconds a step."""
+    return Config(
+        model=ModelConfig(vocab=320, embed=32, layers=2, heads=2, q_latent=16, kv_latent=16, nope=8, rotary=8, value=8, hidden=64,
+                          expert_hidden=32, experts=8, experts_per_token=2),
+        data=DataConfig(sources=("stories",), tokenizer="byte", sequence=48),
+        optimizer=OptimizerConfig(warmup=2), mesh=MeshConfig(data=1), kernel=KernelConfig(remat="none"),
+        train=TrainConfig(**{"steps": 6, "batch": 4, "log_every": 1, "eval_every": 3, "eval_batches": 1, "save_every": 2, **train}), out=out)
+
+
+def leaves(state):
+    raw = state.replace(key=jax.random.key_data(state.key))
+    return [np.asarray(x) for x in jax.tree.leaves(raw)]
+
+
+def without_clock(record: dict) -> dict:
+    return {name: value for name, value in record.items() if name not in ("tokens_per_second", "share_of_peak")}
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    return fit(small(tmp_path_factory.mktemp("unbroken"), ema=0.9, micro_batch=2))
+
+
+def test_a_run_leaves_config_metrics_checkpoints_and_pictures(unbroken):
+    lines = finish(unbroken)
+    records = metrics.read(unbroken.folder)
+    train = [r for r in records if r["split"] == "train"]
+    held_out = [r for r in records if r["split"] == "held_out"]
+    assert [r["step"] for r in train] == [1, 2, 3, 4, 5, 6] and [r["step"] for r in held_out] == [3, 6]
+    assert {"step", "loss", "learning_rate", "grad_norm", "tokens_per_second", "max_violation"} <= train[0].keys()
+    assert all(r["bits_per_byte"] > 0 for r in records) and len(train[0]["layer_max_violation"]) == 2
+    assert json.loads((unbroken.folder / "config.json").read_text())["train"]["steps"] == 6
+    assert {path.name for path in unbroken.folder.glob("*.png")} == {"loss.png", "load.png", "max_violation.png"}
+    assert "xz -6" in lines[0] and lines[-1].startswith("next:") and (unbroken.folder / "checkpoints" / "6").is_dir()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_saves_and_the_same_line_continues_bit_for_bit(unbroken, tmp_path, monkeypatch, number):
+    write, config = metrics.Recorder.write, small(tmp_path, ema=0.9, micro_batch=2)
+
+    def stop_after_three(self, record):
+        write(self, record)
+        if record["step"] == 3 and record["split"] == "train":
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics.Recorder, "write", stop_after_three)
+        stopped = fit(config)
+    assert not stopped.finished and 3 <= int(stopped.state.step) < 6
+    resumed = fit(config)
+    assert resumed.finished and all(np.array_equal(a, b) for a, b in zip(leaves(resumed.state), leaves(unbroken.state), strict=True))
+    assert list(map(without_clock, metrics.read(tmp_path))) == list(map(without_clock, metrics.read(unbroken.folder)))
+
+
+def test_a_finished_run_started_again_does_nothing_but_report(unbroken):
+    before = metrics.read(unbroken.folder)
+    again = fit(unbroken.config)
+    assert again.finished and metrics.read(unbroken.folder) == before
+    assert all(np.array_equal(a, b) for a, b in zip(leaves(again.state), leaves(unbroken.state), strict=True))
+
+
+@pytest.mark.parametrize("mesh", [MeshConfig(data=4), MeshConfig(data=1), MeshConfig(data=2, expert=4)])
+def test_a_run_continues_on_another_mesh(tmp_path, mesh):
+    start = small(tmp_path, steps=4, batch=8)
+    whole = fit(replace(start, mesh=MeshConfig(data=8), out=tmp_path / "whole"))
+    first = fit(replace(start, mesh=MeshConfig(data=8), train=replace(start.train, steps=4, save_every=2)))
+    shutil.rmtree(first.folder / "checkpoints" / "4")  # as if the run had been killed after step 2
+    second = fit(replace(start, mesh=mesh))
+    for a, b in zip(leaves(second.state), leaves(whole.state), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-5)
+
+
+def test_a_growing_batch_accumulates_more_micro_batches(tmp_path):
+    config = small(tmp_path, steps=8, batch=8, batch_start=2, batch_ramp=0.6, micro_batch=2, eval_every=8)
+    tokens = [r["tokens"] for r in metrics.read(fit(config).folder) if r["split"] == "train"]
+    assert tokens[0] == 2 * 48 and tokens[-1] == 8 * 48 and tokens == sorted(tokens)
+
+
+def test_muon_learns(tmp_path):
+    config = small(tmp_path, steps=20, batch=8, eval_every=20)
+    records = metrics.read(fit(replace(config, optimizer=replace(config.optimizer, name="muon"))).folder)
+    assert records[-1]["loss"] < records[0]["loss"] - 0.5

@@ -1,0 +1,77 @@
+"""The loss against the papers' equations, written down again in NumPy (tests/reference)."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, TrainConfig
+from seekjax.model.transformer import Transformer, logits
+from seekjax.train.loss import Totals, loss, target_mask
+from sharding.place import unbox
+
+MODEL = ModelConfig(vocab=48, embed=32, layers=2, heads=2, q_latent=16, kv_latent=16, nope=8, rotary=8, value=8, hidden=64, expert_hidden=32,
+                    experts=8, experts_per_token=2, mtp_depth=2, init_std=0.1)
+
+
+def run(masked: bool, segments):
+    config = Config(model=MODEL, data=DataConfig(sequence=12, mask_documents=masked), kernel=KernelConfig(vocab_chunk=16),
+                    train=TrainConfig(balance_loss=0.01))
+    model = Transformer(MODEL, config.kernel)
+    tokens = jax.random.randint(jax.random.key(1), (3, 13), 0, MODEL.vocab)
+    variables = unbox(model.init(jax.random.key(0), tokens[:, :-1]))
+    batch = {"tokens": tokens, "segments": jnp.asarray(segments)}
+    count = target_mask(batch["segments"], 1, masked).sum().astype(jnp.float32)
+    total, seen = loss(model, config, variables["params"], variables["balance"], batch, Totals(count, 3), 0.3)
+    segment = batch["segments"][:, :-1]
+    output = model.apply(variables, tokens[:, :-1], segment if masked else None, segment > 0, tokens)
+    return total, seen, output, np.asarray(tokens), np.asarray(segments)
+
+
+def cross_entropy(hidden, head, target, mask):
+    logit = np.asarray(hidden, np.float64) @ np.asarray(head, np.float64)
+    nll = np.log(np.exp(logit).sum(-1)) - np.take_along_axis(logit, target[..., None], -1)[..., 0]
+    return (nll * mask).sum()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_every_depth_predicts_its_own_token_and_all_share_one_divisor(masked):
+    segments = np.ones((3, 13), np.int32)
+    segments[0, 5:] = 2
+    segments[1, 9:] = 0
+    total, seen, output, tokens, segments = run(masked, segments)
+    sums = []
+    for depth, hidden in enumerate((output.hidden_BTD, *output.mtp_BTD), 1):
+        target, mask = np.zeros((3, 12), int), np.zeros((3, 12))
+        for b in range(3):
+            for i in range(12):
+                if i + depth < 13 and segments[b, i] and segments[b, i + depth] and (not masked or segments[b, i] == segments[b, i + depth]):
+                    target[b, i], mask[b, i] = tokens[b, i + depth], 1
+        sums.append(cross_entropy(hidden, output.head_DV, target, mask))
+        count = mask.sum() if depth == 1 else count
+    np.testing.assert_allclose(seen["loss"], sums[0] / count, rtol=2e-6)
+    np.testing.assert_allclose(seen["mtp_loss"], (sums[1] + sums[2]) / 2 / count, rtol=2e-6)
+    np.testing.assert_allclose(total, seen["loss"] + 0.3 * seen["mtp_loss"] + 0.01 * seen["balance_loss"], rtol=1e-6)
+
+
+def test_balance_loss_is_one_per_layer_when_tokens_are_spread_evenly():
+    _, seen, output, *_ = run(False, np.ones((3, 13), np.int32))
+    layers = sum(np.size(layer["dropped"]) for layer in seen["experts"].values())
+    assert layers == 3 and 0.9 * layers < seen["balance_loss"] < 2 * layers  # E/K sum f P is least, 1, at perfect balance
+    assert all(np.allclose(layer["load_E"].sum(-1), 3 * 12 * 2) for layer in seen["experts"].values())
+
+
+def test_no_position_sees_its_future():
+    model = Transformer(MODEL, KernelConfig())
+    variables = unbox(model.init(jax.random.key(0), jnp.arange(10)[None]))
+    embed = variables["params"]["embed"]
+
+    def at(position, rows):  # token i is id i, so that row i of the embedding is what position i reads
+        params = variables["params"] | {"embed": rows}
+        return logits(model.apply({**variables, "params": params}, jnp.arange(10)[None]))[0, position].sum()
+
+    for position in (0, 4, 9):
+        gradient = jax.grad(partial(at, position))(embed)
+        reached = np.abs(gradient[:10]).max(-1) > 0
+        assert reached[:position + 1].all() and not reached[position + 1:].any()
