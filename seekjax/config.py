@@ -110,7 +110,7 @@ class KernelConfig:
     dispatch: Literal["auto", "dense", "static", "ragged"] = "auto"  # how tokens reach their experts (sharding/exchange.py)
     capacity: float = 0.0  # rows a device may send each expert shard, in balanced shares; the rest is dropped. 0 = dropless
     remat: Literal["none", "latent", "full"] = "latent"  # latent: keep the narrow latents, recompute keys, values and FFNs
-    vocab_chunk: int = 8192  # logits computed at a time in the loss
+    vocab_chunk: int = 8192  # words of the vocabulary whose logits the loss holds at a time, for some rows
 
 
 @dataclass(frozen=True)

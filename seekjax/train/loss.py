@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from seekjax.config import Config
-from seekjax.kernels.cross_entropy import nll_chunked
+from seekjax.kernels.cross_entropy import nll_chunked, nll_sum
 from seekjax.model.mtp import ahead
 from seekjax.model.transformer import Output, Transformer
 from sharding.rules import local, mesh_axes
@@ -26,15 +26,23 @@ def target_mask(segment_BX: jax.Array, by: int, mask_documents: bool) -> jax.Arr
     return (here_BT > 0) & ((there_BT == here_BT) if mask_documents else (there_BT > 0))
 
 
-def token_nll(hidden_BTD: jax.Array, head_DV: jax.Array, target_BT: jax.Array, chunk: int) -> jax.Array:
-    """-log p(target) of every position in float32, each device on its own tokens and vocabulary."""
-    axes = mesh_axes("vocab")
+def cross_entropy(hidden_BTD: jax.Array, head_DV: jax.Array, target_BT: jax.Array, mask_BT: jax.Array, chunk: int) -> jax.Array:
+    """Sum of -log p(target) over the unmasked positions in float32, each device on its own tokens and vocabulary.
 
-    def body(hidden_btD, head_Dv, target_bt):
-        rows_mD = hidden_btD.reshape(-1, hidden_btD.shape[-1])
-        return nll_chunked(rows_mD, head_Dv, target_bt.reshape(-1), axes, chunk=chunk).reshape(target_bt.shape)
+    Logits are held for some rows and at most `chunk` words at a time; a vocabulary that fits in one chunk needs a matrix product less.
+    """
+    axes, everyone = mesh_axes("vocab"), mesh_axes("batch")
 
-    return local(body, ("batch sequence -", "- vocab", "batch sequence"), "batch sequence")(hidden_BTD, head_DV, target_BT)
+    def body(hidden_btD, head_Dv, target_bt, mask_bt):
+        hidden_mD, target_m, mask_m = hidden_btD.reshape(-1, hidden_btD.shape[-1]), target_bt.reshape(-1), mask_bt.reshape(-1)
+        if head_Dv.shape[1] <= chunk:
+            total = nll_sum(hidden_mD, head_Dv, target_m, mask_m, axes)
+        else:
+            total = jnp.where(mask_m, nll_chunked(hidden_mD, head_Dv, target_m, axes, chunk=chunk), 0).sum()
+        return jax.lax.psum(total, everyone) if everyone else total
+
+    token = "batch sequence"
+    return local(body, (f"{token} -", "- vocab", token, token), "")(hidden_BTD, head_DV, target_BT, mask_BT)
 
 
 def forward(model: Transformer, config: Config, params, balance, batch: dict[str, jax.Array], mtp: bool) -> tuple[Output, jax.Array]:
@@ -45,8 +53,8 @@ def forward(model: Transformer, config: Config, params, balance, batch: dict[str
                          segment_BX[:, :T] > 0, tokens_BX if mtp else None)
     sums = []
     for by, hidden_BTD in enumerate((output.hidden_BTD, *output.mtp_BTD), 1):
-        nll_BT = token_nll(hidden_BTD, output.head_DV, ahead(tokens_BX, by, T), config.kernel.vocab_chunk)
-        sums.append(jnp.where(target_mask(segment_BX, by, masked), nll_BT, 0).sum())
+        target_BT, mask_BT = ahead(tokens_BX, by, T), target_mask(segment_BX, by, masked)
+        sums.append(cross_entropy(hidden_BTD, output.head_DV, target_BT, mask_BT, config.kernel.vocab_chunk))
     return output, jnp.stack(sums)
 
 

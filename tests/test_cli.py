@@ -1,0 +1,106 @@
+"""The command line as a user meets it: help, overrides, and one clear sentence for every kind of bad input, before anything compiles."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from seekjax.cli import config_names, load_config, main, parse, run
+from seekjax.train import loop
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def nothing_expensive(monkeypatch):
+    """A test that gets as far as tracing the model has failed to complain in time."""
+    def compile_steps(*_):
+        raise AssertionError("bad input reached the compiler")
+    monkeypatch.setattr(loop, "Plan", compile_steps)
+
+
+def train(*argv: str, out) -> int:
+    return run(lambda: loop.fit(parse([*argv, "--out", str(out)], "train.py")) and 0)
+
+
+@pytest.mark.parametrize(("argv", "said"), [
+    (["tinny"], r"no config 'tinny': did you mean 'tiny'\?"),
+    (["mine.py"], "no config file mine.py"),
+    (["--mesh.expert", "3"], "expert .* = 3 devices, which does not divide the 8"),
+    (["--mesh.data", "16"], "asks for 16 devices .data 16. but there are 8: .*JAX_NUM_CPU_DEVICES=16"),
+    (["--mesh.data", "-2"], "mesh.data is -2"),
+    (["--mesh.data", "1", "--mesh.tensor", "8"], "model.heads is 4, which mesh.tensor 8 cannot split evenly: make it a multiple of 8"),
+    (["--train.batch", "12"], "train.batch .* is 12, which mesh.data 8 cannot split"),
+    (["--train.micro-batch", "24"], "train.batch 32 is not a multiple of train.micro_batch 24"),
+    (["--train.batch-start", "8"], "train.batch_start 8 must be a multiple of train.micro_batch 32"),
+    (["--train.steps", "0"], "train.steps is 0"),
+    (["--model.experts", "15"], "model.experts 15 cannot be split into model.expert_groups 4"),
+    (["--model.experts-per-token", "9"], "model.experts_per_token 9 exceeds the 8 experts of a token's 2 groups"),
+    (["--model.rotary", "15"], "model.rotary is 15: rotary widths come in pairs"),
+    (["--model.attention", "mha"], "set model.nope to 0"),
+    (["--data.sequence", "8192"], "data.sequence 8192 exceeds model.context 4096"),
+    (["--optimizer.schedule.until", "0.5"], "optimizer.schedule has 1 until, 2 scale"),
+    (["--optimizer.schedule.until", "0.5", "0.9"], "the last at 1"),
+    (["--data.sources", "nowhere.txt"], "nowhere.txt"),
+    (["--data.sources", "stdlibb"], "stdlib"),
+    (["--data.sources", "stories", "--data.tokenizer", "byte", "--model.vocab", "100"], "model.vocab"),
+])
+def test_bad_input_is_one_sentence(argv, said, tmp_path, capsys):
+    assert train(*argv, out=tmp_path / "run") == 2
+    message = capsys.readouterr().err.strip()
+    assert re.search(said, message) and message.startswith("error: ") and "\n" not in message, message
+    assert not list(tmp_path.glob("run/checkpoints/*"))
+
+
+@pytest.mark.parametrize(("argv", "said"), [
+    (["--train.stesp", "5"], "train.steps"),
+    (["--train.steps", "many"], "invalid"),
+    (["--kernel.dispatch", "magic"], "invalid choice"),
+])
+def test_a_wrong_override_names_the_nearest_field(argv, said, tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit:
+        train(*argv, out=tmp_path)
+    assert exit.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_a_run_folder_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert train("--data.sources", "stories", "--data.tokenizer", "byte", out=tmp_path / "file" / "run") == 2
+    assert "--out" in capsys.readouterr().err
+
+
+def test_help_explains_every_field(capsys):
+    with pytest.raises(SystemExit):
+        parse(["--help"], "train.py")
+    text = capsys.readouterr().out
+    for words in ("--train.steps", "optimizer steps in the whole run", "--model.kv-latent", "--mesh.expert", "--out"):
+        assert words in text
+    assert "[q_lora_rank]" in text and "V3" in text
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_every_config_loads_and_says_what_to_expect(name):
+    import importlib
+    assert load_config(name) and importlib.import_module(f"configs.{name}").__doc__.count("\n") >= 3
+    assert len((ROOT / "configs" / f"{name}.py").read_text().splitlines()) <= 40
+
+
+def test_a_config_by_path_and_overrides(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("from seekjax.config import Config\nconfig = Config()\n")
+    config = parse([str(path), "--train.steps", "7", "--mesh.expert", "2", "--optimizer.schedule.scale", "1", "0.5"], "train.py")
+    assert (config.train.steps, config.mesh.expert, config.optimizer.schedule.scale, config.out) == (7, 2, (1.0, 0.5), Path("runs/mine"))
+
+
+def test_the_console_script_lists_its_commands(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["seekjax"])
+    assert main() == 0 and "seekjax show CONFIG" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["seekjax", "shwo"])
+    assert main() == 2
+
+
+def test_train_py_is_short_and_fails_fast():
+    assert len((ROOT / "train.py").read_text().splitlines()) <= 50
+    done = subprocess.run([sys.executable, "train.py", "tiny", "--mesh.expert", "1000"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and done.stderr.startswith("error: the mesh asks for") and "Traceback" not in done.stderr
