@@ -1,5 +1,7 @@
 """Causal attention: every form equals the plain one, values and gradients, with and without segments, alone and under shard_map."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from jax.sharding import AxisType, PartitionSpec as P
 
 from seekjax.kernels import attention
 
-SHAPES = [(2, 64, 2, 8, 4, 6), (3, 150, 2, 16, 8, 24), (1, 7, 1, 4, 4, 4), (2, 130, 3, 12, 0, 12)]  # B T H N R U
+SHAPES = {"plain": (3, 150, 2, 16, 8, 24), "segmented": (2, 130, 3, 12, 0, 12), "short": (1, 7, 1, 4, 4, 4)}  # B T H N R U
 SCALE = 0.3
 
 
@@ -23,55 +25,55 @@ def documents(B, T):
     return jnp.sort(jax.random.randint(jax.random.key(9), (B, T), 0, 4), axis=1)
 
 
-def value_and_gradients(attend, inputs, do_BTHU):
-    def run(*inputs):
-        o_BTHU, pull = jax.vjp(attend, *inputs)
-        return o_BTHU, *pull(do_BTHU)
-
-    return [np.asarray(a, np.float32) for a in jax.jit(run)(*inputs)]
+@partial(jax.jit, static_argnums=0)  # by form and shape, so that tests share what they compile
+def _pulled(attend, inputs, segment_BT, do_BTHU):
+    o_BTHU, pull = jax.vjp(lambda *inputs: attend(*inputs, SCALE, segment_BT), *inputs)
+    return o_BTHU, *pull(do_BTHU)
 
 
-@pytest.mark.parametrize("segmented", [False, True])
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("attend", [attention.attend_block, attention.attend_dot])
-def test_equals_plain(attend, shape, segmented):
-    inputs, do_BTHU = draw(*shape)
-    segment_BT = documents(*shape[:2]) if segmented else None
-    expected = value_and_gradients(lambda *a: attention.attend_plain(*a, SCALE, segment_BT), inputs, do_BTHU)
-    got = value_and_gradients(lambda *a: attend(*a, SCALE, segment_BT), inputs, do_BTHU)
-    for a, b in zip(got, expected):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5)
+def value_and_gradients(attend, inputs, do_BTHU, segment_BT=None):
+    return [np.asarray(a, np.float32) for a in _pulled(attend, tuple(inputs), segment_BT, do_BTHU)]
+
+
+@pytest.mark.parametrize("case", SHAPES)
+def test_equals_plain(case):
+    inputs, do_BTHU = draw(*SHAPES[case])
+    segment_BT = documents(*SHAPES[case][:2]) if case == "segmented" else None
+    expected = value_and_gradients(attention.attend_plain, inputs, do_BTHU, segment_BT)
+    for attend in (attention.attend_block, attention.attend_dot):
+        for a, b in zip(value_and_gradients(attend, inputs, do_BTHU, segment_BT), expected):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5)
 
 
 def test_bf16():
-    inputs, do_BTHU = draw(2, 150, 2, 16, 8, 24)
-    expected = value_and_gradients(lambda *a: attention.attend_plain(*a, SCALE), inputs, do_BTHU)
-    got = value_and_gradients(lambda *a: attention.attend_block(*a, SCALE), [a.astype(jnp.bfloat16) for a in inputs], do_BTHU.astype(jnp.bfloat16))
+    inputs, do_BTHU = draw(*SHAPES["plain"])
+    expected = value_and_gradients(attention.attend_plain, inputs, do_BTHU)
+    got = value_and_gradients(attention.attend_block, [a.astype(jnp.bfloat16) for a in inputs], do_BTHU.astype(jnp.bfloat16))
     for a, b in zip(got, expected):
         assert np.linalg.norm(a - b) <= 0.02 * np.linalg.norm(b)
 
 
 def test_large_scores_stay_finite():
-    inputs, do_BTHU = draw(1, 130, 2, 8, 4, 6)
-    expected = value_and_gradients(lambda *a: attention.attend_plain(*a, 100.0), inputs, do_BTHU)
-    got = value_and_gradients(lambda *a: attention.attend_block(*a, 100.0), inputs, do_BTHU)
+    (q_BTHN, q_BTHR, *keys), do_BTHU = draw(*SHAPES["plain"])
+    inputs = (300 * q_BTHN, 300 * q_BTHR, *keys)
+    expected = value_and_gradients(attention.attend_plain, inputs, do_BTHU)
+    got = value_and_gradients(attention.attend_block, inputs, do_BTHU)
     for a, b in zip(got, expected):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * np.abs(b).max())
 
 
-@pytest.mark.parametrize("attend", [attention.attend_plain, attention.attend_block, attention.attend_dot])
+@pytest.mark.parametrize("attend", [attention.attend_plain, attention.attend_block])
 def test_sees_only_its_own_past(attend):
     """The output at one position has no gradient with respect to later tokens or other segments."""
     inputs, _ = draw(1, 140, 2, 8, 4, 6)
     segment_BT = (jnp.arange(140) >= 70).astype(jnp.int32)[None]
-    _, _, dk_BTHN, dk_BTR, dv_BTHU = jax.grad(lambda *a: attend(*a, SCALE, segment_BT)[0, 100].sum(), argnums=range(5))(*inputs)
-    for gradient in (dk_BTHN, dk_BTR, dv_BTHU):
+    gradients = jax.jit(jax.grad(lambda *a: attend(*a, SCALE, segment_BT)[0, 100].sum(), argnums=(2, 3, 4)))(*inputs)
+    for gradient in gradients:
         seen_T = np.abs(np.asarray(gradient[0])).reshape(140, -1).sum(axis=1) > 0
         assert seen_T[70:101].all() and not seen_T[:70].any() and not seen_T[101:].any()
 
 
-@pytest.mark.parametrize("segmented", [False, True])
-@pytest.mark.parametrize("attend", [attention.attend_plain, attention.attend_block, attention.attend_dot])
+@pytest.mark.parametrize("attend, segmented", [(attention.attend_plain, True), (attention.attend_block, False), (attention.attend_block, True)])
 def test_under_shard_map(attend, segmented):
     """Heads over one axis, sequences over the other: the shared rotary key's gradient is summed over the heads' axis."""
     mesh = jax.make_mesh((4, 2), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
@@ -80,8 +82,8 @@ def test_under_shard_map(attend, segmented):
     heads = P("data", None, "tensor")
     specs = (heads, heads, heads, P("data"), heads, *(P("data") for _ in extra))
     sharded = jax.shard_map(lambda *a: attend(*a[:5], SCALE, *a[5:]), mesh=mesh, in_specs=specs, out_specs=heads)
-    expected = value_and_gradients(lambda *a: attention.attend_plain(*a, SCALE, *extra), inputs, do_BTHU)
-    got = value_and_gradients(lambda *a: sharded(*a, *extra), inputs, do_BTHU)
+    expected = value_and_gradients(attention.attend_plain, inputs, do_BTHU, *extra)
+    got = value_and_gradients(lambda *a: sharded(*a[:5], *extra), inputs, do_BTHU, *extra)
     for a, b in zip(got, expected):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5)
 
