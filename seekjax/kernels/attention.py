@@ -54,7 +54,7 @@ def attend_splash(q_BTHN, q_BTHR, k_BTHN, k_BTR, v_BTHU, scale, segment_BT=None)
     padded = -(-T // 128) * 128
     q_BHTA, k_BHTA, v_BHTU = (_lengthen(_widen(a, -(-a.shape[-1] // 128) * 128), padded).swapaxes(1, 2) for a in (q_BTHA, k_BTHA, v_BTHU))
     block = next(size for size in (512, 256, 128) if padded % size == 0)
-    sizes = kernel.BlockSizes(**{name: block for name in _SPLASH_BLOCKS}, use_fused_bwd_kernel=True)
+    sizes = kernel.BlockSizes(**{name: block for name in _SPLASH_BLOCKS})  # the fused backward kernel holds T / block copies of dq: 369 MiB, not 129
     mask = masks.MultiHeadMask([masks.CausalMask((padded, padded))] * H)
     attend = kernel.make_splash_mha(mask, block_sizes=sizes, head_shards=1, q_seq_shards=1)
     segments = None
@@ -65,7 +65,7 @@ def attend_splash(q_BTHN, q_BTHR, k_BTHN, k_BTR, v_BTHU, scale, segment_BT=None)
     return o_BHTU.swapaxes(1, 2)[:, :T, :, :U].astype(v_BTHU.dtype)
 
 
-_SPLASH_BLOCKS = ("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute")
+_SPLASH_BLOCKS = ("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute", "block_q_dq", "block_kv_dq")
 
 
 def attend_block(q_BTHN, q_BTHR, k_BTHN, k_BTR, v_BTHU, scale, segment_BT=None):
