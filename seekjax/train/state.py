@@ -9,9 +9,10 @@ import optax
 from flax import struct
 
 from seekjax.config import Config
+from seekjax.model.initial import draw
 from seekjax.model.transformer import Transformer
 from sharding.place import axes_of, unbox
-from sharding.rules import platform, sharding, split_by
+from sharding.rules import sharding, split_by
 
 from .optimizer import make_optimizer
 
@@ -35,17 +36,16 @@ class Plan:
         self.axes = axes_of(self.variables)
         self.optimizer = make_optimizer(config, self.axes["params"])
 
-    def init(self, key: jax.Array) -> TrainState:
-        """The state before the first step."""
-        variables = unbox(self._variables(key))
-        params = variables["params"]
-        return TrainState(jnp.zeros((), jnp.int32), params, variables.get("balance", {}), self.optimizer.init(params), key,
+    def begin(self, params: Any) -> TrainState:
+        """The state around new weights."""
+        balance = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), unbox(self.variables).get("balance", {}))
+        return TrainState(jnp.zeros((), jnp.int32), params, balance, self.optimizer.init(params), jax.random.key(self.config.train.seed),
                           jax.tree.map(jnp.copy, params) if self.config.train.ema else None)
 
     @cached_property
     def shape(self) -> TrainState:
         """Shapes and types of the state, with nothing allocated."""
-        return jax.eval_shape(self.init, jax.random.key(0))
+        return jax.eval_shape(self.begin, unbox(self.variables)["params"])
 
     def state_axes(self) -> TrainState:
         """The logical axes of every array of the state; moments have those of their parameter."""
@@ -62,10 +62,10 @@ class Plan:
         return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), self.shape, self.shardings())
 
     def start(self) -> TrainState:
-        """The initial state, each array made where it lives."""
-        # XLA spends most of this one-time program's compilation on optimising the random bits of every weight; on a CPU it need not.
-        options = {"xla_backend_optimization_level": 0} if platform() == "cpu" else None
-        return jax.jit(self.init, out_shardings=self.shardings(), compiler_options=options)(jax.random.key(self.config.train.seed))
+        """The state before the first step, each array made where it lives."""
+        places = self.shardings()
+        params = draw(self.config.model, self.shape.params, self.axes["params"], self.config.train.seed, places.params)
+        return jax.jit(self.begin, out_shardings=places, donate_argnums=0)(params)
 
     def _variables(self, key: jax.Array) -> Any:
         shape = split_by("batch"), self.config.data.sequence  # the smallest batch that every device has a part of; only traced

@@ -1,6 +1,6 @@
 """The loss against the papers' equations, written down again in NumPy (tests/reference)."""
 
-from functools import partial
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -15,18 +15,24 @@ MODEL = ModelConfig(vocab=48, embed=32, layers=2, heads=2, q_latent=16, kv_laten
                     experts=8, experts_per_token=2, mtp_depth=2, init_std=0.1)
 
 
-def run(masked: bool, segments):
-    config = Config(model=MODEL, data=DataConfig(sequence=12, mask_documents=masked), kernel=KernelConfig(vocab_chunk=16),
+def made(model, tokens):
+    return jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape) * 0.1, unbox(jax.eval_shape(model.init, jax.random.key(0), tokens)))
+
+
+@cache
+def run(masked: bool, rows: tuple):
+    config = Config(model=MODEL, data=DataConfig(sequence=12, mask_documents=masked), kernel=KernelConfig(attention="plain", experts="loop", vocab_chunk=16),
                     train=TrainConfig(balance_loss=0.01))
     model = Transformer(MODEL, config.kernel)
     tokens = jax.random.randint(jax.random.key(1), (3, 13), 0, MODEL.vocab)
-    variables = unbox(model.init(jax.random.key(0), tokens[:, :-1]))
+    variables = made(model, tokens[:, :-1])
+    segments = np.array(rows, np.int32)
     batch = {"tokens": tokens, "segments": jnp.asarray(segments)}
     count = target_mask(batch["segments"], 1, masked).sum().astype(jnp.float32)
-    total, seen = loss(model, config, variables["params"], variables["balance"], batch, Totals(count, 3), 0.3)
+    total, seen = jax.jit(lambda params: loss(model, config, params, variables["balance"], batch, Totals(count, 3), 0.3))(variables["params"])
     segment = batch["segments"][:, :-1]
-    output = model.apply(variables, tokens[:, :-1], segment if masked else None, segment > 0, tokens)
-    return total, seen, output, np.asarray(tokens), np.asarray(segments)
+    output = jax.jit(model.apply)(variables, tokens[:, :-1], segment if masked else None, segment > 0, tokens)
+    return total, seen, output, np.asarray(tokens), segments
 
 
 def cross_entropy(hidden, head, target, mask):
@@ -40,7 +46,7 @@ def test_every_depth_predicts_its_own_token_and_all_share_one_divisor(masked):
     segments = np.ones((3, 13), np.int32)
     segments[0, 5:] = 2
     segments[1, 9:] = 0
-    total, seen, output, tokens, segments = run(masked, segments)
+    total, seen, output, tokens, segments = run(masked, tuple(map(tuple, segments)))
     sums = []
     for depth, hidden in enumerate((output.hidden_BTD, *output.mtp_BTD), 1):
         target, mask = np.zeros((3, 12), int), np.zeros((3, 12))
@@ -56,22 +62,22 @@ def test_every_depth_predicts_its_own_token_and_all_share_one_divisor(masked):
 
 
 def test_balance_loss_is_one_per_layer_when_tokens_are_spread_evenly():
-    _, seen, output, *_ = run(False, np.ones((3, 13), np.int32))
+    _, seen, output, *_ = run(False, ((1,) * 13,) * 3)
     layers = sum(np.size(layer["dropped"]) for layer in seen["experts"].values())
     assert layers == 3 and 0.9 * layers < seen["balance_loss"] < 2 * layers  # E/K sum f P is least, 1, at perfect balance
     assert all(np.allclose(layer["load_E"].sum(-1), 3 * 12 * 2) for layer in seen["experts"].values())
 
 
 def test_no_position_sees_its_future():
-    model = Transformer(MODEL, KernelConfig())
-    variables = unbox(model.init(jax.random.key(0), jnp.arange(10)[None]))
+    model = Transformer(MODEL, KernelConfig(attention="plain", experts="loop"))
+    variables = made(model, jnp.arange(10)[None])
     embed = variables["params"]["embed"]
 
     def at(position, rows):  # token i is id i, so that row i of the embedding is what position i reads
         params = variables["params"] | {"embed": rows}
         return logits(model.apply({**variables, "params": params}, jnp.arange(10)[None]))[0, position].sum()
 
-    for position in (0, 4, 9):
-        gradient = jax.grad(partial(at, position))(embed)
+    gradients = jax.jit(jax.jacrev(lambda rows: jnp.stack([at(position, rows) for position in (0, 4, 9)])))(embed)
+    for position, gradient in zip((0, 4, 9), gradients):
         reached = np.abs(gradient[:10]).max(-1) > 0
         assert reached[:position + 1].all() and not reached[position + 1:].any()
