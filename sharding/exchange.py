@@ -170,7 +170,11 @@ def _index(axes):
 
 def _like(x, y):
     """x marked as varying over the mesh axes that y varies over."""
-    return jax.lax.pcast(x, tuple(jax.typeof(y).vma - jax.typeof(x).vma), to="varying")
+    return jax.lax.pcast(x, tuple(_varying(y) - _varying(x)), to="varying")
+
+
+def _varying(x):
+    return jax.typeof(x).manual_axis_type.varying
 
 
 FORMS = {"dense": dense, "static": static, "ragged": ragged}

@@ -1,0 +1,133 @@
+"""The policy: which mesh axes an array gets, what happens without a mesh, and what a wrong name does."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from sharding.mesh import MeshConfig, abstract_mesh, make_mesh
+from sharding.place import Named, abstract, axes_of, put_batch, shardings, unbox
+from sharding.rules import RULES, constrain, local, mesh_axes, sharding, spec, split_by, use
+
+SIXTEEN = abstract_mesh(MeshConfig(data=2, fsdp=2, expert=2, tensor=2), 16)
+
+
+@pytest.mark.parametrize("ask", [spec, lambda axes: constrain(jnp.zeros((2, 2)), axes)], ids=["spec", "constrain"])
+@pytest.mark.parametrize("meshed", [False, True])
+def test_an_unknown_name_raises(ask, meshed):
+    def wrong():
+        with pytest.raises(ValueError, match="'widgets' is not a logical axis; .*batch, sequence, embed"):
+            ask("batch widgets")
+    if meshed:
+        with use(SIXTEEN):
+            wrong()
+    else:
+        wrong()
+
+
+def test_an_unknown_name_in_the_rules_raises():
+    with pytest.raises(ValueError, match="'widgets' is not a logical axis"), use(SIXTEEN, (("widgets", ("data",)),)):
+        pass
+    with pytest.raises(ValueError, match="'dta' is not a mesh axis; .*data, fsdp"), use(SIXTEEN, (("batch", ("dta",)),)):
+        pass
+    with pytest.raises(ValueError, match="not a logical axis"):
+        mesh_axes("batch sequence")
+
+
+@pytest.mark.parametrize("axes, expected", [
+    ("batch sequence embed", P(("data", "fsdp", "expert"), None, None)),  # sequences take all, the width gets nothing
+    ("batch sequence heads nope", P(("data", "fsdp", "expert"), None, "tensor", None)),
+    ("embed hidden", P(("fsdp", "expert"), "tensor")),
+    ("layers experts embed expert_hidden", P(None, "expert", "fsdp", "tensor")),  # embed gets what experts left
+    ("embed experts", P("fsdp", "expert")),  # whichever stands first
+    ("heads value embed", P("tensor", None, ("fsdp", "expert"))),
+    ("embed embed", P(("fsdp", "expert"), None)),
+    ("- batch sequence", P(None, ("data", "fsdp", "expert"), None)),
+    ("- -", P(None, None)),
+    ("", P()),
+])
+def test_earlier_rules_go_first(axes, expected):
+    with use(SIXTEEN):
+        assert spec(axes) == expected
+    assert spec(axes) == P(*[None] * len(axes.split()))  # no mesh, no split
+
+
+def test_the_order_of_the_rules_decides():
+    with use(SIXTEEN, tuple(reversed(RULES))):
+        assert spec("layers experts embed expert_hidden") == P(None, None, ("fsdp", "expert"), "tensor")
+
+
+def test_without_a_mesh_arrays_stay_where_they_are():
+    x = jnp.ones((4, 4))
+    assert constrain(x, "batch embed") is x
+    assert local(abs, "batch", "batch") is abs
+    assert mesh_axes("batch") == () and split_by("batch") == 1
+    with pytest.raises(RuntimeError, match="no mesh is in use"):
+        sharding("batch")
+
+
+def test_use_ends_with_its_block():
+    with use(SIXTEEN):
+        with use(make_mesh(MeshConfig(data=8))):
+            assert split_by("batch") == 8
+        assert split_by("batch") == 8 and split_by("heads") == 2
+        with pytest.raises(ZeroDivisionError), use(make_mesh(MeshConfig(tensor=8))):
+            1 / 0
+        assert split_by("heads") == 2
+    assert split_by("heads") == 1
+
+
+def test_constrain_lays_out():
+    with use(make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))):
+        x = jax.jit(lambda x: constrain(x + 1, "batch hidden"))(jnp.zeros((8, 8)))
+        assert x.sharding.shard_shape(x.shape) == (2, 4)
+
+
+@pytest.mark.parametrize("opaque", [False, True])
+def test_local_sums_the_gradient_of_what_it_was_given_whole(opaque):
+    x, w = np.arange(16.0, dtype=np.float32).reshape(8, 2), np.array([[1.0, -2], [3, 0.5]], np.float32)
+
+    def total(w, x):
+        return (local(lambda x, w: jnp.tanh(x @ w), ("batch -", "- -"), "batch -", opaque)(x, w) ** 2).sum()
+
+    alone = jax.grad(total)(w, x)
+    with use(make_mesh(MeshConfig(data=2, fsdp=2, expert=2))):
+        np.testing.assert_allclose(jax.jit(jax.grad(total))(w, x), alone, rtol=1e-6)
+
+
+def test_an_opaque_body_must_be_split_by_all():
+    with use(make_mesh(MeshConfig(data=4, tensor=2))), pytest.raises(ValueError, match="'batch -' by every mesh axis.* tensor"):
+        local(abs, ("batch -",), "batch -", opaque=True)
+
+
+def test_one_function_traced_for_two_meshes():
+    @jax.jit
+    def parts(x):
+        return x + split_by("batch")
+
+    for config, expected in ((MeshConfig(data=8), 8), (MeshConfig(data=2, tensor=4), 2)):
+        with use(make_mesh(config)):
+            assert parts(0) == expected
+    for config, expected in ((MeshConfig(data=8), 8), (MeshConfig(data=2, tensor=4), 2)):
+        with use(abstract_mesh(config, 8)):
+            assert str(parts.trace(0).jaxpr).count(f" {expected}") == 1  # nor from an abstract one
+
+
+def test_named_arrays_carry_their_axes():
+    box = Named(jnp.zeros((3, 4)), "embed heads").add_axis(0, {"partition_name": "layers"})
+    assert box.axes == "layers embed heads" and box.remove_axis(0, {}).axes == "embed heads"
+    tree = {"w": box, "count": jnp.zeros(())}
+    assert axes_of(tree) == {"w": "layers embed heads", "count": ""}
+    assert jax.tree.map(jnp.shape, unbox(tree)) == {"w": (3, 4), "count": ()}
+    with use(SIXTEEN):
+        assert shardings(tree)["w"].spec == P(None, ("fsdp", "expert"), "tensor")
+        assert abstract({"w": Named(jnp.zeros((3, 4)), "- heads")})["w"].sharding.shard_shape((3, 4)) == (3, 2)
+
+
+def test_batches_are_split_by_sequences():
+    rows = np.arange(32).reshape(16, 2)
+    with use(make_mesh(MeshConfig(data=2, fsdp=2, expert=2))):
+        batch = put_batch({"tokens": rows}, "batch sequence")["tokens"]
+    assert {shard.data.shape for shard in batch.addressable_shards} == {(2, 2)}
+    np.testing.assert_array_equal(batch, rows)

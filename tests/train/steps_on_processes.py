@@ -1,0 +1,49 @@
+"""Three train steps on data 2 x fsdp 2 x expert 2: `steps_on_processes.py FILE`, alone or as one of the processes that join_hosts finds.
+
+The first process writes the losses, the loads of the experts and every parameter to FILE.
+"""
+
+import sys
+
+import jax
+import numpy as np
+
+from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, OptimizerConfig, TrainConfig
+from seekjax.train.state import Plan
+from seekjax.train.step import BATCH, compile_steps
+from sharding.mesh import MeshConfig, join_hosts, make_mesh
+from sharding.place import put_batch
+from sharding.rules import sharding, use
+
+SEQUENCES, T, STEPS = 16, 16, 3
+QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}  # compile in half the time
+CONFIG = Config(
+    ModelConfig(vocab=64, embed=32, layers=2, heads=2, q_latent=16, kv_latent=16, nope=8, rotary=4, value=8, hidden=32, expert_hidden=16, experts=8,
+                experts_per_token=2, expert_groups=4, groups_per_token=2, init_std=0.1),
+    DataConfig(sequence=T), OptimizerConfig(eps=1e-3), MeshConfig(data=2, fsdp=2, expert=2), KernelConfig(attention="plain", experts="loop", remat="none"),
+    TrainConfig(steps=STEPS, batch=SEQUENCES, micro_batch=8, balance_rate=0.01),
+)
+
+
+def main(file):
+    join_hosts()
+    random, seen = np.random.default_rng(0), []
+    with use(make_mesh(CONFIG.mesh)):
+        plan = Plan(CONFIG)
+        state = plan.start()
+        step, train = compile_steps(plan, np.ones(64, np.int32))[0], None
+        for _ in range(STEPS):
+            tokens = random.integers(0, 64, (2, 8, T + 1)).astype(np.int32)  # two micro-batches, the same in every process
+            own = tokens.reshape(2, jax.process_count(), -1, T + 1)[:, jax.process_index()]
+            batch = put_batch({"tokens": own, "segments": np.ones_like(own)}, BATCH)
+            train = train or step.lower(state, batch).compile(QUICK)
+            state, metrics = train(state, batch)
+            seen.append({"loss": float(metrics["loss"]), "load": np.asarray(metrics["experts"]["load"]), "tokens": int(metrics["tokens"])})
+        whole = jax.jit(lambda tree: tree, out_shardings=sharding(""))((state.params, state.balance))
+    if jax.process_index() == 0:
+        leaves = {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path((whole, seen))}
+        np.savez(file, processes=jax.process_count(), devices=jax.device_count(), **leaves)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

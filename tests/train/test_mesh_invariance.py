@@ -1,0 +1,110 @@
+"""Sharding and accumulation never change the result: one whole train step on every mesh against the same step without any.
+
+Float32. Gradients, metrics and the new balance bias agree within TOLERANCE of the largest entry of their array. Gradients are read before
+Adam, whose first step is nearly their sign and would make noise of the smallest as large as the largest.
+"""
+
+from dataclasses import replace
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, TrainConfig
+from seekjax.train.state import Plan
+from seekjax.train.step import BATCH, compile_steps, train_step
+from sharding.mesh import MeshConfig, make_mesh
+from sharding.place import put_batch
+from sharding.rules import sharding, use
+
+TOLERANCE = 1e-5
+SEQUENCES, T = 32, 16
+QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}  # compile in half the time
+MESHES = {
+    "1": MeshConfig(data=1), "data 8": MeshConfig(data=8), "fsdp 8": MeshConfig(data=1, fsdp=8), "expert 8": MeshConfig(data=1, expert=8),
+    "tensor 2": MeshConfig(data=1, tensor=2), "data 2 x expert 4": MeshConfig(data=2, expert=4),
+    "data 2 x fsdp 2 x expert 2": MeshConfig(data=2, fsdp=2, expert=2),
+}
+# The forms of dispatch that CPU has, and with "auto" all its fast kernels; ragged is TPU's: tests/sharding/test_exchange.py holds it to the same oracle.
+DENSE = KernelConfig("float32", "plain", "loop", "dense", remat="none")
+KERNELS = {"dense": DENSE, "static": replace(DENSE, dispatch="static"), "auto": KernelConfig(vocab_chunk=24)}
+MIXED = "data 2 x fsdp 2 x expert 2"
+CASES = [(mesh, kernel, 1, False) for mesh in MESHES for kernel in ("dense", "static")] + [
+    ("1", "auto", 2, False), ("1", "dense", 4, False), (MIXED, "dense", 2, False), (MIXED, "static", 4, False), (MIXED, "auto", 2, True)]
+
+MODEL = ModelConfig(vocab=64, embed=32, layers=3, heads=4, q_latent=16, kv_latent=16, nope=8, rotary=4, value=8, hidden=32, expert_hidden=16,
+                    experts=16, experts_per_token=4, expert_groups=4, groups_per_token=2, init_std=0.1)
+CONFIG = Config(MODEL, DataConfig(sequence=T), kernel=DENSE,
+                train=TrainConfig(batch=SEQUENCES, balance_loss=0.1, balance_rate=0.01))
+BYTES_V = np.arange(64, dtype=np.int32) % 5
+
+
+def gradient_plan(config):
+    """The config's plan with an optimizer that keeps the gradient and adds nothing else."""
+    plan = Plan(config)
+    plan.optimizer = optax.trace(decay=0.0)
+    return plan
+
+
+@cache
+def start():
+    """The state before the step as host arrays; with a balance bias that changes who is chosen."""
+    with use(make_mesh(MeshConfig(data=1))):
+        state = gradient_plan(CONFIG).start()
+    random = np.random.default_rng(0)
+    balance = jax.tree.map(lambda bias: random.uniform(-0.1, 0.1, bias.shape).astype(np.float32), state.balance)
+    return jax.tree.map(np.asarray, state.replace(balance=balance, key=jax.random.key_data(state.key)))
+
+
+def make_batch(micro):
+    """Documents of random lengths, padding after some of them, two rows of nothing but padding."""
+    random = np.random.default_rng(1)
+    segments = np.sort(random.integers(1, 4, (SEQUENCES, T + 1)), -1)
+    segments[::3, -5:] = segments[5] = segments[20] = 0
+    batch = {"tokens": random.integers(0, 64, segments.shape), "segments": segments}
+    return {name: x.astype(np.int32).reshape(micro, SEQUENCES // micro, T + 1) for name, x in batch.items()}
+
+
+@cache
+def reference(config):
+    """Gradients, bias and metrics of the plainest path: no mesh, one batch, plain kernels."""
+    return read(*jax.jit(partial(train_step, gradient_plan(config), jnp.array(BYTES_V)), compiler_options=QUICK)(start(), make_batch(1)))
+
+
+def on_mesh(config, mesh, micro):
+    with use(make_mesh(MESHES[mesh])):
+        plan = gradient_plan(config)
+        state = jax.device_put(start(), jax.tree.map(sharding, plan.state_axes()))
+        batch = put_batch(make_batch(micro), BATCH)
+        step = compile_steps(plan, BYTES_V)[0].lower(state, batch).compile(QUICK)
+        return read(*step(state, batch))
+
+
+def read(state, metrics):
+    return jax.tree.map(np.asarray, {"gradient": state.opt_state.trace, "balance": state.balance, "metrics": metrics, "step": state.step})
+
+
+@pytest.mark.parametrize("mesh, kernel, micro, mask_documents", CASES)
+def test_a_step_is_the_same_everywhere(mesh, kernel, micro, mask_documents):
+    config = replace(CONFIG, data=replace(CONFIG.data, mask_documents=mask_documents))
+    expected = reference(config)
+    found = on_mesh(replace(config, kernel=KERNELS[kernel], train=replace(config.train, micro_batch=SEQUENCES // micro)), mesh, micro)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected)):
+        np.testing.assert_allclose(a, b, atol=TOLERANCE * np.abs(b).max(), rtol=0, err_msg=jax.tree_util.keystr(path))
+
+
+def test_the_reference_says_something():
+    """Every array has a gradient, every load is counted once, and masks of documents matter."""
+    seen, masked = reference(CONFIG), reference(replace(CONFIG, data=replace(CONFIG.data, mask_documents=True)))
+    assert all(np.abs(g).max() > 1e-6 for g in jax.tree.leaves(seen["gradient"]))
+    metrics, tokens = seen["metrics"], make_batch(1)["segments"][0]
+    assert metrics["tokens"] == (tokens[:, 1:] > 0).sum() > masked["metrics"]["tokens"]
+    np.testing.assert_array_equal(metrics["experts"]["load"].sum(-1), 4 * (tokens[:, :-1] > 0).sum())
+    assert metrics["experts"]["load"].shape == (3, 16) and (metrics["experts"]["max_violation"] > 0.1).all()
+    moved = jax.tree.map(lambda new, old: np.abs(new - old), seen["balance"], start().balance)
+    assert all(set(np.unique(x.round(6))) <= {0, np.float32(0.01)} and x.any() for x in jax.tree.leaves(moved))
+    assert abs(metrics["loss"] - masked["metrics"]["loss"]) > 1e-3
