@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
 
@@ -50,9 +51,12 @@ def make_mesh(config: MeshConfig, devices=None) -> Mesh:
     count = math.prod(sizes.values())
     if count < len(devices) and jax.process_count() > 1:
         raise ValueError(f"the mesh uses {count} of {len(devices)} devices, but with several processes it must use them all: change mesh.data.")
-    if count == len(jax.devices()) and list(devices) == jax.devices():  # let JAX lay the axes along the hardware's links
-        return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
-    return Mesh(np.array(devices[:count]).reshape(tuple(sizes.values())), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+    shape = tuple(sizes.values())
+    if count == len(devices):  # let JAX lay the axes along the hardware's links; an 8 x 8 mesh has to split one of a 4 x 4 x 4 torus
+        placed = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    else:
+        placed = np.array(devices[:count]).reshape(shape)
+    return Mesh(placed, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
 
 
 def abstract_mesh(config: MeshConfig, devices: int) -> AbstractMesh:

@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from typing import NamedTuple
 
 import jax
+import jax.extend
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from .axes import LOGICAL, MESH
@@ -47,7 +48,7 @@ def use(mesh: Mesh | AbstractMesh, rules: Rules = RULES) -> Iterator[None]:
     token = _current.set(Placement(mesh, rules))
     try:
         # The mesh enters jit's cache key, so a function traced for one mesh is never reused on another.
-        with jax.set_mesh(mesh) if isinstance(mesh, Mesh) else jax.sharding.use_abstract_mesh(mesh):
+        with jax.set_mesh(mesh) if _here(mesh) else jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             yield
     finally:
         _current.reset(token)
@@ -86,17 +87,25 @@ def constrain(x: jax.Array, axes: str) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, NamedSharding(placement.mesh, layout)) if placement else x
 
 
-def local(function: Callable, inputs, outputs) -> Callable:
+def local(function: Callable, inputs, outputs, opaque: bool = False) -> Callable:
     """`function` run on each device's own part: inputs and outputs are trees of logical-axes strings.
 
     The body is a plain array function that sees local shapes and may use collectives over `mesh_axes(...)`. What a spec leaves
     whole is gathered on entry, and its gradient is summed over the mesh on the way back (shard_map with check_vma).
+
+    `opaque`: the body has a kernel that cannot say over which axes its result differs (Pallas ones that JAX ships). Raises ValueError unless
+    every mesh axis splits every output: then none claims to be alike on two devices, and there is nothing for check_vma to prove.
     """
     placement = _current.get()
     if placement is None:
         return function
+    if opaque:
+        wide = {axis for axis, size in placement.mesh.shape.items() if size > 1}
+        for axes in jax.tree.leaves(outputs):
+            if left := wide - {axis for part in spec(axes) if part for axis in ((part,) if isinstance(part, str) else part)}:
+                raise ValueError(f"an opaque body must split {axes!r} by every mesh axis, but nothing in it is split by {', '.join(sorted(left))}.")
     return jax.shard_map(function, mesh=placement.mesh, in_specs=jax.tree.map(spec, inputs), out_specs=jax.tree.map(spec, outputs),
-                         check_vma=True)
+                         check_vma=not opaque)
 
 
 def mesh_axes(logical: str) -> tuple[str, ...]:
@@ -121,6 +130,11 @@ def platform() -> str:
     if placement and isinstance(placement.mesh, Mesh):
         return placement.mesh.devices.flat[0].platform.replace("cuda", "gpu").replace("rocm", "gpu")
     return jax.default_backend()
+
+
+def _here(mesh: Mesh | AbstractMesh) -> bool:
+    """Whether the mesh can run something: not an abstract one, nor one of devices that only compile (jax.experimental.topologies)."""
+    return isinstance(mesh, Mesh) and mesh.devices.flat[0].client in jax.extend.backend.backends().values()
 
 
 def _placement() -> Placement:

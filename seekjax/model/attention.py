@@ -50,7 +50,8 @@ def attend_causal(kernel: str, q_BTHN, q_BTHR, k_BTHN, k_BTR, v_BTHU, scale, seg
     axes = ("batch sequence heads nope", "batch sequence heads rotary", "batch sequence heads nope", "batch sequence rotary",
             "batch sequence heads value", *batch)
     arrays = (q_BTHN, q_BTHR, k_BTHN, k_BTR, v_BTHU, *((segment_BT,) if batch else ()))
-    return local(lambda *a: attend(*a[:5], scale, *a[5:]), axes, "batch sequence heads value")(*arrays)
+    opaque = attend is kernels.attend_splash  # it has no rule for what differs between devices
+    return local(lambda *a: attend(*a[:5], scale, *a[5:]), axes, "batch sequence heads value", opaque)(*arrays)
 
 
 class LatentAttention(Weighted):
