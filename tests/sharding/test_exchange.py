@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quick import QUICK
 
 from seekjax.config import KernelConfig
 from seekjax.model.experts import mixture
@@ -13,7 +14,6 @@ from sharding.exchange import FORMS, pick
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use
 
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}  # compile in half the time
 B, T, D, F, E, K = 8, 6, 8, 16, 16, 3
 MESHES = {
     "1": MeshConfig(data=1), "data 8": MeshConfig(data=8), "expert 8": MeshConfig(expert=8), "data 2 x expert 4": MeshConfig(data=2, expert=4),

@@ -75,6 +75,7 @@ def test_v3_lowers_for_2048_chips():
 COMPILE = """
 import sys
 import jax, jax.numpy as jnp
+from quick import QUICK
 from configs.tiny import config
 from seekjax.train.state import Plan
 from seekjax.train.step import BATCH, compile_steps
@@ -88,13 +89,14 @@ with use(make_mesh(MeshConfig(data=2, fsdp=2, expert=2))):
     plan = Plan(config)
     batch = jax.ShapeDtypeStruct((1, 32, config.data.sequence + 1), jnp.int32, sharding=sharding(BATCH))
     step = compile_steps(plan, jnp.zeros(config.model.vocab, jnp.int32))[0]
-    step.lower(plan.abstract_state(), {"tokens": batch, "segments": batch}).compile({"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False})
+    step.lower(plan.abstract_state(), {"tokens": batch, "segments": batch}).compile(QUICK)
 """
 
 
 def test_xla_finds_a_way_between_all_layouts():
     """No "involuntary full rematerialization", which two odd layouts do draw: the model never asks for one that XLA reaches only by gathering."""
-    done = subprocess.run([sys.executable, "-c", COMPILE], cwd=ROOT, capture_output=True, text=True, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "1"})
+    done = subprocess.run([sys.executable, "-c", COMPILE], cwd=ROOT, capture_output=True, text=True,
+                          env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"})
     assert done.returncode == 0, done.stderr
     control, tiny = done.stderr.split("AND NOW TINY")
     assert "Involuntary full rematerialization" in control and "rematerialization" not in tiny.lower()

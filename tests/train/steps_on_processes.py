@@ -7,6 +7,7 @@ import sys
 
 import jax
 import numpy as np
+from quick import QUICK
 
 from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, OptimizerConfig, TrainConfig
 from seekjax.train.state import Plan
@@ -16,7 +17,6 @@ from sharding.place import put_batch
 from sharding.rules import sharding, use
 
 SEQUENCES, T, STEPS = 16, 16, 3
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}  # compile in half the time
 CONFIG = Config(
     ModelConfig(vocab=64, embed=32, layers=2, heads=2, q_latent=16, kv_latent=16, nope=8, rotary=4, value=8, hidden=32, expert_hidden=16, experts=8,
                 experts_per_token=2, expert_groups=4, groups_per_token=2, init_std=0.1),

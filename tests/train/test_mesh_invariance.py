@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from quick import QUICK
 
 from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, TrainConfig
 from seekjax.train.state import Plan
@@ -22,7 +23,6 @@ from sharding.rules import sharding, use
 
 TOLERANCE = 1e-5
 SEQUENCES, T = 32, 16
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}  # compile in half the time
 MESHES = {
     "1": MeshConfig(data=1), "data 8": MeshConfig(data=8), "fsdp 8": MeshConfig(data=1, fsdp=8), "expert 8": MeshConfig(data=1, expert=8),
     "tensor 2": MeshConfig(data=1, tensor=2), "data 2 x expert 4": MeshConfig(data=2, expert=4),

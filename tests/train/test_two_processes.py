@@ -14,7 +14,7 @@ ROOT = CHILD.parents[2]
 
 def launch(file, devices, **env):
     return subprocess.Popen([sys.executable, str(CHILD), str(file)], cwd=ROOT, stderr=subprocess.PIPE, text=True,
-                            env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": str(devices)} | env)
+                            env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "JAX_NUM_CPU_DEVICES": str(devices)} | env)
 
 
 def finish(*children):
