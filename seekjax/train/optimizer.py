@@ -15,12 +15,9 @@ def make_optimizer(config: Config, axes: Any) -> optax.GradientTransformation:
     """Clip by global norm, scale by Adam or Muon, decay, follow the learning rate. `axes`: the logical axes of each parameter."""
     o = config.optimizer
     scale = optax.scale_by_adam(o.beta1, o.beta2, o.eps)
-    if o.name == "muon":
-        matrices = jax.tree.map(matrix, axes)
-        labels = jax.tree.map(lambda numbers: "adam" if numbers is None else "muon", matrices, is_leaf=lambda x: x is None or is_matrix(x))
-        muon = optax.chain(optax.contrib.scale_by_muon(beta=0.95, weight_dimension_numbers=only(matrices)),
-                           optax.contrib.scale_by_shape(weight_dimension_numbers=only(matrices), consistent_rms=0.2))
-        scale = optax.partition({"muon": muon, "adam": scale}, labels)
+    if o.name == "muon":  # a rate of -1 cancels the sign that Muon brings along: decay and rate follow below, as for Adam
+        scale = optax.contrib.muon(-1.0, beta=0.95, consistent_rms=0.2, adam_b1=o.beta1, adam_b2=o.beta2, eps=o.eps,
+                                   muon_weight_dimension_numbers=jax.tree.map(matrix, axes))
     return optax.chain(optax.clip_by_global_norm(o.clip), scale,
                        optax.add_decayed_weights(o.weight_decay, jax.tree.map(decays, axes)),
                        optax.scale_by_learning_rate(learning_rate(config)))
@@ -29,10 +26,6 @@ def make_optimizer(config: Config, axes: Any) -> optax.GradientTransformation:
 def decays(axes: str) -> bool:
     """Weight decay is for matrices, stacked or not; a norm's scale has one axis beside the layers."""
     return len([name for name in axes.split() if name != "layers"]) > 1
-
-
-def is_matrix(x: Any) -> bool:
-    return isinstance(x, MuonDimensionNumbers)
 
 
 def matrix(axes: str) -> MuonDimensionNumbers | None:
@@ -48,11 +41,3 @@ def matrix(axes: str) -> MuonDimensionNumbers | None:
         inner.append(names.index("experts"))
     split = -1 if names[inner[-1]] == "embed" else 1
     return MuonDimensionNumbers(tuple(inner[:split]), tuple(inner[split:]))
-
-
-def only(matrices: Any):
-    """The same tree for the subset of parameters that optax.partition shows its inner transformations."""
-    def pick(params):
-        return jax.tree.map(lambda p, numbers: p if isinstance(p, optax.MaskedNode) else numbers, params, matrices,
-                            is_leaf=lambda x: isinstance(x, optax.MaskedNode))
-    return pick

@@ -49,8 +49,12 @@ class Plan:
 
     def state_axes(self) -> TrainState:
         """The logical axes of every array of the state; moments have those of their parameter."""
-        moments = optax.tree_utils.tree_map_params(self.optimizer, lambda _, axes: axes, self.shape.opt_state, self.axes["params"],
-                                                   transform_non_params=lambda _: "")
+        named = {jax.tree_util.keystr(path): axes for path, axes in jax.tree_util.tree_leaves_with_path(self.axes["params"])}
+
+        def axes_of_moment(path, _):  # its path ends in that of its parameter; what belongs to none, as a count, is whole
+            return next((axes for end, axes in named.items() if jax.tree_util.keystr(path).endswith(end)), "")
+
+        moments = jax.tree_util.tree_map_with_path(axes_of_moment, self.shape.opt_state)
         return TrainState("", self.axes["params"], self.axes.get("balance", {}), moments, "", self.axes["params"] if self.shape.ema else None)
 
     def shardings(self) -> TrainState:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quick import QUICK
 
 from seekjax.config import KernelConfig
 from seekjax.model.experts import mixture
@@ -69,7 +68,7 @@ def with_gradients(function):
         y, dropped = function(x, choice, gate, weights)
         return (y * pull).sum(), (y, dropped)
 
-    graded = jax.jit(jax.value_and_grad(total, (0, 1, 2), has_aux=True), compiler_options=QUICK)
+    graded = jax.jit(jax.value_and_grad(total, (0, 1, 2), has_aux=True))
     return lambda x, choice, gate, weights: (lambda out: (*out[0][1], *out[1]))(graded(x, gate, weights, choice))
 
 

@@ -75,7 +75,6 @@ def test_v3_lowers_for_2048_chips():
 COMPILE = """
 import sys
 import jax, jax.numpy as jnp
-from quick import QUICK
 from configs.tiny import config
 from seekjax.train.state import Plan
 from seekjax.train.step import BATCH, compile_steps
@@ -89,7 +88,7 @@ with use(make_mesh(MeshConfig(data=2, fsdp=2, expert=2))):
     plan = Plan(config)
     batch = jax.ShapeDtypeStruct((1, 32, config.data.sequence + 1), jnp.int32, sharding=sharding(BATCH))
     step = compile_steps(plan, jnp.zeros(config.model.vocab, jnp.int32))[0]
-    step.lower(plan.abstract_state(), {"tokens": batch, "segments": batch}).compile(QUICK)
+    step.lower(plan.abstract_state(), {"tokens": batch, "segments": batch}).compile()
 """
 
 

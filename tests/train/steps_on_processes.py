@@ -7,7 +7,6 @@ import sys
 
 import jax
 import numpy as np
-from quick import QUICK
 
 from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, OptimizerConfig, TrainConfig
 from seekjax.train.state import Plan
@@ -36,7 +35,7 @@ def main(file):
             tokens = random.integers(0, 64, (2, 8, T + 1)).astype(np.int32)  # two micro-batches, the same in every process
             own = tokens.reshape(2, jax.process_count(), -1, T + 1)[:, jax.process_index()]
             batch = put_batch({"tokens": own, "segments": np.ones_like(own)}, BATCH)
-            train = train or step.lower(state, batch).compile(QUICK)
+            train = train or step.lower(state, batch).compile()
             state, metrics = train(state, batch)
             seen.append({"loss": float(metrics["loss"]), "load": np.asarray(metrics["experts"]["load"]), "tokens": int(metrics["tokens"])})
         whole = jax.jit(lambda tree: tree, out_shardings=sharding(""))((state.params, state.balance))

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from quick import QUICK
 
 from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, TrainConfig
 from seekjax.train.state import Plan
@@ -71,7 +70,7 @@ def make_batch(micro):
 @cache
 def reference(config):
     """Gradients, bias and metrics of the plainest path: no mesh, one batch, plain kernels."""
-    return read(*jax.jit(partial(train_step, gradient_plan(config), jnp.array(BYTES_V)), compiler_options=QUICK)(start(), make_batch(1)))
+    return read(*jax.jit(partial(train_step, gradient_plan(config), jnp.array(BYTES_V)))(start(), make_batch(1)))
 
 
 def on_mesh(config, mesh, micro):
@@ -79,7 +78,7 @@ def on_mesh(config, mesh, micro):
         plan = gradient_plan(config)
         state = jax.device_put(start(), jax.tree.map(sharding, plan.state_axes()))
         batch = put_batch(make_batch(micro), BATCH)
-        step = compile_steps(plan, BYTES_V)[0].lower(state, batch).compile(QUICK)
+        step = compile_steps(plan, BYTES_V)[0].lower(state, batch).compile()
         return read(*step(state, batch))
 
 
