@@ -5,6 +5,7 @@
     JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=8 python train.py tiny --mesh.data 2 --mesh.fsdp 2 --mesh.expert 2
 """
 
+import shlex
 import sys
 
 from seekjax.cli import parse, run
@@ -18,7 +19,14 @@ def main() -> int:
     fitted = fit(config)
     if fitted.finished:
         print("\n".join(finish(fitted)))
+        print("next: train on with", longer(sys.argv[1:], config.train.steps))
     return 0
+
+
+def longer(argv: list[str], steps: int) -> str:
+    """The command that continues this run to twice its length."""
+    kept = [word for before, word in zip(["", *argv], argv) if "--train.steps" not in (before, word) and not word.startswith("--train.steps=")]
+    return shlex.join(["python", "train.py", *kept, "--train.steps", str(2 * steps)])
 
 
 if __name__ == "__main__":

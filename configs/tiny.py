@@ -1,8 +1,16 @@
-"""The default run: a model with all of DeepSeek-V3's parts learns the Python standard library on a laptop.
+"""The default run: a model with all of DeepSeek-V3's parts learns the source of Python's standard library on a laptop.
 
-    python train.py            (about 5 minutes on two cores; the first loss within a minute)
+    python train.py
+
+Hardware: two CPU cores, about five minutes for 1.6M tokens; the first loss within a minute. Expect about 2 bits per byte of held-out source,
+where `xz -6` needs 1.7, and a MaxVio under 0.5 from step 50 on. The published std of 0.006 and gamma of 0.001 are for models and runs a
+thousand times larger; a narrow model that takes 400 steps needs more of both.
 """
 
-from seekjax.config import Config, KernelConfig
+from seekjax.config import Config, KernelConfig, ModelConfig, TrainConfig
 
-config = Config(kernel=KernelConfig(remat="none"))
+config = Config(
+    model=ModelConfig(init_std=0.02),
+    kernel=KernelConfig(remat="none"),
+    train=TrainConfig(steps=400, batch=16, balance_rate=0.01),
+)

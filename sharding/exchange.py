@@ -18,6 +18,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from .vary import vary_like
+
 Experts = Callable[..., jax.Array]
 
 
@@ -104,7 +106,7 @@ def _ragged(count_PE, room, rows, axes):
     home_P = (jnp.cumsum(count_PP, 1) - count_PP)[:, me]  # where my part began in each sender's rows
 
     def move(x_ND, length, offset_P, size_P, there_P, back_P):
-        empty_ND = _like(jnp.zeros((length, x_ND.shape[1]), x_ND.dtype), x_ND)
+        empty_ND = vary_like(jnp.zeros((length, x_ND.shape[1]), x_ND.dtype), x_ND)
         return jax.lax.ragged_all_to_all(x_ND, empty_ND, offset_P, size_P, there_P, back_P, axis_name=axes)
 
     def send(x_nD):
@@ -166,15 +168,6 @@ def _size(axes):
 
 def _index(axes):
     return jax.lax.axis_index(axes) if axes else 0
-
-
-def _like(x, y):
-    """x marked as varying over the mesh axes that y varies over."""
-    return jax.lax.pcast(x, tuple(_varying(y) - _varying(x)), to="varying")
-
-
-def _varying(x):
-    return jax.typeof(x).manual_axis_type.varying
 
 
 FORMS = {"dense": dense, "static": static, "ragged": ragged}

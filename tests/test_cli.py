@@ -32,8 +32,8 @@ def train(*argv: str, out) -> int:
     (["--mesh.data", "-2"], "mesh.data is -2"),
     (["--mesh.data", "1", "--mesh.tensor", "8"], "model.heads is 4, which mesh.tensor 8 cannot split evenly: make it a multiple of 8"),
     (["--train.batch", "12"], "train.batch .* is 12, which mesh.data 8 cannot split"),
-    (["--train.micro-batch", "24"], "train.batch 32 is not a multiple of train.micro_batch 24"),
-    (["--train.batch-start", "8"], "train.batch_start 8 must be a multiple of train.micro_batch 32"),
+    (["--train.micro-batch", "24"], "train.batch 16 is not a multiple of train.micro_batch 24"),
+    (["--train.batch-start", "8"], "train.batch_start 8 must be a multiple of train.micro_batch 16"),
     (["--train.steps", "0"], "train.steps is 0"),
     (["--model.experts", "15"], "model.experts 15 cannot be split into model.expert_groups 4"),
     (["--model.experts-per-token", "9"], "model.experts_per_token 9 exceeds the 8 experts of a token's 2 groups"),
@@ -98,6 +98,12 @@ def test_the_console_script_lists_its_commands(capsys, monkeypatch):
     assert main() == 0 and "seekjax show CONFIG" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", ["seekjax", "shwo"])
     assert main() == 2
+
+
+def test_the_next_command_is_the_same_line_but_longer():
+    from train import longer
+    assert longer(["tiny", "--train.steps", "5", "--out", "a b"], 5) == "python train.py tiny --out 'a b' --train.steps 10"
+    assert longer(["--train.steps=5"], 5) == "python train.py --train.steps 10"
 
 
 def test_train_py_is_short_and_fails_fast():

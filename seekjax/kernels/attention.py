@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from seekjax.kernels.vary import vary, vary_like
+from sharding.vary import vary, vary_like
 
 # Queries and keys of one tile of `attend_block`: small enough for one head's scores to stay in the cache from matmul to matmul.
 TILE = 64

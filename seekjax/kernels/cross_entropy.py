@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from seekjax.kernels.vary import vary, vary_like
+from sharding.vary import vary, vary_like
 
 
 def nll_plain(x_MD, w_DV, target_M, axes=()):

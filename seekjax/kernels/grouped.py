@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from seekjax.kernels.vary import vary, vary_like
+from sharding.vary import vary, vary_like
 
 # Row tiles of `experts_block`, tried in this order: as many big ones as fit, then one small one for the rest of the expert. Below 128 rows XLA's
 # CPU matmul loses more to starting its threads than the smaller tile saves; above 256 the last tile wastes more than the bigger matmul gains.

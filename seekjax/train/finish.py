@@ -24,10 +24,7 @@ def finish(fitted: Fitted) -> list[str]:
     if jax.process_index() == 0:
         pictures = draw(fitted.folder)
         lines.append(f"pictures: {', '.join(str(path) for path in pictures)}")
-    steps = fitted.config.train.steps
-    lines.append(f"checkpoint: {fitted.folder / 'checkpoints' / str(int(fitted.state.step))}")
-    lines.append(f"next: train on, python train.py {fitted.folder.name} --train.steps {2 * steps} --out {fitted.folder}")
-    return lines
+    return [*lines, f"checkpoint: {fitted.folder / 'checkpoints' / str(int(fitted.state.step))}"]
 
 
 def compare_with_xz(fitted: Fitted) -> list[str]:
