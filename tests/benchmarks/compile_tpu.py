@@ -12,7 +12,7 @@ import sys
 import time
 from collections import defaultdict
 from dataclasses import replace
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
 
 os.environ.update(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
@@ -76,7 +76,7 @@ def section(name: str) -> str:
         Path(os.environ["HLO"], f"{name}.hlo").write_text(text)
     arguments, outputs, aliased, temporaries = (getattr(memory, f"{part}_size_in_bytes") for part in ("argument", "output", "alias", "temp"))
     expected = flops_per_token(config.model, config.data.sequence) * config.train.batch * config.data.sequence / len(devices)
-    lines += [f"* Lowered in {lowering:.0f} s, compiled in {compiling:.0f} s (jax {jax.__version__}).",
+    lines += [f"* Lowered in {lowering:.0f} s, compiled in {compiling:.0f} s (jax {jax.__version__}, libtpu {metadata.version('libtpu')}).",
               f"* Per chip: arguments {human(arguments)}, outputs {human(outputs)} of which aliased {human(aliased)}, temporaries {human(temporaries)}; "
               f"**peak {human(arguments + outputs - aliased + temporaries)} of 95.7 GiB**.",
               f"* FLOPs per chip: {compiled.cost_analysis()['flops']:.3g} by cost_analysis, {expected:.3g} by seekjax.plan (no recomputation).",
