@@ -40,7 +40,7 @@ def main() -> None:
         meshes = {"one": MeshConfig(data=1), "data 8": MeshConfig(data=8), "expert 8": MeshConfig(data=1, expert=8)}
         steps = {name: mini.Step(mini.config(mesh=mesh)) for name, mesh in meshes.items()}
         seconds = mini.alternate(steps, turns)
-        print("\n| devices | s per step | against one | temporary MiB |\n|---|---|---|---|")
+        print("\n| devices | s per step | against one | temporary MiB per device |\n|---|---|---|---|")
         for name, step in steps.items():
             room = step.compiled.memory_analysis().temp_size_in_bytes / 2**20
             print(f"| {name} | {seconds[name]:.2f} | {seconds[name] / seconds['one']:.2f}x | {room:.0f} |")

@@ -111,6 +111,7 @@ def main() -> None:
         for side in sides:
             side.step()
             time.sleep(0.3)  # idle threads of the one before stop spinning
+        print("  ".join(f"{side.name} {side.seconds[-1]:.2f} s, {side.cpu[-1]:.2f} CPU s" for side in sides), flush=True)
     for side in sides:
         side.process.stdin.close()
         side.process.wait()
