@@ -97,7 +97,7 @@ def kernels(text: str) -> str:
 
 
 def collectives(text: str) -> dict[str, tuple[int, int, int]]:
-    """By kind: how many stand in the optimized program, how many run in a step, and bytes (a reduce-scatter is a fusion named all-reduce-scatter)."""
+    """By kind: how many stand in the program, how many run in a step, and their bytes. A reduce-scatter is a fusion named all-reduce-scatter."""
     pieces = re.split(r"^(?:ENTRY )?%([\w.-]+) \(.*\{$", text, flags=re.M)
     bodies = {name: body.split("\n") for name, body in zip(pieces[1::2], pieces[2::2])}
     seen, runs = defaultdict(lambda: [0, 0, 0]), defaultdict(int)
@@ -105,7 +105,8 @@ def collectives(text: str) -> dict[str, tuple[int, int, int]]:
     def visit(name: str, times: int) -> None:
         runs[name] += times
         for line in bodies[name]:
-            trips = trip_count(bodies[re.search(r"condition=%([\w.-]+)", line)[1]]) if " while(" in line else 1
+            condition = re.search(r" while\(.*condition=%([\w.-]+)", line)  # a scan's counter runs up to a constant in it
+            trips = max(map(int, re.findall(r"= s32\[\]\S* constant\((\d+)\)", "\n".join(bodies[condition[1]]))), default=1) if condition else 1
             for called in re.findall(r"(?:calls|body)=%([\w.-]+)", line):
                 visit(called, times * trips)
 
@@ -119,11 +120,6 @@ def collectives(text: str) -> dict[str, tuple[int, int, int]]:
                 size = max(sizes) if match[3] else sum(sizes)  # a start's result holds its operand too
                 seen[kind] = [a + b for a, b in zip(seen[kind], (1, times, times * size))]
     return {kind: tuple(seen[kind]) for kind in KINDS}
-
-
-def trip_count(condition: list[str]) -> int:
-    """How often a scan's loop runs: while its counter is less than a constant."""
-    return max([int(n) for line in condition for n in re.findall(r"= s32\[\]\S* constant\((\d+)\)", line)], default=1)
 
 
 if __name__ == "__main__":
