@@ -10,7 +10,7 @@ thousand times larger; a narrow model that takes 400 steps needs more of both.
 from seekjax.config import Config, KernelConfig, ModelConfig, TrainConfig
 
 config = Config(
-    model=ModelConfig(init_std=0.02),
+    model=ModelConfig(init_std=0.06),
     kernel=KernelConfig(remat="none"),
     train=TrainConfig(steps=400, batch=16, balance_rate=0.01),
 )
