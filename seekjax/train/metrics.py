@@ -89,7 +89,7 @@ class Screen:
 
     def __init__(self, steps: int, done: int):
         self.console = Console(soft_wrap=True, highlight=False, quiet=jax.process_index() > 0)
-        self.steps, self.began, self.done = steps, time.monotonic(), done
+        self.steps, self.first = steps, None  # when the first report came: what went before was compilation
         self.live = None
         if self.console.is_terminal and not jax.process_index():
             columns = TextColumn("{task.description}"), BarColumn(bar_width=16), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn()
@@ -117,5 +117,7 @@ class Screen:
         if self.live:
             self.live.update(self.task, description=text, completed=step)
         else:
-            left = (time.monotonic() - self.began) / max(step - self.done, 1) * (self.steps - step)
-            self.say(f"step {step:>{len(str(self.steps))}}/{self.steps}  {text}  ETA {left / 60:.0f}m{left % 60:02.0f}s")
+            now = time.monotonic()
+            self.first = self.first or (step, now)
+            left = int((now - self.first[1]) / max(step - self.first[0], 1) * (self.steps - step))
+            self.say(f"step {step:>{len(str(self.steps))}}/{self.steps}  {text}" + (f"  ETA {left // 60}m{left % 60:02d}s" if left else ""))
