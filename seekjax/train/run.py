@@ -22,21 +22,17 @@ class RunError(ValueError):
 
 
 def open_folder(config: Config) -> Path:
-    """Make the run's folder and write config.json and say what differs when it held another config."""
+    """Make the run's folder. What it already holds stays as it is until the run is known to fit it."""
     folder = config.out
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(to_json(config), indent=1)
-        path = folder / "config.json"
-        if jax.process_index() == 0:
-            path.write_text(text)
     except OSError as error:
         raise RunError(f"cannot write the run folder {folder}: {error.strerror}. Name another with --out.") from error
     return folder
 
 
 def announce(say: Callable[[str], None], config: Config, folder: Path, corpus: Corpus, tokenizer: Tokenizer, done: int) -> None:
-    """Say what is about to run, and write the manifest of its data."""
+    """Say what is about to run and what differs from the run it resumes; write config.json, and data.json with every file read."""
     model, count = config.model, parameters(config.model)
     devices = jax.devices()
     say(f"model: {count.total / 1e6:,.1f}M parameters, {count.active / 1e6:,.1f}M active per token; {model.layers} layers, "
@@ -46,7 +42,10 @@ def announce(say: Callable[[str], None], config: Config, folder: Path, corpus: C
     say(f"devices: {axes or '1'} of {len(devices)} {devices[0].platform.upper()}; run folder: {folder}")
     if done:
         say(f"resuming after step {done} of {config.train.steps}")
+        for difference in differences(json.loads((folder / "checkpoints" / str(done) / "config.json").read_text()), to_json(config)):
+            say(f"    unlike the run so far: {difference}")
     if jax.process_index() == 0:
+        (folder / "config.json").write_text(json.dumps(to_json(config), indent=1))
         (folder / "data.json").write_text(json.dumps(corpus.manifest(), indent=1))
 
 

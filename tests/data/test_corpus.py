@@ -1,5 +1,6 @@
 """The split is fixed and disjoint; settings that make no sense are refused; generated documents are what they claim."""
 
+import re
 import json
 
 import pytest
@@ -80,7 +81,8 @@ def test_arithmetic_is_right_and_disjoint():
     [source] = corpus.sources
     for text in (*(source.train[index] for index in range(300)), *(source.held_out[index] for index in range(50))):
         problem, *_, answer = text.splitlines()
-        assert eval(problem) == int(answer[1:])  # our own digits and one operator
+        a, sign, b = re.fullmatch(r"(\d+)([-+*])(\d+)", problem).groups()
+        assert {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}[sign] == int(answer[1:])
     assert source.train[5] == source.train[5] != source.train[6]
     train, held_out = ({side[index] for index in range(2000)} for side in (source.train, source.held_out))
     assert not train & held_out

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, OptimizerConfig, TrainConfig
 from seekjax.train import metrics
+from seekjax.train.checkpoint import CheckpointError
 from seekjax.train.finish import finish
 from seekjax.train.loop import fit
 from sharding.mesh import MeshConfig
@@ -96,6 +97,20 @@ def test_a_run_continues_on_another_mesh(on_eight, tmp_path, mesh):
     assert [r["step"] for r in metrics.read(tmp_path / "run") if r["split"] == "train"] == [1, 2, 3, 4]
     for a, b in zip(leaves(resumed.state), leaves(whole.state), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=2e-5)
+
+
+def test_a_run_refused_by_its_checkpoint_keeps_its_config(unbroken):
+    before = (unbroken.folder / "config.json").read_text()
+    with pytest.raises(CheckpointError, match="config.json"):
+        fit(replace(unbroken.config, model=replace(unbroken.config.model, embed=64)))
+    assert (unbroken.folder / "config.json").read_text() == before
+
+
+def test_resuming_says_what_differs(on_eight, tmp_path, capsys):
+    whole, killed = on_eight
+    shutil.copytree(killed, tmp_path / "run")
+    fit(replace(whole.config, out=tmp_path / "run", train=replace(whole.config.train, eval_every=2)))
+    assert "unlike the run so far: train.eval_every: 3 -> 2" in capsys.readouterr().out
 
 
 def test_a_growing_batch_accumulates_more_micro_batches(tmp_path):
