@@ -1,7 +1,7 @@
 """The split is fixed and disjoint; settings that make no sense are refused; generated documents are what they claim."""
 
-import re
 import json
+import re
 
 import pytest
 
