@@ -79,7 +79,7 @@ def main(folder, kills):
             if word == "saved":
                 safe = max(safe, value)
         names = set()
-        for path in (folder / "checkpoints").iterdir():
+        for path in (folder / "checkpoints").glob("*"):  # no folder yet when the first kill came before the first save
             names.add(path.name.partition("-")[0])
             assert not path.name.isdecimal() or damage(path) is None, f"a kill left step {path.name} neither whole nor absent"
         interrupted += bool(names & {"saving", "deleted"})
