@@ -54,6 +54,11 @@ def use(mesh: Mesh | AbstractMesh, rules: Rules = RULES) -> Iterator[None]:
         _current.reset(token)
 
 
+def in_use() -> bool:
+    """Whether a mesh is in use here."""
+    return _current.get() is not None
+
+
 def spec(axes: str) -> PartitionSpec:
     """The mesh axes for an array described by its logical axes, as in "embed heads nope"; "-" is a dimension kept whole.
 

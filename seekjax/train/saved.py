@@ -1,0 +1,98 @@
+"""Reading what a run has saved, for whoever only wants to use the model: no optimizer, no data pipeline."""
+
+import json
+import types
+import typing
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from seekjax.config import Config, KernelConfig, ModelConfig
+from seekjax.model.transformer import Transformer
+from sharding.place import axes_of, unbox
+from sharding.rules import in_use, sharding, split_by
+
+from .checkpoint import CheckpointError, differences
+from .manifest import damage
+from .run import RunError
+
+
+def read_run(folder: Path, kernel: KernelConfig | None = None) -> tuple[Config, dict]:
+    """The config of a run and its newest whole weights {"params", "balance"}, the moving average of the weights where the run keeps one.
+
+    They are placed by the rules on the mesh in use, or on the default device. `kernel` replaces the run's own choice of kernels. The folder is
+    only read: a damaged step is passed over, not set aside. Raises RunError when it is not a run's, or its weights do not fit its config.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise RunError(f"there is no run folder {folder}: name one that train.py has written (--out, by default runs/CONFIG).")
+    if not (folder / "checkpoints").is_dir():
+        raise RunError(f"{folder} is not a run folder: it holds no checkpoints/ (train.py writes one at its first save).")
+    step = newest_whole(folder / "checkpoints")
+    config = read_config(step / "config.json")
+    config = replace(config, kernel=kernel or config.kernel, out=folder)
+    return config, restore(step, abstract_variables(config.model, config.kernel))
+
+
+def newest_whole(checkpoints: Path) -> Path:
+    """The folder of the newest step that is as its manifest says. Raises RunError when there is none."""
+    steps = sorted((path for path in checkpoints.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name), reverse=True)
+    reasons = []
+    for step in steps:
+        if (reason := damage(step)) is None:
+            return step
+        reasons.append(f"{step.name}: {reason}")
+    raise RunError(f"no checkpoint in {checkpoints} is whole ({'; '.join(reasons)})." if steps else f"{checkpoints} holds no checkpoint yet.")
+
+
+def read_config(path: Path) -> Config:
+    """The Config that `to_json` wrote. A field it lacks has its default; raises RunError for one that this version does not know."""
+    try:
+        return _made(Config, json.loads(path.read_text()), "")
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(f"{path} cannot be read as a config: {str(error).partition(chr(10))[0]}") from error
+
+
+def abstract_variables(model: ModelConfig, kernel: KernelConfig) -> dict:
+    """{"params", "balance"} as ShapeDtypeStructs, each with its place by the rules on the mesh in use, or on the default device."""
+    tokens = jax.ShapeDtypeStruct((split_by("batch"), 8), jnp.int32)
+    named = jax.eval_shape(Transformer(model, kernel).init, jax.random.key(0), tokens)
+    named = {"params": named["params"], "balance": named.get("balance", {})}
+    default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda x, axes: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(axes) if in_use() else default),
+                        unbox(named), axes_of(named))
+
+
+def restore(step: Path, abstract: dict) -> dict:
+    """The arrays of `abstract` out of one step's train state, each read where it lives; moments are left on the disk."""
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        there = reader.metadata(step / "state").item_metadata.tree
+        params = "ema" if there.get("ema") else "params"
+        wanted = {params: abstract["params"]} | ({"balance": abstract["balance"]} if abstract["balance"] else {})
+        if found := differences({name: there.get(name, {}) for name in wanted}, wanted):
+            raise RunError(f"checkpoint {step} {found[0]}{f'; and {len(found) - 1} more' if len(found) > 1 else ''}: its config.json is not its own.")
+        how = jax.tree.map(lambda x: ocp.ArrayRestoreArgs(sharding=x.sharding, global_shape=x.shape, dtype=x.dtype), wanted)
+        try:
+            state = reader.restore(step / "state", args=ocp.args.PyTreeRestore(wanted, how, partial_restore=True))
+        except Exception as error:
+            raise CheckpointError(f"checkpoint {step} is whole, but Orbax {ocp.__version__} cannot read it: {type(error).__name__}: {error}") from error
+    return {"params": state[params], "balance": state.get("balance", {})}
+
+
+def _made(kind: Any, value: Any, path: str) -> Any:
+    """`value` out of JSON as a field of type `kind`."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if is_dataclass(kind):
+        known = typing.get_type_hints(kind)
+        if unknown := [name for name in value if name not in known]:
+            raise ValueError(f"it sets {path}{unknown[0]}, which this version of seekjax does not have.")
+        return kind(**{f.name: _made(known[f.name], value[f.name], f"{path}{f.name}.") for f in fields(kind) if f.name in value})
+    if origin is tuple:
+        return tuple(_made(inner[0], item, path) for item in value)
+    if origin in (types.UnionType, typing.Union):
+        return None if value is None else _made(next(one for one in inner if one is not type(None)), value, path)
+    return Path(value) if kind is Path else value

@@ -1,0 +1,89 @@
+"""A run's weights read back without optimizer or data: the same numbers on any mesh, and one sentence for each folder that is no run."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from seekjax.config import Config, KernelConfig, ModelConfig, TrainConfig
+from seekjax.train.checkpoint import Checkpoints
+from seekjax.train.manifest import write_manifest
+from seekjax.train.run import RunError, to_json
+from seekjax.train.saved import read_config, read_run
+from seekjax.train.state import Plan
+from sharding.mesh import MeshConfig, make_mesh
+from sharding.rules import use
+
+SMALL = Config(
+    model=ModelConfig(vocab=64, embed=32, layers=2, heads=2, q_latent=16, kv_latent=16, nope=8, rotary=8, value=8, hidden=64, expert_hidden=16,
+                      experts=8, experts_per_token=2, init_std=0.1),
+    kernel=KernelConfig(attention="plain", experts="loop", remat="none"), mesh=MeshConfig(data=1), train=TrainConfig(steps=3, batch=8, ema=0.9))
+
+
+def save_run(config, folder, change=lambda state: state):
+    """A run folder with one step, as the loop would leave it."""
+    with use(make_mesh(config.mesh)):
+        state = change(Plan(config).start())
+        checkpoints = Checkpoints(folder, 2)
+        checkpoints.save(3, state, data=None, config=to_json(config))
+        checkpoints.close()
+    return state
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return folder, save_run(SMALL, folder, lambda state: state.replace(ema=jax.tree.map(lambda x: x + 1, state.params)))
+
+
+def equal(a, b):
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), a, b)
+
+
+def test_the_moving_average_comes_back_on_any_mesh(run):
+    folder, state = run
+    config, variables = read_run(folder)
+    assert config == replace(SMALL, out=folder)
+    equal(variables, {"params": state.ema, "balance": state.balance})
+    with use(make_mesh(MeshConfig(data=2, expert=4))):
+        _, variables = read_run(folder, KernelConfig(experts="block"))
+    equal(variables, {"params": state.ema, "balance": state.balance})
+    split = variables["params"]["expert_layers"]["ffn"]["w_gate"]
+    assert split.addressable_shards[0].data.shape[1] == SMALL.model.experts // 4
+
+
+def test_every_published_config_survives_json(tmp_path):
+    from seekjax.cli import config_names, load_config
+    for name in config_names():
+        config = replace(load_config(name), out=Path("runs") / name)
+        (tmp_path / "config.json").write_text(json.dumps(to_json(config)))
+        assert read_config(tmp_path / "config.json") == config
+
+
+def test_what_is_no_run_is_one_sentence(run, tmp_path):
+    with pytest.raises(RunError, match="there is no run folder"):
+        read_run(tmp_path / "nowhere")
+    with pytest.raises(RunError, match="is not a run folder"):
+        read_run(tmp_path)
+    (tmp_path / "checkpoints" / "7").mkdir(parents=True)
+    with pytest.raises(RunError, match=r"is whole \(7: manifest.json is missing\)"):
+        read_run(tmp_path)
+    (tmp_path / "checkpoints" / "7").rmdir()
+    with pytest.raises(RunError, match="no checkpoint yet"):
+        read_run(tmp_path)
+    (tmp_path / "config.json").write_text('{"model": {"flavour": 3}}')
+    with pytest.raises(RunError, match="model.flavour, which this version"):
+        read_config(tmp_path / "config.json")
+
+
+def test_weights_that_belong_to_another_config(run, tmp_path):
+    other = replace(SMALL, model=replace(SMALL.model, embed=64), train=replace(SMALL.train, ema=0.0))
+    save_run(SMALL, tmp_path / "a")
+    step = tmp_path / "a" / "checkpoints" / "3"
+    (step / "config.json").write_text(json.dumps(to_json(other)))
+    (step / "manifest.json").unlink()
+    write_manifest(step)
+    with pytest.raises(RunError, match=r"holds (ema|params)/.* as float32.*and \d+ more"):
+        read_run(tmp_path / "a")
