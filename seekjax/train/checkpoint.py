@@ -103,7 +103,7 @@ class Checkpoints:
         if step == ALL_BAD:
             raise CheckpointError(f"no checkpoint in {self.folder} is whole: repair or delete its bad-* folders, or use another --out")
         folder = self.folder / str(step)
-        differences = differences(self._orbax.metadata(folder / "state").item_metadata.tree, abstract)
+        differences = mismatches(self._orbax.metadata(folder / "state").item_metadata.tree, abstract)
         if differences:
             more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
             raise CheckpointError(f"checkpoint {folder} {'; '.join(differences[:3])}{more}: "
@@ -189,7 +189,7 @@ def _maximum(value: int) -> int:
     return int(multihost_utils.process_allgather(np.int32(value)).max())
 
 
-def differences(saved: Any, abstract: Any) -> list[str]:
+def mismatches(saved: Any, abstract: Any) -> list[str]:
     """One clause for each array that differs in presence, shape or type between the saved tree and the one that is wanted."""
     def table(tree: Any) -> dict[str, str]:
         return {jax.tree_util.keystr(path, simple=True, separator="/"): f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"

@@ -16,7 +16,7 @@ from seekjax.model.transformer import Transformer
 from sharding.place import axes_of, unbox
 from sharding.rules import in_use, sharding, split_by
 
-from .checkpoint import CheckpointError, differences
+from .checkpoint import CheckpointError, mismatches
 from .manifest import damage
 from .run import RunError
 
@@ -73,7 +73,7 @@ def restore(step: Path, abstract: dict) -> dict:
         there = reader.metadata(step / "state").item_metadata.tree
         params = "ema" if there.get("ema") else "params"
         wanted = {params: abstract["params"]} | ({"balance": abstract["balance"]} if abstract["balance"] else {})
-        if found := differences({name: there.get(name, {}) for name in wanted}, wanted):
+        if found := mismatches({name: there.get(name, {}) for name in wanted}, wanted):
             raise RunError(f"checkpoint {step} {found[0]}{f'; and {len(found) - 1} more' if len(found) > 1 else ''}: its config.json is not its own.")
         how = jax.tree.map(lambda x: ocp.ArrayRestoreArgs(sharding=x.sharding, global_shape=x.shape, dtype=x.dtype), wanted)
         try:
