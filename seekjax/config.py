@@ -107,9 +107,9 @@ class KernelConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations and matrix products; weights, router and loss stay float32
     attention: Literal["auto", "plain", "block", "splash", "dot"] = "auto"
     experts: Literal["auto", "loop", "block", "ragged"] = "auto"  # matrix products over rows sorted by expert
-    dispatch: Literal["auto", "dense", "static", "ragged"] = "auto"  # how tokens reach their experts (sharding/exchange.py)
+    dispatch: Literal["auto", "dense", "static", "ragged", "few"] = "auto"  # how tokens reach their experts (sharding/exchange.py); few: decoding
     capacity: float = 0.0  # rows a device may send each expert shard, in balanced shares; the rest is dropped. 0 = dropless
-    remat: Literal["none", "latent", "full"] = "latent"  # latent: keep the narrow latents, recompute keys, values and FFNs
+    remat: Literal["none", "product", "latent", "full"] = "latent"  # latent: keep the narrow latents, recompute keys, values and FFNs
     vocab_chunk: int = 8192  # words of the vocabulary whose logits the loss holds at a time, for some rows
 
 

@@ -4,8 +4,8 @@ Three forms of one signature run inside `local`, on each device's m tokens:
 
     dispatch(x_mD, choice_mK, gate_mK, weights, experts, axes, capacity) -> (y_mD, dropped)
 
-`weights` are the local experts' matrices, `experts(x_RD, *weights, size_E) -> y_RD` applies them to rows sorted by expert, `axes` are the
-mesh axes that split the experts (none: no exchange). `dropped` counts the rows (token, choice) this device's tokens lost.
+`weights` are the local experts' matrices, `experts(x_RD, mix_R, *weights, size_E) -> y_RD` applies them to rows sorted by expert and scales each
+by its gate, `axes` are the mesh axes that split the experts (none: no exchange). `dropped` counts the rows (token, choice) this device's tokens lost.
 
     dense    every token visits every expert: the reference
     static   sort, all-to-all in buffers of a fixed size, sort, experts, and back; dropless when capacity is 0
@@ -31,8 +31,8 @@ def dense(x_mD, choice_mK, gate_mK, weights, experts: Experts, axes=(), capacity
     tokens, width = x_mD.shape
     mine_E = _index(axes) * local_experts + jnp.arange(local_experts)
     mix_Em = jnp.sum(jnp.where(choice_mK == mine_E[:, None, None], gate_mK, 0), -1)
-    y_RD = experts(jnp.tile(x_mD, (local_experts, 1)), *weights, jnp.full(local_experts, tokens, jnp.int32))
-    y_mD = jnp.einsum("EmD,Em->mD", y_RD.reshape(local_experts, tokens, width).astype(jnp.float32), mix_Em).astype(x_mD.dtype)
+    y_RD = experts(jnp.tile(x_mD, (local_experts, 1)), mix_Em.reshape(-1), *weights, jnp.full(local_experts, tokens, jnp.int32))
+    y_mD = y_RD.reshape(local_experts, tokens, width).sum(0, dtype=jnp.float32).astype(x_mD.dtype)
     return jax.lax.psum_scatter(y_mD, axes, tiled=True) if axes else y_mD, jnp.zeros((), jnp.int32)
 
 
@@ -59,24 +59,24 @@ def _dispatch(x_mD, choice_mK, gate_mK, weights, experts, axes, capacity, transp
         room = min(room, max(1, round(capacity * rows / peers)))
         kept_n = _rank(expert_n // local_experts, gate_mK.reshape(rows)) < room
         expert_n = jnp.where(kept_n, expert_n, total)
-        gate_mK = gate_mK * kept_n.reshape(gate_mK.shape)
     order_n, position_n = _sort(expert_n)
     count_E = jnp.sum(expert_n[:, None] == jnp.arange(total), 0, dtype=jnp.int32)
 
     x_nD = permute(x_mD, order_n, position_n, choices)
+    gate_n1 = permute(gate_mK.reshape(rows, 1), order_n, position_n)
     if peers == 1:
-        y_nD = experts(x_nD, *weights, count_E)
+        y_nD = experts(x_nD, gate_n1[:, 0], *weights, count_E)
     else:
         # Every device learns how many rows each sender has for each expert, so no expert ids travel with the rows.
         count_PE = jax.lax.all_gather(count_E, axes).reshape(peers, peers, local_experts)
         send, give_back, expert_R = transport(count_PE, room, rows, axes)
         order_R, position_R = _sort(expert_R)
         size_E = count_PE[:, _index(axes)].sum(0)
-        y_RD = experts(permute(send(x_nD), order_R, position_R), *weights, size_E)
+        x_RD, gate_R1 = (permute(send(a_nX), order_R, position_R) for a_nX in (x_nD, gate_n1))
+        y_RD = experts(x_RD, gate_R1[:, 0], *weights, size_E)
         y_nD = give_back(permute(y_RD, position_R, order_R))
     y_mKD = permute(y_nD, position_n, order_n).reshape(tokens, choices, -1)
-    y_mD = jnp.einsum("mKD,mK->mD", y_mKD.astype(jnp.float32), gate_mK).astype(x_mD.dtype)
-    return y_mD, rows - count_E.sum()
+    return y_mKD.sum(1, dtype=jnp.float32).astype(x_mD.dtype), rows - count_E.sum()
 
 
 def _fixed(count_PE, room, rows, axes):

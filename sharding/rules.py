@@ -4,7 +4,7 @@ A rule lists the mesh axes a logical axis would like. Rules are ordered: in each
 later one gets what is left, so "batch sequence embed" is split by sequences only, and the weight "embed hidden" also over its width.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
@@ -105,19 +105,23 @@ def local(function: Callable, inputs, outputs, opaque: bool = False) -> Callable
     if placement is None:
         return function
     if opaque:
-        wide = {axis for axis, size in placement.mesh.shape.items() if size > 1}
+        wide = set(_wide(placement, placement.mesh.axis_names))
         for axes in jax.tree.leaves(outputs):
             if left := wide - {axis for part in spec(axes) if part for axis in ((part,) if isinstance(part, str) else part)}:
                 raise ValueError(f"an opaque body must split {axes!r} by every mesh axis, but nothing in it is split by {', '.join(sorted(left))}.")
-    return jax.shard_map(function, mesh=placement.mesh, in_specs=jax.tree.map(spec, inputs), out_specs=jax.tree.map(spec, outputs),
+
+    def split(axes: str) -> PartitionSpec:  # an axis of one device splits nothing, but would cost its sums: they are not free on CPU
+        return PartitionSpec(*(part and _wide(placement, (part,) if isinstance(part, str) else part) or None for part in spec(axes)))
+
+    return jax.shard_map(function, mesh=placement.mesh, in_specs=jax.tree.map(split, inputs), out_specs=jax.tree.map(split, outputs),
                          check_vma=not opaque)
 
 
 def mesh_axes(logical: str) -> tuple[str, ...]:
-    """The mesh axes that split a logical axis, for collectives inside `local`; () when no mesh is in use."""
+    """The mesh axes that split a logical axis, for collectives inside `local`; () when no mesh is in use or none has two devices."""
     _known(logical, LOGICAL, "logical axis")
     placement = _current.get()
-    return dict(placement.rules).get(logical, ()) if placement else ()
+    return _wide(placement, dict(placement.rules).get(logical, ())) if placement else ()
 
 
 def split_by(axes: str) -> int:
@@ -140,6 +144,11 @@ def platform() -> str:
 def _here(mesh: Mesh | AbstractMesh) -> bool:
     """Whether the mesh can run something: not an abstract one, nor one of devices that only compile (jax.experimental.topologies)."""
     return isinstance(mesh, Mesh) and mesh.devices.flat[0].client in jax.extend.backend.backends().values()
+
+
+def _wide(placement: Placement, axes: Iterable[str]) -> tuple[str, ...]:
+    """Those of the mesh axes that have more than one device."""
+    return tuple(axis for axis in axes if placement.mesh.shape[axis] > 1)
 
 
 def _placement() -> Placement:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from sharding.vary import vary, vary_like
 
@@ -110,7 +111,7 @@ def _block_forward(q_BHTA, k_BHTA, v_BHTU, segment_BT, scale):
         (o_HTU, max_HT1, total_HT1), _ = lax.scan(tile, carry, _pairs(q_HTA.shape[1]))
         return (o_HTU / total_HT1).astype(v_HTU.dtype), max_HT1 + jnp.log(total_HT1)
 
-    o_BHTU, log_total_BHT1 = lax.map(sequence, (q_BHTA, k_BHTA, v_BHTU, segment_BT))
+    o_BHTU, log_total_BHT1 = (checkpoint_name(a, "product") for a in lax.map(sequence, (q_BHTA, k_BHTA, v_BHTU, segment_BT)))
     return o_BHTU, (q_BHTA, k_BHTA, v_BHTU, segment_BT, o_BHTU, log_total_BHT1)
 
 

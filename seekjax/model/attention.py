@@ -7,6 +7,8 @@
 only the latent, as decoding from a cache wants. Training uses a causal kernel on the expanded form (seekjax/kernels/attention.py).
 """
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -19,27 +21,27 @@ from .rope import rotate, softmax_scale
 from .weight import Weighted, rms_norm
 
 
-def attend_expanded(q_BTHN, q_BTHR, c_BSC, k_BSR, w_uk_CHN, w_uv_CHU, scale, mask_TS):
+def attend_expanded(q_BTHN, q_BTHR, c_BSC, k_BSR, w_uk_CHN, w_uv_CHU, scale, mask_B1TS):
     """Attention over keys and values formed from the latents; o_BTHU. The plain reading of V2 equations 37-47."""
     k_BSHN = jnp.einsum("BSC,CHN->BSHN", c_BSC, w_uk_CHN)
     v_BSHU = jnp.einsum("BSC,CHU->BSHU", c_BSC, w_uv_CHU)
     score_BHTS = jnp.einsum("BTHN,BSHN->BHTS", q_BTHN, k_BSHN) + jnp.einsum("BTHR,BSR->BHTS", q_BTHR, k_BSR)
-    weight_BHTS = masked_softmax(score_BHTS, scale, mask_TS)
+    weight_BHTS = masked_softmax(score_BHTS, scale, mask_B1TS)
     return jnp.einsum("BHTS,BSHU->BTHU", weight_BHTS, v_BSHU)
 
 
-def attend_absorbed(q_BTHN, q_BTHR, c_BSC, k_BSR, w_uk_CHN, w_uv_CHU, scale, mask_TS):
+def attend_absorbed(q_BTHN, q_BTHR, c_BSC, k_BSR, w_uk_CHN, w_uv_CHU, scale, mask_B1TS):
     """The same attention in the latent space: C + R numbers read per token, however many heads (V2 section 2.1.2)."""
     q_BTHC = jnp.einsum("BTHN,CHN->BTHC", q_BTHN, w_uk_CHN)
     score_BHTS = jnp.einsum("BTHC,BSC->BHTS", q_BTHC, c_BSC) + jnp.einsum("BTHR,BSR->BHTS", q_BTHR, k_BSR)
-    weight_BHTS = masked_softmax(score_BHTS, scale, mask_TS)
+    weight_BHTS = masked_softmax(score_BHTS, scale, mask_B1TS)
     o_BTHC = jnp.einsum("BHTS,BSC->BTHC", weight_BHTS, c_BSC)
     return jnp.einsum("BTHC,CHU->BTHU", o_BTHC, w_uv_CHU)
 
 
-def masked_softmax(score_BHTS, scale, mask_TS):
+def masked_softmax(score_BHTS, scale, mask_B1TS):
     """Softmax over S in float32, in the dtype of the scores."""
-    score32_BHTS = jnp.where(mask_TS, score_BHTS.astype(jnp.float32) * scale, -jnp.inf)
+    score32_BHTS = jnp.where(mask_B1TS, score_BHTS.astype(jnp.float32) * scale, -jnp.inf)
     return jax.nn.softmax(score32_BHTS, -1).astype(score_BHTS.dtype)
 
 
@@ -55,7 +57,11 @@ def attend_causal(kernel: str, q_BTHN, q_BTHR, k_BTHN, k_BTR, v_BTHU, scale, seg
 
 
 class LatentAttention(Weighted):
-    """MLA with or without a query latent. With a cache, T new tokens are written at `start` and attend to all before them."""
+    """MLA with or without a query latent.
+
+    With a cache, T new tokens are written at `start` (one position, or [B]) and attend to all before them; with attend=None they see only each
+    other, which is all there is where the cache was empty, and the kernel of training does it.
+    """
 
     @nn.compact
     def __call__(self, x_BTD, angle, segment_BT=None, cache=None, start=0, attend=attend_absorbed):
@@ -76,31 +82,32 @@ class LatentAttention(Weighted):
         w_uk_CHN = self.weight("w_uk", "kv_latent heads nope")
         w_uv_CHU = self.weight("w_uv", "kv_latent heads value")
         w_o_HUD = self.weight("w_o", "heads value embed")
-        if cache is None:
+        cache = cache and write(cache, start, c=c_BTC, k=k_BTR)
+        if cache is None or attend is None:
             k_BTHN = constrain(jnp.einsum("BTC,CHN->BTHN", c_BTC, w_uk_CHN), "batch sequence heads nope")
             v_BTHU = constrain(jnp.einsum("BTC,CHU->BTHU", c_BTC, w_uv_CHU), "batch sequence heads value")
             o_BTHU = attend_causal(self.kernel.attention, q_BTHN, q_BTHR, k_BTHN, k_BTR, v_BTHU, softmax_scale(m), segment_BT)
         else:
-            cache = write(cache, start, c=c_BTC, k=k_BTR)
-            mask_TS = visible(x_BTD.shape[1], cache["c"].shape[1], start)
-            o_BTHU = attend(q_BTHN, q_BTHR, cache["c"], cache["k"], w_uk_CHN, w_uv_CHU, softmax_scale(m), mask_TS)
-        return constrain(jnp.einsum("BTHU,HUD->BTD", o_BTHU, w_o_HUD), "batch sequence embed"), cache
+            mask_B1TS = visible(x_BTD.shape[1], cache["c"].shape[1], start)
+            o_BTHU = attend(q_BTHN, q_BTHR, cache["c"], cache["k"], w_uk_CHN, w_uv_CHU, softmax_scale(m), mask_B1TS)
+        y_BTD = checkpoint_name(jnp.einsum("BTHU,HUD->BTD", o_BTHU, w_o_HUD), "product")
+        return constrain(y_BTD, "batch sequence embed"), cache
 
 
 class MultiHeadAttention(Weighted):
     """The baseline that MLA replaced (DeepSeekMoE-16B): full keys and values per head, all of the head rotary."""
 
     @nn.compact
-    def __call__(self, x_BTD, angle, segment_BT=None, cache=None, start=0, attend=None):
+    def __call__(self, x_BTD, angle, segment_BT=None, cache=None, start=0, attend=attend_absorbed):
         q_BTHR = rotate(jnp.einsum("BTD,DHR->BTHR", x_BTD, self.weight("w_q", "embed heads rotary")), *angle)
         k_BTHR = rotate(jnp.einsum("BTD,DHR->BTHR", x_BTD, self.weight("w_k", "embed heads rotary")), *angle)
         v_BTHU = jnp.einsum("BTD,DHU->BTHU", x_BTD, self.weight("w_v", "embed heads value"))
         w_o_HUD = self.weight("w_o", "heads value embed")
         scale = softmax_scale(self.model)
-        if cache is None:  # the kernels' per-head part carries the whole head, their shared rotary part is empty
+        cache = cache and write(cache, start, k=k_BTHR, v=v_BTHU)
+        if cache is None or attend is None:  # the kernels' per-head part carries the whole head, their shared rotary part is empty
             o_BTHU = attend_causal(self.kernel.attention, q_BTHR, q_BTHR[..., :0], k_BTHR, k_BTHR[:, :, 0, :0], v_BTHU, scale, segment_BT)
         else:
-            cache = write(cache, start, k=k_BTHR, v=v_BTHU)
             score_BHTS = jnp.einsum("BTHR,BSHR->BHTS", q_BTHR, cache["k"])
             weight_BHTS = masked_softmax(score_BHTS, scale, visible(x_BTD.shape[1], cache["k"].shape[1], start))
             o_BTHU = jnp.einsum("BHTS,BSHU->BTHU", weight_BHTS, cache["v"])
@@ -108,10 +115,15 @@ class MultiHeadAttention(Weighted):
 
 
 def visible(length: int, slots: int, start) -> jax.Array:
-    """Query t, at position start + t, sees the cache slots up to its own; [T, S]."""
-    return jnp.arange(slots) <= start + jnp.arange(length)[:, None]
+    """Query t, at position start + t, sees the cache slots up to its own; [B, 1, T, S], with B = 1 where all rows start at one position."""
+    position_B1T1 = jnp.reshape(start, (-1, 1, 1, 1)) + jnp.arange(length)[:, None]
+    return jnp.arange(slots) <= position_B1T1
 
 
 def write(cache: dict, start, **new: jax.Array) -> dict:
-    """The cache with the new tokens' entries from position `start` on."""
-    return {name: jax.lax.dynamic_update_slice_in_dim(cache[name], x.astype(cache[name].dtype), start, 1) for name, x in new.items()}
+    """The cache with the new tokens' entries from position `start` on, each row from its own where start is [B]."""
+    put = partial(jax.lax.dynamic_update_slice_in_dim, axis=1)
+    if jnp.ndim(start):
+        put = jax.vmap(partial(jax.lax.dynamic_update_slice_in_dim, axis=0))
+    axes = {3: "batch sequence -", 4: "batch sequence heads -"}
+    return {name: constrain(put(cache[name], x.astype(cache[name].dtype), start), axes[x.ndim]) for name, x in new.items()}

@@ -3,6 +3,8 @@
 import flax.linen as nn
 import jax
 
+from seekjax.config import ModelConfig
+
 from .attention import LatentAttention, MultiHeadAttention, attend_absorbed
 from .experts import FeedForward, MixtureOfExperts
 from .weight import Weighted, rms_norm
@@ -10,6 +12,7 @@ from .weight import Weighted, rms_norm
 ATTENTION = {"mla": LatentAttention, "mha": MultiHeadAttention}
 
 REMAT = {  # what the backward pass finds in memory; the rest it computes again
+    "product": jax.checkpoint_policies.save_only_these_names("latent", "product"),
     "latent": jax.checkpoint_policies.save_only_these_names("latent"),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
@@ -44,3 +47,14 @@ def stacked(kernel, layers: int) -> type[Block]:
     """So many Blocks with their weights stacked, run by a scan: compile time does not grow with depth."""
     return nn.scan(rematted(kernel), length=layers, in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
                    variable_axes={"params": 0, "balance": 0}, split_rngs={"params": True}, metadata_params={nn.PARTITION_NAME: "layers"})
+
+
+def unstack(model: ModelConfig, tree: dict) -> dict:
+    """A tree of variables, or of anything with their stacks, with each layer's arrays apart: "expert_layers" becomes "expert_layers_0" and on.
+
+    A decoding step reads every weight once, so it must not first copy its layer out of a stack, as a scan does.
+    """
+    stacks = {"dense_layers": model.dense_layers, "expert_layers": model.layers - model.dense_layers}
+    apart = {f"{name}_{layer}": jax.tree.map(lambda x, layer=layer: x[layer], tree[name])
+             for name, layers in stacks.items() if name in tree for layer in range(layers)}
+    return {name: part for name, part in tree.items() if name not in stacks} | apart

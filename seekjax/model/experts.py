@@ -4,10 +4,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.core import meta
+from jax.ad_checkpoint import checkpoint_name
 
 from seekjax.config import KernelConfig
 from seekjax.kernels import grouped
+from seekjax.kernels.few import experts_few
 from sharding import exchange
+from sharding.few import few
 from sharding.place import Named
 from sharding.rules import constrain, local, mesh_axes, platform, split_by
 
@@ -17,15 +20,20 @@ from .weight import Weighted
 
 def swiglu(x_BTD, w_gate_DF, w_up_DF, w_down_FD):
     """(silu(x w_gate) * (x w_up)) w_down."""
-    h_BTF = jax.nn.silu(jnp.einsum("BTD,DF->BTF", x_BTD, w_gate_DF)) * jnp.einsum("BTD,DF->BTF", x_BTD, w_up_DF)
+    gate_BTF = checkpoint_name(jnp.einsum("BTD,DF->BTF", x_BTD, w_gate_DF), "product")
+    up_BTF = checkpoint_name(jnp.einsum("BTD,DF->BTF", x_BTD, w_up_DF), "product")
+    h_BTF = jax.nn.silu(gate_BTF) * up_BTF
     return jnp.einsum("BTF,FD->BTD", constrain(h_BTF, "batch sequence hidden"), w_down_FD)
 
 
 def mixture(x_BTD, choice_BTK, gate_BTK, weights, kernel: KernelConfig):
     """sum_k gate_k expert_k(x), each device on its own tokens and experts; and how many rows were dropped in all."""
     axes, summed, everyone = mesh_axes("experts"), mesh_axes("expert_hidden"), mesh_axes("batch")
-    dispatch = exchange.pick(kernel.dispatch, platform(), split_by("experts"))
-    experts = grouped.pick(platform()) if kernel.experts == "auto" else getattr(grouped, f"experts_{kernel.experts}")
+    if kernel.dispatch == "few":
+        dispatch, experts = few, experts_few
+    else:
+        dispatch = exchange.pick(kernel.dispatch, platform(), split_by("experts"))
+        experts = grouped.pick(platform()) if kernel.experts == "auto" else getattr(grouped, f"experts_{kernel.experts}")
 
     def body(x_btD, choice_btK, gate_btK, *weights):
         rows = (a.reshape(-1, a.shape[-1]) for a in (x_btD, choice_btK, gate_btK))

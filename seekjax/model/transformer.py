@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from sharding.rules import constrain
 
-from .block import stacked
+from .block import Block, stacked
 from .attention import attend_absorbed
 from .mtp import PredictionModule, ahead
 from .rope import angles
@@ -26,7 +26,12 @@ class Output(NamedTuple):
 
 
 class Transformer(Weighted):
-    """Pure: `init(key, tokens)` gives {"params", "balance"}, `apply` an Output."""
+    """Pure: `init(key, tokens)` gives {"params", "balance"}, `apply` an Output.
+
+    unrolled: the layers' weights come apart (`block.unstack`), and so does the cache; for decoding, which reads each of them once.
+    """
+
+    unrolled: bool = False
 
     @nn.compact
     def __call__(self, tokens_BT, segment_BT=None, mask_BT=None, mtp_tokens_BX=None, cache=None, start=0, attend=attend_absorbed) -> Output:
@@ -38,7 +43,7 @@ class Transformer(Weighted):
         m = self.model
         B, T = tokens_BT.shape
         mask_BT = jnp.ones((B, T), bool) if mask_BT is None else mask_BT
-        angle = angles(m, jnp.broadcast_to(start + jnp.arange(T), (B, T)))
+        angle = angles(m, jnp.broadcast_to(jnp.reshape(start, (-1, 1)) + jnp.arange(T), (B, T)))
         embed_VD = constrain(self.weight("embed", "vocab embed"), "vocab -")
         head_DV = self.weight("head", "embed vocab")
 
@@ -46,16 +51,22 @@ class Transformer(Weighted):
         caches, balance = {}, {}
         for name, layers in (("dense", m.dense_layers), ("expert", m.layers - m.dense_layers)):
             if layers:
-                stack = self.build(stacked(self.kernel, layers), dense=name == "dense", attend=attend, name=f"{name}_layers")
-                x_BTD, (caches[name], seen) = stack(x_BTD, cache and cache[name], angle, segment_BT, mask_BT, start)
-                balance |= {stack.name: seen} if seen else {}
+                fields, rest = {"dense": name == "dense", "attend": attend}, (angle, segment_BT, mask_BT, start)
+                if self.unrolled:
+                    for at in (f"{name}_layers_{layer}" for layer in range(layers)):
+                        x_BTD, (caches[at], seen) = self.build(Block, **fields, name=at)(x_BTD, cache and cache[at], *rest)
+                        balance |= {at: seen} if seen else {}
+                else:
+                    at = f"{name}_layers"
+                    x_BTD, (caches[at], seen) = self.build(stacked(self.kernel, layers), **fields, name=at)(x_BTD, cache and cache[at], *rest)
+                    balance |= {at: seen} if seen else {}
         hidden_BTD = rms_norm(x_BTD, self.scale("final_norm", "embed"), m.norm_eps)
 
         mtp_BTD, h_BTD = [], hidden_BTD
         for k in range(1, m.mtp_depth + 1 if mtp_tokens_BX is not None or self.is_initializing() else 1):
             next_BT = ahead(tokens_BT if mtp_tokens_BX is None else mtp_tokens_BX, k, T)
             token_BTD = constrain(embed_VD[next_BT], "batch sequence embed")
-            h_BTD, seen = self.build(PredictionModule, name=f"mtp_{k}")(h_BTD, token_BTD, angle, segment_BT, mask_BT)
+            h_BTD, (_, seen) = self.build(PredictionModule, name=f"mtp_{k}")(h_BTD, token_BTD, angle, segment_BT, mask_BT)
             mtp_BTD.append(h_BTD)
             balance |= {f"mtp_{k}": seen} if seen else {}
         return Output(hidden_BTD, tuple(mtp_BTD), head_DV, balance, caches if cache is not None else None)

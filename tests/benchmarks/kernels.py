@@ -47,7 +47,7 @@ def experts():
         share_E = jax.random.dirichlet(jax.random.key(0), jnp.full(E, 20.0))
         size_E = jnp.floor(share_E * rows).astype(jnp.int32)
         size_E = size_E.at[0].add(rows - size_E.sum())
-        inputs = normal(M, D), normal(E, D, F), normal(E, D, F), normal(E, F, D)
+        inputs = normal(M, D), normal(M), normal(E, D, F), normal(E, D, F), normal(E, F, D)
         race(f"experts E={E} M={M}", {"block": lambda *a: grouped.experts_block(*a, size_E)}, inputs)
 
 
