@@ -136,6 +136,7 @@ def quantised(config: Any) -> bool:
 def write_config(model: ModelConfig, dtype: str, fp8: bool = False, ue8m0: bool = False) -> dict[str, Any]:
     """config.json in the published dialect. Raises WeightsError for a model that has no place in it."""
     check(model)
+    check_prediction(model)
     need(model.attention == "mla", f"model.attention {model.attention} has no place in the published layout: it knows latent attention only.")
     kind = next((name for name, (scoring, score, _) in KINDS.items() if scoring == model.scoring), "")
     ungrouped = model.groups_per_token == model.expert_groups
@@ -165,11 +166,15 @@ def write_config(model: ModelConfig, dtype: str, fp8: bool = False, ue8m0: bool 
 
 
 def check(model: ModelConfig) -> None:
-    """What seekjax has and the published layout has not, and sizes that do not fit each other."""
+    """Sizes that do not fit each other."""
     try:
         check_model(model)
     except ConfigError as error:
         raise WeightsError(f"config.json does not describe a model: {error}") from error
+
+
+def check_prediction(model: ModelConfig) -> None:
+    """Prediction modules are mixtures in the published layout."""
     need(not model.mtp_depth or model.layers > model.dense_layers,
          "the published layout has no prediction module behind a model whose layers are all dense.")
 

@@ -19,7 +19,7 @@ from seekjax.config import KernelConfig, ModelConfig
 from seekjax.train.saved import abstract_variables
 
 from . import fp8
-from .config import Published, read_config
+from .config import Published, check_prediction, read_config
 from .errors import listed, need
 from .files import Files, read_json
 from .names import Tensor, split, tensors
@@ -62,6 +62,7 @@ def check(folder: Path) -> tuple[Published, Files]:
     files = Files(folder)
     if published.model.mtp_depth and not any(name.startswith(f"model.layers.{published.model.layers}.") for name in files.entries):
         published = published._replace(model=replace(published.model, mtp_depth=0))  # transformers leaves prediction modules out and their number in
+    check_prediction(published.model)
     wanted = {tensor.name: tensor for tensor in tensors(published.model)}
     wrong: dict[str, list[str]] = defaultdict(list)
     scales = set()

@@ -1,0 +1,68 @@
+"""Live agreement with transformers in float32, both ways, over models drawn at random. Needs the extra [parity]: `pip install -e '.[parity]'`.
+
+    pytest -n 0 tests/hf/test_parity.py
+"""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from hf.compare import PLAIN, assert_equal, computed
+from seekjax.hf.load import load
+from seekjax.hf.save import save
+from seekjax.train.saved import abstract_variables
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytestmark = [pytest.mark.filterwarnings("default")]  # theirs are not ours
+
+from hf import peers  # noqa: E402
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_both_ways(seed, tmp_path):
+    rng, kind = np.random.default_rng(seed), ("v2", "v3")[seed % 2]
+    config = peers.drawn_config(rng, kind)
+    theirs = peers.made(kind, config, seed)
+    theirs.save_pretrained(tmp_path / "theirs")
+    model, variables = load(tmp_path / "theirs", PLAIN)
+    assert model.mtp_depth == 0
+    tokens = rng.integers(0, model.vocab, (2, 9))
+    expected = peers.expected(theirs, tokens)
+    assert np.abs(expected["logits"]).max() > 0.3
+    assert_equal(computed(model, variables, tokens), expected)
+
+    save(tmp_path / "ours", model, variables, "f32", file_bytes=int(rng.integers(2_000, 200_000)))
+    again = peers.expected(peers.reread(kind, tmp_path / "ours")[0], tokens)
+    assert_equal(again, expected)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_prediction_modules(depth, tmp_path):
+    rng = np.random.default_rng(depth)
+    config = peers.drawn_config(rng, "v3") | {"num_hidden_layers": 2, "first_k_dense_replace": 1, "rope_interleave": True}
+    peers.made("v3", config, 0).save_pretrained(tmp_path / "theirs")
+    model, variables = load(tmp_path / "theirs", PLAIN)
+    model, variables = with_modules(model, variables, depth, rng)
+    save(tmp_path / "ours", model, variables, "f32")
+    tokens = rng.integers(0, model.vocab, (2, 9 + depth))
+    expected = peers.expected(*_and_tokens(peers.reread("v3", tmp_path / "ours", depth), tokens))
+    assert f"ahead_{depth}" in expected
+    assert_equal(computed(*load(tmp_path / "ours", PLAIN), tokens), expected)
+
+
+def with_modules(model, variables, depth, rng):
+    """The same model with random prediction modules, which transformers cannot write."""
+    model = replace(model, mtp_depth=depth)
+
+    def drawn(path, x):
+        value = rng.normal(size=x.shape) * (0.2 if len(x.shape) == 1 else x.shape[-2] ** -0.5) + (len(x.shape) == 1 and "norm" in path[-1].key)
+        return jax.numpy.asarray(value, x.dtype)
+
+    fresh = jax.tree_util.tree_map_with_path(drawn, abstract_variables(model, PLAIN))
+    return model, {kind: tree | variables[kind] for kind, tree in fresh.items()}
+
+
+def _and_tokens(read, tokens):
+    return read[0], tokens, read[1]
