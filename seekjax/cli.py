@@ -1,4 +1,4 @@
-"""The command lines: `python train.py CONFIG --field value` and `seekjax show CONFIG --field value`."""
+"""The command lines: `python train.py CONFIG --field value` and `seekjax COMMAND ...`."""
 
 import difflib
 import importlib
@@ -52,31 +52,38 @@ def parse(argv: list[str], program: str, default: str = "tiny") -> Config:
 def run(work) -> int:
     """Call work(); bad input becomes one sentence on stderr and exit status 2."""
     from seekjax.data import DataError
+    from seekjax.hf.errors import WeightsError
     from seekjax.train.checkpoint import CheckpointError
     from seekjax.train.run import RunError
     from seekjax.validate import ConfigError
     try:
         return work() or 0
-    except (UsageError, ConfigError, DataError, CheckpointError, RunError) as error:
+    except (UsageError, ConfigError, DataError, CheckpointError, RunError, WeightsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
 def show(argv: list[str]) -> int:
-    """Print every array of a config: shape, logical axes, spec, bytes per device, and the totals."""
+    """CONFIG [--field value]    Print every array of a config: shape, logical axes, spec, bytes per device, and the totals."""
     from seekjax.plan.arrays import table
     print(table(parse(argv, "seekjax show")))
     return 0
 
 
-COMMANDS = {"show": show}
+def convert(argv: list[str]) -> None:
+    """--from A --to B           A published checkpoint into a run, or a run into a published checkpoint (--dtype bf16, f32, fp8)."""
+    from seekjax.hf.convert import convert
+    convert(argv)
+
+
+COMMANDS = {"show": show, "convert": convert}
 
 
 def main() -> int:
     """The console script `seekjax`."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name not in COMMANDS:
-        commands = "\n".join(f"    seekjax {command} CONFIG [--field value]    {work.__doc__}" for command, work in COMMANDS.items())
+        commands = "\n".join(f"    seekjax {command} {work.__doc__}" for command, work in COMMANDS.items())
         print(f"usage:\n    python train.py [CONFIG] [--field value]    Train; `python train.py --help` explains every field.\n{commands}")
         return 0 if name in ("-h", "--help") else 2
     return run(lambda: COMMANDS[name](sys.argv[2:]))

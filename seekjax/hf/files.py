@@ -76,7 +76,7 @@ def _read(entry: Entry, start: int, count: int) -> np.ndarray:
 
 def read_header(path: Path) -> Iterator[tuple[str, Entry]]:
     """Every tensor that a file declares. Raises WeightsError unless they fill the file exactly, without gap or overlap."""
-    size = _size(path)
+    size = file_size(path)
     need(size >= 8, f"{path} is cut short: it has {size} bytes.")
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -124,8 +124,7 @@ def read_index(path: Path) -> dict[str, str]:
 
 def read_json(path: Path, most: int = 2**20) -> dict[str, Any]:
     """A JSON object of at most so many bytes."""
-    size = _size(path)
-    need(size <= most, f"{path} has {size} bytes: at most {most} are read.")
+    file_size(path, most)
     return _json(path.read_bytes(), path)
 
 
@@ -148,10 +147,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _size(path: Path) -> int:
+def file_size(path: Path, most: int = 2**62) -> int:
+    """Bytes of an ordinary file of at most so many."""
     try:
         status = path.stat()
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror}.") from error
     need(stat.S_ISREG(status.st_mode), f"{path} is no ordinary file.")
+    need(status.st_size <= most, f"{path} has {status.st_size} bytes: at most {most} are read.")
     return status.st_size

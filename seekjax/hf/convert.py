@@ -1,0 +1,102 @@
+"""`seekjax convert --from A --to B`: a published checkpoint into a run folder, or a run's newest weights into a published checkpoint."""
+
+import json
+import shutil
+from contextlib import closing
+from dataclasses import dataclass, is_dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from seekjax.config import Config, DataConfig, TrainConfig
+from seekjax.data import DataError
+from seekjax.data.tokenizer import read_tokenizer
+from seekjax.plan.count import parameters
+from seekjax.train.checkpoint import Checkpoints
+from seekjax.train.run import to_json
+from seekjax.train.saved import read_run
+from seekjax.train.state import Plan
+from sharding.mesh import MeshConfig, make_mesh
+from sharding.rules import use
+
+from .files import file_size, read_json
+from .load import load
+from .save import Dtype, appearing, save
+
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "generation_config.json")
+TOKENIZER_BYTES = 2**26
+
+
+@dataclass(frozen=True)
+class Convert:
+    """A published checkpoint (a folder with config.json and .safetensors files) into a run, or a run into a published checkpoint."""
+
+    source: Annotated[Path, tyro.conf.arg(name="from")]  # a checkpoint's folder, or that of a run
+    to: Path  # a new folder
+    dtype: Dtype = "bf16"  # of the matrices in a published checkpoint; a run has float32
+    trainable: bool = False  # also give the run an optimizer's moments, so that train.py can go on from it; three times the size
+    mesh: MeshConfig = MeshConfig(data=1)  # where the weights live on their way
+
+
+def convert(argv: list[str]) -> None:
+    """Raises WeightsError, RunError, CheckpointError or DataError, each with one sentence; B appears whole or not at all."""
+    asked = tyro.cli(Convert, prog="seekjax convert", args=argv, config=(tyro.conf.FlagConversionOff,))
+    source, to = asked.source.expanduser(), asked.to.expanduser()
+    with use(make_mesh(asked.mesh)):
+        if (source / "checkpoints").is_dir():
+            export(source, to, asked.dtype)
+            print(f"{to}: the published layout in {asked.dtype}; transformers reads it with AutoModelForCausalLM.from_pretrained({str(to)!r})")
+        else:
+            config = adopt(source, to, asked.trainable)
+            then = f"python train.py {to / 'config.py'} --out {to}" if asked.trainable else f"seekjax generate {to}"
+            print(f"{to}: {parameters(config.model).total / 1e6:,.1f}M parameters; next: {then}")
+
+
+def export(run: Path, to: Path, dtype: Dtype) -> None:
+    """The newest weights of a run as a published checkpoint, with the run's tokenizer."""
+    config, variables = read_run(run)
+    with appearing(to) as folder:
+        save(folder, config.model, variables, dtype)
+        copy_tokenizer(run, folder)
+        if (folder / "tokenizer.json").exists():
+            described = read_json(folder / "config.json") | token_ids(folder, config.model.vocab)
+            (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
+
+
+def adopt(directory: Path, run: Path, trainable: bool = False) -> Config:
+    """A run folder around the weights of a published checkpoint, as step 0. Without `trainable` it has weights only: enough for all but training."""
+    with appearing(run) as folder:
+        model, variables = load(directory)
+        copy_tokenizer(directory, folder)
+        data = DataConfig(tokenizer=str(run / "tokenizer.json")) if (folder / "tokenizer.json").exists() else DataConfig()
+        config = Config(model=model, data=data, mesh=MeshConfig(data=1), train=TrainConfig(), out=run)
+        state = Plan(config).begin(variables["params"]).replace(balance=variables["balance"]) if trainable else variables
+        with closing(Checkpoints(folder, keep=1)) as checkpoints:
+            checkpoints.save(0, state, data=None, config=to_json(config))
+            checkpoints.wait()
+        (folder / "config.json").write_text(json.dumps(to_json(config), indent=1))
+        if trainable:
+            kinds = ", ".join(sorted({type(part).__name__ for part in (config, config.model, config.model.rope, config.optimizer.schedule,
+                                                                       *vars(config).values()) if is_dataclass(part)} - {"MeshConfig"}))
+            (folder / "config.py").write_text(f"from seekjax.config import {kinds}\nfrom sharding.mesh import MeshConfig\n\nconfig = {replace(config, out=None)}\n")
+    return config
+
+
+def token_ids(folder: Path, vocab: int) -> dict[str, int | None]:
+    """What config.json says of the tokenizer beside it; nothing where that is none of DeepSeek's kind."""
+    try:
+        tokenizer = read_tokenizer(folder, vocab)
+    except DataError:
+        return {}
+    return {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.eos, "pad_token_id": tokenizer.pad}
+
+
+def copy_tokenizer(source: Path, to: Path) -> None:
+    """The files beside the weights that say how text becomes tokens: copied as they are, never run."""
+    for name in TOKENIZER:
+        if (source / name).exists():
+            file_size(source / name, TOKENIZER_BYTES)
+            shutil.copyfile(source / name, to / name)
+    if (to / "tokenizer.json").exists() and not (to / "tokenizer_config.json").exists():
+        (to / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}) + "\n")
