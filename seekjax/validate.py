@@ -63,6 +63,7 @@ def check_run(config: Config) -> None:
          "train.batch_start without train.batch_ramp: say over which share of the run the batch grows.")
     need(data.sequence > config.model.mtp_depth, f"data.sequence {data.sequence} is too short for model.mtp_depth {config.model.mtp_depth}.")
     need(data.sequence <= config.model.context, f"data.sequence {data.sequence} exceeds model.context {config.model.context}.")
+    need(config.kernel.dispatch != "few", "kernel.dispatch few is for decoding and has no gradient: choose auto, dense, static or ragged.")
     need(0 <= train.ema < 1, f"train.ema is {train.ema}: a decay lies from 0 (none) to below 1.")
     for name, schedule in (("optimizer.schedule", config.optimizer.schedule), ("train.balance_schedule", train.balance_schedule),
                            ("train.mtp_schedule", train.mtp_schedule)):

@@ -1,29 +1,127 @@
-"""Sampling from the model with its latent cache: one prefill, then one compiled loop."""
+"""Decoding on the device: one prefill, then a compiled loop that ends when every row has.
 
+A token's slot in the cache is its position, and each row has a length of its own, so prompts of different lengths share a batch: what a shorter
+row computes beyond its end is overwritten before any of its tokens can see it.
+"""
+
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
-from seekjax.model.cache import empty_cache
-from seekjax.model.transformer import Transformer, logits
+from seekjax.config import KernelConfig, ModelConfig
+from seekjax.model.block import unstack
+from seekjax.model.cache import empty_cache, layer_cache
+from seekjax.model.transformer import Output, Transformer
+from sharding.rules import constrain, platform
+
+from .sampling import Dials, at, draw, log_prob, shape
+
+FEW = 128  # tokens up to which a CPU runs experts on all of them rather than sort them: below that a sorted tile would be as large
 
 
-@partial(jax.jit, static_argnums=(0, 4))
-def sample(model: Transformer, variables: dict, prompt_BT: jax.Array, key: jax.Array, new: int, temperature: jax.Array | float = 1.0) -> jax.Array:
-    """`new` tokens after each prompt, [B, new], drawn from softmax(logits / temperature); temperature 0 takes the likeliest."""
-    B, T = prompt_BT.shape
+class State(struct.PyTreeNode):
+    """Everything that changes while a batch is written."""
 
-    def draw(output, key):
-        logit_BV = logits(output)[:, -1]
-        drawn_B = jax.random.categorical(key, logit_BV / jnp.maximum(temperature, 1e-6))
-        return jnp.where(temperature > 0, drawn_B, logit_BV.argmax(-1)).astype(jnp.int32)
+    cache: dict
+    tokens_BS: jax.Array  # prompt and what came after it
+    log_prob_BS: jax.Array  # the model's own, of each token drawn
+    length_B: jax.Array  # tokens known, the newest not yet in the cache
+    limit_B: jax.Array  # length at which a row ends
+    done_B: jax.Array
+    key_B: jax.Array
+    draft: Any = None  # with a draft: {"cache", "token_B", "logit_BV"}, the next token it expects and what it drew that from
+    rounds: Any = 0  # steps of live rows, summed over rows
+    accepted: Any = 0  # of them, those whose draft was right
 
-    def one(carry, i):
-        token_B, cache = carry
-        output = model.apply(variables, token_B[:, None], cache=cache, start=T + i)
-        return (draw(output, jax.random.fold_in(key, i + 1)), output.cache), token_B
 
-    output = model.apply(variables, prompt_BT, cache=empty_cache(model.model, B, T + new, model.kernel.dtype), start=0)
-    _, tokens_NB = jax.lax.scan(one, (draw(output, jax.random.fold_in(key, 0)), output.cache), jnp.arange(new))
-    return tokens_NB.T
+@dataclass(frozen=True)
+class Decoder:
+    """What is compiled for: hashable, so that jit knows an old friend."""
+
+    model: ModelConfig
+    kernel: KernelConfig
+    draft: bool = False  # the first prediction module guesses one token ahead
+
+    def kernel_for(self, tokens: int) -> KernelConfig:
+        """The kernels for so many tokens at once; nothing is dropped and nothing recomputed."""
+        few = self.kernel.dispatch == "auto" and platform() == "cpu" and tokens <= FEW
+        return replace(self.kernel, remat="none", capacity=0.0, dispatch="few" if few else self.kernel.dispatch)
+
+    def run(self, variables: dict, tokens_BT: jax.Array, cache: dict, start, **how) -> Output:
+        """The main model on T new tokens of each row."""
+        return Transformer(self.model, self.kernel_for(tokens_BT.size), unrolled=True).apply(variables, tokens_BT, cache=cache, start=start, **how)
+
+
+def prepare(decoder: Decoder, variables: dict) -> dict:
+    """Variables as decoding reads them: layers apart, and matrices in the compute dtype. Router, bias and norms stay float32."""
+    def cast(path, x):
+        name = path[-1].key
+        return x if name in ("w_router", "bias") or name.endswith("_norm") else x.astype(decoder.kernel.dtype)
+
+    variables = {kind: unstack(decoder.model, tree) for kind, tree in variables.items()}
+    return jax.tree_util.tree_map_with_path(cast, variables)
+
+
+@partial(jax.jit, static_argnames=("decoder", "slots"))
+def start(decoder: Decoder, variables: dict, tokens_BT, length_B, limit_B, key_B, dials: Dials, stop_X, slots: int) -> State:
+    """Read the prompts, tokens_BT[b, :length_B[b]], and draw the first token of each; rows with limit_B = length_B end at once."""
+    from .speculative import first_draft  # it speaks of State too
+
+    model, (B, T) = decoder.model, tokens_BT.shape
+    cache = unstack(model, empty_cache(model, B, slots, decoder.kernel.dtype))
+    output = decoder.run(variables, tokens_BT, cache, 0, attend=None)
+    logit_BV = head(last(output.hidden_BTD, length_B), output.head_DV)
+    state = State(output.cache, jnp.pad(tokens_BT, ((0, 0), (0, slots - T))), jnp.zeros((B, slots), jnp.float32), length_B, limit_B,
+                  length_B >= limit_B, key_B, rounds=jnp.zeros((), jnp.int32), accepted=jnp.zeros((), jnp.int32))
+    state = push(state, draw(at(key_B, length_B), shape(logit_BV, dials)), logit_BV, ~state.done_B, stop_X)
+    if decoder.draft:
+        draft = {"cache": layer_cache(model, B, slots, decoder.kernel.dtype)}
+        state = first_draft(decoder, variables, state.replace(draft=draft), output, length_B, dials)
+    return state
+
+
+@partial(jax.jit, static_argnames="decoder", donate_argnames="state")
+def advance(decoder: Decoder, variables: dict, state: State, dials: Dials, stop_X, steps) -> State:
+    """Up to `steps` further steps, fewer when all rows end; a step writes one token per row, or with a draft up to two."""
+    from .speculative import step_with_draft
+
+    step = step_with_draft if decoder.draft else step_plain
+    return jax.lax.while_loop(lambda carry: (carry[0] < steps) & ~carry[1].done_B.all(),
+                              lambda carry: (carry[0] + 1, step(decoder, variables, carry[1], dials, stop_X)), (0, state))[1]
+
+
+def step_plain(decoder: Decoder, variables: dict, state: State, dials: Dials, stop_X) -> State:
+    """One token more for every live row."""
+    output = decoder.run(variables, newest(state), state.cache, state.length_B - 1)
+    logit_BV = head(output.hidden_BTD[:, 0], output.head_DV)
+    token_B = draw(at(state.key_B, state.length_B), shape(logit_BV, dials))
+    state = state.replace(cache=output.cache, rounds=state.rounds + (~state.done_B).sum())
+    return push(state, token_B, logit_BV, ~state.done_B, stop_X)
+
+
+def newest(state: State) -> jax.Array:
+    """The token of each row that is not yet in the cache, [B, 1]."""
+    return jnp.take_along_axis(state.tokens_BS, state.length_B[:, None] - 1, 1)
+
+
+def push(state: State, token_B, logit_BV, now_B, stop_X) -> State:
+    """Append a token to the rows of now_B; a row ends with a stop id or at its limit."""
+    here_BS = (jnp.arange(state.tokens_BS.shape[1]) == state.length_B[:, None]) & now_B[:, None]
+    length_B = state.length_B + now_B
+    ended_B = (token_B[:, None] == stop_X).any(-1) | (length_B >= state.limit_B)
+    return state.replace(tokens_BS=jnp.where(here_BS, token_B[:, None], state.tokens_BS), length_B=length_B, done_B=state.done_B | (now_B & ended_B),
+                         log_prob_BS=jnp.where(here_BS, log_prob(logit_BV, token_B)[:, None], state.log_prob_BS))
+
+
+def last(x_BTD: jax.Array, length_B: jax.Array) -> jax.Array:
+    """Each row at its last position, [B, D]."""
+    return jnp.take_along_axis(x_BTD, length_B[:, None, None] - 1, 1)[:, 0]
+
+
+def head(hidden_BD: jax.Array, head_DV: jax.Array) -> jax.Array:
+    """Float32 logits, whole on every device, for drawing looks at all of them."""
+    return constrain(jnp.einsum("BD,DV->BV", hidden_BD, head_DV, preferred_element_type=jnp.float32), "batch -")

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from seekjax.data import exact_batches, held_out_text, xz_bits_per_byte
-from seekjax.generate.decode import sample
+from seekjax.generate.sampling import Sampling
+from seekjax.generate.stream import Generator
 from sharding.mesh import make_mesh
 from sharding.place import put_batch
 from sharding.rules import use
@@ -51,8 +52,8 @@ def talk(fitted: Fitted, new: int = 96) -> list[str]:
     """A sample of what the model writes."""
     source = fitted.corpus.sources[0].name
     prompt = PROMPTS.get(source, "def ")
-    ids = np.array([[fitted.tokenizer.eos, *fitted.tokenizer.encode(prompt)]], np.int32)
     params = fitted.state.params if fitted.state.ema is None else fitted.state.ema
     variables = jax.tree.map(jnp.asarray, jax.device_get({"params": params, "balance": fitted.state.balance}))
-    tokens = sample(fitted.plan.model, variables, ids, jax.random.key(fitted.config.train.seed), new, 0.7)
-    return ["a sample:", *("    " + line for line in (prompt + fitted.tokenizer.decode(np.asarray(tokens)[0])).splitlines())]
+    generator = Generator(fitted.config.model, variables, fitted.config.kernel, draft=False)
+    [row] = generator([[fitted.tokenizer.eos, *fitted.tokenizer.encode(prompt)]], Sampling(max_new=new, temperature=0.7, seed=fitted.config.train.seed))
+    return ["a sample:", *("    " + line for line in (prompt + fitted.tokenizer.decode(row.ids)).splitlines())]

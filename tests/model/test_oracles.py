@@ -128,7 +128,7 @@ def test_latent_attention(normal, model):
     expected = [mla.mla(x, variables["params"], rope_frequencies(model), softmax_scale(model)) for x in x_BTD]
     np.testing.assert_allclose(apply(variables, x_BTD, angle)[0], expected, atol=2e-5)
     for attend in (attend_expanded, attend_absorbed):
-        cache = jax.tree.map(lambda x: x[0], empty_cache(model, 2, 16)["dense"])
+        cache = jax.tree.map(lambda x: x[0], empty_cache(model, 2, 16)["dense_layers"])
         whole, _ = apply(variables, x_BTD, angle, cache=cache, attend=attend)
         np.testing.assert_allclose(whole, expected, atol=2e-5)
         for t in range(12):
@@ -138,7 +138,8 @@ def test_latent_attention(normal, model):
 
 
 def test_a_query_sees_up_to_itself():
-    np.testing.assert_array_equal(visible(2, 5, 2), [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0]])
+    np.testing.assert_array_equal(visible(2, 5, 2)[0, 0], [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0]])
+    np.testing.assert_array_equal(visible(1, 3, np.array([0, 1]))[:, 0, 0], [[1, 0, 0], [1, 1, 0]])
 
 
 # experts

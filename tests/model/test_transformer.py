@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from seekjax.config import KernelConfig, ModelConfig, RopeConfig
-from seekjax.generate.decode import sample
 from seekjax.model.attention import attend_absorbed, attend_expanded
 from seekjax.model.cache import cache_bytes, empty_cache
 from seekjax.model.initial import draw
@@ -104,13 +103,3 @@ def test_the_bias_moves_choices_and_takes_no_gradient():
     assert (np.asarray(load)[:, 0] == tokens.size).all()
     gradient = jax.jit(jax.grad(lambda balance: logits(transformer.apply({**variables, "balance": balance}, tokens)).sum()))(variables["balance"])
     assert all(not np.any(g) for g in jax.tree.leaves(gradient))
-
-
-def test_greedy_sampling_takes_the_likeliest_token_of_the_full_forward():
-    transformer, variables, tokens = made(V3)
-    new = sample(transformer, variables, tokens, jax.random.key(0), 5, 0.0)
-    text, forward = tokens, jax.jit(transformer.apply)
-    for i in range(5):
-        padded = jnp.pad(text, ((0, 0), (0, 5 - i)))  # causal: what follows changes nothing
-        text = jnp.concatenate([text, logits(forward(variables, padded))[:, text.shape[1] - 1].argmax(-1)[:, None]], 1)
-    assert np.array_equal(new, text[:, 9:])

@@ -1,0 +1,79 @@
+"""A draft changes how fast is written, never what: greedy tokens are the same, and sampled ones have exactly the model's distribution."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from seekjax.config import KernelConfig
+from seekjax.generate.sampling import Sampling, keys
+from seekjax.generate.speculative import GUESS, judge
+from seekjax.generate.sampling import at, draw
+from seekjax.generate.stream import Generator
+
+KERNEL = KernelConfig(attention="plain")
+
+
+def test_greedy_with_a_draft_is_plain_greedy(made, prompts):
+    writing = Generator(made.model, made.variables, KERNEL).write(prompts, Sampling(max_new=12, temperature=0), chunk=3)
+    seen = [[len(row.ids) for row in rows] for rows in writing]
+    assert seen[0] == [1, 1, 1] and len(seen) > 2 and seen == sorted(seen)
+    for prompt, row in zip(prompts, writing.rows, strict=True):
+        assert row.ids == made.greedy(prompt, 12) and row.ended == "length"
+        exact = made.log_probs(prompt + row.ids)[np.arange(12) + len(prompt) - 1, row.ids]
+        np.testing.assert_allclose(row.log_probs, exact, atol=2e-5)
+    assert 0 <= writing.accepted <= writing.rounds <= 33 and "draft accepted" in writing.report()
+
+
+def test_a_draft_that_is_always_right_writes_two_tokens_a_step(make):
+    """With the same token likeliest after everything, and the prediction module of one mind with the model."""
+    made = make(vocab=8)
+    params = dict(made.variables["params"])
+    params["head"] = params["head"] * 0
+    always = Generator(made.model, made.variables | {"params": params}, KERNEL)
+    writing = always.write([[3, 1], [2]], Sampling(max_new=11, temperature=0))
+    for _ in writing:
+        pass
+    assert writing.rounds == writing.accepted == 10 and [row.ids for row in writing.rows] == [[0] * 11] * 2
+    assert writing.report().endswith("draft accepted 100%, 2.00 tokens per step")
+    stopped = always([[3, 1]], Sampling(max_new=11, temperature=0, stop_ids=(0,)))
+    assert stopped[0].ids == [0] and stopped[0].ended == "stop"
+    assert len(always([[3, 1]], Sampling(max_new=4, temperature=0))[0].ids) == 4  # the guess would make it five
+
+
+@pytest.mark.parametrize("draft", [False, True], ids=["plain", "draft"])
+def test_sampled_texts_have_exactly_the_models_distribution(make, draft):
+    """All 64 texts of three tokens out of four, 8,192 times, against the product of the uncached model's probabilities (a chi-squared test)."""
+    made, rows, sampling = make(vocab=4), 8192, Sampling(max_new=3, temperature=1.3, min_p=0.08, seed=11)
+    p = np.zeros((4, 4, 4))
+    for a, b, c in itertools.product(range(4), repeat=3):
+        each = made.log_probs([2, 1, a, b])[1:] / sampling.temperature
+        each = np.exp(each) * (np.exp(each) >= sampling.min_p * np.exp(each).max(-1, keepdims=True))
+        p[a, b, c] = np.prod((each / each.sum(-1, keepdims=True))[np.arange(3), [a, b, c]])
+    writing = Generator(made.model, made.variables, KERNEL, draft=draft).write([[2, 1]] * rows, sampling)
+    for _ in writing:
+        pass
+    seen = np.zeros((4, 4, 4))
+    np.add.at(seen, tuple(np.array([row.ids for row in writing.rows]).T), 1)
+    expected = rows * p / p.sum()
+    assert (seen[expected == 0] == 0).all() and abs(p.sum() - 1) < 1e-4
+    likely = expected > 5
+    chi2, freedom = ((seen - expected)[likely] ** 2 / expected[likely]).sum(), likely.sum() - 1
+    assert freedom > 20 and chi2 < freedom + 4 * np.sqrt(2 * freedom), (chi2, freedom)
+    if draft:
+        assert 0.1 < writing.accepted / writing.rounds < 0.95
+
+
+def test_judged_guesses_have_the_wanted_distribution():
+    """Whatever the guesses are drawn from, also where that misses tokens or has ones that must not come."""
+    random, rows = np.random.default_rng(0), 40_000
+    key_B, place_B = keys(Sampling(seed=3), rows), jnp.full(rows, 5)
+    for wanted, drawn in [(random.normal(size=5), random.normal(size=5) * 2), ([0, 0, -np.inf, -np.inf, 1], [-np.inf, 0, 0, 0, -np.inf]),
+                          ([0, -np.inf, 0, 0, 0], [0, -np.inf, 0, 0, 0])]:
+        wanted_BV, drawn_BV = (jnp.tile(jnp.array(a, jnp.float32), (rows, 1)) for a in (wanted, drawn))
+        guess_B = draw(at(key_B, place_B, GUESS), drawn_BV)
+        kept_B, token_B = jax.jit(judge)(key_B, place_B, guess_B, wanted_BV, drawn_BV)
+        p, q = jax.nn.softmax(wanted_BV[0]), jax.nn.softmax(drawn_BV[0])
+        np.testing.assert_allclose(np.bincount(token_B, minlength=5) / rows, p, atol=0.012)
+        assert abs(float(kept_B.mean()) - float(jnp.minimum(p, q).sum())) < 0.012
