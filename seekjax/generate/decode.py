@@ -56,13 +56,13 @@ class Decoder:
         return Transformer(self.model, self.kernel_for(tokens_BT.size), unrolled=True).apply(variables, tokens_BT, cache=cache, start=start, **how)
 
 
-def prepare(decoder: Decoder, variables: dict) -> dict:
+def prepare(decoder: Decoder, variables: dict, consume: bool = False) -> dict:
     """Variables as decoding reads them: layers apart, and matrices in the compute dtype. Router, bias and norms stay float32."""
     def cast(path, x):
         name = path[-1].key
         return x if name in ("w_router", "bias") or name.endswith("_norm") else x.astype(decoder.kernel.dtype)
 
-    variables = {kind: unstack(decoder.model, tree) for kind, tree in variables.items()}
+    variables = {kind: unstack(decoder.model, tree, consume) for kind, tree in variables.items()}
     return jax.tree_util.tree_map_with_path(cast, variables)
 
 

@@ -58,15 +58,15 @@ class Writing:
 
 
 class Generator:
-    """A model ready to write. Make and call it within `use(mesh)` for a mesh; the variables are copied layer by layer, so let go of the others."""
+    """A model ready to write. Make and call it within `use(mesh)` for a mesh."""
 
-    def __init__(self, model: ModelConfig, variables: dict, kernel: KernelConfig = KernelConfig(), draft: bool | None = None):
-        """draft: whether the first prediction module guesses ahead; None: where there is one."""
+    def __init__(self, model: ModelConfig, variables: dict, kernel: KernelConfig = KernelConfig(), draft: bool | None = None, consume: bool = False):
+        """Copies the stacks of layers apart; `consume` frees them on the way. draft: whether the first prediction module guesses ahead; None: if any."""
         has = "mtp_1" in variables["params"]
         if draft and not has:
             raise GenerateError("the model has no prediction module to draft with: leave the draft off.")
         self.decoder = Decoder(model, kernel, has if draft is None else draft)
-        self.variables = prepare(self.decoder, variables)
+        self.variables = prepare(self.decoder, variables, consume)
 
     def write(self, prompts: Sequence[Sequence[int]], sampling: Sampling = Sampling(), spell: Spell | None = None, chunk: int = CHUNK) -> Writing:
         """Begin to write after each prompt; nothing runs until the result is iterated.

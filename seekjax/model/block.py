@@ -49,12 +49,22 @@ def stacked(kernel, layers: int) -> type[Block]:
                    variable_axes={"params": 0, "balance": 0}, split_rngs={"params": True}, metadata_params={nn.PARTITION_NAME: "layers"})
 
 
-def unstack(model: ModelConfig, tree: dict) -> dict:
+def unstack(model: ModelConfig, tree: dict, consume: bool = False) -> dict:
     """A tree of variables, or of anything with their stacks, with each layer's arrays apart: "expert_layers" becomes "expert_layers_0" and on.
 
-    A decoding step reads every weight once, so it must not first copy its layer out of a stack, as a scan does.
+    A decoding step reads every weight once, so it must not first copy its layer out of a stack, as a scan does. `consume` frees each array of a
+    stack once its layers are copied, so that there is never a second whole.
     """
     stacks = {"dense_layers": model.dense_layers, "expert_layers": model.layers - model.dense_layers}
-    apart = {f"{name}_{layer}": jax.tree.map(lambda x, layer=layer: x[layer], tree[name])
-             for name, layers in stacks.items() if name in tree for layer in range(layers)}
+    apart = {}
+    for name, layers in stacks.items():
+        leaves, structure = jax.tree.flatten(tree.get(name, {}))
+        columns = []
+        for x in leaves:
+            columns.append([x[layer] for layer in range(layers)])
+            if consume:
+                jax.block_until_ready(columns[-1])
+                x.delete()
+        if leaves:
+            apart |= {f"{name}_{layer}": structure.unflatten(column) for layer, column in enumerate(zip(*columns))}
     return {name: part for name, part in tree.items() if name not in stacks} | apart
