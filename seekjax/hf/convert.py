@@ -7,6 +7,7 @@ from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import tyro
 
 from seekjax.config import Config, DataConfig, TrainConfig
@@ -20,11 +21,12 @@ from seekjax.train.state import Plan
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use
 
-from .files import file_size, read_json
-from .load import load
+from .files import Files, file_size, read_json, write_file
+from .load import SCALE, load
 from .save import Dtype, appearing, save
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "generation_config.json")
+SCALES = "fp8_scales.safetensors"
 TOKENIZER_BYTES = 2**26
 
 
@@ -57,7 +59,7 @@ def export(run: Path, to: Path, dtype: Dtype) -> None:
     """The newest weights of a run as a published checkpoint, with the run's tokenizer."""
     config, variables = read_run(run)
     with appearing(to) as folder:
-        save(folder, config.model, variables, dtype)
+        save(folder, config.model, variables, dtype, scales=run / SCALES if (run / SCALES).exists() else None)
         copy_tokenizer(run, folder)
         if (folder / "tokenizer.json").exists():
             described = read_json(folder / "config.json") | token_ids(folder, config.model.vocab)
@@ -68,6 +70,7 @@ def adopt(directory: Path, run: Path, trainable: bool = False) -> Config:
     """A run folder around the weights of a published checkpoint, as step 0. Without `trainable` it has weights only: enough for all but training."""
     with appearing(run) as folder:
         model, variables = load(directory)
+        keep_scales(Files(directory), folder / SCALES)
         copy_tokenizer(directory, folder)
         data = DataConfig(tokenizer=str(run / "tokenizer.json")) if (folder / "tokenizer.json").exists() else DataConfig()
         config = Config(model=model, data=data, mesh=MeshConfig(data=1), train=TrainConfig(), out=run)
@@ -81,6 +84,13 @@ def adopt(directory: Path, run: Path, trainable: bool = False) -> Config:
                                                                        *vars(config).values()) if is_dataclass(part)} - {"MeshConfig"}))
             (folder / "config.py").write_text(f"from seekjax.config import {kinds}\nfrom sharding.mesh import MeshConfig\n\nconfig = {replace(config, out=None)}\n")
     return config
+
+
+def keep_scales(files: Files, path: Path) -> None:
+    """The scales of a checkpoint's FP8 blocks, which its values alone do not tell: writing the run out again finds them here."""
+    stored = [(name, np.dtype(np.float32), entry.shape) for name, entry in files.entries.items() if name.endswith(SCALE)]
+    if stored:
+        write_file(path, stored, (files.read(name) for name, _, _ in stored))
 
 
 def token_ids(folder: Path, vocab: int) -> dict[str, int | None]:

@@ -3,8 +3,9 @@ of the header is believed before it fits the file. Tensors are read one at a tim
 
 import json
 import math
+import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.d
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 HEADER = 2**24  # bytes: V3 whole in one file would need 10 MB
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".pickle")
+Stored = tuple[str, np.dtype, tuple[int, ...]]  # name, type, shape of what is written
 COMPARED = 2**26  # bytes at a time
 
 
@@ -32,11 +34,13 @@ class Entry(NamedTuple):
 
 
 class Files:
-    """The tensors of a folder: `entries` by name, `read` for the values of one."""
+    """The tensors of a folder, or of one file: `entries` by name, `read` for the values of one."""
 
     def __init__(self, folder: Path):
         """Reads every header and no tensor. Raises WeightsError."""
-        self.folder = folder
+        if folder.is_file():
+            self.entries = dict(read_header(folder))
+            return
         index = folder / INDEX
         weights = sorted(path.name for path in folder.glob("*.safetensors"))
         need(bool(weights) or index.exists() or not any(path.suffix in PICKLES for path in folder.iterdir()),
@@ -108,6 +112,24 @@ def _entry(name: str, entry: Any, path: Path) -> tuple[int, int, np.dtype, tuple
     bytes_ = math.prod(shape) * DTYPES[dtype].itemsize
     need(offsets[1] - offsets[0] == bytes_, f"{path}: {quoted(name)} takes {offsets[1] - offsets[0]} bytes, its shape and type {bytes_}.")
     return offsets[0], offsets[1], DTYPES[dtype], tuple(shape)
+
+
+def write_file(path: Path, stored: list[Stored], values: Iterable[np.ndarray]) -> None:
+    """One file: the header follows from names, types and shapes, so that the values can follow one by one."""
+    header, at = {"__metadata__": {"format": "pt"}}, 0
+    for name, dtype, shape in stored:
+        size = math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the values begin where their types may lie
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for (_, dtype, shape), x in zip(stored, values, strict=True):
+            assert x.shape == shape
+            file.write(np.ascontiguousarray(x.astype(dtype, copy=False)).view(np.uint8).data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_index(path: Path) -> dict[str, str]:

@@ -26,23 +26,22 @@ def dequantise(x: np.ndarray, scale: np.ndarray) -> np.ndarray:
     return w
 
 
-def quantise(w: np.ndarray, ue8m0: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def quantise(w: np.ndarray, ue8m0: bool = False, known: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """E4M3 and float32 scales: the largest value of a block over 448, with `ue8m0` rounded up to a power of two.
 
-    What was once `dequantise`d from blocks that use the whole range comes back to the bit: where the division lands beside the scale it had,
-    by the rounding of float32, the neighbour that restores every value of the block is taken.
+    `known` are scales that the matrix once had: a block keeps its own where that still gives back every value. The values alone cannot tell it,
+    for 448 times a scale is 224 times its double.
     """
     tiles = _tiles(w.astype(np.float32))
     scale = np.maximum(np.abs(tiles).max((1, 3)), np.float32(FLOOR)) / np.float32(LARGEST)
     if ue8m0:
         fraction, exponent = np.frexp(scale)
         scale = np.ldexp(np.float32(1), exponent - (fraction == 0.5)).astype(np.float32)
-    best, pending = scale, ~_restores(tiles, scale)
-    for neighbour in () if ue8m0 else (np.nextafter(scale, np.float32(np.inf)), np.nextafter(scale, np.float32(0))):
-        better = pending & _restores(tiles, neighbour)
-        best, pending = np.where(better, neighbour, best), pending & ~better
-    x = _cast(tiles, best).reshape(-1, tiles.shape[2] * BLOCK)[:w.shape[0], :w.shape[1]]
-    return np.ascontiguousarray(x), best
+    if known is not None:
+        kept = (VALUES[_cast(tiles, known).view(np.uint8)] * known[:, None, :, None] == tiles).all((1, 3))
+        scale = np.where(kept, known, scale)
+    x = _cast(tiles, scale).reshape(-1, tiles.shape[2] * BLOCK)[:w.shape[0], :w.shape[1]]
+    return np.ascontiguousarray(x), scale
 
 
 def _tiles(w: np.ndarray) -> np.ndarray:
@@ -56,8 +55,3 @@ def _tiles(w: np.ndarray) -> np.ndarray:
 def _cast(tiles: np.ndarray, scale: np.ndarray) -> np.ndarray:
     scaled = tiles / scale[:, None, :, None]
     return np.clip(scaled, -LARGEST, LARGEST).astype(E4M3)  # beyond its range E4M3 has no infinity, only NaN
-
-
-def _restores(tiles: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Of which blocks the scale gives back every value exactly."""
-    return (VALUES[_cast(tiles, scale).view(np.uint8)] * scale[:, None, :, None] == tiles).all((1, 3))

@@ -63,6 +63,9 @@ def check(folder: Path) -> tuple[Published, Files]:
     if published.model.mtp_depth and not any(name.startswith(f"model.layers.{published.model.layers}.") for name in files.entries):
         published = published._replace(model=replace(published.model, mtp_depth=0))  # transformers leaves prediction modules out and their number in
     check_prediction(published.model)
+    model, most = published.model, 4 * len(files.entries) + 100_000  # before as many names are made as a config can ask for
+    need((model.layers + model.mtp_depth) * model.experts <= most,
+         f"{folder / 'config.json'} asks for {model.layers} layers of {model.experts} experts, but there are only {len(files.entries)} tensors.")
     wanted = {tensor.name: tensor for tensor in tensors(published.model)}
     wrong: dict[str, list[str]] = defaultdict(list)
     scales = set()
@@ -112,8 +115,9 @@ def _stacked(wanted: jax.ShapeDtypeStruct, here: Source, files: Files, interleav
         place = NamedSharding(place.mesh, type(place.spec)(*place.spec[1:]))
     layer_of = jax.ShapeDtypeStruct(wanted.shape[1:], wanted.dtype, sharding=place)
     for layer in range(wanted.shape[0]):
-        piece = _whole(layer_of, {at[1:]: source for at, source in here.items() if at[0] == layer}, files, interleaved)
-        whole = _filler(wanted.sharding)(whole, piece, layer)
+        inner = {at[1:]: source for at, source in here.items() if at[0] == layer}
+        whole = _filler(wanted.sharding)(whole, _whole(layer_of, inner, files, interleaved), layer)
+        jax.block_until_ready(whole)  # or the pieces of many layers would wait in memory
     return whole
 
 
@@ -149,4 +153,10 @@ def pair(x: np.ndarray, axis: int) -> np.ndarray:
 @cache
 def _filler(place: Sharding):
     """(stack, layer's array, number) -> stack, in the memory it already has."""
-    return jax.jit(lambda stack, piece, layer: jax.lax.dynamic_update_index_in_dim(stack, piece, layer, 0), donate_argnums=0, out_shardings=place)
+    def fill(stack, piece, layer):
+        raw = {2: jnp.uint16, 4: jnp.uint32}[stack.dtype.itemsize]  # moved as integers: for bfloat16, XLA on CPU converts all of the stack to float32
+        dtype = stack.dtype
+        stack, piece = (jax.lax.bitcast_convert_type(x, raw) for x in (stack, piece))
+        return jax.lax.bitcast_convert_type(jax.lax.dynamic_update_index_in_dim(stack, piece, layer, 0), dtype)
+
+    return jax.jit(fill, donate_argnums=0, out_shardings=place)

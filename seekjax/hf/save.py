@@ -13,26 +13,28 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, Mesh
 
 from seekjax.config import ModelConfig
 
 from . import fp8
 from .config import write_config
 from .errors import WeightsError, need
-from .files import INDEX, NAMES
+from .files import INDEX, Files, Stored, write_file
 from .load import SCALE
 from .names import Part, Tensor, join, tensors
 
 Dtype = Literal["bf16", "f32", "fp8", "fp8-ue8m0"]
 FILE_BYTES = 5 * 10**9  # of tensors in one file, as published
-Stored = tuple[str, np.dtype, tuple[int, ...]]  # name, type, shape
 
 
-def save(directory: Path, model: ModelConfig, variables: dict, dtype: Dtype = "bf16", file_bytes: int = FILE_BYTES) -> None:
+def save(directory: Path, model: ModelConfig, variables: dict, dtype: Dtype = "bf16", file_bytes: int = FILE_BYTES,
+         scales: Path | None = None) -> None:
     """Write a folder that `load`, transformers and others read; it appears whole, or not at all.
 
     `dtype` is that of the matrices: fp8 has blocks of 128 x 128 with float32 scales, fp8-ue8m0 has powers of two as scales. Embedding, head, norms
-    and router are in bf16 beside FP8, the balance bias in float32 always. Raises WeightsError.
+    and router are in bf16 beside FP8, the balance bias in float32 always. `scales` is a file or checkpoint with the scales that the matrices once
+    had: blocks that did not change keep theirs. Raises WeightsError.
     """
     directory = Path(directory).expanduser()
     need(jax.process_count() == 1, "a checkpoint is written by one process: restore the run in one and convert there.")
@@ -43,7 +45,8 @@ def save(directory: Path, model: ModelConfig, variables: dict, dtype: Dtype = "b
         files = _files(model, dtype, file_bytes)
         names = ["model.safetensors"] if len(files) == 1 else [f"model-{i:05}-of-{len(files):05}.safetensors" for i in range(1, len(files) + 1)]
         for name, content in zip(names, files):
-            _write(folder / name, content, variables, dtype)
+            write_file(folder / name, [stored for tensor in content for stored in stored_as(tensor, dtype)],
+                       _values(content, variables, dtype, Files(scales) if scales else None))
         if len(files) > 1:
             placed = {stored[0]: name for name, content in zip(names, files) for tensor in content for stored in stored_as(tensor, dtype)}
             size = sum(map(_bytes, (stored for content in files for tensor in content for stored in stored_as(tensor, dtype))))
@@ -93,23 +96,16 @@ def _files(model: ModelConfig, dtype: Dtype, most: int) -> list[list[Tensor]]:
     return files
 
 
-def _write(path: Path, content: list[Tensor], variables: dict, dtype: Dtype) -> None:
-    """One safetensors file: the header follows from the shapes, so that the values can follow one by one."""
-    header, at = {"__metadata__": {"format": "pt"}}, 0
-    for stored in (stored for tensor in content for stored in stored_as(tensor, dtype)):
-        header[stored[0]] = {"dtype": NAMES[stored[1]], "shape": list(stored[2]), "data_offsets": [at, at + _bytes(stored)]}
-        at += _bytes(stored)
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the values begin where their types may lie
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for tensor in content:
-            x = join([fetch(variables, part) for part in tensor.parts], tensor)
-            kept = stored_as(tensor, dtype)
-            for values, (_, kind, _) in zip(fp8.quantise(x, dtype == "fp8-ue8m0") if len(kept) == 2 else (x,), kept, strict=True):
-                file.write(np.ascontiguousarray(values.astype(kind, copy=False)).view(np.uint8).data)
-        file.flush()
-        os.fsync(file.fileno())
+def _values(content: list[Tensor], variables: dict, dtype: Dtype, scales: Files | None) -> Iterator[np.ndarray]:
+    """What `stored_as` announces, tensor by tensor."""
+    for tensor in content:
+        x, scale = join([fetch(variables, part) for part in tensor.parts], tensor), tensor.name + SCALE
+        if len(stored_as(tensor, dtype)) == 1:
+            yield x
+        else:
+            there = scales and scale in scales.entries and scales.entries[scale].shape == fp8.blocks(tensor.shape)
+            known = scales.read(scale).astype(np.float32) if there else None
+            yield from fp8.quantise(x, dtype == "fp8-ue8m0", known)
 
 
 def fetch(variables: dict, part: Part) -> np.ndarray:
@@ -126,7 +122,9 @@ def fetch(variables: dict, part: Part) -> np.ndarray:
         if shard.replica_id == 0 and all(low <= i < high for i, (low, high) in zip(part.at, cuts)):
             start = [i - low for i, (low, _) in zip(part.at, cuts)] + [0] * len(rest)
             size = (1,) * len(part.at) + shard.data.shape[len(part.at):]
-            found[tuple(slice(*cut) for cut in cuts[len(part.at):])] = np.asarray(_cut(shard.data, start, size)).reshape(size[len(part.at):])
+            with jax.set_mesh(Mesh(np.array([shard.device]), "d", axis_types=(AxisType.Auto,))):  # the array of one device is no business of the mesh in use
+                piece = np.asarray(_cut(shard.data, start, size))
+            found[tuple(slice(*cut) for cut in cuts[len(part.at):])] = piece.reshape(size[len(part.at):])
     return found
 
 

@@ -1,0 +1,33 @@
+"""Every hidden state, logit and prediction ahead as transformers 5.23 computes them from the checkpoints in goldens/ (made by goldens/make.py)."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hf.compare import PLAIN, assert_equal, computed
+from seekjax.hf.load import load
+from seekjax.hf.save import save
+from sharding.mesh import MeshConfig, make_mesh
+from sharding.rules import use
+
+GOLDENS = Path(__file__).with_name("goldens")
+
+
+def golden(name):
+    stored = dict(np.load(GOLDENS / name / "expected.npz"))
+    return stored.pop("tokens"), stored
+
+
+@pytest.mark.parametrize("name", ["v2", "v2_lite", "v3"])
+def test_agrees(name):
+    tokens, expected = golden(name)
+    assert {"hidden_1", "hidden_2", "hidden_3", "logits"} <= expected.keys() and ("ahead_1" in expected) == (name == "v3")
+    assert_equal(computed(*load(GOLDENS / name, PLAIN), tokens), expected)
+
+
+def test_agrees_on_a_mesh_and_after_writing_it_out_again(tmp_path):
+    tokens, expected = golden("v3")
+    save(tmp_path / "again", *load(GOLDENS / "v3"), "f32")
+    with use(make_mesh(MeshConfig(data=1, expert=2, tensor=1))):
+        model, variables = load(tmp_path / "again", PLAIN)
+        assert_equal(computed(model, variables, tokens), expected)
