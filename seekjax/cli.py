@@ -52,13 +52,14 @@ def parse(argv: list[str], program: str, default: str = "tiny") -> Config:
 def run(work) -> int:
     """Call work(); bad input becomes one sentence on stderr and exit status 2."""
     from seekjax.data import DataError
+    from seekjax.generate.sampling import GenerateError
     from seekjax.hf.errors import WeightsError
     from seekjax.train.checkpoint import CheckpointError
     from seekjax.train.run import RunError
     from seekjax.validate import ConfigError
     try:
         return work() or 0
-    except (UsageError, ConfigError, DataError, CheckpointError, RunError, WeightsError) as error:
+    except (UsageError, ConfigError, DataError, CheckpointError, RunError, WeightsError, GenerateError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
@@ -76,7 +77,25 @@ def convert(argv: list[str]) -> None:
     convert(argv)
 
 
-COMMANDS = {"show": show, "convert": convert}
+def generate(argv: list[str]) -> None:
+    """MODEL --prompt TEXT       Continue a text with a run or a published checkpoint (--max-new, --temperature, --top-p, ...)."""
+    from seekjax.serve.terminal import generate
+    generate(argv)
+
+
+def chat(argv: list[str]) -> None:
+    """MODEL                     Talk with it on this terminal."""
+    from seekjax.serve.terminal import chat
+    chat(argv)
+
+
+def evaluate(argv: list[str]) -> None:
+    """MODEL --data PATH         Bits per byte and perplexity of a text; a second start goes on where the first one stopped."""
+    from seekjax.eval.command import evaluate
+    evaluate(argv)
+
+
+COMMANDS = {"show": show, "convert": convert, "generate": generate, "chat": chat, "eval": evaluate}
 
 
 def main() -> int:

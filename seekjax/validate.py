@@ -81,18 +81,19 @@ def check_schedule(name: str, schedule: Schedule) -> None:
 
 def check_mesh(config: Config, mesh: Mesh | AbstractMesh) -> None:
     """Every split axis divisible."""
-    model = config.model
-    size = {"batch": config.train.micro_batch or config.train.batch, "embed": model.embed, "heads": model.heads, "vocab": model.vocab,
-            "hidden": model.hidden, "kv_latent": model.kv_latent}
+    size = {"batch": config.train.micro_batch or config.train.batch, **split_sizes(config.model)}
     names = {"batch": "train.micro_batch (train.batch where that is 0)"}
-    if model.q_latent:
-        size["q_latent"] = model.q_latent
-    if model.layers > model.dense_layers:
-        size |= {"experts": model.experts, "expert_hidden": model.expert_hidden}
     with use(mesh):
         check_divisible(size, {name: f"model.{name}" for name in size} | names, dict(mesh.shape))
     if config.data.workers and jax.process_count() > 1:
         need(size["batch"] % jax.process_count() == 0, f"{names['batch']} must be a multiple of the {jax.process_count()} processes.")
+
+
+def split_sizes(model: ModelConfig) -> dict[str, int]:
+    """The size of each axis of the weights that a mesh may split, by the name of its field."""
+    names = ["embed", "heads", "vocab", "hidden", "kv_latent", *(["q_latent"] if model.q_latent else []),
+             *(["experts", "expert_hidden"] if model.layers > model.dense_layers else [])]
+    return {name: getattr(model, name) for name in names}
 
 
 def need(condition: bool, sentence: str) -> None:

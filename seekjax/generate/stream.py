@@ -36,22 +36,28 @@ class Writing:
     def __init__(self, rows: list[Row], calls: Iterator):
         self.rows, self._calls = rows, calls
         self.rounds = self.accepted = 0  # steps, summed over rows, and those whose draft was right
-        self.first_seconds = self.seconds = 0.0  # until the first tokens; in all
+        self.clock: list[tuple[float, int]] = []  # seconds and tokens after each device call
 
     def __iter__(self) -> Iterator[list[Row]]:
         began = time.perf_counter()
         for self.rounds, self.accepted in self._calls:
-            self.seconds = time.perf_counter() - began
-            self.first_seconds = self.first_seconds or self.seconds
+            self.clock.append((time.perf_counter() - began, self.tokens))
             yield self.rows
 
     @property
     def tokens(self) -> int:
         return sum(len(row.ids) for row in self.rows)
 
+    def rate(self) -> float:
+        """Tokens per second, from the second decoding call on where there was one: the first two calls may have compiled."""
+        (begin, before), (end, tokens) = self.clock[1] if len(self.clock) > 2 else (0.0, 0), self.clock[-1]
+        return (tokens - before) / (end - begin)
+
     def report(self) -> str:
         """"96 tokens, 120.3 tokens/s", and with a draft how often it was right."""
-        line = f"{self.tokens} tokens, {self.tokens / max(self.seconds, 1e-9):.1f} tokens/s, the first after {self.first_seconds:.2f} s"
+        if not self.clock:
+            return "0 tokens"
+        line = f"{self.tokens} tokens, {self.rate():.1f} tokens/s, the first after {self.clock[0][0]:.2f} s"
         if self.accepted is None or not self.rounds:
             return line
         return f"{line}; draft accepted {self.accepted / self.rounds:.0%}, {(self.tokens - len(self.rows)) / self.rounds:.2f} tokens per step"

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from seekjax.config import Config
 from seekjax.data import exact_batches, held_out_text, xz_bits_per_byte
 from seekjax.generate.sampling import Sampling
 from seekjax.generate.stream import Generator
@@ -50,10 +51,14 @@ def compare_with_xz(fitted: Fitted) -> list[str]:
 
 def talk(fitted: Fitted, new: int = 96) -> list[str]:
     """A sample of what the model writes."""
-    source = fitted.corpus.sources[0].name
-    prompt = PROMPTS.get(source, "def ")
+    prompt = prompt_for(fitted.config)
     params = fitted.state.params if fitted.state.ema is None else fitted.state.ema
     variables = jax.tree.map(jnp.asarray, jax.device_get({"params": params, "balance": fitted.state.balance}))
     generator = Generator(fitted.config.model, variables, fitted.config.kernel, draft=False)
     [row] = generator([[fitted.tokenizer.eos, *fitted.tokenizer.encode(prompt)]], Sampling(max_new=new, temperature=0.7, seed=fitted.config.train.seed))
     return ["a sample:", *("    " + line for line in (prompt + fitted.tokenizer.decode(row.ids)).splitlines())]
+
+
+def prompt_for(config: Config) -> str:
+    """How a document of the run's first source may begin."""
+    return PROMPTS.get(config.data.sources[0], "def ")

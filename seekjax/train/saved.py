@@ -13,6 +13,7 @@ import orbax.checkpoint as ocp
 
 from seekjax.config import Config, KernelConfig, ModelConfig
 from seekjax.model.transformer import Transformer
+from seekjax.validate import split_sizes
 from sharding.place import axes_of, unbox
 from sharding.rules import in_use, sharding, split_by
 
@@ -58,7 +59,13 @@ def read_config(path: Path) -> Config:
 
 
 def abstract_variables(model: ModelConfig, kernel: KernelConfig) -> dict:
-    """{"params", "balance"} as ShapeDtypeStructs, each with its place by the rules on the mesh in use, or on the default device."""
+    """{"params", "balance"} as ShapeDtypeStructs, each with its place by the rules on the mesh in use, or on the default device.
+
+    Raises RunError where that mesh cannot split the model.
+    """
+    for name, size in split_sizes(model).items():
+        if size % split_by(name):
+            raise RunError(f"the model's {name} is {size}, which this mesh cannot split {split_by(name)} ways: make an axis of --mesh smaller.")
     tokens = jax.ShapeDtypeStruct((split_by("batch"), 8), jnp.int32)
     named = jax.eval_shape(Transformer(model, kernel).init, jax.random.key(0), tokens)
     named = {"params": named["params"], "balance": named.get("balance", {})}

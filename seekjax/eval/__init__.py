@@ -1,0 +1,1 @@
+"""Measuring models: bits per byte of any text."""

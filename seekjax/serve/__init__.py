@@ -1,0 +1,1 @@
+"""Models in use: the terminal commands."""

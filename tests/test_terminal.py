@@ -1,0 +1,194 @@
+"""The commands as a user meets them, on a run as training leaves it: generate, chat, eval, and what they say when there is nothing to use."""
+
+import json
+import re
+import subprocess
+import sys
+from contextlib import closing
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from seekjax.cli import main
+from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, TrainConfig
+from seekjax.data import Corpus
+from seekjax.data.chat import BUILT_IN, compile_chat
+from seekjax.data.tokenizer import load_tokenizer
+from seekjax.generate.open import open_model
+from seekjax.generate.sampling import Sampling
+from seekjax.serve import terminal
+from seekjax.train.checkpoint import Checkpoints
+from seekjax.train.run import to_json
+from seekjax.train.state import Plan
+from sharding.mesh import MeshConfig, make_mesh
+from sharding.rules import use
+
+CONFIG = Config(
+    model=ModelConfig(vocab=320, embed=32, layers=2, heads=4, q_latent=16, kv_latent=16, nope=8, rotary=8, value=8, hidden=64, expert_hidden=16,
+                      experts=8, experts_per_token=2, init_std=0.1, context=256),
+    data=DataConfig(tokenizer="byte", sequence=32), mesh=MeshConfig(data=1), train=TrainConfig(batch=8),
+    kernel=KernelConfig(attention="plain", experts="loop", remat="none"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    load_tokenizer(CONFIG.data, CONFIG.model.vocab, Corpus(())).save(folder)
+    with use(make_mesh(CONFIG.mesh)), closing(Checkpoints(folder, 1)) as checkpoints:
+        checkpoints.save(1, Plan(CONFIG).start(), data=None, config=to_json(CONFIG))
+    return folder
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    def call(*argv):
+        monkeypatch.setattr(sys, "argv", ["seekjax", *map(str, argv)])
+        status = main()
+        said = capsys.readouterr()
+        return status, said.out, said.err
+    return call
+
+
+def test_generate_streams_and_ends_with_its_speed(run, command):
+    status, out, _ = command("generate", run, "--prompt", "def ", "--max-new", 24, "--seed", 3)
+    assert status == 0 and out.startswith("def ")
+    assert re.search(r"\n\d+ tokens, [\d.]+ tokens/s, the first after [\d.]+ s; draft accepted \d+%, [12]\.\d\d tokens per step\n$", out)
+    status, again, _ = command("generate", run, "--prompt", "def ", "x", "--max-new", 24, "--seed", 3, "--draft", "False")
+    assert status == 0 and again.startswith("def ") and again.count("\n--\n") == 2 and "draft" not in again
+
+
+@pytest.mark.parametrize(("argv", "said"), [
+    (["nowhere"], "there is no folder nowhere"), (["."], "holds no model"),
+    (["RUN", "--prompt", "x" * 300], "leaves no room in the model's context of 256"), (["RUN", "--mesh.tensor", "16"], "asks for 16 devices"),
+    (["RUN", "--mesh.tensor", "8"], "the model's heads is 4, which this mesh cannot split 8 ways")])
+def test_bad_input_is_one_sentence(run, command, argv, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = command("generate", *(run if word == "RUN" else word for word in argv))
+    assert status == 2 and said in err and err.startswith("error: ") and err.count("\n") == 1
+
+
+def test_a_setting_that_means_nothing_is_told_by_its_name(run, command, capsys):
+    with pytest.raises(SystemExit) as exit:
+        command("generate", run, "--top-p", "2")
+    assert exit.value.code == 2 and "top_p is 2.0: it must be above 0" in capsys.readouterr().err
+
+
+class Scripted:
+    """Stands for a Generator: writes what it is told to, one piece per device call, an exception being one that arrives then."""
+
+    def __init__(self, *answers):
+        self.answers, self.prompts = list(answers), []
+
+    def write(self, prompts, sampling, spell):
+        self.prompts.append(spell(prompts[0]))
+        row, pieces = type("Row", (), {})(), self.answers.pop(0)
+
+        class Writing:
+            def __iter__(self):
+                for piece in pieces:
+                    if isinstance(piece, type):
+                        raise piece
+                    row.text = type("Text", (), {"fresh": lambda _, piece=piece: piece})()
+                    yield [row]
+
+            def report(self):
+                return "5 tokens"
+
+        return Writing()
+
+
+def test_a_conversation(run, capsys):
+    tokenizer = open_model(run).tokenizer
+    questions = iter(["Hi", "", KeyboardInterrupt, "More", "And?"])
+
+    def ask(prompt):
+        if (question := next(questions, EOFError)) in (KeyboardInterrupt, EOFError):
+            raise question
+        return question
+
+    generator = Scripted(["<thi", "nk>\nhm", "</think>\n", "\nHello"], ["Well, ", KeyboardInterrupt, "never"], ["<think>no", KeyboardInterrupt])
+    messages = []
+    terminal.converse(generator, tokenizer, compile_chat(BUILT_IN["v3"]), Sampling(), messages, ask)
+    assert [m["content"] for m in messages if m["role"] == "assistant"] == ["<think>\nhm</think>\n\nHello", "Well, ", "<think>no</think>"]
+    assert generator.prompts == ["Hi", "Hi\n\nHelloMore", "Hi\n\nHelloMoreWell, And?"]  # what special tokens surround; no thinking of before
+    out = capsys.readouterr().out
+    assert "Ctrl-D ends" in out and out.count("stopped; 5 tokens") == 2 and "<think>" not in out and "never" not in out
+
+
+def test_thinking_is_dimmed_and_apart(run, monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    tokenizer, out = open_model(run).tokenizer, type("Terminal", (StringIO,), {"isatty": lambda self: True})()
+    text = terminal.answer(Scripted(["hm", "</think>\n\n", "42"]), tokenizer, compile_chat(BUILT_IN["r1"]), Sampling(), [{"role": "user", "content": "?"}], out)
+    assert text == "<think>hm</think>\n\n42" and out.getvalue() == "\x1b[2mhm\x1b[0m\n\n42\n\x1b[2m5 tokens\x1b[0m\n"
+
+
+def test_chat_answers_on_a_real_terminal_and_ctrl_c_stops_the_answer_only(run):
+    """In a process of its own, which gets a real SIGINT while it writes."""
+    program = ("import os, signal, sys; from seekjax.generate import stream; advance = stream.advance\n"
+               "def interrupted(*a, **k):\n    os.kill(os.getpid(), signal.SIGINT); return advance(*a, **k)\n"
+               "stream.advance = interrupted; from seekjax.cli import main; sys.argv = ['seekjax', 'chat', sys.argv[1], '--max-new', '40', '--temperature', '2']\n"
+               "sys.exit(main())")
+    done = subprocess.run([sys.executable, "-c", program, str(run)], input="hello\nagain\n", capture_output=True, text=True, timeout=120,
+                          cwd=Path(__file__).parents[1])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("stopped; ") == 2 and done.stdout.count("> ") == 3
+
+
+def uncached_bits(run, text: str, sequence: int) -> float:
+    """Bits per byte by rows of the plain forward pass."""
+    from seekjax.model.transformer import Transformer, logits
+    opened = open_model(run)
+    ids, total = [opened.begin, *opened.tokenizer.encode(text)], 0.0
+    forward = jax.jit(lambda tokens: jax.nn.log_softmax(logits(Transformer(opened.model, opened.kernel).apply(opened.variables, tokens))))
+    for start in range(0, len(ids) - 1, sequence):
+        row = np.array(ids[start:start + sequence + 1])
+        padded = np.pad(row, (0, sequence + 1 - len(row)))
+        total -= np.asarray(forward(padded[None, :-1])[0, np.arange(len(row) - 1), row[1:]], np.float64).sum()
+    return total / np.log(2) / len(text.encode())
+
+
+def test_eval_is_the_same_on_any_mesh_batch_and_after_an_interruption(run, command, tmp_path, monkeypatch):
+    from seekjax.eval import bits, command as evaluation
+    text = "".join(f"line {n}: naïve text\n" for n in range(30))
+    (tmp_path / "text.txt").write_text(text)
+    asked = evaluation.Eval(run, str(tmp_path / "text.txt"), sequence=40, batch=3)
+    measured = {}
+    for name, mesh, batch in (("one", MeshConfig(data=1), 3), ("other batch", MeshConfig(data=1), 16), ("mesh", MeshConfig(data=2, expert=2, tensor=2), 8)):
+        with use(make_mesh(mesh)):
+            measured[name], _ = evaluation.evaluated(replace(asked, batch=batch, mesh=mesh, progress=tmp_path / f"{name}.json"))
+    assert {sums.bytes for sums in measured.values()} == {len(text.encode())} and len({sums.tokens for sums in measured.values()}) == 1
+    exact = uncached_bits(run, text, 40)
+    for name, sums in measured.items():
+        assert abs(sums.bits_per_byte / exact - 1) < 1e-6, name
+
+    def twice(*arguments):  # then something pulls the plug
+        for count, sums in enumerate(measure(*arguments)):
+            if count == 2:
+                raise KeyboardInterrupt
+            yield sums
+
+    measure = bits.measure
+    monkeypatch.setattr(evaluation, "measure", twice)
+    monkeypatch.setattr(evaluation, "SAVE_EVERY", 0.0)
+    with use(make_mesh(asked.mesh)), pytest.raises(KeyboardInterrupt):
+        evaluation.evaluated(asked)
+    assert json.loads((run / "eval-text.json").read_text())["sums"]["rows"] == 6
+    monkeypatch.setattr(evaluation, "measure", measure)
+    with use(make_mesh(asked.mesh)):
+        assert evaluation.evaluated(asked)[0] == measured["one"]
+    status, out, _ = command("eval", run, "--data", tmp_path / "text.txt", "--sequence", 40)
+    assert status == 0 and f"{measured['one'].bits_per_byte:.4f} bits/byte" in out and "measured before" in out
+    (run / "eval-text.json").write_text("{}")
+    status, _, err = command("eval", run, "--data", tmp_path / "text.txt")
+    assert status == 2 and "delete it" in err
+
+
+def test_where_a_text_begins(run):
+    opened = open_model(run)
+    assert opened.begin == opened.tokenizer.eos and opened.kernel == CONFIG.kernel
+    (run / "tokenizer_config.json").write_text('{"bos_token": "<s>"}')
+    assert open_model(run).begin == opened.tokenizer.bos
+    (run / "tokenizer_config.json").unlink()
