@@ -11,6 +11,6 @@ from seekjax.config import Config, KernelConfig, ModelConfig, TrainConfig
 
 config = Config(
     model=ModelConfig(init_std=0.06),
-    kernel=KernelConfig(remat="none"),
+    kernel=KernelConfig(remat="product"),
     train=TrainConfig(steps=300, batch=16, balance_rate=0.01),
 )

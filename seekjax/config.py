@@ -109,7 +109,7 @@ class KernelConfig:
     experts: Literal["auto", "loop", "block", "ragged"] = "auto"  # matrix products over rows sorted by expert
     dispatch: Literal["auto", "dense", "static", "ragged", "few"] = "auto"  # how tokens reach their experts (sharding/exchange.py); few: decoding
     capacity: float = 0.0  # rows a device may send each expert shard, in balanced shares; the rest is dropped. 0 = dropless
-    remat: Literal["none", "product", "latent", "full"] = "latent"  # latent: keep the narrow latents, recompute keys, values and FFNs
+    remat: Literal["none", "product", "latent", "full"] = "latent"  # kept for the backward pass: all, matrix products, narrow latents, nothing
     vocab_chunk: int = 8192  # words of the vocabulary whose logits the loss holds at a time, for some rows
 
 

@@ -75,8 +75,7 @@ def _dispatch(x_mD, choice_mK, gate_mK, weights, experts, axes, capacity, transp
         x_RD, gate_R1 = (permute(send(a_nX), order_R, position_R) for a_nX in (x_nD, gate_n1))
         y_RD = experts(x_RD, gate_R1[:, 0], *weights, size_E)
         y_nD = give_back(permute(y_RD, position_R, order_R))
-    y_mKD = permute(y_nD, position_n, order_n).reshape(tokens, choices, -1)
-    return y_mKD.sum(1, dtype=jnp.float32).astype(x_mD.dtype), rows - count_E.sum()
+    return gather_sum(y_nD, position_n, order_n, choices), rows - count_E.sum()
 
 
 def _fixed(count_PE, room, rows, axes):
@@ -123,21 +122,23 @@ def _ragged(count_PE, room, rows, axes):
 def permute(x_ND, source_M, target_N, repeat=1):
     """Rows source_M // repeat of x; an index past the end gives zeros.
 
-    target is the inverse (where row n went, past the end if nowhere), so the gradient is a gather too and not a slow scatter.
+    target is the inverse (where row n, or its copies, went; past the end if nowhere), so the gradient is a gather too and not a slow scatter.
     """
     return x_ND.at[source_M // repeat].get(mode="fill", fill_value=0)
 
 
-def _permute_forward(x_ND, source_M, target_N, repeat):
-    return permute(x_ND, source_M, target_N, repeat), target_N
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def gather_sum(x_MD, target_N, source_M, repeat=1):
+    """The transpose of `permute`: for each so many rows of target, the sum of the rows of x that they name, summed in float32."""
+    target_kN = target_N.reshape(-1, repeat).T
+    parts = (x_MD.at[target_n].get(mode="fill", fill_value=0).astype(jnp.float32) for target_n in target_kN)
+    return sum(parts).astype(x_MD.dtype)  # one after the other: nothing of all the rows is held, as a sum over an axis would
 
 
-def _permute_backward(repeat, target_N, d_MD):
-    d_ND = d_MD.at[target_N].get(mode="fill", fill_value=0)
-    return d_ND.reshape(-1, repeat, d_ND.shape[-1]).sum(1) if repeat > 1 else d_ND, None, None
-
-
-permute.defvjp(_permute_forward, _permute_backward)
+permute.defvjp(lambda x, source, target, repeat: (permute(x, source, target, repeat), (source, target)),
+               lambda repeat, saved, d_MD: (gather_sum(d_MD, saved[1], saved[0], repeat), None, None))
+gather_sum.defvjp(lambda x, target, source, repeat: (gather_sum(x, target, source, repeat), (source, target)),
+                  lambda repeat, saved, d_ND: (permute(d_ND, *saved, repeat), None, None))
 
 
 def _sort(key_N):

@@ -12,13 +12,12 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from seekjax.kernels import attention as kernels
 from sharding.rules import constrain, local, platform
 
 from .rope import rotate, softmax_scale
-from .weight import Weighted, rms_norm
+from .weight import Weighted, project, rms_norm
 
 
 def attend_expanded(q_BTHN, q_BTHR, c_BSC, k_BSR, w_uk_CHN, w_uv_CHU, scale, mask_B1TS):
@@ -66,16 +65,11 @@ class LatentAttention(Weighted):
     @nn.compact
     def __call__(self, x_BTD, angle, segment_BT=None, cache=None, start=0, attend=attend_absorbed):
         m, eps = self.model, self.model.norm_eps
-        if m.q_latent:
-            q_BTQ = checkpoint_name(jnp.einsum("BTD,DQ->BTQ", x_BTD, self.weight("w_dq", "embed q_latent")), "latent")
-            q_BTQ = rms_norm(q_BTQ, self.scale("q_norm", "q_latent"), eps)
-            q_BTHN = jnp.einsum("BTQ,QHN->BTHN", q_BTQ, self.weight("w_uq", "q_latent heads nope"))
-            q_BTHR = jnp.einsum("BTQ,QHR->BTHR", q_BTQ, self.weight("w_qr", "q_latent heads rotary"))
-        else:
-            q_BTHN = jnp.einsum("BTD,DHN->BTHN", x_BTD, self.weight("w_uq", "embed heads nope"))
-            q_BTHR = jnp.einsum("BTD,DHR->BTHR", x_BTD, self.weight("w_qr", "embed heads rotary"))
-        c_BTC = checkpoint_name(jnp.einsum("BTD,DC->BTC", x_BTD, self.weight("w_dkv", "embed kv_latent")), "latent")
-        k_BTR = checkpoint_name(jnp.einsum("BTD,DR->BTR", x_BTD, self.weight("w_kr", "embed rotary")), "latent")
+        down = [self.weight("w_dq", "embed q_latent")] if m.q_latent else []
+        *q_BTX, c_BTC, k_BTR = project(x_BTD, *down, self.weight("w_dkv", "embed kv_latent"), self.weight("w_kr", "embed rotary"), keep="latent")
+        q_axis = "q_latent" if m.q_latent else "embed"
+        q_BTX = rms_norm(*q_BTX, self.scale("q_norm", "q_latent"), eps) if m.q_latent else x_BTD
+        q_BTHN, q_BTHR = project(q_BTX, self.weight("w_uq", f"{q_axis} heads nope"), self.weight("w_qr", f"{q_axis} heads rotary"), keep="up")
         c_BTC = rms_norm(c_BTC, self.scale("kv_norm", "kv_latent"), eps)
         q_BTHN, q_BTHR = constrain(q_BTHN, "batch sequence heads nope"), rotate(q_BTHR, *angle)
         k_BTR = rotate(k_BTR, *angle)
@@ -84,14 +78,13 @@ class LatentAttention(Weighted):
         w_o_HUD = self.weight("w_o", "heads value embed")
         cache = cache and write(cache, start, c=c_BTC, k=k_BTR)
         if cache is None or attend is None:
-            k_BTHN = constrain(jnp.einsum("BTC,CHN->BTHN", c_BTC, w_uk_CHN), "batch sequence heads nope")
-            v_BTHU = constrain(jnp.einsum("BTC,CHU->BTHU", c_BTC, w_uv_CHU), "batch sequence heads value")
+            k_BTHN, v_BTHU = project(c_BTC, w_uk_CHN, w_uv_CHU, keep="up")
+            k_BTHN, v_BTHU = constrain(k_BTHN, "batch sequence heads nope"), constrain(v_BTHU, "batch sequence heads value")
             o_BTHU = attend_causal(self.kernel.attention, q_BTHN, q_BTHR, k_BTHN, k_BTR, v_BTHU, softmax_scale(m), segment_BT)
         else:
             mask_B1TS = visible(x_BTD.shape[1], cache["c"].shape[1], start)
             o_BTHU = attend(q_BTHN, q_BTHR, cache["c"], cache["k"], w_uk_CHN, w_uv_CHU, softmax_scale(m), mask_B1TS)
-        y_BTD = checkpoint_name(jnp.einsum("BTHU,HUD->BTD", o_BTHU, w_o_HUD), "product")
-        return constrain(y_BTD, "batch sequence embed"), cache
+        return constrain(*project(o_BTHU, w_o_HUD), "batch sequence embed"), cache
 
 
 class MultiHeadAttention(Weighted):
@@ -99,9 +92,9 @@ class MultiHeadAttention(Weighted):
 
     @nn.compact
     def __call__(self, x_BTD, angle, segment_BT=None, cache=None, start=0, attend=attend_absorbed):
-        q_BTHR = rotate(jnp.einsum("BTD,DHR->BTHR", x_BTD, self.weight("w_q", "embed heads rotary")), *angle)
-        k_BTHR = rotate(jnp.einsum("BTD,DHR->BTHR", x_BTD, self.weight("w_k", "embed heads rotary")), *angle)
-        v_BTHU = jnp.einsum("BTD,DHU->BTHU", x_BTD, self.weight("w_v", "embed heads value"))
+        q_BTHR, k_BTHR, v_BTHU = project(x_BTD, *(self.weight(f"w_{name}", f"embed heads {axis}")
+                                                  for name, axis in (("q", "rotary"), ("k", "rotary"), ("v", "value"))), keep="up")
+        q_BTHR, k_BTHR = rotate(q_BTHR, *angle), rotate(k_BTHR, *angle)
         w_o_HUD = self.weight("w_o", "heads value embed")
         scale = softmax_scale(self.model)
         cache = cache and write(cache, start, k=k_BTHR, v=v_BTHU)
@@ -111,7 +104,7 @@ class MultiHeadAttention(Weighted):
             score_BHTS = jnp.einsum("BTHR,BSHR->BHTS", q_BTHR, cache["k"])
             weight_BHTS = masked_softmax(score_BHTS, scale, visible(x_BTD.shape[1], cache["k"].shape[1], start))
             o_BTHU = jnp.einsum("BHTS,BSHU->BTHU", weight_BHTS, cache["v"])
-        return constrain(jnp.einsum("BTHU,HUD->BTD", o_BTHU, w_o_HUD), "batch sequence embed"), cache
+        return constrain(*project(o_BTHU, w_o_HUD), "batch sequence embed"), cache
 
 
 def visible(length: int, slots: int, start) -> jax.Array:
@@ -122,8 +115,11 @@ def visible(length: int, slots: int, start) -> jax.Array:
 
 def write(cache: dict, start, **new: jax.Array) -> dict:
     """The cache with the new tokens' entries from position `start` on, each row from its own where start is [B]."""
-    put = partial(jax.lax.dynamic_update_slice_in_dim, axis=1)
-    if jnp.ndim(start):
+    put, rows = partial(jax.lax.dynamic_update_slice_in_dim, axis=1), jnp.size(start)
+    if rows == 1:
+        start = jnp.reshape(start, ())
+    else:
         put = jax.vmap(partial(jax.lax.dynamic_update_slice_in_dim, axis=0))
     axes = {3: "batch sequence -", 4: "batch sequence heads -"}
-    return {name: constrain(put(cache[name], x.astype(cache[name].dtype), start), axes[x.ndim]) for name, x in new.items()}
+    cache = {name: constrain(put(cache[name], x.astype(cache[name].dtype), start), axes[x.ndim]) for name, x in new.items()}
+    return jax.lax.optimization_barrier(cache)  # else XLA writes once for each reader, and each time copies the whole cache first

@@ -12,7 +12,7 @@ from .weight import Weighted, rms_norm
 ATTENTION = {"mla": LatentAttention, "mha": MultiHeadAttention}
 
 REMAT = {  # what the backward pass finds in memory; the rest it computes again
-    "product": jax.checkpoint_policies.save_only_these_names("latent", "product"),
+    "product": jax.checkpoint_policies.save_only_these_names("latent", "product"),  # but not "up": what a latent is made up to is cheap
     "latent": jax.checkpoint_policies.save_only_these_names("latent"),
     "full": jax.checkpoint_policies.nothing_saveable,
 }

@@ -4,7 +4,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.core import meta
-from jax.ad_checkpoint import checkpoint_name
 
 from seekjax.config import KernelConfig
 from seekjax.kernels import grouped
@@ -15,15 +14,14 @@ from sharding.place import Named
 from sharding.rules import constrain, local, mesh_axes, platform, split_by
 
 from .routing import affinity, count_choices, route, sequence_balance
-from .weight import Weighted
+from .weight import Weighted, project
 
 
 def swiglu(x_BTD, w_gate_DF, w_up_DF, w_down_FD):
     """(silu(x w_gate) * (x w_up)) w_down."""
-    gate_BTF = checkpoint_name(jnp.einsum("BTD,DF->BTF", x_BTD, w_gate_DF), "product")
-    up_BTF = checkpoint_name(jnp.einsum("BTD,DF->BTF", x_BTD, w_up_DF), "product")
-    h_BTF = jax.nn.silu(gate_BTF) * up_BTF
-    return jnp.einsum("BTF,FD->BTD", constrain(h_BTF, "batch sequence hidden"), w_down_FD)
+    gate_BTF, up_BTF = project(x_BTD, w_gate_DF, w_up_DF)
+    h_BTF = constrain(jax.nn.silu(gate_BTF) * up_BTF, "batch sequence hidden")
+    return project(h_BTF, w_down_FD)[0]
 
 
 def mixture(x_BTD, choice_BTK, gate_BTK, weights, kernel: KernelConfig):

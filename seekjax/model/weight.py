@@ -1,11 +1,15 @@
 """Declaring weights: one string states an array's shape and its sharding."""
 
+import itertools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from seekjax.config import KernelConfig, ModelConfig
 from sharding.place import Named
+from sharding.rules import platform
 
 
 class Weighted(nn.Module):
@@ -30,6 +34,28 @@ class Weighted(nn.Module):
     def build(self, module: type["Weighted"], **fields) -> "Weighted":
         """A submodule with the same settings."""
         return module(self.model, self.kernel, **fields)
+
+
+def project(x_BTX: jax.Array, *weights: jax.Array, keep: str = "product") -> list[jax.Array]:
+    """x times each of the matrices w_XY, [B, T, Y] each; X and Y may be several axes. `keep` names the result for the remat policies.
+
+    One axis of tokens instead of two, because the gradient of a weight sums over it, and XLA would turn the activations around to sum over two.
+    On CPU one wide product beats several narrow ones, once the tokens are so many that joining the weights costs little beside it.
+    """
+    B, T, *X = x_BTX.shape
+    x_mX = x_BTX.reshape(B * T, *X)
+
+    def times(w_XY):
+        y_mY = checkpoint_name(jnp.tensordot(x_mX, w_XY, len(X)), keep)
+        return y_mY.reshape(B, T, *y_mY.shape[1:])
+
+    if len(weights) == 1 or platform() != "cpu" or B * T < X[0]:
+        return [times(w_XY) for w_XY in weights]
+    if len({w_XY.shape for w_XY in weights}) == 1:  # stacked on an axis of its own: joined, an axis that the mesh splits would be dealt anew
+        y_BT2Y = times(jnp.stack(weights, len(X)))
+        return [y_BT2Y[:, :, i] for i in range(len(weights))]
+    ends = list(itertools.accumulate(w_XY.shape[-1] for w_XY in weights))
+    return jnp.split(times(jnp.concatenate(weights, -1)), ends[:-1], -1)
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:

@@ -23,7 +23,7 @@ CONFIG = Config(
                       expert_hidden=64, experts=8, experts_per_token=2, mtp_depth=0, init_std=0.1),
     data=DataConfig(sources=("stories",), sequence=128),
     optimizer=OptimizerConfig(learning_rate=1e-2, schedule=Schedule((0.5, 1.0), (1.0, 0.02), ("constant", "cosine"))),
-    kernel=KernelConfig(remat="none"),
+    kernel=KernelConfig(remat="product"),
     train=TrainConfig(steps=600, batch=16, log_every=50, eval_every=600, save_every=600, balance_rate=0.01))
 
 

@@ -25,7 +25,7 @@ MINI = ModelConfig(vocab=8192, embed=256, layers=8, dense_layers=1, heads=8, q_l
                    expert_hidden=256, experts=16, shared_experts=1, experts_per_token=4, expert_groups=4, groups_per_token=2, mtp_depth=0)
 
 
-def config(sequence: int = 256, batch: int = 16, remat: str = "none", mesh: MeshConfig = MeshConfig(data=1), **model) -> Config:
+def config(sequence: int = 256, batch: int = 16, remat: str = "product", mesh: MeshConfig = MeshConfig(data=1), **model) -> Config:
     """A run of `mini`, with other fields of its model where given."""
     return Config(replace(MINI, **model), DataConfig(sequence=sequence), mesh=mesh, kernel=KernelConfig(remat=remat), train=TrainConfig(batch=batch))
 

@@ -1,6 +1,6 @@
 """Where the time of one training step of `mini` goes, and how far its matrix products are from the rate this machine can multiply at.
 
-    python tests/benchmarks/profile_step.py [none | latent | full]
+    python tests/benchmarks/profile_step.py [none | product | latent | full]
 
 From a profile of three steps: each operation's own time, without what runs inside it, summed over the threads and attributed by its name in the
 compiled program. Threads wait for each other and for other work on the machine, so trust the shares. Results: tests/benchmarks/results/profile_step.md
@@ -57,7 +57,7 @@ def own_seconds(folder: Path, names: dict[str, str]) -> Counter:
 
 
 def main() -> None:
-    remat = sys.argv[1] if len(sys.argv) > 1 else "none"
+    remat = sys.argv[1] if len(sys.argv) > 1 else "product"
     print(f"{mini.heading()}, remat {remat}")
     step = mini.Step(mini.config(remat=remat))
     step()

@@ -1,9 +1,9 @@
 """Training tokens per second of `mini`: seekjax against transformers' DeepseekV3ForCausalLM on torch, the same shape, AdamW and clipping in both.
 
-    python tests/benchmarks/train_mini.py [--peer PYTHON] [--turns 7] [none] [latent] [grouped_mm] [eager]
+    python tests/benchmarks/train_mini.py [--peer PYTHON] [--turns 7] [none] [product] [latent] [grouped_mm] [eager]
 
-PYTHON is the interpreter that has torch and transformers (default: this one). none and latent are our remat, grouped_mm and eager the peer's ways
-to run its experts; all four without a name. Each side is a process of its own that sleeps while another one runs a step; all take turns within one
+PYTHON is the interpreter that has torch and transformers (default: this one). none, product and latent are our remat, grouped_mm and eager its ways
+to run its experts; all five without a name. Each side is a process of its own that sleeps while another one runs a step; all take turns within one
 run, so that a busy machine slows them alike. CPU seconds, summed over cores, suffer least from it. Results: tests/benchmarks/results/train_mini.md
 """
 
@@ -22,7 +22,7 @@ SHAPE = {"vocab_size": 8192, "hidden_size": 256, "intermediate_size": 1024, "moe
          "qk_rope_head_dim": 16, "v_head_dim": 32, "routed_scaling_factor": 2.5, "norm_topk_prob": True, "initializer_range": 0.006,
          "tie_word_embeddings": False, "use_cache": False}
 BATCH, SEQUENCE = 16, 256
-SIDES = {"none": "ours", "latent": "ours", "grouped_mm": "peer", "eager": "peer"}
+SIDES = {"none": "ours", "product": "ours", "latent": "ours", "grouped_mm": "peer", "eager": "peer"}
 
 
 def ours(remat: str):

@@ -62,7 +62,7 @@ def test_absorbed_and_expanded_decoding_agree():
 
 def test_recomputation_changes_no_gradient():
     gradients = {}
-    for remat in ("none", "latent", "full"):
+    for remat in ("none", "product", "latent", "full"):
         transformer, variables, tokens = made(V3, replace(PLAIN, remat=remat))
 
         def loss(params):
@@ -70,7 +70,7 @@ def test_recomputation_changes_no_gradient():
             return logits(output).var() + output.mtp_BTD[0].sum()
 
         gradients[remat] = jax.jit(jax.grad(loss))(variables["params"])
-    for remat in ("latent", "full"):
+    for remat in ("product", "latent", "full"):
         for a, b in zip(jax.tree.leaves(gradients[remat]), jax.tree.leaves(gradients["none"]), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * float(jnp.abs(b).max()) + 1e-12)
 
