@@ -32,10 +32,11 @@ def attend_expanded(q_BTHN, q_BTHR, c_BSC, k_BSR, w_uk_CHN, w_uv_CHU, scale, mas
 def attend_absorbed(q_BTHN, q_BTHR, c_BSC, k_BSR, w_uk_CHN, w_uv_CHU, scale, mask_B1TS):
     """The same attention in the latent space: C + R numbers read per token, however many heads (V2 section 2.1.2)."""
     q_BTHC = jnp.einsum("BTHN,CHN->BTHC", q_BTHN, w_uk_CHN)
-    score_BHTS = jnp.einsum("BTHC,BSC->BHTS", q_BTHC, c_BSC) + jnp.einsum("BTHR,BSR->BHTS", q_BTHR, k_BSR)
-    weight_BHTS = masked_softmax(score_BHTS, scale, mask_B1TS)
-    o_BTHC = jnp.einsum("BHTS,BSC->BTHC", weight_BHTS, c_BSC)
-    return jnp.einsum("BTHC,CHU->BTHU", o_BTHC, w_uv_CHU)
+    # The cache stands first in the product, as it lies in memory: XLA would turn it around to put the few queries first.
+    score_BSTH = jnp.einsum("BSC,BTHC->BSTH", c_BSC, q_BTHC) + jnp.einsum("BSR,BTHR->BSTH", k_BSR, q_BTHR)
+    weight_BHTS = masked_softmax(score_BSTH.transpose(0, 3, 2, 1), scale, mask_B1TS)
+    o_BHTC = jnp.einsum("BHTS,BSC->BHTC", weight_BHTS, c_BSC)
+    return jnp.einsum("BHTC,CHU->BTHU", o_BHTC, w_uv_CHU)
 
 
 def masked_softmax(score_BHTS, scale, mask_B1TS):
@@ -115,11 +116,8 @@ def visible(length: int, slots: int, start) -> jax.Array:
 
 def write(cache: dict, start, **new: jax.Array) -> dict:
     """The cache with the new tokens' entries from position `start` on, each row from its own where start is [B]."""
-    put, rows = partial(jax.lax.dynamic_update_slice_in_dim, axis=1), jnp.size(start)
-    if rows == 1:
-        start = jnp.reshape(start, ())
-    else:
+    put = partial(jax.lax.dynamic_update_slice_in_dim, axis=1)
+    if jnp.ndim(start):
         put = jax.vmap(partial(jax.lax.dynamic_update_slice_in_dim, axis=0))
     axes = {3: "batch sequence -", 4: "batch sequence heads -"}
-    cache = {name: constrain(put(cache[name], x.astype(cache[name].dtype), start), axes[x.ndim]) for name, x in new.items()}
-    return jax.lax.optimization_barrier(cache)  # else XLA writes once for each reader, and each time copies the whole cache first
+    return {name: constrain(put(cache[name], x.astype(cache[name].dtype), start), axes[x.ndim]) for name, x in new.items()}
