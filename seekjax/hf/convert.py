@@ -12,7 +12,7 @@ import tyro
 
 from seekjax.config import Config, DataConfig, TrainConfig
 from seekjax.data import DataError
-from seekjax.data.tokenizer import read_tokenizer
+from seekjax.data.tokenizer import BOS, EOS, PAD, read_tokenizer
 from seekjax.plan.count import parameters
 from seekjax.train.checkpoint import Checkpoints
 from seekjax.train.run import to_json
@@ -62,6 +62,9 @@ def export(run: Path, to: Path, dtype: Dtype) -> None:
         save(folder, config.model, variables, dtype, scales=run / SCALES if (run / SCALES).exists() else None)
         copy_tokenizer(run, folder)
         if (folder / "tokenizer.json").exists():
+            if not (folder / "tokenizer_config.json").exists():
+                names = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD}
+                (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"} | names, ensure_ascii=False) + "\n")
             described = read_json(folder / "config.json") | token_ids(folder, config.model.vocab)
             (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
 
@@ -108,5 +111,3 @@ def copy_tokenizer(source: Path, to: Path) -> None:
         if (source / name).exists():
             file_size(source / name, TOKENIZER_BYTES)
             shutil.copyfile(source / name, to / name)
-    if (to / "tokenizer.json").exists() and not (to / "tokenizer_config.json").exists():
-        (to / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}) + "\n")
