@@ -1,0 +1,152 @@
+"""Tokens per second of `mini` and `small` when decoding: seekjax against transformers' DeepseekV3ForCausalLM `generate` on torch, same shape, f32.
+
+    python tests/benchmarks/decode.py [--peer PYTHON] [--shape mini] [--turns 5] [--cases 1x32 8x32 1x512]
+
+A case is batch x prompt; each writes 128 tokens greedily after random prompts. Reported apart: the prefill (until the first token), and the rate
+of prompt and text together. PYTHON is the interpreter that has torch and transformers (default: this one); the peer runs its experts in each of
+its ways, and its best counts. Every side is a process of its own that sleeps while another one runs, and all take turns, so that a busy machine
+slows them alike. `draft` is ours with the prediction module, untrained: what a step with a guess costs, not what one gains.
+Results: tests/benchmarks/results/decode.md
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from statistics import median
+
+SMALL = {"vocab": 32768, "embed": 768, "layers": 12, "heads": 12, "q_latent": 384, "kv_latent": 256, "nope": 64, "rotary": 32, "value": 64,
+         "hidden": 3072, "expert_hidden": 512, "experts": 32, "expert_groups": 1, "groups_per_token": 1}
+NAMES = {"vocab_size": "vocab", "hidden_size": "embed", "intermediate_size": "hidden", "moe_intermediate_size": "expert_hidden",
+         "num_hidden_layers": "layers", "num_attention_heads": "heads", "num_key_value_heads": "heads", "n_shared_experts": "shared_experts",
+         "n_routed_experts": "experts", "num_experts_per_tok": "experts_per_token", "n_group": "expert_groups", "topk_group": "groups_per_token",
+         "first_k_dense_replace": "dense_layers", "q_lora_rank": "q_latent", "kv_lora_rank": "kv_latent", "qk_nope_head_dim": "nope",
+         "qk_rope_head_dim": "rotary", "v_head_dim": "value"}
+MINI = {"vocab": 8192, "embed": 256, "layers": 8, "dense_layers": 1, "heads": 8, "q_latent": 128, "kv_latent": 64, "nope": 32, "rotary": 16, "value": 32,
+        "hidden": 1024, "expert_hidden": 256, "experts": 16, "shared_experts": 1, "experts_per_token": 4, "expert_groups": 4, "groups_per_token": 2}
+SHAPES = {"mini": MINI, "small": MINI | SMALL}
+NEW = 128
+SIDES = {"plain": "ours", "draft": "ours", "grouped_mm": "peer", "eager": "peer"}
+
+
+def ours(variant: str, shape: str):
+    """(batch, prompt) -> seconds of the prefill and of everything; and versions."""
+    import jax
+    import numpy as np
+    from mini import heading
+    from seekjax.config import KernelConfig, ModelConfig
+    from seekjax.generate.sampling import Sampling
+    from seekjax.generate.stream import Generator
+    from seekjax.train.saved import abstract_variables
+
+    model, kernel = ModelConfig(**SHAPES[shape], mtp_depth=int(variant == "draft")), KernelConfig()
+    shapes = abstract_variables(model, kernel)
+    random = np.random.default_rng(0)
+    variables = jax.tree.map(lambda x: jax.numpy.asarray(0.02 * random.standard_normal(x.shape, np.float32) if x.ndim > 1 else np.ones(x.shape, np.float32)),
+                             shapes)
+    generator = Generator(model, variables, kernel, consume=True)
+
+    def run(batch: int, prompt: int):
+        prompts = random.integers(0, model.vocab, (batch, prompt)).tolist()
+        writing = generator.write(prompts, Sampling(max_new=NEW, temperature=0), chunk=NEW)
+        for _ in writing:
+            pass
+        return writing.clock[0][0], writing.clock[-1][0]
+
+    return run, heading()
+
+
+def peer(experts: str, shape: str):
+    """The same of transformers, with one of its ways to run the experts."""
+    sys.path.pop(0)  # transformers would take kernels.py in this folder for the package of that name
+    import torch
+    import transformers
+    from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
+
+    torch.manual_seed(0)
+    config = DeepseekV3Config(**{theirs: SHAPES[shape][name] for theirs, name in NAMES.items()}, tie_word_embeddings=False, eos_token_id=None,
+                              bos_token_id=None, pad_token_id=0)
+    model = DeepseekV3ForCausalLM._from_config(config, experts_implementation=experts).eval()
+
+    def generate(tokens, new: int):
+        began = time.perf_counter()
+        out = model.generate(tokens, attention_mask=torch.ones_like(tokens), min_new_tokens=new, max_new_tokens=new, do_sample=False, use_cache=True)
+        assert out.shape[1] == tokens.shape[1] + new
+        return time.perf_counter() - began
+
+    def run(batch: int, prompt: int):
+        tokens = torch.randint(0, config.vocab_size, (batch, prompt))
+        with torch.inference_mode():
+            return generate(tokens, 1), generate(tokens, NEW)
+
+    return run, f"torch {torch.__version__}, transformers {transformers.__version__}"
+
+
+def serve(variant: str, shape: str) -> None:
+    """Run a case per line of input and answer with its seconds."""
+    run, versions = {"ours": ours, "peer": peer}[SIDES[variant]](variant, shape)
+    print(json.dumps(versions), flush=True)
+    for line in sys.stdin:
+        print(json.dumps(run(*map(int, line.split("x")))), flush=True)
+
+
+class Side:
+    """A process that writes when asked."""
+
+    def __init__(self, python: str, variant: str, shape: str):
+        self.name = f"{SIDES[variant]} {variant}"
+        command = [python, __file__, "--shape", shape, "--serve", variant]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def answer(self):
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name}: the process ended; its message is above.")
+        return json.loads(line)
+
+    def run(self, case: str) -> tuple[float, float]:
+        print(case, file=self.process.stdin, flush=True)
+        return tuple(self.answer())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", default=sys.executable, help="the interpreter that has torch and transformers")
+    parser.add_argument("--shape", choices=SHAPES, default="mini")
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--cases", nargs="+", default=["1x32", "8x32", "1x512"], metavar="BATCHxPROMPT")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        return serve(options.serve, options.shape)
+
+    sides = [Side(sys.executable if SIDES[variant] == "ours" else options.peer, variant, options.shape) for variant in options.sides]
+    for side in sides:
+        print(f"{side.name}: {side.answer()}", flush=True)
+    print(f"{options.shape}, {NEW} new tokens, {options.turns} turns\n\n| batch x prompt | | prefill ms | tokens/s | against the best peer: prefill, tokens/s |"
+          "\n|---|---|---|---|---|")
+    for case in options.cases:
+        batch = int(case.split("x")[0])
+        seen = {side.name: [] for side in sides}
+        for side in sides:
+            side.run(case)  # compiles, warms
+        for _ in range(options.turns):
+            for side in sides:
+                seen[side.name].append(side.run(case))
+                time.sleep(0.3)  # idle threads of the one before stop spinning
+        first, whole = ({name: median(times[i] for times in runs) for name, runs in seen.items()} for i in (0, 1))
+        best = [min((times[name] for name in times if name.startswith("peer")), default=float("nan")) for times in (first, whole)]
+        for name in seen:
+            print(f"| {case} | {name} | {1e3 * first[name]:.1f} | {batch * NEW / whole[name]:.1f} | {best[0] / first[name]:.2f}x, "
+                  f"{best[1] / whole[name]:.2f}x |", flush=True)
+    print(f"\nload {os.getloadavg()[0]:.1f}")
+    for side in sides:
+        side.process.stdin.close()
+        side.process.wait()
+
+
+if __name__ == "__main__":
+    main()
