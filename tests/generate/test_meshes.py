@@ -16,7 +16,7 @@ def alone(made, prompts):
 
 
 def sampling(temperature) -> Sampling:
-    return Sampling(max_new=7, temperature=temperature, top_p=0.95, seed=4)
+    return Sampling(max_new=16, temperature=temperature, top_p=0.95, seed=4)
 
 
 @pytest.mark.parametrize(("mesh", "kernel", "parts"), [

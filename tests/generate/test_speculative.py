@@ -16,14 +16,14 @@ KERNEL = KernelConfig(attention="plain")
 
 
 def test_greedy_with_a_draft_is_plain_greedy(made, prompts):
-    writing = Generator(made.model, made.variables, KERNEL).write(prompts, Sampling(max_new=12, temperature=0), chunk=3)
+    writing = Generator(made.model, made.variables, KERNEL).write(prompts, Sampling(max_new=16, temperature=0), chunk=3)
     seen = [[len(row.ids) for row in rows] for rows in writing]
     assert seen[0] == [1, 1, 1] and len(seen) > 2 and seen == sorted(seen)
     for prompt, row in zip(prompts, writing.rows, strict=True):
-        assert row.ids == made.greedy(prompt, 12) and row.ended == "length"
-        exact = made.log_probs(prompt + row.ids)[np.arange(12) + len(prompt) - 1, row.ids]
+        assert row.ids == made.greedy(prompt, 16) and row.ended == "length"
+        exact = made.log_probs(prompt + row.ids)[np.arange(16) + len(prompt) - 1, row.ids]
         np.testing.assert_allclose(row.log_probs, exact, atol=2e-5)
-    assert 0 <= writing.accepted <= writing.rounds <= 33 and "draft accepted" in writing.report()
+    assert 0 <= writing.accepted <= writing.rounds <= 45 and "draft accepted" in writing.report()
 
 
 def test_a_draft_that_is_always_right_writes_two_tokens_a_step(make):
@@ -37,9 +37,9 @@ def test_a_draft_that_is_always_right_writes_two_tokens_a_step(make):
         pass
     assert writing.rounds == writing.accepted == 10 and [row.ids for row in writing.rows] == [[0] * 11] * 2
     assert writing.report().endswith("draft accepted 100%, 2.00 tokens per step")
-    stopped = always([[3, 1]], Sampling(max_new=11, temperature=0, stop_ids=(0,)))
+    stopped = always([[3, 1], [2]], Sampling(max_new=11, temperature=0, stop_ids=(0,)))
     assert stopped[0].ids == [0] and stopped[0].ended == "stop"
-    assert len(always([[3, 1]], Sampling(max_new=4, temperature=0))[0].ids) == 4  # the guess would make it five
+    assert len(always([[3, 1], [2]], Sampling(max_new=4, temperature=0))[0].ids) == 4  # the guess would make it five
 
 
 @pytest.mark.parametrize("draft", [False, True], ids=["plain", "draft"])
