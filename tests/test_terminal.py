@@ -16,7 +16,7 @@ from seekjax.cli import main
 from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, TrainConfig
 from seekjax.data import Corpus
 from seekjax.data.chat import BUILT_IN, compile_chat
-from seekjax.data.tokenizer import load_tokenizer
+from seekjax.data.tokenizer import BOS, EOS, load_tokenizer
 from seekjax.generate.open import open_model
 from seekjax.generate.sampling import Sampling
 from seekjax.serve import terminal
@@ -189,6 +189,7 @@ def test_eval_is_the_same_on_any_mesh_batch_and_after_an_interruption(run, comma
 def test_where_a_text_begins(run):
     opened = open_model(run)
     assert opened.begin == opened.tokenizer.eos and opened.kernel == CONFIG.kernel
-    (run / "tokenizer_config.json").write_text('{"bos_token": "<s>"}')
-    assert open_model(run).begin == opened.tokenizer.bos
+    for named, begin in ((BOS, "bos"), ({"content": BOS}, "bos"), (EOS, "eos"), (None, "eos")):
+        (run / "tokenizer_config.json").write_text(json.dumps({"bos_token": named}))
+        assert open_model(run).begin == getattr(opened.tokenizer, begin)
     (run / "tokenizer_config.json").unlink()

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from seekjax.config import KernelConfig, ModelConfig
 from seekjax.data import Tokenizer, read_tokenizer
+from seekjax.data.tokenizer import BOS
 from seekjax.train.saved import read_run
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use
@@ -65,9 +66,11 @@ def need_tokenizer(opened: Opened) -> Tokenizer:
 
 
 def first_id(folder: Path, tokenizer: Tokenizer) -> int:
-    """Published models begin a text with their bos; ours were trained on documents that follow the end of another."""
+    """The bos_token that tokenizer_config.json names, as published models have it; without one eos, for ours read documents that follow others."""
     try:
         settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        settings = {}
-    return tokenizer.bos if tokenizer.bos is not None and isinstance(settings, dict) and settings.get("bos_token") else tokenizer.eos
+        named = settings.get("bos_token")
+        named = named.get("content") if isinstance(named, dict) else named
+    except (OSError, ValueError, AttributeError):
+        named = None
+    return tokenizer.bos if named == BOS and tokenizer.bos is not None else tokenizer.eos
