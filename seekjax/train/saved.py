@@ -33,7 +33,7 @@ def read_run(folder: Path, kernel: KernelConfig | None = None) -> tuple[Config, 
         raise RunError(f"there is no run folder {folder}: name one that train.py has written (--out, by default runs/CONFIG).")
     if not (folder / "checkpoints").is_dir():
         raise RunError(f"{folder} is not a run folder: it holds no checkpoints/ (train.py writes one at its first save).")
-    step = newest_whole(folder / "checkpoints")
+    step = newest_whole(folder.absolute() / "checkpoints")  # Orbax finds nothing by a relative path
     config = read_config(step / "config.json")
     config = replace(config, kernel=kernel or config.kernel, out=folder)
     return config, restore(step, abstract_variables(config.model, config.kernel))

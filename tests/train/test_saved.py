@@ -54,6 +54,12 @@ def test_the_moving_average_comes_back_on_any_mesh(run):
     assert split.addressable_shards[0].data.shape[1] == SMALL.model.experts // 4
 
 
+def test_a_run_is_found_by_a_relative_path(run, monkeypatch):
+    folder, state = run
+    monkeypatch.chdir(folder.parent)
+    equal(read_run(Path(folder.name))[1]["params"], state.ema)
+
+
 def test_every_published_config_survives_json(tmp_path):
     from seekjax.cli import config_names, load_config
     for name in config_names():
