@@ -72,7 +72,7 @@ def show(argv: list[str]) -> int:
 
 
 def convert(argv: list[str]) -> None:
-    """--from A --to B           A published checkpoint into a run, or a run into a published checkpoint (--dtype bf16, f32, fp8)."""
+    """--from A --to B           A published checkpoint into a run, a run into a published checkpoint (--dtype), or either for llama.cpp (--to-gguf)."""
     from seekjax.hf.convert import convert
     convert(argv)
 

@@ -66,23 +66,26 @@ class Chat:
 
 
 def load_chat(folder: Path, tokenizer: Tokenizer, name: Name = "auto") -> Chat:
-    """The template of a checkpoint's folder (chat_template.jinja or tokenizer_config.json), or a built-in one by name.
+    """The template of `find_template`, ready to render. Raises DataError."""
+    settings = _settings(folder / "tokenizer_config.json")
+    return compile_chat(find_template(folder, tokenizer, name), _token(settings.get("bos_token"), BOS), _token(settings.get("eos_token"), EOS))
+
+
+def find_template(folder: Path, tokenizer: Tokenizer, name: Name = "auto") -> str:
+    """The text of a checkpoint's template (chat_template.jinja or tokenizer_config.json in its folder), or of a built-in one by name.
 
     auto without one in the folder: v3 where the tokenizer has DeepSeek's tokens for the two speakers, else v2. Raises DataError.
     """
-    settings = _settings(folder / "tokenizer_config.json")
     source = None
     if name != "auto":
         source = BUILT_IN[name]
     elif (file := folder / "chat_template.jinja").is_file():
         source = file.read_text(encoding="utf-8")
-    elif isinstance(given := settings.get("chat_template"), list):  # several, by name
+    elif isinstance(given := _settings(folder / "tokenizer_config.json").get("chat_template"), list):  # several, by name
         source = next((one.get("template") for one in given if isinstance(one, dict) and one.get("name") == "default"), None)
     else:
         source = given
-    if source is None:
-        source = BUILT_IN["v2" if None in (tokenizer.user, tokenizer.assistant) else "v3"]
-    return compile_chat(source, _token(settings.get("bos_token"), BOS), _token(settings.get("eos_token"), EOS))
+    return source if source is not None else BUILT_IN["v2" if None in (tokenizer.user, tokenizer.assistant) else "v3"]
 
 
 def compile_chat(source: str, bos: str = BOS, eos: str = EOS) -> Chat:

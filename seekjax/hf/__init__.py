@@ -6,5 +6,6 @@
     fp8      matrices in 128 x 128 blocks of FP8 with one scale each
     load     a checkpoint into sharded arrays, tensor by tensor
     save     weights into a checkpoint, tensor by tensor
+    gguf     weights into a file for llama.cpp, its tokenizer by gguf_tokenizer
     convert  the command `seekjax convert`
 """

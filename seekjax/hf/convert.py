@@ -1,4 +1,5 @@
-"""`seekjax convert --from A --to B`: a published checkpoint into a run folder, or a run's newest weights into a published checkpoint."""
+"""`seekjax convert --from A --to B`: a published checkpoint into a run folder, a run's newest weights into a published checkpoint, or either into
+a GGUF file."""
 
 import json
 import shutil
@@ -21,9 +22,11 @@ from seekjax.train.state import Plan
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use
 
+from .errors import need
 from .files import Files, file_size, read_json, write_file
-from .load import SCALE, load
-from .save import Dtype, appearing, save
+from .gguf import Type, package, reader, save_gguf
+from .load import SCALE, check, load, paired
+from .save import Dtype, appearing, check_bias, save
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "generation_config.json")
 SCALES = "fp8_scales.safetensors"
@@ -32,10 +35,12 @@ TOKENIZER_BYTES = 2**26
 
 @dataclass(frozen=True)
 class Convert:
-    """A published checkpoint (a folder with config.json and .safetensors files) into a run, or a run into a published checkpoint."""
+    """A published checkpoint (a folder with config.json and .safetensors files) into a run, a run into a published checkpoint, or either for llama.cpp."""
 
     source: Annotated[Path, tyro.conf.arg(name="from")]  # a checkpoint's folder, or that of a run
-    to: Path  # a new folder
+    to: Path | None = None  # a new folder
+    to_gguf: Path | None = None  # instead: a new file for llama.cpp, without the prediction modules (extra [gguf])
+    type: Type = "f32"  # of the matrices in a GGUF file
     dtype: Dtype = "bf16"  # of the matrices in a published checkpoint; a run has float32
     trainable: bool = False  # also give the run an optimizer's moments, so that train.py can go on from it; three times the size
     mesh: MeshConfig = MeshConfig(data=1)  # where the weights live on their way
@@ -44,7 +49,14 @@ class Convert:
 def convert(argv: list[str]) -> None:
     """Raises WeightsError, RunError, CheckpointError or DataError, each with one sentence; B appears whole or not at all."""
     asked = tyro.cli(Convert, prog="seekjax convert", args=argv, config=(tyro.conf.FlagConversionOff,))
-    source, to = asked.source.expanduser(), asked.to.expanduser()
+    need((asked.to is None) != (asked.to_gguf is None), "name either a new folder (--to) or a new file for llama.cpp (--to-gguf).")
+    source = asked.source.expanduser()
+    if asked.to_gguf:
+        to_gguf(source, asked.to_gguf, asked.type, asked.mesh)
+        print(f"{asked.to_gguf}: {asked.to_gguf.expanduser().stat().st_size / 1e6:,.1f} MB of deepseek2 in {asked.type}; "
+              f"next: llama-cli -m {asked.to_gguf}")
+        return
+    to = asked.to.expanduser()
     with use(make_mesh(asked.mesh)):
         if (source / "checkpoints").is_dir():
             export(source, to, asked.dtype)
@@ -53,6 +65,19 @@ def convert(argv: list[str]) -> None:
             config = adopt(source, to, asked.trainable)
             then = f"python train.py {to / 'config.py'} --out {to}" if asked.trainable else f"seekjax generate {to}"
             print(f"{to}: {parameters(config.model).total / 1e6:,.1f}M parameters; next: {then}")
+
+
+def to_gguf(source: Path, path: Path, kind: Type, mesh: MeshConfig) -> None:
+    """A run's newest weights, or a published checkpoint tensor by tensor, as one file for llama.cpp."""
+    package()  # before anything is read
+    if not (source / "checkpoints").is_dir():
+        published, files = check(source)
+        save_gguf(path, published.model, lambda tensor: paired(files, tensor, published.interleaved), kind, source)
+        return
+    with use(make_mesh(mesh)):
+        config, variables = read_run(source)
+        check_bias(config.model, variables)
+        save_gguf(path, config.model, reader(variables), kind, source)
 
 
 def export(run: Path, to: Path, dtype: Dtype) -> None:

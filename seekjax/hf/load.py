@@ -22,7 +22,7 @@ from . import fp8
 from .config import Published, check_prediction, read_config
 from .errors import listed, need
 from .files import Files, read_json
-from .names import Tensor, split, tensors
+from .names import Tensor, join, split, tensors
 
 SCALE = "_scale_inv"
 Source = dict[tuple[int, ...], tuple[Tensor, int]]  # of one of our arrays: place in its leading axes -> (tensor, number of the part)
@@ -105,6 +105,15 @@ def values(files: Files, tensor: Tensor) -> np.ndarray:
     scale = files.read(tensor.name + SCALE).astype(np.float32)
     need(bool(np.isfinite(scale).all() and (scale > 0).all()), f"{tensor.name}{SCALE} has scales that are no positive numbers.")
     return fp8.dequantise(x, scale)
+
+
+def paired(files: Files, tensor: Tensor, interleaved: bool) -> np.ndarray:
+    """A tensor's values in float32, rotary pairs side by side whatever the files have."""
+    x = values(files, tensor).astype(np.float32)
+    if interleaved or not any("R" in part.axes for part in tensor.parts):
+        return x
+    ours = [pair(one, part.axes.index("R")) if "R" in part.axes else one for one, part in zip(split(x, tensor), tensor.parts)]
+    return join(ours, tensor)
 
 
 def _stacked(wanted: jax.ShapeDtypeStruct, here: Source, files: Files, interleaved: bool) -> jax.Array:

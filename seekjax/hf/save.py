@@ -39,7 +39,7 @@ def save(directory: Path, model: ModelConfig, variables: dict, dtype: Dtype = "b
     directory = Path(directory).expanduser()
     need(jax.process_count() == 1, "a checkpoint is written by one process: restore the run in one and convert there.")
     config = write_config(model, "float32" if dtype == "f32" else "bfloat16", dtype.startswith("fp8"), dtype == "fp8-ue8m0")
-    _check_bias(model, variables)
+    check_bias(model, variables)
     with appearing(directory) as folder:
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         files = _files(model, dtype, file_bytes)
@@ -133,8 +133,8 @@ def _cut(x: jax.Array, start: list[int], size: tuple[int, ...]) -> jax.Array:
     return jax.lax.dynamic_slice(x, start, size)
 
 
-def _check_bias(model: ModelConfig, variables: dict) -> None:
-    """Only the layout of sigmoid routing has a place for the balance bias."""
+def check_bias(model: ModelConfig, variables: dict) -> None:
+    """Only the layout of sigmoid routing has a place for the balance bias. Raises WeightsError where another has one."""
     if model.scoring == "softmax":
         moved = any(bool(jnp.any(bias != 0)) for bias in jax.tree.leaves(variables.get("balance", {})))
         need(not moved, "this model routes by softmax with a balance bias that has moved: the published layout has no place for it.")
