@@ -17,8 +17,8 @@ from sharding.rules import sharding, use
 
 SEQUENCES, T, STEPS = 16, 16, 3
 CONFIG = Config(
-    ModelConfig(vocab=64, embed=32, layers=2, heads=2, q_latent=16, kv_latent=16, nope=8, rotary=4, value=8, hidden=32, expert_hidden=16, experts=8,
-                experts_per_token=2, expert_groups=4, groups_per_token=2, init_std=0.1),
+    ModelConfig(vocab=64, embed=32, layers=2, dense_layers=0, mtp_depth=0, heads=2, q_latent=16, kv_latent=16, nope=8, rotary=4, value=8, expert_hidden=16,
+                experts=8, experts_per_token=2, expert_groups=4, groups_per_token=2, init_std=0.1),
     DataConfig(sequence=T), OptimizerConfig(eps=1e-3), MeshConfig(data=2, fsdp=2, expert=2), KernelConfig(attention="plain", experts="loop", remat="none"),
     TrainConfig(steps=STEPS, batch=SEQUENCES, micro_batch=8, balance_rate=0.01),
 )

@@ -20,8 +20,8 @@ from sharding.mesh import MeshConfig
 def small(out, **train) -> Config:
     """Seconds to compile, milliseconds a step."""
     return Config(
-        model=ModelConfig(vocab=320, embed=32, layers=2, heads=2, q_latent=16, kv_latent=16, nope=8, rotary=8, value=8, hidden=64,
-                          expert_hidden=32, experts=8, experts_per_token=2),
+        model=ModelConfig(vocab=320, embed=32, layers=2, dense_layers=0, mtp_depth=0, heads=2, q_latent=16, kv_latent=16, nope=8, rotary=8,
+                          value=8, expert_hidden=32, experts=8, experts_per_token=2),
         data=DataConfig(sources=("stories",), tokenizer="byte", sequence=48),
         optimizer=OptimizerConfig(warmup=2), mesh=MeshConfig(data=1), kernel=KernelConfig(attention="plain", experts="loop", remat="none"),
         train=TrainConfig(**{"steps": 6, "batch": 4, "log_every": 1, "eval_every": 3, "eval_batches": 1, "save_every": 2, **train}), out=out)

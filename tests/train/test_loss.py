@@ -11,7 +11,7 @@ from seekjax.model.transformer import Transformer, logits
 from seekjax.train.loss import Totals, loss, target_mask
 from sharding.place import unbox
 
-MODEL = ModelConfig(vocab=48, embed=32, layers=2, heads=2, q_latent=16, kv_latent=16, nope=8, rotary=8, value=8, hidden=64, expert_hidden=32,
+MODEL = ModelConfig(vocab=48, embed=32, layers=1, dense_layers=0, heads=2, q_latent=16, kv_latent=16, nope=8, rotary=8, value=8, expert_hidden=32,
                     experts=8, experts_per_token=2, mtp_depth=2, init_std=0.1)
 
 
