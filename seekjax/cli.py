@@ -77,6 +77,12 @@ def convert(argv: list[str]) -> None:
     convert(argv)
 
 
+def quantize(argv: list[str]) -> None:
+    """MODEL --to int8 --out B   The same model with matrices in int8, int4 or fp8, for generate, chat and eval."""
+    from seekjax.generate.quantize import quantize
+    quantize(argv)
+
+
 def generate(argv: list[str]) -> None:
     """MODEL --prompt TEXT       Continue a text with a run or a published checkpoint (--max-new, --temperature, --top-p, ...)."""
     from seekjax.serve.terminal import generate
@@ -95,7 +101,7 @@ def evaluate(argv: list[str]) -> None:
     evaluate(argv)
 
 
-COMMANDS = {"show": show, "convert": convert, "generate": generate, "chat": chat, "eval": evaluate}
+COMMANDS = {"show": show, "convert": convert, "quantize": quantize, "generate": generate, "chat": chat, "eval": evaluate}
 
 
 def main() -> int:

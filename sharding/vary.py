@@ -10,14 +10,14 @@ from jax import lax
 
 
 def varying(*arrays):
-    """The mesh axes over which any of the arrays differs between devices, as a set of names."""
-    return frozenset().union(*(jax.typeof(array).manual_axis_type.varying for array in arrays))
+    """The mesh axes over which any of the arrays, or of the arrays in trees of them, differs between devices, as a set of names."""
+    return frozenset().union(*(jax.typeof(array).manual_axis_type.varying for array in jax.tree.leaves(arrays)))
 
 
 def vary(*arrays):
-    """The same arrays, all varying over the union of their mesh axes."""
+    """The same arrays (or trees of them), all varying over the union of their mesh axes."""
     axes = varying(*arrays)
-    return tuple(_cast(array, axes - varying(array)) for array in arrays)
+    return jax.tree.map(lambda array: _cast(array, axes - varying(array)), arrays)
 
 
 def vary_like(tree, *arrays):

@@ -16,6 +16,7 @@ from seekjax.config import KernelConfig, ModelConfig
 from seekjax.model.block import unstack
 from seekjax.model.cache import empty_cache, layer_cache
 from seekjax.model.transformer import Output, Transformer
+from seekjax.quant.tree import is_quantised, ready
 from sharding.rules import constrain, platform
 
 from .sampling import Dials, at, draw, log_prob, shape
@@ -57,13 +58,16 @@ class Decoder:
 
 
 def prepare(decoder: Decoder, variables: dict, consume: bool = False) -> dict:
-    """Variables as decoding reads them: layers apart, and matrices in the compute dtype. Router, bias and norms stay float32."""
+    """Variables as decoding reads them: layers apart, and matrices in the compute dtype, or as `quant.tree.ready` has them. Router, bias and norms
+    stay float32."""
     def cast(path, x):
         name = path[-1].key
+        if is_quantised(x):
+            return ready(name, x, decoder.kernel.dtype)
         return x if name in ("w_router", "bias") or name.endswith("_norm") else x.astype(decoder.kernel.dtype)
 
     variables = {kind: unstack(decoder.model, tree, consume) for kind, tree in variables.items()}
-    return jax.tree_util.tree_map_with_path(cast, variables)
+    return jax.tree_util.tree_map_with_path(cast, variables, is_leaf=is_quantised)
 
 
 @partial(jax.jit, static_argnames=("decoder", "slots"))

@@ -76,13 +76,19 @@ def to_gguf(source: Path, path: Path, kind: Type, mesh: MeshConfig) -> None:
         return
     with use(make_mesh(mesh)):
         config, variables = read_run(source)
+        need_whole(config)
         check_bias(config.model, variables)
         save_gguf(path, config.model, reader(variables), kind, source)
+
+
+def need_whole(config: Config) -> None:
+    need(config.kernel.weights == "float32", f"{config.out} has {config.kernel.weights} weights: convert the run that they are from.")
 
 
 def export(run: Path, to: Path, dtype: Dtype) -> None:
     """The newest weights of a run as a published checkpoint, with the run's tokenizer."""
     config, variables = read_run(run)
+    need_whole(config)
     with appearing(to) as folder:
         save(folder, config.model, variables, dtype, scales=run / SCALES if (run / SCALES).exists() else None)
         copy_tokenizer(run, folder)

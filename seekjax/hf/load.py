@@ -50,7 +50,7 @@ def load(directory: Path, kernel: KernelConfig = KernelConfig()) -> tuple[ModelC
         made = _stacked if path[1].key.endswith("_layers") else _whole
         return made(wanted if exact else wanted.update(dtype=kernel.dtype), here, files, published.interleaved)
 
-    variables = jax.tree_util.tree_map_with_path(make, abstract_variables(model, kernel))
+    variables = jax.tree_util.tree_map_with_path(make, abstract_variables(model, replace(kernel, weights="float32")))
     return model, variables
 
 

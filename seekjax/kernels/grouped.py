@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
+from seekjax.quant.formats import Quantised, dense
 from sharding.vary import vary, vary_like
 
 # Row tiles of `experts_block`, tried in this order: as many big ones as fit, then one small one for the rest of the expert. Below 128 rows XLA's
@@ -57,6 +58,8 @@ def experts_ragged(x_MD, mix_M, w_gate_EDF, w_up_EDF, w_down_EFD, size_E):
 def experts_block(x_MD, mix_M, w_gate_EDF, w_up_EDF, w_down_EFD, size_E):
     """Tiles of rows, each with its one expert, in a loop as long as the rows are many: work follows sum(size_E), neither M nor E."""
     x_MD, mix_M1, *rest = vary(x_MD, mix_M[:, None], w_gate_EDF, w_up_EDF, w_down_EFD, size_E)
+    if isinstance(w_gate_EDF, Quantised):  # has no gradient, and needs none
+        return _block_forward(x_MD, mix_M1, *rest)[0]
     return _block(x_MD, mix_M1, *rest)
 
 
@@ -67,7 +70,8 @@ def _block(x_MD, mix_M1, w_gate_EDF, w_up_EDF, w_down_EFD, size_E):
 
 def _block_forward(x_MD, mix_M1, w_gate_EDF, w_up_EDF, w_down_EFD, size_E):
     def expert(number, each_tile, carry):
-        w_in_DG, w_down_FD = _joined(w_gate_EDF[number], w_up_EDF[number]), w_down_EFD[number]
+        w_gate_DF, w_up_DF, w_down_FD = (dense(w_EXY[number], x_MD.dtype) for w_EXY in (w_gate_EDF, w_up_EDF, w_down_EFD))
+        w_in_DG = _joined(w_gate_DF, w_up_DF)
 
         def tile(read, own, put, carry):
             y_MD, in_MG = carry

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from seekjax.kernels import attention as kernels
+from seekjax.quant.formats import dense
 from sharding.rules import constrain, local, platform
 
 from .rope import rotate, softmax_scale
@@ -74,8 +75,8 @@ class LatentAttention(Weighted):
         c_BTC = rms_norm(c_BTC, self.scale("kv_norm", "kv_latent"), eps)
         q_BTHN, q_BTHR = constrain(q_BTHN, "batch sequence heads nope"), rotate(q_BTHR, *angle)
         k_BTR = rotate(k_BTR, *angle)
-        w_uk_CHN = self.weight("w_uk", "kv_latent heads nope")
-        w_uv_CHU = self.weight("w_uv", "kv_latent heads value")
+        w_uk_CHN = dense(self.weight("w_uk", "kv_latent heads nope"), self.kernel.dtype)
+        w_uv_CHU = dense(self.weight("w_uv", "kv_latent heads value"), self.kernel.dtype)
         w_o_HUD = self.weight("w_o", "heads value embed")
         cache = cache and write(cache, start, c=c_BTC, k=k_BTR)
         if cache is None or attend is None:

@@ -8,6 +8,7 @@ from flax.core import meta
 from seekjax.config import KernelConfig
 from seekjax.kernels import grouped
 from seekjax.kernels.few import experts_few
+from seekjax.quant.formats import dense, laid_out
 from sharding import exchange
 from sharding.few import few
 from sharding.place import Named
@@ -27,6 +28,8 @@ def swiglu(x_BTD, w_gate_DF, w_up_DF, w_down_FD):
 def mixture(x_BTD, choice_BTK, gate_BTK, weights, kernel: KernelConfig):
     """sum_k gate_k expert_k(x), each device on its own tokens and experts; and how many rows were dropped in all."""
     axes, summed, everyone = mesh_axes("experts"), mesh_axes("expert_hidden"), mesh_axes("batch")
+    into, out = "experts - expert_hidden", "experts expert_hidden -"
+    weights, layout = laid_out(weights, (into, into, out))
     if kernel.dispatch == "few":
         dispatch, experts = few, experts_few
     else:
@@ -34,14 +37,16 @@ def mixture(x_BTD, choice_BTK, gate_BTK, weights, kernel: KernelConfig):
         experts = grouped.pick(platform()) if kernel.experts == "auto" else getattr(grouped, f"experts_{kernel.experts}")
 
     def body(x_btD, choice_btK, gate_btK, *weights):
+        if experts not in (experts_few, grouped.experts_block):  # these two write out one expert at a time
+            weights = [dense(w, x_btD.dtype) for w in weights]
         rows = (a.reshape(-1, a.shape[-1]) for a in (x_btD, choice_btK, gate_btK))
         y_mD, dropped = dispatch(*rows, weights, experts, axes, kernel.capacity)
         if summed:
             y_mD = jax.lax.psum(y_mD, summed)
         return y_mD.reshape(x_btD.shape), jax.lax.psum(dropped, everyone) if everyone else dropped
 
-    token, into, out = "batch sequence -", "experts - expert_hidden", "experts expert_hidden -"
-    return local(body, (token, token, token, into, into, out), (token, ""))(x_BTD, choice_BTK, gate_BTK, *weights)
+    token = "batch sequence -"
+    return local(body, (token, token, token, *layout), (token, ""))(x_BTD, choice_BTK, gate_BTK, *weights)
 
 
 class FeedForward(Weighted):

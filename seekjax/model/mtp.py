@@ -4,6 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from seekjax.quant.formats import dense
+
 from .attention import attend_absorbed
 from .block import rematted
 from .weight import Weighted, rms_norm
@@ -27,7 +29,7 @@ class PredictionModule(Weighted):
         m = self.model
         token_BTD = rms_norm(token_BTD, self.scale("token_norm", "embed"), m.norm_eps)
         h_BTD = rms_norm(h_BTD, self.scale("hidden_norm", "embed"), m.norm_eps)
-        w_token_DA, w_hidden_DA = self.weight("w_token", "embed embed"), self.weight("w_hidden", "embed embed")
+        w_token_DA, w_hidden_DA = (dense(self.weight(name, "embed embed"), self.kernel.dtype) for name in ("w_token", "w_hidden"))
         x_BTA = jnp.einsum("BTD,DA->BTA", token_BTD, w_token_DA) + jnp.einsum("BTD,DA->BTA", h_BTD, w_hidden_DA)
         block = self.build(rematted(self.kernel), dense=m.layers == m.dense_layers, attend=attend, name="block")
         x_BTD, (cache, balance) = block(x_BTA, cache, angle, segment_BT, mask_BT, start)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from seekjax.config import KernelConfig, ModelConfig
+from seekjax.quant.formats import Quantised, product
 from sharding.place import Named
 from sharding.rules import platform
 
@@ -21,8 +22,10 @@ class Weighted(nn.Module):
     def weight(self, name: str, axes: str, dtype: str | None = None, **sizes: int) -> jax.Array:
         """A float32 matrix, normal with the config's init_std, cast to `dtype` (default: the compute dtype).
 
-        `sizes` overrides the config's size of an axis.
+        `sizes` overrides the config's size of an axis. What is stored Quantised is returned so: for `project`, or for `dense` to write out.
         """
+        if isinstance(stored := self.get_variable("params", name), Quantised):
+            return stored
         shape = tuple(sizes.get(axis, getattr(self.model, axis)) for axis in axes.split())
         value = self.param(name, lambda key: Named(self.model.init_std * jax.random.normal(key, shape, jnp.float32), axes))
         return value.astype(dtype or self.kernel.dtype)
@@ -46,10 +49,12 @@ def project(x_BTX: jax.Array, *weights: jax.Array, keep: str = "product") -> lis
     x_mX = x_BTX.reshape(B * T, *X)
 
     def times(w_XY):
+        if isinstance(w_XY, Quantised):
+            return product(x_mX, w_XY).reshape(B, T, *w_XY.shape[len(X):])
         y_mY = checkpoint_name(jnp.tensordot(x_mX, w_XY, len(X)), keep)
         return y_mY.reshape(B, T, *y_mY.shape[1:])
 
-    if len(weights) == 1 or platform() != "cpu" or B * T < X[0]:
+    if len(weights) == 1 or platform() != "cpu" or B * T < X[0] or any(isinstance(w_XY, Quantised) for w_XY in weights):
         return [times(w_XY) for w_XY in weights]
     if len({w_XY.shape for w_XY in weights}) == 1:  # stacked on an axis of its own: joined, an axis that the mesh splits would be dealt anew
         y_BT2Y = times(jnp.stack(weights, len(X)))

@@ -13,6 +13,7 @@ import orbax.checkpoint as ocp
 
 from seekjax.config import Config, KernelConfig, ModelConfig
 from seekjax.model.transformer import Transformer
+from seekjax.quant.tree import abstract_tree
 from seekjax.validate import split_sizes
 from sharding.place import axes_of, unbox
 from sharding.rules import in_use, sharding, split_by
@@ -25,8 +26,9 @@ from .run import RunError
 def read_run(folder: Path, kernel: KernelConfig | None = None) -> tuple[Config, dict]:
     """The config of a run and its newest whole weights {"params", "balance"}, the moving average of the weights where the run keeps one.
 
-    They are placed by the rules on the mesh in use, or on the default device. `kernel` replaces the run's own choice of kernels. The folder is
-    only read: a damaged step is passed over, not set aside. Raises RunError when it is not a run's, or its weights do not fit its config.
+    They are placed by the rules on the mesh in use, or on the default device. `kernel` replaces the run's own choice of kernels, except for the
+    format of its weights. The folder is only read: a damaged step is passed over, not set aside. Raises RunError when it is not a run's, or its
+    weights do not fit its config.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
@@ -35,7 +37,7 @@ def read_run(folder: Path, kernel: KernelConfig | None = None) -> tuple[Config, 
         raise RunError(f"{folder} is not a run folder: it holds no checkpoints/ (train.py writes one at its first save).")
     step = newest_whole(folder.absolute() / "checkpoints")  # Orbax finds nothing by a relative path
     config = read_config(step / "config.json")
-    config = replace(config, kernel=kernel or config.kernel, out=folder)
+    config = replace(config, kernel=replace(kernel or config.kernel, weights=config.kernel.weights), out=folder)
     return config, restore(step, abstract_variables(config.model, config.kernel))
 
 
@@ -66,12 +68,23 @@ def abstract_variables(model: ModelConfig, kernel: KernelConfig) -> dict:
     for name, size in split_sizes(model).items():
         if size % split_by(name):
             raise RunError(f"the model's {name} is {size}, which this mesh cannot split {split_by(name)} ways: make an axis of --mesh smaller.")
+    named = named_variables(model, kernel)
+    default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    placed = jax.tree.map(lambda x, axes: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(axes) if in_use() else default),
+                          unbox(named), axes_of(named))
+    if kernel.weights != "float32":
+        try:
+            placed["params"] = abstract_tree(placed["params"], axes_of(named)["params"], kernel.weights)
+        except ValueError as error:
+            raise RunError(str(error)) from error
+    return placed
+
+
+def named_variables(model: ModelConfig, kernel: KernelConfig) -> dict:
+    """{"params", "balance"} before they exist, each with its logical axes."""
     tokens = jax.ShapeDtypeStruct((split_by("batch"), 8), jnp.int32)
     named = jax.eval_shape(Transformer(model, kernel).init, jax.random.key(0), tokens)
-    named = {"params": named["params"], "balance": named.get("balance", {})}
-    default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.tree.map(lambda x, axes: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(axes) if in_use() else default),
-                        unbox(named), axes_of(named))
+    return {"params": named["params"], "balance": named.get("balance", {})}
 
 
 def restore(step: Path, abstract: dict) -> dict:
