@@ -106,6 +106,7 @@ class KernelConfig:
 
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations and matrix products; weights, router and loss stay float32
     weights: Literal["float32", "int8", "int4", "fp8"] = "float32"  # as stored; the others by `seekjax quantize`, for use alone (seekjax/quant)
+    cache: Literal["same", "bfloat16", "fp8"] = "same"  # of latents while decoding; same: as dtype; fp8: E4M3 with float32 scales, rotary in bfloat16
     attention: Literal["auto", "plain", "block", "splash", "dot"] = "auto"
     experts: Literal["auto", "loop", "block", "ragged"] = "auto"  # matrix products over rows sorted by expert
     dispatch: Literal["auto", "dense", "static", "ragged", "few"] = "auto"  # how tokens reach their experts (sharding/exchange.py); few: decoding

@@ -14,7 +14,7 @@ from flax import struct
 
 from seekjax.config import KernelConfig, ModelConfig
 from seekjax.model.block import unstack
-from seekjax.model.cache import empty_cache, layer_cache
+from seekjax.model.cache import cache_dtype, empty_cache, layer_cache
 from seekjax.model.transformer import Output, Transformer
 from seekjax.quant.tree import is_quantised, ready
 from sharding.rules import constrain, platform
@@ -76,14 +76,14 @@ def start(decoder: Decoder, variables: dict, tokens_BT, length_B, limit_B, key_B
     from .speculative import first_draft  # it speaks of State too
 
     model, (B, T) = decoder.model, tokens_BT.shape
-    cache = unstack(model, empty_cache(model, B, slots, decoder.kernel.dtype))
+    cache = unstack(model, empty_cache(model, B, slots, cache_dtype(decoder.kernel)))
     output = decoder.run(variables, tokens_BT, cache, 0, attend=None)
     logit_BV = head(last(output.hidden_BTD, length_B), output.head_DV)
     state = State(output.cache, jnp.pad(tokens_BT, ((0, 0), (0, slots - T))), jnp.zeros((B, slots), jnp.float32), length_B, limit_B,
                   length_B >= limit_B, key_B, rounds=jnp.zeros((), jnp.int32), accepted=jnp.zeros((), jnp.int32))
     state = push(state, draw(at(key_B, length_B), shape(logit_BV, dials)), logit_BV, ~state.done_B, stop_X)
     if decoder.draft:
-        draft = {"cache": layer_cache(model, B, slots, decoder.kernel.dtype)}
+        draft = {"cache": layer_cache(model, B, slots, cache_dtype(decoder.kernel))}
         state = first_draft(decoder, variables, state.replace(draft=draft), output, length_B, dials)
     return state
 

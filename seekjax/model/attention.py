@@ -17,6 +17,7 @@ from seekjax.kernels import attention as kernels
 from seekjax.quant.formats import dense
 from sharding.rules import constrain, local, platform
 
+from .cache import latents, packed
 from .rope import rotate, softmax_scale
 from .weight import Weighted, project, rms_norm
 
@@ -78,14 +79,14 @@ class LatentAttention(Weighted):
         w_uk_CHN = dense(self.weight("w_uk", "kv_latent heads nope"), self.kernel.dtype)
         w_uv_CHU = dense(self.weight("w_uv", "kv_latent heads value"), self.kernel.dtype)
         w_o_HUD = self.weight("w_o", "heads value embed")
-        cache = cache and write(cache, start, c=c_BTC, k=k_BTR)
+        cache = cache and write(cache, start, **packed(cache, c_BTC, k_BTR))
         if cache is None or attend is None:
             k_BTHN, v_BTHU = project(c_BTC, w_uk_CHN, w_uv_CHU, keep="up")
             k_BTHN, v_BTHU = constrain(k_BTHN, "batch sequence heads nope"), constrain(v_BTHU, "batch sequence heads value")
             o_BTHU = attend_causal(self.kernel.attention, q_BTHN, q_BTHR, k_BTHN, k_BTR, v_BTHU, softmax_scale(m), segment_BT)
         else:
             mask_B1TS = visible(x_BTD.shape[1], cache["c"].shape[1], start)
-            o_BTHU = attend(q_BTHN, q_BTHR, cache["c"], cache["k"], w_uk_CHN, w_uv_CHU, softmax_scale(m), mask_B1TS)
+            o_BTHU = attend(q_BTHN, q_BTHR, *latents(cache, x_BTD.dtype), w_uk_CHN, w_uv_CHU, softmax_scale(m), mask_B1TS)
         return constrain(*project(o_BTHU, w_o_HUD), "batch sequence embed"), cache
 
 
@@ -103,9 +104,10 @@ class MultiHeadAttention(Weighted):
         if cache is None or attend is None:  # the kernels' per-head part carries the whole head, their shared rotary part is empty
             o_BTHU = attend_causal(self.kernel.attention, q_BTHR, q_BTHR[..., :0], k_BTHR, k_BTHR[:, :, 0, :0], v_BTHU, scale, segment_BT)
         else:
-            score_BHTS = jnp.einsum("BTHR,BSHR->BHTS", q_BTHR, cache["k"])
+            k_BSHR, v_BSHU = (cache[name].astype(x_BTD.dtype) for name in ("k", "v"))
+            score_BHTS = jnp.einsum("BTHR,BSHR->BHTS", q_BTHR, k_BSHR)
             weight_BHTS = masked_softmax(score_BHTS, scale, visible(x_BTD.shape[1], cache["k"].shape[1], start))
-            o_BTHU = jnp.einsum("BHTS,BSHU->BTHU", weight_BHTS, cache["v"])
+            o_BTHU = jnp.einsum("BHTS,BSHU->BTHU", weight_BHTS, v_BSHU)
         return constrain(*project(o_BTHU, w_o_HUD), "batch sequence embed"), cache
 
 

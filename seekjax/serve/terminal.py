@@ -29,12 +29,14 @@ class Model:
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="model")]  # a run's folder, or that of a published checkpoint
     dtype: Literal["float32", "bfloat16"] | None = None  # of weights and activations; default: a run's own, float32 for a checkpoint
+    cache: Literal["same", "bfloat16", "fp8"] = "same"  # of latents; same: as dtype
     draft: bool = True  # let the prediction module guess ahead, where the model has one
 
     def open(self) -> tuple[Opened, Generator]:
         """The model, ready to write; call it within the mesh."""
         opened = open_model(self.folder, self.dtype and KernelConfig(dtype=self.dtype))
-        generator = Generator(opened.model, opened.variables, opened.kernel, draft=None if self.draft else False, consume=True)
+        kernel = replace(opened.kernel, cache=self.cache if self.cache != "same" else opened.kernel.cache)
+        generator = Generator(opened.model, opened.variables, kernel, draft=None if self.draft else False, consume=True)
         return opened._replace(variables={}), generator
 
 
