@@ -20,13 +20,14 @@ from decode import SHAPES
 from mini import alternate, heading
 from seekjax.config import KernelConfig, ModelConfig
 from seekjax.eval.command import Eval, evaluated
-from seekjax.generate.open import open_model
+from seekjax.generate.open import on, open_model
 from seekjax.generate.quantize import quantised
 from seekjax.generate.sampling import Sampling
 from seekjax.generate.stream import Generator
 from seekjax.model.transformer import Transformer, logits
 from seekjax.quant.tree import quantise_tree, tree_bytes
 from seekjax.train.saved import abstract_variables, named_variables
+from sharding.mesh import MeshConfig
 from sharding.place import axes_of
 from sharding.show import human
 
@@ -82,10 +83,11 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     asked = parser.parse_args()
     print(heading(), flush=True)
-    if asked.run:
-        quality(asked.run, asked.data, asked.documents)
-    if asked.shape:
-        speed(asked.shape, asked.turns)
+    with on(MeshConfig(data=1)):
+        if asked.run:
+            quality(asked.run, asked.data, asked.documents)
+        if asked.shape:
+            speed(asked.shape, asked.turns)
 
 
 if __name__ == "__main__":
