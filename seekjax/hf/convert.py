@@ -13,7 +13,7 @@ import tyro
 
 from seekjax.config import Config, DataConfig, TrainConfig
 from seekjax.data import DataError
-from seekjax.data.tokenizer import BOS, EOS, PAD, read_tokenizer
+from seekjax.data.tokenizer import EOS, PAD, read_tokenizer
 from seekjax.plan.count import parameters
 from seekjax.train.checkpoint import Checkpoints
 from seekjax.train.run import to_json
@@ -93,10 +93,12 @@ def export(run: Path, to: Path, dtype: Dtype) -> None:
         save(folder, config.model, variables, dtype, scales=run / SCALES if (run / SCALES).exists() else None)
         copy_tokenizer(run, folder)
         if (folder / "tokenizer.json").exists():
-            if not (folder / "tokenizer_config.json").exists():
-                names = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD}
+            ours = not (folder / "tokenizer_config.json").exists()
+            if ours:
+                names = {"bos_token": EOS, "eos_token": EOS, "pad_token": PAD}  # in training a text followed the end of another
                 (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"} | names, ensure_ascii=False) + "\n")
-            described = read_json(folder / "config.json") | token_ids(folder, config.model.vocab)
+            ids = token_ids(folder, config.model.vocab)
+            described = read_json(folder / "config.json") | ids | ({"bos_token_id": ids["eos_token_id"]} if ours and ids else {})
             (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
 
 

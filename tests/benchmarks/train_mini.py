@@ -1,10 +1,11 @@
 """Training tokens per second of `mini`: seekjax against transformers' DeepseekV3ForCausalLM on torch, the same shape, AdamW and clipping in both.
 
-    python tests/benchmarks/train_mini.py [--peer PYTHON] [--turns 7] [none] [product] [latent] [grouped_mm] [eager]
+    python tests/benchmarks/train_mini.py [--peer PYTHON] [--turns 7] [cores] [none] [product] [latent] [grouped_mm] [eager]
 
-PYTHON is the interpreter that has torch and transformers (default: this one). none, product and latent are our remat, grouped_mm and eager its ways
-to run its experts; all five without a name. Each side is a process of its own that sleeps while another one runs a step; all take turns within one
-run, so that a busy machine slows them alike. CPU seconds, summed over cores, suffer least from it. Results: tests/benchmarks/results/train_mini.md
+PYTHON is the interpreter that has torch and transformers (default: this one). none, product and latent are our remat, and cores is product with one
+emulated device for each core, each with its share of the batch; grouped_mm and eager are the peer's ways to run its experts. All without a name.
+Each side is a process of its own that sleeps while another one runs a step; all take turns within one run, so that a busy machine slows them
+alike. CPU seconds, summed over cores, suffer least from it. Results: tests/benchmarks/results/train_mini.md
 """
 
 import argparse
@@ -22,15 +23,18 @@ SHAPE = {"vocab_size": 8192, "hidden_size": 256, "intermediate_size": 1024, "moe
          "qk_rope_head_dim": 16, "v_head_dim": 32, "routed_scaling_factor": 2.5, "norm_topk_prob": True, "initializer_range": 0.006,
          "tie_word_embeddings": False, "use_cache": False}
 BATCH, SEQUENCE = 16, 256
-SIDES = {"none": "ours", "product": "ours", "latent": "ours", "grouped_mm": "peer", "eager": "peer"}
+SIDES = {"cores": "ours", "none": "ours", "product": "ours", "latent": "ours", "grouped_mm": "peer", "eager": "peer"}
 
 
 def ours(remat: str):
     """A step of seekjax, its number of parameters, and versions."""
+    cores = os.cpu_count() if remat == "cores" else 1
+    os.environ["JAX_NUM_CPU_DEVICES"] = str(cores)
     import jax
     import mini
+    from sharding.mesh import MeshConfig
 
-    step = mini.Step(mini.config(remat=remat))
+    step = mini.Step(mini.config(remat="product" if remat == "cores" else remat, mesh=MeshConfig(data=cores)))
     return lambda: step()[0], sum(x.size for x in jax.tree.leaves(step.state.params)), mini.heading()
 
 
