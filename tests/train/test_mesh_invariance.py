@@ -29,7 +29,7 @@ MESHES = {
     "data 2 x fsdp 2 x expert 2": MeshConfig(data=2, fsdp=2, expert=2),
 }
 # The forms of dispatch that CPU has, and with "auto" all its fast kernels; ragged is TPU's: tests/sharding/test_exchange.py holds it to the same oracle.
-DENSE = KernelConfig("float32", "plain", "loop", "dense", remat="none")
+DENSE = KernelConfig(attention="plain", experts="loop", dispatch="dense", remat="none")
 KERNELS = {"dense": DENSE, "static": replace(DENSE, dispatch="static"), "auto": KernelConfig(vocab_chunk=24)}
 MIXED = "data 2 x fsdp 2 x expert 2"
 FORMS = ("dense", "static")
