@@ -26,8 +26,8 @@ def test_agrees(name):
 
 
 def test_agrees_on_a_mesh_and_after_writing_it_out_again(tmp_path):
-    tokens, expected = golden("v3")
-    save(tmp_path / "again", *load(GOLDENS / "v3"), "f32")
+    tokens, expected = golden("v2_lite")
+    save(tmp_path / "again", *load(GOLDENS / "v2_lite"), "f32")
     with use(make_mesh(MeshConfig(data=1, expert=2, tensor=1))):
         model, variables = load(tmp_path / "again", PLAIN)
         assert_equal(computed(model, variables, tokens), expected)

@@ -14,7 +14,7 @@ from seekjax.train.saved import abstract_variables
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use
 
-MODEL = ModelConfig(vocab=48, embed=32, layers=2, heads=4, q_latent=16, kv_latent=16, nope=8, rotary=8, value=12, hidden=64, expert_hidden=16,
+MODEL = ModelConfig(vocab=48, embed=32, layers=1, dense_layers=0, heads=4, q_latent=16, kv_latent=16, nope=8, rotary=8, value=12, expert_hidden=16,
                     experts=8, experts_per_token=2, context=64, mtp_depth=0)
 
 

@@ -63,11 +63,10 @@ def test_absorbed_and_expanded_decoding_agree():
 def test_recomputation_changes_no_gradient():
     gradients = {}
     for remat in ("none", "product", "latent", "full"):
-        transformer, variables, tokens = made(V3, replace(PLAIN, remat=remat))
+        transformer, variables, tokens = made(replace(V3, layers=2, dense_layers=0, mtp_depth=0), replace(PLAIN, remat=remat))
 
         def loss(params):
-            output = transformer.apply({**variables, "params": params}, tokens, mtp_tokens_BX=tokens)
-            return logits(output).var() + output.mtp_BTD[0].sum()
+            return logits(transformer.apply({**variables, "params": params}, tokens)).var()
 
         gradients[remat] = jax.jit(jax.grad(loss))(variables["params"])
     for remat in ("product", "latent", "full"):

@@ -9,9 +9,9 @@ from seekjax.train import metrics
 from seekjax.train.loop import fit
 from sharding.mesh import MeshConfig
 
-STEPS = 120
+STEPS = 100
 CONFIG = Config(
-    model=ModelConfig(vocab=512, embed=64, layers=3, heads=4, q_latent=32, kv_latent=32, nope=16, rotary=16, value=16, hidden=256,
+    model=ModelConfig(vocab=512, embed=64, layers=2, dense_layers=0, heads=4, q_latent=32, kv_latent=32, nope=16, rotary=16, value=16,
                       expert_hidden=64, experts=8, experts_per_token=2, mtp_depth=0, init_std=0.1),
     data=DataConfig(sources=("stories",), sequence=128),
     optimizer=OptimizerConfig(learning_rate=1e-2, schedule=Schedule((0.5, 1.0), (1.0, 0.05), ("constant", "cosine"))),
