@@ -128,6 +128,7 @@ def test_thinking_is_dimmed_and_apart(run, monkeypatch):
 def test_chat_answers_on_a_real_terminal_and_ctrl_c_stops_the_answer_only(run):
     """In a process of its own, which gets a real SIGINT while it writes."""
     program = ("import os, signal, sys; from seekjax.generate import stream; advance = stream.advance\n"
+               "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs start with it ignored
                "def interrupted(*a, **k):\n    os.kill(os.getpid(), signal.SIGINT); return advance(*a, **k)\n"
                "stream.advance = interrupted; from seekjax.cli import main; sys.argv = ['seekjax', 'chat', sys.argv[1], '--max-new', '40', '--temperature', '2']\n"
                "sys.exit(main())")
