@@ -18,6 +18,7 @@ from sharding.vary import vary, vary_like
 # Row tiles of `experts_block`, tried in this order: as many big ones as fit, then one small one for the rest of the expert. Below 128 rows XLA's
 # CPU matmul loses more to starting its threads than the smaller tile saves; above 256 the last tile wastes more than the bigger matmul gains.
 TILES = (256, 128)
+FEW_TILES = (64, 32)  # instead, where an expert has fewer rows than a tile on average, as when reading a prompt
 
 
 def pick(platform):
@@ -134,6 +135,7 @@ def _each_expert(body, carry, M, size_E):
     their place, and `put(a_MX, a_mX)` writes back all but them.
     """
     end_E = jnp.cumsum(size_E)
+    tiles = TILES if M >= TILES[-1] * size_E.shape[0] else FEW_TILES
 
     def at(row, m, end, tile, carry):
         start = jnp.minimum(row, M - m)  # the last tile of a full buffer would hang over its end: move it back, it owns what is left
@@ -153,7 +155,7 @@ def _each_expert(body, carry, M, size_E):
 
         def each_tile(tile, carry):
             state = (end - size_E[number], carry)
-            for m, rest in zip(TILES, (*TILES[1:], 0)):
+            for m, rest in zip(tiles, (*tiles[1:], 0)):
                 m = min(m, M)
                 state = lax.while_loop(
                     lambda state, rest=rest: state[0] + rest < end,
