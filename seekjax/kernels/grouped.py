@@ -72,47 +72,46 @@ def _block(x_MD, mix_M1, w_gate_EDF, w_up_EDF, w_down_EFD, size_E):
 def _block_forward(x_MD, mix_M1, w_gate_EDF, w_up_EDF, w_down_EFD, size_E):
     def expert(number, each_tile, carry):
         w_gate_DF, w_up_DF, w_down_FD = (dense(w_EXY[number], x_MD.dtype) for w_EXY in (w_gate_EDF, w_up_EDF, w_down_EFD))
-        w_in_DG = _joined(w_gate_DF, w_up_DF)
+        w_in_DJ = _joined(w_gate_DF, w_up_DF)
 
         def tile(read, own, put, carry):
-            y_MD, in_MG = carry
-            in_mG = read(x_MD) @ w_in_DG
-            gate_mF, up_mF = jnp.split(in_mG, 2, -1)
+            y_MD, in_MJ = carry
+            in_mJ = read(x_MD) @ w_in_DJ
+            gate_mF, up_mF = jnp.split(in_mJ, 2, -1)
             y_mD = _mixed(_silu(gate_mF) * up_mF, read(mix_M1)) @ w_down_FD
-            return put(y_MD, y_mD), put(in_MG, in_mG)
+            return put(y_MD, y_mD), put(in_MJ, in_mJ)
 
         return each_tile(tile, carry)
 
     carry = (jnp.zeros_like(x_MD), jnp.zeros((x_MD.shape[0], 2 * w_gate_EDF.shape[-1]), x_MD.dtype))
-    y_MD, in_MG = _each_expert(expert, vary_like(carry, x_MD), x_MD.shape[0], size_E)
-    return y_MD, (x_MD, mix_M1, w_gate_EDF, w_up_EDF, w_down_EFD, size_E, checkpoint_name(in_MG, "product"))
+    y_MD, in_MJ = _each_expert(expert, vary_like(carry, x_MD), x_MD.shape[0], size_E)
+    return y_MD, (x_MD, mix_M1, w_gate_EDF, w_up_EDF, w_down_EFD, size_E, checkpoint_name(in_MJ, "product"))
 
 
 def _block_backward(saved, dy_MD):
-    x_MD, mix_M1, w_gate_EDF, w_up_EDF, w_down_EFD, size_E, in_MG = saved
+    x_MD, mix_M1, w_gate_EDF, w_up_EDF, w_down_EFD, size_E, in_MJ = saved
 
     def expert(number, each_tile, carry):
-        w_in_DG, w_down_FD = _joined(w_gate_EDF[number], w_up_EDF[number]), w_down_EFD[number]
-        w_in_GD, w_down_DF = w_in_DG.T, w_down_FD.T  # here and not in the tile, where each product would turn them anew
+        w_in_DJ, w_down_FD = _joined(w_gate_EDF[number], w_up_EDF[number]), w_down_EFD[number]
 
         def tile(read, own, put, carry):
-            dx_MD, dmix_M1, dw_in_DG, dw_down_FD = carry
+            dx_MD, dmix_M1, dw_in_DJ, dw_down_FD = carry
             x_mD, mix_m1, dy_mD = read(x_MD), read(mix_M1), own(read(dy_MD))  # with no dy, another expert's row adds to no sum
-            gate_mF, up_mF = jnp.split(read(in_MG), 2, -1)
+            gate_mF, up_mF = jnp.split(read(in_MJ), 2, -1)
             sigmoid_mF = jax.nn.sigmoid(gate_mF)
             silu_mF = gate_mF * sigmoid_mF
             hidden_mF = silu_mF * up_mF
-            dmixed_mF = dy_mD @ w_down_DF
+            dmixed_mF = dy_mD @ w_down_FD.T
             dmix_m1 = jnp.sum(dmixed_mF.astype(jnp.float32) * hidden_mF, -1, keepdims=True)
             dhidden_mF = _mixed(dmixed_mF, mix_m1)
-            din_mG = jnp.concatenate([dhidden_mF * up_mF * (sigmoid_mF + silu_mF * (1 - sigmoid_mF)), dhidden_mF * silu_mF], -1)
+            din_mJ = jnp.concatenate([dhidden_mF * up_mF * (sigmoid_mF + silu_mF * (1 - sigmoid_mF)), dhidden_mF * silu_mF], -1)
             dw_down_FD += _outer(_mixed(hidden_mF, mix_m1), dy_mD)
-            return put(dx_MD, din_mG @ w_in_GD), put(dmix_M1, dmix_m1), dw_in_DG + _outer(x_mD, din_mG), dw_down_FD
+            return put(dx_MD, din_mJ @ w_in_DJ.T), put(dmix_M1, dmix_m1), dw_in_DJ + _outer(x_mD, din_mJ), dw_down_FD
 
         *rows, dw_gate_EDF, dw_up_EDF, dw_down_EFD = carry
-        none = vary_like(tuple(jnp.zeros(w.shape, jnp.float32) for w in (w_in_DG, w_down_FD)), x_MD)
-        *rows, dw_in_DG, dw_down_FD = each_tile(tile, (*rows, *none))
-        dw_gate_DF, dw_up_DF = jnp.split(dw_in_DG, 2, -1)
+        none = vary_like(tuple(jnp.zeros(w.shape, jnp.float32) for w in (w_in_DJ, w_down_FD)), x_MD)
+        *rows, dw_in_DJ, dw_down_FD = each_tile(tile, (*rows, *none))
+        dw_gate_DF, dw_up_DF = jnp.split(dw_in_DJ, 2, -1)
         return *rows, *(dw_E.at[number].set(dw.astype(dw_E.dtype))
                         for dw_E, dw in ((dw_gate_EDF, dw_gate_DF), (dw_up_EDF, dw_up_DF), (dw_down_EFD, dw_down_FD)))
 
@@ -124,7 +123,7 @@ _block.defvjp(_block_forward, _block_backward)
 
 
 def _joined(w_gate_DF, w_up_DF):
-    """Both in one matrix w_DG: one product twice as wide is faster than two, and G stands for 2 F."""
+    """Both side by side in one matrix w_DJ, J = 2 F: one product twice as wide is faster than two."""
     return jnp.concatenate([w_gate_DF, w_up_DF], -1)
 
 
