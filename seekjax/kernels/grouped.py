@@ -3,7 +3,8 @@
 Every form is `experts_X(x_MD, mix_M, w_gate_EDF, w_up_EDF, w_down_EFD, size_E) -> y_MD`. The first size_E[0] rows belong to expert 0, the next
 size_E[1] to expert 1, and so on; sum(size_E) <= M, and the rows past the sum give zero output and take zero gradient. mix is what the token's
 router gives the row's expert (float32). It enters before the last product: so its gradient needs the hidden values, which are kept anyway, and
-not the outputs, and no backward pass has to keep them, compute them again or send them back between devices again.
+not the outputs, and no backward pass has to keep them, compute them again or send them back between devices again. Weights may be Quantised: each
+form writes them out as suits it, one expert at a time or all at once.
 DeepSeek-V2 (arXiv:2405.04434) equation 20, one routed expert.
 """
 
@@ -31,6 +32,7 @@ def pick(platform):
 
 def experts_loop(x_MD, mix_M, w_gate_EDF, w_up_EDF, w_down_EFD, size_E):
     """Plain form: every expert sees every row and keeps its own (E times the work)."""
+    w_gate_EDF, w_up_EDF, w_down_EFD = _written_out(x_MD.dtype, w_gate_EDF, w_up_EDF, w_down_EFD)
     x_MD, mix_M, w_gate_EDF, w_up_EDF, w_down_EFD, size_E = vary(x_MD, mix_M, w_gate_EDF, w_up_EDF, w_down_EFD, size_E)
     end_E = jnp.cumsum(size_E)
     row_M = jnp.arange(x_MD.shape[0])
@@ -46,6 +48,7 @@ def experts_loop(x_MD, mix_M, w_gate_EDF, w_up_EDF, w_down_EFD, size_E):
 
 def experts_ragged(x_MD, mix_M, w_gate_EDF, w_up_EDF, w_down_EFD, size_E):
     """Three `lax.ragged_dot`: XLA's own grouped matmul, native on TPU."""
+    w_gate_EDF, w_up_EDF, w_down_EFD = _written_out(x_MD.dtype, w_gate_EDF, w_up_EDF, w_down_EFD)
     x_MD, mix_M, w_gate_EDF, w_up_EDF, w_down_EFD, size_E = vary(x_MD, mix_M, w_gate_EDF, w_up_EDF, w_down_EFD, size_E)
     # What a native kernel leaves in the rows of no expert is unspecified, forward and backward: mask on the way in and on the way out.
     own_M1 = (jnp.arange(x_MD.shape[0]) < jnp.sum(size_E))[:, None]
@@ -120,6 +123,11 @@ def _block_backward(saved, dy_MD):
 
 
 _block.defvjp(_block_forward, _block_backward)
+
+
+def _written_out(dtype, *weights):
+    """The weights of all experts as arrays, for a form that cannot take them one expert at a time."""
+    return [dense(w_EXY, dtype) for w_EXY in weights]
 
 
 def _joined(w_gate_DF, w_up_DF):

@@ -8,7 +8,7 @@ from flax.core import meta
 from seekjax.config import KernelConfig
 from seekjax.kernels import grouped
 from seekjax.kernels.few import experts_few
-from seekjax.quant.formats import dense, laid_out
+from seekjax.quant.formats import laid_out
 from sharding import exchange
 from sharding.few import few
 from sharding.place import Named
@@ -37,8 +37,6 @@ def mixture(x_BTD, choice_BTK, gate_BTK, weights, kernel: KernelConfig):
         experts = grouped.pick(platform()) if kernel.experts == "auto" else getattr(grouped, f"experts_{kernel.experts}")
 
     def body(x_btD, choice_btK, gate_btK, *weights):
-        if experts not in (experts_few, grouped.experts_block):  # these two write out one expert at a time
-            weights = [dense(w, x_btD.dtype) for w in weights]
         rows = (a.reshape(-1, a.shape[-1]) for a in (x_btD, choice_btK, gate_btK))
         y_mD, dropped = dispatch(*rows, weights, experts, axes, kernel.capacity)
         if summed:

@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec as P
 
 from seekjax.kernels import grouped
+from seekjax.quant.formats import quantise
 
 FORMS = [grouped.experts_ragged, grouped.experts_block]
 CASES = {  # rows of each expert, out of 700: empty experts, exact tiles, one row more, rows left over, nothing at all
@@ -53,6 +54,15 @@ def test_fewer_rows_than_a_tile():
     expected = value_and_gradients(grouped.experts_loop, inputs, size_E, dy_MD)
     for a, b in zip(value_and_gradients(grouped.experts_block, inputs, size_E, dy_MD), expected):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("experts", [grouped.experts_loop, *FORMS])
+def test_every_form_takes_quantised_weights_as_what_they_stand_for(experts):
+    (x_MD, mix_M, *weights), _ = draw(40, 3)
+    size_E = jnp.array((10, 0, 30), jnp.int32)
+    small = [quantise(w, "int4", (-2,)) for w in weights]
+    expected_MD = grouped.experts_loop(x_MD, mix_M, *(w.dense() for w in small), size_E)
+    np.testing.assert_allclose(jax.jit(experts)(x_MD, mix_M, *small, size_E), expected_MD, rtol=1e-5, atol=1e-5)
 
 
 def test_bf16():
