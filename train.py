@@ -13,13 +13,12 @@ from seekjax.cli import parse, run
 
 def main() -> int:
     config = parse(sys.argv[1:], "train.py")
-    from seekjax.train.finish import finish, prompt_for  # after parsing, so that --help and a typo answer at once
+    from seekjax.post.stages import stage_of  # after parsing, so that --help and a typo answer at once
     from seekjax.train.loop import fit
 
-    fitted = fit(config)
+    fitted = fit(config, stage_of(config))
     if fitted.finished:
-        print("\n".join(finish(fitted)))
-        print("next: let it write with", shlex.join(["seekjax", "generate", str(fitted.folder), "--prompt", prompt_for(config)]))
+        print("\n".join(fitted.stage.finish(fitted.state, fitted.folder)))
         print("  or train on with", longer(sys.argv[1:], config.train.steps))
     return 0
 

@@ -24,13 +24,16 @@ def config_names() -> list[str]:
 
 
 def load_config(name: str) -> Config:
-    """The config of a run in configs/, or of a Python file that defines `config`."""
+    """The config of a run in configs/, of a Python file that defines `config`, or of the folder of a run that has begun."""
     if name.endswith(".py"):
         if not Path(name).is_file():
             raise UsageError(f"there is no config file {name}.")
         found = runpy.run_path(name).get("config")
     elif name in config_names():
         found = importlib.import_module(f"configs.{name}").config
+    elif ((folder := Path(name).expanduser()) / "checkpoints").is_dir():
+        from seekjax.train.saved import read_config
+        found = replace(read_config(folder / "config.json"), out=folder)
     else:
         near = difflib.get_close_matches(name, config_names(), 1)
         raise UsageError(f"there is no config {name!r}{f': did you mean {near[0]!r}?' if near else ''} configs/ has: {', '.join(config_names())}.")
@@ -45,7 +48,7 @@ def parse(argv: list[str], program: str, default: str = "tiny") -> Config:
     name = argv[0] if named else default
     config = load_config(name)
     config = replace(config, out=config.out or Path("runs") / Path(name).stem)
-    return tyro.cli(Config, prog=f"{program} {name}", default=config, args=argv[named:], config=(tyro.conf.FlagConversionOff,),
+    return tyro.cli(Config, prog=f"{program} {name}", default=config, args=argv[named:], config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
                     description=f"{importlib.import_module(f'configs.{name}').__doc__ if name in config_names() else ''}\nConfigs: {', '.join(config_names())}.")
 
 
@@ -65,7 +68,7 @@ def run(work) -> int:
 
 
 def show(argv: list[str]) -> int:
-    """CONFIG [--field value]    Print every array of a config: shape, logical axes, spec, bytes per device, and the totals."""
+    """CONFIG [--field value]    Print every array of a config or a run: shape, logical axes, spec, bytes per device, the totals, and what quantising saves."""
     from seekjax.plan.arrays import table
     print(table(parse(argv, "seekjax show")))
     return 0

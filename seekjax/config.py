@@ -141,8 +141,44 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class GrpoConfig:
+    """Reinforcement on verifiable answers by groups of samples (GRPO: 2402.03300, R1: 2501.12948, V3.2: 2512.02556).
+
+    train.batch counts samples per optimizer step: a rollout of prompts x group samples makes prompts x group / batch of them, `epochs` times over.
+    data.sequence holds a prompt and max_new tokens.
+    """
+
+    tasks: tuple[str, ...] = ("countdown",)  # of seekjax/post/tasks, as NAME (all levels) or NAME:LEVEL
+    rewards: tuple[tuple[str, float], ...] = (("accuracy", 1.0), ("format", 0.1))  # of seekjax/post/reward.py or module:function, with weights
+    language: Literal["en", "zh"] = "en"  # of the question's thoughts, for the reward "language"
+    template: Literal["auto", "v2", "v3", "r1"] = "v3"  # of the chat
+    prompts: int = 16  # problems per rollout
+    group: int = 8  # [G] samples of each
+    max_new: int = 64  # tokens a sample may have
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    epochs: int = 1  # times that a rollout is learnt from [mu]
+    recipe: Literal["grpo", "r1", "v3_2", "dr_grpo", "dapo", "gspo", "cispo"] = "v3_2"  # seekjax/post/recipes.py; the fields that follow replace parts
+    clip_low: float | None = None  # ratios below 1 - clip_low are cut
+    clip_high: float | None = None  # ratios above 1 + clip_high are cut
+    kl: float | None = None  # weight of the distance to the reference; 0 = no reference
+    kl_form: Literal["k1", "k2", "k3", "unbiased"] | None = None
+    mask_ratio: float | None = None  # [delta] bad samples that the trainer finds so much less likely than the sampler are left out; 0 = none
+    truncate: float | None = None  # cap of the importance weight between trainer and sampler; 0 = no correction
+    keep_routing: bool | None = None  # the trainer replays the sampler's expert choices
+    keep_mask: bool | None = None  # the trainer renormalises over the tokens that top_k and top_p let through
+    reference_every: int = 0  # rollouts after which the policy becomes the reference (R1: 400); 0 = never
+    rounds: int = 4  # rollouts that may be drawn to replace groups without signal, where the recipe resamples
+    move_bias: bool = False  # let the balance bias move, as in pre-training
+    preflight: bool = True  # sample before the first step, and stop with a diagnosis when nothing can be learnt
+    eval_problems: int = 512  # held-out problems of an evaluation
+
+
+@dataclass(frozen=True)
 class Config:
     """A run."""
+
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -150,6 +186,8 @@ class Config:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     kernel: KernelConfig = field(default_factory=KernelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    post: GrpoConfig | None = None  # what follows pre-training; None = pre-training
     out: Path | None = None  # run folder; default runs/<config>
+    init: Path | None = None  # weights to start from, a run or a published folder: its model and tokenizer replace those of the config
     tensorboard: bool = False  # also write TensorBoard events (extra [tensorboard])
     wandb: str = ""  # also log to this Weights & Biases project (extra [wandb])

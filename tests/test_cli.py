@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from seekjax.cli import config_names, load_config, main, parse, run
-from seekjax.train import loop
+from seekjax.train import loop, pretrain
 
 ROOT = Path(__file__).parents[1]
 
@@ -17,7 +17,7 @@ def nothing_expensive(monkeypatch):
     """A test that gets as far as tracing the model has failed to complain in time."""
     def compile_steps(*_):
         raise AssertionError("bad input reached the compiler")
-    monkeypatch.setattr(loop, "Plan", compile_steps)
+    monkeypatch.setattr(pretrain, "Plan", compile_steps)
 
 
 def train(*argv: str, out) -> int:
@@ -91,6 +91,25 @@ def test_a_config_by_path_and_overrides(tmp_path):
     path.write_text("from seekjax.config import Config\nconfig = Config()\n")
     config = parse([str(path), "--train.steps", "7", "--mesh.expert", "2", "--optimizer.schedule.scale", "1", "0.5"], "train.py")
     assert (config.train.steps, config.mesh.expert, config.optimizer.schedule.scale, config.out) == (7, 2, (1.0, 0.5), Path("runs/mine"))
+
+
+def test_show_says_what_quantising_saves(monkeypatch, capsys):
+    """v3 as published on one device of 8: FP8 weights, float32 scales, and embedding, head, router and norms as they are."""
+    monkeypatch.setattr(sys, "argv", ["seekjax", "show", "v3", "--kernel.weights", "fp8", "--mesh.expert", "8", "--mesh.fsdp", "1", "--mesh.tensor", "1"])
+    assert main() == 0
+    text = capsys.readouterr().out
+    kept = {line.split()[0]: line.split()[1:] for line in text.partition("weights kept in")[2].splitlines()[1:]}
+    assert list(kept) == ["float32", "bfloat16", "int8", "int4", "fp8"]
+    assert kept["float32"][:2] == ["2.48", "TiB"] and kept["bfloat16"] == ["1.24", "TiB", "1.24", "TiB,", "50%"]
+    assert "moments" not in text and re.search(r"w_gate/values +58 x 256 x 7168 x 2048 +float8_e4m3fn", text)
+    assert re.search(r"parameters +\d+ +\d+ +" + " ".join(kept["fp8"][:2]), text)  # what the table adds up to
+
+
+def test_show_of_a_run_is_of_its_own_config(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["seekjax", "show", str(tmp_path)])
+    assert main() == 2 and "there is no config" in capsys.readouterr().err
+    (tmp_path / "checkpoints").mkdir()
+    assert main() == 2 and "cannot be read as a config" in capsys.readouterr().err
 
 
 def test_the_console_script_lists_its_commands(capsys, monkeypatch):

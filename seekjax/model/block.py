@@ -25,7 +25,7 @@ class Block(Weighted):
     attend: object = attend_absorbed
 
     @nn.compact
-    def __call__(self, x_BTD, cache, angle, segment_BT, mask_BT, start):
+    def __call__(self, x_BTD, cache, angle, segment_BT, mask_BT, start, choice_BTK=None):
         m = self.model
         h_BTD = rms_norm(x_BTD, self.scale("attention_norm", "embed"), m.norm_eps)
         y_BTD, cache = self.build(ATTENTION[m.attention], name="attention")(h_BTD, angle, segment_BT, cache, start, self.attend)
@@ -34,7 +34,7 @@ class Block(Weighted):
         if self.dense:
             y_BTD, balance = self.build(FeedForward, width=m.hidden, name="ffn")(h_BTD), {}
         else:
-            y_BTD, balance = self.build(MixtureOfExperts, name="ffn")(h_BTD, mask_BT)
+            y_BTD, balance = self.build(MixtureOfExperts, name="ffn")(h_BTD, mask_BT, choice_BTK)
         return x_BTD + y_BTD, (cache, balance)
 
 
@@ -45,7 +45,7 @@ def rematted(kernel) -> type[Block]:
 
 def stacked(kernel, layers: int) -> type[Block]:
     """So many Blocks with their weights stacked, run by a scan: compile time does not grow with depth."""
-    return nn.scan(rematted(kernel), length=layers, in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
+    return nn.scan(rematted(kernel), length=layers, in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast, 0),
                    variable_axes={"params": 0, "balance": 0}, split_rngs={"params": True}, metadata_params={nn.PARTITION_NAME: "layers"})
 
 

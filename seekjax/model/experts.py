@@ -14,7 +14,7 @@ from sharding.few import few
 from sharding.place import Named
 from sharding.rules import constrain, local, mesh_axes, platform, split_by
 
-from .routing import affinity, count_choices, route, sequence_balance
+from .routing import affinity, choose, count_choices, gates, sequence_balance
 from .weight import Weighted, project
 
 
@@ -61,17 +61,21 @@ class FeedForward(Weighted):
 
 
 class MixtureOfExperts(Weighted):
-    """Shared experts plus the routed ones. Returns the output and what the balance needs to know of this layer."""
+    """Shared experts plus the routed ones. Returns the output, who was chosen, and what the balance needs to know of this layer.
+
+    `choice_BTK` has tokens visit these experts instead of those they would choose; the gates are the live ones (V3.2's "keep routing").
+    """
 
     @nn.compact
-    def __call__(self, x_BTD, mask_BT):
+    def __call__(self, x_BTD, mask_BT, choice_BTK=None):
         m = self.model
         w_router_DE = self.weight("w_router", "embed experts", dtype="float32")
         # Every device routes over all experts, so the bias is whole on each. It is no parameter: the optimizer never sees it.
         bias_E = meta.unbox(self.variable("balance", "bias", lambda: Named(jnp.zeros(m.experts, jnp.float32), "-")).value)
         logit_BTE = jnp.einsum("BTD,DE->BTE", x_BTD.astype(jnp.float32), w_router_DE, precision="highest")
         score_BTE = affinity(logit_BTE, m)
-        choice_BTK, gate_BTK = route(score_BTE, bias_E, m)
+        choice_BTK = choose(score_BTE, bias_E, m) if choice_BTK is None else choice_BTK
+        gate_BTK = gates(score_BTE, choice_BTK, m)
         weights = (self.weight("w_gate", "experts embed expert_hidden"), self.weight("w_up", "experts embed expert_hidden"),
                    self.weight("w_down", "experts expert_hidden embed"))
         y_BTD, dropped = mixture(x_BTD, choice_BTK, gate_BTK, weights, self.kernel)
@@ -79,6 +83,7 @@ class MixtureOfExperts(Weighted):
             y_BTD += self.build(FeedForward, width=m.shared_experts * m.expert_hidden, name="shared")(x_BTD)
         unbiased_BTK = jax.lax.top_k(score_BTE, m.experts_per_token)[1]
         return constrain(y_BTD, "batch sequence embed"), {
+            "choice_BTK": choice_BTK,
             "load_E": count_choices(choice_BTK, mask_BT, m.experts).sum(0),
             "balance_loss": sequence_balance(score_BTE, unbiased_BTK, mask_BT).sum(),
             "dropped": dropped}

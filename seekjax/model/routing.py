@@ -11,8 +11,8 @@ def affinity(logit_BTE: jax.Array, model: ModelConfig) -> jax.Array:
     return jax.nn.softmax(logit_BTE, -1) if model.scoring == "softmax" else jax.nn.sigmoid(logit_BTE)
 
 
-def route(score_BTE: jax.Array, bias_E: jax.Array, model: ModelConfig) -> tuple[jax.Array, jax.Array]:
-    """The K experts of each token, and their gates (V3 equations 13-16, V2 section 2.2.2).
+def choose(score_BTE: jax.Array, bias_E: jax.Array, model: ModelConfig) -> jax.Array:
+    """The K experts of each token (V3 equation 16, V2 section 2.2.2).
 
     The bias decides who is chosen and never how much they count. A token chooses among the experts of its best groups, a group's score
     being the sum of its two best experts (V3) or its best one (V2); ties go to the lower index.
@@ -24,12 +24,22 @@ def route(score_BTE: jax.Array, bias_E: jax.Array, model: ModelConfig) -> tuple[
         group_BTG = jax.lax.top_k(biased_BTGe, 2)[0].sum(-1) if model.group_score == "top2" else biased_BTGe.max(-1)
         open_BTG = (jax.lax.top_k(group_BTG, limit)[1][..., None] == jnp.arange(G)).any(-2)
         biased_BTE = jnp.where(open_BTG[..., None], biased_BTGe, -jnp.inf).reshape(biased_BTE.shape)
-    choice_BTK = jax.lax.top_k(biased_BTE, model.experts_per_token)[1]
+    return jax.lax.top_k(biased_BTE, model.experts_per_token)[1]
+
+
+def gates(score_BTE: jax.Array, choice_BTK: jax.Array, model: ModelConfig) -> jax.Array:
+    """How much each chosen expert counts, [B, T, K] (V3 equations 12-13)."""
     chosen_BTKE = choice_BTK[..., None] == jnp.arange(model.experts)  # a masked sum: its gradient needs no scatter
     gate_BTK = jnp.where(chosen_BTKE, score_BTE[..., None, :], 0).sum(-1)
     if model.renormalise:
         gate_BTK = gate_BTK / (gate_BTK.sum(-1, keepdims=True) + 1e-20)
-    return choice_BTK, gate_BTK * model.route_scale
+    return gate_BTK * model.route_scale
+
+
+def route(score_BTE: jax.Array, bias_E: jax.Array, model: ModelConfig) -> tuple[jax.Array, jax.Array]:
+    """The K experts of each token, and their gates."""
+    choice_BTK = choose(score_BTE, bias_E, model)
+    return choice_BTK, gates(score_BTE, choice_BTK, model)
 
 
 def count_choices(choice_BTK: jax.Array, mask_BT: jax.Array, experts: int) -> jax.Array:

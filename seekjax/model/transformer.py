@@ -21,7 +21,7 @@ class Output(NamedTuple):
     hidden_BTD: jax.Array
     mtp_BTD: tuple[jax.Array, ...]  # of each prediction depth
     head_DV: jax.Array
-    balance: dict[str, dict[str, jax.Array]]  # load_E, balance_loss, dropped by name of the stack (one more axis: L) or prediction module
+    balance: dict[str, dict[str, jax.Array]]  # load_E, balance_loss, dropped, choice_BTK by name of the stack (one more axis: L) or prediction module
     cache: Any
 
 
@@ -34,11 +34,13 @@ class Transformer(Weighted):
     unrolled: bool = False
 
     @nn.compact
-    def __call__(self, tokens_BT, segment_BT=None, mask_BT=None, mtp_tokens_BX=None, cache=None, start=0, attend=attend_absorbed) -> Output:
+    def __call__(self, tokens_BT, segment_BT=None, mask_BT=None, mtp_tokens_BX=None, cache=None, start=0, attend=attend_absorbed,
+                 choice=None) -> Output:
         """Run T tokens.
 
         segment_BT: documents a token may look within (None: everything before it); mask_BT: which tokens count in the balance;
-        mtp_tokens_BX: the tokens from position 0 on and beyond T, to run the prediction modules; cache and start: see LatentAttention.
+        mtp_tokens_BX: the tokens from position 0 on and beyond T, to run the prediction modules; cache and start: see LatentAttention;
+        choice: the experts that tokens visit instead of choosing, {stack: choice_BTK} as in Output.balance.
         """
         m = self.model
         B, T = tokens_BT.shape
@@ -48,17 +50,17 @@ class Transformer(Weighted):
         head_DV = self.weight("head", "embed vocab")
 
         x_BTD = constrain(embed_VD[tokens_BT], "batch sequence embed")
-        caches, balance = {}, {}
+        caches, balance, choice = {}, {}, choice or {}
         for name, layers in (("dense", m.dense_layers), ("expert", m.layers - m.dense_layers)):
             if layers:
                 fields, rest = {"dense": name == "dense", "attend": attend}, (angle, segment_BT, mask_BT, start)
                 if self.unrolled:
                     for at in (f"{name}_layers_{layer}" for layer in range(layers)):
-                        x_BTD, (caches[at], seen) = self.build(Block, **fields, name=at)(x_BTD, cache and cache[at], *rest)
+                        x_BTD, (caches[at], seen) = self.build(Block, **fields, name=at)(x_BTD, cache and cache[at], *rest, choice.get(at))
                         balance |= {at: seen} if seen else {}
                 else:
                     at = f"{name}_layers"
-                    x_BTD, (caches[at], seen) = self.build(stacked(self.kernel, layers), **fields, name=at)(x_BTD, cache and cache[at], *rest)
+                    x_BTD, (caches[at], seen) = self.build(stacked(self.kernel, layers), **fields, name=at)(x_BTD, cache and cache[at], *rest, choice.get(at))
                     balance |= {at: seen} if seen else {}
         hidden_BTD = rms_norm(x_BTD, self.scale("final_norm", "embed"), m.norm_eps)
 

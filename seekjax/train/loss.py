@@ -1,6 +1,6 @@
 """What training minimises: next-token and multi-token cross entropy, and the sequence-wise balance loss (V3 equations 17-25)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,22 @@ from seekjax.model.mtp import ahead
 from seekjax.model.transformer import Output, Transformer
 from sharding.rules import local, mesh_axes
 
+from .schedule import mtp_weight
+from .state import Plan, TrainState
+
+
+class Criterion(Protocol):
+    """What a kind of training minimises. Nothing in it depends on how a step's sequences are cut into micro-batches."""
+
+    def totals(self, batch: dict[str, jax.Array]) -> Any:
+        """What to divide sums by, from all micro-batches of a step, [A, B, ...] each."""
+
+    def loss(self, params, state, piece: dict[str, jax.Array], totals: Any) -> tuple[jax.Array, dict]:
+        """A micro-batch's share of the loss, and what to report of it: sums, "experts" {name: {"load_E", "dropped"}}, "maxima" (optional)."""
+
+    def metrics(self, batch: dict[str, jax.Array], totals: Any) -> dict[str, jax.Array]:
+        """Further figures of the step."""
+
 
 class Totals(NamedTuple):
     """Counts over the whole batch, all micro-batches and devices: what sums are divided by, so that splitting it changes nothing."""
@@ -19,11 +35,14 @@ class Totals(NamedTuple):
     sequences: int
 
 
-def target_mask(segment_BX: jax.Array, by: int, mask_documents: bool) -> jax.Array:
-    """Which of the first X - 1 positions have a target `by` positions ahead (in the same document, if documents are masked); [B, X - 1]."""
+def target_mask(batch: dict[str, jax.Array], by: int, mask_documents: bool) -> jax.Array:
+    """Which of the first X - 1 positions have a target `by` positions ahead, [B, X - 1]: in the same document, if documents are masked, and
+    among the tokens that are "trained" on, if the batch {"segments", "trained"?} [B, X] says so."""
+    segment_BX = batch["segments"]
     T = segment_BX.shape[1] - 1
     here_BT, there_BT = segment_BX[:, :T], ahead(segment_BX, by, T)
-    return (here_BT > 0) & ((there_BT == here_BT) if mask_documents else (there_BT > 0))
+    mask_BT = (here_BT > 0) & ((there_BT == here_BT) if mask_documents else (there_BT > 0))
+    return mask_BT & ahead(batch["trained"], by, T) if "trained" in batch else mask_BT
 
 
 def cross_entropy(hidden_BTD: jax.Array, head_DV: jax.Array, target_BT: jax.Array, mask_BT: jax.Array, chunk: int) -> jax.Array:
@@ -53,20 +72,44 @@ def forward(model: Transformer, config: Config, params, balance, batch: dict[str
                          segment_BX[:, :T] > 0, tokens_BX if mtp else None)
     sums = []
     for by, hidden_BTD in enumerate((output.hidden_BTD, *output.mtp_BTD), 1):
-        target_BT, mask_BT = ahead(tokens_BX, by, T), target_mask(segment_BX, by, masked)
+        target_BT, mask_BT = ahead(tokens_BX, by, T), target_mask(batch, by, masked)
         sums.append(cross_entropy(hidden_BTD, output.head_DV, target_BT, mask_BT, config.kernel.vocab_chunk))
     return output, jnp.stack(sums)
 
 
-def loss(model: Transformer, config: Config, params, balance, batch, totals: Totals, mtp_weight: jax.Array):
-    """This micro-batch's share of L = CE + lambda / depth sum_k CE_k + alpha sum_layers balance, and what to report of it.
+class NextToken:
+    """L = CE + lambda / depth sum_k CE_k + alpha sum_layers balance (V3 equations 17-25), each CE over the same main targets (equation 24
+    divides by T), the balance loss over the sequences. Batches are {"tokens", "segments", "trained"?} [A, B, T + 1]."""
 
-    Every CE is divided by the number of main targets (V3 equation 24 divides by T), the balance loss by the number of sequences.
-    """
-    output, nll = forward(model, config, params, balance, batch, mtp=True)
-    ce = nll / totals.tokens
-    balanced = sum(seen["balance_loss"].sum() for seen in output.balance.values()) / totals.sequences
-    mtp = ce[1:].mean() if config.model.mtp_depth else jnp.zeros(())
-    total = ce[0] + mtp_weight * mtp + config.train.balance_loss * balanced
-    seen = {name: {"load_E": seen["load_E"], "dropped": seen["dropped"]} for name, seen in output.balance.items()}
-    return total, {"loss": ce[0], "mtp_loss": mtp, "balance_loss": balanced, "experts": seen}
+    def __init__(self, plan: Plan, bytes_V: jax.Array):
+        self.plan, self.bytes_V, self.mtp_weight = plan, jnp.asarray(bytes_V), mtp_weight(plan.config)
+
+    def mask(self, batch: dict[str, jax.Array]) -> jax.Array:
+        return jax.vmap(lambda piece: target_mask(piece, 1, self.plan.config.data.mask_documents))(batch)
+
+    def totals(self, batch: dict[str, jax.Array]) -> Totals:
+        micro, sequences = batch["tokens"].shape[:2]
+        return Totals(jnp.maximum(self.mask(batch).sum(), 1).astype(jnp.float32), micro * sequences)
+
+    def loss(self, params, state: TrainState, piece: dict[str, jax.Array], totals: Totals):
+        config = self.plan.config
+        output, nll = forward(self.plan.model, config, self.plan.weights(params, state.frozen), state.balance, piece, mtp=True)
+        ce = nll / totals.tokens
+        mtp = ce[1:].mean() if config.model.mtp_depth else jnp.zeros(())
+        balanced = balance_loss(output) / totals.sequences
+        total = ce[0] + self.mtp_weight(state.step) * mtp + config.train.balance_loss * balanced
+        return total, {"loss": ce[0], "mtp_loss": mtp, "balance_loss": balanced, "experts": loads(output)}
+
+    def metrics(self, batch: dict[str, jax.Array], totals: Totals) -> dict[str, jax.Array]:
+        size = jnp.where(self.mask(batch), self.bytes_V[batch["tokens"][..., 1:]], 0).sum()
+        return {"tokens": totals.tokens, "bytes": size}
+
+
+def balance_loss(output: Output) -> jax.Array:
+    """The sequence-wise balance loss of all layers, summed over sequences."""
+    return sum((seen["balance_loss"].sum() for seen in output.balance.values()), jnp.zeros(()))
+
+
+def loads(output: Output) -> dict[str, dict[str, jax.Array]]:
+    """What the balance bias and the report need to know of the experts."""
+    return {name: {"load_E": seen["load_E"], "dropped": seen["dropped"]} for name, seen in output.balance.items()}

@@ -109,10 +109,10 @@ class Screen:
         """A line that stays."""
         self.console.print(text, markup=False)
 
-    def report(self, record: dict[str, Any]) -> None:
+    def report(self, record: dict[str, Any], learnt: str) -> None:
         """The progress line: what one wants to know without opening a file."""
         step = record["step"]
-        text = (f"loss {record['loss']:.3f}  {record['bits_per_byte']:.3f} bits/byte  {record['tokens_per_second']:,.0f} tok/s  "
+        text = (f"{learnt}  {record['tokens_per_second']:,.0f} tok/s  "
                 f"{record['share_of_peak']:.0%} of peak  |g| {record['grad_norm']:.2f}  MaxVio {record['max_violation']:.2f}")
         if self.live:
             self.live.update(self.task, description=text, completed=step)

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from seekjax.config import Config
-from seekjax.data import Corpus, Tokenizer
 from seekjax.plan.count import parameters
+
+from .stage import Stage
 
 
 class RunError(ValueError):
@@ -31,13 +32,14 @@ def open_folder(config: Config) -> Path:
     return folder
 
 
-def announce(say: Callable[[str], None], config: Config, folder: Path, corpus: Corpus, tokenizer: Tokenizer, done: int) -> None:
-    """Say what is about to run and what differs from the run it resumes; write config.json, and data.json with every file read."""
+def announce(say: Callable[[str], None], config: Config, folder: Path, stage: Stage, done: int) -> None:
+    """Say what is about to run and what differs from the run it resumes; write config.json, tokenizer.json, and data.json with every file read."""
     model, count = config.model, parameters(config.model)
     devices = jax.devices()
     say(f"model: {count.total / 1e6:,.1f}M parameters, {count.active / 1e6:,.1f}M active per token; {model.layers} layers, "
         f"{model.experts} routed experts of which a token visits {model.experts_per_token}, prediction depth {model.mtp_depth}")
-    say(f"data: {', '.join(f'{source.name} ({len(source.train):,} documents)' for source in corpus.sources)}; {tokenizer.size} token ids")
+    for line in stage.about():
+        say(line)
     axes = " x ".join(f"{name} {size}" for name, size in config.mesh.sizes(len(devices)).items() if size > 1)
     say(f"devices: {axes or '1'} of {len(devices)} {devices[0].platform.upper()}; run folder: {folder}")
     if done:
@@ -46,7 +48,8 @@ def announce(say: Callable[[str], None], config: Config, folder: Path, corpus: C
             say(f"    unlike the run so far: {difference}")
     if jax.process_index() == 0:
         (folder / "config.json").write_text(json.dumps(to_json(config), indent=1))
-        (folder / "data.json").write_text(json.dumps(corpus.manifest(), indent=1))
+        (folder / "data.json").write_text(json.dumps(stage.manifest(), indent=1))
+        stage.tokenizer.save(folder)
 
 
 def to_json(config: Config) -> dict[str, Any]:

@@ -41,6 +41,21 @@ def read_run(folder: Path, kernel: KernelConfig | None = None) -> tuple[Config, 
     return config, restore(step, abstract_variables(config.model, config.kernel))
 
 
+def adopt(config: Config) -> Config:
+    """A run that starts from weights has their model and their tokenizer. Raises RunError or WeightsError for a folder without them."""
+    if config.init is None:
+        return config
+    folder = config.init.expanduser()
+    if (folder / "checkpoints").is_dir():
+        model = read_config(newest_whole(folder.absolute() / "checkpoints") / "config.json").model
+    else:
+        from seekjax.hf.load import check  # it stands on this module
+        model = check(folder)[0].model
+    if not (folder / "tokenizer.json").is_file():
+        raise RunError(f"{folder} has no tokenizer.json: copy that of the model there, or name another --init.")
+    return replace(config, model=model, data=replace(config.data, tokenizer=str(folder)))
+
+
 def newest_whole(checkpoints: Path) -> Path:
     """The folder of the newest step that is as its manifest says. Raises RunError when there is none."""
     steps = sorted((path for path in checkpoints.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name), reverse=True)
@@ -114,5 +129,9 @@ def _made(kind: Any, value: Any, path: str) -> Any:
     if origin is tuple:
         return tuple(_made(inner[0], item, path) for item in value)
     if origin in (types.UnionType, typing.Union):
-        return None if value is None else _made(next(one for one in inner if one is not type(None)), value, path)
+        if value is None:
+            return None
+        kinds = [one for one in inner if one is not type(None)]
+        fits = [one for one in kinds if is_dataclass(one) and value.keys() <= {f.name for f in fields(one)}]  # what a stage of training sets, tells which it is
+        return _made((fits or kinds)[0], value, path)
     return Path(value) if kind is Path else value

@@ -1,6 +1,7 @@
 """Everything that changes during a run, and where each array of it lives."""
 
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,13 +25,15 @@ class TrainState(struct.PyTreeNode):
     opt_state: optax.OptState
     key: jax.Array  # root of the run's randomness: fold in the step, never reuse
     ema: Any  # moving average of params, or None
+    frozen: Any  # weights no gradient reaches, by what they are for, as {"reference": ...}; {} in pre-training
 
 
 class Plan:
     """The parts of a run that its config alone decides: model, optimizer, initial state, and the sharding of each array."""
 
-    def __init__(self, config: Config):
-        self.config = config
+    def __init__(self, config: Config, frozen: tuple[str, ...] = ()):
+        """frozen: names of copies of the first weights to keep beside those that learn."""
+        self.config, self.frozen = config, frozen
         self.model = Transformer(config.model, config.kernel)
         self.variables = jax.eval_shape(self._variables, jax.random.key(0))
         self.axes = axes_of(self.variables)
@@ -40,7 +43,12 @@ class Plan:
         """The state around new weights."""
         balance = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), unbox(self.variables).get("balance", {}))
         return TrainState(jnp.zeros((), jnp.int32), params, balance, self.optimizer.init(params), jax.random.key(self.config.train.seed),
-                          jax.tree.map(jnp.copy, params) if self.config.train.ema else None)
+                          jax.tree.map(jnp.copy, params) if self.config.train.ema else None,
+                          {name: jax.tree.map(jnp.copy, params) for name in self.frozen})
+
+    def weights(self, params: Any, frozen: Any) -> Any:
+        """The model's weights, from those that learn and those that do not."""
+        return params
 
     @cached_property
     def shape(self) -> TrainState:
@@ -55,7 +63,8 @@ class Plan:
             return next((axes for end, axes in named.items() if jax.tree_util.keystr(path).endswith(end)), "")
 
         moments = jax.tree_util.tree_map_with_path(axes_of_moment, self.shape.opt_state)
-        return TrainState("", self.axes["params"], self.axes.get("balance", {}), moments, "", self.axes["params"] if self.shape.ema else None)
+        return TrainState("", self.axes["params"], self.axes.get("balance", {}), moments, "", self.axes["params"] if self.shape.ema else None,
+                          {name: self.axes["params"] for name in self.frozen})
 
     def shardings(self) -> TrainState:
         """Where each array of the state lives on the mesh in use."""
@@ -66,10 +75,23 @@ class Plan:
         return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), self.shape, self.shardings())
 
     def start(self) -> TrainState:
-        """The state before the first step, each array made where it lives."""
+        """The state before the first step, each array made where it lives; from config.init's weights, where it names any."""
         places = self.shardings()
+        if self.config.init:
+            return self._start_from(self.config.init, places)
         params = draw(self.config.model, self.shape.params, self.axes["params"], self.config.train.seed, places.params)
         return jax.jit(self.begin, out_shardings=places, donate_argnums=0)(params)
+
+    def _start_from(self, folder: Path, places: TrainState) -> TrainState:
+        from seekjax.generate.open import open_model  # it stands on what is saved, and that on this
+
+        variables = open_model(folder, self.config.kernel).variables
+
+        def begin(params, balance):
+            return self.begin(params).replace(balance=balance)
+
+        params = jax.tree.map(lambda x, wanted: x.astype(wanted.dtype), variables["params"], unbox(self.variables)["params"])
+        return jax.jit(begin, out_shardings=places, donate_argnums=0)(params, variables["balance"])
 
     def _variables(self, key: jax.Array) -> Any:
         shape = split_by("batch"), self.config.data.sequence  # the smallest batch that every device has a part of; only traced

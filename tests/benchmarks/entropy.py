@@ -13,7 +13,6 @@ import tyro
 from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, OptimizerConfig, Schedule, TrainConfig
 from seekjax.data import document_batches, stories
 from seekjax.train.loop import fit
-from seekjax.train.step import compile_steps
 from sharding.mesh import make_mesh
 from sharding.place import put_batch
 from sharding.rules import use
@@ -30,12 +29,12 @@ CONFIG = Config(
 def main(config: Config):
     config = replace(config, out=config.out or Path(mkdtemp()))
     fitted = fit(config)
-    held_out = fitted.corpus.source("stories").held_out
+    stage = fitted.stage
+    held_out = stage.corpus.source("stories").held_out
     texts = [held_out[i] for i in range(1000)]
     with use(make_mesh(config.mesh)):
-        _, evaluate = compile_steps(fitted.plan, fitted.tokenizer.bytes_V)
-        seen = [evaluate(fitted.state.params, fitted.state.balance, put_batch(batch, "batch sequence"))
-                for batch in document_batches(texts, fitted.tokenizer, config.data.sequence, config.train.batch)]
+        seen = [stage.measure(fitted.state.params, fitted.state, put_batch(batch, "batch sequence"))
+                for batch in document_batches(texts, stage.tokenizer, config.data.sequence, config.train.batch)]
     tokens = sum(float(one["tokens"]) for one in seen)
     loss, true = sum(float(one["nats"]) for one in seen) / tokens, -sum(map(stories.log_prob, texts)) / tokens
     print(f"loss {loss:.4f} nats per token, true entropy of these stories {true:.4f}: {loss / true - 1:+.1%}")

@@ -1,6 +1,7 @@
 """The loss against the papers' equations, written down again in NumPy (tests/reference)."""
 
 from functools import cache
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, TrainConfig
 from seekjax.model.transformer import Transformer, logits
-from seekjax.train.loss import Totals, loss, target_mask
+from seekjax.train.loss import NextToken, Totals, target_mask
+from seekjax.train.state import Plan
 from sharding.place import unbox
 
 MODEL = ModelConfig(vocab=48, embed=32, layers=1, dense_layers=0, heads=2, q_latent=16, kv_latent=16, nope=8, rotary=8, value=8, expert_hidden=32,
@@ -28,8 +30,9 @@ def run(masked: bool, rows: tuple):
     variables = made(model, tokens[:, :-1])
     segments = np.array(rows, np.int32)
     batch = {"tokens": tokens, "segments": jnp.asarray(segments)}
-    count = target_mask(batch["segments"], 1, masked).sum().astype(jnp.float32)
-    total, seen = jax.jit(lambda params: loss(model, config, params, variables["balance"], batch, Totals(count, 3), 0.3))(variables["params"])
+    count = target_mask(batch, 1, masked).sum().astype(jnp.float32)
+    criterion, state = NextToken(Plan(config), np.ones(MODEL.vocab)), SimpleNamespace(balance=variables["balance"], frozen={}, step=0)
+    total, seen = jax.jit(lambda params: criterion.loss(params, state, batch, Totals(count, 3)))(variables["params"])
     segment = batch["segments"][:, :-1]
     output = jax.jit(model.apply)(variables, tokens[:, :-1], segment if masked else None, segment > 0, tokens)
     return total, seen, output, np.asarray(tokens), segments

@@ -16,6 +16,7 @@ import pytest
 
 from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, TrainConfig
 from seekjax.train.state import Plan
+from seekjax.train.loss import NextToken
 from seekjax.train.step import BATCH, compile_steps, train_step
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.place import put_batch
@@ -74,7 +75,8 @@ def make_batch(micro):
 @cache
 def reference(config):
     """Gradients, bias and metrics of the plainest path: no mesh, one batch, plain kernels."""
-    return read(*jax.jit(partial(train_step, gradient_plan(config), jnp.array(BYTES_V)))(start(config.model), make_batch(1)))
+    plan = gradient_plan(config)
+    return read(*jax.jit(partial(train_step, plan, NextToken(plan, BYTES_V)))(start(config.model), make_batch(1)))
 
 
 def on_mesh(config, mesh, micro):
