@@ -17,7 +17,9 @@ from seekjax.generate.stream import Generator
 from seekjax.hf.save import save
 from seekjax.model.initial import draw
 from seekjax.model.transformer import Transformer, logits
+from seekjax.plan.arrays import weight_bytes
 from seekjax.quant.formats import Quantised, dense
+from seekjax.quant.tree import tree_bytes
 from seekjax.train.saved import abstract_variables, named_variables, read_run
 from seekjax.validate import ConfigError, check_run
 from sharding.mesh import MeshConfig, make_mesh
@@ -58,6 +60,8 @@ def whole(folder):
 def test_says_nearly_what_the_whole_weights_say(kind, folder, whole):
     opened = open_model(folder / kind)
     assert opened.kernel.weights == kind and replace(opened.model, init_std=MODEL.init_std) == MODEL
+    planned = weight_bytes(abstract_variables(MODEL, PLAIN)["params"], axes_of(named_variables(MODEL, PLAIN))["params"])
+    assert planned[kind] == tree_bytes(opened.variables["params"])
     ours = said(opened.model, opened.variables)
     off = np.median(np.abs(ours - whole)) / whole.std()  # not the mean: a token near the border between two experts may take the other one
     assert off < KINDS[kind], off
@@ -114,6 +118,8 @@ def test_the_command(folder, monkeypatch, capsys):
     assert "int8 weights already" in command(folder / "int8", "--to", "int4", "--out", folder / "other")[1]
     monkeypatch.setattr(sys, "argv", ["seekjax", "convert", "--from", str(folder / "int8"), "--to", str(folder / "back")])
     assert main() == 2 and "convert the run that they are from" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["seekjax", "show", str(folder / "int8"), "--data.sequence", "32"])
+    assert main() == 0 and "w_down/values" in capsys.readouterr().out
 
 
 def test_training_refuses():
