@@ -19,6 +19,7 @@ from seekjax.model.transformer import Output, Transformer
 from seekjax.quant.tree import is_quantised, ready
 from sharding.rules import constrain, platform
 
+from .record import begin_record, record_choice, record_draw
 from .sampling import Dials, at, draw, log_prob, shape
 
 FEW = 128  # tokens up to which a CPU runs experts on all of them rather than sort them: below that a sorted tile would be as large
@@ -35,6 +36,7 @@ class State(struct.PyTreeNode):
     done_B: jax.Array
     key_B: jax.Array
     draft: Any = None  # with a draft: {"cache", "token_B", "logit_BV"}, the next token it expects and what it drew that from
+    record: Any = None  # with Decoder.record: see generate/record.py
     rounds: Any = 0  # steps of live rows, summed over rows
     accepted: Any = 0  # of them, those whose draft was right
 
@@ -46,6 +48,8 @@ class Decoder:
     model: ModelConfig
     kernel: KernelConfig
     draft: bool = False  # the first prediction module guesses one token ahead
+    record: bool = False  # keep what a trainer must know of every draw; not with a draft
+    masks: bool = False  # and which tokens top_k, top_p and min_p let through
 
     def kernel_for(self, tokens: int) -> KernelConfig:
         """The kernels for so many tokens at once; nothing is dropped and nothing recomputed."""
@@ -70,18 +74,25 @@ def prepare(decoder: Decoder, variables: dict, consume: bool = False) -> dict:
     return jax.tree_util.tree_map_with_path(cast, variables, is_leaf=is_quantised)
 
 
-@partial(jax.jit, static_argnames=("decoder", "slots"))
-def start(decoder: Decoder, variables: dict, tokens_BT, length_B, limit_B, key_B, dials: Dials, stop_X, slots: int) -> State:
-    """Read the prompts, tokens_BT[b, :length_B[b]], and draw the first token of each; rows with limit_B = length_B end at once."""
+@partial(jax.jit, static_argnames=("decoder", "slots", "group"))
+def start(decoder: Decoder, variables: dict, tokens_BT, length_B, limit_B, key_B, dials: Dials, stop_X, slots: int, group: int = 1) -> State:
+    """Read the prompts, tokens_BT[b, :length_B[b]], and draw the first token of each; rows with limit_B = length_B end at once.
+
+    group: write so many texts after each prompt, which is read once; limit_B and key_B are then those of the texts.
+    """
     from .speculative import first_draft  # it speaks of State too
 
     model, (B, T) = decoder.model, tokens_BT.shape
     cache = unstack(model, empty_cache(model, B, slots, cache_dtype(decoder.kernel)))
     output = decoder.run(variables, tokens_BT, cache, 0, attend=None)
     logit_BV = head(last(output.hidden_BTD, length_B), output.head_DV)
-    state = State(output.cache, jnp.pad(tokens_BT, ((0, 0), (0, slots - T))), jnp.zeros((B, slots), jnp.float32), length_B, limit_B,
-                  length_B >= limit_B, key_B, rounds=jnp.zeros((), jnp.int32), accepted=jnp.zeros((), jnp.int32))
-    state = push(state, draw(at(key_B, length_B), shape(logit_BV, dials)), logit_BV, ~state.done_B, stop_X)
+    record = begin_record(output, slots, decoder.masks) if decoder.record else None
+    cache, logit_BV, tokens_BT, length_B, record = cloned(group, (output.cache, logit_BV, tokens_BT, length_B, record))
+    state = State(cache, jnp.pad(tokens_BT, ((0, 0), (0, slots - T))), jnp.zeros((B * group, slots), jnp.float32), length_B, limit_B,
+                  length_B >= limit_B, key_B, record=record, rounds=jnp.zeros((), jnp.int32), accepted=jnp.zeros((), jnp.int32))
+    shaped_BV = shape(logit_BV, dials)
+    token_B = draw(at(key_B, length_B), shaped_BV)
+    state = push(state.replace(record=record_draw(state, shaped_BV, token_B)), token_B, logit_BV, ~state.done_B, stop_X)
     if decoder.draft:
         draft = {"cache": layer_cache(model, B, slots, cache_dtype(decoder.kernel))}
         state = first_draft(decoder, variables, state.replace(draft=draft), output, length_B, dials)
@@ -102,9 +113,18 @@ def step_plain(decoder: Decoder, variables: dict, state: State, dials: Dials, st
     """One token more for every live row."""
     output = decoder.run(variables, newest(state), state.cache, state.length_B - 1)
     logit_BV = head(output.hidden_BTD[:, 0], output.head_DV)
-    token_B = draw(at(state.key_B, state.length_B), shape(logit_BV, dials))
+    shaped_BV = shape(logit_BV, dials)
+    token_B = draw(at(state.key_B, state.length_B), shaped_BV)
+    state = state.replace(record=record_draw(state.replace(record=record_choice(state, output)), shaped_BV, token_B))
     state = state.replace(cache=output.cache, rounds=state.rounds + (~state.done_B).sum())
     return push(state, token_B, logit_BV, ~state.done_B, stop_X)
+
+
+def cloned(group: int, tree: Any) -> Any:
+    """Every row of every array `group` times, one after the other."""
+    if group == 1:
+        return tree
+    return jax.tree.map(lambda x: constrain(jnp.repeat(x, group, 0), "batch" + " -" * (x.ndim - 1)), tree)
 
 
 def newest(state: State) -> jax.Array:
