@@ -144,8 +144,9 @@ def policy_loss(objective: Objective, logp_BT, old_BT, sampler_BT, ref_BT, advan
     """
     if objective.kl and ref_BT is None:
         raise ValueError(f"objective.kl is {objective.kl}: it needs log-probabilities of a reference model; give them or set it to 0")
-    logp_BT = jnp.where(mask_BT, logp_BT, 0).astype(jnp.float32)
-    old_BT, sampler_BT, ref_BT = (None if x is None else stop_gradient(jnp.where(mask_BT, x, 0).astype(jnp.float32)) for x in (old_BT, sampler_BT, ref_BT))
+    logp_BT, old_BT, sampler_BT, ref_BT = (None if x_BT is None else jnp.where(mask_BT, x_BT, 0).astype(jnp.float32)
+                                           for x_BT in (logp_BT, old_BT, sampler_BT, ref_BT))
+    old_BT, sampler_BT, ref_BT = stop_gradient((old_BT, sampler_BT, ref_BT))
     advantage_B1, length_B = stop_gradient(advantage_B)[:, None], jnp.maximum(mask_BT.sum(1), 1)
 
     away_BT = log_ratio(logp_BT, old_BT)
