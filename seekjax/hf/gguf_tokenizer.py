@@ -31,7 +31,9 @@ def add_tokenizer(writer, vocab: int, folder: Path | None) -> None:
     for text, id in described["model"]["vocab"].items():
         tokens[id], kinds[id] = text, NORMAL
     for added in described.get("added_tokens", []):
-        tokens[added["id"]], kinds[added["id"]] = added["content"], CONTROL if added["special"] else DEFINED
+        reserved = added["content"].startswith("<｜") and added["content"].endswith("｜>")  # R1's file leaves its turns and tools unmarked
+        tokens[added["id"]] = added["content"]
+        kinds[added["id"]] = CONTROL if added["special"] or reserved else DEFINED  # llama.cpp reads DEFINED ones in anybody's text
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(split_name(described.get("pre_tokenizer"), folder))
     writer.add_token_list(tokens)

@@ -123,6 +123,9 @@ def test_the_tokenizer_of_r1_has_llama_cpps_name():
     key = {name: field.value for name, field in writer.kv_data[0].items()}
     assert key["tokenizer.ggml.pre"] == "deepseek-v3" and key["tokenizer.ggml.bos_token_id"] == 0
     assert len(key["tokenizer.ggml.tokens"]) == 129280 and len(key["tokenizer.ggml.merges"]) == 127741
+    kind = dict(zip(key["tokenizer.ggml.tokens"], key["tokenizer.ggml.token_type"]))  # no user's text becomes a turn
+    assert {kind[f"<｜{name}｜>"] for name in ("User", "Assistant", "tool▁sep", "end▁of▁sentence")} == {gguf.TokenType.CONTROL}
+    assert kind["<think>"] == gguf.TokenType.USER_DEFINED
 
 
 @pytest.mark.parametrize(("model", "said"), [
