@@ -8,6 +8,7 @@ from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+import jax
 import numpy as np
 import tyro
 
@@ -50,6 +51,8 @@ def convert(argv: list[str]) -> None:
     """Raises WeightsError, RunError, CheckpointError or DataError, each with one sentence; B appears whole or not at all."""
     asked = tyro.cli(Convert, prog="seekjax convert", args=argv, config=(tyro.conf.FlagConversionOff,))
     need((asked.to is None) != (asked.to_gguf is None), "name either a new folder (--to) or a new file for llama.cpp (--to-gguf).")
+    need(jax.process_count() == 1, f"seekjax convert is started on {jax.process_count()} processes, and each would write the same files: start it on one "
+         "that has room for the weights.")
     source = asked.source.expanduser()
     if asked.to_gguf:
         to_gguf(source, asked.to_gguf, asked.type, asked.mesh)

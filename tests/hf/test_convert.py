@@ -88,6 +88,15 @@ def test_refused(source, to, said, tmp_path, monkeypatch, capsys):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
+@pytest.mark.parametrize("flags", [{"from_": "run", "to": "b"}, {"from_": "a", "to": "b"}, {"from_": "a", "to-gguf": "b.gguf"}], ids=str)
+def test_several_processes_are_refused_before_anything_is_read_or_written(flags, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(jax, "process_count", lambda *_: 2)
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    assert convert(monkeypatch, **{flag: tmp_path / name for flag, name in flags.items()}) == 2
+    assert "started on 2 processes" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"run"}
+
+
 def test_softmax_routing_with_a_moved_bias_has_no_place(tmp_path):
     variables = drawn(V2)
     variables["balance"] = jax.tree.map(lambda x: x + 1, variables["balance"])
