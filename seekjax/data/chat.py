@@ -1,6 +1,6 @@
 """Conversations as text: DeepSeek's chat templates, and the thinking within an answer.
 
-A template is a program that comes with the weights, so it runs in Jinja's sandbox: it reads the messages and builds text, and nothing else.
+A template is a program that comes with the weights, so it runs in a sandbox (sandbox.py): it reads the messages and builds text, and nothing else.
 """
 
 import json
@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from .errors import DataError
+from .sandbox import Sandbox, budget
 from .tokenizer import BOS, EOS, THINK, THINK_END, Tokenizer
 
 Message = dict[str, str]  # {"role": "system", "user" or "assistant", "content": text}
-LONGEST = 2**20  # characters of a template, and of what one operation in it may build
+LONGEST = 2**20  # characters of a template
 
 _TURNS = """{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] }}
 {%- elif m['role'] == 'user' %}<｜User｜>{{ m['content'] }}
@@ -33,18 +33,6 @@ BUILT_IN = {
 Name = Literal["auto", "v2", "v3", "r1"]
 
 
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's, and no operator that makes gigabytes of a few characters."""
-
-    intercepted_binops = frozenset(["*", "**", "%"])
-
-    def call_binop(self, context, operator, left, right):
-        numbers = isinstance(left, (int, float)) and isinstance(right, (int, float))
-        if operator == "**" and not (numbers and abs(left) <= 2**16 and abs(right) <= 16) or operator in "*%" and not numbers:
-            raise jinja2.TemplateError(f"a chat template has no need of {type(left).__name__} {operator} {type(right).__name__}")
-        return super().call_binop(context, operator, left, right)
-
-
 @dataclass(frozen=True)
 class Chat:
     """A template and the two tokens it is told of."""
@@ -56,7 +44,8 @@ class Chat:
     def render(self, messages: Sequence[Message], answer: bool = True, **settings: Any) -> str:
         """The conversation as text, up to where the assistant's next answer begins. Raises DataError where the template will not have it."""
         try:
-            return self.template.render(messages=list(messages), bos_token=self.bos, eos_token=self.eos, add_generation_prompt=answer, **settings)
+            with budget([*messages, settings]):
+                return self.template.render(messages=list(messages), bos_token=self.bos, eos_token=self.eos, add_generation_prompt=answer, **settings)
         except Exception as error:  # a template may fail in any way Python can
             raise DataError(f"the chat template fails on this conversation: {str(error).partition(chr(10))[0]}; name another with --template.") from error
 
@@ -93,15 +82,11 @@ def compile_chat(source: str, bos: str = BOS, eos: str = EOS) -> Chat:
     if not isinstance(source, str) or len(source) > LONGEST:
         raise DataError(f"the chat template is no text of at most {LONGEST} characters; name a built-in one with --template.")
 
-    def complain(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
     try:
-        sandbox = _Sandbox(trim_blocks=True, lstrip_blocks=True)
-        sandbox.globals = {"namespace": sandbox.globals["namespace"], "range": sandbox.globals["range"], "raise_exception": complain}
-        return Chat(sandbox.from_string(source), bos, eos)
-    except (jinja2.TemplateError, RecursionError) as error:
-        raise DataError(f"the chat template is no Jinja: {error}; name a built-in one with --template.") from error
+        with budget(source):
+            return Chat(Sandbox().template(source), bos, eos)
+    except Exception as error:  # Python's compiler too may refuse what a template becomes
+        raise DataError(f"the chat template is no Jinja that we run: {str(error).partition(chr(10))[0]}; name a built-in one with --template.") from error
 
 
 class Thoughts:
