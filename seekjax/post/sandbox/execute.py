@@ -3,6 +3,7 @@
 import hmac
 import json
 import marshal
+import re
 import secrets
 import subprocess
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 ENVIRONMENT = {"PYTHONHASHSEED": "0"}  # all of it: nothing of the host's, and the same order of sets in every run, so that rewards repeat
+REASON = re.compile(r"time limit|memory|output too large|no function \w+|exception \w+|crashed with signal \d+|ended without a result|its value is not plain data")
 START = 20.0  # seconds a busy machine may take to start the sandbox, which the program under test cannot prolong
 
 
@@ -80,5 +82,5 @@ def outcome(text: bytes) -> Outcome:
             return Outcome(json.loads(text[1:]), "")
         except (ValueError, RecursionError):
             return Outcome(None, "its value is not plain data")
-    reason = "".join(letter if letter.isprintable() else "?" for letter in text[1:101].decode(errors="replace"))
-    return Outcome(None, reason or "ended without a result")
+    reason = text[1:101].decode(errors="replace")
+    return Outcome(None, reason if REASON.fullmatch(reason) else "ended without a result")

@@ -5,7 +5,6 @@ from typing import Any
 
 from seekjax.post.sandbox.backend import backend
 from seekjax.post.sandbox.execute import Limits, Outcome, execute
-from seekjax.post.tasks.task import Verdict
 
 
 def run(program: str, function: str, inputs: Sequence[list], limits: Limits = Limits()) -> list[Outcome]:
@@ -13,17 +12,17 @@ def run(program: str, function: str, inputs: Sequence[list], limits: Limits = Li
     return execute(backend()[1], program, function, inputs, limits)
 
 
-def grade(program: str, function: str, cases: Sequence[Sequence], limits: Limits = Limits()) -> Verdict:
-    """1 where `function` returns the expected value for every (arguments, expected), types included, else 0 and the first reason."""
+def grade(program: str, function: str, cases: Sequence[Sequence], limits: Limits = Limits()) -> tuple[float, str]:
+    """(1, "right") where `function` returns the expected value for every (arguments, expected), types included, else (0, the first reason)."""
     if not cases:
         raise ValueError("a program that is tried on no case would always be right: give at least one")
     for (arguments, expected), found in zip(cases, run(program, function, [arguments for arguments, _ in cases], limits), strict=True):
         if found.reason:
-            return Verdict(0.0, found.reason)
+            return 0.0, found.reason
         if not same(found.value, expected):
             shown = ", ".join(map(repr, arguments))
-            return Verdict(0.0, f"{function}({short(shown)}) is {short(repr(found.value))}, not {short(repr(expected))}")
-    return Verdict(1.0, "right")
+            return 0.0, f"{function}({short(shown)}) is {short(repr(found.value))}, not {short(repr(expected))}"
+    return 1.0, "right"
 
 
 def same(value: Any, expected: Any) -> bool:

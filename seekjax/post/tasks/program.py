@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import random
 import re
 from collections.abc import Callable
@@ -9,10 +10,11 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-from seekjax.post.sandbox import Limits, grade
-from seekjax.post.tasks.task import Problem, Verdict
+from ..sandbox import Limits, SandboxError, grade
+from .task import Problem, Verdict, speak
 
 NUMBERS, WORDS, TEXT, NUMBER = "a list of numbers", "a list of words", "a text", "a number"
+SPOKEN = {"en": {"start": "Step by step, with the example.", "makes": "becomes"}, "zh": {"start": "用例子一步一步来。", "makes": "变成"}}
 LIMITS = Limits(seconds=2.0, output=16 << 10)
 CASES = 8
 LONGEST = 4000  # letters of a program worth running
@@ -86,6 +88,7 @@ class Program:
     levels = range(1, 6)
 
     def make(self, rng: random.Random, level: int) -> Problem:
+        """A problem that has an answer."""
         while True:
             kind = rng.choice((NUMBERS, WORDS, TEXT))
             chain = draw_chain(rng, kind, level)
@@ -105,20 +108,24 @@ class Program:
             return Problem(self.name, level, prompt, f"{kind} {hashlib.blake2b(key.encode(), digest_size=12).hexdigest()}", data)
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
-        """Run the answer on the hidden cases. SandboxError where nothing can be run safely: that is no fault of the answer, and no reward."""
+        """Run the answer on the hidden cases; nan where nothing can be run safely."""
         fenced = FENCE.fullmatch(answer.strip())
         program = fenced[1] if fenced else answer.strip()
         if len(program) > LONGEST:
             return Verdict(0.0, f"longer than {LONGEST} letters")
-        return grade(program, problem.data["function"], problem.data["cases"], LIMITS)
+        try:
+            return Verdict(*grade(program, problem.data["function"], problem.data["cases"], LIMITS))
+        except SandboxError as error:
+            return Verdict(math.nan, str(error))
 
-    def solve(self, problem: Problem, rng: random.Random) -> tuple[str, str]:
-        value, _ = problem.data["example"]
-        lines, thoughts = [], [rng.choice(("I go step by step.", "One step at a time, with the example.", "Let me follow the example."))]
+    def solve(self, problem: Problem, rng: random.Random, language: str = "en") -> tuple[str, str]:
+        """What each line makes of the example, and the lines."""
+        words, (value, _) = speak(self.name, SPOKEN, language), problem.data["example"]
+        lines, thoughts = [], [words["start"]]
         for i, (name, k) in enumerate(problem.data["steps"]):
             step, before = STEPS[name], value
             code, value = step.code.format(k=k), step.apply(value, k)
-            thoughts.append(f"{step.phrase.format(k=k).capitalize()}: {code} makes {before!r} into {value!r}.")
+            thoughts.append(f"{code}: {before!r} {words['makes']} {value!r}")
             lines.append(f"    {'return' if i == len(problem.data['steps']) - 1 else 'v ='} {code}")
         return "\n".join(thoughts), "\n".join(["def f(v):", *lines])
 

@@ -16,7 +16,7 @@ import sys
 import time
 
 from root import build
-from syscalls import drop_privileges, restrict
+from syscalls import LIBC, drop_privileges, restrict
 
 ESCAPES = {34: '\\"', 92: "\\\\", **{code: f"\\u{code:04x}" for code in range(32)}}
 
@@ -27,6 +27,7 @@ def serve() -> None:
     if len(sys.argv) > 1:
         build(sys.argv[1], int(sys.argv[2]))
     sys.argv = ["program"]
+    LIBC.signal(2, 0)  # SIG_DFL, as which process 1 gets no signal from its own namespace; Python had set a handler
     drop_privileges()
     job = marshal.loads(take(int(take(8))))
     deadline = time.monotonic() + job["seconds"]

@@ -31,7 +31,17 @@ def build(library: str, scratch: int) -> None:
     mount(None, "/", None, REMOUNT | BIND | READ_ONLY | NO_SETUID | NO_DEVICES)
     os.chdir("/scratch")
     check(LIBC.sethostname(b"sandbox", 7), "sethostname")
-    sys.path[:] = [inside, f"{inside}/lib-dynload"]
+    move_modules(os.path.dirname(os.__file__), inside)
+
+
+def move_modules(old: str, new: str) -> None:
+    """Let Python find its library at another place, and what is still to be imported of packages it has begun."""
+    for module in list(sys.modules.values()):
+        if getattr(module, "__file__", None):
+            module.__file__ = module.__file__.replace(old, new, 1)
+        if hasattr(module, "__path__"):
+            module.__path__ = [path.replace(old, new, 1) for path in module.__path__]
+    sys.path[:] = [new, f"{new}/lib-dynload"]
     sys.path_importer_cache.clear()
 
 
