@@ -71,9 +71,9 @@ class Tokenizer:
         pieces = re.split(f"({'|'.join(map(re.escape, self._added))})", text)
         return np.concatenate([np.array([self._added[piece]], np.int32) if piece in self._added else self.encode(piece) for piece in pieces])
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of some ids; special tokens are left out, and bytes that form no character become U+FFFD."""
-        return self._backend.decode([int(id) for id in ids], skip_special_tokens=True)
+    def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
+        """The text of some ids; special tokens are left out, or with `special` named, and bytes that form no character become U+FFFD."""
+        return self._backend.decode([int(id) for id in ids], skip_special_tokens=not special)
 
     def save(self, folder: Path) -> Path:
         """Writes folder/tokenizer.json, whole or not at all; returns its path."""

@@ -1,10 +1,13 @@
 """Which stage of training a config asks for."""
 
-from seekjax.config import Config
+from seekjax.config import Config, GrpoConfig
 from seekjax.train.pretrain import Pretraining
 from seekjax.train.stage import Stage
 
 
 def stage_of(config: Config) -> type[Stage]:
     """Pre-training, or what config.post says follows it."""
+    if isinstance(config.post, GrpoConfig):
+        from .grpo import Reinforcement
+        return Reinforcement
     return Pretraining
