@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import sys
 from itertools import islice
 
 import pytest
@@ -18,6 +19,9 @@ except sandbox.SandboxError:
     needs_sandbox = pytest.mark.skip(reason="no sandbox works here: tests/post/test_sandbox.py asserts the refusal")
 
 
+forget = sys.modules["seekjax.post.sandbox.backend"].find.cache_clear
+
+
 def problems(count, level=None):
     rng = random.Random(level or 0)
     return [PROGRAM.make(rng, level or PROGRAM.levels[i % len(PROGRAM.levels)]) for i in range(count)]
@@ -26,12 +30,12 @@ def problems(count, level=None):
 @needs_sandbox
 def test_every_step_does_what_its_code_does(here):
     rng = random.Random(0)
-    inputs = {kind: [draw_input(rng, kind, size) for size in (0, 1, 2, 5, 9)] for kind in (NUMBERS, WORDS, TEXT)}
+    inputs = {kind: [draw_input(rng, kind, size) for size in (0, 2, 7)] for kind in (NUMBERS, WORDS, TEXT)}
     tries = [(f"{name} {k}", step.code.format(k=k), value, step.apply(value, k)) for name, step in STEPS.items() for k in step.constants for value in inputs[step.takes]]
     code = dict((label, code) for label, code, *_ in tries)
     program = "STEPS = {" + ", ".join(f"{label!r}: lambda v: {text}" for label, text in code.items()) + "}\ndef f(label, v): return STEPS[label](v)"
     cases = [([label, value], result) for label, _, value, result in tries]
-    assert sandbox.grade(program, "f", cases, sandbox.Limits(seconds=20)) == (1.0, "right") and len(tries) > 200
+    assert sandbox.grade(program, "f", cases, sandbox.Limits(seconds=20)) == (1.0, "right") and len(tries) > 150
 
 
 @needs_sandbox
@@ -62,12 +66,12 @@ def test_verify_reads_one_program_and_nothing_more(here):
 
 def test_a_missing_sandbox_is_counted_and_not_rewarded(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    sandbox.backend.cache_clear()
+    forget()
     try:
         verdict = PROGRAM.verify(problems(1, 1)[0], "def f(v): return v")
         assert math.isnan(verdict.reward) and "install bubblewrap" in verdict.reason
     finally:
-        sandbox.backend.cache_clear()
+        forget()
 
 
 @pytest.mark.parametrize("level", PROGRAM.levels)

@@ -10,20 +10,28 @@ import tempfile
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
 from seekjax.post.sandbox.execute import ENVIRONMENT, Limits, SandboxError, execute
 
 INSIDE = Path(__file__).with_name("inside")
 FLAGS = ("-s", "-S", "-P", "-B")  # no site-packages, no working directory on the path
+TURN = Lock()
 
 
 class Broken(Exception):
     """Why one backend does not hold."""
 
 
-@lru_cache(maxsize=1)
 def backend() -> tuple[str, Callable[[int], list[str]]]:
     """(name, command line for so many bytes of scratch) of the first backend that is installed and proves itself; SandboxError where none does."""
+    with TURN:  # verifiers are threads, and one trial is enough for all
+        return find()
+
+
+@lru_cache(maxsize=1)
+def find() -> tuple[str, Callable[[int], list[str]]]:
+    """`backend`, once: a refusal is not kept, what was found is."""
     reasons = []
     for name, command in {"bwrap": bubblewrap, "unshare": unshare}.items():
         path = shutil.which(name)
@@ -37,7 +45,7 @@ def backend() -> tuple[str, Callable[[int], list[str]]]:
             reasons.append(f"{name}: {error}")
     raise SandboxError(
         f"model-written programs run in a sandbox or not at all, and none works here ({'; '.join(reasons)}): install bubblewrap (apt install bubblewrap) "
-        "on Linux and allow user namespaces, which a container may need an option for"
+        "on Linux and allow user namespaces, which containers and some distributions turn off"
     )
 
 
@@ -115,7 +123,7 @@ def mount():
 def prove(command: Callable[[int], list[str]]) -> None:
     """Try what must not work: from within, with the system call filter and without it, so that each layer is shown to hold alone. Broken where one does not."""
     with tempfile.NamedTemporaryFile() as secret, socket.create_server(("127.0.0.1", 0)) as server:
-        files = [secret.name, "/etc/passwd", "/proc/1", "/proc/self", "/sys/kernel", "/dev", str(Path.home()), __file__]
+        files = [secret.name, "/etc/passwd", "/proc/1", "/proc/self", "/sys/kernel", "/dev", os.path.expanduser("~"), __file__]
         files = [file for file in files if os.path.exists(file) and file != "/"]
         for filtered in (True, False):
             try:
