@@ -1,0 +1,188 @@
+"""Reinforcement in the loop: the trainer follows the sampler exactly, a resumed run is the same run, and a mesh changes nothing."""
+
+import json
+import shutil
+from contextlib import closing
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from seekjax.config import Config, DataConfig, GrpoConfig, KernelConfig, ModelConfig, OptimizerConfig, Schedule, TrainConfig
+from seekjax.data import DataError, load_tokenizer
+from seekjax.model.transformer import Transformer
+from seekjax.post import rollout
+from seekjax.post.grpo import Reinforcement, objective_of, replaced
+from seekjax.post.recipes import RECIPES
+from seekjax.post.score import log_probs
+from seekjax.train import metrics
+from seekjax.train.checkpoint import Checkpoints
+from seekjax.train.loop import fit
+from seekjax.train.run import to_json
+from seekjax.train.saved import adopt
+from seekjax.train.state import Plan
+from seekjax.validate import ConfigError
+from sharding.mesh import MeshConfig, make_mesh
+from sharding.rules import use
+
+BASE = Config(
+    model=ModelConfig(vocab=272, embed=32, layers=2, dense_layers=1, mtp_depth=0, heads=2, q_latent=16, kv_latent=16, nope=8, rotary=8, value=8, hidden=32,
+                      expert_hidden=32, experts=8, experts_per_token=2, init_std=0.3),
+    data=DataConfig(tokenizer="byte", sequence=40), kernel=KernelConfig(attention="plain", experts="loop", remat="none"), mesh=MeshConfig(data=1))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A run with random weights and a bias that decides who is chosen."""
+    folder = tmp_path_factory.mktemp("base")
+    load_tokenizer(BASE.data, BASE.model.vocab, None).save(folder)
+    with use(make_mesh(BASE.mesh)), closing(Checkpoints(folder, keep=1)) as checkpoints:
+        state = Plan(BASE).start()
+        bias = jax.tree.map(lambda b: jax.random.uniform(jax.random.key(7), b.shape, minval=-0.2, maxval=0.2), state.balance)
+        checkpoints.save(1, state.replace(balance=bias), data=None, config=to_json(BASE))
+        checkpoints.wait()
+    return folder
+
+
+def run(base, out, steps=20, post=None, mesh=BASE.mesh, **train):
+    post = {"prompts": 4, "group": 4, "max_new": 16, "temperature": 0.8, "top_p": 0.9, "rewards": (("post.own_reward:vowels", 10.0),),
+            "tasks": ("addition:1",), "eval_problems": 16, "preflight": False, "reference_every": 6, "kl": 0.02} | (post or {})
+    train = {"steps": steps, "batch": 16, "micro_batch": 8, "log_every": 1, "eval_every": 20, "save_every": 10, "balance_loss": 0.0} | train
+    return replace(BASE, init=base, out=out, mesh=mesh, optimizer=OptimizerConfig(learning_rate=3e-3, warmup=1, schedule=Schedule(), weight_decay=0.0),
+                   train=TrainConfig(**train), post=GrpoConfig(**post))
+
+
+@pytest.fixture(scope="module")
+def unbroken(base, tmp_path_factory):
+    return fit(run(base, tmp_path_factory.mktemp("unbroken")), Reinforcement)
+
+
+def figures(fitted, split="train"):
+    return [{name: value for name, value in record.items() if name not in ("tokens_per_second", "share_of_peak")}
+            for record in metrics.read(fitted.folder) if record["split"] == split]
+
+
+def same(a, b, tolerance=0.0):
+    raw = [jax.tree.leaves(state.replace(key=jax.random.key_data(state.key))) for state in (a, b)]
+    for x, y in zip(*raw, strict=True):
+        np.testing.assert_allclose(np.asarray(x), np.asarray(y), rtol=0, atol=tolerance)
+
+
+def test_a_run_learns_its_reward_on_its_own_policy(unbroken):
+    records = figures(unbroken)
+    assert len(records) == 20 and np.mean([r["reward"] for r in records[-4:]]) > 1.5 * np.mean([r["reward"] for r in records[:4]])
+    assert all(r["ratio"] == 1 and r["log_ratio"] == 0 and r["clip_high"] == r["clip_low"] == 0 for r in records)  # one update a rollout
+    assert max(r["gap"] for r in records) < 1e-4
+    assert records[0]["kl"] == pytest.approx(0, abs=1e-6) and records[5]["kl"] > 1e-3 and records[6]["kl"] == pytest.approx(0, abs=1e-6)
+    [seen] = figures(unbroken, "held_out")
+    assert {"accuracy", "parsed", "length", "truncated", "reward/post.own_reward:vowels"} <= seen.keys()
+
+
+def test_twenty_steps_are_ten_a_restart_and_ten(unbroken, tmp_path):
+    shutil.copytree(unbroken.folder, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "20")
+    resumed = fit(replace(unbroken.config, out=tmp_path / "run"), Reinforcement)
+    same(resumed.state, unbroken.state)
+    assert figures(resumed) == figures(unbroken)
+    assert (tmp_path / "run" / "rollouts.jsonl").read_text() == (unbroken.folder / "rollouts.jsonl").read_text()
+
+
+def test_nothing_compiles_after_the_first_rollout(unbroken):
+    before = rollout.sample._cache_size(), rollout.minibatch._cache_size()
+    fit(replace(unbroken.config, train=replace(unbroken.config.train, steps=22)), Reinforcement)
+    assert (rollout.sample._cache_size(), rollout.minibatch._cache_size()) == before
+
+
+def test_the_balance_bias_stays_and_the_reference_moves(unbroken, base):
+    with use(make_mesh(BASE.mesh)):
+        start = Reinforcement(unbroken.config)
+        start.open(unbroken.folder)
+        first = start.plan.start()
+    same(first.replace(params={}, opt_state=(), frozen={}, step=0), unbroken.state.replace(params={}, opt_state=(), frozen={}, step=0))
+    moved = [float(jnp.abs(a - b).max()) for a, b in zip(jax.tree.leaves(first.params), jax.tree.leaves(unbroken.state.frozen["reference"]))]
+    assert max(moved) > 1e-4
+
+
+def test_eight_devices_make_the_same_updates(unbroken, base, tmp_path):
+    """As many steps as the samples are the same word for word; then the weights are, to what float32 sums allow."""
+    one = fit(run(base, tmp_path / "one", steps=2, save_every=2), Reinforcement)
+    many = fit(run(base, tmp_path / "many", steps=2, save_every=2, mesh=MeshConfig(data=2, expert=2, tensor=2)), Reinforcement)
+    assert (one.folder / "rollouts.jsonl").read_text() == (many.folder / "rollouts.jsonl").read_text()
+    same(one.state, many.state, 2e-5)
+
+
+def test_replayed_routing_is_what_the_trainer_follows(base):
+    """After absorbed decoding with temperature and top-p; with other experts, or without the mask, the probabilities are others."""
+    stage = Reinforcement(adopt(run(base, None)))
+    with use(make_mesh(BASE.mesh)):
+        sampler, state = rollout.Sampler(stage.config, stage.tokenizer), Plan(stage.config).start()
+        texts = sampler({"params": state.params, "balance": state.balance}, [stage.judge.prompt(p) for p in stage.judge.training(0, 4)], 4, jax.random.key(0))
+        score = jax.jit(lambda texts: log_probs(Transformer(BASE.model, BASE.kernel), stage.config, state.params, state.balance, texts, 0.8)[0])
+
+        def gap(texts):
+            return float(jnp.where(texts["mask"], jnp.abs(score(texts) - texts["log_prob"][:, 1:]), 0).max())
+
+        assert gap(texts) < 1e-4
+        assert gap(texts | {"choice": jax.tree.map(lambda c: (c + 1) % BASE.model.experts, texts["choice"])}) > 1e-2
+        assert gap({name: x for name, x in texts.items() if name != "kept"}) > 1e-2
+    assert len({tuple(row) for row in np.asarray(texts["tokens"])}) > 12  # samples of a group differ
+
+
+def test_inner_epochs_and_minibatches_move_the_ratio(base, tmp_path):
+    fitted = fit(run(base, tmp_path, steps=8, batch=8, post={"epochs": 2, "recipe": "dapo", "rounds": 2}, eval_every=8), Reinforcement)
+    records = figures(fitted)
+    assert records[0]["ratio"] == pytest.approx(1, abs=1e-5) and all(abs(r["log_ratio"]) > 1e-6 for r in records[1:4])
+    assert [r["reward"] for r in records[:4]] == [records[0]["reward"]] * 4 and records[4]["reward"] != records[0]["reward"]
+    assert not (tmp_path / "checkpoints" / "6").exists() and (tmp_path / "checkpoints" / "8").exists()
+
+
+def test_a_failing_reward_is_counted_and_named_not_zero(base, tmp_path):
+    config = run(base, tmp_path, steps=1, post={"rewards": (("post.own_reward:picky", 1.0),)})
+    fitted = fit(config, Reinforcement)
+    [record] = figures(fitted)
+    samples = [one for group in json.loads((tmp_path / "rollouts.jsonl").read_text())["groups"] for one in group["samples"]]
+    failed = [one for one in samples if one["reward"] is None]
+    assert 0 < record["failed"] < 16 and failed and all(one["advantage"] == 0 for one in failed)
+    with pytest.raises(DataError, match="the reward failed for every sample.*broken returned nan"):
+        fit(run(base, tmp_path / "broken", post={"rewards": (("post.own_reward:broken", 1.0),)}), Reinforcement)
+
+
+def test_groups_with_signal_replace_those_without():
+    old, new = np.array([0, 0, 1, -1, 0, 0.0]), np.array([2, -2, 0, 0, 3, -3.0])
+    assert replaced(old, new, 2).tolist() == [6, 7, 2, 3, 10, 11]
+    assert replaced(old, np.zeros(6), 2).tolist() == list(range(6))
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"init": None}, "name its folder with --init"),
+    ({"group": 1}, "post.group is 1"),
+    ({"prompts": 3}, "post.prompts 3 x post.group 4 = 12 samples: make train.batch 16 divide"),
+    ({"temperature": 0.0}, "post.temperature is 0.0"),
+    ({"max_new": 40}, "data.sequence 40 must hold a prompt and post.max_new 40"),
+    ({"clip_low": -1.0}, "post.clip_low is -1.0"),
+    ({"tasks": ("additon",)}, "did you mean 'addition'"),
+    ({"tasks": ("addition:99",)}, "addition has levels"),
+    ({"rewards": (("acuracy", 1.0),)}, "did you mean 'accuracy'"),
+    ({"max_new": 36}, "a prompt has .* raise data.sequence or lower post.max_new"),
+    ({"steps": 21, "epochs": 2}, "train.steps 21 must be a multiple of the 2 steps"),
+])
+def test_bad_input_is_one_sentence(base, tmp_path, change, said):
+    config = run(base, tmp_path)
+    post = {name: value for name, value in change.items() if name not in ("init", "steps")}
+    config = replace(config, init=change.get("init", base), post=replace(config.post, **post), train=replace(config.train, steps=change.get("steps", 20)))
+    with pytest.raises((ConfigError, DataError), match=said) as found:
+        fit(config, Reinforcement)
+    assert "\n" not in str(found.value) and not list(tmp_path.glob("checkpoints/*"))
+
+
+def test_a_template_that_asks_for_no_answer_is_refused(base, tmp_path):
+    shutil.copytree(base, tmp_path / "base")
+    (tmp_path / "base" / "chat_template.jinja").write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    with pytest.raises(DataError, match="no generation prompt"):
+        Reinforcement(adopt(run(tmp_path / "base", tmp_path, post={"template": "auto"})))
+
+
+def test_a_config_replaces_parts_of_its_recipe():
+    assert objective_of(GrpoConfig()) == RECIPES["v3_2"]
+    assert objective_of(GrpoConfig(recipe="dapo", clip_high=0.4, kl=0.1)) == replace(RECIPES["dapo"], clip_high=0.4, kl=0.1)
