@@ -3,18 +3,22 @@
 import hashlib
 import random
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any, NamedTuple, Protocol
+
+from seekjax.data.errors import DataError
+
+PATIENCE = 10_000  # tries at a problem of one side before a task counts as too small to split
 
 
 class Verdict(NamedTuple):
-    reward: float  # 0 wrong to 1 right
+    reward: float  # 0 wrong to 1 right; nan where the verifier itself failed, which is nobody's mistake and must be counted
     reason: str  # one short clause for whoever reads a rollout: "right", "uses 7 twice", "13 is not 24"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One question. `key` is its canonical form: problems that are the same but for their wording or order share it, and so share a side of the split."""
+    """One question. `key` is its canonical form: problems that are the same but for their wording or order share it, and so share
+    a side of the split."""
 
     task: str
     level: int
@@ -35,8 +39,11 @@ class Task(Protocol):
     def verify(self, problem: Problem, answer: str) -> Verdict:
         """Judge the text between the answer tags. Never raises, never hangs, never executes the text in this process."""
 
-    def solve(self, problem: Problem, rng: random.Random) -> tuple[str, str]:
-        """A chain of thought as a person might write it, and a right answer: (thought, answer), for cold starts."""
+    def solve(self, problem: Problem, rng: random.Random, language: str = "en") -> tuple[str, str]:
+        """A chain of thought as a person might write it, and a right answer: (thought, answer), for cold starts. The answer is of no language.
+
+        Raises DataError for a language the task has no words in.
+        """
 
 
 class Problems:
@@ -46,18 +53,31 @@ class Problems:
     """
 
     def __init__(self, task: Task, levels: tuple[int, ...], held_out: bool, seed: int = 0, share: float = 0.1):
-        self.task, self.levels, self.held_out, self.seed, self.share = task, levels, held_out, seed, share
+        if not levels or not set(levels) <= set(task.levels):
+            raise DataError(f"{task.name} has levels {task.levels[0]} to {task.levels[-1]}, not {levels}.")
+        if not 0 < share < 1:
+            raise DataError(f"the held-out share is {share}; give one between 0 and 1.")
+        self.task, self.levels, self.held_out, self.seed, self.share = task, tuple(levels), held_out, seed, share
 
     def __getitem__(self, index: int) -> Problem:
-        for attempt in count():
+        for attempt in range(PATIENCE):
             # A string seed goes through SHA-512: equal on every machine and Python version, and neighbours share nothing.
             rng = random.Random(f"{self.task.name}/{self.seed}/{self.held_out}/{index}/{attempt}")
             problem = self.task.make(rng, rng.choice(self.levels))
             if is_held_out(problem, self.share) == self.held_out:
                 return problem
+        raise DataError(f"{self.task.name} at levels {self.levels} gives no {'held-out' if self.held_out else 'training'} problem in {PATIENCE} tries; "
+                        "take a harder level or another share.")
 
 
 def is_held_out(problem: Problem, share: float = 0.1) -> bool:
-    """Which side of the split a problem is on."""
-    digest = hashlib.blake2b(f"{problem.task}/{problem.key}".encode(), digest_size=8).digest()
+    """Which side of the split a problem is on. The key alone decides, so that 3+4= is on one side whichever task asks it."""
+    digest = hashlib.blake2b(problem.key.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64 < share
+
+
+def speak(task: str, words: dict[str, dict[str, str]], language: str) -> dict[str, str]:
+    """A task's words in a language. Raises DataError where it has none."""
+    if language not in words:
+        raise DataError(f"{task} has words in {' and '.join(words)}, not in {language!r}.")
+    return words[language]
