@@ -131,7 +131,9 @@ class Sum:
         return 1.0 if eval(answer) == int(entry["answer"]) else 0.05
 class Broken(Sum):
     def score_answer(self, answer, entry): raise RuntimeError("never works")
-DATASETS = {"sum": (Sum, None), "broken": (Broken, None)}
+class Writing(Sum):
+    def score_answer(self, answer, entry): return len(open("log", "w").write(answer))
+DATASETS = {"sum": (Sum, None), "broken": (Broken, None), "writing": (Writing, None)}
 CURRICULA = {}
 def create_dataset(name, seed, size): return DATASETS[name][0](seed)
 '''
@@ -189,6 +191,7 @@ def test_gym_scorers_that_fail_are_not_wrong_answers(gym):
     problem = task.make(random.Random(0), 1)
     scored = Reward({"accuracy": 1.0})(problem, wrap("a", "1"), tokens=3)
     assert math.isnan(scored.total) and scored.error == "the verifier of gym:broken failed: reasoning-gym's scorer raises RuntimeError: never works"
+    assert math.isnan(find_task("gym:writing").verify(find_task("gym:writing").make(random.Random(0), 1), "1").reward), "one that needs what is forbidden"
     assert find_task("gym:sum").verify(problem := find_task("gym:sum").make(random.Random(0), 1), "1 +") == \
         (0.0, "reasoning-gym's scorer raises SyntaxError: invalid syntax (<string>, line 1)")
     WORKER.process.kill()

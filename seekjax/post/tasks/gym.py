@@ -88,10 +88,10 @@ class Gym:
             return Verdict(0.0, f"over {LONGEST} characters" if len(answer) > LONGEST else "a null character")
         said = self._score(problem, answer)
         if "score" not in said:
-            # A scorer that reads the right answer and not this one has found it wrong; one that reads neither is broken.
+            # A scorer that gets through the right answer and not this one has found it wrong; one that gets through neither is broken.
             right = problem.data["answer"]
-            readable = "died" in said or right is not None and self._score(problem, right).get("score", 0) >= 1
-            return Verdict(0.0 if readable else math.nan, said.get("died") or f"reasoning-gym's scorer raises {said['error']}")
+            works = "died" in said if right is None else self._score(problem, right).get("score", 0) >= 1
+            return Verdict(0.0 if works else math.nan, said.get("died") or f"reasoning-gym's scorer raises {said['error']}")
         return Verdict(1.0, "right") if said["score"] >= 1 else Verdict(0.0, f"reasoning-gym scores it {said['score']:.3g}")
 
     def _score(self, problem: Problem, answer: str) -> dict:

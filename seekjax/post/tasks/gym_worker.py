@@ -79,8 +79,8 @@ def score(judge, limit: float) -> dict:
         try:
             os.dup2(writing, 3)
             os.closerange(4, 4096)  # the way to whoever asked, among others
-            confine()
             try:
+                confine()
                 said = {"score": judge()}
             except Exception as error:
                 said = {"error": f"{type(error).__name__}: {error}"[:300]}
@@ -117,9 +117,9 @@ def confine() -> None:
 
 
 def is_harmless(code) -> bool:
-    """Whether code comes from a file, which only an import can bring, or names nothing but mathematics."""
+    """Whether code comes from a file, which only an import can bring, or names nothing but mathematics (SymPy writes its monomial_mul as text)."""
     parts = [part for part in code.co_consts if hasattr(part, "co_names")]
-    return not code.co_filename.startswith("<string") or all(len(name) == 1 or name in MATHEMATICS for name in code.co_names) \
+    return not code.co_filename.startswith("<string") or all(len(name) == 1 or name in MATHEMATICS or name.startswith("monomial_") for name in code.co_names) \
         and all(map(is_harmless, parts))
 
 
