@@ -53,11 +53,11 @@ def command(monkeypatch, capsys):
 
 
 def test_generate_streams_and_ends_with_its_speed(run, command):
-    status, out, _ = command("generate", run, "--prompt", "def ", "--max-new", 24, "--seed", 3)
+    status, out, _ = command("generate", run, "--prompt", "def ", "--max-new", 24, "--seed", 3, "--draft", "True")
     assert status == 0 and out.startswith("def ")
     assert re.search(r"\n\d+ tokens, [\d.]+ tokens/s, the first after [\d.]+ s; draft accepted \d+%, [12]\.\d\d tokens per step\n$", out)
-    status, again, _ = command("generate", run, "--prompt", "def ", "x", "--max-new", 24, "--seed", 3, "--draft", "False")
-    assert status == 0 and again.startswith("def ") and again.count("\n--\n") == 2 and "draft" not in again
+    status, again, _ = command("generate", run, "--prompt", "def ", "x", "--max-new", 24, "--seed", 3)
+    assert status == 0 and again.startswith("def ") and again.count("\n--\n") == 2 and "draft" not in again  # on a CPU plain decoding is faster
 
 
 @pytest.mark.parametrize(("argv", "said"), [

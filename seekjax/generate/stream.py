@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seekjax.config import KernelConfig, ModelConfig
-from sharding.rules import split_by
+from sharding.rules import platform, split_by
 
 from .decode import Decoder, advance, prepare, start
 from .sampling import GenerateError, Sampling, dials, keys
@@ -67,11 +67,15 @@ class Generator:
     """A model ready to write. Make and call it within `use(mesh)` for a mesh."""
 
     def __init__(self, model: ModelConfig, variables: dict, kernel: KernelConfig = KernelConfig(), draft: bool | None = None, consume: bool = False):
-        """Copies the stacks of layers apart; `consume` frees them on the way. draft: whether the first prediction module guesses ahead; None: if any."""
+        """Copies the stacks of layers apart; `consume` frees them on the way.
+
+        draft: whether the first prediction module guesses ahead. None: where there is one, but not on a CPU, for which a step of two tokens is twice
+        a step of one.
+        """
         has = "mtp_1" in variables["params"]
         if draft and not has:
             raise GenerateError("the model has no prediction module to draft with: leave the draft off.")
-        self.decoder = Decoder(model, kernel, has if draft is None else draft)
+        self.decoder = Decoder(model, kernel, has and platform() != "cpu" if draft is None else draft)
         self.variables = prepare(self.decoder, variables, consume)
 
     def write(self, prompts: Sequence[Sequence[int]], sampling: Sampling = Sampling(), spell: Spell | None = None, chunk: int = CHUNK) -> Writing:

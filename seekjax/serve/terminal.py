@@ -30,13 +30,13 @@ class Model:
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="model")]  # a run's folder, or that of a published checkpoint
     dtype: Literal["float32", "bfloat16"] | None = None  # of weights and activations; default: a run's own, float32 for a checkpoint
     cache: Literal["same", "bfloat16", "fp8"] = "same"  # of latents; same: as dtype
-    draft: bool = True  # let the prediction module guess ahead, where the model has one
+    draft: bool | None = None  # let the prediction module guess ahead; default: where there is one and it is faster, so not on a CPU
 
     def open(self) -> tuple[Opened, Generator]:
         """The model, ready to write; call it within the mesh."""
         opened = open_model(self.folder, self.dtype and KernelConfig(dtype=self.dtype))
         kernel = replace(opened.kernel, cache=self.cache if self.cache != "same" else opened.kernel.cache)
-        generator = Generator(opened.model, opened.variables, kernel, draft=None if self.draft else False, consume=True)
+        generator = Generator(opened.model, opened.variables, kernel, draft=self.draft, consume=True)
         return opened._replace(variables={}), generator
 
 

@@ -16,7 +16,7 @@ KERNEL = KernelConfig(attention="plain")
 
 
 def test_greedy_with_a_draft_is_plain_greedy(made, prompts):
-    writing = Generator(made.model, made.variables, KERNEL).write(prompts, Sampling(max_new=16, temperature=0), chunk=3)
+    writing = Generator(made.model, made.variables, KERNEL, draft=True).write(prompts, Sampling(max_new=16, temperature=0), chunk=3)
     seen = [[len(row.ids) for row in rows] for rows in writing]
     assert seen[0] == [1, 1, 1] and len(seen) > 2 and seen == sorted(seen)
     for prompt, row in zip(prompts, writing.rows, strict=True):
@@ -31,7 +31,7 @@ def test_a_draft_that_is_always_right_writes_two_tokens_a_step(make):
     made = make(vocab=8)
     params = dict(made.variables["params"])
     params["head"] = params["head"] * 0
-    always = Generator(made.model, made.variables | {"params": params}, KERNEL)
+    always = Generator(made.model, made.variables | {"params": params}, KERNEL, draft=True)
     writing = always.write([[3, 1], [2]], Sampling(max_new=11, temperature=0))
     for _ in writing:
         pass
