@@ -31,7 +31,8 @@ def problems(count, level=None):
 def test_every_step_does_what_its_code_does(here):
     rng = random.Random(0)
     inputs = {kind: [draw_input(rng, kind, size) for size in (0, 2, 7)] for kind in (NUMBERS, WORDS, TEXT)}
-    tries = [(f"{name} {k}", step.code.format(k=k), value, step.apply(value, k)) for name, step in STEPS.items() for k in step.constants for value in inputs[step.takes]]
+    tries = [(f"{name} {k}", step.code.format(k=k), value, step.apply(value, k))
+             for name, step in STEPS.items() for k in step.constants for value in inputs[step.takes]]
     code = dict((label, code) for label, code, *_ in tries)
     program = "STEPS = {" + ", ".join(f"{label!r}: lambda v: {text}" for label, text in code.items()) + "}\ndef f(label, v): return STEPS[label](v)"
     cases = [([label, value], result) for label, _, value, result in tries]
@@ -58,7 +59,7 @@ def test_verify_reads_one_program_and_nothing_more(here):
     value = problem.data["example"][1]
     right = [answer, f"\n{answer}\n", f"```python\n{answer}\n```", f"```\n{answer}\n```", f"import re\n{answer}"]
     wrong = ["", " ", "right", f"Here it is:\n{answer}", f"```python\n{answer}\n``` so there", f"def f(v): return {value!r}", "def g(v): return v",
-             answer + " " * 0 + "\nraise SystemExit", answer + "#" * LONGEST, answer.replace("def f", "async def f"), "```python\n```", "\x00", "\ud800"]
+             answer + "\nraise SystemExit", answer + "#" * LONGEST, answer.replace("def f", "async def f"), "```python\n```", "\x00", "\ud800"]
     assert [PROGRAM.verify(problem, text).reward for text in right] == [1.0] * len(right)
     verdicts = [PROGRAM.verify(problem, text) for text in wrong]
     assert not any(verdict.reward for verdict in verdicts) and all(verdict.reason and verdict.reason != "right" for verdict in verdicts)
@@ -79,9 +80,9 @@ def test_problems_are_as_hard_as_their_level_says(level):
     for problem in problems(40, level):
         data = problem.data
         assert (problem.task, problem.level, len(data["steps"])) == ("program", level, level)
-        key, inputs = behaviour(data["steps"], inputs_of(data["kind"])), [value for (value,), _ in data["cases"]]
-        for less in shorter(data["steps"], data["kind"]):  # every step counts, on some hidden case too
-            assert behaviour(less, inputs_of(data["kind"])) != key and behaviour(less, inputs + [data["example"][0]]) != behaviour(data["steps"], inputs + [data["example"][0]])
+        inputs = [value for (value,), _ in data["cases"]]
+        for some in (inputs_of(data["kind"]), [data["example"][0], *inputs]):  # every step counts, where the verifier looks too
+            assert behaviour(data["steps"], some) not in [behaviour(less, some) for less in shorter(data["steps"], data["kind"])]
         assert len(inputs) == 8 and len({json.dumps(result) for _, result in data["cases"]}) >= 3  # no constant is right
         assert all(follow(data["steps"], value) == result for (value,), result in data["cases"])
         assert json.loads(json.dumps(data)) == data and len(problem.prompt) < 500 and repr(data["example"][1]) in problem.prompt

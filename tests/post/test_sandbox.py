@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import socket
 import struct
 import subprocess
@@ -41,7 +42,8 @@ BODIES = {
     "fake verdict on stdout": "print('{\"reward\": 1.0, \"reason\": \"right\"}', flush=True)",
     "fake verdict as the value": "return {'reward': 1.0, 'reason': 'right'}",
     "fake verdict tuple": "return (1.0, 'right')",
-    "fake answers on every descriptor": "import os\n    for i in range(64):\n        try: os.write(i, b'v6' + b'00000002v6' * 4)\n        except OSError: pass\n    os._exit(0)",
+    "fake answers on every descriptor": "import os\n    for i in range(64):\n        try: os.write(i, b'v6' + b'00000002v6' * 4)\n"
+                                       "        except OSError: pass\n    os._exit(0)",
     "zeroes for the secret": "import os\n    os.write(3, bytes(32) + b'00000002v600000002v000000002v100000003v16'); os._exit(0)",
     "a reason that says right": "import os; os.write(3, b'eright'); os._exit(0)",
     "two results": "import os; os.write(3, b'v6'); return 6",
@@ -73,17 +75,19 @@ BODIES = {
     "the example's answer": "return 6",
     # tampering with what runs it
     "json patched": "import json; json.dumps = lambda *a, **k: '6'; json.loads = json.dumps; return 7",
-    "built-ins patched": "import builtins\n    builtins.type = lambda x: int; builtins.repr = lambda x: '6'; builtins.len = lambda x: 1; return object()",
+    "built-ins patched": "import builtins as b\n    b.type = lambda x: int; b.repr = lambda x: '6'; b.len = lambda x: 1; return object()",
     "harness patched": "import __main__ as m\n    m.plain = lambda x: '6'; m.listen = m.call = m.judge = lambda *a: b'v6'; return 7",
     "exit patched": "import os; os._exit = os.write = lambda *a: 1; return 6",
     "harness called": "import __main__ as m\n    m.serve()",
-    "harness frames": "import sys\n    frame = sys._getframe()\n    while frame.f_back: frame = frame.f_back\n    return repr(frame.f_locals) + repr(frame.f_globals)",
-    "expected values by garbage collector": "import gc; return [repr(x)[:60] for x in gc.get_objects() if 'expected' in repr(x)[:1000] or '16' in repr(x)[:1000]][:20]",
+    "harness frames": "import sys\n    frame = sys._getframe()\n    while frame.f_back: frame = frame.f_back\n    return repr(frame.f_globals)[:3000]",
+    "expected values by garbage collector": "import gc\n"
+        "    return [repr(x)[:60] for x in gc.get_objects() if 'expected' in repr(x)[:1000] or '16' in repr(x)[:1000]][:20]",
     "secret from standard input": "import os; return os.read(0, 100).hex()",
     "secret through /proc": "import os\n    return [os.read(os.open(f'/proc/{p}/fd/0', 0), 99).hex() for p in (1, 'self')]",
     "memory of process 1": "return open('/proc/1/mem', 'rb').read(10).hex()",
     "ptrace": "return 16 if LIBC.ptrace(16, 1, 0, 0) == 0 else 'refused'",
-    "process_vm_readv": "import ctypes\n    return 16 if LIBC.process_vm_readv(1, ctypes.create_string_buffer(64), 1, ctypes.create_string_buffer(64), 1, 0) >= 0 else 'refused'",
+    "process_vm_readv": "import ctypes\n    page = ctypes.create_string_buffer(64)\n"
+                        "    return 16 if LIBC.process_vm_readv(1, page, 1, page, 1, 0) >= 0 else 'refused'",
     "descriptors of process 1": "fd = LIBC.syscall(434, 1, 0); return LIBC.syscall(438, fd, 1, 0) if fd >= 0 else 'refused'",
     "limits of process 1": "import resource; return resource.prlimit(1, resource.RLIMIT_CPU, (1, 1))",
     "kill process 1": "import os; os.kill(1, 9)",
@@ -93,7 +97,8 @@ BODIES = {
     "raising class name": "class M(type):\n        __name__ = property(lambda c: 1 / 0)\n    raise M('E', (Exception,), {})",
     # never ending, never enough
     "endless loop": "while True: pass",
-    "endless loop that catches all": "import signal\n    signal.signal(signal.SIGXCPU, signal.SIG_IGN)\n    while True:\n        try:\n            while True: 9 ** 9 ** 5\n        except BaseException: pass",
+    "endless loop that catches all": "import signal\n    signal.signal(signal.SIGXCPU, signal.SIG_IGN)\n    while True:\n"
+                                    "        try:\n            while True: 9 ** 9 ** 5\n        except BaseException: pass",
     "sleep": "import time; time.sleep(1000)",
     "print without end": "while True:\n        try: print('x' * 10 ** 4, flush=True)\n        except OSError: pass",
     "result held open": "import os, time; os.write(3, b'v6'); time.sleep(1000)",
@@ -120,8 +125,9 @@ BODIES = {
     "read a file": "return open(SECRET).read()",
     "password file": "return open('/etc/passwd').read()",
     "a link to a file": "import os; os.symlink(SECRET, 'link'); return open('link').read()",
-    "through the parent folders": "return open('../' * 20 + SECRET).read()",
-    "every file there is": "import os\n    return [p for r, d, n in os.walk('/') for p in d + n if p in ('etc', 'home', 'proc', 'sys', 'tmp', 'passwd', 'conftest.py', 'seekjax')] or 'none'",
+    "through the parent folders": "return open('/..' + SECRET).read() or open('../' * 20 + SECRET).read()",
+    "every file there is": "import os\n    names = {p for _, d, f in os.walk('/') for p in d + f}\n"
+                           "    return 16 if names & {'etc', 'home', 'proc', 'sys', 'tmp', 'passwd', 'conftest.py', 'seekjax'} else len(names)",
     "delete": "import os; os.remove(SECRET)",
     "overwrite": "open(SECRET, 'w').write('harm')",
     "poison the standard library": "import sys; open(sys.path[0] + '/os.py', 'a').write('raise SystemExit')",
@@ -136,6 +142,9 @@ BODIES = {
     "become root": "import os; os.setuid(0); os.setgroups([0])",
     "device": "import os; os.mknod('disk', 0o60666, 0x801); return open('disk', 'rb').read(9).hex()",
     "raw system calls": "return 16 if any(LIBC.syscall(n, 0, 0, 0, 0, 0) >= 0 for n in (248, 250, 321, 323, 425, 298, 319)) else 'refused'",
+    "32-bit system calls": "import ctypes, mmap\n    page = mmap.mmap(-1, 4096, prot=7); page.write(bytes.fromhex('b814000000cd80c3'))\n"  # getpid by int 0x80
+                           "    return 16 if ctypes.CFUNCTYPE(int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))() else 0",
+    "x32 system calls": "return 16 if any(LIBC.syscall(1 << 30 | n, 2, 1, 0) >= 0 for n in (39, 41, 57)) else 'refused'",
     # the network
     "connect": "import socket; socket.create_connection(('127.0.0.1', PORT)).send(b'stolen')",
     "raw socket call": "import _socket; return _socket.socket().connect_ex(('127.0.0.1', PORT))",
@@ -193,6 +202,7 @@ def test_no_attack_earns_or_harms_or_lasts(name, host, monkeypatch):
     values = [found.value for found in outcomes]
     assert host.secret not in json.dumps(values) and socket.gethostname() not in values
     assert "'refused'" not in text or values == ["refused"] * len(CASES)
+    assert "16 if" not in text or 16 not in values  # a system call that went through
     assert host.file.read_text() == host.secret and host_state() == host.state
     with pytest.raises(BlockingIOError):  # nobody knocked
         host.server.accept()
@@ -310,6 +320,28 @@ def test_a_sandbox_with_a_hole_is_found_out(missing, hole):
         prove(opened)
 
 
+HOLES = [
+    ("syscalls.py", 'check(LIBC.capset(header, none), "giving up capabilities")', "mounts"),
+    ("harness.py", "        restrict()", "makes sockets"),
+    ("root.py", 'check(LIBC.umount2(b".", DETACH), "leaving the old root")', r"reads /\.\."),
+    ("root.py", "mount(None, HERE + inside, None, REMOUNT | BIND | flags)", "can write to the standard library"),
+    ("root.py", 'mount(None, "/", None, REMOUNT | BIND | READ_ONLY | NO_SETUID | NO_DEVICES)', "can write to /"),
+]
+
+
+@needs_sandbox
+@pytest.mark.skipif(NAME != "unshare", reason="bubblewrap does some of this itself")
+@pytest.mark.parametrize("file, line, hole", HOLES, ids=[hole for *_, hole in HOLES])
+def test_every_line_that_shuts_a_door_is_needed(file, line, hole, monkeypatch, tmp_path):
+    inside = shutil.copytree(BACKEND.INSIDE, tmp_path / "inside", ignore=shutil.ignore_patterns("__pycache__"))
+    text = (inside / file).read_text()
+    assert text.count(line) == 1
+    (inside / file).write_text(text.replace(line, line[: len(line) - len(line.lstrip())] + "pass"))
+    monkeypatch.setattr(BACKEND, "INSIDE", inside)
+    with pytest.raises(BACKEND.Broken, match=hole):
+        prove(BACKEND.unshare(shutil.which("unshare")))
+
+
 def test_without_a_backend_it_refuses_in_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     BACKEND.find.cache_clear()
@@ -365,7 +397,10 @@ def test_equal_is_equal_in_type():
         assert not same(value, expected)
 
 
-@pytest.mark.parametrize("text", [b"", b"eright", b"e" + b"x" * 99, b"v", b"v{", b"v" + b"[" * 9999, b"v\xff", b"v" + b"9" * 9999, b"v" + b"[" * 900 + b"]" * 900, b"v" + b'{"a":' * 70 + b"1" + b"}" * 70, b"6", b"e\xff\n"])
+@pytest.mark.parametrize("text", [
+    b"", b"eright", b"e" + b"x" * 99, b"v", b"v{", b"v" + b"[" * 9999, b"v\xff", b"v" + b"9" * 9999,
+    b"v" + b"[" * 900 + b"]" * 900, b"v" + b'{"a":' * 70 + b"1" + b"}" * 70, b"6", b"e\xff\n",
+])
 def test_what_a_program_writes_is_read_with_suspicion(text):
     assert outcome(b"v" + b"[" * 64 + b"]" * 64).reason == ""
     assert outcome(text).value is None and outcome(text).reason in ("ended without a result", "its value is not plain data")

@@ -15,7 +15,7 @@ from threading import Lock
 from seekjax.post.sandbox.execute import ENVIRONMENT, Limits, SandboxError, execute
 
 INSIDE = Path(__file__).with_name("inside")
-FLAGS = ("-s", "-S", "-P", "-B")  # no site-packages, no working directory on the path
+FLAGS = ("-s", "-S", "-B")  # no site-packages, nothing written
 TURN = Lock()
 
 
@@ -58,7 +58,7 @@ def unshare(path: str) -> Callable[[int], list[str]]:
     """Namespaces by unshare; inside/root.py then makes the root."""
     namespaces = ("--user", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "--net", "--ipc", "--uts", "--cgroup")
     interpreter, library = python()
-    return lambda scratch: [path, *namespaces, "--", interpreter, *FLAGS, str(INSIDE), library, str(scratch)]
+    return lambda scratch: [path, *namespaces, "--", interpreter, *FLAGS, str(INSIDE / "harness.py"), library, str(scratch)]
 
 
 def bubblewrap(path: str) -> Callable[[int], list[str]]:
@@ -81,7 +81,7 @@ def bubblewrap(path: str) -> Callable[[int], list[str]]:
     head = [path, "--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try", "--hostname", "sandbox",
             "--die-with-parent", "--as-pid-1", "--cap-drop", "ALL", *bound, *masked, "--size"]
     tail = ["--tmpfs", "/scratch", "--remount-ro", "/", "--chdir", "/scratch", "--",
-            f"/lib/{loader}", "--library-path", "/lib", "/python/bin/python3", *FLAGS, "/inside"]
+            f"/lib/{loader}", "--library-path", "/lib", "/python/bin/python3", *FLAGS, "/inside/harness.py"]
     return lambda scratch: [*head, str(scratch), *tail]
 
 
@@ -100,9 +100,12 @@ def probe(files, port, filtered):
 
     for file in files:
         attempt("reads " + file, lambda: os.stat(file))
+        attempt("reads /.." + file, lambda: os.stat("/.." + file))  # where the old root would be, were it still there
     attempt("reaches the network", lambda: _socket.socket().connect(("127.0.0.1", port)))
-    attempt("writes to the standard library", lambda: open(os.__file__ + "x", "w"))
-    attempt("writes to /", lambda: open("/x", "w"))
+    library = os.path.dirname(os.__file__)
+    attempt("can write to the standard library", lambda: os.access(library, os.W_OK))
+    attempt("can write to /", lambda: os.access("/", os.W_OK))
+    attempt("sees installed packages", lambda: bool(os.listdir(library + "/site-packages")))
     attempt("sees other folders", lambda: not set(os.listdir("/")) <= {"python", "scratch", "lib", "inside"})
     attempt("sees the environment", lambda: not set(os.environ) <= {"PYTHONHASHSEED", "PWD", "LC_CTYPE"})
     attempt("is in the host's process namespace", lambda: os.getppid() != 1)
@@ -121,7 +124,7 @@ def mount():
 
 
 def prove(command: Callable[[int], list[str]]) -> None:
-    """Try what must not work: from within, with the system call filter and without it, so that each layer is shown to hold alone. Broken where one does not."""
+    """Try from within what must not work, with the system call filter and without it: the namespaces hold alone too. Broken where something works."""
     with tempfile.NamedTemporaryFile() as secret, socket.create_server(("127.0.0.1", 0)) as server:
         files = [secret.name, "/etc/passwd", "/proc/1", "/proc/self", "/sys/kernel", "/dev", os.path.expanduser("~"), __file__]
         files = [file for file in files if os.path.exists(file) and file != "/"]

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 ENVIRONMENT = {"PYTHONHASHSEED": "0"}  # all of it: nothing of the host's, and the same order of sets in every run, so that rewards repeat
-REASON = re.compile(r"time limit|memory|output too large|no function \w+|exception \w+|crashed with signal \d+|ended without a result|its value is not plain data")
+REASON = re.compile(
+    r"time limit|memory|output too large|no function \w+|exception \w+|crashed with signal \d+|ended without a result|its value is not plain data")
 START = 20.0  # seconds a busy machine may take to start the sandbox, which the program under test cannot prolong
 
 

@@ -1,1 +1,1 @@
-"""What runs inside the sandbox, by `python FOLDER`: the standard library alone, and little of it, since every program graded waits for it to start."""
+"""What runs inside the sandbox, started as `python harness.py`: the standard library alone, and little of it, as every program waits for its start."""

@@ -50,8 +50,8 @@ def check(result: int, what: str) -> None:
         raise SystemExit(f"{what}: {os.strerror(ctypes.get_errno())}")
 
 
-def prctl(option: int, value: int, argument: int | ctypes.c_void_p = 0) -> int:
-    return LIBC.prctl(option, ctypes.c_ulong(value), argument if isinstance(argument, ctypes.c_void_p) else ctypes.c_ulong(argument), ctypes.c_ulong(0), ctypes.c_ulong(0))
+def prctl(option: int, value: int, address: int = 0) -> int:
+    return LIBC.prctl(option, *map(ctypes.c_ulong, (value, address, 0, 0)))
 
 
 def drop_privileges() -> None:
@@ -70,4 +70,4 @@ def restrict() -> None:
     """Let this process make the calls of CALLS and no others, for good; `drop_privileges` comes before."""
     lines = program(os.uname().machine)
     fields = Filter(len(lines), b"".join(struct.pack("HBBI", *line) for line in lines))
-    check(prctl(22, 2, ctypes.cast(ctypes.pointer(fields), ctypes.c_void_p)), "the system call filter")  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+    check(prctl(22, 2, ctypes.addressof(fields)), "the system call filter")  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
