@@ -176,9 +176,41 @@ class GrpoConfig:
 
 
 @dataclass(frozen=True)
+class LoraConfig:
+    """Training small additions to the matrices instead of the weights themselves (2106.09685): w + alpha / rank a b, with b = 0 at first."""
+
+    rank: int = 0  # [r] inner width of an addition; 0 = off, all weights learn
+    alpha: float = 16.0
+    experts: bool = False  # also the matrices of routed experts; embedding, head, router and norms never
+
+
+@dataclass(frozen=True)
+class SftConfig:
+    """Supervised fine-tuning on chats and on solved tasks; only what the assistant says is learnt (R1: 2501.12948, section 2.3)."""
+
+    chats: tuple[str, ...] = ()  # .jsonl files of {"messages": [{"role", "content"}, ...]}; the content of an answer may hold <think>...</think>
+    tasks: tuple[str, ...] = ()  # of seekjax/post/tasks, as NAME (all levels) or NAME:LEVEL: endless solved problems
+    weights: tuple[float, ...] = ()  # share of samples drawn from each of chats, then of tasks; empty = equal shares
+    language: Literal["en", "zh", "mixed"] = "en"  # of the tasks' thoughts; mixed: one or the other, problem by problem
+    template: Literal["auto", "v2", "v3", "r1"] = "auto"  # of the chat; auto: the checkpoint's own, else v3
+    drop_long: bool = False  # leave out samples longer than data.sequence and say how many, instead of refusing them
+    expert_share: float = 0.0  # train only the fewest experts of each layer that have this share of the relevance to the samples (ESFT: 2407.01906); 0 = off
+    expert_score: Literal["token", "gate"] = "token"  # relevance: how often an expert is chosen, or how much it counts when chosen
+
+
+@dataclass(frozen=True)
+class DpoConfig:
+    """Direct preference optimisation (2305.18290). train.batch counts texts, two of each pair."""
+
+    pairs: tuple[str, ...] = ()  # .jsonl files of {"prompt": text or "messages": [...], "chosen": text, "rejected": text}
+    beta: float = 0.1  # how dearly the distance from the reference, the weights at the start, is paid for
+    template: Literal["auto", "v2", "v3", "r1"] = "auto"  # of the chat; auto: the checkpoint's own, else v3
+    drop_long: bool = False  # leave out pairs longer than data.sequence and say how many, instead of refusing them
+
+
+@dataclass(frozen=True)
 class Config:
     """A run."""
-
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -186,7 +218,8 @@ class Config:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     kernel: KernelConfig = field(default_factory=KernelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    post: GrpoConfig | None = None  # what follows pre-training; None = pre-training
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    post: GrpoConfig | SftConfig | DpoConfig | None = None  # what follows pre-training; None = pre-training
     out: Path | None = None  # run folder; default runs/<config>
     init: Path | None = None  # weights to start from, a run or a published folder: its model and tokenizer replace those of the config
     tensorboard: bool = False  # also write TensorBoard events (extra [tensorboard])

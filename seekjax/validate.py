@@ -65,6 +65,8 @@ def check_run(config: Config) -> None:
     need(data.sequence <= config.model.context, f"data.sequence {data.sequence} exceeds model.context {config.model.context}.")
     need(config.kernel.dispatch != "few", "kernel.dispatch few is for decoding and has no gradient: choose auto, dense, static or ragged.")
     need(config.kernel.weights == "float32", f"kernel.weights is {config.kernel.weights}: quantised weights cannot be trained, train the run they are from.")
+    need(config.lora.rank >= 0 and config.lora.alpha > 0,
+         f"lora.rank is {config.lora.rank} and lora.alpha {config.lora.alpha}: a rank is 0 (off) or more, alpha above 0.")
     need(0 <= train.ema < 1, f"train.ema is {train.ema}: a decay lies from 0 (none) to below 1.")
     for name, schedule in (("optimizer.schedule", config.optimizer.schedule), ("train.balance_schedule", train.balance_schedule),
                            ("train.mtp_schedule", train.mtp_schedule)):

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -98,14 +99,17 @@ class JsonLines(DocumentFile):
                 if line.strip():
                     yield self._parse(line, number)
 
-    def _parse(self, line: bytes, number: int) -> str:
+    def _parse(self, line: bytes, number: int) -> Any:
+        return _text_of(self.record(line, number), self.text_field, f"{self.name} line {number}")
+
+    def record(self, line: bytes, number: int) -> Any:
+        """What a line says. Raises DataError."""
         where = f"{self.name} line {number}"
         try:
-            record = json.loads(_decode(line, where))
+            return json.loads(_decode(line, where))
         except json.JSONDecodeError as error:
             raise DataError(f"{where} is not valid JSON ({error.msg} at column {error.colno}); the file may be truncated: "
                             "repair or delete that line.") from error
-        return _text_of(record, self.text_field, where)
 
 
 class Parquet(DocumentFile):

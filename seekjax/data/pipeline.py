@@ -53,10 +53,7 @@ def train_batches(config: DataConfig, corpus: Corpus, tokenizer: Tokenizer, *, b
     Raises:
         DataError: settings that do not fit together; from set_state, a position saved with other data or settings.
     """
-    documents = grain.MapDataset.mix(
-        [grain.MapDataset.source(source.train).seed(seed + index).shuffle().repeat() for index, source in enumerate(corpus.sources)],
-        [source.weight for source in corpus.sources])
-    documents = _tokens(documents, tokenizer)
+    documents = _tokens(_mixed(corpus, seed), tokenizer)
     if config.fim_rate:
         documents = documents.random_map(_fill_in_the_middle(config.fim_rate, tokenizer), seed=seed)
     # Many more documents than lanes, or several lanes would read the same one in different epochs.
@@ -64,9 +61,22 @@ def train_batches(config: DataConfig, corpus: Corpus, tokenizer: Tokenizer, *, b
     rows = Rows(Stream(documents[process_index::process_count], _Reader(config.workers)), window=config.sequence + 1, lanes=lanes,
                 split=config.packing == "split")
     if config.packing == "fit":
-        rows = _first_fit(rows, config.sequence + 1, tokenizer.pad, seed)
+        rows = _first_fit(rows, config.sequence + 1, {"tokens": tokenizer.pad}, seed)
     made_for = {"sequence": config.sequence, "packing": config.packing, "seed": seed, "fim_rate": config.fim_rate,
                 "process": f"{process_index} of {process_count}", "tokenizer": tokenizer.fingerprint(), "corpus": corpus.fingerprint()}
+    return Batches(iter(rows.batch(_rows_per_process(batch, process_count), drop_remainder=True)), made_for)
+
+
+def sample_batches(corpus: Corpus, fill: dict[str, int], *, sequence: int, batch: int, seed: int, made_for: dict,
+                   process_index: int = 0, process_count: int = 1) -> Batches:
+    """Endless training batches of samples that are tokens already: dicts of equally long arrays, at most sequence + 1, with the keys of `fill`.
+
+    Whole samples share rows of int32 [batch / process_count, sequence + 1] beside their "segments"; `fill` says what follows the last. The position
+    is exact, and refuses other settings than those of `made_for` and these.
+    """
+    samples = _mixed(corpus, seed)[process_index::process_count].to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=AHEAD))
+    rows = _first_fit(samples, sequence + 1, fill, seed)
+    made_for = made_for | {"sequence": sequence, "seed": seed, "process": f"{process_index} of {process_count}", "corpus": corpus.fingerprint()}
     return Batches(iter(rows.batch(_rows_per_process(batch, process_count), drop_remainder=True)), made_for)
 
 
@@ -147,8 +157,14 @@ def _fill_in_the_middle(rate: float, tokenizer: Tokenizer) -> _FillInTheMiddle:
     return _FillInTheMiddle(rate, *ids)
 
 
-def _first_fit(rows: grain.IterDataset, window: int, pad: int, seed: int) -> grain.IterDataset:
-    """Whole documents into the first of several rows with room for them; the rest of a row is padding, segment 0."""
-    packed = grain.experimental.FirstFitPackIterDataset(rows, length_struct={"tokens": window}, num_packing_bins=BINS, seed=seed,
-                                                        padding_struct={"tokens": pad})
-    return packed.map(lambda row: {"tokens": row["tokens"], "segments": row["tokens_segment_ids"]})
+def _mixed(corpus: Corpus, seed: int) -> grain.MapDataset:
+    """All sources, each in an order of its own and without end."""
+    return grain.MapDataset.mix(
+        [grain.MapDataset.source(source.train).seed(seed + index).shuffle().repeat() for index, source in enumerate(corpus.sources)],
+        [source.weight for source in corpus.sources])
+
+
+def _first_fit(rows: grain.IterDataset, window: int, fill: dict[str, int], seed: int) -> grain.IterDataset:
+    """Whole documents into the first of several rows with room for them; the rest of a row is `fill`, segment 0."""
+    packed = grain.experimental.FirstFitPackIterDataset(rows, length_struct=dict.fromkeys(fill, window), num_packing_bins=BINS, seed=seed, padding_struct=fill)
+    return packed.map(lambda row: {name: row[name] for name in fill} | {"segments": row["tokens_segment_ids"]})

@@ -83,7 +83,7 @@ class MixtureOfExperts(Weighted):
             y_BTD += self.build(FeedForward, width=m.shared_experts * m.expert_hidden, name="shared")(x_BTD)
         unbiased_BTK = jax.lax.top_k(score_BTE, m.experts_per_token)[1]
         return constrain(y_BTD, "batch sequence embed"), {
-            "choice_BTK": choice_BTK,
+            "choice_BTK": choice_BTK, "gate_BTK": gate_BTK,
             "load_E": count_choices(choice_BTK, mask_BT, m.experts).sum(0),
             "balance_loss": sequence_balance(score_BTE, unbiased_BTK, mask_BT).sum(),
             "dropped": dropped}

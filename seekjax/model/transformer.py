@@ -21,7 +21,7 @@ class Output(NamedTuple):
     hidden_BTD: jax.Array
     mtp_BTD: tuple[jax.Array, ...]  # of each prediction depth
     head_DV: jax.Array
-    balance: dict[str, dict[str, jax.Array]]  # load_E, balance_loss, dropped, choice_BTK by name of the stack (one more axis: L) or prediction module
+    balance: dict[str, dict[str, jax.Array]]  # load_E, balance_loss, dropped, choice_BTK, gate_BTK by name of the stack (one more axis: L) or prediction module
     cache: Any
 
 

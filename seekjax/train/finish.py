@@ -59,7 +59,7 @@ def compare_with_xz(stage: Pretraining, state: TrainState) -> list[str]:
 def talk(stage: Pretraining, state: TrainState, new: int = 96) -> list[str]:
     """A sample of what the model writes."""
     prompt = prompt_for(stage.config)
-    params = state.params if state.ema is None else state.ema
+    params = stage.plan.weights(state.params if state.ema is None else state.ema, state.frozen)
     variables = jax.tree.map(jnp.asarray, jax.device_get({"params": params, "balance": state.balance}))
     generator = Generator(stage.config.model, variables, stage.config.kernel, draft=False)
     [row] = generator([[stage.tokenizer.eos, *stage.tokenizer.encode(prompt)]], Sampling(max_new=new, temperature=0.7, seed=stage.config.train.seed))

@@ -11,8 +11,9 @@ from seekjax.data import eval_batches, load_corpus, load_tokenizer, stories, tra
 from sharding.place import put_batch
 
 from . import finish
+from .lora import make_plan
 from .schedule import batch_at
-from .state import Plan, TrainState
+from .state import TrainState
 from .step import BATCH, compile_steps
 
 
@@ -33,7 +34,7 @@ class Pretraining:
 
     def open(self, folder: Path) -> None:
         train = self.config.train
-        self.plan = Plan(self.config)
+        self.plan = make_plan(self.config)
         self.batches = train_batches(self.config.data, self.corpus, self.tokenizer, batch=train.micro_batch or train.batch, seed=train.seed, **self.process)
         self.held_out = HeldOut(self)
         self.step, self.measure = compile_steps(self.plan, self.tokenizer.bytes_V)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from seekjax.config import Config, KernelConfig, ModelConfig
+from seekjax.config import Config, KernelConfig, LoraConfig, ModelConfig
 from seekjax.model.transformer import Transformer
 from seekjax.quant.tree import abstract_tree
 from seekjax.validate import split_sizes
@@ -19,12 +19,14 @@ from sharding.place import axes_of, unbox
 from sharding.rules import in_use, sharding, split_by
 
 from .checkpoint import CheckpointError, mismatches
+from .lora import adapter_axes, adapters, merge
 from .manifest import damage
 from .run import RunError
 
 
 def read_run(folder: Path, kernel: KernelConfig | None = None) -> tuple[Config, dict]:
-    """The config of a run and its newest whole weights {"params", "balance"}, the moving average of the weights where the run keeps one.
+    """The config of a run and its newest whole weights {"params", "balance"}, the moving average of the weights where the run keeps one, and
+    with its adapters added in where it trains those.
 
     They are placed by the rules on the mesh in use, or on the default device. `kernel` replaces the run's own choice of kernels, except for the
     format of its weights. The folder is only read: a damaged step is passed over, not set aside. Raises RunError when it is not a run's, or its
@@ -38,7 +40,10 @@ def read_run(folder: Path, kernel: KernelConfig | None = None) -> tuple[Config, 
     step = newest_whole(folder.absolute() / "checkpoints")  # Orbax finds nothing by a relative path
     config = read_config(step / "config.json")
     config = replace(config, kernel=replace(kernel or config.kernel, weights=config.kernel.weights), out=folder)
-    return config, restore(step, abstract_variables(config.model, config.kernel))
+    variables = abstract_variables(config.model, config.kernel)
+    if config.lora.rank:
+        return replace(config, lora=LoraConfig()), restore_merged(step, config, variables)
+    return config, restore(step, variables)
 
 
 def adopt(config: Config) -> Config:
@@ -103,19 +108,33 @@ def named_variables(model: ModelConfig, kernel: KernelConfig) -> dict:
 
 
 def restore(step: Path, abstract: dict) -> dict:
-    """The arrays of `abstract` out of one step's train state, each read where it lives; moments are left on the disk."""
+    """The arrays of `abstract` out of one step's train state, each read where it lives; moments are left on the disk. "params" are the moving
+    average of the weights, where there is one."""
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         there = reader.metadata(step / "state").item_metadata.tree
         params = "ema" if there.get("ema") else "params"
-        wanted = {params: abstract["params"]} | ({"balance": abstract["balance"]} if abstract["balance"] else {})
-        if found := mismatches({name: there.get(name, {}) for name in wanted}, wanted):
+        wanted = {params if name == "params" else name: part for name, part in abstract.items() if part}
+        if found := mismatches({name: {kept: there.get(name, {}).get(kept, {}) for kept in part} if name == "frozen" else there.get(name, {})
+                                for name, part in wanted.items()}, wanted):
             raise RunError(f"checkpoint {step} {found[0]}{f'; and {len(found) - 1} more' if len(found) > 1 else ''}: its config.json is not its own.")
         how = jax.tree.map(lambda x: ocp.ArrayRestoreArgs(sharding=x.sharding, global_shape=x.shape, dtype=x.dtype), wanted)
         try:
             state = reader.restore(step / "state", args=ocp.args.PyTreeRestore(wanted, how, partial_restore=True))
         except Exception as error:
             raise CheckpointError(f"checkpoint {step} is whole, but Orbax {ocp.__version__} cannot read it: {type(error).__name__}: {error}") from error
-    return {"params": state[params], "balance": state.get("balance", {})}
+    return {name: state.get(params if name == "params" else name, {}) for name in abstract}
+
+
+def restore_merged(step: Path, config: Config, abstract: dict) -> dict:
+    """{"params", "balance"} of a run of adapters: its frozen weights with the adapters added in."""
+    axes = axes_of(named_variables(config.model, config.kernel))["params"]
+    added = jax.eval_shape(lambda params: adapters(params, axes, config.lora, 0), abstract["params"])
+    default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    added = jax.tree.map(lambda x, names: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(names) if in_use() else default),
+                         added, adapter_axes(axes, config.lora))
+    found = restore(step, {"params": added, "balance": abstract["balance"], "frozen": {"base": abstract["params"]}})
+    merged = jax.jit(lambda base, params: merge(base, params, axes, config.lora), donate_argnums=0)(found["frozen"]["base"], found["params"])
+    return {"params": merged, "balance": found["balance"]}
 
 
 def _made(kind: Any, value: Any, path: str) -> Any:

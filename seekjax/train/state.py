@@ -79,7 +79,8 @@ class Plan:
         places = self.shardings()
         if self.config.init:
             return self._start_from(self.config.init, places)
-        params = draw(self.config.model, self.shape.params, self.axes["params"], self.config.train.seed, places.params)
+        whole, axes = unbox(self.variables)["params"], axes_of(self.variables)["params"]
+        params = draw(self.config.model, whole, axes, self.config.train.seed, jax.tree.map(sharding, axes))
         return jax.jit(self.begin, out_shardings=places, donate_argnums=0)(params)
 
     def _start_from(self, folder: Path, places: TrainState) -> TrainState:

@@ -33,7 +33,7 @@ def stream(lengths: list[int]) -> tuple[Stream, list[np.ndarray]]:
 def rows_of(lengths, window, lanes, packing):
     source, documents = stream(lengths)
     rows = Rows(source, window=window, lanes=lanes, split=packing == "split")
-    return iter(rows if packing == "split" else _first_fit(rows, window, PAD, seed=0)), documents
+    return iter(rows if packing == "split" else _first_fit(rows, window, {"tokens": PAD}, seed=0)), documents
 
 
 shapes = {"lengths": st.lists(st.integers(1, 40), min_size=1, max_size=6), "window": st.integers(2, 24), "lanes": st.integers(1, 5)}
