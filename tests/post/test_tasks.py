@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from seekjax.data.errors import DataError
 from seekjax.post.answer import Parsed, Refused, evaluate, parse, wrap
-from seekjax.post.tasks import TASKS, Problems, find_task, is_held_out
+from seekjax.post.tasks import TASKS, Problems, attempt, find_task, is_held_out
 from seekjax.post.tasks.countdown import LEVELS, WORDS, chance, floor, ways
 from seekjax.post.tasks.expression import canonical, draw, value, write
 from seekjax.post.tasks.knights import _key
@@ -223,3 +223,14 @@ def test_what_is_asked_wrongly_is_told():
             return problems("addition", 2, 1)[0]
     with pytest.raises(DataError, match="single at levels \\(1,\\) gives no held-out problem"):
         Problems(Single(), (1,), True)[0]
+
+
+@pytest.mark.parametrize(("name", "level", "least", "most"), [("countdown", 1, 0.03, 0.1), ("addition", 3, 0.3, 0.5)])
+def test_attempts_have_the_right_form_and_are_right_by_chance(name, level, least, most):
+    task = find_task(name)
+    problems = Problems(task, (level,), held_out=False)
+    tries = [(problems[i], attempt(task, problems[i], random.Random(i))) for i in range(1000)]
+    assert all(isinstance(parse(wrap(*made)), Parsed) for _, made in tries)
+    assert least < sum(task.verify(problem, answer).reward for problem, (_, answer) in tries) / 1000 < most
+    with pytest.raises(DataError, match="has solutions but no attempts"):
+        attempt(find_task("equation"), problems[0], random.Random(0))

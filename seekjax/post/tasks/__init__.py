@@ -10,11 +10,11 @@ from .countdown import Countdown
 from .equation import Equation
 from .knights import Knights
 from .program import PROGRAM
-from .task import Problem, Problems, Task, Verdict, is_held_out
+from .task import Problem, Problems, Task, Verdict, attempt, is_held_out
 
 TASKS: dict[str, Task] = {task.name: task for task in (Addition(), Countdown(), Arithmetic(), Equation(), Knights(), PROGRAM)}
 
-__all__ = ["TASKS", "Problem", "Problems", "Task", "Verdict", "find_task", "is_held_out"]
+__all__ = ["TASKS", "Problem", "Problems", "Task", "Verdict", "attempt", "find_task", "is_held_out"]
 
 
 def find_task(name: str) -> Task:

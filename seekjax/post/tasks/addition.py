@@ -5,6 +5,7 @@
 """
 
 import random
+from collections.abc import Callable
 
 from ..answer import Refused, integer
 from .expression import canonical
@@ -31,13 +32,22 @@ class Addition:
 
     def solve(self, problem: Problem, rng: random.Random, language: str = "en") -> tuple[str, str]:
         """The columns from the right, the carry told where there is one."""
-        words, carry, lines = speak(self.name, WORDS, language), 0, []
+        return self._columns(problem, language, lambda: True)
+
+    def attempt(self, problem: Problem, rng: random.Random, language: str = "en") -> tuple[str, str]:
+        """The same by somebody who forgets three carries in four."""
+        return self._columns(problem, language, lambda: rng.random() < 0.25)
+
+    def _columns(self, problem: Problem, language: str, carries: Callable[[], bool]) -> tuple[str, str]:
+        words, carry, lines, digits = speak(self.name, WORDS, language), 0, [], ""
         a, b = map(str, problem.data["numbers"])
         for place, (p, q) in enumerate(zip(reversed(a), reversed(b), strict=True), 1):
-            total = int(p) + int(q) + carry
-            lines.append(f"{p}+{q}{'+1' if carry else ''}={total}{words['carry'] if total > 9 and place < len(a) else ''}")
-            carry = total // 10
-        return "\n".join(lines), str(int(a) + int(b))
+            total, last = int(p) + int(q) + carry, place == len(a)
+            line = f"{p}+{q}{'+1' if carry else ''}={total}"
+            carry = int(total > 9 and carries())
+            lines.append(line + (words["carry"] if carry and not last else ""))
+            digits = str(total if last else total % 10) + digits
+        return "\n".join(lines), str(int(digits))
 
 
 def same(answer: str, right: int) -> Verdict:

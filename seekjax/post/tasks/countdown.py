@@ -68,6 +68,16 @@ class Countdown:
             if result is not None and len(tries) < failures:
                 tries[write(tree)] = result
 
+    def attempt(self, problem: Problem, rng: random.Random, language: str = "en") -> tuple[str, str]:
+        """One to three random expressions, valued rightly, and the last of them for an answer: right by chance alone."""
+        words, lines, text = speak(self.name, WORDS, language), [], ""
+        for _ in range(rng.randint(1, 3)):
+            while (result := value(tree := draw(rng, problem.data["numbers"], LEVELS[problem.level].operators))) is None:
+                pass
+            text = write(tree)
+            lines.append(f"{text}={result} {words['yes' if result == problem.data['target'] else 'no']}")
+        return "\n".join(lines), text
+
 
 def ways(numbers: list[int], operators: str) -> Counter:
     """How many expressions with each number once have each value: all orders of the numbers, shapes of the tree and choices of operators."""

@@ -46,6 +46,16 @@ class Task(Protocol):
         """
 
 
+def attempt(task: Task, problem: Problem, rng: random.Random, language: str = "en") -> tuple[str, str]:
+    """A thought and an answer of the right form that are right by chance: what a base model has read, where reinforcement is to start from it.
+
+    Raises DataError for a task that has no such.
+    """
+    if not hasattr(task, "attempt"):
+        raise DataError(f"{task.name} has solutions but no attempts: countdown and addition have.")
+    return task.attempt(problem, rng, language)
+
+
 class Problems:
     """The training or the held-out problems of a task at some levels, by index: each a function of seed and index alone.
 
