@@ -14,7 +14,7 @@ from seekjax.data import Corpus, DataError, Source
 from .answer import wrap
 from .chats import Form, Rows, Samples, asked, conversation, held_out_side, messages_of, open_rows
 from .judge import family
-from .tasks import Problems, Task
+from .tasks import Problems, Task, attempt
 
 EPOCH, HELD_OUT = 1_000_000, 20_000  # problems of a task in an epoch, and held-out ones: both have no end
 TRIED = 64  # of each task before a run starts
@@ -77,6 +77,7 @@ class Traces(Sequence):
     limit: int
     size: int
     drop_long: bool
+    attempts: bool
 
     def __len__(self) -> int:
         return self.size
@@ -96,6 +97,8 @@ class Traces(Sequence):
         """Thought and answer, as rewards want them."""
         rng = random.Random(f"{problem.task}/{self.problems.seed}/{index}/solution")
         language = rng.choice(("en", "zh")) if self.language == "mixed" else self.language
+        if self.attempts:
+            return wrap(*attempt(self.problems.task, problem, rng, language))
         return wrap(*self.problems.task.solve(problem, rng, language))
 
 
@@ -108,7 +111,8 @@ def _traces(name: str, weight: float, form: Form, limit: int, config: Config) ->
 
 def _side(name: str, task: Task, levels: tuple[int, ...], form: Form, limit: int, config: Config, held_out: bool) -> Traces:
     problems = Problems(task, levels, held_out=held_out, seed=config.train.seed)
-    return Traces(name, problems, config.post.language, form, limit, HELD_OUT if held_out else EPOCH, config.post.drop_long)
+    return Traces(name, problems, config.post.language, form, limit, HELD_OUT if held_out else EPOCH, config.post.drop_long,
+                  config.post.attempts)
 
 
 def whole_rows(sides: Sequence[dict[str, np.ndarray]], rows: int, window: int, pad: int) -> list[dict[str, np.ndarray]]:
