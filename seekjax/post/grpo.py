@@ -18,6 +18,7 @@ from sharding.rules import constrain, sharding, split_by
 
 from .judge import Judge, Judged
 from .objective import Objective, Totals, advantages, policy_loss
+from .preflight import preflight
 from .recipes import RECIPES
 from .rollout import Sampler, everywhere, fetched, merged, minibatch
 from .score import log_probs
@@ -110,6 +111,8 @@ class Reinforcement:
         """A rollout: texts, their rewards and advantages, the probabilities they are compared with, cut into the batches of its updates."""
         post, every = self.config.post, self.config.post.reference_every
         self.watch.before(step, state)
+        if step == 0 and post.preflight:
+            preflight(self, state, self.watch.path.parent)
         texts, judged, advantage_B = self.drawn_groups(state)
         self.drawn = sum(one.tokens for one in judged)
         self.seen = self.watch.rollout(step, texts, judged, advantage_B)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from seekjax.train.metrics import keep_until
 from seekjax.train.state import TrainState
 
 from .judge import Judged
+from .measure import interval
+from .pictures import draw
 from .rollout import fetched
 
 if TYPE_CHECKING:
@@ -56,13 +59,18 @@ class Watch:
     def held_out(self, judged: Sequence[Judged]) -> tuple[dict[str, float], str]:
         """Figures on held-out problems, and a sentence of them."""
         figures = summary(judged)
-        right, count = figures["accuracy"], len(judged)
-        error = 1.96 * math.sqrt(max(right * (1 - right), 1e-9) / count)
-        return figures, f"{right:.1%} right (+- {error:.1%}, {count} problems), form {figures['parsed']:.0%}, length {figures['length']:.1f}"
+        whole = [one.parts.get("accuracy", 0.0) for one in judged if not math.isnan(one.reward)]
+        low, high = interval(whole, len(whole))
+        return (figures | {"accuracy_low": low, "accuracy_high": high},
+                f"{figures['accuracy']:.1%} right ({low:.1%} to {high:.1%}, {len(whole)} problems), form {figures['parsed']:.0%}, length {figures['length']:.1f}")
 
     def finish(self, state: TrainState, folder: Path) -> list[str]:
-        """The closing lines."""
-        return [f"checkpoint: {folder / 'checkpoints' / str(int(state.step))}", f"next: read what it wrote with seekjax rollouts {folder}"]
+        """The closing lines; draws the pictures."""
+        pictures = [f"pictures: {', '.join(map(str, draw(folder)))}"] if jax.process_index() == 0 else []
+        tasks = self.stage.config.post.tasks
+        return [*pictures, f"checkpoint: {folder / 'checkpoints' / str(int(state.step))}",
+                "next: read what it wrote with " + shlex.join(["seekjax", "rollouts", str(folder)]),
+                "  or measure it with " + shlex.join(["seekjax", "eval", str(folder), "--task", *tasks])]
 
 
 def summary(judged: Sequence[Judged]) -> dict[str, float]:

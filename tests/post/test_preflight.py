@@ -1,0 +1,124 @@
+"""The pre-flight: every diagnosis on made-up samples, and the stage that is stopped or let through by it."""
+
+import json
+import math
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+from seekjax.config import Config, DataConfig, GrpoConfig, KernelConfig, ModelConfig, TrainConfig
+from seekjax.data import load_tokenizer
+from seekjax.post import preflight
+from seekjax.post.answer import wrap
+from seekjax.post.grpo import Reinforcement
+from seekjax.post.judge import Judged
+from seekjax.post.preflight import diagnose, find, lines, signal_at
+from seekjax.post.tasks import Problem
+from seekjax.train.checkpoint import Checkpoints
+from seekjax.train.loop import fit
+from seekjax.train.run import RunError, to_json
+from seekjax.train.state import Plan
+from sharding.mesh import MeshConfig, make_mesh
+from sharding.rules import use
+
+SUM = Problem("addition", 1, "3+4=", "3+4", {"numbers": [3, 4]})
+WEIGHTS = {"accuracy": 1.0, "format": 0.1}
+
+
+def sample(text=wrap("a", "8"), accuracy=0.0, formed=1.0, reason="", truncated=False, failed=False, **parts):
+    parts = {"accuracy": accuracy, "format": formed} | parts
+    total = math.nan if failed else accuracy + 0.1 * formed + sum(parts.get(name, 0.0) for name in ("own",))
+    return Judged(SUM, text, total, parts, reason, 5, truncated, "own raised KeyError" if failed else "")
+
+
+RIGHT, WRONG = sample(wrap("a", "7"), 1.0), sample()
+PLAIN = sample("def f():", formed=0.0, reason="<think> is missing")
+CUT = sample("<think>a", formed=0.0, reason="cut off before its end", truncated=True)
+TORN = sample("<think>a</think> so <answer>7</answer>", formed=0.0, reason="text between the blocks")
+GOES = ""
+
+
+@pytest.mark.parametrize(("judged", "weights", "said"), [
+    ([RIGHT, WRONG, WRONG, WRONG], WEIGHTS, GOES),
+    ([CUT] * 64, WEIGHTS, "100% of 64 samples were cut off at post.max_new 16"),
+    ([CUT] * 63 + [TORN], WEIGHTS, "98% of 64 samples were cut off"),
+    ([replace(PLAIN, truncated=True)] * 8, WEIGHTS, "may not have seen this form"),
+    ([PLAIN] * 8, WEIGHTS, "has not seen this form of chat"),
+    ([TORN] * 6 + [PLAIN] * 2, WEIGHTS, "the commonest fault: text between the blocks"),
+    ([WRONG] * 8, WEIGHTS, "none of 8 samples is right"),
+    ([RIGHT, WRONG, WRONG, WRONG] + [WRONG] * 396, WEIGHTS, "0.2% of 400 samples are right, and below 1% reinforcement does not start"),
+    ([RIGHT] * 8, WEIGHTS, "every one of 8 samples is right"),
+    ([RIGHT] * 4 + [WRONG] * 4, WEIGHTS, "50.0% of 8 samples are right, but every group of 4 is all right or all wrong"),
+    # rewards other than accuracy are signal too
+    ([WRONG, TORN, TORN, TORN], WEIGHTS, GOES),
+    ([RIGHT, WRONG, WRONG, WRONG] + [WRONG] * 395 + [TORN], WEIGHTS, GOES),
+    ([sample(own=0.3), WRONG, WRONG, WRONG], {"accuracy": 1.0, "own": 1.0}, "KeyError"),
+    ([sample(own=x, truncated=True, formed=0.0) for x in (0.1, 0.2, 0.3, 0.4)], {"own": 1.0}, GOES),
+    ([sample(own=0.1)] * 4, {"own": 1.0}, "all samples of a problem earn the same"),
+    # a part without weight is none
+    ([WRONG, TORN, TORN, TORN], {"accuracy": 1.0, "format": 0.0}, "none of 4 samples is right"),
+    ([sample(failed=True)] * 3 + [RIGHT], WEIGHTS, "the reward failed for 75% of 4 samples (own raised KeyError)"),
+    ([sample(failed=True), RIGHT, WRONG, WRONG], WEIGHTS, GOES)])
+def test_diagnoses(judged, weights, said):
+    if said == "KeyError":
+        with pytest.raises(KeyError):  # made-up samples must have all parts of their reward
+            find(judged, 4, weights)
+        return
+    found = find(judged, 4, weights)
+    reason = diagnose(found, weights.get("accuracy", 0.0), 16)
+    assert said in reason and bool(reason) == bool(said)
+    assert reason.count(". ") <= 1  # one sentence or two
+    assert lines(found)[0].startswith(f"pre-flight: {len(judged)} samples")
+
+
+def test_findings_are_counted_by_group():
+    found = find([RIGHT, WRONG, WRONG, TORN] + [WRONG] * 4 + [RIGHT] * 4, 4, WEIGHTS)
+    assert (found.right, found.solved, found.signal, found.other) == (5 / 12, 2 / 3, 1 / 3, 1 / 3)
+    assert found.form == 11 / 12 and found.reward == pytest.approx((5 * 1.1 + 6 * 0.1) / 12)
+    assert find([RIGHT, sample(failed=True), RIGHT, RIGHT], 4, WEIGHTS).signal == 0  # a sample without a reward makes no difference
+
+
+@pytest.mark.parametrize(("p", "share"), [(0.01, 0.15), (0.03, 0.39), (0.05, 0.56), (0.1, 0.81), (0.2, 0.97)])
+def test_the_table_of_signal_in_groups_of_sixteen(p, share):
+    assert signal_at(p, 16) == pytest.approx(share, abs=0.005)
+
+
+BASE = Config(
+    model=ModelConfig(vocab=272, embed=32, layers=1, dense_layers=0, mtp_depth=0, heads=2, q_latent=16, kv_latent=16, nope=8, rotary=8, value=8, hidden=32,
+                      expert_hidden=32, experts=8, experts_per_token=2, init_std=0.3),
+    data=DataConfig(tokenizer="byte", sequence=40), kernel=KernelConfig(attention="plain", experts="loop", remat="none"), mesh=MeshConfig(data=1))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    load_tokenizer(BASE.data, BASE.model.vocab, None).save(folder)
+    with use(make_mesh(BASE.mesh)), closing(Checkpoints(folder, keep=1)) as checkpoints:
+        checkpoints.save(1, Plan(BASE).start(), data=None, config=to_json(BASE))
+    return folder
+
+
+def test_a_run_that_cannot_learn_is_stopped_and_one_that_can_begins_as_it_would_have(base, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(preflight, "SAMPLES", 32)
+    post = GrpoConfig(tasks=("addition:1",), prompts=4, group=4, max_new=16, eval_problems=16)
+    hopeless = replace(BASE, init=base, out=tmp_path / "hopeless", post=post, train=TrainConfig(steps=1, batch=16, log_every=1, eval_every=1, save_every=1))
+    with pytest.raises(RunError, match="the pre-flight stops the run: none of 32 samples has the form"):
+        fit(hopeless, Reinforcement)
+    seen = json.loads((tmp_path / "hopeless" / "preflight.json").read_text())
+    assert seen["samples"] == 32 and seen["form"] == seen["right"] == 0 and "has the form" in seen["diagnosis"]
+    assert not (tmp_path / "hopeless" / "rollouts.jsonl").exists()
+    capsys.readouterr()
+
+    # What random text differs in, another reward can tell.
+    begun = {}
+    for checked in (True, False):
+        out = tmp_path / str(checked)
+        begun[checked] = fit(replace(hopeless, out=out, post=replace(post, rewards=(("post.own_reward:vowels", 1.0),), preflight=checked)), Reinforcement)
+        said = capsys.readouterr().out
+        assert ("pre-flight: 16 samples of training problems" in said) == checked == (out / "preflight.json").exists()
+    assert (tmp_path / "True" / "rollouts.jsonl").read_text() == (tmp_path / "False" / "rollouts.jsonl").read_text()
+    fitted = begun[True]
+    closing_lines = "\n".join(fitted.stage.finish(fitted.state, fitted.folder))
+    for name in ("accuracy", "rewards", "load", "max_violation"):
+        assert (fitted.folder / f"{name}.png").stat().st_size > 5000 and f"{name}.png" in closing_lines
+    assert f"seekjax rollouts {fitted.folder}" in closing_lines and f"seekjax eval {fitted.folder} --task addition:1" in closing_lines
