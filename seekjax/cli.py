@@ -99,12 +99,25 @@ def chat(argv: list[str]) -> None:
 
 
 def evaluate(argv: list[str]) -> None:
-    """MODEL --data PATH         Bits per byte and perplexity of a text; a second start goes on where the first one stopped."""
+    """MODEL --data PATH         Bits per byte and perplexity of a text; or --task NAME: pass@1, pass@k and cons@k on held-out problems."""
     from seekjax.eval.command import evaluate
     evaluate(argv)
 
 
-COMMANDS = {"show": show, "convert": convert, "quantize": quantize, "generate": generate, "chat": chat, "eval": evaluate}
+def rollouts(argv: list[str]) -> None:
+    """RUN [--step N]            What a run of reinforcement wrote, and what each sample earned and why."""
+    from seekjax.post.viewer import rollouts
+    rollouts(argv)
+
+
+def sample(argv: list[str]) -> None:
+    """MODEL --task T --out F    Sample answers to training problems and keep the right ones as chats to fine-tune on."""
+    from seekjax.post.keep import sample
+    sample(argv)
+
+
+COMMANDS = {"show": show, "convert": convert, "quantize": quantize, "generate": generate, "chat": chat, "eval": evaluate, "rollouts": rollouts,
+            "sample": sample}
 
 
 def main() -> int:

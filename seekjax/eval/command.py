@@ -1,8 +1,8 @@
-"""`seekjax eval MODEL --data PATH`."""
+"""`seekjax eval MODEL --data PATH` or `--task NAME`."""
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,31 +13,43 @@ from seekjax.data import Corpus, load_corpus
 from seekjax.data.corpus import BUILT_IN
 from seekjax.generate.open import need_tokenizer, on, open_model
 from seekjax.model.transformer import Transformer
+from seekjax.post.examine import Questions
+from seekjax.serve.terminal import Flat, keep_compiled
+from seekjax.validate import need
 from sharding.mesh import MeshConfig
 
 from .bits import Progress, Sums, measure, rows_of, weights_of
+from .task import examined, report_path, tell
 
 SAVE_EVERY = 10.0  # seconds
 
 
 @dataclass(frozen=True)
 class Eval:
-    """Bits per byte and perplexity of a text."""
+    """Bits per byte and perplexity of a text, or pass@1, pass@k and cons@k on held-out problems of tasks."""
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="model")]  # a run's folder, or that of a published checkpoint
-    data: str  # a .txt .jsonl .parquet .arrayrecord file or folder, or stdlib, arithmetic, stories: their held-out documents
+    data: str = ""  # a .txt .jsonl .parquet .arrayrecord file or folder, or stdlib, arithmetic, stories: their held-out documents
     documents: int = 0  # only so many; 0 = all, 1,000 of a built-in source
     sequence: int = 256  # tokens per row; the model sees nothing before its row
-    batch: int = 8  # rows at a time, over the whole mesh; it changes the speed alone
+    batch: int | None = None  # rows at a time, over the whole mesh; it changes the speed alone. Default: 8 rows of text, 128 samples
     text_field: str = "text"  # column or key that holds the text in .jsonl and .parquet
     progress: Path | None = None  # remembers how far it came: the same command goes on there; default: eval-DATA.json beside the weights
+    questions: Flat[Questions] = field(default_factory=Questions)
+    report: Path | None = None  # where the figures of tasks go; default: eval-TASK.json beside the weights
     mesh: MeshConfig = MeshConfig(data=1)  # how many devices split what
 
 
 def evaluate(argv: list[str]) -> None:
     """The command; raises errors that cli.run turns into one sentence."""
     asked = tyro.cli(Eval, prog="seekjax eval", args=argv, config=(tyro.conf.FlagConversionOff,))
+    need(bool(asked.data) != bool(asked.questions.task), "name either --data, for the bits per byte of a text, or --task, for problems as countdown:1.")
+    keep_compiled()
     with on(asked.mesh):
+        if asked.questions.task:
+            opened = open_model(asked.folder)
+            seen, rate = examined(opened, asked.questions, asked.batch)
+            return tell(asked.questions, seen, rate, asked.report or report_path(opened.folder, asked.questions.task))
         sums, seconds = evaluated(asked)
     speed = f"; {sums.tokens / seconds:,.0f} tokens/s" if seconds else "; measured before"
     print(f"{asked.data}: {sums.bytes:,} bytes, {sums.bits_per_byte:.4f} bits/byte, perplexity {sums.perplexity:.3f} per token{speed}")
@@ -59,7 +71,7 @@ def evaluated(asked: Eval) -> tuple[Sums, float]:
     rows = rows_of((tokenizer.encode(documents[index]) for index in range(count)), opened.begin, asked.sequence)
     began = saved = time.perf_counter()
     before = sums.tokens
-    for sums in measure(transformer, opened.variables, rows, tokenizer.bytes_V, asked.batch, sums):
+    for sums in measure(transformer, opened.variables, rows, tokenizer.bytes_V, asked.batch or 8, sums):
         if time.perf_counter() - saved > SAVE_EVERY:
             progress.save(sums, False)
             saved = time.perf_counter()
