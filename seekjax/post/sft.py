@@ -43,21 +43,27 @@ class FineTuning(Pretraining):
 
     def __init__(self, config: Config):
         check(config)
-        self.config = replace(config, data=replace(config.data, mask_documents=True, packing="fit"))
+        self.learn_form(replace(config, data=replace(config.data, mask_documents=True, packing="fit")))
+        self.corpus = load_samples(self.config, self.form)
+
+    def learn_form(self, config: Config) -> None:
+        """The tokenizer and the template of the model that is tuned."""
+        self.config, home = config, config.init.expanduser() if config.init else Path()
         self.tokenizer = load_tokenizer(config.data, config.model.vocab, None)
-        home = config.init.expanduser() if config.init else Path()
         self.form = Form(load_chat(home, self.tokenizer, config.post.template), self.tokenizer)
         self.template = find_template(home, self.tokenizer, config.post.template)
-        self.corpus = load_samples(self.config, self.form)
         self.process = {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
     def about(self) -> list[str]:
         kinds = [f"{source.name} ({len(source.train):,} samples, {len(source.held_out):,} held out)" if source.name in self.config.post.chats
                  else f"{source.name} (endless)" for source in self.corpus.sources]
+        return self.said(", ".join(kinds))
+
+    def said(self, sources: str) -> list[str]:
+        """What is read, what was left out, and what learns where that is not all."""
         long = sum(file.get("too_long", 0) for source in self.corpus.sources for file in source.files)
         dropped = f"; {long:,} longer than data.sequence {self.config.data.sequence} left out" if long else ""
-        return [f"data: {', '.join(kinds)}{dropped}; {self.tokenizer.size} token ids",
-                *([f"learning: {self.plan.about()}"] if self.config.lora.rank else [])]
+        return [f"data: {sources}{dropped}; {self.tokenizer.size} token ids", *([f"learning: {self.plan.about()}"] if self.config.lora.rank else [])]
 
     def open(self, folder: Path) -> None:
         config, train, post = self.config, self.config.train, self.config.post
@@ -70,15 +76,23 @@ class FineTuning(Pretraining):
         self.plan = Chosen(config) if post.expert_share else make_plan(config)
         self.experts = Experts(self, folder) if post.expert_share else None
         self.step, self.measure = compile_train(self.plan, Answers(self.plan, self.tokenizer.bytes_V)), compile_steps(self.plan, self.tokenizer.bytes_V)[1]
+        self.keep_template(folder)
+
+    def keep_template(self, folder: Path) -> None:
+        """Leave the template beside the weights; one that is there belongs to the run so far, which refuses another."""
         if jax.process_index() == 0 and not (folder / TEMPLATE).exists():
             (folder / TEMPLATE).write_text(self.template, encoding="utf-8")
 
     def rows_of(self, samples: Any) -> list[dict[str, np.ndarray]]:
-        """Batches of these samples, of this process's share; the last is filled up with empty rows."""
-        size, train = self.config.train.micro_batch or self.config.train.batch, self.config.train
-        rows = whole_rows(samples, train.eval_batches * size, self.config.data.sequence + 1, self.tokenizer.pad)
+        """Held-out batches of these samples."""
+        train = self.config.train
+        return self.shared(whole_rows(samples, train.eval_batches * (train.micro_batch or train.batch), self.config.data.sequence + 1, self.tokenizer.pad))
+
+    def shared(self, rows: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+        """Rows as batches, of which this process keeps its part; the last is filled up with empty rows."""
+        size = self.config.train.micro_batch or self.config.train.batch
         empty = {"tokens": np.full_like(rows[0]["tokens"], self.tokenizer.pad)}
-        rows += [{name: empty.get(name, np.zeros_like(x)) for name, x in rows[0].items()}] * (-len(rows) % size)
+        rows = rows + [{name: empty.get(name, np.zeros_like(x)) for name, x in rows[0].items()}] * (-len(rows) % size)
         own = size // self.process["process_count"]
         mine = slice(own * self.process["process_index"], own * (self.process["process_index"] + 1))
         return [stacked(rows[at:at + size][mine]) for at in range(0, len(rows), size)]
