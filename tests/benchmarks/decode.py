@@ -1,9 +1,9 @@
 """Tokens per second of `mini` and `small` when decoding: seekjax against transformers' DeepseekV3ForCausalLM `generate` on torch, same shape, f32.
 
-    python tests/benchmarks/decode.py [--peer PYTHON] [--shape mini] [--turns 5] [--cases 1x32 8x32 1x512]
+    python tests/benchmarks/decode.py [--peer PYTHON] [--shape mini] [--turns 5] [--cases 1x32 8x32 1x512] [--new 128]
 
-A case is batch x prompt; each writes 128 tokens greedily after random prompts. Reported apart: the prefill (until the first token), and the rate
-of prompt and text together. PYTHON is the interpreter that has torch and transformers (default: this one); the peer runs its experts in each of
+A case is batch x prompt; each writes --new tokens greedily after random prompts (1: for the prefill alone). Reported apart: the prefill (until the
+first token), and the rate of prompt and text together. PYTHON is the interpreter that has torch and transformers (default: this one); the peer runs its experts in each of
 its ways, and its best counts. Every side is a process of its own that sleeps while another one runs, and all take turns, so that a busy machine
 slows them alike. `draft` is ours with the prediction module, untrained: what a step with a guess costs, not what one gains.
 Results: tests/benchmarks/results/decode.md
@@ -27,30 +27,35 @@ NAMES = {"vocab_size": "vocab", "hidden_size": "embed", "intermediate_size": "hi
 MINI = {"vocab": 8192, "embed": 256, "layers": 8, "dense_layers": 1, "heads": 8, "q_latent": 128, "kv_latent": 64, "nope": 32, "rotary": 16, "value": 32,
         "hidden": 1024, "expert_hidden": 256, "experts": 16, "shared_experts": 1, "experts_per_token": 4, "expert_groups": 4, "groups_per_token": 2}
 SHAPES = {"mini": MINI, "small": MINI | SMALL}
-NEW = 128
 SIDES = {"plain": "ours", "draft": "ours", "grouped_mm": "peer", "eager": "peer"}
 
 
-def ours(variant: str, shape: str):
-    """(batch, prompt) -> seconds of the prefill and of everything; and versions."""
+def drawn(model):
+    """Weights as a run begins with them: matrices normal, norms 1, the routing bias 0, so that tokens spread over the experts as the peer's do."""
     import jax
+    from seekjax.config import KernelConfig
+    from seekjax.model.initial import draw
+    from seekjax.train.saved import abstract_variables, named_variables
+    from sharding.place import axes_of
+
+    named, shapes = named_variables(model, KernelConfig()), abstract_variables(model, KernelConfig())
+    return {"params": draw(model, shapes["params"], axes_of(named)["params"], 0), "balance": jax.tree.map(lambda x: jax.numpy.zeros(x.shape), shapes["balance"])}
+
+
+def ours(variant: str, shape: str, new: int):
+    """(batch, prompt) -> seconds of the prefill and of everything; and versions."""
     import numpy as np
     from mini import heading
     from seekjax.config import KernelConfig, ModelConfig
     from seekjax.generate.sampling import Sampling
     from seekjax.generate.stream import Generator
-    from seekjax.train.saved import abstract_variables
 
-    model, kernel = ModelConfig(**SHAPES[shape], mtp_depth=int(variant == "draft")), KernelConfig()
-    shapes = abstract_variables(model, kernel)
-    random = np.random.default_rng(0)
-    variables = jax.tree.map(lambda x: jax.numpy.asarray(0.02 * random.standard_normal(x.shape, np.float32) if x.ndim > 1 else np.ones(x.shape, np.float32)),
-                             shapes)
-    generator = Generator(model, variables, kernel, consume=True)
+    model, random = ModelConfig(**SHAPES[shape], mtp_depth=int(variant == "draft"), init_std=0.02), np.random.default_rng(0)  # std as the peer's
+    generator = Generator(model, drawn(model), KernelConfig(), draft=variant == "draft", consume=True)
 
     def run(batch: int, prompt: int):
         prompts = random.integers(0, model.vocab, (batch, prompt)).tolist()
-        writing = generator.write(prompts, Sampling(max_new=NEW, temperature=0), chunk=NEW)
+        writing = generator.write(prompts, Sampling(max_new=new, temperature=0), chunk=new)
         for _ in writing:
             pass
         return writing.clock[0][0], writing.clock[-1][0]
@@ -58,7 +63,7 @@ def ours(variant: str, shape: str):
     return run, heading()
 
 
-def peer(experts: str, shape: str):
+def peer(experts: str, shape: str, new: int):
     """The same of transformers, with one of its ways to run the experts."""
     sys.path.pop(0)  # transformers would take kernels.py in this folder for the package of that name
     import torch
@@ -79,14 +84,15 @@ def peer(experts: str, shape: str):
     def run(batch: int, prompt: int):
         tokens = torch.randint(0, config.vocab_size, (batch, prompt))
         with torch.inference_mode():
-            return generate(tokens, 1), generate(tokens, NEW)
+            first = generate(tokens, 1)
+            return first, generate(tokens, new) if new > 1 else first
 
     return run, f"torch {torch.__version__}, transformers {transformers.__version__}"
 
 
-def serve(variant: str, shape: str) -> None:
+def serve(variant: str, shape: str, new: int) -> None:
     """Run a case per line of input and answer with its seconds."""
-    run, versions = {"ours": ours, "peer": peer}[SIDES[variant]](variant, shape)
+    run, versions = {"ours": ours, "peer": peer}[SIDES[variant]](variant, shape, new)
     print(json.dumps(versions), flush=True)
     for line in sys.stdin:
         print(json.dumps(run(*map(int, line.split("x")))), flush=True)
@@ -95,9 +101,9 @@ def serve(variant: str, shape: str) -> None:
 class Side:
     """A process that writes when asked."""
 
-    def __init__(self, python: str, variant: str, shape: str):
+    def __init__(self, python: str, variant: str, shape: str, new: int):
         self.name = f"{SIDES[variant]} {variant}"
-        command = [python, __file__, "--shape", shape, "--serve", variant]
+        command = [python, __file__, "--shape", shape, "--new", str(new), "--serve", variant]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def answer(self):
@@ -118,15 +124,16 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--cases", nargs="+", default=["1x32", "8x32", "1x512"], metavar="BATCHxPROMPT")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--new", type=int, default=128, help="tokens to write")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        return serve(options.serve, options.shape)
+        return serve(options.serve, options.shape, options.new)
 
-    sides = [Side(sys.executable if SIDES[variant] == "ours" else options.peer, variant, options.shape) for variant in options.sides]
+    sides = [Side(sys.executable if SIDES[variant] == "ours" else options.peer, variant, options.shape, options.new) for variant in options.sides]
     for side in sides:
         print(f"{side.name}: {side.answer()}", flush=True)
-    print(f"{options.shape}, {NEW} new tokens, {options.turns} turns\n\n| batch x prompt | | prefill ms | tokens/s | against the best peer: prefill, tokens/s |"
+    print(f"{options.shape}, {options.new} new tokens, {options.turns} turns\n\n| batch x prompt | | prefill ms | tokens/s | against the best peer: prefill, tokens/s |"
           "\n|---|---|---|---|---|")
     for case in options.cases:
         batch = int(case.split("x")[0])
@@ -140,7 +147,7 @@ def main() -> None:
         first, whole = ({name: median(times[i] for times in runs) for name, runs in seen.items()} for i in (0, 1))
         best = [min((times[name] for name in times if name.startswith("peer")), default=float("nan")) for times in (first, whole)]
         for name in seen:
-            print(f"| {case} | {name} | {1e3 * first[name]:.1f} | {batch * NEW / whole[name]:.1f} | {best[0] / first[name]:.2f}x, "
+            print(f"| {case} | {name} | {1e3 * first[name]:.1f} | {batch * options.new / whole[name]:.1f} | {best[0] / first[name]:.2f}x, "
                   f"{best[1] / whole[name]:.2f}x |", flush=True)
     print(f"\nload {os.getloadavg()[0]:.1f}")
     for side in sides:
