@@ -1,8 +1,10 @@
 """Countdown: reach a target with every number used once. Easy to check, and found only by trying.
 
-    24 from 3 5 9     <think>3*5-9=6 no
-                      9-5+3=7 no
-                      3*5+9=24 yes</think><answer>3*5+9</answer>
+    24 from 3 5 9     <think>3*5=15 15-9=6 no
+                      5-9=-4 3*-4=-12 no
+                      3*5=15 15+9=24 yes</think><answer>3*5+9</answer>
+
+One operation at a time: a small model learns to add long before it can value an expression at a glance.
 """
 
 import random
@@ -11,7 +13,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from ..answer import Refused, evaluate
-from .expression import apply, draw, value, write
+from .expression import apply, draw, steps, value, write
 from .task import Problem, Verdict, speak
 
 WORDS = {"en": {"no": "no", "yes": "yes"}, "zh": {"no": "不", "yes": "对"}}
@@ -57,26 +59,24 @@ class Countdown:
         return Verdict(1.0, "right") if found.value == target else Verdict(0.0, f"{str(found.value)[:40]} is not {target}")
 
     def solve(self, problem: Problem, rng: random.Random, language: str = "en") -> tuple[str, str]:
-        """Up to three random expressions that fail, and one that does not."""
-        words, tries, failures = speak(self.name, WORDS, language), {}, rng.randint(0, 3)
+        """Up to two random expressions that fail, and one that does not."""
+        words, tries, failures = speak(self.name, WORDS, language), {}, rng.randint(0, 2)
         while True:
             tree = draw(rng, problem.data["numbers"], LEVELS[problem.level].operators)
             result = value(tree)
             if result == problem.data["target"]:
-                lines = [f"{text}={wrong} {words['no']}" for text, wrong in tries.items()]
-                return "\n".join([*lines, f"{write(tree)}={result} {words['yes']}"]), write(tree)
+                return "\n".join([*tries.values(), f"{' '.join(steps(tree))} {words['yes']}"]), write(tree)
             if result is not None and len(tries) < failures:
-                tries[write(tree)] = result
+                tries[write(tree)] = f"{' '.join(steps(tree))} {words['no']}"
 
     def attempt(self, problem: Problem, rng: random.Random, language: str = "en") -> tuple[str, str]:
         """One to three random expressions, valued rightly, and the last of them for an answer: right by chance alone."""
-        words, lines, text = speak(self.name, WORDS, language), [], ""
+        words, lines = speak(self.name, WORDS, language), []
         for _ in range(rng.randint(1, 3)):
             while (result := value(tree := draw(rng, problem.data["numbers"], LEVELS[problem.level].operators))) is None:
                 pass
-            text = write(tree)
-            lines.append(f"{text}={result} {words['yes' if result == problem.data['target'] else 'no']}")
-        return "\n".join(lines), text
+            lines.append(f"{' '.join(steps(tree))} {words['yes' if result == problem.data['target'] else 'no']}")
+        return "\n".join(lines), write(tree)
 
 
 def ways(numbers: list[int], operators: str) -> Counter:

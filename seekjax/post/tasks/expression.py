@@ -37,6 +37,14 @@ def value(tree: Tree) -> Fraction | int | None:
     return None if left is None or right is None else apply(tree[0], left, right)
 
 
+def steps(tree: Tree) -> list[str]:
+    """The operations one at a time, innermost first: 3*5=15, 15+9=24. The tree has a value."""
+    if isinstance(tree, int):
+        return []
+    operator, left, right = tree
+    return [*steps(left), *steps(right), f"{value(left)}{operator}{value(right)}={value(tree)}"]
+
+
 def write(tree: Tree) -> str:
     """3*(5+7): brackets only where the value needs them, so a+(b-c) is written a+b-c."""
     if isinstance(tree, int):
