@@ -49,7 +49,7 @@ class Adapted(Plan):
     def about(self) -> str:
         """How much learns."""
         own, all_of = (sum(x.size for x in jax.tree.leaves(tree)) for tree in (self.shape.params, self.shape.frozen["base"]))
-        return f"adapters of rank {self.config.lora.rank}, {own:,} parameters beside {all_of:,} that stay ({own / all_of:.1%})"
+        return f"adapters of rank {self.config.lora.rank}: {own:,} parameters beside {all_of:,} that stay as they are, prediction modules included"
 
 
 def adapted(axes: str, lora: LoraConfig) -> bool:

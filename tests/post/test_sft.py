@@ -24,8 +24,6 @@ from seekjax.train.loop import fit
 from seekjax.train.run import RunError
 from seekjax.train.saved import read_config, read_run
 from seekjax.validate import ConfigError
-from sharding.mesh import make_mesh
-from sharding.rules import use
 
 
 def run(config):
