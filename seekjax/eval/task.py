@@ -51,12 +51,15 @@ def report_path(folder: Path, task: tuple[str, ...]) -> Path:
 
 
 def tell(asked: Questions, seen: dict[str, Any], rate: float, path: Path) -> None:
-    """Write the report, whole or not at all, and print its line; the first process does."""
+    """Print the report's line and write it, whole or not at all; the first process does."""
     if jax.process_index():
         return
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(json.dumps(seen, indent=1) + "\n")
-    os.replace(unfinished, path)
     few = f" (there are no {seen['wanted']} that differ)" if "wanted" in seen else ""
     speed = f"; {rate:,.0f} tokens/s" if rate else ""
     print(f"{', '.join(asked.task)}: {seen['problems']} held-out problems{few} x {seen['samples']}: {sentence(seen)}{speed}; {path}")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        unfinished.write_text(json.dumps(seen, indent=1) + "\n")
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error.strerror}): name another place with --report.") from error

@@ -113,5 +113,7 @@ def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         with unfinished.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in rows)
         os.replace(unfinished, path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error.strerror}): name another place with --out.") from error
     finally:
         unfinished.unlink(missing_ok=True)

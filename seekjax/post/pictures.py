@@ -30,18 +30,20 @@ def _accuracy(folder: Path, train: list[dict], held_out: list[dict]) -> Path:
             above.fill_between(seen, [r["accuracy_low"] for r in held_out], [r["accuracy_high"] for r in held_out], color="tab:orange", alpha=0.2,
                                label="95 % interval")
     above.plot(step, [r["parsed"] for r in train], color="tab:gray", linestyle=":", label="rollouts of the right form")
-    above.set(ylabel="share of samples", ylim=(-0.02, 1.02), title=f"{folder.name}: accuracy and length")
+    above.set(ylabel="share of samples", ylim=(-0.02, 1.02))
     below.plot(step, [r["length"] for r in train], color="tab:blue", alpha=0.5, label="rollouts")
     if held_out:
         below.plot(seen, [r["length"] for r in held_out], "o-", color="tab:orange", label="held-out problems")
     below.set(xlabel="step", ylabel="tokens of a sample", ylim=(0, None))
+    below.xaxis.get_major_locator().set_params(integer=True)
     right = below.twinx()
     right.plot(step, [r["truncated"] for r in train], color="tab:red", linestyle=":", label="cut off")
     right.set(ylabel="share cut off", ylim=(-0.02, 1.02))
-    right.legend(loc="upper right")
+    right.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
     for axis in (above, below):
-        axis.legend(loc="upper left")
+        axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False)
         axis.grid(alpha=0.3)
+    figure.suptitle(f"{folder.name}: accuracy and length")
     return _save(figure, folder / "accuracy.png")
 
 
@@ -62,5 +64,6 @@ def _rewards(folder: Path, train: list[dict]) -> Path:
     axes[0, 1].set_ylim(-0.02, 1.02)
     for axis in axes[1]:
         axis.set(xlabel="step")
+        axis.xaxis.get_major_locator().set_params(integer=True)
     figure.suptitle(f"{folder.name}: what it is rewarded for")
     return _save(figure, folder / "rewards.png")

@@ -121,7 +121,8 @@ def lines(found: Findings) -> list[str]:
     if found.failed:
         said.append(f"    A REWARD FAILED for {found.failed:.0%} of them, which teach nothing: {found.error}")
     if found.right < HOPELESS and found.other:
-        said.append(f"    hardly any is right yet: other rewards than accuracy tell apart the samples of {found.other:.0%} of the groups, and come first")
+        said.append(f"    hardly any is right: other rewards tell apart the samples of {found.other:.0%} of the groups, but accuracy seldom starts "
+                    f"below {HOPELESS:.0%}")
     return said
 
 

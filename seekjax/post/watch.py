@@ -60,7 +60,7 @@ class Watch:
         """Figures on held-out problems, and a sentence of them."""
         figures = summary(judged)
         whole = [one.parts.get("accuracy", 0.0) for one in judged if not math.isnan(one.reward)]
-        low, high = interval(whole, len(whole))
+        low, high = interval(whole, len(whole)) if whole else (0.0, 1.0)
         return (figures | {"accuracy_low": low, "accuracy_high": high},
                 f"{figures['accuracy']:.1%} right ({low:.1%} to {high:.1%}, {len(whole)} problems), form {figures['parsed']:.0%}, length {figures['length']:.1f}")
 

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from seekjax.cli import main
 from seekjax.config import Config, DataConfig, GrpoConfig, KernelConfig, ModelConfig
-from seekjax.data import load_tokenizer
+from seekjax.data import DataError, load_tokenizer
+from seekjax.eval.task import tell
 from seekjax.generate.open import open_model
 from seekjax.post import keep
 from seekjax.post.answer import wrap
@@ -147,6 +148,13 @@ def test_eval_of_a_task_is_the_same_for_any_batch_and_on_a_mesh(run, command):
         assert texts(run, rows=8, seed=1) != one
     with use(make_mesh(MeshConfig(data=2))):
         assert texts(run, rows=4) == one
+
+
+def test_a_report_that_cannot_be_written_is_a_sentence_and_the_figures_are_told(tmp_path, capsys):
+    seen = figures([[judged(wrap("a", "7"))]], opened=False)
+    with pytest.raises(DataError, match="cannot be written .* --report"):
+        tell(Questions(task=("addition:1",)), seen, 0.0, tmp_path / "no" / "where.json")
+    assert capsys.readouterr().out.startswith("addition:1: 1 held-out problems x 1: pass@1 100.0% (")
 
 
 def texts(run, rows, seed=0):

@@ -2,16 +2,20 @@
 
 import json
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from seekjax.cli import main
+from seekjax.config import Config, GrpoConfig
 from seekjax.post.judge import Judged
 from seekjax.post.pictures import draw
 from seekjax.post.tasks import Problem
 from seekjax.post.viewer import choose, colour, page, ranges, visible
-from seekjax.post.watch import summary, written
+from seekjax.post.watch import Watch, summary, written
 
 SUM = Problem("addition", 1, "3+4=", "3+4", {"numbers": [3, 4]})
 ATTACK = "\x1b]0;owned\x07\x1b[2J\x9b31m[red]not markup[/red] :smile: \u202eright to left\u2066 \r\b gone\u2028end\ud800"
@@ -91,6 +95,11 @@ def test_on_a_terminal_it_is_coloured(run):
     assert "38;2;60;240;60m" in out and "38;2;240;60;60m" in out and "\x1b[2J" not in out and "\x1b]0" not in out
 
 
+def test_held_out_accuracy_comes_with_its_interval():
+    figures, said = Watch(None, Path()).held_out([judged("a", 1.0)] * 15 + [judged("b", 0.0)] * 133 + [judged("c", 1.0, reward=float("nan"))])
+    assert said.startswith("10.1% right (6.2% to 16.0%, 148 problems)") and figures["accuracy_low"] == pytest.approx(0.0624, abs=1e-4)
+
+
 @pytest.mark.parametrize(("steps", "said"), [([1], "1"), ([1, 2], "1 and 2"), ([1, 2, 3, 4, 9], "1 to 4, 9"), ([1, 3, 5, 7, 10], "1 to 7 by 2, 10")])
 def test_steps_are_told_shortly(steps, said):
     assert ranges(steps) == said
@@ -129,3 +138,7 @@ def test_pictures_are_drawn_of_what_is_there(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in [*({**r, **load} for r in records), held_out]))
     assert [path.name for path in draw(tmp_path)] == ["accuracy.png", "rewards.png", "load.png", "max_violation.png"]
     assert all(path.stat().st_size > 5000 for path in tmp_path.glob("*.png"))
+    stage = SimpleNamespace(config=Config(post=GrpoConfig(tasks=("addition:1", "countdown"))))
+    pictures, checkpoint, *following = Watch(stage, tmp_path).finish(SimpleNamespace(step=np.int32(3)), tmp_path)
+    assert pictures.count(".png") == 4 and checkpoint.endswith("checkpoints/3")
+    assert [line.partition(" seekjax ")[2] for line in following] == [f"rollouts {tmp_path}", f"eval {tmp_path} --task addition:1 countdown"]
