@@ -1,5 +1,6 @@
 """Group relative policy optimisation as a stage of the loop: rollouts where the batches were (DeepSeekMath, R1, V3.2; formulas in recipes.py)."""
 
+import time
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from seekjax.config import Config, GrpoConfig
 from seekjax.data import read_tokenizer
 from seekjax.train.loss import balance_loss, loads
+from seekjax.train.lora import make_plan
 from seekjax.train.state import Plan, TrainState
 from seekjax.train.step import BATCH, compile_train
 from seekjax.validate import ConfigError, need
@@ -79,7 +81,7 @@ class Reinforcement:
     def open(self, folder: Path) -> None:
         post = self.config.post
         need(post.prompts % split_by("batch") == 0, f"post.prompts {post.prompts} must be a multiple of the {split_by('batch')} devices that share a batch.")
-        self.plan = Plan(self.config, ("reference",) if self.objective.kl else ())
+        self.plan = make_plan(self.config, ("reference",) if self.objective.kl else ())
         self.update = compile_train(self.plan, GroupRelative(self.plan, self.objective))
         self.sampler = Sampler(self.config, self.tokenizer)
         self.score = jax.jit(self._score, out_shardings=sharding("batch"))
@@ -113,8 +115,9 @@ class Reinforcement:
         self.watch.before(step, state)
         if step == 0 and post.preflight:
             preflight(self, state, self.watch.path.parent)
+        began = time.perf_counter()
         texts, judged, advantage_B = self.drawn_groups(state)
-        self.drawn = sum(one.tokens for one in judged)
+        drawn_at, self.drawn = time.perf_counter(), sum(one.tokens for one in judged)
         self.seen = self.watch.rollout(step, texts, judged, advantage_B)
         updates = self.rows // self.config.train.batch * post.epochs
         texts |= everywhere({"advantage": advantage_B})
@@ -124,6 +127,8 @@ class Reinforcement:
             self.refresh = bool(every) and self.rollouts > 0 and self.rollouts % every == 0
             reference = state.params if self.refresh else state.frozen["reference"]
             texts["ref"] = self.score(reference, state.frozen, state.balance, {name: x for name, x in texts.items() if name != "choice"})
+        jax.block_until_ready(texts)
+        self.seen |= {"seconds_drawing": drawn_at - began, "seconds_scoring": time.perf_counter() - drawn_at}
         self.rollouts += 1
         key, orders = self.key(state, "order"), []
         for epoch in range(post.epochs):

@@ -59,7 +59,7 @@ def unbroken(base, tmp_path_factory):
 
 
 def figures(fitted, split="train"):
-    return [{name: value for name, value in record.items() if name not in ("tokens_per_second", "share_of_peak")}
+    return [{name: value for name, value in record.items() if name not in ("tokens_per_second", "share_of_peak", "seconds_drawing", "seconds_scoring")}
             for record in metrics.read(fitted.folder) if record["split"] == split]
 
 
