@@ -135,7 +135,8 @@ class FineTuning(Pretraining):
         generator = Generator(self.config.model, variables, self.config.kernel, draft=False)
         [row] = generator([prompt.tolist()], Sampling(max_new=new, temperature=0.0, stop_ids=(self.tokenizer.eos,)))
         ended = row.ids[-1:] == [self.tokenizer.eos]
-        lines = self.tokenizer.decode(row.ids[:-1] if ended else row.ids, special=True).splitlines()
+        text = self.tokenizer.decode(row.ids[:-1] if ended else row.ids, special=True)
+        lines = [line for line in text.splitlines() if line.strip()] or ["(nothing)"]
         return ["a sample:", *("    asked: " + line for line in self.tokenizer.decode(prompt).splitlines()),
                 *("    answers: " + line for line in lines[:8]), *(["    ..."] if len(lines) > 8 else [])]
 
