@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .grpo import Reinforcement
 
 SAMPLES, ROLLOUTS = 512, 16  # drawn before a run is given up: so many samples, in at most so many rollouts
+MANY = 0.2  # share cut off that is worth a warning
 HOPELESS = 0.01  # pass@1 below which reinforcement on accuracy alone does not start
 FORM = "<think>...</think><answer>...</answer>"
 KEY = 0x5EED  # sets these draws apart from those of training and evaluation
@@ -113,13 +114,15 @@ def signal_at(p: float, group: int) -> float:
     return 1 - p**group - (1 - p) ** group
 
 
-def lines(found: Findings) -> list[str]:
+def lines(found: Findings, max_new: int) -> list[str]:
     """What is found, for the screen."""
     said = [f"pre-flight: {found.samples} samples of training problems: cut off {found.truncated:.0%}, form {found.form:.0%}, "
             f"right {found.right:.1%} (one of {found.group}: {found.solved:.0%})",
             f"    groups with signal {found.signal:.0%}; reward {found.reward:.3f}, standard deviation {found.reward_std:.3f}"]
     if found.failed:
         said.append(f"    A REWARD FAILED for {found.failed:.0%} of them, which teach nothing: {found.error}")
+    if found.truncated > MANY:
+        said.append(f"    {found.truncated:.0%} are cut off at post.max_new {max_new} tokens and count as wrong: raise it if their answers are still to come")
     if found.right < HOPELESS and found.other:
         said.append(f"    hardly any is right: other rewards tell apart the samples of {found.other:.0%} of the groups, but accuracy seldom starts "
                     f"below {HOPELESS:.0%}")
@@ -143,7 +146,7 @@ def preflight(stage: "Reinforcement", state: TrainState, folder: Path) -> None:
     stop = _told(first and bool(reason))
     if first:
         (folder / "preflight.json").write_text(json.dumps(asdict(found) | {"diagnosis": reason}, indent=1) + "\n")
-        print("\n".join(lines(found)), flush=True)
+        print("\n".join(lines(found, post.max_new)), flush=True)
     if stop:
         raise RunError(f"the pre-flight stops the run: {reason if first else 'the first process says why.'} To run all the same: --post.preflight False.")
 

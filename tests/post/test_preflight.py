@@ -69,7 +69,16 @@ def test_diagnoses(judged, weights, said):
     reason = diagnose(found, weights.get("accuracy", 0.0), 16)
     assert said in reason and bool(reason) == bool(said)
     assert reason.count(". ") <= 1  # one sentence or two
-    assert lines(found)[0].startswith(f"pre-flight: {len(judged)} samples")
+    assert lines(found, 16)[0].startswith(f"pre-flight: {len(judged)} samples")
+
+
+def test_warnings_stop_nothing():
+    def warned(*judged):
+        return "\n".join(lines(find(judged, 4, WEIGHTS), 16)[2:])
+    assert not warned(RIGHT, WRONG, WRONG, WRONG)
+    assert "25% are cut off at post.max_new 16" in warned(RIGHT, WRONG, WRONG, CUT)
+    assert "accuracy seldom starts" in warned(WRONG, WRONG, WRONG, TORN)
+    assert "A REWARD FAILED for 25%" in warned(RIGHT, WRONG, WRONG, sample(failed=True))
 
 
 def test_findings_are_counted_by_group():
