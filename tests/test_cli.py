@@ -17,7 +17,7 @@ def nothing_expensive(monkeypatch):
     """A test that gets as far as tracing the model has failed to complain in time."""
     def compile_steps(*_):
         raise AssertionError("bad input reached the compiler")
-    monkeypatch.setattr(pretrain, "Plan", compile_steps)
+    monkeypatch.setattr(pretrain, "make_plan", compile_steps)
 
 
 def train(*argv: str, out) -> int:
