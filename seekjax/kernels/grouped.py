@@ -73,13 +73,16 @@ def _block(x_MD, mix_M1, w_gate_EDF, w_up_EDF, w_down_EFD, size_E):
 
 
 def _block_forward(x_MD, mix_M1, w_gate_EDF, w_up_EDF, w_down_EFD, size_E):
+    few = _few(x_MD.shape[0], size_E)
+
     def expert(number, each_tile, carry):
         w_gate_DF, w_up_DF, w_down_FD = (dense(w_EXY[number], x_MD.dtype) for w_EXY in (w_gate_EDF, w_up_EDF, w_down_EFD))
-        w_in_DJ = _joined(w_gate_DF, w_up_DF)
+        w_into = (w_gate_DF, w_up_DF) if few else (_joined(w_gate_DF, w_up_DF),)
 
         def tile(read, own, put, carry):
             y_MD, in_MJ = carry
-            in_mJ = read(x_MD) @ w_in_DJ
+            x_mD = read(x_MD)
+            in_mJ = jnp.concatenate([x_mD @ w for w in w_into], -1)
             gate_mF, up_mF = jnp.split(in_mJ, 2, -1)
             y_mD = _mixed(_silu(gate_mF) * up_mF, read(mix_M1)) @ w_down_FD
             return put(y_MD, y_mD), put(in_MJ, in_mJ)
@@ -130,8 +133,13 @@ def _written_out(dtype, *weights):
     return [dense(w_EXY, dtype) for w_EXY in weights]
 
 
+def _few(M, size_E):
+    """Whether experts have fewer rows than a tile on average, as when reading a prompt: then a copy of their weights costs as much as a product."""
+    return M < TILES[-1] * size_E.shape[0]
+
+
 def _joined(w_gate_DF, w_up_DF):
-    """Both side by side in one matrix w_DJ, J = 2 F: one product twice as wide is faster than two."""
+    """Both side by side in one matrix w_DJ, J = 2 F: with many rows, one product twice as wide is faster than two."""
     return jnp.concatenate([w_gate_DF, w_up_DF], -1)
 
 
@@ -142,7 +150,7 @@ def _each_expert(body, carry, M, size_E):
     their place, and `put(a_MX, a_mX)` writes back all but them.
     """
     end_E = jnp.cumsum(size_E)
-    tiles = TILES if M >= TILES[-1] * size_E.shape[0] else FEW_TILES
+    tiles = FEW_TILES if _few(M, size_E) else TILES
 
     def at(row, m, end, tile, carry):
         start = jnp.minimum(row, M - m)  # the last tile of a full buffer would hang over its end: move it back, it owns what is left
