@@ -210,6 +210,28 @@ class DpoConfig:
 
 
 @dataclass(frozen=True)
+class DistillConfig:
+    """Learning what a teacher thinks of every token: of given answers (1503.02531), or of the student's own (GKD: 2306.13649)."""
+
+    teacher: Path | None = None  # a run or a published folder with the same tokenizer; its width, depth and experts may be others
+    chats: tuple[str, ...] = ()  # .jsonl files of conversations, as for fine-tuning
+    tasks: tuple[str, ...] = ()  # of seekjax/post/tasks, as NAME (all levels) or NAME:LEVEL: solved problems, or with on_policy those to answer
+    weights: tuple[float, ...] = ()  # share of samples drawn from each of chats, then of tasks; empty = equal shares
+    language: Literal["en", "zh", "mixed"] = "en"  # of the tasks' thoughts; mixed: one or the other, problem by problem
+    template: Literal["auto", "v2", "v3", "r1"] = "auto"  # of the chat; auto: the student's own, the teacher's for a student without --init, else v3
+    drop_long: bool = False  # leave out samples longer than data.sequence and say how many, instead of refusing them
+    divergence: Literal["auto", "forward", "reverse"] = "auto"  # forward: KL(teacher || student), reverse: KL(student || teacher); auto: reverse on_policy
+    temperature: float = 1.0  # [T] logits of both are divided by it, and the divergence multiplied by its square
+    top_k: int = 0  # compare the teacher's likeliest tokens one by one and all others as one; 0 = the whole vocabulary
+    cross_entropy: float = 0.0  # share of the loss that is cross entropy on the tokens of the samples; the rest is divergence
+    save_logits: Path | None = None  # folder for what the teacher says, with top_k: written once, and read by later runs instead of the teacher
+    on_policy: bool = False  # let the student answer problems of the tasks and learn from what the teacher thinks of its answers
+    group: int = 4  # on_policy: answers to each problem; a step learns from train.batch answers
+    max_new: int = 64  # on_policy: tokens an answer may have
+    eval_problems: int = 512  # on_policy: held-out problems of an evaluation
+
+
+@dataclass(frozen=True)
 class Config:
     """A run."""
 
@@ -220,7 +242,7 @@ class Config:
     kernel: KernelConfig = field(default_factory=KernelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
-    post: GrpoConfig | SftConfig | DpoConfig | None = None  # what follows pre-training; None = pre-training
+    post: GrpoConfig | SftConfig | DpoConfig | DistillConfig | None = None  # what follows pre-training; None = pre-training
     out: Path | None = None  # run folder; default runs/<config>
     init: Path | None = None  # weights to start from, a run or a published folder: its model and tokenizer replace those of the config
     tensorboard: bool = False  # also write TensorBoard events (extra [tensorboard])
