@@ -124,7 +124,7 @@ def _cached_bpe(vocab: int, corpus: Corpus) -> Tokenizer:
     least = len(ALPHABET) + len(SPECIAL) + len(MARKS)
     if vocab < least:
         raise DataError(f"data.tokenizer=bpe needs at least {least} tokens but model.vocab={vocab}; set model.vocab to at least {least}.")
-    key = hashlib.sha256(f"{corpus.fingerprint()} {vocab} {TRAINING_BYTES} {SPECIAL} {MARKS}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{corpus.fingerprint()} {vocab} {TRAINING_BYTES} {SPECIAL} and {MARKS}".encode()).hexdigest()[:16]
     folder = cache_folder() / f"bpe-{key}"
     if not (folder / "tokenizer.json").exists():
         Tokenizer(_train_bpe(vocab, corpus), vocab, "the trained tokenizer").save(folder)
@@ -136,7 +136,10 @@ def _train_bpe(vocab: int, corpus: Corpus) -> tokenizers.Tokenizer:
     backend = _empty_backend(models.BPE())
     trainer = trainers.BpeTrainer(vocab_size=vocab, special_tokens=_added_tokens(), initial_alphabet=ALPHABET, show_progress=False)
     backend.train_from_iterator(_training_text(corpus), trainer)
-    return backend
+    made = json.loads(backend.to_str())
+    for token in made["added_tokens"]:  # the trainer calls all of them special, and would have decoding leave the thinking's marks out
+        token["special"] = token["content"] in SPECIAL
+    return tokenizers.Tokenizer.from_str(json.dumps(made))
 
 
 def _training_text(corpus: Corpus) -> Iterator[str]:

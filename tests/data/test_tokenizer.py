@@ -44,6 +44,13 @@ def test_special_tokens(tokenizer):
     assert len(tokenizer.encode("123")) == 3, "digits stand alone"
 
 
+def test_marks_are_tokens_and_text(tokenizer, tmp_path):
+    """Thinking must be seen: its marks are one token each, and decoding keeps them, also after saving."""
+    ids = tokenizer.encode("<think>1</think>2", special=True)
+    again = read_tokenizer(tokenizer.save(tmp_path), tokenizer.size)
+    assert len(ids) == 4 and tokenizer.decode(ids) == again.decode(ids) == "<think>1</think>2"
+
+
 def test_saving_then_reading_is_the_identity(tokenizer, tmp_path):
     path = tokenizer.save(tmp_path / "run")
     for place in (path, path.parent):
