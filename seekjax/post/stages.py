@@ -1,6 +1,6 @@
 """Which stage of training a config asks for."""
 
-from seekjax.config import Config, DpoConfig, GrpoConfig, SftConfig
+from seekjax.config import Config, DistillConfig, DpoConfig, GrpoConfig, SftConfig
 from seekjax.train.pretrain import Pretraining
 from seekjax.train.stage import Stage
 
@@ -16,4 +16,10 @@ def stage_of(config: Config) -> type[Stage]:
     if isinstance(config.post, DpoConfig):
         from .dpo import Preference
         return Preference
+    if isinstance(config.post, DistillConfig):
+        if config.post.on_policy:
+            from .on_policy import OnPolicy
+            return OnPolicy
+        from .distill import Distillation
+        return Distillation
     return Pretraining

@@ -1,0 +1,337 @@
+"""Distillation against NumPy, a teacher that is not asked twice, and students that come to think as their teacher does."""
+
+import json
+import shutil
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from seekjax.config import DistillConfig, Schedule
+from seekjax.data import DataError, load_tokenizer
+from seekjax.hf.errors import WeightsError
+from seekjax.post import teacher as teachers
+from seekjax.post.distill import Match, direction
+from seekjax.post.divergence import divergence, likeliest
+from seekjax.post.logits import Kept
+from seekjax.post.sft import FineTuning
+from seekjax.post.stages import stage_of
+from seekjax.train import metrics
+from seekjax.train.checkpoint import Checkpoints
+from seekjax.train.loop import fit
+from seekjax.train.run import to_json
+from seekjax.train.state import Plan
+from seekjax.validate import ConfigError
+from sharding.mesh import MeshConfig, make_mesh
+from sharding.rules import use
+
+
+def numpy_kl(p, q, kind, top_k):
+    """KL and its gradient with respect to the student's logits, row by row, from probabilities in double precision."""
+    if kind == "reverse":
+        def term(a, b): return b * np.log(b / a)
+        def slope(a, b): return np.log(b / a) + 1
+    else:
+        def term(a, b): return a * np.log(a / b)
+        def slope(a, b): return -a / b
+    found, gradient = [], []
+    for p_row, q_row in zip(p, q):
+        top = np.argsort(-p_row, kind="stable")[:top_k] if top_k else np.arange(len(p_row))
+        groups = [[v] for v in top] + ([np.setdiff1d(np.arange(len(p_row)), top)] if top_k else [])
+        a, b = (np.array([row[group].sum() for group in groups]) for row in (p_row, q_row))
+        found.append(term(a, b).sum())
+        of_group = np.zeros((len(groups), len(p_row)))
+        for number, group in enumerate(groups):
+            of_group[number, group] = 1
+        by_q = slope(a, b) @ of_group  # d KL / d q_v
+        gradient.append(q_row * (by_q - (by_q * q_row).sum()))  # through the softmax
+    return np.array(found), np.array(gradient)
+
+
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def gradients():
+    """KL [B, T] and its gradients by hidden states and head, compiled once for each form; logits are the head's own rows, D = V."""
+    def run(kind, top_k, temperature):
+        def kl(hidden, head, other, other_head):
+            said = likeliest(other, other_head, top_k, temperature) if top_k else {"hidden": other, "head": other_head}
+            found = divergence(hidden, head, said, kind, temperature)
+            return found.sum(), found
+        return jax.jit(jax.value_and_grad(kl, (0, 1, 2), has_aux=True))
+    return {(kind, top_k): run(kind, top_k, 1.7) for kind in ("forward", "reverse") for top_k in (0, 3)}
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from(["forward", "reverse"]), st.sampled_from([0, 3]))
+def test_divergence_and_its_gradients_are_those_of_numpy(gradients, seed, kind, top_k):
+    random, V = np.random.default_rng(seed), 11
+    hidden, other, head, other_head = (np.float32(random.normal(size=shape)) for shape in ((2, 3, 5), (2, 3, 4), (5, V), (4, V)))
+    p, q = (softmax(x.reshape(6, -1).astype(float) @ w / 1.7) for x, w in ((other, other_head), (hidden, head)))
+    (_, found), (by_hidden, by_head, by_teacher) = gradients[kind, top_k](hidden, head, other, other_head)
+    wanted, by_logit = numpy_kl(p, q, kind, top_k)
+    np.testing.assert_allclose(found.reshape(-1), wanted, rtol=2e-4, atol=2e-6)
+    np.testing.assert_allclose(by_hidden.reshape(6, -1), by_logit @ head.T / 1.7, rtol=2e-3, atol=5e-6)
+    np.testing.assert_allclose(by_head, hidden.reshape(6, -1).T @ by_logit / 1.7, rtol=2e-3, atol=5e-6)
+    assert not np.asarray(by_teacher).any()
+
+
+@pytest.mark.parametrize("kind", ["forward", "reverse"])
+@pytest.mark.parametrize("top_k", [0, 3])
+def test_a_student_like_its_teacher_has_nothing_to_learn(gradients, kind, top_k):
+    random = np.random.default_rng(0)
+    hidden, head = np.float32(5 * random.normal(size=(2, 3, 4))), np.float32(random.normal(size=(4, 11)))
+    (_, found), slopes = gradients[kind, top_k](hidden, head, hidden, head)
+    assert np.abs(found).max() < 1e-6 and max(np.abs(x).max() for x in slopes) < 2e-5
+
+
+def test_rows_and_a_split_vocabulary_change_nothing(monkeypatch):
+    """Tiles of 4 rows, the last filled up, on a mesh that splits sequences and vocabulary; K is more than a device's part of the vocabulary."""
+    monkeypatch.setattr("seekjax.post.divergence.ROWS", 4)
+    random = np.random.default_rng(1)
+    hidden, other, head, other_head = (np.float32(random.normal(size=shape)) for shape in ((4, 5, 6), (4, 5, 8), (6, 16), (8, 16)))
+
+    def both(hidden, head):
+        said = likeliest(other, other_head, 6, 1.0)
+        coarse, whole = (divergence(hidden, head, one, "reverse", 1.0) for one in (said, {"hidden": other, "head": other_head}))
+        return coarse.sum() + whole.sum(), (said, coarse, whole)
+
+    results = []
+    for mesh in (MeshConfig(data=1), MeshConfig(data=2, tensor=4)):
+        with use(make_mesh(mesh)):
+            results.append(jax.jit(jax.value_and_grad(both, (0, 1), has_aux=True))(hidden, head))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *results)
+    p = softmax(other @ other_head)
+    np.testing.assert_array_equal(results[1][0][1][0]["index"], np.argsort(-p, -1)[..., :6])
+    assert (results[0][0][1][1] <= results[0][0][1][2] + 1e-6).all()  # seeing less, one finds less difference
+
+
+@pytest.fixture(scope="module")
+def big(tiny, tmp_path_factory):
+    """A teacher: random weights, strong enough to have an opinion."""
+    folder = tmp_path_factory.mktemp("big")
+    config = tiny(folder, None)
+    config = replace(config, model=replace(config.model, init_std=0.4))
+    load_tokenizer(config.data, config.model.vocab, None).save(folder)
+    with use(make_mesh(config.mesh)), closing(Checkpoints(folder, keep=1)) as checkpoints:
+        checkpoints.save(1, Plan(config).start(), data=None, config=to_json(config))
+        checkpoints.wait()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings_of(tiny, big, chats):
+    """Config of a student of half the width and depth."""
+    def config(out, train=None, **post):
+        config = tiny(out, DistillConfig(**{"teacher": big, "chats": (chats,)} | post), **(train or {}))
+        return replace(config, model=replace(config.model, embed=16, layers=1, kv_latent=8, experts=4, expert_groups=1, groups_per_token=1), data=replace(
+            config.data, sequence=32), optimizer=replace(config.optimizer, schedule=Schedule(), weight_decay=0.0))
+    return config
+
+
+def run(config):
+    return fit(config, stage_of(config))
+
+
+def figures(fitted):
+    return [{name: value for name, value in record.items() if name not in ("tokens_per_second", "share_of_peak")} for record in metrics.read(fitted.folder)]
+
+
+def same(a, b):
+    for x, y in zip(*(jax.tree.leaves(state.replace(key=jax.random.key_data(state.key))) for state in (a, b)), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.fixture(scope="module")
+def learnt(settings_of, tmp_path_factory):
+    """Over the whole vocabulary, from random weights."""
+    return run(settings_of(tmp_path_factory.mktemp("learnt"), {"steps": 40, "micro_batch": 2, "eval_every": 20, "save_every": 20}, cross_entropy=0.1))
+
+
+def test_a_student_of_another_width_learns_to_think_so(learnt, chats, monkeypatch):
+    records = figures(learnt)
+    train, held = ([r for r in records if r["split"] == split] for split in ("train", "held_out"))
+    assert train[-1]["kl"] < 0.5 * train[0]["kl"] and held[-1]["kl"] < 0.6 * train[0]["kl"]
+    assert {"loss", "kl", "bits_per_byte", f"kl/{chats}"} <= held[-1].keys() and {"loss", "mtp_loss", "trained"} <= train[-1].keys()
+    monkeypatch.setattr(learnt.stage, "talk", lambda state: [])
+    lines = learnt.stage.finish(learnt.state, learnt.folder)
+    assert (learnt.folder / "kl.png").exists() and f"next: talk with it: seekjax chat {learnt.folder}" in lines
+    assert any("teacher" in line and "2 layers of width 32" in line for line in learnt.stage.about())
+    assert "kl " in learnt.stage.describe(train[-1])
+
+
+def test_a_step_mixes_what_was_written_with_what_is_thought(learnt):
+    """By NumPy from both models' logits: the mean over the assistant's tokens, the divergence times T squared."""
+    stage, post = learnt.stage, replace(learnt.stage.post, temperature=2.0, cross_entropy=0.25)
+    with use(make_mesh(learnt.config.mesh)):
+        batch = stage.batch(0, learnt.state)
+        piece = {name: x[0] for name, x in batch.items()}
+        criterion = Match(stage.plan, post, stage.tokenizer.bytes_V, stage.teacher.head)
+        loss, seen = jax.jit(lambda state: criterion.loss(state.params, state, piece, criterion.totals({n: x[None] for n, x in piece.items()})))(learnt.state)
+        output = jax.jit(stage.plan.model.apply)({"params": learnt.state.params, "balance": learnt.state.balance}, piece["tokens"][:, :-1], piece["segments"][:, :-1])
+    learn = np.asarray(piece["trained"][:, 1:], bool)
+    z, t = (np.asarray(x, float)[learn] @ np.asarray(w) for x, w in ((output.hidden_BTD, output.head_DV), (piece["hidden"], stage.teacher.head)))
+    kl = numpy_kl(softmax(t / 2), softmax(z / 2), "forward", 0)[0].mean()
+    ce = -np.log(softmax(z)[np.arange(len(z)), np.asarray(piece["tokens"])[:, 1:][learn]]).mean()
+    np.testing.assert_allclose([seen["kl"], seen["loss"]], [kl, ce], rtol=1e-4)
+    balance = learnt.config.train.balance_loss * seen["balance_loss"]
+    np.testing.assert_allclose(loss, 0.75 * 4 * kl + 0.25 * ce + balance, rtol=1e-4)
+
+
+def test_a_resumed_run_is_the_same_run(learnt, tmp_path):
+    shutil.copytree(learnt.folder, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "40")
+    resumed = run(replace(learnt.config, out=tmp_path / "run"))
+    same(resumed.state, learnt.state)
+    assert figures(resumed) == figures(learnt)
+
+
+@pytest.fixture(scope="module")
+def saved(settings_of, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    return run(settings_of(folder / "run", top_k=8, save_logits=folder / "logits", divergence="reverse"))
+
+
+def test_saved_logits_teach_what_the_teacher_does_without_it(saved, tmp_path, monkeypatch):
+    monkeypatch.setattr(teachers, "open_model", lambda *_: pytest.fail("the teacher was loaded"))
+    again = run(replace(saved.config, out=tmp_path / "run"))
+    same(again.state, saved.state)
+    assert figures(again) == figures(saved) and saved.stage.teacher.opened and "opened" not in vars(again.stage.teacher)
+    size = sum(path.stat().st_size for path in saved.config.post.save_logits.glob("train-*.npz"))
+    tokens = sum(r["tokens"] for r in figures(saved) if r["split"] == "train")
+    assert size < 1.2 * tokens * (8 * 4 + 9 * 4) + 6 * 1000  # trained tokens alone
+
+
+def test_what_is_saved_is_refused_where_it_does_not_belong(saved, tmp_path, chats):
+    logits, foreign, other = tmp_path / "logits", tmp_path / "foreign", str(tmp_path / "other.jsonl")
+    Path(other).write_text(Path(chats).read_text().replace("so", "as"))
+    foreign.mkdir()
+    (foreign / "about.json").write_text("[]")
+    shutil.copytree(saved.config.post.save_logits, logits)
+    config = replace(saved.config, out=tmp_path / "run", post=replace(saved.config.post, save_logits=logits))
+    for change, says in [({"top_k": 4}, "another top_k"), ({"temperature": 2.0}, "another temperature"), ({"template": "r1"}, "another template"),
+                         ({"weights": (1.0,), "chats": (other,)}, "another data"), ({"save_logits": foreign}, "another")]:
+        with pytest.raises(DataError, match=says) as error:
+            run(replace(config, post=replace(config.post, **change)))
+        assert "\n" not in str(error.value) and "--post.save-logits" in str(error.value)
+
+
+def test_a_damaged_file_is_refused_and_a_missing_one_asked_for_again(saved, tmp_path):
+    stage, logits = saved.stage, tmp_path / "logits"
+    shutil.copytree(saved.config.post.save_logits, logits)
+    first, second = logits / "train-000000.npz", logits / "train-000001.npz"
+    kept, whole, never = Kept(logits, stage.teacher.kept.made_for), first.read_bytes(), pytest.fail
+    stage.batches = stage.samples()
+    with use(make_mesh(saved.config.mesh)):
+        batch = FineTuning.batch(stage, 0, saved.state)
+        said = kept(batch, "train-000000", never)
+        mask = np.asarray(batch["trained"][..., 1:], bool)
+        live = stage.teacher.read(batch)
+        jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a)[mask], np.asarray(b)[mask]), said, live)
+        halves = kept({name: x.reshape(2, -1, x.shape[-1]) for name, x in batch.items()}, "train-000000", never)  # other micro-batches, the same rows
+        jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[0], np.concatenate(b)), said, halves)
+        for content, says in [(second.read_bytes(), "is of other rows"), (whole[:100], "cannot be read as saved logits: delete it"), (b"", "cannot be read")]:
+            first.write_bytes(content)
+            with pytest.raises(DataError, match=says) as error:
+                kept(batch, "train-000000", never)
+            assert "\n" not in str(error.value)
+        first.write_bytes(whole)
+        found = dict(np.load(first))
+        for wrong in ({"index": found["index"] + 320}, {"log_prob": found["log_prob"] * np.nan}, {"index": found["index"][1:]}, {"log_prob": -found["log_prob"]},
+                      {"index": np.array([{}] * 3, object)}):
+            np.savez(first, **found | wrong)
+            with pytest.raises(DataError, match="does not hold log-probabilities|cannot be read"):
+                kept(batch, "train-000000", never)
+        first.unlink()
+        kept(batch, "train-000000", stage.teacher.read)
+    again = dict(np.load(first))
+    assert found.keys() == again.keys() and all(np.array_equal(found[name], again[name]) for name in found)
+
+
+def test_a_run_goes_on_with_its_own_teacher_alone(saved, big, tmp_path):
+    shutil.copytree(saved.folder, tmp_path / "run")
+    shutil.copytree(big, tmp_path / "big")
+    manifest = tmp_path / "big" / "checkpoints" / "1" / "manifest.json"
+    manifest.write_text(manifest.read_text() + "\n")
+    config = replace(saved.config, out=tmp_path / "run", post=replace(saved.config.post, teacher=tmp_path / "big", save_logits=None))
+    with pytest.raises(DataError, match="other weights"):
+        run(replace(config, train=replace(config.train, steps=8)))
+
+
+@pytest.fixture(scope="module")
+def own(settings_of, learnt, tmp_path_factory):
+    """The student learns from its own answers."""
+    config = settings_of(tmp_path_factory.mktemp("own"), {"steps": 6, "batch": 8, "micro_batch": 4, "eval_every": 6, "save_every": 3}, chats=(),
+                         tasks=("addition:1",), on_policy=True, max_new=8, eval_problems=8)
+    return run(replace(config, init=learnt.folder, data=replace(config.data, sequence=40)))
+
+
+def test_a_student_learns_on_its_own_answers(own):
+    records = figures(own)
+    train, [held] = ([r for r in records if r["split"] == split] for split in ("train", "held_out"))
+    assert np.mean([r["kl"] for r in train[-2:]]) < np.mean([r["kl"] for r in train[:2]])
+    assert {"kl", "accuracy", "parsed", "length", "entropy"} <= train[0].keys() and {"kl", "accuracy", "accuracy_low"} <= held.keys()
+    assert 8 <= train[0]["tokens"] <= 64 and train[0]["tokens"] == 8 * train[0]["length"]
+    groups = json.loads((own.folder / "rollouts.jsonl").read_text().splitlines()[0])["groups"]
+    assert [len(group["samples"]) for group in groups] == [4, 4]
+    lines = own.stage.finish(own.state, own.folder)
+    assert "kl.png" in lines[0] and "accuracy.png" in lines[0] and (own.folder / "chat_template.jinja").exists()
+    assert "right" in own.stage.describe(train[0])
+
+
+def test_own_answers_go_on_bit_for_bit(own, tmp_path):
+    shutil.copytree(own.folder, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")
+    resumed = run(replace(own.config, out=tmp_path / "run"))
+    same(resumed.state, own.state)
+    assert figures(resumed) == figures(own)
+
+
+def test_what_is_drawn_is_what_is_learnt(own):
+    """The loss is over the tokens that the student drew, under reverse KL, whatever is in the prompts and behind the end."""
+    stage, state = own.stage, own.state
+    with use(make_mesh(own.config.mesh)):
+        texts, judged = stage.answers(state, stage.judge.training(0, 2), 4, jax.random.key(0))
+        batch = stage.thought(texts)
+        sums = stage.measure(state.params, state, batch)
+    assert sums["tokens"] == sum(one.tokens for one in judged) and direction(stage.post) == "reverse"
+    assert np.array_equal(np.asarray(batch["trained"]).reshape(8, -1)[:, 1:], texts["mask"])
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    ({"teacher": None}, "needs a teacher"), ({"teacher": "nowhere"}, "there is no folder nowhere"), ({"chats": ()}, "nothing to learn from"),
+    ({"top_k": 320}, "post.top_k is 320"), ({"top_k": -1}, "post.top_k is -1"), ({"temperature": 0.0}, "post.temperature is 0.0"),
+    ({"cross_entropy": 1.0}, "post.cross_entropy is 1.0"), ({"save_logits": "logits"}, "say how many"),
+    ({"save_logits": "logits", "on_policy": True, "top_k": 4}, "choose one"), ({"on_policy": True}, "no post.chats"),
+    ({"on_policy": True, "tasks": ("addition:1",), "chats": (), "cross_entropy": 0.5}, "set it to 0"),
+    ({"on_policy": True, "tasks": ("addition:1",), "chats": (), "group": 3}, "multiple of post.group 3"),
+    ({"on_policy": True, "tasks": ("addition:1",), "chats": (), "max_new": 32}, "must hold a prompt"),
+    ({"on_policy": True, "tasks": ("additon:1",), "chats": (), "max_new": 8}, "did you mean 'addition'"),
+    ({"on_policy": True, "tasks": ("addition:1",), "chats": (), "init": None}, "--init"),
+    ({"vocab": 300, "init": None}, "vocabulary of 320 and the student one of 300: set --model.vocab 320")])
+def test_bad_input_is_one_sentence(settings_of, learnt, tmp_path, change, says):
+    post = {name: Path(value) if isinstance(value, str) else value for name, value in change.items() if name not in ("vocab", "init")}
+    config = replace(settings_of(tmp_path / "run", **post), init=change.get("init", learnt.folder))
+    config = replace(config, model=replace(config.model, vocab=change.get("vocab", 320)))
+    with pytest.raises((ConfigError, DataError, WeightsError), match=says) as error:
+        run(config)
+    assert "\n" not in str(error.value) and not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_teacher_that_reads_otherwise_is_refused(settings_of, learnt, big, tmp_path):
+    shutil.copytree(big, tmp_path / "big")
+    file = tmp_path / "big" / "tokenizer.json"
+    file.write_text(file.read_text().replace("<think>", "<thought>"))
+    with pytest.raises(DataError, match="another tokenizer than the student: let the student learn from its texts"):
+        run(replace(settings_of(tmp_path / "run", teacher=tmp_path / "big"), init=learnt.folder))
+    stage, long = learnt.stage, replace(learnt.stage.config, data=replace(learnt.stage.config.data, sequence=5000))
+    with pytest.raises(ConfigError, match="4096 positions that the teacher"):
+        stage.teacher.check(long, stage.tokenizer)
