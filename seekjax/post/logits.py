@@ -68,8 +68,9 @@ class Kept:
             raise DataError(f"{path} is of other rows than this run reads there: restore the data, train.seed and batch sizes that it was "
                             "saved with, or name another folder with --post.save-logits.")
         wanted = {"index": ((tokens, top_k), np.int32), "log_prob": ((tokens, top_k + 1), np.float32)}
-        fits = all((x.shape, x.dtype) == wanted[part] for part, x in found.items())
-        if not fits or found["index"].min(initial=0) < 0 or found["index"].max(initial=0) >= self.vocab or not (np.isfinite(found["log_prob"]) & (found["log_prob"] <= 1e-3)).all():
+        index, log_prob = found["index"], found["log_prob"]
+        believed = (index >= 0).all() and (index < self.vocab).all() and np.isfinite(log_prob).all() and (log_prob <= 1e-3).all()
+        if not believed or any((x.shape, x.dtype) != wanted[part] for part, x in found.items()):
             raise DataError(f"{path} does not hold log-probabilities of {top_k} tokens at {tokens} places: delete it, and the teacher is asked again.")
         whole = {part: np.zeros((*mask.shape, x.shape[1]), x.dtype) for part, x in found.items()}
         for part, x in found.items():
