@@ -20,7 +20,7 @@ from seekjax.post.tasks.knights import _key
 
 EACH = [(name, level) for name in ("addition", "countdown", "arithmetic", "equation", "knights") for level in TASKS[name].levels]
 each = pytest.mark.parametrize("name, level", EACH)
-LONGEST = {"addition": (14, 100), "countdown": (19, 90), "arithmetic": (24, 60), "equation": (12, 45), "knights": (110, 300)}  # characters: prompt, thought
+LONGEST = {"addition": (14, 100), "countdown": (19, 130), "arithmetic": (24, 60), "equation": (12, 45), "knights": (110, 300)}  # characters: prompt, thought
 
 
 def problems(name, level, count=40, **settings):

@@ -13,9 +13,10 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from ..answer import Refused, evaluate
-from .expression import apply, draw, steps, value, write
+from .expression import Tree, apply, draw, steps, value, write
 from .task import Problem, Verdict, speak
 
+LOOK = 8  # expressions looked at for each that is tried
 WORDS = {"en": {"no": "no", "yes": "yes"}, "zh": {"no": "不", "yes": "对"}}
 
 
@@ -59,24 +60,32 @@ class Countdown:
         return Verdict(1.0, "right") if found.value == target else Verdict(0.0, f"{str(found.value)[:40]} is not {target}")
 
     def solve(self, problem: Problem, rng: random.Random, language: str = "en") -> tuple[str, str]:
-        """Up to two random expressions that fail, and one that does not."""
-        words, tries, failures = speak(self.name, WORDS, language), {}, rng.randint(0, 2)
-        while True:
-            tree = draw(rng, problem.data["numbers"], LEVELS[problem.level].operators)
-            result = value(tree)
-            if result == problem.data["target"]:
-                return "\n".join([*tries.values(), f"{' '.join(steps(tree))} {words['yes']}"]), write(tree)
-            if result is not None and len(tries) < failures:
-                tries[write(tree)] = f"{' '.join(steps(tree))} {words['no']}"
+        """Up to three near misses, as of somebody who looks before trying, and an expression that is right."""
+        words, target = speak(self.name, WORDS, language), problem.data["target"]
+        lines, right = {}, None
+        for _ in range(rng.choice((0, 0, 1, 1, 2, 3))):
+            tries = [tree for tree in self._draw(problem, rng, LOOK) if value(tree) != target]
+            if tries:
+                near = min(tries, key=lambda tree: abs(value(tree) - target))
+                lines[write(near)] = f"{' '.join(steps(near))} {words['no']}"
+        while right is None:
+            right = next((tree for tree in self._draw(problem, rng, LOOK) if value(tree) == target), None)
+        return "\n".join([*lines.values(), f"{' '.join(steps(right))} {words['yes']}"]), write(right)
 
     def attempt(self, problem: Problem, rng: random.Random, language: str = "en") -> tuple[str, str]:
         """One to three random expressions, valued rightly, and the last of them for an answer: right by chance alone."""
         words, lines = speak(self.name, WORDS, language), []
-        for _ in range(rng.randint(1, 3)):
-            while (result := value(tree := draw(rng, problem.data["numbers"], LEVELS[problem.level].operators))) is None:
-                pass
-            lines.append(f"{' '.join(steps(tree))} {words['yes' if result == problem.data['target'] else 'no']}")
-        return "\n".join(lines), write(tree)
+        for tree in (trees := self._draw(problem, rng, rng.randint(1, 3))):
+            lines.append(f"{' '.join(steps(tree))} {words['yes' if value(tree) == problem.data['target'] else 'no']}")
+        return "\n".join(lines), write(trees[-1])
+
+    def _draw(self, problem: Problem, rng: random.Random, count: int) -> list[Tree]:
+        """Random expressions that have a value."""
+        trees = []
+        while len(trees) < count:
+            tree = draw(rng, problem.data["numbers"], LEVELS[problem.level].operators)
+            trees += [tree] if value(tree) is not None else []
+        return trees
 
 
 def ways(numbers: list[int], operators: str) -> Counter:
