@@ -1,0 +1,130 @@
+"""Rollouts per second: seekjax's sampler against transformers' `generate` on torch, same shape, f32, 16 prompts x 8 samples, temperature 1.
+
+    PYTHONPATH=. python tests/benchmarks/rollout.py [--peer PYTHON] [--turns 5] [--prompts 16] [--group 8] [--new 64]
+
+The shape is that of configs/countdown.py, the small setting of `python train.py r1`, with random weights; nobody stops before --new tokens. The peer
+may use num_return_sequences, its way to ask for a group. Sides are processes that take turns, as in decode.py. Then the share of a GRPO step that
+goes into sampling, judging, scoring and learning, from one process. Results: tests/benchmarks/results/rollout.md
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from statistics import median
+
+from decode import NAMES
+
+PROMPT = 16  # tokens
+
+
+def shape() -> dict:
+    from configs.countdown import config
+    return {name: getattr(config.model, name) for name in {*NAMES.values()}} | {"expert_groups": 1, "groups_per_token": 1}
+
+
+def ours(options):
+    """Seconds of a rollout."""
+    import jax
+    import numpy as np
+    from configs.countdown import config
+    from dataclasses import replace
+    from seekjax.config import GrpoConfig
+    from seekjax.post.rollout import Sampler
+    from seekjax.train.state import Plan
+    from sharding.mesh import MeshConfig, make_mesh
+    from sharding.rules import use
+
+    class Endless:  # a tokenizer whose texts do not end
+        eos, pad = -1, 0
+
+    config = replace(config, data=replace(config.data, sequence=PROMPT + options.new), post=GrpoConfig(max_new=options.new), mesh=MeshConfig(data=1),
+                     model=replace(config.model, **json.loads(options.shape)))
+    random = np.random.default_rng(0)
+    with use(make_mesh(config.mesh)):
+        state, sampler = Plan(config).start(), Sampler(config, Endless)
+
+    def run():
+        prompts = [random.integers(0, config.model.vocab, PROMPT) for _ in range(options.prompts)]
+        with use(make_mesh(config.mesh)):
+            began = time.perf_counter()
+            texts = sampler({"params": state.params, "balance": state.balance}, prompts, options.group, jax.random.key(0))
+            assert int(jax.block_until_ready(texts)["mask"].sum()) == options.prompts * options.group * options.new
+            return time.perf_counter() - began
+
+    return run, f"jax {jax.__version__}"
+
+
+def peer(options):
+    sys.path.pop(0)  # transformers would take kernels.py in this folder for the package of that name
+    import torch
+    import transformers
+    from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
+
+    torch.manual_seed(0)
+    sizes = json.loads(options.shape)
+    config = DeepseekV3Config(**{theirs: sizes[name] for theirs, name in NAMES.items()}, tie_word_embeddings=False, eos_token_id=None, bos_token_id=None,
+                              pad_token_id=0)
+    model = DeepseekV3ForCausalLM._from_config(config, experts_implementation=options.experts).eval()
+
+    def run():
+        tokens = torch.randint(0, config.vocab_size, (options.prompts, PROMPT))
+        with torch.inference_mode():
+            began = time.perf_counter()
+            out = model.generate(tokens, attention_mask=torch.ones_like(tokens), min_new_tokens=options.new, max_new_tokens=options.new, do_sample=True,
+                                 temperature=1.0, top_k=0, use_cache=True, num_return_sequences=options.group)
+        assert out.shape == (options.prompts * options.group, PROMPT + options.new)
+        return time.perf_counter() - began
+
+    return run, f"torch {torch.__version__}, transformers {transformers.__version__}, {options.experts}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", default=sys.executable, help="the interpreter that has torch and transformers")
+    for name, value in (("turns", 5), ("prompts", 16), ("group", 8), ("new", 64)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--serve", choices=["ours", "peer"], help=argparse.SUPPRESS)
+    parser.add_argument("--experts", default="grouped_mm", help=argparse.SUPPRESS)
+    parser.add_argument("--shape", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        run, versions = {"ours": ours, "peer": peer}[options.serve](options)
+        print(json.dumps(versions), flush=True)
+        for _ in sys.stdin:
+            print(json.dumps(run()), flush=True)
+        return
+
+    sides = {}
+    for name, python, more in (("ours", sys.executable, []), ("grouped_mm", options.peer, ["--experts", "grouped_mm"]),
+                               ("eager", options.peer, ["--experts", "eager"])):
+        command = [python, __file__, "--serve", "ours" if name == "ours" else "peer", *more, "--shape", json.dumps(shape())]
+        command += [word for field in ("prompts", "group", "new") for word in (f"--{field}", str(getattr(options, field)))]
+        sides[name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        print(f"{name}: {json.loads(sides[name].stdout.readline())}", flush=True)
+
+    def turn(process) -> float:
+        print("go", file=process.stdin, flush=True)
+        return json.loads(process.stdout.readline())
+
+    seconds = {name: [] for name in sides}
+    for process in sides.values():
+        turn(process)  # compiles, warms
+    for _ in range(options.turns):
+        for name, process in sides.items():
+            seconds[name].append(turn(process))
+            time.sleep(0.3)
+    tokens = options.prompts * options.group * options.new
+    best = min(median(times) for name, times in seconds.items() if name != "ours")
+    print(f"\n{options.prompts} prompts x {options.group} samples x {options.new} tokens\n\n| | seconds | tokens/s | ours against it |\n|---|---|---|---|")
+    for name, times in seconds.items():
+        print(f"| {name} | {median(times):.2f} | {tokens / median(times):,.0f} | {median(times) / median(seconds['ours']):.2f}x |")
+    print(f"\nagainst the better peer: {best / median(seconds['ours']):.2f}x")
+    for process in sides.values():
+        process.stdin.close()
+        process.wait()
+
+
+if __name__ == "__main__":
+    main()
