@@ -2,25 +2,37 @@
 
     python train.py                                        the default run, configs/tiny.py, on whatever is here
     python train.py small --train.steps 2000 --out runs/a
+    python train.py r1                                     a pipeline of several runs
     JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=8 python train.py tiny --mesh.data 2 --mesh.fsdp 2 --mesh.expert 2
 """
 
 import shlex
 import sys
 
-from seekjax.cli import parse, run
+from seekjax.cli import load_config, named, parse, run, tool
+from seekjax.pipeline import Pipeline, follow
 
 
 def main() -> int:
-    config = parse(sys.argv[1:], "train.py")
+    argv = sys.argv[1:]
+    chosen = load_config(name := named(argv))
+    if isinstance(chosen, Pipeline):
+        return follow(name, chosen, argv[1:], {"train.py": train, "seekjax": tool}, lambda words: parse(words, "train.py"))
+    train(argv)
+    return 0
+
+
+def train(argv: list[str]) -> bool:
+    """One run; whether all its steps are done."""
+    config = parse(argv, "train.py")
     from seekjax.post.stages import stage_of  # after parsing, so that --help and a typo answer at once
     from seekjax.train.loop import fit
 
     fitted = fit(config, stage_of(config))
     if fitted.finished:
         print("\n".join(fitted.stage.finish(fitted.state, fitted.folder)))
-        print("  or train on with", longer(sys.argv[1:], config.train.steps))
-    return 0
+        print("  or train on with", longer(argv, config.train.steps))
+    return fitted.finished
 
 
 def longer(argv: list[str], steps: int) -> str:

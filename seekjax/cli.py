@@ -11,6 +11,7 @@ from pathlib import Path
 import tyro
 
 from seekjax.config import Config
+from seekjax.pipeline import Pipeline
 
 
 class UsageError(ValueError):
@@ -23,33 +24,41 @@ def config_names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(configs.__path__))
 
 
-def load_config(name: str) -> Config:
-    """The config of a run in configs/, of a Python file that defines `config`, or of the folder of a run that has begun."""
+def load_config(name: str) -> Config | Pipeline:
+    """The config or the pipeline of a file in configs/, of a Python file that defines one, or the config of the folder of a run that has begun."""
     if name.endswith(".py"):
         if not Path(name).is_file():
             raise UsageError(f"there is no config file {name}.")
-        found = runpy.run_path(name).get("config")
+        there = runpy.run_path(name)
+        found = there.get("config") or there.get("pipeline")
     elif name in config_names():
-        found = importlib.import_module(f"configs.{name}").config
+        module = importlib.import_module(f"configs.{name}")
+        found = getattr(module, "config", None) or module.pipeline
     elif ((folder := Path(name).expanduser()) / "checkpoints").is_dir():
         from seekjax.train.saved import read_config
         found = replace(read_config(folder / "config.json"), out=folder)
     else:
         near = difflib.get_close_matches(name, config_names(), 1)
         raise UsageError(f"there is no config {name!r}{f': did you mean {near[0]!r}?' if near else ''} configs/ has: {', '.join(config_names())}.")
-    if not isinstance(found, Config):
-        raise UsageError(f"{name} does not define `config = Config(...)`.")
+    if not isinstance(found, (Config, Pipeline)):
+        raise UsageError(f"{name} does not define `config = Config(...)`, nor `pipeline = Pipeline(...)`.")
     return found
 
 
 def parse(argv: list[str], program: str, default: str = "tiny") -> Config:
     """The config named first (default: tiny) with every later --field replaced; exits with help or a did-you-mean on bad input."""
-    named = bool(argv) and not argv[0].startswith("-")
-    name = argv[0] if named else default
+    name = named(argv, default)
     config = load_config(name)
+    if isinstance(config, Pipeline):
+        raise UsageError(f"{name} is several runs: start them with python train.py {name}, and name one of them by its own folder.")
     config = replace(config, out=config.out or Path("runs") / Path(name).stem)
-    return tyro.cli(Config, prog=f"{program} {name}", default=config, args=argv[named:], config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
+    return tyro.cli(Config, prog=f"{program} {name}", default=config, args=argv[argv[:1] == [name]:], config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
                     description=f"{importlib.import_module(f'configs.{name}').__doc__ if name in config_names() else ''}\nConfigs: {', '.join(config_names())}.")
+
+
+def named(argv: list[str], default: str = "tiny") -> str:
+    """What a command line names first."""
+    return argv[0] if argv and not argv[0].startswith("-") else default
 
 
 def run(work) -> int:
@@ -118,6 +127,11 @@ def sample(argv: list[str]) -> None:
 
 COMMANDS = {"show": show, "convert": convert, "quantize": quantize, "generate": generate, "chat": chat, "eval": evaluate, "rollouts": rollouts,
             "sample": sample}
+
+
+def tool(argv: list[str]) -> bool:
+    """A line of the console script; whether it came to its end."""
+    return not COMMANDS[argv[0]](argv[1:])
 
 
 def main() -> int:

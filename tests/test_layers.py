@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"sharding"}, {"seekjax.config", "seekjax"}, {"seekjax.model", "seekjax.kernels", "seekjax.data", "seekjax.quant", "seekjax.validate"},
     {"seekjax.train", "seekjax.generate", "seekjax.hf", "seekjax.plan"}, {"seekjax.post", "seekjax.eval", "seekjax.serve"},
-    {"configs", "seekjax.cli", "train"},
+    {"configs", "seekjax.cli", "seekjax.pipeline", "train"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FILES = sorted([*ROOT.glob("seekjax/**/*.py"), *ROOT.glob("sharding/**/*.py"), *ROOT.glob("configs/*.py"), ROOT / "train.py"])

@@ -112,13 +112,14 @@ class Reinforcement:
     def collect(self, step: int, state: TrainState) -> list[dict[str, Any]]:
         """A rollout: texts, their rewards and advantages, the probabilities they are compared with, cut into the batches of its updates."""
         post, every = self.config.post, self.config.post.reference_every
+        jax.block_until_ready(state)  # else the update before would count as drawing
         self.watch.before(step, state)
         if step == 0 and post.preflight:
             preflight(self, state, self.watch.path.parent)
         began = time.perf_counter()
-        texts, judged, advantage_B = self.drawn_groups(state)
+        texts, judged, advantage_B, everything = self.drawn_groups(state)
         drawn_at, self.drawn = time.perf_counter(), sum(one.tokens for one in judged)
-        self.seen = self.watch.rollout(step, texts, judged, advantage_B)
+        self.seen = self.watch.rollout(step, texts, judged, advantage_B, everything)
         updates = self.rows // self.config.train.batch * post.epochs
         texts |= everywhere({"advantage": advantage_B})
         if updates > 1 or self.objective.truncate:
@@ -137,31 +138,35 @@ class Reinforcement:
         train = self.config.train
         return [minibatch(texts, rows, train.batch // (train.micro_batch or train.batch), sharding(BATCH)) for rows in orders]
 
-    def drawn_groups(self, state: TrainState) -> tuple[dict[str, Any], list[Judged], np.ndarray]:
-        """Texts of `prompts` groups. Where the recipe resamples, groups without signal are replaced by others as long as rounds are left (DAPO's
-        dynamic sampling); every round has the same shapes."""
-        post, variables = self.config.post, {"params": self.plan.weights(state.params, state.frozen), "balance": state.balance}
-        kept, judged, advantage_B = None, [], np.zeros(self.rows, np.float32)
-        for number in range(post.rounds if self.objective.resample else 1):
-            problems = self.judge.training(self.cursor, post.prompts)
-            self.cursor += post.prompts
-            texts = self.sampler(variables, [self.judge.prompt(problem) for problem in problems], post.group, jax.random.fold_in(self.key(state, "draw"), number))
-            fresh = self.judge(texts, problems, post.group)
-            reward_PG = np.array([one.reward for one in fresh], np.float32).reshape(-1, post.group)
-            fresh_B = np.asarray(advantages(jnp.asarray(reward_PG), jnp.isfinite(reward_PG), self.objective.advantage)).reshape(-1)
-            if kept is None:
-                kept, judged, advantage_B = texts, fresh, fresh_B
-            else:
-                rows = replaced(advantage_B, fresh_B, post.group)
-                kept = merged(kept, texts, rows)
-                judged, advantage_B = [(judged + fresh)[row] for row in rows], np.concatenate([advantage_B, fresh_B])[rows]
+    def drawn_groups(self, state: TrainState) -> tuple[dict[str, Any], list[Judged], np.ndarray, tuple[list[Judged], np.ndarray]]:
+        """Texts of `prompts` groups, what they are worth, their advantages, and the latter two of all that was drawn. With resampling, groups without
+        signal are replaced by others as long as rounds are left (DAPO's dynamic sampling); every round has the same shapes."""
+        post = self.config.post
+        kept, judged, advantage_B = self.draw_round(state, 0)
+        everything = judged, advantage_B
+        for number in range(1, post.rounds if self.objective.resample else 1):
             if (advantage_B.reshape(-1, post.group) != 0).any(1).all():
                 break
+            texts, fresh, fresh_B = self.draw_round(state, number)
+            everything = everything[0] + fresh, np.concatenate([everything[1], fresh_B])
+            rows = replaced(advantage_B, fresh_B, post.group)
+            kept = merged(kept, texts, rows)
+            judged, advantage_B = [(judged + fresh)[row] for row in rows], np.concatenate([advantage_B, fresh_B])[rows]
         if not self.objective.keep_routing:
             kept.pop("choice")
         if not self.objective.keep_mask:
             kept.pop("kept", None)
-        return kept, judged, advantage_B
+        return kept, judged, advantage_B, everything
+
+    def draw_round(self, state: TrainState, number: int) -> tuple[dict[str, Any], list[Judged], np.ndarray]:
+        """Texts of the next `prompts` problems, what they are worth, and their advantages."""
+        post, variables = self.config.post, {"params": self.plan.weights(state.params, state.frozen), "balance": state.balance}
+        problems = self.judge.training(self.cursor, post.prompts)
+        self.cursor += post.prompts
+        texts = self.sampler(variables, [self.judge.prompt(problem) for problem in problems], post.group, jax.random.fold_in(self.key(state, "draw"), number))
+        judged = self.judge(texts, problems, post.group)
+        reward_PG = np.array([one.reward for one in judged], np.float32).reshape(-1, post.group)
+        return texts, judged, np.asarray(advantages(jnp.asarray(reward_PG), jnp.isfinite(reward_PG), self.objective.advantage)).reshape(-1)
 
     def evaluate(self, state: TrainState) -> tuple[dict[str, float], str]:
         """Accuracy on held-out problems, one sample each, drawn as in training."""

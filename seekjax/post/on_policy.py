@@ -78,7 +78,8 @@ class OnPolicy(Distillation):
         texts, judged = self.answers(state, problems, group, key)
         self.cursor, self.rollouts = self.cursor + len(problems), self.rollouts + 1
         self.drawn = sum(one.tokens for one in judged)
-        seen = self.watch.rollout(step, texts, judged, np.zeros(rows, np.float32))
+        nothing = np.zeros(rows, np.float32)
+        seen = self.watch.rollout(step, texts, judged, nothing, (judged, nothing))
         self.seen = {name: value for name, value in seen.items() if name != "signal"}  # that is of rewards
         return self.thought(texts)
 

@@ -38,12 +38,14 @@ class Watch:
         if jax.process_index() == 0:
             keep_until(self.path, step)
 
-    def rollout(self, step: int, texts: dict[str, Any], judged: Sequence[Judged], advantage_B: np.ndarray) -> dict[str, float]:
-        """The figures of a rollout, to be reported with its updates; its first groups go to rollouts.jsonl."""
+    def rollout(self, step: int, texts: dict[str, Any], judged: Sequence[Judged], advantage_B: np.ndarray,
+                everything: tuple[Sequence[Judged], np.ndarray]) -> dict[str, float]:
+        """The figures of a rollout, to be reported with its updates; its first groups go to rollouts.jsonl. `everything` that was drawn, samples and
+        advantages, tells how good the policy is: what is learnt from may have been chosen."""
         group = self.stage.config.post.group
         entropy_BS, mask_BT = fetched((texts["entropy"], texts["mask"]))
-        figures = summary(judged) | {"signal": float((advantage_B.reshape(-1, group) != 0).any(1).mean()),
-                                     "entropy": float(entropy_BS[:, 1:][mask_BT].mean())}
+        figures = summary(everything[0]) | {"signal": float((everything[1].reshape(-1, group) != 0).any(1).mean()),
+                                            "entropy": float(entropy_BS[:, 1:][mask_BT].mean())}
         if jax.process_index() == 0:
             with self.path.open("a") as file:
                 file.write(json.dumps({"step": step + 1, "groups": [written(judged[at:at + group], advantage_B[at:at + group])

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from transformers import DeepseekV2Config, DeepseekV2ForCausalLM, DeepseekV3Config, DeepseekV3ForCausalLM
+from transformers import DeepseekV2Config, DeepseekV2ForCausalLM, DeepseekV3Config, DeepseekV3ForCausalLM, FineGrainedFP8Config
 from transformers.modeling_layers import MtpModel
 
 CLASSES = {"v2": (DeepseekV2Config, DeepseekV2ForCausalLM), "v3": (DeepseekV3Config, DeepseekV3ForCausalLM)}
@@ -58,10 +58,11 @@ def made(kind, config, seed):
 
 def reread(kind, folder, depth=0):
     """The model of a folder in float32, and its prediction modules, by the readers of transformers."""
-    layers = CLASSES[kind][0].from_pretrained(folder).num_hidden_layers
-    patterns = [rf"model\.layers\.{layers + k}.*" for k in range(depth)]  # it knows those of the 61-layer model only
+    config = CLASSES[kind][0].from_pretrained(folder)
+    patterns = [rf"model\.layers\.{config.num_hidden_layers + k}.*" for k in range(depth)]  # it knows those of the 61-layer model only
     Model = type(CLASSES[kind][1].__name__, (CLASSES[kind][1],), {"_keys_to_ignore_on_load_unexpected": patterns})
-    model = Model.from_pretrained(folder, dtype=torch.float32, **EAGER).eval()
+    quantised = {"quantization_config": FineGrainedFP8Config(dequantize=True)} if hasattr(config, "quantization_config") else {}
+    model = Model.from_pretrained(folder, dtype=torch.float32, **EAGER, **quantised).eval()
     return model, MtpModel.from_pretrained(model).float().eval() if depth else None
 
 

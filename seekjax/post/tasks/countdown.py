@@ -1,10 +1,11 @@
 """Countdown: reach a target with every number used once. Easy to check, and found only by trying.
 
-    24 from 3 5 9     <think>3*5=15 15-9=6 no
-                      5-9=-4 3*-4=-12 no
-                      3*5=15 15+9=24 yes</think><answer>3*5+9</answer>
+    24 from 3 5 9     <think>3*5=15 15-9=6 24? no
+                      5-9=-4 3*-4=-12 24? no
+                      3*5=15 15+9=24 24? yes</think><answer>3*5+9</answer>
 
-One operation at a time: a small model learns to add long before it can value an expression at a glance.
+One operation at a time, and the target again beside what came out: a small model learns to add long before it can value an expression at a glance, and
+to compare neighbours long before it finds what to compare with.
 """
 
 import random
@@ -27,14 +28,14 @@ class Level(NamedTuple):
     targets: range = range(100)
 
 
-LEVELS = {1: Level(3, 20, "+-*"), 2: Level(4, 20, "+-"), 3: Level(3, 99, "+-*/")}
+LEVELS = {0: Level(3, 15, "+-*"), 1: Level(3, 20, "+-*"), 2: Level(4, 20, "+-"), 3: Level(3, 99, "+-*/")}
 
 
 class Countdown:
     """Numbers as likely as each other, then a target as likely as every other one that they reach."""
 
     name = "countdown"
-    levels = range(1, 4)
+    levels = range(4)
 
     def make(self, rng: random.Random, level: int) -> Problem:
         """A problem that has an answer."""
@@ -67,16 +68,18 @@ class Countdown:
             tries = [tree for tree in self._draw(problem, rng, LOOK) if value(tree) != target]
             if tries:
                 near = min(tries, key=lambda tree: abs(value(tree) - target))
-                lines[write(near)] = f"{' '.join(steps(near))} {words['no']}"
+                lines[write(near)] = tried(near, target, words)
         while right is None:
             right = next((tree for tree in self._draw(problem, rng, LOOK) if value(tree) == target), None)
-        return "\n".join([*lines.values(), f"{' '.join(steps(right))} {words['yes']}"]), write(right)
+        return "\n".join([*lines.values(), tried(right, target, words)]), write(right)
 
     def attempt(self, problem: Problem, rng: random.Random, language: str = "en") -> tuple[str, str]:
-        """One to three random expressions, valued rightly, and the last of them for an answer: right by chance alone."""
-        words, lines = speak(self.name, WORDS, language), []
-        for tree in (trees := self._draw(problem, rng, rng.randint(1, 3))):
-            lines.append(f"{' '.join(steps(tree))} {words['yes' if value(tree) == problem.data['target'] else 'no']}")
+        """One to three random expressions with values that a target may have, worked out rightly, and the last of them for an answer: right by chance."""
+        words, lines, trees, wanted = speak(self.name, WORDS, language), [], [], rng.randint(1, 3)
+        while len(trees) < wanted:
+            trees += [tree for tree in self._draw(problem, rng, 1) if value(tree) in LEVELS[problem.level].targets]
+        for tree in trees:
+            lines.append(tried(tree, problem.data["target"], words))
         return "\n".join(lines), write(trees[-1])
 
     def _draw(self, problem: Problem, rng: random.Random, count: int) -> list[Tree]:
@@ -86,6 +89,11 @@ class Countdown:
             tree = draw(rng, problem.data["numbers"], LEVELS[problem.level].operators)
             trees += [tree] if value(tree) is not None else []
         return trees
+
+
+def tried(tree: Tree, target: int, words: dict[str, str]) -> str:
+    """An expression worked out and compared with the target."""
+    return f"{' '.join(steps(tree))} {target}? {words['yes' if value(tree) == target else 'no']}"
 
 
 def ways(numbers: list[int], operators: str) -> Counter:

@@ -1,0 +1,114 @@
+"""What post-training does to a small model, from nothing: the exhibits of the README, three seeds each, with their controls.
+
+    PYTHONPATH=.:tests/benchmarks python tests/benchmarks/exhibits.py run --out runs/exhibits [--seeds 0 1 2] [--only zero r1]
+    PYTHONPATH=.:tests/benchmarks python tests/benchmarks/exhibits.py show --out runs/exhibits
+
+`run` trains, each part on a core of its own so that wall clocks can be compared, and goes on where it was stopped. `show` writes exhibits.json, exhibits.png
+and curves.png into tests/benchmarks/results/exhibits/. A part is a pipeline, so `python tests/benchmarks/exhibits.py plan --out runs/exhibits` prints every line.
+
+    zero       R1-Zero: reinforcement from the base model; the same with rewards dealt out regardless of the answer
+    r1         a cold start on solved problems, then reinforcement; instead of the latter, the same time of more of the cold start
+    language   a cold start that thinks in one language or another, then reinforcement with and without the reward for consistency
+    distill    a narrower base model: the teacher's probabilities, or the teacher's right answers, against reinforcement for the same time
+    addition   the smoke test: sums by somebody who forgets carries
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from configs.r1 import FROM, GRPO, MUON
+from seekjax.pipeline import Pipeline, command_of, follow
+
+TASK = "--post.tasks countdown:1"
+PAID = "--post.rewards accuracy 1.0 format 0.1 language"
+EVAL = "seekjax eval {out}/%s --task %s --samples 4 --max-new 104 --report {out}/%s.json"
+RL = 75  # steps of reinforcement
+
+
+def evals(*names: str, task: str = "countdown:1") -> dict[str, str]:
+    return {f"{name}-eval": EVAL % (name, task, name) for name in names}
+
+
+def grpo(name: str, init: str, steps: int = RL, more: str = TASK) -> dict[str, str]:
+    return {name: f"train.py grpo --init {{out}}/{init} {FROM % name} {more} {GRPO} --train.steps {steps}"}
+
+
+def sft(name: str, init: str, steps: int, more: str = TASK) -> dict[str, str]:
+    return {name: f"train.py sft --init {{out}}/{init} {FROM % name} {more} --train.steps {steps} {MUON}"}
+
+
+PARTS = {
+    "base": {"base": "train.py countdown " + FROM % "base", **evals("base")},
+    "zero": {**grpo("zero", "../base/base"), **grpo("shuffled", "../base/base", more=f"{TASK} --post.rewards dealt:reward 1.0 accuracy 0.0 --post.preflight False"),
+             **evals("zero", "shuffled")},
+    "r1": {**sft("cold", "../base/base", 400), **grpo("reason", "cold"), **sft("more", "cold", 750), **evals("cold", "reason", "more")},
+    "language": {**sft("mixed", "../base/base", 400, TASK + " --post.language mixed"), **grpo("with", "mixed", 40, f"{TASK} {PAID} 0.5"),
+                 **grpo("without", "mixed", 40, f"{TASK} {PAID} 0.0")},
+    "distill": {"little": f"train.py countdown {FROM % 'little'} --model.embed 64 --model.hidden 128 --model.expert-hidden 32",
+                "kept": "seekjax sample {out}/../r1/reason --task countdown:1 --problems 2000 --samples 4 --max-new 104 --out {out}/kept.jsonl",
+                "taught": f"train.py distill --init {{out}}/little --post.teacher {{out}}/../r1/reason {FROM % 'taught'} {TASK} --train.steps 400 {MUON}",
+                **sft("copied", "little", 500, "--post.chats {out}/kept.jsonl"), **grpo("alone", "little", 50),
+                **evals("little", "taught", "copied", "alone")},
+    "addition": {"forgetful": f"train.py countdown {FROM % 'forgetful'} --post.tasks addition:3 --train.steps 600",
+                 **grpo("carrying", "forgetful", 30, "--post.tasks addition:3"), **evals("forgetful", "carrying", task="addition:3")},
+}
+NEEDS = {"zero": "base", "r1": "base", "language": "base", "distill": "r1"}
+
+
+def one(part: str, out: Path, seed: int) -> int:
+    """A part, in this process."""
+    from seekjax.cli import parse, run, tool
+    from train import train
+    folder = ["--out", str(out / str(seed) / part), "--seed", str(seed)]
+    return run(lambda: follow(part, Pipeline(part, PARTS[part]), folder, {"train.py": train, "seekjax": tool}, lambda words: parse(words, "train.py")))
+
+
+def everything(out: Path, seeds: list[int], only: list[str]) -> None:
+    """All parts, as many at a time as there are cores, each on one of them."""
+    waiting = [(part, seed) for part in ("base", "r1", "zero", "distill", "language", "addition") for seed in seeds if part in only]
+    running, done, cores = {}, set(), sorted(os.sched_getaffinity(0))
+    while waiting or running:
+        for core in [core for core, (job, process) in running.items() if process.poll() is not None]:
+            job, process = running.pop(core)
+            done.add(job)
+            print(f"{time.strftime('%H:%M:%S')} {job[0]} of seed {job[1]}: {'finished' if process.returncode == 0 else 'FAILED'}", flush=True)
+        for core in cores:
+            ready = [job for job in waiting if NEEDS.get(job[0]) not in only or (NEEDS[job[0]], job[1]) in done]
+            if core in running or not ready:
+                continue
+            waiting.remove(job := ready[0])
+            (out / str(job[1])).mkdir(parents=True, exist_ok=True)
+            log = (out / str(job[1]) / f"{job[0]}.log").open("w")
+            command = [sys.executable, __file__, "one", "--out", str(out), "--seeds", str(job[1]), "--only", job[0]]
+            running[core] = job, subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=lambda core=core: os.sched_setaffinity(0, {core}))
+        time.sleep(0.5)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["run", "show", "plan", "one"])
+    parser.add_argument("--out", type=Path, default=Path("runs/exhibits"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
+    asked = parser.parse_args()
+    if asked.what == "one":
+        return one(asked.only[0], asked.out, asked.seeds[0])
+    if asked.what == "run":
+        everything(asked.out, asked.seeds, asked.only)
+    elif asked.what == "plan":
+        for part in asked.only:
+            for stage, line in PARTS[part].items():
+                print(f"{stage:>10}  {command_of(line.format(out=asked.out / '0' / part, seed=0).split())}")
+    else:
+        from exhibits_show import show
+        show(asked.out, asked.seeds)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
