@@ -17,5 +17,5 @@ config = Config(
     optimizer=OptimizerConfig(name="muon", learning_rate=5e-3, warmup=50, schedule=Schedule((1.0,), (0.1,), ("cosine",))),
     kernel=KernelConfig(remat="product"),
     train=TrainConfig(steps=1200, batch=8, balance_rate=0.01, log_every=50, eval_every=400, save_every=400),
-    post=SftConfig(tasks=("countdown:1",), template="v3", attempts=True),
+    post=SftConfig(tasks=("countdown:1",), template="v3", attempts=0.75),
 )

@@ -11,9 +11,8 @@ from seekjax.pipeline import Pipeline
 
 FROM = "--out {out}/%s --train.seed {seed}"
 MUON = "--optimizer.name muon --optimizer.learning-rate 3e-3 --train.eval-every 200 --train.save-every 200"
-GRPO = ("--data.sequence 128 --post.max-new 104 --post.resample True --post.rounds 3 --optimizer.learning-rate 2e-4 --train.log-every 5 --train.eval-every 25 "
-        "--train.save-every 25")
-EVAL = "seekjax eval {out}/%s --task countdown:1 --samples 4 --max-new 104 --report {out}/%s.json"
+GRPO = "--data.sequence 152 --post.max-new 128 --post.kl 0 --optimizer.learning-rate 1e-4 --train.log-every 5 --train.eval-every 20 --train.save-every 20"
+EVAL = "seekjax eval {out}/%s --task countdown:1 --samples 4 --max-new 128 --report {out}/%s.json"
 MIX = "--post.tasks countdown:1 addition:2"
 
 pipeline = Pipeline(
@@ -23,7 +22,7 @@ pipeline = Pipeline(
         "cold": f"train.py sft --init {{out}}/base {FROM % 'cold'} --post.tasks countdown:1 --train.steps 400 {MUON}",
         "reason": f"train.py grpo --init {{out}}/cold {FROM % 'reason'} --post.tasks countdown:1 {GRPO} --train.steps 50 "
                   "--post.rewards accuracy 1.0 format 0.1 language 0.1",
-        "kept": "seekjax sample {out}/reason --task countdown:1 --problems 2000 --samples 4 --max-new 104 --out {out}/kept.jsonl",
+        "kept": "seekjax sample {out}/reason --task countdown:1 --problems 2000 --samples 4 --max-new 128 --out {out}/kept.jsonl",
         "sft": f"train.py sft --init {{out}}/base {FROM % 'sft'} --post.chats {{out}}/kept.jsonl --post.tasks addition:2 --post.weights 3 1 --train.steps 400 {MUON}",
         "all": f"train.py grpo --init {{out}}/sft {FROM % 'all'} {MIX} {GRPO} --train.steps 25",
         "student": f"train.py distill --post.teacher {{out}}/all {FROM % 'student'} {MIX} --model.vocab 272 --model.embed 64 --train.steps 400 {MUON}",

@@ -191,7 +191,7 @@ class SftConfig:
 
     chats: tuple[str, ...] = ()  # .jsonl files of {"messages": [{"role", "content"}, ...]}; the content of an answer may hold <think>...</think>
     tasks: tuple[str, ...] = ()  # of seekjax/post/tasks, as NAME (all levels) or NAME:LEVEL: endless solved problems
-    attempts: bool = False  # answer the tasks by tries that are right by chance alone: what a base model has read for R1-Zero to start from
+    attempts: float = 0.0  # share of the tasks' problems answered by tries that are right by chance: what a base model has read for R1-Zero to start from
     weights: tuple[float, ...] = ()  # share of samples drawn from each of chats, then of tasks; empty = equal shares
     language: Literal["en", "zh", "mixed"] = "en"  # of the tasks' thoughts; mixed: one or the other, problem by problem
     template: Literal["auto", "v2", "v3", "r1"] = "auto"  # of the chat; auto: the checkpoint's own, else v3

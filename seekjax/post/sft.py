@@ -146,6 +146,7 @@ def check(config: Config) -> None:
     post, model = config.post, config.model
     if config.init is None and config.data.tokenizer == "bpe":
         raise DataError("fine-tuning starts from a model: name the folder of a run or of a published checkpoint with --init.")
+    need(0 <= post.attempts <= 1, f"post.attempts is {post.attempts}: it is a share, from 0 to 1.")
     need(0 <= post.expert_share <= 1, f"post.expert_share is {post.expert_share}: it is a share, from 0 (off) to 1.")
     need(not post.expert_share or model.layers > model.dense_layers, "post.expert_share chooses among experts, and this model has none.")
     need(not (post.expert_share and config.lora.rank), "post.expert_share and lora.rank both say what learns: choose one.")

@@ -77,7 +77,7 @@ class Traces(Sequence):
     limit: int
     size: int
     drop_long: bool
-    attempts: bool
+    attempts: float
 
     def __len__(self) -> int:
         return self.size
@@ -97,7 +97,7 @@ class Traces(Sequence):
         """Thought and answer, as rewards want them."""
         rng = random.Random(f"{problem.task}/{self.problems.seed}/{index}/solution")
         language = rng.choice(("en", "zh")) if self.language == "mixed" else self.language
-        if self.attempts:
+        if rng.random() < self.attempts:
             return wrap(*attempt(self.problems.task, problem, rng, language))
         return wrap(*self.problems.task.solve(problem, rng, language))
 

@@ -8,13 +8,13 @@ from matplotlib.figure import Figure
 from seekjax.train.metrics import read
 
 HERE = Path(__file__).parent / "results" / "exhibits"
-BARS = {"R1-Zero": [("base", "base"), ("zero", "zero"), ("zero", "shuffled")], "R1": [("r1", "cold"), ("r1", "reason"), ("r1", "more")],
-        "distillation": [("distill", name) for name in ("little", "taught", "copied", "alone")],
+BARS = {"R1-Zero": [("base", "base"), ("zero", "zero"), ("zero", "dealt")], "R1": [("r1", "cold"), ("r1", "reason"), ("r1", "more")],
+        "distillation": [("distill", name) for name in ("little", "taught", "alone")],
         "addition": [("addition", name) for name in ("forgetful", "carrying")]}
-CURVES = {"R1-Zero": ("zero", "zero"), "dealt rewards": ("zero", "shuffled"), "R1, after a cold start": ("r1", "reason"), "narrow model alone": ("distill", "alone"),
+CURVES = {"R1-Zero": ("zero", "zero"), "dealt rewards": ("zero", "dealt"), "R1, after a cold start": ("r1", "reason"), "narrow model alone": ("distill", "alone"),
           "addition": ("addition", "carrying")}
-TITLES = {"base": "base model", "zero": "R1-Zero", "shuffled": "rewards dealt out", "cold": "cold start", "reason": "+ GRPO", "more": "+ more SFT", "little": "narrow base",
-          "taught": "+ teacher's\nprobabilities", "copied": "+ teacher's\nright answers", "alone": "+ GRPO alone", "forgetful": "forgets carries", "carrying": "+ GRPO"}
+TITLES = {"base": "base model", "zero": "R1-Zero", "dealt": "rewards dealt out", "cold": "cold start", "reason": "+ GRPO", "more": "+ more SFT", "little": "narrow base",
+          "taught": "+ teacher's\nprobabilities", "alone": "+ GRPO alone", "forgetful": "forgets carries", "carrying": "+ GRPO"}
 
 
 def show(out: Path, seeds: list[int]) -> None:

@@ -154,6 +154,20 @@ def test_groups_with_signal_replace_those_without():
     assert replaced(old, np.zeros(6), 2).tolist() == list(range(6))
 
 
+def test_what_was_drawn_tells_how_good_the_policy_is_and_what_has_signal_is_learnt():
+    """Three rounds of two groups of two: one group has signal in the first, none in the second, both in the third."""
+    rounds = [([0, 0, 1, -1], 0), ([0, 0, 0, 0], 4), ([2, -2, 3, -3], 8)]
+    stage = object.__new__(Reinforcement)
+    stage.config, stage.objective = Config(post=GrpoConfig(prompts=2, group=2, rounds=3)), objective_of(GrpoConfig(resample=True))
+    stage.draw_round = lambda _, number: ({"tokens": jnp.arange(4)[:, None] + rounds[number][1], "choice": jnp.zeros((4, 1))},
+                                          [f"text {rounds[number][1] + i}" for i in range(4)], np.array(rounds[number][0], np.float32))
+    texts, judged, advantage_B, (everything, all_B) = stage.drawn_groups(None)
+    assert texts["tokens"][:, 0].tolist() == [8, 9, 2, 3] and judged == ["text 8", "text 9", "text 2", "text 3"] and advantage_B.tolist() == [2, -2, 1, -1]
+    assert everything == [f"text {i}" for i in range(12)] and all_B.tolist() == sum((row for row, _ in rounds), [])
+    stage.objective = objective_of(GrpoConfig())
+    assert stage.drawn_groups(None)[1] == stage.drawn_groups(None)[3][0] == [f"text {i}" for i in range(4)]
+
+
 @pytest.mark.parametrize(("change", "said"), [
     ({"init": None}, "name its folder with --init"),
     ({"group": 1}, "post.group is 1"),

@@ -17,6 +17,7 @@ from ..answer import Refused, evaluate
 from .expression import Tree, apply, draw, steps, value, write
 from .task import Problem, Verdict, speak
 
+MOST = 5  # expressions that an attempt tries
 LOOK = 8  # expressions looked at for each that is tried
 WORDS = {"en": {"no": "no", "yes": "yes"}, "zh": {"no": "不", "yes": "对"}}
 
@@ -28,14 +29,14 @@ class Level(NamedTuple):
     targets: range = range(100)
 
 
-LEVELS = {0: Level(3, 15, "+-*"), 1: Level(3, 20, "+-*"), 2: Level(4, 20, "+-"), 3: Level(3, 99, "+-*/")}
+LEVELS = {1: Level(3, 20, "+-*"), 2: Level(4, 20, "+-"), 3: Level(3, 99, "+-*/")}
 
 
 class Countdown:
     """Numbers as likely as each other, then a target as likely as every other one that they reach."""
 
     name = "countdown"
-    levels = range(4)
+    levels = range(1, 4)
 
     def make(self, rng: random.Random, level: int) -> Problem:
         """A problem that has an answer."""
@@ -74,13 +75,17 @@ class Countdown:
         return "\n".join([*lines.values(), tried(right, target, words)]), write(right)
 
     def attempt(self, problem: Problem, rng: random.Random, language: str = "en") -> tuple[str, str]:
-        """One to three random expressions with values that a target may have, worked out rightly, and the last of them for an answer: right by chance."""
-        words, lines, trees, wanted = speak(self.name, WORDS, language), [], [], rng.randint(1, 3)
-        while len(trees) < wanted:
-            trees += [tree for tree in self._draw(problem, rng, 1) if value(tree) in LEVELS[problem.level].targets]
-        for tree in trees:
-            lines.append(tried(tree, problem.data["target"], words))
-        return "\n".join(lines), write(trees[-1])
+        """Random expressions with values that a target may have, worked out rightly, and the last of them for an answer: right by chance, and more often
+        the longer one tries. Somebody who stops two times in three when it is right, gives up one time in three when it is not, and never tries more
+        than MOST."""
+        words, target, lines = speak(self.name, WORDS, language), problem.data["target"], []
+        while True:
+            [tree] = self._draw(problem, rng, 1)
+            if value(tree) not in LEVELS[problem.level].targets:
+                continue
+            lines.append(tried(tree, target, words))
+            if len(lines) == MOST or rng.random() < (2 / 3 if value(tree) == target else 1 / 3):
+                return "\n".join(lines), write(tree)
 
     def _draw(self, problem: Problem, rng: random.Random, count: int) -> list[Tree]:
         """Random expressions that have a value."""
