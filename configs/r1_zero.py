@@ -8,13 +8,13 @@ Hardware: two CPU cores. Expect ...
 
 from seekjax.pipeline import Pipeline
 
-from configs.r1 import EVAL, FROM, GRPO
+from configs.r1 import COUNT, FROM, GRPO, evals
 
 pipeline = Pipeline(
     about=__doc__,
     stages={
-        "base": "train.py countdown " + FROM % "base",
-        "zero": f"train.py grpo --init {{out}}/base {FROM % 'zero'} --post.tasks countdown:1 {GRPO} --train.steps 75",
-        **{f"{name}-eval": EVAL % (name, name) for name in ("base", "zero")},
+        "base": f"train.py countdown {FROM % 'base'}",
+        "zero": f"train.py grpo --init {{out}}/base {FROM % 'zero'} {COUNT} {GRPO} --train.steps 60",
+        **evals("base", "zero"),
     },
 )

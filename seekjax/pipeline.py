@@ -61,8 +61,12 @@ def follow(name: str, pipeline: Pipeline, argv: list[str], commands: dict[str, C
         if stage in finished:
             continue
         began = time.perf_counter()
-        if not commands[words[0]](words[1:]):
-            print("stopped; the same command continues from there.")
+        try:
+            whole = commands[words[0]](words[1:])
+        except KeyboardInterrupt:  # training meets it after a step, the tools at once
+            whole = False
+        if not whole:
+            print(f"stopped in {stage}; the same command continues from there.")
             return 1
         record.add(stage, words, time.perf_counter() - began)
     print("\n".join([f"== all {len(lines)} stages of {name} are finished: {asked.out}; {record.total(lines) / 60:.1f} minutes", *reports(lines)]))

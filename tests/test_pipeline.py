@@ -21,6 +21,9 @@ class Commands(dict):
         self.asked, self.stop = [], stop
 
     def call(self, words):
+        return self.made(words)
+
+    def made(self, words):
         self.asked.append(words)
         Path(words[words.index("--out") + 1]).mkdir(parents=True, exist_ok=True)
         return self.stop is None or self.stop not in words[words.index("--out") + 1]
@@ -48,6 +51,13 @@ def test_what_was_stopped_or_deleted_is_made_again(tmp_path, capsys):
     assert go(tmp_path)[1] == ["second", "third"]
     (tmp_path / "third").rmdir()
     assert go(tmp_path)[1] == ["third"]
+
+
+def test_ctrl_c_in_a_tool_leaves_what_is_finished(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Commands, "call", lambda self, words: (_ for _ in ()).throw(KeyboardInterrupt) if words[0] == "sample" else Commands.made(self, words))
+    assert go(tmp_path)[0] == 1 and "stopped in second; the same command continues" in capsys.readouterr().out
+    monkeypatch.undo()
+    assert go(tmp_path)[1] == ["second", "third"]
 
 
 def test_another_line_for_what_is_finished_is_refused(tmp_path):

@@ -21,39 +21,37 @@ import sys
 import time
 from pathlib import Path
 
-from configs.r1 import FROM, GRPO, MUON
+from configs.r1 import COUNT, FROM, GRPO, MUON, NARROW, evals
 from seekjax.pipeline import Pipeline, command_of, follow
 
-TASK = "--post.tasks countdown:1"
 DEALT = "--post.rewards dealt:reward 1.0 accuracy 0.0 --post.preflight False"
 PAID = "--post.rewards accuracy 1.0 format 0.1 language"
-EVAL = "seekjax eval {out}/%s --task %s --samples 4 --max-new 128 --report {out}/%s.json"
 RL = 60  # steps of reinforcement
 
 
-def evals(*names: str, task: str = "countdown:1") -> dict[str, str]:
-    return {f"{name}-eval": EVAL % (name, task, name) for name in names}
+def measured(*names: str, task: str = "countdown:1") -> dict[str, str]:
+    return evals(*names, samples=4, task=task)
 
 
-def grpo(name: str, init: str, steps: int = RL, more: str = TASK) -> dict[str, str]:
+def grpo(name: str, init: str, steps: int = RL, more: str = COUNT) -> dict[str, str]:
     return {name: f"train.py grpo --init {{out}}/{init} {FROM % name} {more} {GRPO} --train.steps {steps}"}
 
 
-def sft(name: str, init: str, steps: int, more: str = TASK) -> dict[str, str]:
+def sft(name: str, init: str, steps: int, more: str = COUNT) -> dict[str, str]:
     return {name: f"train.py sft --init {{out}}/{init} {FROM % name} {more} --train.steps {steps} {MUON}"}
 
 
 PARTS = {
-    "base": {"base": "train.py countdown " + FROM % "base", **evals("base")},
-    "r1": {**sft("cold", "../base/base", 300), **evals("cold"), **grpo("reason", "cold"), **evals("reason"), **sft("more", "cold", 500), **evals("more")},
-    "zero": {**grpo("zero", "../base/base"), **evals("zero"), **grpo("dealt", "../base/base", 40, f"{TASK} {DEALT}"), **evals("dealt")},
+    "base": {"base": "train.py countdown " + FROM % "base", **measured("base")},
+    "r1": {**sft("cold", "../base/base", 300), **measured("cold"), **grpo("reason", "cold"), **measured("reason"), **sft("more", "cold", 500), **measured("more")},
+    "zero": {**grpo("zero", "../base/base"), **measured("zero"), **grpo("dealt", "../base/base", 40, f"{COUNT} {DEALT}"), **measured("dealt")},
     "addition": {"forgetful": f"train.py countdown {FROM % 'forgetful'} --post.tasks addition:3 --post.attempts 1.0 --train.steps 500",
-                 **evals("forgetful", task="addition:3"), **grpo("carrying", "forgetful", 25, "--post.tasks addition:3"), **evals("carrying", task="addition:3")},
-    "language": {**sft("mixed", "../base/base", 200, TASK + " --post.language mixed"), **grpo("with", "mixed", 25, f"{TASK} {PAID} 0.5"),
-                 **grpo("without", "mixed", 25, f"{TASK} {PAID} 0.0")},
-    "distill": {"little": f"train.py countdown {FROM % 'little'} --model.embed 64 --model.hidden 128 --model.expert-hidden 32 --train.steps 500", **evals("little"),
-                "taught": f"train.py distill --init {{out}}/little --post.teacher {{out}}/../r1/reason {FROM % 'taught'} {TASK} --train.steps 250 {MUON}",
-                **evals("taught"), **grpo("alone", "little", 30), **evals("alone")},
+                 **measured("forgetful", task="addition:3"), **grpo("carrying", "forgetful", 25, "--post.tasks addition:3"), **measured("carrying", task="addition:3")},
+    "language": {**sft("mixed", "../base/base", 200, COUNT + " --post.language mixed"), **grpo("with", "mixed", 25, f"{COUNT} {PAID} 0.5"),
+                 **grpo("without", "mixed", 25, f"{COUNT} {PAID} 0.0")},
+    "distill": {"little": f"train.py countdown {FROM % 'little'} {NARROW} --train.steps 500", **measured("little"),
+                "taught": f"train.py distill --init {{out}}/little --post.teacher {{out}}/../r1/reason {FROM % 'taught'} {COUNT} --train.steps 250 {MUON}",
+                **measured("taught"), **grpo("alone", "little", 30), **measured("alone")},
 }
 NEEDS = {"zero": "base", "r1": "base", "language": "base", "distill": "r1"}
 
@@ -80,7 +78,7 @@ def everything(out: Path, seeds: list[int], only: list[str]) -> None:
             if core in running or not ready:
                 continue
             waiting.remove(job := ready[0])
-            (out / str(job[1])).mkdir(parents=True, exist_ok=True)
+            (out / str(job[1]) / job[0]).mkdir(parents=True, exist_ok=True)  # lines go through it to others
             log = (out / str(job[1]) / f"{job[0]}.log").open("w")
             command = [sys.executable, __file__, "one", "--out", str(out), "--seeds", str(job[1]), "--only", job[0]]
             running[core] = job, subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=lambda core=core: os.sched_setaffinity(0, {core}))
@@ -104,7 +102,7 @@ def main() -> int:
                 print(f"{stage:>10}  {command_of(line.format(out=asked.out / '0' / part, seed=0).split())}")
     else:
         from exhibits_show import show
-        show(asked.out, asked.seeds)
+        show(asked.out, asked.seeds, asked.only)
     return 0
 
 

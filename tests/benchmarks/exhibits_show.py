@@ -17,15 +17,15 @@ TITLES = {"base": "base model", "zero": "R1-Zero", "dealt": "rewards dealt out",
           "taught": "+ teacher's\nprobabilities", "alone": "+ GRPO alone", "forgetful": "forgets carries", "carrying": "+ GRPO"}
 
 
-def show(out: Path, seeds: list[int]) -> None:
-    """Write what is there, and print the table."""
-    found = {"problems": 512, "samples": 4, "seeds": seeds, "stages": {}, "language": {}}
-    for part, stage in [pair for pairs in BARS.values() for pair in pairs]:
+def show(out: Path, seeds: list[int], only: list[str]) -> None:
+    """Write what is there of some parts, and print the table."""
+    found = {"seeds": seeds, "stages": {}, "language": {}}
+    for part, stage in dict.fromkeys(pair for pairs in BARS.values() for pair in pairs if pair[0] in only):
         reports = [json.loads((out / str(seed) / part / f"{stage}.json").read_text()) for seed in seeds]
         seconds = [json.loads((out / str(seed) / part / "pipeline.json").read_text())[stage]["seconds"] for seed in seeds]
         found["stages"][stage] = {name: [report[name] for report in reports] for name in ("pass@1", "pass@4", "cons@4", "problems", "length", "truncated")}
         found["stages"][stage] |= {"seconds": seconds, "floor": [report.get("floor") for report in reports]}
-    for stage in ("with", "without"):
+    for stage in ("with", "without") if "language" in only else ():
         records = [read(out / str(seed) / "language" / stage) for seed in seeds]
         held_out = [[one for one in some if one["split"] == "held_out"][-1] for some in records]
         first = [next(one for one in some if one["split"] == "train") for some in records]
@@ -35,7 +35,7 @@ def show(out: Path, seeds: list[int]) -> None:
     (HERE / "exhibits.json").write_text(json.dumps(found, indent=1) + "\n")
     print(table(found))
     bars(found).savefig(HERE / "exhibits.png", dpi=110)
-    curves(out, seeds).savefig(HERE / "curves.png", dpi=110)
+    curves(out, seeds, only).savefig(HERE / "curves.png", dpi=110)
 
 
 def table(found: dict) -> str:
@@ -54,10 +54,10 @@ def table(found: dict) -> str:
 
 
 def bars(found: dict) -> Figure:
+    shown = {title: stages for title, pairs in BARS.items() if set(stages := [stage for _, stage in pairs]) <= found["stages"].keys()}
     figure = Figure(figsize=(13, 4.5), layout="constrained")
-    axes = figure.subplots(1, len(BARS) + 1, width_ratios=[*map(len, BARS.values()), 3])
-    for axis, (title, pairs) in zip(axes, BARS.items()):
-        stages = [stage for _, stage in pairs]
+    axes = figure.subplots(1, len(shown) + bool(found["language"]), width_ratios=[*map(len, shown.values()), *[3] * bool(found["language"])])
+    for axis, (title, stages) in zip(axes, shown.items()):
         for at, stage in enumerate(stages):
             seen = found["stages"][stage]
             axis.bar(at, mean(value[0] for value in seen["pass@1"]), color="tab:blue", alpha=0.6, width=0.7)
@@ -71,6 +71,8 @@ def bars(found: dict) -> Figure:
         axis.set_xticks(range(len(stages)), [TITLES[stage] for stage in stages], rotation=30, ha="right", fontsize=8)
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes[0].set_ylabel("right on held-out problems (pass@1), with 95 % intervals")
+    if not found["language"]:
+        return figure
     last = axes[-1]
     for at, (kind, name, stage) in enumerate((("before", "before", "with"), ("after", "with the reward", "with"), ("after", "without it", "without"))):
         values = found["language"][stage][kind]
@@ -82,11 +84,11 @@ def bars(found: dict) -> Figure:
     return figure
 
 
-def curves(out: Path, seeds: list[int]) -> Figure:
+def curves(out: Path, seeds: list[int], only: list[str]) -> Figure:
     """Accuracy and length of rollouts over steps: the mean over seeds, and all between the lowest and the highest."""
     figure = Figure(figsize=(9, 6), layout="constrained")
     axes = figure.subplots(2, sharex=True)
-    for number, (title, (part, stage)) in enumerate(CURVES.items()):
+    for number, (title, (part, stage)) in enumerate(item for item in CURVES.items() if item[1][0] in only):
         runs = [[one for one in read(out / str(seed) / part / stage) if one["split"] == "train"] for seed in seeds]
         steps = [one["step"] for one in runs[0]]
         for axis, name in zip(axes, ("accuracy", "length")):

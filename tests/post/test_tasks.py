@@ -17,10 +17,11 @@ from seekjax.post.tasks import TASKS, Problems, attempt, find_task, is_held_out
 from seekjax.post.tasks.countdown import LEVELS, WORDS, chance, floor, ways
 from seekjax.post.tasks.expression import canonical, draw, value, write
 from seekjax.post.tasks.knights import _key
+from seekjax.post.traces import Traces
 
 EACH = [(name, level) for name in ("addition", "countdown", "arithmetic", "equation", "knights") for level in TASKS[name].levels]
 each = pytest.mark.parametrize("name, level", EACH)
-LONGEST = {"addition": (14, 100), "countdown": (19, 130), "arithmetic": (24, 60), "equation": (12, 45), "knights": (110, 300)}  # characters: prompt, thought
+LONGEST = {"addition": (14, 100), "countdown": (19, 160), "arithmetic": (24, 60), "equation": (12, 45), "knights": (110, 300)}  # characters: prompt, thought
 
 
 def problems(name, level, count=40, **settings):
@@ -225,7 +226,7 @@ def test_what_is_asked_wrongly_is_told():
         Problems(Single(), (1,), True)[0]
 
 
-@pytest.mark.parametrize(("name", "level", "least", "most"), [("countdown", 1, 0.03, 0.1), ("addition", 3, 0.3, 0.5)])
+@pytest.mark.parametrize(("name", "level", "least", "most"), [("countdown", 1, 0.13, 0.23), ("addition", 3, 0.3, 0.5)])
 def test_attempts_have_the_right_form_and_are_right_by_chance(name, level, least, most):
     task = find_task(name)
     problems = Problems(task, (level,), held_out=False)
@@ -234,3 +235,23 @@ def test_attempts_have_the_right_form_and_are_right_by_chance(name, level, least
     assert least < sum(task.verify(problem, answer).reward for problem, (_, answer) in tries) / 1000 < most
     with pytest.raises(DataError, match="has solutions but no attempts"):
         attempt(find_task("equation"), problems[0], random.Random(0))
+
+
+@pytest.mark.parametrize("write", [attempt, lambda task, problem, rng: task.solve(problem, rng)], ids=["attempt", "solution"])
+def test_countdown_compares_truly_and_answers_what_it_tried_last(write):
+    """Each line ends with the target and yes where its last value is the target, else no."""
+    task = TASKS["countdown"]
+    for index, problem in enumerate(problems("countdown", 1, 200)):
+        thought, answer = write(task, problem, random.Random(index))
+        for line in thought.split("\n"):
+            value, asked, said = re.fullmatch(r"(?:\S+=(-?\d+) )+(-?\d+)\? (yes|no)", line).groups()
+            assert asked == str(problem.data["target"]) and (value == asked) == (said == "yes")
+        assert (task.verify(problem, answer).reward == 1) == (said == "yes")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_some_of_what_a_base_model_reads_are_attempts(share):
+    """A solution always ends right, an attempt seldom."""
+    side = Traces("countdown:1", Problems(TASKS["countdown"], (1,), False), "en", None, 512, 400, False, share)
+    right = sum(TASKS["countdown"].verify(side.problems[i], parse(side.solution(i, side.problems[i])).answer).reward for i in range(400)) / 400
+    assert right == 1 if share == 0 else abs(right - (1 - share + 0.18 * share)) < 0.07
