@@ -1,11 +1,12 @@
-"""A base model small enough to watch reinforcement grow: it reads attempts at countdown of the right form, right by chance alone.
+"""A base model small enough to watch reinforcement grow: it reads attempts at countdown that are right by chance, and one solution in four.
 
     python train.py countdown
-    python train.py grpo --init runs/countdown --post.tasks countdown:1 --data.sequence 120 --post.max-new 96 --out runs/zero
+    python train.py r1_zero                                     this model, then reinforcement from it
+    python train.py countdown --post.tasks addition:3 --post.attempts 1.0 --out runs/sums       sums by somebody who forgets every second carry
+    python train.py grpo --init runs/sums --post.tasks addition:3 --data.sequence 88 --post.max-new 72 --post.kl 0 --train.steps 30 --out runs/carries
 
-Hardware: two CPU cores, under four minutes for 2.5M tokens, then one to two seconds per step of reinforcement (R1-Zero). Expect a loss of 0.2, nine
-operations of ten worked out rightly, and 5 % of the answers right, which is what random valid expressions get; 60 steps of GRPO took one such model to 12 %.
-Muon learns this in half the steps that AdamW needs.
+Hardware: two CPU cores, under four minutes for 2.5M tokens (one core is as fast), then one to three seconds per step of reinforcement. Expect 11 % to
+18 % of 512 held-out problems right over three seeds, where random valid expressions get 5.5 %. Muon learns this in half the steps that AdamW needs.
 """
 
 from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, OptimizerConfig, Schedule, SftConfig, TrainConfig

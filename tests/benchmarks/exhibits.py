@@ -10,7 +10,7 @@ and curves.png into tests/benchmarks/results/exhibits/. A part is a pipeline, so
     r1         a cold start on solved problems, then reinforcement; instead of the latter, the same time of more of the cold start
     language   a cold start that thinks in one language or another, then reinforcement with and without the reward for consistency
     distill    a narrower base model: the teacher's probabilities against reinforcement for the same time
-    addition   the smoke test: sums by somebody who forgets carries
+    addition   the smoke test: sums by somebody who forgets every second carry
 """
 
 import argparse
@@ -34,7 +34,7 @@ def measured(*names: str, task: str = "countdown:1") -> dict[str, str]:
 
 
 def grpo(name: str, init: str, steps: int = RL, more: str = COUNT) -> dict[str, str]:
-    return {name: f"train.py grpo --init {{out}}/{init} {FROM % name} {more} {GRPO} --train.steps {steps}"}
+    return {name: f"train.py grpo --init {{out}}/{init} {FROM % name} {GRPO} --train.steps {steps} {more}"}
 
 
 def sft(name: str, init: str, steps: int, more: str = COUNT) -> dict[str, str]:
@@ -45,8 +45,8 @@ PARTS = {
     "base": {"base": "train.py countdown " + FROM % "base", **measured("base")},
     "r1": {**sft("cold", "../base/base", 300), **measured("cold"), **grpo("reason", "cold"), **measured("reason"), **sft("more", "cold", 500), **measured("more")},
     "zero": {**grpo("zero", "../base/base"), **measured("zero"), **grpo("dealt", "../base/base", 40, f"{COUNT} {DEALT}"), **measured("dealt")},
-    "addition": {"forgetful": f"train.py countdown {FROM % 'forgetful'} --post.tasks addition:3 --post.attempts 1.0 --train.steps 500",
-                 **measured("forgetful", task="addition:3"), **grpo("carrying", "forgetful", 25, "--post.tasks addition:3"), **measured("carrying", task="addition:3")},
+    "addition": {"forgetful": f"train.py countdown {FROM % 'forgetful'} --post.tasks addition:3 --post.attempts 1.0 --data.sequence 192 --train.steps 600",
+                 **measured("forgetful", task="addition:3"), **grpo("carrying", "forgetful", 30, "--post.tasks addition:3 --optimizer.learning-rate 2e-4"), **measured("carrying", task="addition:3")},
     "language": {**sft("mixed", "../base/base", 200, COUNT + " --post.language mixed"), **grpo("with", "mixed", 25, f"{COUNT} {PAID} 0.5"),
                  **grpo("without", "mixed", 25, f"{COUNT} {PAID} 0.0")},
     "distill": {"little": f"train.py countdown {FROM % 'little'} {NARROW} --train.steps 500", **measured("little"),

@@ -35,8 +35,8 @@ class Addition:
         return self._columns(problem, language, lambda: True)
 
     def attempt(self, problem: Problem, rng: random.Random, language: str = "en") -> tuple[str, str]:
-        """The same by somebody who forgets three carries in four."""
-        return self._columns(problem, language, lambda: rng.random() < 0.25)
+        """The same by somebody who forgets every second carry."""
+        return self._columns(problem, language, lambda: rng.random() < 0.5)
 
     def _columns(self, problem: Problem, language: str, carries: Callable[[], bool]) -> tuple[str, str]:
         words, carry, lines, digits = speak(self.name, WORDS, language), 0, [], ""
