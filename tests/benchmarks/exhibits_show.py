@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from seekjax.train.metrics import read
 
 HERE = Path(__file__).parent / "results" / "exhibits"
-BARS = {"R1-Zero": [("base", "base"), ("zero", "zero"), ("zero", "dealt")], "R1": [("r1", "cold"), ("r1", "reason"), ("r1", "more")],
+BARS = {"R1-Zero": [("base", "base"), ("zero", "zero"), ("zero", "dealt")], "R1": [("base", "base"), ("r1", "cold"), ("r1", "reason"), ("r1", "more")],
         "distillation": [("distill", name) for name in ("little", "taught", "alone")],
         "addition": [("addition", name) for name in ("forgetful", "carrying")]}
 CURVES = {"R1-Zero": ("zero", "zero"), "dealt rewards": ("zero", "dealt"), "R1, after a cold start": ("r1", "reason"), "narrow model alone": ("distill", "alone"),
@@ -55,8 +55,9 @@ def table(found: dict) -> str:
 
 def bars(found: dict) -> Figure:
     shown = {title: stages for title, pairs in BARS.items() if set(stages := [stage for _, stage in pairs]) <= found["stages"].keys()}
-    figure = Figure(figsize=(13, 4.5), layout="constrained")
-    axes = figure.subplots(1, len(shown) + bool(found["language"]), width_ratios=[*map(len, shown.values()), *[3] * bool(found["language"])])
+    figure = Figure(figsize=(2 + 0.9 * sum(map(len, shown.values())) + 2.5 * bool(found["language"]), 4.5), layout="constrained")
+    widths = [*map(len, shown.values()), *[3] * bool(found["language"])]
+    [axes] = figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)
     for axis, (title, stages) in zip(axes, shown.items()):
         for at, stage in enumerate(stages):
             seen = found["stages"][stage]
