@@ -42,12 +42,11 @@ Command = Callable[[list[str]], bool]  # the words after train.py or seekjax; wh
 
 def follow(name: str, pipeline: Pipeline, argv: list[str], commands: dict[str, Command], check: Callable[[list[str]], object]) -> int:
     """Run the stages that are not finished. `check` reads the words of a training line and raises, so that a mistake in the last stage is met
-    before the first. Raises RunError where a finished stage was made by another line."""
+    before the first. Raises RunError for a line that is none, and where a finished stage was made by another line."""
     rest, more = parted(argv, pipeline.stages)
     asked = tyro.cli(Asked, prog=f"train.py {name}", args=rest, default=Asked(Path("runs") / name),
                      config=(tyro.conf.FlagConversionOff,), description=f"{pipeline.about}\nStages: {', '.join(pipeline.stages)}.")
-    lines = {stage: [word.format(out=asked.out, seed=asked.seed) for word in shlex.split(line)] + more.get(stage, [])
-             for stage, line in pipeline.stages.items()}
+    lines = {stage: [*words_of(stage, line, asked), *more.get(stage, [])] for stage, line in pipeline.stages.items()}
     for words in lines.values():
         if words[0] == TRAIN:
             check(words[1:])
@@ -60,15 +59,17 @@ def follow(name: str, pipeline: Pipeline, argv: list[str], commands: dict[str, C
         print(f"== {stage} ({number} of {len(lines)}){': finished before' if stage in finished else ''}\n   {command_of(words)}", flush=True)
         if stage in finished:
             continue
-        began = time.perf_counter()
+        whole, began = False, time.perf_counter()
+        record.begin(stage, words)
         try:
             whole = commands[words[0]](words[1:])
         except KeyboardInterrupt:  # training meets it after a step, the tools at once
-            whole = False
+            pass
+        finally:
+            record.end(stage, time.perf_counter() - began, whole)
         if not whole:
             print(f"stopped in {stage}; the same command continues from there.")
             return 1
-        record.add(stage, words, time.perf_counter() - began)
     print("\n".join([f"== all {len(lines)} stages of {name} are finished: {asked.out}; {record.total(lines) / 60:.1f} minutes", *reports(lines)]))
     return 0
 
@@ -80,7 +81,7 @@ def reports(lines: dict[str, list[str]]) -> list[str]:
 
 
 class Record:
-    """pipeline.json: the lines that came to their end, and how long each took."""
+    """pipeline.json: the lines that were begun, whether they came to their end, and how long each took, over all its starts."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -91,16 +92,26 @@ class Record:
 
     def matching(self, lines: dict[str, list[str]]) -> set[str]:
         """The stages that are finished. What was made and then deleted is to be made again. Raises RunError for a line that has changed since."""
-        finished = {stage for stage, words in lines.items() if stage in self.stages and product(words).exists()}
+        finished = {stage for stage, words in lines.items() if self.stages.get(stage, {}).get("finished") and product(words).exists()}
         for stage in sorted(finished):
             if self.stages[stage]["line"] != (line := command_of(lines[stage])):
                 raise RunError(f"stage {stage} of {self.path.parent} was made by another line ({self.stages[stage]['line']}; now {line}): name another --out, "
                                f"or delete {product(lines[stage])} to make it anew.")
         return finished
 
-    def add(self, stage: str, words: list[str], seconds: float) -> None:
-        """Remember a stage, so that it is whole or not at all."""
-        self.stages[stage] = {"line": command_of(words), "seconds": round(seconds, 1)}
+    def begin(self, stage: str, words: list[str]) -> None:
+        """From here on the stage is not finished, though what it makes may be there; its clock goes on where it was stopped."""
+        before = self.stages.get(stage, {})
+        self.stages[stage] = {"line": command_of(words), "seconds": 0.0 if before.get("finished") else before.get("seconds", 0.0), "finished": False}
+        self.write()
+
+    def end(self, stage: str, seconds: float, whole: bool) -> None:
+        """What it took, and whether it is whole."""
+        self.stages[stage] |= {"seconds": round(self.stages[stage]["seconds"] + seconds, 1), "finished": whole}
+        self.write()
+
+    def write(self) -> None:
+        """Replaces the file, whole or not at all."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self.path.with_suffix(".unfinished")
         unfinished.write_text(json.dumps(self.stages, indent=1) + "\n")
@@ -109,6 +120,17 @@ class Record:
     def total(self, lines: dict[str, list[str]]) -> float:
         """Seconds of these stages."""
         return sum(self.stages[stage]["seconds"] for stage in lines)
+
+
+def words_of(stage: str, line: str, asked: Asked) -> list[str]:
+    """A line as words. Raises RunError for one that is no command or does not say what it makes."""
+    try:
+        words = [word.format(out=asked.out, seed=asked.seed) for word in shlex.split(line)]
+    except (ValueError, LookupError) as error:
+        raise RunError(f"stage {stage} cannot be read ({type(error).__name__}: {error}): {line}") from error
+    if words[:1] not in ([TRAIN], [TOOL]) or not set(MADE) & set(words):
+        raise RunError(f"stage {stage} must begin with {TRAIN} or {TOOL} and name what it makes with {' or '.join(MADE)}: {line}")
+    return words
 
 
 def command_of(words: list[str]) -> str:

@@ -21,17 +21,17 @@ class Commands(dict):
         self.asked, self.stop = [], stop
 
     def call(self, words):
-        return self.made(words)
-
-    def made(self, words):
         self.asked.append(words)
-        Path(words[words.index("--out") + 1]).mkdir(parents=True, exist_ok=True)
-        return self.stop is None or self.stop not in words[words.index("--out") + 1]
+        made = Path(words[words.index("--out") + 1])
+        made.mkdir(parents=True, exist_ok=True)
+        if isinstance(self.stop, BaseException) and made.stem == "second":
+            raise self.stop
+        return made.stem != self.stop
 
 
-def go(tmp_path, *argv, stop=None, pipeline=THREE):
+def go(tmp_path, *argv, stop=None, stages=THREE.stages):
     commands = Commands(stop)
-    status = follow("three", pipeline, ["--out", str(tmp_path), *argv], commands, lambda words: parse(words, "train.py"))
+    status = follow("three", Pipeline("three", stages), ["--out", str(tmp_path), *argv], commands, lambda words: parse(words, "train.py"))
     return status, [Path(words[words.index("--out") + 1]).stem for words in commands.asked], commands.asked
 
 
@@ -50,14 +50,36 @@ def test_what_was_stopped_or_deleted_is_made_again(tmp_path, capsys):
     assert status == 1 and ran == ["first", "second"] and "the same command continues" in capsys.readouterr().out
     assert go(tmp_path)[1] == ["second", "third"]
     (tmp_path / "third").rmdir()
+    assert go(tmp_path, stop="third")[0] == 1 and (tmp_path / "third").is_dir()  # what a stopped start left is not what was finished once
     assert go(tmp_path)[1] == ["third"]
+    assert go(tmp_path)[1] == []
 
 
-def test_ctrl_c_in_a_tool_leaves_what_is_finished(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(Commands, "call", lambda self, words: (_ for _ in ()).throw(KeyboardInterrupt) if words[0] == "sample" else Commands.made(self, words))
-    assert go(tmp_path)[0] == 1 and "stopped in second; the same command continues" in capsys.readouterr().out
-    monkeypatch.undo()
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RunError("nothing can be learnt")])
+def test_a_tool_that_is_interrupted_or_fails_leaves_what_is_finished(tmp_path, capsys, error):
+    if isinstance(error, KeyboardInterrupt):
+        assert go(tmp_path, stop=error)[0] == 1 and "stopped in second; the same command continues" in capsys.readouterr().out
+    else:
+        with pytest.raises(RunError, match="nothing can be learnt"):
+            go(tmp_path, stop=error)
     assert go(tmp_path)[1] == ["second", "third"]
+
+
+def test_the_seconds_of_all_starts_count(tmp_path, monkeypatch):
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr("seekjax.pipeline.time.perf_counter", lambda: next(clock))
+    go(tmp_path, stop="second")
+    go(tmp_path)
+    assert {name: one["seconds"] for name, one in json.loads((tmp_path / "pipeline.json").read_text()).items()} == {"first": 10, "second": 20, "third": 10}
+
+
+@pytest.mark.parametrize(("line", "said"), [
+    ("rm -rf --out x", "stage odd must begin with train.py or seekjax"), ("", "stage odd must begin"), ("train.py tiny", "name what it makes with --out or --report"),
+    ("train.py tiny --out {home}", "stage odd cannot be read .KeyError: 'home'"), ("train.py 'tiny", "stage odd cannot be read .ValueError: No closing quotation")])
+def test_a_line_that_is_none_is_refused_before_anything_runs(tmp_path, line, said):
+    with pytest.raises(RunError, match=said):
+        go(tmp_path, stages=THREE.stages | {"odd": line})
+    assert not list(tmp_path.iterdir())
 
 
 def test_another_line_for_what_is_finished_is_refused(tmp_path):
@@ -100,8 +122,8 @@ def test_every_line_of_ours_can_be_read(name, tmp_path):
     for stage, line in load_config(name).stages.items():
         words = shlex.split(line.format(out=tmp_path, seed=5))
         assert words[0] in ("train.py", "seekjax") and shlex.join(words) in command_of(words)
+        assert words[:2] != ["seekjax", "eval"] or Path(words[2]) in made
         if words[0] == "train.py":
             config = parse(words[1:], "train.py")
             assert config.train.seed == 5 and config.out == tmp_path / stage and (config.init is None or config.init in made)
             made.add(config.out)
-    assert json.dumps(sorted(map(str, made)))

@@ -14,7 +14,6 @@ and curves.png into tests/benchmarks/results/exhibits/. A part is a pipeline, so
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
