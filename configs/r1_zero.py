@@ -1,10 +1,10 @@
-"""DeepSeek-R1-Zero in small (2501.12948, section 2.2): reinforcement straight from a base model, with nothing shown to it but attempts that are right by chance.
+"""DeepSeek-R1-Zero in small (2501.12948, section 2.2): reinforcement straight from the base model, with rewards for right answers and no cold start.
 
     python train.py r1_zero                              the same line again continues where it was stopped
     python train.py r1_zero --out runs/r1                from the base model of `python train.py r1`
 
-Hardware: two CPU cores, about seven minutes. What a model of this size cannot tell apart it does not learn from rewards alone: see the exhibits in the
-README, where a cold start takes the same base model four times as far.
+Hardware: two CPU cores, two minutes beyond the base model's three to five. Expect 17 % of 512 held-out problems right before and 24 % after (one seed;
+random answers: 5.5 %), where 300 steps of a cold start took the same base model to 39 %.
 """
 
 from seekjax.pipeline import Pipeline
