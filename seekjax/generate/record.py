@@ -36,7 +36,8 @@ def record_draw(state: Any, shaped_BV: jax.Array, token_B: jax.Array) -> Any:
         return None
     here_BS = (jnp.arange(state.tokens_BS.shape[1]) == state.length_B[:, None]) & ~state.done_B[:, None]
     log_BV = jax.nn.log_softmax(shaped_BV, -1)
-    new = {"log_prob": jnp.take_along_axis(log_BV, token_B[:, None], 1), "entropy": jax.scipy.special.entr(jnp.exp(log_BV)).sum(-1, keepdims=True)}
+    entropy_B1 = -jnp.where(jnp.isfinite(log_BV), jnp.exp(log_BV) * log_BV, 0.0).sum(-1, keepdims=True)
+    new = {"log_prob": jnp.take_along_axis(log_BV, token_B[:, None], 1), "entropy": entropy_B1}
     if "kept" in state.record:
         new["kept"] = jnp.packbits(jnp.isfinite(shaped_BV), axis=-1)[:, None]
     return state.record | {name: jnp.where(here_BS[..., None] if x_B.ndim == 3 else here_BS, x_B, state.record[name]) for name, x_B in new.items()}

@@ -82,10 +82,27 @@ def shape(logit_BV: jax.Array, dials: Dials) -> jax.Array:
 
 
 def draw(key_B: jax.Array, logit_BV: jax.Array) -> jax.Array:
-    """A token of each row's softmax, int32 [B]; a row with one possible token needs no luck."""
-    noise_BV = jax.vmap(lambda key: jax.random.gumbel(key, logit_BV.shape[1:]))
-    certain = (jnp.isfinite(logit_BV).sum(-1) == 1).all()
-    return jax.lax.cond(certain, lambda: logit_BV.argmax(-1), lambda: (logit_BV + noise_BV(key_B)).argmax(-1)).astype(jnp.int32)
+    """A token of each row's softmax, int32 [B], by the inverse of its cumulative distribution: one random number a row, looked up first among stretches
+    of about sqrt(V) tokens and then inside one. A token at -inf is never drawn, so a row with one possible token needs no luck.
+    """
+    share_BV = jnp.exp(logit_BV - logit_BV.max(-1, keepdims=True))
+    V = logit_BV.shape[1]
+    width = math.ceil(math.sqrt(V))
+    share_BXY = jnp.pad(share_BV, ((0, 0), (0, -V % width))).reshape(len(key_B), -1, width)
+    stretch_BX = share_BXY.sum(-1)
+    luck_B = jax.vmap(jax.random.uniform)(key_B) * stretch_BX.sum(-1)
+    x_B, rest_B = look_up(stretch_BX, luck_B)
+    y_B, _ = look_up(jnp.take_along_axis(share_BXY, x_B[:, None, None], 1)[:, 0], rest_B)
+    return (x_B * width + y_B).astype(jnp.int32)
+
+
+def look_up(share_BX: jax.Array, luck_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Which of the intervals of these widths, end to end from 0, holds a number, and how far inside; whatever rounding says, one whose width is not 0."""
+    end_BX = jnp.cumsum(share_BX, -1)
+    luck_B = jnp.minimum(luck_B, jnp.nextafter(end_BX[:, -1], jnp.float32(0)))
+    index_B = (end_BX <= luck_B[:, None]).sum(-1)
+    before_B = jnp.take_along_axis(jnp.pad(end_BX, ((0, 0), (1, 0))), index_B[:, None], 1)[:, 0]
+    return index_B, luck_B - before_B
 
 
 def at(key_B: jax.Array, position_B: jax.Array, use: int = 0) -> jax.Array:

@@ -71,7 +71,7 @@ def bars(found: dict) -> Figure:
         axis.set(title=title, ylim=(0, None))
         axis.set_xticks(range(len(stages)), [TITLES[stage] for stage in stages], rotation=30, ha="right", fontsize=8)
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axes[0].set_ylabel("right on held-out problems (pass@1), with 95 % intervals")
+    axes[0].set_ylabel("pass@1 on held-out problems, 95 % intervals")
     if not found["language"]:
         return figure
     last = axes[-1]

@@ -3,12 +3,13 @@
     PYTHONPATH=. python tests/benchmarks/rollout.py [--peer PYTHON] [--turns 5] [--prompts 16] [--group 8] [--new 64]
 
 The shape is that of configs/countdown.py, the small setting of `python train.py r1`, with random weights; nobody stops before --new tokens. The peer
-may use num_return_sequences, its way to ask for a group. Sides are processes that take turns, as in decode.py. Then the share of a GRPO step that
-goes into sampling, judging, scoring and learning, from one process. Results: tests/benchmarks/results/rollout.md
+may use num_return_sequences, its way to ask for a group. "cores" is ours with a device for each core (JAX_NUM_CPU_DEVICES), as a user may train.
+Sides are processes that take turns, as in decode.py. Results: tests/benchmarks/results/rollout.md
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from statistics import median
 from decode import NAMES
 
 PROMPT = 16  # tokens
+PEERS = ("grouped_mm", "eager")  # transformers' ways to run experts
 
 
 def shape() -> dict:
@@ -39,7 +41,7 @@ def ours(options):
     class Endless:  # a tokenizer whose texts do not end
         eos, pad = -1, 0
 
-    config = replace(config, data=replace(config.data, sequence=PROMPT + options.new), post=GrpoConfig(max_new=options.new), mesh=MeshConfig(data=1),
+    config = replace(config, data=replace(config.data, sequence=PROMPT + options.new), post=GrpoConfig(max_new=options.new), mesh=MeshConfig(),
                      model=replace(config.model, **json.loads(options.shape)))
     random = np.random.default_rng(0)
     with use(make_mesh(config.mesh)):
@@ -53,7 +55,7 @@ def ours(options):
             assert int(jax.block_until_ready(texts)["mask"].sum()) == options.prompts * options.group * options.new
             return time.perf_counter() - began
 
-    return run, f"jax {jax.__version__}"
+    return run, f"jax {jax.__version__}, {jax.device_count()} devices"
 
 
 def peer(options):
@@ -97,11 +99,12 @@ def main() -> None:
         return
 
     sides = {}
-    for name, python, more in (("ours", sys.executable, []), ("grouped_mm", options.peer, ["--experts", "grouped_mm"]),
-                               ("eager", options.peer, ["--experts", "eager"])):
-        command = [python, __file__, "--serve", "ours" if name == "ours" else "peer", *more, "--shape", json.dumps(shape())]
+    for name in ("ours", "cores", *PEERS):
+        command = [sys.executable, __file__, "--serve", "ours"] if name not in PEERS else [options.peer, __file__, "--serve", "peer", "--experts", name]
+        command += ["--shape", json.dumps(shape())]
         command += [word for field in ("prompts", "group", "new") for word in (f"--{field}", str(getattr(options, field)))]
-        sides[name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        more = {"JAX_NUM_CPU_DEVICES": str(len(os.sched_getaffinity(0)))} if name == "cores" else {}
+        sides[name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | more)
         print(f"{name}: {json.loads(sides[name].stdout.readline())}", flush=True)
 
     def turn(process) -> float:
@@ -116,11 +119,10 @@ def main() -> None:
             seconds[name].append(turn(process))
             time.sleep(0.3)
     tokens = options.prompts * options.group * options.new
-    best = min(median(times) for name, times in seconds.items() if name != "ours")
-    print(f"\n{options.prompts} prompts x {options.group} samples x {options.new} tokens\n\n| | seconds | tokens/s | ours against it |\n|---|---|---|---|")
+    best = min(median(seconds[name]) for name in PEERS)
+    print(f"\n{options.prompts} prompts x {options.group} samples x {options.new} tokens\n\n| | seconds | tokens/s | against the better peer |\n|---|---|---|---|")
     for name, times in seconds.items():
-        print(f"| {name} | {median(times):.2f} | {tokens / median(times):,.0f} | {median(times) / median(seconds['ours']):.2f}x |")
-    print(f"\nagainst the better peer: {best / median(seconds['ours']):.2f}x")
+        print(f"| {name} | {median(times):.2f} | {tokens / median(times):,.0f} | {best / median(times):.2f}x |")
     for process in sides.values():
         process.stdin.close()
         process.wait()

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from seekjax.generate.sampling import GenerateError, Sampling, at, dials, draw, keys, log_prob, shape
+from seekjax.generate.sampling import GenerateError, Sampling, at, dials, draw, keys, log_prob, look_up, shape
 
 
 def plain(logits, sampling):
@@ -43,6 +43,29 @@ def test_draws_have_their_distribution_and_depend_on_row_position_and_use():
     for other in (at(key_B, jnp.full(20_000, 8)), at(key_B, jnp.full(20_000, 7), use=1)):
         there = draw(other, jnp.tile(logit_V, (20_000, 1)))
         assert abs(float((here == there).mean()) - 0.3) < 0.015  # independent: sum of squares
+
+
+@pytest.mark.parametrize("size", [1, 2, 12, 272, 1000])
+def test_draws_are_the_inverse_of_the_cumulative_distribution(size):
+    random = np.random.default_rng(size)
+    share_BV = np.where(random.random((64, size)) < 0.4, 0, random.random((64, size)))
+    share_BV[:, random.integers(size)] += 1e-3  # never nothing at all
+    with np.errstate(divide="ignore"):
+        logit_BV = np.log(share_BV).astype(np.float32)
+    key_B = keys(Sampling(seed=3), 64)
+    luck_B = np.asarray(jax.vmap(jax.random.uniform)(key_B), np.float64)
+    end_BV = np.cumsum(share_BV / share_BV.sum(-1, keepdims=True), -1)
+    drawn_B = np.asarray(draw(key_B, logit_BV))
+    row_B = np.arange(64)
+    assert (share_BV[row_B, drawn_B] > 0).all()
+    assert (luck_B < end_BV[row_B, drawn_B] + 1e-6).all() and (luck_B > end_BV[row_B, drawn_B] - share_BV[row_B, drawn_B] / share_BV.sum(-1) - 1e-6).all()
+
+
+def test_no_number_falls_outside_of_the_intervals():
+    share_BX = jnp.array([[0.0, 0.3, 0.0, 0.7, 0.0]] * 5)
+    luck_B = jnp.array([0.0, 0.3, 0.99999, 1.0, 2.0])
+    index_B, inside_B = look_up(share_BX, luck_B)
+    assert np.array_equal(index_B, [1, 3, 3, 3, 3]) and (inside_B >= 0).all() and (inside_B < share_BX[0, index_B]).all()
 
 
 def test_log_probabilities_are_the_models_own():

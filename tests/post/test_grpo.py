@@ -48,7 +48,7 @@ def base(tmp_path_factory):
 def run(base, out, steps=20, post=None, mesh=BASE.mesh, **train):
     post = {"prompts": 4, "group": 4, "max_new": 16, "temperature": 0.8, "top_p": 0.9, "rewards": (("post.own_reward:vowels", 10.0),),
             "tasks": ("addition:1",), "eval_problems": 16, "preflight": False, "reference_every": 6, "kl": 0.02} | (post or {})
-    train = {"steps": steps, "batch": 16, "micro_batch": 8, "log_every": 1, "eval_every": 20, "save_every": 10, "balance_loss": 0.0} | train
+    train = {"steps": steps, "seed": 2, "batch": 16, "micro_batch": 8, "log_every": 1, "eval_every": 20, "save_every": 10, "balance_loss": 0.0} | train
     return replace(BASE, init=base, out=out, mesh=mesh, optimizer=OptimizerConfig(learning_rate=3e-3, warmup=1, schedule=Schedule(), weight_decay=0.0),
                    train=TrainConfig(**train), post=GrpoConfig(**post))
 
@@ -105,9 +105,13 @@ def test_the_balance_bias_stays_and_the_reference_moves(unbroken, base):
 
 
 def test_eight_devices_make_the_same_updates(unbroken, base, tmp_path):
-    """As many steps as the samples are the same word for word; then the weights are, to what float32 sums allow."""
-    one = fit(run(base, tmp_path / "one", steps=2, save_every=2), Reinforcement)
-    many = fit(run(base, tmp_path / "many", steps=2, save_every=2, mesh=MeshConfig(data=2, expert=2, tensor=2)), Reinforcement)
+    """As many steps as the samples are the same word for word; then the weights are, to what float32 sums allow. With an eps above rounding, for Adam's
+    usual one divides a gradient that is nothing but rounding by its own size."""
+    def two_steps(name, mesh):
+        config = run(base, tmp_path / name, steps=2, save_every=2, mesh=mesh)
+        return fit(replace(config, optimizer=replace(config.optimizer, eps=1e-5)), Reinforcement)
+
+    one, many = two_steps("one", BASE.mesh), two_steps("many", MeshConfig(data=2, expert=2, tensor=2))
     assert (one.folder / "rollouts.jsonl").read_text() == (many.folder / "rollouts.jsonl").read_text()
     same(one.state, many.state, 2e-5)
 
