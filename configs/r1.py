@@ -33,7 +33,7 @@ pipeline = Pipeline(
         "sft": f"train.py sft --init {{out}}/base {FROM % 'sft'} --post.chats {{out}}/kept.jsonl --post.tasks addition:2 --post.weights 3 1 --train.steps 300 {MUON}",
         "all": f"train.py grpo --init {{out}}/sft {FROM % 'all'} {BOTH} {GRPO} --train.steps 20",
         "little": f"train.py countdown {FROM % 'little'} {NARROW} --train.steps 400",
-        "student": f"train.py distill --init {{out}}/little --post.teacher {{out}}/all {FROM % 'student'} {BOTH} --train.steps 200 {MUON}",
+        "student": f"train.py distill --init {{out}}/little --post.teacher {{out}}/all {FROM % 'student'} {BOTH} --train.steps 400 {MUON}",
         **evals("base", "cold", "reason", "all", "student"),
     },
 )
