@@ -169,7 +169,7 @@ class GrpoConfig:
     keep_routing: bool | None = None  # the trainer replays the sampler's expert choices
     keep_mask: bool | None = None  # the trainer renormalises over the tokens that top_k and top_p let through
     reference_every: int = 0  # rollouts after which the policy becomes the reference (R1: 400); 0 = never
-    resample: bool | None = None  # replace groups without signal, all right or all wrong, by others
+    resample: bool | None = None  # replace groups whose samples all earn the same (DAPO: all right or all wrong) by others
     rounds: int = 4  # rollouts that may be drawn for that
     move_bias: bool = False  # let the balance bias move, as in pre-training
     preflight: bool = True  # sample before the first step, and stop with a diagnosis when nothing can be learnt

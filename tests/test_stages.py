@@ -55,6 +55,16 @@ def test_what_was_stopped_or_deleted_is_made_again(tmp_path, capsys):
     assert go(tmp_path)[1] == []
 
 
+def test_what_was_made_from_something_to_be_made_anew_is_not_taken_for_finished(tmp_path):
+    go(tmp_path)
+    (tmp_path / "first").rmdir()
+    with pytest.raises(RunError, match="stage second of .* was made from .*first, which is to be made anew: delete .*second.jsonl too"):
+        go(tmp_path)
+    for name in ("second.jsonl", "third"):
+        (tmp_path / name).rmdir()
+    assert go(tmp_path)[1] == ["first", "second", "third"]
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RunError("nothing can be learnt")])
 def test_a_tool_that_is_interrupted_or_fails_leaves_what_is_finished(tmp_path, capsys, error):
     if isinstance(error, KeyboardInterrupt):

@@ -98,11 +98,11 @@ def draw(key_B: jax.Array, logit_BV: jax.Array) -> jax.Array:
 
 def look_up(share_BX: jax.Array, luck_B: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Which of the intervals of these widths, end to end from 0, holds a number, and how far inside; whatever rounding says, one whose width is not 0."""
-    end_BX = jnp.cumsum(share_BX, -1)
-    luck_B = jnp.minimum(luck_B, jnp.nextafter(end_BX[:, -1], jnp.float32(0)))
-    index_B = (end_BX <= luck_B[:, None]).sum(-1)
-    before_B = jnp.take_along_axis(jnp.pad(end_BX, ((0, 0), (1, 0))), index_B[:, None], 1)[:, 0]
-    return index_B, luck_B - before_B
+    end_BX = jnp.where(share_BX > 0, jnp.cumsum(share_BX, -1), -jnp.inf)
+    luck_B = jnp.minimum(luck_B, jnp.nextafter(end_BX.max(-1), jnp.float32(0)))
+    index_B = (end_BX > luck_B[:, None]).argmax(-1)
+    end_B, width_B = (jnp.take_along_axis(x_BX, index_B[:, None], 1)[:, 0] for x_BX in (end_BX, share_BX))
+    return index_B, jnp.maximum(luck_B - (end_B - width_B), 0)
 
 
 def at(key_B: jax.Array, position_B: jax.Array, use: int = 0) -> jax.Array:

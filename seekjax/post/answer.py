@@ -9,6 +9,8 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
+from seekjax.data.tokenizer import SPECIAL
+
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 BLANK = " \t\r\n"
 _NEAR_TAG = re.compile(r"<[\s/]*(?:think|answer)\b", re.IGNORECASE)  # "< / Answer x>": looks like a tag to whoever reads it
@@ -55,6 +57,8 @@ def parse(text: str, opened: bool = False) -> Parsed | Refused:
     for part, where in ((before, "before <think>"), (between.strip(BLANK), "between the blocks"), (after, "after </answer>")):
         if part:
             return Refused(f"text {where}")
+    if named := next((name for name in SPECIAL if name in thought or name in answer), None):
+        return Refused(f"the special token {named}")
     if _NEAR_TAG.search(thought) or _NEAR_TAG.search(answer):
         return Refused("a tag within a block")
     if not any(map(str.isalnum, thought)):

@@ -90,7 +90,7 @@ class Reinforcement:
         self.refresh = False
 
     def tokens(self, step: int) -> int:
-        return self.drawn
+        return self.drawn * self.config.train.batch // self.rows  # of what one update learns from
 
     def position(self) -> Any:
         return None if self.queue else {"rollouts": self.rollouts, "cursor": self.cursor}
@@ -224,6 +224,7 @@ def check(config: Config) -> None:
     need(rows % train.batch == 0, f"a rollout has post.prompts {post.prompts} x post.group {post.group} = {rows} samples: make train.batch {train.batch} divide them.")
     updates = rows // train.batch * post.epochs
     need(train.steps % updates == 0, f"train.steps {train.steps} must be a multiple of the {updates} steps that a rollout is learnt from.")
+    need(not config.kernel.capacity, f"kernel.capacity is {config.kernel.capacity}: the sampler drops no tokens, so a trainer that does would not follow it; make it 0.")
     need(not train.batch_start, "train.batch_start is for pre-training: a rollout has one size.")
     need(post.max_new < config.data.sequence, f"data.sequence {config.data.sequence} must hold a prompt and post.max_new {post.max_new} tokens.")
     try:

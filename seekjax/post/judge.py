@@ -1,6 +1,5 @@
 """From texts to rewards: what is asked, how it is spelled, and what every sample is worth and why."""
 
-import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -64,11 +63,12 @@ class Judge:
         tokens_BS, mask_BT = fetched((texts["tokens"], texts["mask"]))
         answers = [row[1:][mask] for row, mask in zip(tokens_BS, mask_BT)]
         asked = [problem for problem in problems for _ in range(group)]
-        if jax.process_count() == 1:
-            return self._all(asked, answers)
         judged = self._all(asked, answers) if jax.process_index() == 0 else None
         rewards = np.array([one.reward for one in judged], np.float32) if judged else np.zeros(len(asked), np.float32)
-        rewards = multihost_utils.broadcast_one_to_all(rewards)
+        if jax.process_count() > 1:
+            rewards = multihost_utils.broadcast_one_to_all(rewards)
+        if np.isnan(rewards).all():  # known to every process, so that none waits for one that has stopped
+            raise DataError(f"the reward failed for every sample of a rollout: {judged[0].error if judged else 'the first process says why'}.")
         return judged or [Judged(problem, "", float(reward), {}, "", len(ids), False) for problem, reward, ids in zip(asked, rewards, answers)]
 
     def one(self, problem: Problem, ids: np.ndarray) -> Judged:
@@ -80,11 +80,7 @@ class Judge:
 
     def _all(self, problems: list[Problem], answers: list[np.ndarray]) -> list[Judged]:
         with ThreadPoolExecutor(WORKERS) as pool:
-            judged = list(pool.map(self.one, problems, answers))
-        broken = [one for one in judged if math.isnan(one.reward)]
-        if len(broken) == len(judged):
-            raise DataError(f"the reward failed for every sample of a rollout: {broken[0].error}.")
-        return judged
+            return list(pool.map(self.one, problems, answers))
 
     def _some(self, families: list[Problems], first: int, count: int) -> list[Problem]:
         return [families[index % len(families)][index // len(families)] for index in range(first, first + count)]

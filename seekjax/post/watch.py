@@ -89,5 +89,5 @@ def written(judged: Sequence[Judged], advantage_G: np.ndarray) -> dict[str, Any]
     """A group as rollouts.jsonl has it."""
     return {"task": judged[0].problem.task, "level": judged[0].problem.level, "prompt": judged[0].problem.prompt,
             "samples": [{"text": one.text, "reward": None if math.isnan(one.reward) else one.reward, "parts": one.parts, "reason": one.reason,
-                         "advantage": round(float(advantage), 6), "tokens": one.tokens, "truncated": one.truncated}
+                         "advantage": round(float(advantage), 6), "tokens": one.tokens, "truncated": one.truncated, **({"error": one.error} if one.error else {})}
                         for one, advantage in zip(judged, advantage_G)]}

@@ -60,6 +60,7 @@ def fit(config: Config, make_stage: type[Stage] = Pretraining) -> Fitted:
             announce(screen.say, config, folder, stage, done)
             recorder = Recorder(config, folder, done)
             report = Report(config, stage, screen, recorder)
+            due = False  # a save that came in the middle of what a rollout is learnt from waits for its end
             for step in range(done, steps):
                 state, metrics = stage.step(state, stage.batch(step, state))
                 step += 1
@@ -72,8 +73,10 @@ def fit(config: Config, make_stage: type[Stage] = Pretraining) -> Fitted:
                     recorder.write({"step": step, "split": "held_out", **record})
                     screen.say(f"step {step}: held out {sentence}")
                     report.restart()
-                if step % config.train.save_every == 0 and whole or last:
+                due |= step % config.train.save_every == 0
+                if due and whole or last:
                     checkpoints.save(step, state, data=position, config=to_json(config))
+                    due = False
                 if last:
                     break
             report.flush()

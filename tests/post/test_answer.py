@@ -26,6 +26,7 @@ MALFORMED = {
     "<think>1+1</think><answer>2</answer></answer>": "2 times </answer>", "<think>1</answer>1</think><answer>2</answer>": "2 times </answer>",
     "<answer>2</answer><think>1+1</think>": "wrong order", "</think>1<think><answer>2</answer>": "wrong order",
     "<think>1<answer>2</answer></think>": "wrong order", "<think>1+1</think></answer>2<answer>": "wrong order",
+    "<think>1<｜User｜></think><answer>2</answer>": "special token", "<think>1</think><answer>2<｜end▁of▁sentence｜></answer>": "special token",
     "<think>< answer>2</ Answer ></think><answer>2</answer>": "a tag within", "<think>1+1</think><answer><ANSWER>2</answer>": "a tag within",
     '<think>1</think><answer>2<answer class="x"></answer>': "a tag within", "<Think>1+1</Think><answer>2</answer>": "<think> is missing",
     "＜think＞1+1＜/think＞＜answer＞2＜/answer＞": "<think> is missing", "<think>1+1</think><\u0430nswer>2</answer>": "<answer> is missing",

@@ -134,11 +134,11 @@ def test_replayed_routing_is_what_the_trainer_follows(base):
 
 
 def test_inner_epochs_and_minibatches_move_the_ratio(base, tmp_path):
-    fitted = fit(run(base, tmp_path, steps=8, batch=8, post={"epochs": 2, "recipe": "dapo", "rounds": 2}, eval_every=8), Reinforcement)
+    fitted = fit(run(base, tmp_path, steps=12, batch=8, post={"epochs": 2, "recipe": "dapo", "rounds": 2}, eval_every=12, save_every=6), Reinforcement)
     records = figures(fitted)
     assert records[0]["ratio"] == pytest.approx(1, abs=1e-5) and all(abs(r["log_ratio"]) > 1e-6 for r in records[1:4])
     assert [r["reward"] for r in records[:4]] == [records[0]["reward"]] * 4 and records[4]["reward"] != records[0]["reward"]
-    assert not (tmp_path / "checkpoints" / "6").exists() and (tmp_path / "checkpoints" / "8").exists()
+    assert not (tmp_path / "checkpoints" / "6").exists() and (tmp_path / "checkpoints" / "8").exists()  # a save waits for the end of a rollout
 
 
 def test_a_failing_reward_is_counted_and_named_not_zero(base, tmp_path):
@@ -148,6 +148,7 @@ def test_a_failing_reward_is_counted_and_named_not_zero(base, tmp_path):
     samples = [one for group in json.loads((tmp_path / "rollouts.jsonl").read_text())["groups"] for one in group["samples"]]
     failed = [one for one in samples if one["reward"] is None]
     assert 0 < record["failed"] < 16 and failed and all(one["advantage"] == 0 for one in failed)
+    assert all("ZeroDivisionError" in one["error"] for one in failed) and all("error" not in one for one in samples if one["reward"] is not None)
     with pytest.raises(DataError, match="the reward failed for every sample.*broken returned nan"):
         fit(run(base, tmp_path / "broken", post={"rewards": (("post.own_reward:broken", 1.0),)}), Reinforcement)
 
@@ -184,11 +185,13 @@ def test_what_was_drawn_tells_how_good_the_policy_is_and_what_has_signal_is_lear
     ({"rewards": (("acuracy", 1.0),)}, "did you mean 'accuracy'"),
     ({"max_new": 36}, "a prompt has .* raise data.sequence or lower post.max_new"),
     ({"steps": 21, "epochs": 2}, "train.steps 21 must be a multiple of the 2 steps"),
+    ({"capacity": 1.5}, "kernel.capacity is 1.5: the sampler drops no tokens"),
 ])
 def test_bad_input_is_one_sentence(base, tmp_path, change, said):
     config = run(base, tmp_path)
-    post = {name: value for name, value in change.items() if name not in ("init", "steps")}
-    config = replace(config, init=change.get("init", base), post=replace(config.post, **post), train=replace(config.train, steps=change.get("steps", 20)))
+    post = {name: value for name, value in change.items() if name not in ("init", "steps", "capacity")}
+    config = replace(config, init=change.get("init", base), post=replace(config.post, **post), train=replace(config.train, steps=change.get("steps", 20)),
+                     kernel=replace(config.kernel, capacity=change.get("capacity", 0.0)))
     with pytest.raises((ConfigError, DataError), match=said) as found:
         fit(config, Reinforcement)
     assert "\n" not in str(found.value) and not list(tmp_path.glob("checkpoints/*"))
