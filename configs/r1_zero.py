@@ -4,7 +4,7 @@
     python train.py r1_zero --out runs/r1                from the base model of `python train.py r1`
 
 Hardware: two CPU cores, two minutes beyond the base model's three to five. Expect 12 % to 17 % of 512 held-out problems right before and 15 % to 24 % after
-(four runs; random answers: 5.5 %), where 300 steps of a cold start take the same base models to 35 % to 40 %.
+(three seeds of 80 steps, one of 60; random answers: 5.5 %), where 300 steps of a cold start take the same base models to 35 % to 40 %.
 """
 
 from seekjax.pipeline import Pipeline

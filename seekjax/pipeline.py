@@ -94,9 +94,9 @@ class Record:
         """The stages that are finished. What was made and then deleted is to be made again. Raises RunError for a line that has changed since, or reads what
         is to be made again."""
         finished = {stage for stage, words in lines.items() if self.stages.get(stage, {}).get("finished") and product(words).exists()}
-        made_anew = {str(product(words)): stage for stage, words in lines.items() if stage not in finished}
+        made_anew = {str(product(words)) for stage, words in lines.items() if stage not in finished}
         for stage in sorted(finished):
-            if sources := made_anew.keys() & set(lines[stage]):
+            if sources := made_anew & set(lines[stage]):
                 raise RunError(f"stage {stage} of {self.path.parent} was made from {sources.pop()}, which is to be made anew: delete {product(lines[stage])} too.")
             if self.stages[stage]["line"] != (line := command_of(lines[stage])):
                 raise RunError(f"stage {stage} of {self.path.parent} was made by another line ({self.stages[stage]['line']}; now {line}): name another --out, "

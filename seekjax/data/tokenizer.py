@@ -26,6 +26,12 @@ TRAINING_BYTES = 4_000_000  # of text that BPE is trained on: a few seconds on t
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
+
+def special_in(text: str) -> str | None:
+    """The name of a special token that a text spells, or None: it would become that token, or came from one."""
+    return next((name for name in SPECIAL if name in text), None)
+
+
 class Tokenizer:
     """A byte-level tokenizer. Encoding then decoding returns every text unchanged.
 

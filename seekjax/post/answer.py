@@ -9,7 +9,7 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from seekjax.data.tokenizer import SPECIAL
+from seekjax.data.tokenizer import special_in
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 BLANK = " \t\r\n"
@@ -57,7 +57,7 @@ def parse(text: str, opened: bool = False) -> Parsed | Refused:
     for part, where in ((before, "before <think>"), (between.strip(BLANK), "between the blocks"), (after, "after </answer>")):
         if part:
             return Refused(f"text {where}")
-    if named := next((name for name in SPECIAL if name in thought or name in answer), None):
+    if named := special_in(text):
         return Refused(f"the special token {named}")
     if _NEAR_TAG.search(thought) or _NEAR_TAG.search(answer):
         return Refused("a tag within a block")

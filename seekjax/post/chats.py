@@ -15,7 +15,7 @@ import numpy as np
 from seekjax.data import DataError, Tokenizer
 from seekjax.data.chat import Chat, Message
 from seekjax.data.files import JsonLines
-from seekjax.data.tokenizer import SPECIAL, THINK
+from seekjax.data.tokenizer import THINK, special_in
 
 ROLES = ("system", "user", "assistant")
 HERE = "\0"  # stands for an answer when a template is asked how it writes one
@@ -131,7 +131,7 @@ def text_of(value: Any, where: str) -> str:
         raise DataError(f"{where} is {'missing' if value is None else f'a {type(value).__name__}, not text'}.")
     if not value.strip():
         raise DataError(f"{where} is empty.")
-    if named := next((name for name in SPECIAL if name in value), None):
+    if named := special_in(value):
         raise DataError(f"{where} spells {named}, which would become that token: write it otherwise.")
     try:
         value.encode()

@@ -12,7 +12,7 @@ import jax
 import tyro
 
 from seekjax.data import DataError
-from seekjax.data.tokenizer import SPECIAL, THINK
+from seekjax.data.tokenizer import THINK, special_in
 from seekjax.generate.open import on, open_model
 from seekjax.generate.text import BROKEN
 from seekjax.serve.terminal import Flat, keep_compiled
@@ -88,7 +88,7 @@ def choose(group: Sequence[Judged], opened: bool, asked: Sample) -> list[Judged]
 
 def teachable(one: Judged) -> bool:
     """Whether it has ended, says something, and is text through and through: no name of a special token, no broken character."""
-    return not one.truncated and bool(one.text.strip()) and BROKEN not in one.text and not any(name in one.text for name in SPECIAL)
+    return not one.truncated and bool(one.text.strip()) and BROKEN not in one.text and not special_in(one.text)
 
 
 def speaks(one: Judged, opened: bool, language: str | None) -> bool:
