@@ -27,7 +27,9 @@ def train(argv: list[str]) -> bool:
     config = parse(argv, "train.py")
     from seekjax.post.stages import stage_of  # after parsing, so that --help and a typo answer at once
     from seekjax.train.loop import fit
+    from seekjax.train.run import keep_compiled
 
+    keep_compiled()
     fitted = fit(config, stage_of(config))
     if fitted.finished:
         print("\n".join(fitted.stage.finish(fitted.state, fitted.folder)))

@@ -151,7 +151,7 @@ class GrpoConfig:
     tasks: tuple[str, ...] = ("countdown",)  # of seekjax/post/tasks, as NAME (all levels) or NAME:LEVEL
     rewards: tuple[tuple[str, float], ...] = (("accuracy", 1.0), ("format", 0.1))  # of seekjax/post/reward.py or module:function, with weights
     language: Literal["en", "zh"] = "en"  # of the question's thoughts, for the reward "language"
-    template: Literal["auto", "v2", "v3", "r1"] = "v3"  # of the chat
+    template: Literal["auto", "v2", "v3", "r1"] = "auto"  # of the chat; auto: the checkpoint's own, else v3
     prompts: int = 16  # problems per rollout
     group: int = 8  # [G] samples of each
     max_new: int = 64  # tokens a sample may have

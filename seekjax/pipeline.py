@@ -4,7 +4,6 @@
 """
 
 import json
-import os
 import shlex
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import tyro
 
+from seekjax.data.whole import write
 from seekjax.post.measure import sentence
 from seekjax.train.run import RunError
 
@@ -117,9 +117,7 @@ class Record:
     def write(self) -> None:
         """Replaces the file, whole or not at all."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self.path.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(self.stages, indent=1) + "\n")
-        os.replace(unfinished, self.path)
+        write(self.path, json.dumps(self.stages, indent=1) + "\n")
 
     def total(self, lines: dict[str, list[str]]) -> float:
         """Seconds of these stages."""

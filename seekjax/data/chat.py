@@ -14,9 +14,11 @@ import jinja2
 from .errors import DataError
 from .sandbox import Sandbox, budget
 from .tokenizer import BOS, EOS, THINK, THINK_END, Tokenizer
+from .whole import write
 
 Message = dict[str, str]  # {"role": "system", "user" or "assistant", "content": text}
 LONGEST = 2**20  # characters of a template
+FILE = "chat_template.jinja"  # where checkpoints keep theirs
 
 _TURNS = """{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] }}
 {%- elif m['role'] == 'user' %}<｜User｜>{{ m['content'] }}
@@ -37,6 +39,7 @@ Name = Literal["auto", "v2", "v3", "r1"]
 class Chat:
     """A template and the two tokens it is told of."""
 
+    source: str
     template: jinja2.Template
     bos: str
     eos: str
@@ -53,6 +56,15 @@ class Chat:
         """The conversation as tokens, names of special tokens being those tokens."""
         return tokenizer.encode(self.render(messages, **settings), special=True).tolist()
 
+    def keep(self, folder: Path, first: bool = True) -> None:
+        """Leave the template beside the weights of a run, so that `seekjax chat` asks as the model was taught; the `first` process does. Raises DataError
+        where those that were saved have learnt another."""
+        file = folder / FILE
+        if file.is_file() and (folder / "checkpoints").is_dir() and file.read_text(encoding="utf-8") != self.source:
+            raise DataError(f"the run in {folder} learns another chat template ({file}): name that one with --post.template, or another --out.")
+        if first:
+            write(file, self.source)
+
 
 def load_chat(folder: Path, tokenizer: Tokenizer, name: Name = "auto") -> Chat:
     """The template of `find_template`, ready to render. Raises DataError."""
@@ -68,7 +80,7 @@ def find_template(folder: Path, tokenizer: Tokenizer, name: Name = "auto") -> st
     source = None
     if name != "auto":
         source = BUILT_IN[name]
-    elif (file := folder / "chat_template.jinja").is_file():
+    elif (file := folder / FILE).is_file():
         source = file.read_text(encoding="utf-8")
     elif isinstance(given := _settings(folder / "tokenizer_config.json").get("chat_template"), list):  # several, by name
         source = next((one.get("template") for one in given if isinstance(one, dict) and one.get("name") == "default"), None)
@@ -84,7 +96,7 @@ def compile_chat(source: str, bos: str = BOS, eos: str = EOS) -> Chat:
 
     try:
         with budget(source):
-            return Chat(Sandbox().template(source), bos, eos)
+            return Chat(source, Sandbox().template(source), bos, eos)
     except Exception as error:  # Python's compiler too may refuse what a template becomes
         raise DataError(f"the chat template is no Jinja that we run: {str(error).partition(chr(10))[0]}; name a built-in one with --template.") from error
 

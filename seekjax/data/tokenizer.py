@@ -15,6 +15,7 @@ from seekjax.config import DataConfig
 
 from .corpus import Corpus
 from .errors import DataError
+from .whole import write
 
 # DeepSeek's names, which a published tokenizer.json is searched for and our own ones begin with.
 BOS, EOS, PAD = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>"
@@ -85,9 +86,7 @@ class Tokenizer:
         """Writes folder/tokenizer.json, whole or not at all; returns its path."""
         path = Path(folder) / "tokenizer.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".tokenizer.json.{os.getpid()}")
-        unfinished.write_text(self._backend.to_str(), encoding="utf-8")
-        os.replace(unfinished, path)
+        write(path, self._backend.to_str())
         return path
 
     def fingerprint(self) -> str:

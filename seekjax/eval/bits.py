@@ -4,9 +4,7 @@ Documents follow one another, each begun by the token that begins a text; every 
 `sequence` targets overlap by one token and know nothing of the row before.
 """
 
-import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -17,6 +15,7 @@ import jax
 import numpy as np
 
 from seekjax.data import DataError
+from seekjax.data.whole import write
 from seekjax.model.transformer import Transformer
 from seekjax.train.loss import cross_entropy
 from sharding.place import put_batch
@@ -102,13 +101,4 @@ class Progress:
 
     def save(self, sums: Sums, done: bool) -> None:
         """Replaces the file, whole or not at all."""
-        unfinished = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        unfinished.write_text(json.dumps({"made_for": self.made_for, "sums": asdict(sums), "done": done}, indent=1) + "\n")
-        os.replace(unfinished, self.path)
-
-
-def weights_of(folder: Path) -> str:
-    """A hash that tells a folder's weights from others: of a run's manifests, or of a checkpoint's files by name, size and time."""
-    parts = [path.read_text() for path in sorted(folder.glob("checkpoints/*/manifest.json"))]
-    parts += [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in sorted(folder.glob("*.safetensors"))]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+        write(self.path, json.dumps({"made_for": self.made_for, "sums": asdict(sums), "done": done}, indent=1) + "\n")

@@ -14,11 +14,13 @@ from seekjax.data.corpus import BUILT_IN
 from seekjax.generate.open import need_tokenizer, on, open_model
 from seekjax.model.transformer import Transformer
 from seekjax.post.examine import Questions
-from seekjax.serve.terminal import Flat, keep_compiled
+from seekjax.serve.terminal import Flat
+from seekjax.train.run import keep_compiled
+from seekjax.train.saved import weights_mark
 from seekjax.validate import need
 from sharding.mesh import MeshConfig
 
-from .bits import Progress, Sums, measure, rows_of, weights_of
+from .bits import Progress, Sums, measure, rows_of
 from .task import examined, report_path, tell
 
 SAVE_EVERY = 10.0  # seconds
@@ -61,7 +63,7 @@ def evaluated(asked: Eval) -> tuple[Sums, float]:
     tokenizer = need_tokenizer(opened)
     corpus = load_corpus(DataConfig(sources=(asked.data,), text_field=asked.text_field, held_out=0.05 if asked.data in BUILT_IN else 0.0))
     documents, count = chosen(corpus, asked)
-    made_for = {"weights": weights_of(opened.folder), "dtype": opened.kernel.dtype, "corpus": corpus.fingerprint(), "documents": count,
+    made_for = {"weights": weights_mark(opened.folder), "dtype": opened.kernel.dtype, "corpus": corpus.fingerprint(), "documents": count,
                 "tokenizer": tokenizer.fingerprint(), "begin": opened.begin, "sequence": asked.sequence}
     progress = Progress(asked.progress or opened.folder / f"eval-{Path(asked.data).stem}.json", made_for)
     sums, done = progress.load()

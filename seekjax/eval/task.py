@@ -1,7 +1,6 @@
 """`seekjax eval MODEL --task NAME`: pass@1, pass@k and cons@k on held-out problems."""
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,13 @@ from typing import Any
 import jax
 
 from seekjax.data import DataError
+from seekjax.data.whole import write
 from seekjax.generate.open import Opened
 from seekjax.post.examine import Examiner, Questions
 from seekjax.post.measure import figures, sentence
 from seekjax.post.tasks import Problem
 from seekjax.post.tasks.countdown import floor
-
-from .bits import weights_of
+from seekjax.train.saved import weights_mark
 
 FLOORS = {"countdown": floor}  # pass@k of random valid answers: what a result is to be reported above
 
@@ -33,7 +32,7 @@ def examined(opened: Opened, asked: Questions, rows: int | None) -> tuple[dict[s
     if found := random_floor(exam.problems, asked.samples):
         seen["floor"] = found
     settings = {name: getattr(post, name) for name in ("temperature", "top_k", "top_p", "max_new", "template")}
-    return seen | settings | {"seed": asked.seed, "weights": weights_of(opened.folder), "dtype": opened.kernel.dtype}, exam.rate
+    return seen | settings | {"seed": asked.seed, "weights": weights_mark(opened.folder), "dtype": opened.kernel.dtype}, exam.rate
 
 
 def random_floor(problems: list[Problem], samples: int) -> dict[str, float]:
@@ -57,9 +56,7 @@ def tell(asked: Questions, seen: dict[str, Any], rate: float, path: Path) -> Non
     few = f" (there are no {seen['wanted']} that differ)" if "wanted" in seen else ""
     speed = f"; {rate:,.0f} tokens/s" if rate else ""
     print(f"{', '.join(asked.task)}: {seen['problems']} held-out problems{few} x {seen['samples']}: {sentence(seen)}{speed}; {path}")
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        unfinished.write_text(json.dumps(seen, indent=1) + "\n")
-        os.replace(unfinished, path)
+        write(path, json.dumps(seen, indent=1) + "\n")
     except OSError as error:
         raise DataError(f"{path} cannot be written ({error.strerror}): name another place with --report.") from error

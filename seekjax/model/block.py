@@ -61,10 +61,16 @@ def unstack(model: ModelConfig, tree: dict, consume: bool = False) -> dict:
         leaves, structure = jax.tree.flatten(tree.get(name, {}))
         columns = []
         for x in leaves:
-            columns.append([x[layer] for layer in range(layers)])
+            columns.append(_layers_of(x))
             if consume:
                 jax.block_until_ready(columns[-1])
                 x.delete()
         if leaves:
             apart |= {f"{name}_{layer}": structure.unflatten(column) for layer, column in enumerate(zip(*columns))}
     return {name: part for name, part in tree.items() if name not in stacks} | apart
+
+
+@jax.jit
+def _layers_of(x: jax.Array) -> list[jax.Array]:
+    """The layers of a stack, by one program."""
+    return [x[layer] for layer in range(len(x))]

@@ -14,10 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 
 from seekjax.config import Config, DistillConfig, SftConfig
-from seekjax.train import metrics
 from seekjax.train.loss import balance_loss, forward, loads, target_mask
 from seekjax.train.state import Plan, TrainState
 from seekjax.train.step import BATCH, train_step
@@ -27,6 +25,7 @@ from sharding.rules import sharding
 
 from . import sft
 from .divergence import divergence
+from .pictures import draw_figures
 from .sft import Answers, FineTuning
 from .teacher import Teacher
 from .traces import load_samples
@@ -154,7 +153,10 @@ class Distillation(FineTuning):
                         + (f" (kl of {', '.join(parts)})" if len(parts) > 1 else ""))
 
     def finish(self, state: TrainState, folder: Path) -> list[str]:
-        return [*([f"picture: {draw(folder)}"] if jax.process_index() == 0 else []), *super().finish(state, folder)]
+        return [*([f"picture: {self.draw_distance(folder)}"] if jax.process_index() == 0 else []), *super().finish(state, folder)]
+
+    def draw_distance(self, folder: Path) -> Path:
+        return draw_figures(folder, "kl.png", "distance of student and teacher", {"kl": "KL (nats per token)"})
 
 
 def direction(post: DistillConfig) -> str:
@@ -164,21 +166,6 @@ def direction(post: DistillConfig) -> str:
 
 def added(sums: list[dict[str, Any]]) -> dict[str, float]:
     return {name: sum(float(one[name]) for one in sums) for name in sums[0]}
-
-
-def draw(folder: Path) -> Path:
-    """kl.png in a run's folder: how far the student still is from its teacher."""
-    records, path = [r for r in metrics.read(folder) if "kl" in r], folder / "kl.png"
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axis = figure.subplots()
-    for split, style, label in (("train", {"color": "tab:blue"}, "training"), ("held_out", {"color": "tab:orange", "marker": "o"}, "held out")):
-        if points := [(r["step"], r["kl"]) for r in records if r["split"] == split]:
-            axis.plot(*zip(*points), label=label, **style)
-    axis.set(xlabel="step", ylabel="KL (nats per token)", ylim=(0, None), title=f"{folder.name}: distance of student and teacher")
-    axis.legend()
-    axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
-    return path
 
 
 def check(config: Config) -> None:

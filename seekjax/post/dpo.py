@@ -24,6 +24,7 @@ from sharding.place import put_batch
 from sharding.rules import sharding
 
 from .pairs import Pairs, load_pairs, pair_batches
+from .pictures import draw_figures
 from .score import log_probs
 from .sft import FineTuning
 
@@ -99,7 +100,7 @@ class Preference(FineTuning):
         self.step = compile_train(self.plan, criterion)
         self.measure = jax.jit(lambda params, state, batch: criterion.figures(params, state, batch)[0] | {"pairs": batch["trained"][::2].any(-1).sum()},
                                in_shardings=(places.params, places, sharding("batch")), out_shardings=sharding(""))
-        self.keep_template(folder)
+        self.form.chat.keep(folder, jax.process_index() == 0)
 
     def rows_of(self, pairs: Pairs) -> list[dict[str, np.ndarray]]:
         """Batches of these pairs, of this process's share; the last is filled up with empty rows."""
@@ -125,7 +126,9 @@ class Preference(FineTuning):
         return record, f"loss {record['loss']:.3f}, prefers the chosen of {record['accuracy']:.0%} of {pairs:.0f} pairs, margin {record['margin']:+.3f}"
 
     def finish(self, state: TrainState, folder: Path) -> list[str]:
-        return [f"checkpoint: {folder / 'checkpoints' / str(int(state.step))}", f"next: talk with it: seekjax chat {folder}"]
+        figures = {"loss": "loss (nats)", "accuracy": "prefers the chosen", "margin": "margin (nats)"}
+        pictures = [f"picture: {draw_figures(folder, 'preference.png', 'what it prefers', figures)}"] if jax.process_index() == 0 else []
+        return [*pictures, f"checkpoint: {folder / 'checkpoints' / str(int(state.step))}", f"next: talk with it: seekjax chat {folder}"]
 
 
 def check(config: Config) -> None:

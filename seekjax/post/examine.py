@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from seekjax.config import Config, DataConfig, GrpoConfig, TrainConfig
+from seekjax.config import Config, DataConfig, DistillConfig, GrpoConfig, TrainConfig
 from seekjax.data import DataError
 from seekjax.data.chat import Name
 from seekjax.generate.open import Opened, need_tokenizer
@@ -37,7 +37,7 @@ class Questions:
     temperature: float = 1.0  # logits are divided by it; 0 takes the likeliest token
     top_k: int = 0  # only so many likeliest tokens; 0 = all
     top_p: float = 1.0  # only the likeliest tokens that hold this share of the probability
-    template: Name = "auto"  # of the chat; auto: that of the reinforcement the run comes from, else the folder's own, else v3
+    template: Name = "auto"  # of the chat; auto: the folder's own, else v3
     seed: int = 0  # of problems and draws
 
 
@@ -99,17 +99,14 @@ def check(asked: Questions) -> None:
 
 def config_for(opened: Opened, asked: Questions) -> Config:
     """A config that asks so, as reinforcement would; its sequence is not known yet."""
-    folder, home, template, longest = opened.folder, opened.folder, asked.template, LONGEST
+    folder, longest = opened.folder, LONGEST
     if (folder / "checkpoints").is_dir():
-        run = read_config(newest_whole(folder.absolute() / "checkpoints") / "config.json")
-        if isinstance(run.post, GrpoConfig):
-            longest = run.post.max_new
-            if template == "auto":
-                template = run.post.template
-                home = run.init if template == "auto" and run.init else folder
-    post = GrpoConfig(tasks=asked.task, rewards=(("accuracy", 1.0),), template=template, group=asked.samples, max_new=asked.max_new or longest,
+        run = read_config(newest_whole(folder.absolute() / "checkpoints") / "config.json").post
+        if isinstance(run, GrpoConfig) or isinstance(run, DistillConfig) and run.on_policy:
+            longest = run.max_new
+    post = GrpoConfig(tasks=asked.task, rewards=(("accuracy", 1.0),), template=asked.template, group=asked.samples, max_new=asked.max_new or longest,
                       temperature=asked.temperature, top_k=asked.top_k, top_p=asked.top_p)
-    return Config(model=opened.model, kernel=opened.kernel, data=DataConfig(), train=TrainConfig(seed=asked.seed), post=post, init=home)
+    return Config(model=opened.model, kernel=opened.kernel, data=DataConfig(), train=TrainConfig(seed=asked.seed), post=post, init=folder)
 
 
 def distinct(side: Any, wanted: int) -> list[Problem]:

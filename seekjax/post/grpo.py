@@ -22,7 +22,7 @@ from .judge import Judge, Judged
 from .objective import Objective, Totals, advantages, policy_loss
 from .preflight import preflight
 from .recipes import RECIPES
-from .rollout import Sampler, everywhere, fetched, merged, minibatch
+from .rollout import Sampler, everywhere, merged, minibatch
 from .score import log_probs
 from .watch import Watch
 
@@ -49,7 +49,7 @@ class GroupRelative:
         old_BT = piece.get("old", jax.lax.stop_gradient(logp_BT))  # the first update of a rollout is on its own policy: the ratio is exactly 1
         loss, seen = policy_loss(self.objective, logp_BT, old_BT, piece["log_prob"][:, 1:], piece.get("ref"), piece["advantage"], piece["mask"], totals)
         balanced = balance_loss(output) / totals.sequences
-        shares = {name: getattr(seen, name) / totals.tokens for name in ("clip_low", "clip_high", "ratio", "log_ratio", "kl")}
+        shares = {name: getattr(seen, name) / totals.tokens for name in ("clip_low", "clip_high", "ratio", "log_ratio", *(("kl",) if "ref" in piece else ()))}
         return loss + config.train.balance_loss * balanced, {
             "loss": loss, "balance_loss": balanced, **shares, "masked": seen.masked / totals.sequences, "maxima": {"gap": seen.gap}, "experts": loads(output)}
 
@@ -59,6 +59,8 @@ class GroupRelative:
 
 class Reinforcement:
     """The stage of `python train.py grpo`; see train.stage.Stage for the methods."""
+
+    alike = True
 
     def __init__(self, config: Config):
         post = config.post
@@ -87,6 +89,7 @@ class Reinforcement:
         self.score = jax.jit(self._score, out_shardings=sharding("batch"))
         self.copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
         self.watch = Watch(self, folder)
+        self.judge.chat.keep(folder, jax.process_index() == 0)
         self.refresh = False
 
     def tokens(self, step: int) -> int:
@@ -166,7 +169,7 @@ class Reinforcement:
         texts = self.sampler(variables, [self.judge.prompt(problem) for problem in problems], post.group, jax.random.fold_in(self.key(state, "draw"), number))
         judged = self.judge(texts, problems, post.group)
         reward_PG = np.array([one.reward for one in judged], np.float32).reshape(-1, post.group)
-        return texts, judged, np.asarray(advantages(jnp.asarray(reward_PG), jnp.isfinite(reward_PG), self.objective.advantage)).reshape(-1)
+        return texts, judged, np.asarray(advantages(reward_PG, np.isfinite(reward_PG), self.objective.advantage)).reshape(-1)
 
     def evaluate(self, state: TrainState) -> tuple[dict[str, float], str]:
         """Accuracy on held-out problems, one sample each, drawn as in training."""
@@ -228,6 +231,7 @@ def check(config: Config) -> None:
     need(not train.batch_start, "train.batch_start is for pre-training: a rollout has one size.")
     need(post.max_new < config.data.sequence, f"data.sequence {config.data.sequence} must hold a prompt and post.max_new {post.max_new} tokens.")
     try:
-        objective_of(post)
+        kl = objective_of(post).kl
     except ValueError as error:
         raise ConfigError(str(error).replace("objective.", "post.")) from error
+    need(not (kl and post.move_bias), f"post.kl is {kl} and post.move_bias True: the reference would move with the balance bias, set one of them to 0 or False.")

@@ -1,6 +1,7 @@
 """`seekjax sample`: rejection sampling, from a model's right answers to a file that fine-tuning reads (R1: 2501.12948, section 2.3.3)."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -11,11 +12,12 @@ from typing import Annotated, Any, Literal
 import jax
 import tyro
 
-from seekjax.data import DataError
+from seekjax.data import DataError, whole
 from seekjax.data.tokenizer import THINK, special_in
 from seekjax.generate.open import on, open_model
 from seekjax.generate.text import BROKEN
-from seekjax.serve.terminal import Flat, keep_compiled
+from seekjax.serve.terminal import Flat
+from seekjax.train.run import keep_compiled
 from seekjax.validate import need
 from sharding.mesh import MeshConfig
 
@@ -103,17 +105,12 @@ def row(one: Judged, opened: bool) -> dict[str, Any]:
     """A sample as a chat of two messages; a <think> that the template wrote is the answer's."""
     content = f"{THINK}\n{one.text}" if opened else one.text
     return {"messages": [{"role": "user", "content": one.problem.prompt}, {"role": "assistant", "content": content}],
-            "task": one.problem.task, "level": one.problem.level, "reward": one.reward}
+            "task": one.problem.task, "level": one.problem.level, "reward": None if math.isnan(one.reward) else one.reward}
 
 
 def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Replaces the file, whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in rows)
-        os.replace(unfinished, path)
+        whole.write(path, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in rows))
     except OSError as error:
         raise DataError(f"{path} cannot be written ({error.strerror}): name another place with --out.") from error
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -8,7 +8,6 @@ K = 64 takes 516 bytes a token. Files appear whole; they hold arrays alone, and 
 
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ import jax
 import numpy as np
 
 from seekjax.data import DataError
+from seekjax.data.whole import write
 from seekjax.train.loss import target_mask
 from seekjax.train.step import BATCH
 from sharding.place import put_batch
@@ -34,7 +34,7 @@ class Kept:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not path.exists() and not any(folder.glob("*.npz")):
-                write(path, json.dumps(made_for, indent=1).encode())
+                write(path, json.dumps(made_for, indent=1))
             found = json.loads(path.read_bytes())
         except OSError as error:
             raise DataError(f"{folder} cannot hold logits: {error.strerror}. Name another folder with --post.save-logits.") from error
@@ -90,11 +90,3 @@ def hash_of(batch: dict[str, np.ndarray]) -> bytes:
         x = batch[part].astype(np.int32)
         found.update(f"{part} {x.shape[-1]} ".encode() + x.tobytes())
     return found.digest()
-
-
-def write(path: Path, content: bytes | Callable[[Any], None]) -> None:
-    """A file, whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    with unfinished.open("wb") as file:
-        file.write(content) if isinstance(content, bytes) else content(file)
-    os.replace(unfinished, path)

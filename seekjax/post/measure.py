@@ -45,9 +45,11 @@ def is_right(one: Judged) -> bool:
 
 
 def answer_of(one: Judged, opened: bool) -> str | None:
-    """What a sample votes for: its answer, blanks apart."""
+    """What a sample votes for: its answer, blanks apart, unless it has several lines, as a program whose blanks mean something."""
     parsed = None if one.truncated else parse(one.text, opened)
-    return " ".join(parsed.answer.split()) if isinstance(parsed, Parsed) else None
+    if not isinstance(parsed, Parsed):
+        return None
+    return parsed.answer if "\n" in parsed.answer else " ".join(parsed.answer.split())
 
 
 def figures(groups: Sequence[Sequence[Judged]], opened: bool) -> dict[str, Any]:

@@ -6,6 +6,7 @@ the sampled tokens. The named settings, with their papers, are in `recipes.py`.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -51,23 +52,19 @@ class Totals(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """Sums over the unmasked tokens of a micro-batch, for `combine` to add; shares and means are these over `tokens`."""
+    """Sums over the unmasked tokens of a micro-batch; shares and means are these over `tokens`."""
 
     tokens: jax.Array
     clip_low: jax.Array  # tokens whose ratio is held at the lower bound, and so teach nothing (for CISPO: are weighted by the bound)
     clip_high: jax.Array
     ratio: jax.Array
     log_ratio: jax.Array  # log pi / pi_old
-    kl: jax.Array  # k3 estimate of KL(pi || pi_ref); 0 without a reference
+    kl: jax.Array | None  # k3 estimate of KL(pi || pi_ref); None without a reference
     masked: jax.Array  # sequences left out by mask_ratio
     gap: jax.Array  # the largest |log pi_old / pi_sampler|: no sum
 
 
-def combine(one: Metrics, other: Metrics) -> Metrics:
-    """The metrics of two micro-batches together."""
-    return Metrics(*(a + b for a, b in zip(one[:-1], other[:-1])), gap=jnp.maximum(one.gap, other.gap))
-
-
+@partial(jax.jit, static_argnames="how")
 def advantages(reward_PG: jax.Array, valid_PG: jax.Array, how: Literal["standardised", "centred"]) -> jax.Array:
     """How much better each sample is than its group: r - mean, and over std + 1e-6 if standardised; float32 [P, G].
 
@@ -84,18 +81,6 @@ def advantages(reward_PG: jax.Array, valid_PG: jax.Array, how: Literal["standard
         return centred_PG
     std_P1 = jnp.sqrt((centred_PG**2).sum(1, keepdims=True) / jnp.maximum(count_P1 - 1, 1))
     return centred_PG / (std_P1 + 1e-6)
-
-
-def signal_share(advantage_PG: jax.Array) -> jax.Array:
-    """The share of groups that teach anything: with an advantage other than 0."""
-    return (advantage_PG != 0).any(1).mean()
-
-
-def overlong_penalty(tokens: jax.Array, limit: int, cache: int) -> jax.Array:
-    """What to add to the reward of a completion of so many tokens: 0 up to limit - cache, then falling to -1 at the limit (DAPO equation 13)."""
-    if not 0 <= cache <= limit:
-        raise ValueError(f"the overlong penalty grows over {cache} tokens: that must be from 0 to the limit of {limit}")
-    return -jnp.clip((jnp.asarray(tokens) - (limit - cache)) / cache, 0, 1) if cache else jnp.zeros(jnp.shape(tokens))
 
 
 def log_ratio(above: jax.Array, below: jax.Array) -> jax.Array:
@@ -173,6 +158,6 @@ def policy_loss(objective: Objective, logp_BT, old_BT, sampler_BT, ref_BT, advan
     def total(x_BT):
         return jnp.where(mask_BT, stop_gradient(x_BT), 0).sum(dtype=jnp.float32)
 
-    kl = jnp.zeros(()) if ref_BT is None else total(kl_estimate("k3", logp_BT, ref_BT, old_BT))
+    kl = None if ref_BT is None else total(kl_estimate("k3", logp_BT, ref_BT, old_BT))
     return loss, Metrics(total(1.0), total(below_BT), total(above_BT), total(ratio_BT), total(away_BT), kl, left_out_B.sum(dtype=jnp.float32),
                          jnp.abs(old_BT - sampler_BT).max())

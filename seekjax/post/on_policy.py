@@ -16,21 +16,21 @@ import numpy as np
 
 from seekjax.config import Config, GrpoConfig
 from seekjax.train.lora import make_plan
-from seekjax.train.metrics import read
 from seekjax.train.state import TrainState
 from seekjax.train.step import BATCH
 from seekjax.validate import need
 from sharding.rules import sharding, split_by
 
-from .distill import Distillation, added, draw
+from .distill import Distillation, added
 from .judge import Judge
-from .pictures import _accuracy
 from .rollout import Sampler, minibatch
 from .watch import Watch
 
 
 class OnPolicy(Distillation):
     """The stage of `python train.py distill --post.on-policy True`; see train.stage.Stage for the methods."""
+
+    alike = True
 
     def __init__(self, config: Config):
         check(config)
@@ -56,7 +56,7 @@ class OnPolicy(Distillation):
              f"must be a multiple of the {split_by('batch')} devices that share a batch.")
         self.plan = make_plan(self.config)
         self.compile()
-        self.keep_template(folder)
+        self.form.chat.keep(folder, jax.process_index() == 0)
         self.watch = Watch(self, folder)
 
     def tokens(self, step: int) -> int:
@@ -74,8 +74,7 @@ class OnPolicy(Distillation):
         rows, group = self.config.train.batch, self.post.group
         self.watch.before(step, state)
         problems = self.judge.training(self.cursor, rows // group)
-        key = jax.random.fold_in(jax.random.key(self.config.train.seed), self.rollouts)
-        texts, judged = self.answers(state, problems, group, key)
+        texts, judged = self.answers(state, problems, group, self.key("train", self.rollouts))
         self.cursor, self.rollouts = self.cursor + len(problems), self.rollouts + 1
         self.drawn = sum(one.tokens for one in judged)
         nothing = np.zeros(rows, np.float32)
@@ -92,6 +91,10 @@ class OnPolicy(Distillation):
         variables = {"params": self.plan.weights(state.params, state.frozen), "balance": state.balance}
         texts = self.sampler(variables, [self.judge.prompt(problem) for problem in problems], group, key)
         return texts, self.judge(texts, problems, group)
+
+    def key(self, use: str, number: int) -> jax.Array:
+        """The root of a rollout's randomness, for one use."""
+        return jax.random.fold_in(jax.random.fold_in(jax.random.key(self.config.train.seed), ("train", "held_out").index(use)), number)
 
     def thought(self, texts: dict[str, Any]) -> dict[str, Any]:
         """A rollout as the criterion reads it."""
@@ -110,8 +113,7 @@ class OnPolicy(Distillation):
         """Accuracy on held-out problems, one answer each, and how far the teacher is from those answers."""
         judged, sums, rows = [], [], self.config.train.batch
         for first in range(0, self.post.eval_problems, rows):
-            key = jax.random.fold_in(jax.random.key(self.config.train.seed), first)
-            texts, some = self.answers(state, self.judge.held_out(first, rows), 1, key)
+            texts, some = self.answers(state, self.judge.held_out(first, rows), 1, self.key("held_out", first))
             judged += some
             sums.append(self.measure(state.params, state, self.thought(texts)))
         total = added(sums)
@@ -120,13 +122,7 @@ class OnPolicy(Distillation):
         return record | {"kl": kl}, f"{sentence}, kl {kl:.4f}"
 
     def finish(self, state: TrainState, folder: Path) -> list[str]:
-        lines = [f"checkpoint: {folder / 'checkpoints' / str(int(state.step))}", f"next: read what it wrote with seekjax rollouts {folder}",
-                 f"  or measure it with seekjax eval {folder} --task {' '.join(self.post.tasks)}"]
-        if jax.process_index():
-            return lines
-        records = read(folder)
-        train, held_out = ([r for r in records if r["split"] == split and "accuracy" in r] for split in ("train", "held_out"))
-        return [f"pictures: {draw(folder)}, {_accuracy(folder, train, held_out)}", *lines]
+        return [*([f"picture: {self.draw_distance(folder)}"] if jax.process_index() == 0 else []), *self.watch.finish(state, folder)]
 
 
 def check(config: Config) -> None:

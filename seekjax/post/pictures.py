@@ -1,4 +1,4 @@
-"""What a run of reinforcement looks like: accuracy and length, rewards apart, signal, entropy and divergence; drawn from metrics.jsonl alone."""
+"""What post-training looks like: accuracy and length, rewards apart, signal, entropy and divergence; drawn from metrics.jsonl alone."""
 
 from pathlib import Path
 
@@ -13,10 +13,27 @@ def draw(folder: Path) -> list[Path]:
     records = read(folder)
     train = [r for r in records if r["split"] == "train" and "accuracy" in r]
     held_out = [r for r in records if r["split"] == "held_out" and "accuracy" in r]
-    paths = [_accuracy(folder, train, held_out), _rewards(folder, train)] if train else []
+    paths = [_accuracy(folder, train, held_out)] if train else []
+    paths += [_rewards(folder, train)] if any("signal" in r for r in train) else []
     if loads := [r for r in train if "load" in r]:
         paths += [_load(folder, loads), _max_violation(folder, train)]
     return paths
+
+
+def draw_figures(folder: Path, name: str, title: str, figures: dict[str, str]) -> Path:
+    """Some figures over steps, of training and of held-out data, one below the other: {name in metrics.jsonl: what its axis says}."""
+    records, figure = read(folder), Figure(figsize=(8, 2 + 2.5 * len(figures)), layout="constrained")
+    axes = figure.subplots(len(figures), sharex=True, squeeze=False)[:, 0]
+    for axis, (key, label) in zip(axes, figures.items()):
+        for split, style in (("train", {"color": "tab:blue", "label": "training"}), ("held_out", {"color": "tab:orange", "marker": "o", "label": "held out"})):
+            if points := [(r["step"], r[key]) for r in records if r["split"] == split and key in r]:
+                axis.plot(*zip(*points), **style)
+        axis.set(ylabel=label)
+        axis.legend()
+        axis.grid(alpha=0.3)
+    axes[-1].set(xlabel="step")
+    figure.suptitle(f"{folder.name}: {title}")
+    return _save(figure, folder / name)
 
 
 def _accuracy(folder: Path, train: list[dict], held_out: list[dict]) -> Path:

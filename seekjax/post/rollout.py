@@ -66,6 +66,7 @@ class Sampler:
                       self.slots, group, self.max_new)
 
 
+@partial(jax.jit, static_argnames=("prompts", "group"))
 def group_keys(key: jax.Array, prompts: int, group: int) -> jax.Array:
     """A key for each text, [P * G]."""
     def of_prompt(p):

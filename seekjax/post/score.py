@@ -21,7 +21,9 @@ def log_probs(model: Transformer, config: Config, params, balance, batch: dict, 
     segment_BT = segment_BX[:, :T]
     output = model.apply({"params": params, "balance": balance}, tokens_BX[:, :T], segment_BT if config.data.mask_documents else None, segment_BT > 0,
                          choice=stacked_choice(config, batch["choice"], T) if "choice" in batch else None)
-    hidden_BTD, target_BT = output.hidden_BTD / temperature, tokens_BX[:, 1:]
+    hidden_BTD, target_BT = output.hidden_BTD, tokens_BX[:, 1:]
+    if temperature != 1:
+        hidden_BTD = hidden_BTD.astype(jnp.float32) / temperature  # the sampler divides float32 logits: no rounding to bfloat16 in between
     if "kept" in batch:
         kept_BTV = jnp.unpackbits(batch["kept"][:, 1:], axis=-1, count=config.model.vocab).astype(bool)
         log_BTV = jax.nn.log_softmax(jnp.where(kept_BTV, logits(output._replace(hidden_BTD=hidden_BTD)), -jnp.inf), -1)

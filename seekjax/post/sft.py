@@ -10,7 +10,7 @@ import numpy as np
 
 from seekjax.config import Config
 from seekjax.data import DataError, load_tokenizer
-from seekjax.data.chat import find_template, load_chat
+from seekjax.data.chat import load_chat
 from seekjax.data.pipeline import sample_batches
 from seekjax.generate.sampling import Sampling
 from seekjax.generate.stream import Generator
@@ -26,8 +26,6 @@ from sharding.place import put_batch
 from .chats import Form
 from .esft import Chosen, Experts
 from .traces import load_samples, whole_rows
-
-TEMPLATE = "chat_template.jinja"  # kept beside the weights, so that `seekjax chat` asks as it was taught
 
 
 class Answers(NextToken):
@@ -51,7 +49,6 @@ class FineTuning(Pretraining):
         self.config, home = config, config.init.expanduser() if config.init else Path()
         self.tokenizer = load_tokenizer(config.data, config.model.vocab, None)
         self.form = Form(load_chat(home, self.tokenizer, config.post.template), self.tokenizer)
-        self.template = find_template(home, self.tokenizer, config.post.template)
         self.process = {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
     def about(self) -> list[str]:
@@ -76,12 +73,7 @@ class FineTuning(Pretraining):
         self.plan = Chosen(config) if post.expert_share else make_plan(config)
         self.experts = Experts(self, folder) if post.expert_share else None
         self.step, self.measure = compile_train(self.plan, Answers(self.plan, self.tokenizer.bytes_V)), compile_steps(self.plan, self.tokenizer.bytes_V)[1]
-        self.keep_template(folder)
-
-    def keep_template(self, folder: Path) -> None:
-        """Leave the template beside the weights; one that is there belongs to the run so far, which refuses another."""
-        if jax.process_index() == 0 and not (folder / TEMPLATE).exists():
-            (folder / TEMPLATE).write_text(self.template, encoding="utf-8")
+        self.form.chat.keep(folder, jax.process_index() == 0)
 
     def rows_of(self, samples: Any) -> list[dict[str, np.ndarray]]:
         """Held-out batches of these samples."""

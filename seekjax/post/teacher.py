@@ -1,9 +1,7 @@
 """The model that is learnt from in distillation: opened when something is asked of it that has not been kept."""
 
-import hashlib
 from dataclasses import replace
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,15 +10,13 @@ from seekjax.config import Config
 from seekjax.data import DataError, Tokenizer, read_tokenizer
 from seekjax.generate.open import Opened, open_model
 from seekjax.model.transformer import Transformer
-from seekjax.train.saved import adopt
+from seekjax.train.saved import adopt, weights_mark
 from seekjax.train.step import BATCH
 from seekjax.validate import need
 from sharding.rules import sharding
 
 from .divergence import likeliest
 from .logits import Kept
-
-HASHED = 2**20  # bytes of each published file, from its beginning, that tell it from others
 
 
 class Teacher:
@@ -89,19 +85,6 @@ class Teacher:
     @cached_property
     def _head(self) -> jax.Array:
         return self.opened.variables["params"]["head"].astype(self.opened.kernel.dtype)
-
-
-def weights_mark(folder: Path) -> str:
-    """A hash that tells a folder's weights from others without reading them: of the manifest of a run's newest step, which has their SHA-256; of the
-    size and first megabyte of each published file."""
-    steps = {int(path.parent.name): path for path in folder.glob("checkpoints/*/manifest.json") if path.parent.name.isdecimal()}
-    if steps:
-        return hashlib.sha256(steps[max(steps)].read_bytes()).hexdigest()
-    found = hashlib.sha256()
-    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
-        with path.open("rb") as file:
-            found.update(f"{path.name} {path.stat().st_size} ".encode() + file.read(HASHED))
-    return found.hexdigest()
 
 
 @partial(jax.jit, static_argnames=("model", "top_k", "temperature", "place"))

@@ -85,12 +85,12 @@ class Traces(Sequence):
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         if not 0 <= index < self.size:
             raise IndexError(index)
-        for attempt in count():  # one that is too long is replaced by one from beyond the end
-            problem = self.problems[index + attempt * self.size]
+        for number in count():  # one that is too long is replaced by one from beyond the end
+            problem = self.problems[index + number * self.size]
             [sample] = self.form.samples([{"role": "user", "content": problem.prompt}, {"role": "assistant", "content": self.solution(index, problem)}])
             if len(sample.tokens) <= self.limit:
                 return sample._asdict()
-            if not self.drop_long or attempt == 1000:
+            if not self.drop_long or number == 1000:
                 raise too_long(f"the solution of {problem.prompt!r} ({self.name})", len(sample.tokens), self.limit)
 
     def solution(self, index: int, problem) -> str:

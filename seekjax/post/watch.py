@@ -54,9 +54,10 @@ class Watch:
 
     def line(self, record: dict[str, Any]) -> str:
         """The progress line."""
+        kl = f"  kl {record['kl']:.4f}" if "kl" in record else ""
         failed = f"  {record['failed']:.0f} REWARDS FAILED" if record.get("failed") else ""
         return (f"reward {record['reward']:.3f}  right {record['accuracy']:.1%}  form {record['parsed']:.0%}  signal {record['signal']:.0%}  "
-                f"length {record['length']:.0f}  entropy {record['entropy']:.2f}  kl {record['kl']:.4f}{failed}")
+                f"length {record['length']:.0f}  entropy {record['entropy']:.2f}{kl}{failed}")
 
     def held_out(self, judged: Sequence[Judged]) -> tuple[dict[str, float], str]:
         """Figures on held-out problems, and a sentence of them."""

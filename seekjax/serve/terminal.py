@@ -8,15 +8,15 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal, TextIO
 
-import jax
 import tyro
 
 from seekjax.config import KernelConfig
 from seekjax.data.chat import Chat, Message, Name, Thoughts, load_chat
-from seekjax.data.tokenizer import THINK, THINK_END, Tokenizer, cache_folder
+from seekjax.data.tokenizer import THINK, THINK_END, Tokenizer
 from seekjax.generate.open import Opened, need_tokenizer, on, open_model
 from seekjax.generate.sampling import Sampling
 from seekjax.generate.stream import Generator, Writing
+from seekjax.train.run import keep_compiled
 from sharding.mesh import MeshConfig
 
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
@@ -59,13 +59,6 @@ class Talk:
     system: str = ""  # said to the model before anything else
     template: Name = "auto"  # auto: the checkpoint's own; r1 begins every answer with thinking
     mesh: MeshConfig = MeshConfig(data=1)  # how many devices split what
-
-
-def keep_compiled() -> None:
-    """Programs compiled by one command serve the next: a start takes seconds less. JAX_COMPILATION_CACHE_DIR says where else, or nowhere."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def generate(argv: list[str]) -> None:

@@ -89,12 +89,12 @@ class Checkpoints:
         self._thread = threading.Thread(target=self._commit, args=(step, saving), name=f"save step {step}")
         self._thread.start()
 
-    def restore(self, abstract: Any) -> tuple[int, Any, Any] | None:
+    def restore(self, abstract: Any, alike: bool = False) -> tuple[int, Any, Any] | None:
         """The newest step that is whole: (step, state, data), or None when nothing was ever saved.
 
         `abstract` is the state as jax.ShapeDtypeStructs with shardings, of any mesh. `data` is None when another number of
-        processes saved it. Raises CheckpointError when steps exist but none is whole, or when the newest whole one does not
-        fit `abstract`.
+        processes saved it, unless all processes stand `alike` in it. Raises CheckpointError when steps exist but none is whole,
+        or when the newest whole one does not fit `abstract`.
         """
         self.wait()
         step = self._agree(self._newest_whole() if self._first else NONE)
@@ -114,10 +114,10 @@ class Checkpoints:
             raise CheckpointError(f"checkpoint {folder} is whole, but Orbax {ocp.__version__} cannot read it: {_line(error)}") from error
         self._held = step
         processes = len(list(folder.glob("data-*.json")))
-        if processes != jax.process_count():
+        if processes != jax.process_count() and not alike:
             _shout(f"checkpoint {folder} was saved by {processes} processes: its data position does not fit {jax.process_count()}")
             return step, state, None
-        return step, state, json.loads((folder / f"data-{jax.process_index()}.json").read_text())
+        return step, state, json.loads((folder / f"data-{0 if alike else jax.process_index()}.json").read_text())
 
     def wait(self) -> None:
         """Return once nothing is being saved; raise CheckpointError if the save in flight failed, on any process."""

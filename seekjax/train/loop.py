@@ -10,6 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from seekjax.config import Config
+from seekjax.data import DataError
 from seekjax.plan.count import flops_per_token
 from seekjax.validate import validate
 from sharding.mesh import join_hosts, make_mesh
@@ -48,7 +49,7 @@ def fit(config: Config, make_stage: type[Stage] = Pretraining) -> Fitted:
 
     with use(make_mesh(config.mesh)), stop_on_signals() as stop, closing(Checkpoints(folder, config.train.keep)) as checkpoints:
         stage.open(folder)
-        restored = checkpoints.restore(stage.plan.abstract_state())
+        restored = checkpoints.restore(stage.plan.abstract_state(), stage.alike)
         if restored:
             done, state, position = restored
             if position is not None:
@@ -61,8 +62,17 @@ def fit(config: Config, make_stage: type[Stage] = Pretraining) -> Fitted:
             recorder = Recorder(config, folder, done)
             report = Report(config, stage, screen, recorder)
             due = False  # a save that came in the middle of what a rollout is learnt from waits for its end
+            position = stage.position()
             for step in range(done, steps):
-                state, metrics = stage.step(state, stage.batch(step, state))
+                try:
+                    batch = stage.batch(step, state)
+                except DataError:  # bad input costs no step that was made; of several processes one alone may meet it, and the others would not come to save
+                    if step > done and jax.process_count() == 1:
+                        report.flush()
+                        checkpoints.save(step, state, data=position, config=to_json(config))
+                        screen.say(f"saved step {step}: the same command continues from there.")
+                    raise
+                state, metrics = stage.step(state, batch)
                 step += 1
                 report(step, metrics)
                 whole = (position := stage.position()) is not None

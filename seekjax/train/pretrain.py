@@ -20,6 +20,8 @@ from .step import BATCH, compile_steps
 class Pretraining:
     """The stage of `python train.py tiny`; see train.stage.Stage for the methods."""
 
+    alike = False  # each reads its own share
+
     def __init__(self, config: Config):
         self.config = config
         self.corpus = load_corpus(config.data)

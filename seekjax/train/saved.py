@@ -1,5 +1,6 @@
 """Reading what a run has saved, for whoever only wants to use the model: no optimizer, no data pipeline."""
 
+import hashlib
 import json
 import types
 import typing
@@ -22,6 +23,8 @@ from .checkpoint import CheckpointError, mismatches
 from .lora import adapter_axes, adapters, merge
 from .manifest import damage
 from .run import RunError
+
+HASHED = 2**20  # bytes of each published file, from its beginning, that tell it from others
 
 
 def read_run(folder: Path, kernel: KernelConfig | None = None) -> tuple[Config, dict]:
@@ -59,6 +62,19 @@ def adopt(config: Config) -> Config:
     if not (folder / "tokenizer.json").is_file():
         raise RunError(f"{folder} has no tokenizer.json: copy that of the model there, or name another --init.")
     return replace(config, model=model, data=replace(config.data, tokenizer=str(folder)))
+
+
+def weights_mark(folder: Path) -> str:
+    """A hash that tells a folder's weights from others without reading them: of the manifest of a run's newest step, which has their SHA-256; of the
+    size and first megabyte of each published file."""
+    steps = {int(path.parent.name): path for path in folder.glob("checkpoints/*/manifest.json") if path.parent.name.isdecimal()}
+    if steps:
+        return hashlib.sha256(steps[max(steps)].read_bytes()).hexdigest()
+    found = hashlib.sha256()
+    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
+        with path.open("rb") as file:
+            found.update(f"{path.name} {path.stat().st_size} ".encode() + file.read(HASHED))
+    return found.hexdigest()
 
 
 def newest_whole(checkpoints: Path) -> Path:

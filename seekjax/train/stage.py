@@ -17,6 +17,7 @@ class Stage(Protocol):
     config: Config
     tokenizer: Tokenizer
     plan: Plan
+    alike: bool  # whether all processes stand at the same position, which then fits any number of them
 
     def about(self) -> list[str]:
         """Lines that say what will be read."""

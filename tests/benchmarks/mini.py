@@ -3,7 +3,6 @@
 `mini` has 30.0M parameters and costs 76.3 MFLOP per training token; a batch is 16 sequences of 256 tokens, 4,096 in all.
 """
 
-import dataclasses
 import os
 import platform
 import time
@@ -11,7 +10,6 @@ from dataclasses import replace
 from statistics import median
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, TrainConfig

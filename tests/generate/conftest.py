@@ -29,7 +29,7 @@ class Made:
 
     def log_probs(self, text) -> np.ndarray:
         """Of every next token, [T, V]; padded to one length, which causal attention cannot see."""
-        return np.asarray(self.forward(np.pad(text, (0, 40 - len(text)))[None])[0, :len(text)])
+        return np.asarray(self.forward(np.pad(text, (0, 40 - len(text)))[None]))[0, :len(text)]
 
     def greedy(self, prompt, new: int) -> list[int]:
         text = list(prompt)

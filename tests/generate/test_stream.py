@@ -1,7 +1,5 @@
 """What the host does: buckets that compile once, tokens as they come, and text that never shows half a character or a stop string."""
 
-import jax
-import numpy as np
 import pytest
 from seekjax.config import KernelConfig
 from seekjax.generate.decode import advance, start

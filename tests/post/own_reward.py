@@ -15,3 +15,8 @@ def picky(problem, text, tokens):
 
 def broken(problem, text, tokens):
     return float("nan")
+
+
+def fails_on_the_second_rollout(problem, text, tokens, seen=[]):  # the list is kept from call to call
+    seen.append(text)
+    return vowels(problem, text, tokens) if len(seen) <= 16 else float("nan")

@@ -6,6 +6,7 @@ test suite compiles without optimising.
 """
 
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,10 +39,15 @@ def accuracy(init: Path, out: Path, steps: int, **post) -> float:
 def main(folder: Path) -> None:
     start = base(folder / "base")
     dealt = accuracy(start, folder / "dealt", 10, rewards=(("benchmarks.dealt:reward", 1.0), ("accuracy", 0.0)))
+    began = time.perf_counter()
     paid = accuracy(start, folder / "paid", 30)
-    first = metrics.read(folder / "paid")[0]["accuracy"]
-    print(f"right on held-out sums: {paid:.1%} where right answers paid, {dealt:.1%} where rewards were dealt out; {first:.1%} of the first rollout")
+    seconds = time.perf_counter() - began
+    first, gap = metrics.read(folder / "paid")[0]["accuracy"], max(one["gap"] for one in metrics.read(folder / "paid") if "gap" in one)
+    print(f"right on held-out sums: {paid:.1%} where right answers paid ({seconds:.0f} s), {dealt:.1%} where rewards were dealt out; {first:.1%} of the first "
+          f"rollout; sampler and trainer differ by {gap:.1e} at most")
     assert paid >= first + RISE and paid >= dealt + RISE, f"reinforcement must raise accuracy by {RISE:.0%}"
+    assert dealt <= first + RISE / 2, "rewards that say nothing must not teach"
+    assert gap < 1e-4, "the trainer must find every token as likely as the sampler did"
 
 
 if __name__ == "__main__":

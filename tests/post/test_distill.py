@@ -296,7 +296,7 @@ def test_a_student_learns_on_its_own_answers(own):
     groups = json.loads((own.folder / "rollouts.jsonl").read_text().splitlines()[0])["groups"]
     assert [len(group["samples"]) for group in groups] == [4, 4]
     lines = own.stage.finish(own.state, own.folder)
-    assert "kl.png" in lines[0] and "accuracy.png" in lines[0] and (own.folder / "chat_template.jinja").exists()
+    assert "kl.png" in lines[0] and lines[1] == f"pictures: {own.folder / 'accuracy.png'}, {own.folder / 'load.png'}, {own.folder / 'max_violation.png'}" and (own.folder / "chat_template.jinja").exists()
     assert "right" in own.stage.describe(train[0])
 
 

@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from seekjax.config import Config, DataConfig, GrpoConfig, KernelConfig, ModelConfig, OptimizerConfig, Schedule, TrainConfig
+from seekjax.config import Config, DataConfig, GrpoConfig, KernelConfig, LoraConfig, ModelConfig, OptimizerConfig, Schedule, TrainConfig
 from seekjax.data import DataError, load_tokenizer
+from seekjax.data.chat import BUILT_IN
+from seekjax.generate.open import open_model
 from seekjax.model.transformer import Transformer
 from seekjax.post import rollout
 from seekjax.post.grpo import Reinforcement, objective_of, replaced
@@ -88,12 +90,6 @@ def test_twenty_steps_are_ten_a_restart_and_ten(unbroken, tmp_path):
     assert (tmp_path / "run" / "rollouts.jsonl").read_text() == (unbroken.folder / "rollouts.jsonl").read_text()
 
 
-def test_nothing_compiles_after_the_first_rollout(unbroken):
-    before = rollout.sample._cache_size(), rollout.minibatch._cache_size()
-    fit(replace(unbroken.config, train=replace(unbroken.config.train, steps=22)), Reinforcement)
-    assert (rollout.sample._cache_size(), rollout.minibatch._cache_size()) == before
-
-
 def test_the_balance_bias_stays_and_the_reference_moves(unbroken, base):
     with use(make_mesh(BASE.mesh)):
         start = Reinforcement(unbroken.config)
@@ -133,9 +129,52 @@ def test_replayed_routing_is_what_the_trainer_follows(base):
     assert len({tuple(row) for row in np.asarray(texts["tokens"])}) > 12  # samples of a group differ
 
 
-def test_inner_epochs_and_minibatches_move_the_ratio(base, tmp_path):
-    fitted = fit(run(base, tmp_path, steps=12, batch=8, post={"epochs": 2, "recipe": "dapo", "rounds": 2}, eval_every=12, save_every=6), Reinforcement)
+def test_every_rollout_draws_anew_and_ends_where_padding_is_the_end_too(base):
+    """Three public trainers' mistakes: one key for all steps, prompts read once a sample, the end masked out where it is also the padding."""
+    stage = Reinforcement(adopt(run(base, None)))
+    with use(make_mesh(BASE.mesh)):
+        sampler, state = rollout.Sampler(stage.config, stage.tokenizer), Plan(stage.config).start()
+        prompts = [stage.judge.prompt(problem) for problem in stage.judge.training(0, 4)]
+
+        def drawn():
+            return jax.device_get(sampler({"params": state.params, "balance": state.balance}, prompts, 4, stage.key(state, "draw")))
+
+        first, again = drawn(), drawn()
+        stage.rollouts += 1
+        second = drawn()
+        assert np.array_equal(first["tokens"], again["tokens"]) and not np.array_equal(first["tokens"], second["tokens"])
+        sampler.stop_X[0] = end = np.bincount(second["tokens"][:, 1:][second["mask"]]).argmax()  # so that some texts do end
+        ended = drawn()
+        sampler.pad = end
+        padded = drawn()
+        for name in ("length", "mask", "segments"):
+            assert np.array_equal(padded[name], ended[name]), name
+        assert np.array_equal(padded["tokens"][padded["segments"] > 0], ended["tokens"][ended["segments"] > 0])
+        last, rows = padded["length"] - 1, np.arange(16)
+        short = padded["mask"].sum(1) < stage.config.post.max_new
+        assert short.any() and (padded["tokens"][rows, last][short] == end).all() and padded["mask"][rows, last - 1].all()  # and the end is learnt
+        shapes = str(jax.make_jaxpr(lambda: sampler({"params": state.params, "balance": state.balance}, prompts, 4, stage.key(state, "draw")))())
+    assert f"f32[4,{sampler.room},32]" in shapes and f"f32[16,{sampler.room},32]" not in shapes  # 4 prompts were read, not 16
+
+
+class Counted(Reinforcement):
+    """Counts what compiles, up to the beginning of every step."""
+
+    compiled, before = [], []
+
+    def batch(self, step, state):
+        self.before.append(len(self.compiled))
+        return super().batch(step, state)
+
+
+def test_inner_epochs_and_minibatches_move_the_ratio_and_nothing_compiles_after_warm_up(base, tmp_path):
+    """Three rollouts of four updates each; the reference is first replaced at the second."""
+    jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: Counted.compiled.append(name) if "backend_compile" in name else None)
+    post = {"epochs": 2, "recipe": "dapo", "rounds": 2, "reference_every": 1, "truncate": 2.0}
+    fitted = fit(run(base, tmp_path, steps=12, batch=8, post=post, eval_every=12, save_every=6), Counted)
+    assert Counted.before[0] < Counted.before[1] and Counted.before[8] == Counted.before[11]
     records = figures(fitted)
+    assert "reward/length" in records[0]  # DAPO's penalty
     assert records[0]["ratio"] == pytest.approx(1, abs=1e-5) and all(abs(r["log_ratio"]) > 1e-6 for r in records[1:4])
     assert [r["reward"] for r in records[:4]] == [records[0]["reward"]] * 4 and records[4]["reward"] != records[0]["reward"]
     assert not (tmp_path / "checkpoints" / "6").exists() and (tmp_path / "checkpoints" / "8").exists()  # a save waits for the end of a rollout
@@ -151,6 +190,43 @@ def test_a_failing_reward_is_counted_and_named_not_zero(base, tmp_path):
     assert all("ZeroDivisionError" in one["error"] for one in failed) and all("error" not in one for one in samples if one["reward"] is not None)
     with pytest.raises(DataError, match="the reward failed for every sample.*broken returned nan"):
         fit(run(base, tmp_path / "broken", post={"rewards": (("post.own_reward:broken", 1.0),)}), Reinforcement)
+
+
+@pytest.fixture(scope="module")
+def broken_off(base, tmp_path_factory):
+    """Adapters and the bias learn, without a reference, until the reward breaks in the second rollout."""
+    folder = tmp_path_factory.mktemp("broken_off")
+    config = run(base, folder, steps=2, save_every=2, balance_rate=0.01,
+                 post={"rewards": (("post.own_reward:fails_on_the_second_rollout", 1.0),), "kl": 0.0, "move_bias": True})
+    with pytest.raises(DataError, match="the reward failed for every sample"):
+        fit(replace(config, lora=LoraConfig(rank=2)), Reinforcement)
+    return folder
+
+
+def test_a_reward_that_breaks_later_costs_no_step(broken_off):
+    assert json.loads((broken_off / "checkpoints" / "1" / "data-0.json").read_text()) == {"rollouts": 1, "cursor": 4}
+    [record] = metrics.read(broken_off)
+    assert record["step"] == 1 and "kl" not in record  # without a reference nothing is measured
+
+
+def test_adapters_learn_from_rewards_and_the_bias_moves_where_asked(broken_off, base):
+    with use(make_mesh(BASE.mesh)):
+        before, after = (open_model(folder).variables for folder in (base, broken_off))
+    moved = jax.tree_util.tree_leaves_with_path(jax.tree.map(lambda a, b: bool((a != b).any()), before, after))
+    names = {jax.tree_util.keystr(path): different for path, different in moved}
+    assert any(different for name, different in names.items() if "w_o" in name) and any(different for name, different in names.items() if "bias" in name)
+    assert not any(different for name, different in names.items() if "norm" in name or "embed" in name or "router" in name)
+
+
+def test_the_template_is_kept_beside_the_weights(base, unbroken, tmp_path):
+    """So that `seekjax chat` and what is trained next ask as the model was taught; a run that was saved learns no other."""
+    assert (unbroken.folder / "chat_template.jinja").read_text() == BUILT_IN["v3"]
+    with use(make_mesh(BASE.mesh)):
+        other = Reinforcement(adopt(run(base, tmp_path, post={"template": "r1"})))
+        other.open(tmp_path)
+        assert (tmp_path / "chat_template.jinja").read_text() == BUILT_IN["r1"]
+        with pytest.raises(DataError, match="learns another chat template"):
+            other.open(unbroken.folder)
 
 
 def test_groups_with_signal_replace_those_without():
@@ -186,6 +262,7 @@ def test_what_was_drawn_tells_how_good_the_policy_is_and_what_has_signal_is_lear
     ({"max_new": 36}, "a prompt has .* raise data.sequence or lower post.max_new"),
     ({"steps": 21, "epochs": 2}, "train.steps 21 must be a multiple of the 2 steps"),
     ({"capacity": 1.5}, "kernel.capacity is 1.5: the sampler drops no tokens"),
+    ({"move_bias": True}, "post.kl is 0.02 and post.move_bias True"),
 ])
 def test_bad_input_is_one_sentence(base, tmp_path, change, said):
     config = run(base, tmp_path)

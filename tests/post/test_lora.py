@@ -54,7 +54,7 @@ def test_the_first_weights_are_those_that_stay(config, begun):
     with use(make_mesh(config.mesh)):
         plain = Plan(replace(config, lora=LoraConfig())).start()
     equal(state.frozen["base"], plain.params)
-    equal(plan.weights(state.params, state.frozen), plain.params)
+    equal(jax.jit(plan.weights)(state.params, state.frozen), plain.params)
 
 
 def test_only_matrices_have_adapters_and_only_adapters_have_moments(config, begun):
@@ -73,7 +73,7 @@ def test_only_matrices_have_adapters_and_only_adapters_have_moments(config, begu
 
 def test_merged_weights_are_the_formula(begun):
     plan, state, busy = begun
-    base, merged, a_b = named(state.frozen["base"]), named(plan.weights(busy, state.frozen)), named(busy)
+    base, merged, a_b = named(state.frozen["base"]), named(jax.jit(plan.weights)(busy, state.frozen)), named(busy)
     scale, sums = LORA.alpha / LORA.rank, {
         "expert_layers/attention/w_uq": "lqr,lrhn->lqhn", "dense_layers/attention/w_o": "lhur,lrd->lhud", "expert_layers/ffn/w_down": "lefr,lerd->lefd",
         "mtp_1/block/attention/w_dkv": "dr,rc->dc", "mtp_1/w_hidden": "dr,ra->da", "expert_layers/ffn/shared/w_up": "ldr,lrf->ldf"}
@@ -135,7 +135,7 @@ def test_training_leaves_the_weights_and_a_run_is_read_merged(tuned):
     assert all(np.abs(np.asarray(x)).max() > 0 for x in jax.tree.leaves(state.params))
     read, variables = read_run(tuned.folder)
     assert read.lora == LoraConfig()  # whoever saves these weights again saves whole ones
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), variables["params"], plan.weights(state.ema, state.frozen))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), variables["params"], jax.jit(plan.weights)(state.ema, state.frozen))
     with use(make_mesh(MeshConfig(data=4, expert=2))):
         split = read_run(tuned.folder)[1]["params"]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=1e-6), split, variables["params"])
@@ -146,7 +146,7 @@ def test_logits_of_the_merged_run_are_those_of_the_adapters(tuned):
     plan, state, opened = tuned.stage.plan, tuned.state, open_model(tuned.folder)
     tokens = np.arange(16, dtype=np.int32)[None]
     ours = jax.jit(lambda state: plan.model.apply({"params": plan.weights(state.ema, state.frozen), "balance": state.balance}, tokens).hidden_BTD)(state)
-    theirs = Transformer(opened.model, opened.kernel).apply(opened.variables, tokens).hidden_BTD
+    theirs = jax.jit(lambda v: Transformer(opened.model, opened.kernel).apply(v, tokens).hidden_BTD)(opened.variables)
     np.testing.assert_allclose(theirs, ours, atol=1e-5)
 
 

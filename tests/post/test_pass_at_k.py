@@ -8,7 +8,6 @@ from dataclasses import replace
 from itertools import combinations
 from random import Random
 
-import jax
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,15 +15,16 @@ from hypothesis import strategies as st
 from seekjax.cli import main
 from seekjax.config import Config, DataConfig, GrpoConfig, KernelConfig, ModelConfig
 from seekjax.data import DataError, load_tokenizer
+from seekjax.data.chat import BUILT_IN, compile_chat
 from seekjax.eval.task import tell
 from seekjax.generate.open import open_model
 from seekjax.post import keep
 from seekjax.post.answer import wrap
 from seekjax.post.chats import Form
-from seekjax.post.examine import Examiner, Questions, config_for, distinct
+from seekjax.post.examine import Examiner, Questions, distinct
 from seekjax.post.judge import Judged
 from seekjax.post.keep import Sample, choose, row
-from seekjax.post.measure import consensus, figures, interval, pass_at, sentence
+from seekjax.post.measure import answer_of, consensus, figures, interval, pass_at, sentence
 from seekjax.post.tasks import Problem, find_task
 from seekjax.train.checkpoint import Checkpoints
 from seekjax.train.run import to_json
@@ -44,7 +44,7 @@ def judged(text, right=None, **rest):
     """A sample, right if it says 7 in the right form."""
     formed = text.startswith("<think>") and text.endswith("</answer>")
     right = formed and "<answer>7<" in text.replace(" ", "") if right is None else right
-    return Judged(SUM, text, float(right), {"accuracy": float(right), "format": float(formed)}, "", **({"tokens": len(text), "truncated": False} | rest))
+    return Judged(SUM, text, rest.pop("reward", float(right)), {"accuracy": float(right), "format": float(formed)}, "", **({"tokens": len(text), "truncated": False} | rest))
 
 
 @given(st.integers(1, 7).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))
@@ -111,6 +111,7 @@ def test_what_is_kept():
     assert choose(group, False, replace(asked, per_problem=1)) == [short]
     assert choose(group, False, replace(asked, keep="all")) == [wrong, short, long]
     mixed = judged(wrap("7 是 seven", "7"))
+    assert row(judged(wrap("a", "8"), reward=float("nan")), opened=False)["reward"] is None  # JSON has no NaN
     assert choose([mixed, long], False, replace(asked, language="en")) == [long] and choose([mixed], False, asked) == [mixed]
     assert row(judged("a</think><answer>7</answer>", right=True), opened=True)["messages"][1] == {"role": "assistant", "content": "<think>\na</think><answer>7</answer>"}
 
@@ -119,8 +120,9 @@ def test_what_is_kept():
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     load_tokenizer(CONFIG.data, CONFIG.model.vocab, None).save(folder)
+    compile_chat(BUILT_IN["r1"]).keep(folder)
     with use(make_mesh(CONFIG.mesh)), closing(Checkpoints(folder, 1)) as checkpoints:
-        checkpoints.save(1, Plan(CONFIG).start(), data=None, config=to_json(replace(CONFIG, post=GrpoConfig(max_new=12, template="r1"))))
+        checkpoints.save(1, Plan(CONFIG).start(), data=None, config=to_json(replace(CONFIG, post=GrpoConfig(max_new=12))))
     return folder
 
 
@@ -140,7 +142,7 @@ def test_eval_of_a_task_is_the_same_for_any_batch_and_on_a_mesh(run, command):
     report = run / "eval-countdown-1.json"
     seen = json.loads(report.read_text())
     assert status == 0 and out.startswith("countdown:1: 6 held-out problems x 2: pass@1 0.0% (0.0% to ") and str(report) in out
-    assert seen["floor"]["pass@1"] < seen["floor"]["pass@2"] and seen["max_new"] == 12 and seen["template"] == "r1"  # as the run was trained
+    assert seen["floor"]["pass@1"] < seen["floor"]["pass@2"] and seen["max_new"] == 12 and seen["template"] == "auto"  # as the run was trained
     assert command(*asked, "--batch", 8, "--report", run / "again.json")[0] == 0
     assert json.loads((run / "again.json").read_text()) == seen
     with use(make_mesh(CONFIG.mesh)):
@@ -212,11 +214,17 @@ def test_bad_input_is_one_sentence(run, command, argv, said, tmp_path, monkeypat
     assert status == 2 and said in err and err.startswith("error: ") and err.count("\n") == 1
 
 
-def test_a_template_is_found_where_the_run_came_from(run):
+def test_a_run_is_asked_as_it_was_taught(run):
     with use(make_mesh(CONFIG.mesh)):
-        opened = open_model(run)
-    asked = Questions(task=("addition",))
-    assert config_for(opened, asked).post.template == "r1" and config_for(opened, replace(asked, template="v2")).post.template == "v2"
-    with pytest.raises(ConfigError):
-        Examiner(opened, replace(asked, problems=0), held_out=True)
-    assert jax.tree.leaves(opened.variables)
+        opened, asked = open_model(run), Questions(task=("addition:1",), problems=4)
+        own, other = (Examiner(opened, replace(asked, template=name), held_out=True) for name in ("auto", "v2"))
+        assert own.judge.opened and not other.judge.opened and own.sampler.max_new == 12
+        assert Examiner(opened, replace(asked, max_new=5), held_out=True).sampler.max_new == 5
+        with pytest.raises(ConfigError):
+            Examiner(opened, replace(asked, problems=0), held_out=True)
+
+
+def test_programs_that_differ_in_blanks_are_different_answers():
+    one, other = (judged(wrap("so", said)) for said in ("def f(x):\n  return x", "def f(x):\n    return x"))
+    assert answer_of(one, False) != answer_of(other, False)
+    assert answer_of(judged(wrap("so", "3 +  4")), False) == answer_of(judged(wrap("so", "3 + 4")), False)

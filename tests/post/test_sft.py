@@ -159,7 +159,8 @@ def test_relevance_counts_choices_and_gates(tuned):
     stage, state = tuned.stage, tuned.state
     batch = next(stage.samples())
     found = {kind: np.asarray(jax.jit(partial(relevance, stage.plan, kind))(state.params, state.balance, batch)) for kind in ("token", "gate")}
-    seen = stage.plan.model.apply({"params": state.params, "balance": state.balance}, batch["tokens"][:, :-1], batch["segments"][:, :-1]).balance["expert_layers"]
+    seen = jax.jit(lambda v: stage.plan.model.apply(v, batch["tokens"][:, :-1], batch["segments"][:, :-1]).balance["expert_layers"])(
+        {"params": state.params, "balance": state.balance})
     choice, gate, real = np.asarray(seen["choice_BTK"]), np.asarray(seen["gate_BTK"]), batch["segments"][:, :-1] > 0
     for layer in range(2):
         for expert in range(8):

@@ -193,6 +193,12 @@ def test_every_flipped_bit_is_seen(run):
     assert damage(step) is None
 
 
+def test_a_position_that_all_processes_share_fits_any_number_of_them(run, capfd):
+    (run / "checkpoints" / "2" / "data-1.json").write_text('{"position": 2}')  # as if two had saved it
+    assert Checkpoints(run, 2).restore(place((1,)))[2] is None and "was saved by 2 processes" in capfd.readouterr().err
+    assert Checkpoints(run, 2).restore(place((1,)), alike=True)[2] == {"position": 2} and not capfd.readouterr().err
+
+
 @pytest.mark.parametrize("hurt, reason", [
     (lambda step: flip(random.choice([p for p in files(step) if p.name != "manifest.json"]), 7), "does not match its SHA-256"),
     (lambda step: os.truncate(max(files(step), key=os.path.getsize), 100), "is 100 bytes, not"),
