@@ -4,9 +4,9 @@
     python train.py r1 --plan True                       only shows the lines
     python train.py r1 --reason.post.recipe dapo --seed 1 --out runs/dapo
 
-Hardware: two CPU cores; with a device for each (JAX_NUM_CPU_DEVICES=2) 20 minutes on a slow day of a shared machine. Expect of 512
-held-out problems 18 % right by the base model (random answers: 5.5 %), 36 % after the cold start, 41 % after reinforcement, 41 % of the model that also
-adds, and 15 % of the narrow student.
+Hardware: two CPU cores; with a device for each (JAX_NUM_CPU_DEVICES=2) 14 minutes, 20 on a slow day of a shared machine. Expect of 512
+held-out problems 16 % right by the base model (random answers: 5.5 %), 37 % after the cold start, 40 % after reinforcement, 41 % of the model that also
+adds, and 14 % of the narrow student.
 """
 
 from seekjax.pipeline import Pipeline

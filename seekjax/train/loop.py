@@ -57,39 +57,42 @@ def fit(config: Config, make_stage: type[Stage] = Pretraining) -> Fitted:
         else:
             done, state = 0, stage.plan.start()
 
+        position = stage.position()
+
+        def save() -> None:
+            checkpoints.save(int(state.step), state, data=position, config=to_json(config))
+
         with Screen(steps, done) as screen:
             announce(screen.say, config, folder, stage, done)
             recorder = Recorder(config, folder, done)
             report = Report(config, stage, screen, recorder)
             due = False  # a save that came in the middle of what a rollout is learnt from waits for its end
-            position = stage.position()
-            for step in range(done, steps):
-                try:
-                    batch = stage.batch(step, state)
-                except DataError:  # bad input costs no step that was made; of several processes one alone may meet it, and the others would not come to save
-                    if step > done and jax.process_count() == 1:
+            try:
+                for step in range(done, steps):
+                    state, metrics = stage.step(state, stage.batch(step, state))
+                    position = stage.position()
+                    step += 1
+                    report(step, metrics)
+                    last = step == steps or position is not None and agreed(stop, step, config)
+                    if step % config.train.eval_every == 0 or step == steps:
                         report.flush()
-                        checkpoints.save(step, state, data=position, config=to_json(config))
-                        screen.say(f"saved step {step}: the same command continues from there.")
-                    raise
-                state, metrics = stage.step(state, batch)
-                step += 1
-                report(step, metrics)
-                whole = (position := stage.position()) is not None
-                last = step == steps or whole and agreed(stop, step, config)
-                if step % config.train.eval_every == 0 or step == steps:
+                        record, sentence = stage.evaluate(state)
+                        recorder.write({"step": step, "split": "held_out", **record})
+                        screen.say(f"step {step}: held out {sentence}")
+                        report.restart()
+                    due |= step % config.train.save_every == 0
+                    if due and position is not None or last:
+                        save()
+                        due = False
+                    if last:
+                        break
+                report.flush()
+            except DataError:  # bad input costs no step that was made; of several processes one alone may meet it, and the others would not come to save
+                if int(state.step) > done and position is not None and jax.process_count() == 1:
                     report.flush()
-                    record, sentence = stage.evaluate(state)
-                    recorder.write({"step": step, "split": "held_out", **record})
-                    screen.say(f"step {step}: held out {sentence}")
-                    report.restart()
-                due |= step % config.train.save_every == 0
-                if due and whole or last:
-                    checkpoints.save(step, state, data=position, config=to_json(config))
-                    due = False
-                if last:
-                    break
-            report.flush()
+                    save()
+                    screen.say(f"saved step {int(state.step)}: the same command continues from there.")
+                raise
             if stop:
                 screen.say(f"{stop.signal.name}: saved step {int(state.step)}; the same command continues from there.")
         checkpoints.wait()

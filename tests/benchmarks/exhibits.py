@@ -43,14 +43,14 @@ def sft(name: str, init: str, steps: int, more: str = COUNT) -> dict[str, str]:
 PARTS = {
     "base": {"base": "train.py countdown " + FROM % "base", **measured("base")},
     "r1": {**sft("cold", "../base/base", 300), **measured("cold"), **grpo("reason", "cold"), **measured("reason"), **sft("more", "cold", 500), **measured("more")},
-    "zero": {**grpo("zero", "../base/base"), **measured("zero"), **grpo("dealt", "../base/base", 40, f"{COUNT} {DEALT}"), **measured("dealt")},
+    "zero": {**grpo("zero", "../base/base"), **measured("zero"), **grpo("dealt", "../base/base", RL, f"{COUNT} {DEALT}"), **measured("dealt")},
     "addition": {"forgetful": f"train.py countdown {FROM % 'forgetful'} --post.tasks addition:3 --post.attempts 1.0 --data.sequence 192 --train.steps 600",
                  **measured("forgetful", task="addition:3"), **grpo("carrying", "forgetful", 30, "--post.tasks addition:3 --optimizer.learning-rate 2e-4"), **measured("carrying", task="addition:3")},
     "language": {**sft("mixed", "../base/base", 200, COUNT + " --post.language mixed"), **grpo("with", "mixed", 25, f"{COUNT} {PAID} 0.5"),
                  **grpo("without", "mixed", 25, f"{COUNT} {PAID} 0.0")},
     "distill": {"little": f"train.py countdown {FROM % 'little'} {NARROW} --train.steps 500", **measured("little"),
                 "taught": f"train.py distill --init {{out}}/little --post.teacher {{out}}/../r1/reason {FROM % 'taught'} {COUNT} --train.steps 250 {MUON}",
-                **measured("taught"), **grpo("alone", "little", 30), **measured("alone")},
+                **measured("taught"), **grpo("alone", "little", 48), **measured("alone")},
 }
 NEEDS = {"zero": "base", "r1": "base", "language": "base", "distill": "r1"}
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from seekjax.config import DistillConfig, Schedule
+from seekjax.config import DistillConfig, LoraConfig, Schedule
 from seekjax.data import DataError, load_tokenizer
 from seekjax.hf.errors import WeightsError
 from seekjax.post import teacher as teachers
@@ -277,6 +277,13 @@ def test_a_run_goes_on_with_its_own_teacher_alone(saved, big, tmp_path):
     config = replace(saved.config, out=tmp_path / "run", post=replace(saved.config.post, teacher=tmp_path / "big", save_logits=None))
     with pytest.raises(DataError, match="other weights"):
         run(replace(config, train=replace(config.train, steps=8)))
+
+
+def test_a_teacher_moves_adapters_alone(settings_of, learnt, tmp_path):
+    config = replace(settings_of(tmp_path, {"steps": 3, "eval_every": 3, "save_every": 3}), init=learnt.folder, lora=LoraConfig(rank=2))
+    tuned = run(config)
+    assert all(np.abs(x).max() > 0 for x in map(np.asarray, jax.tree.leaves(tuned.state.params)))  # "b" begins as zeros
+    jax.tree.map(np.testing.assert_array_equal, tuned.state.frozen["base"], learnt.state.params)
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from sharding.mesh import MeshConfig
 
 STEPS = 100
 CONFIG = Config(
-    model=ModelConfig(vocab=512, embed=64, layers=2, dense_layers=0, heads=4, q_latent=32, kv_latent=32, nope=16, rotary=16, value=16,
+    model=ModelConfig(vocab=512, embed=64, layers=1, dense_layers=0, heads=4, q_latent=32, kv_latent=32, nope=16, rotary=16, value=16,
                       expert_hidden=64, experts=8, experts_per_token=2, mtp_depth=0, init_std=0.1),
-    data=DataConfig(sources=("stories",), sequence=128),
+    data=DataConfig(sources=("stories",), sequence=64),
     optimizer=OptimizerConfig(learning_rate=1e-2, schedule=Schedule((0.5, 1.0), (1.0, 0.05), ("constant", "cosine"))),
     mesh=MeshConfig(data=1), kernel=KernelConfig(attention="plain", remat="none"),
     train=TrainConfig(steps=STEPS, batch=8, log_every=1, eval_every=STEPS, eval_batches=8, save_every=STEPS, balance_rate=0.01, balance_loss=0.0))
