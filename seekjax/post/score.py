@@ -5,8 +5,8 @@ import jax.numpy as jnp
 
 from seekjax.config import Config
 from seekjax.kernels.cross_entropy import nll_chunked
-from seekjax.model.transformer import Output, Transformer, logits
-from sharding.rules import local, mesh_axes
+from seekjax.model.transformer import Output, Transformer
+from sharding.rules import constrain, local, mesh_axes
 
 
 def log_probs(model: Transformer, config: Config, params, balance, batch: dict, temperature: float = 1.0) -> tuple[jax.Array, Output]:
@@ -25,10 +25,30 @@ def log_probs(model: Transformer, config: Config, params, balance, batch: dict, 
     if temperature != 1:
         hidden_BTD = hidden_BTD.astype(jnp.float32) / temperature  # the sampler divides float32 logits: no rounding to bfloat16 in between
     if "kept" in batch:
-        kept_BTV = jnp.unpackbits(batch["kept"][:, 1:], axis=-1, count=config.model.vocab).astype(bool)
-        log_BTV = jax.nn.log_softmax(jnp.where(kept_BTV, logits(output._replace(hidden_BTD=hidden_BTD)), -jnp.inf), -1)
-        return jnp.take_along_axis(log_BTV, target_BT[..., None], -1)[..., 0], output
+        return log_probs_among(batch["kept"][:, 1:], hidden_BTD, output.head_DV, target_BT), output
     return -nll(hidden_BTD, output.head_DV, target_BT, config.kernel.vocab_chunk), output
+
+
+def log_probs_among(kept_BTX: jax.Array, hidden_BTD: jax.Array, head_DV: jax.Array, target_BT: jax.Array, rows: int = 512) -> jax.Array:
+    """log p of every target among the tokens whose bits kept_BTX [B, T, V / 8] has, in float32; logits of about `rows` positions at a time."""
+    B, T = target_BT.shape
+    many = -(-T // max(1, rows // B))
+    spare = -T % many
+
+    def cut(x, fill=0):
+        x = jnp.pad(x, ((0, 0), (0, spare), *[(0, 0)] * (x.ndim - 2)), constant_values=fill)
+        return constrain(jnp.moveaxis(x.reshape(B, many, -1, *x.shape[2:]), 1, 0), "- batch" + " -" * (x.ndim - 1))
+
+    @jax.checkpoint
+    def tile(piece):
+        hidden_BTD, target_BT, kept_BTX = piece
+        logit_BTV = jnp.einsum("BTD,DV->BTV", hidden_BTD, head_DV, preferred_element_type=jnp.float32)
+        kept_BTV = jnp.unpackbits(kept_BTX, axis=-1, count=head_DV.shape[1]).astype(bool)
+        log_BTV = jax.nn.log_softmax(jnp.where(kept_BTV, logit_BTV, -jnp.inf), -1)
+        return jnp.take_along_axis(log_BTV, target_BT[..., None], -1)[..., 0]
+
+    found = jax.lax.map(tile, (cut(hidden_BTD), cut(target_BT), cut(kept_BTX, 255)))  # nothing kept would be NaN
+    return jnp.moveaxis(found, 0, 1).reshape(B, -1)[:, :T]
 
 
 def nll(hidden_BTD: jax.Array, head_DV: jax.Array, target_BT: jax.Array, chunk: int) -> jax.Array:
