@@ -74,7 +74,7 @@ class Reinforcement:
 
     def about(self) -> list[str]:
         post = self.config.post
-        return [f"tasks: {', '.join(post.tasks)}; rewards: {', '.join(f'{weight:g} {name}' for name, weight in post.rewards)}; {self.tokenizer.size} token ids",
+        return [f"tasks: {', '.join(post.tasks)}; rewards: {', '.join(f'{weight:g} {name}' for name, weight in self.judge.reward.weights.items())}; {self.tokenizer.size} token ids",
                 f"recipe: {post.recipe}; {post.prompts} prompts x {post.group} samples of up to {post.max_new} tokens a rollout, from {self.config.init}"]
 
     def manifest(self) -> dict[str, Any]:
