@@ -23,5 +23,5 @@ gc.set_threshold(50_000)  # tracing makes many objects that live, and the collec
 
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # tests of one session share what they compile, and nothing outlives it
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp()
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)

@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 from seekjax.cli import config_names, load_config, main, parse, run
 from seekjax.train import loop, pretrain
+from seekjax.train.run import keep_compiled
 
 ROOT = Path(__file__).parents[1]
 
@@ -129,3 +131,17 @@ def test_train_py_is_short_and_fails_fast():
     assert len((ROOT / "train.py").read_text().splitlines()) <= 50
     done = subprocess.run([sys.executable, "train.py", "tiny", "--mesh.expert", "1000"], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and done.stderr.startswith("error: the mesh asks for") and "Traceback" not in done.stderr
+
+
+def test_what_is_compiled_is_kept_beside_tokenizers_unless_said_otherwise(monkeypatch, tmp_path):
+    before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
+    monkeypatch.setenv("SEEKJAX_CACHE", str(tmp_path))
+    try:
+        keep_compiled()
+        assert jax.config.jax_compilation_cache_dir == before[0]  # JAX_COMPILATION_CACHE_DIR is set here
+        monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+        keep_compiled()
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "compiled")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before[0])
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", before[1])

@@ -156,6 +156,7 @@ class Distillation(FineTuning):
         return [*([f"picture: {self.draw_distance(folder)}"] if jax.process_index() == 0 else []), *super().finish(state, folder)]
 
     def draw_distance(self, folder: Path) -> Path:
+        """kl.png in a run's folder."""
         return draw_figures(folder, "kl.png", "distance of student and teacher", {"kl": "KL (nats per token)"})
 
 

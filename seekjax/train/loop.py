@@ -50,13 +50,9 @@ def fit(config: Config, make_stage: type[Stage] = Pretraining) -> Fitted:
     with use(make_mesh(config.mesh)), stop_on_signals() as stop, closing(Checkpoints(folder, config.train.keep)) as checkpoints:
         stage.open(folder)
         restored = checkpoints.restore(stage.plan.abstract_state(), stage.alike)
-        if restored:
-            done, state, position = restored
-            if position is not None:
-                stage.seek(position)
-        else:
-            done, state = 0, stage.plan.start()
-
+        done, state, position = restored or (0, stage.plan.start(), None)
+        if position is not None:
+            stage.seek(position)
         position = stage.position()
 
         def save() -> None:

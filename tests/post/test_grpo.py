@@ -17,7 +17,7 @@ from seekjax.model.transformer import Transformer
 from seekjax.post import rollout
 from seekjax.post.grpo import Reinforcement, objective_of, replaced
 from seekjax.post.recipes import RECIPES
-from seekjax.post.score import log_probs, log_probs_among
+from seekjax.post.score import log_probs
 from seekjax.train import metrics
 from seekjax.train.checkpoint import Checkpoints
 from seekjax.train.loop import fit
@@ -134,24 +134,6 @@ def test_replayed_routing_is_what_the_trainer_follows(base):
         assert gap(texts | {"choice": jax.tree.map(lambda c: (c + 1) % BASE.model.experts, texts["choice"])}) > 1e-2
         assert gap({name: x for name, x in texts.items() if name != "kept"}) > 1e-2
     assert len({tuple(row) for row in np.asarray(texts["tokens"])}) > 12  # samples of a group differ
-
-
-def test_probabilities_among_kept_tokens_are_those_of_the_whole_softmax():
-    """And their gradients; in tiles that 7 positions do not fill."""
-    random, V = np.random.default_rng(0), 20
-    hidden, head = np.float32(random.normal(size=(2, 7, 5))), np.float32(random.normal(size=(5, V)))
-    kept, target = random.random((2, 7, V)) < 0.4, random.integers(0, V, (2, 7))
-    np.put_along_axis(kept, target[..., None], True, -1)
-
-    def plain(hidden, head):
-        found = jax.nn.log_softmax(jnp.where(kept, hidden @ head, -jnp.inf), -1)
-        return (found := jnp.take_along_axis(found, target[..., None], -1)[..., 0]).sum(), found
-
-    def tiled(hidden, head):
-        return (found := log_probs_among(np.packbits(kept, axis=-1), hidden, head, target, rows=6)).sum(), found
-
-    wanted, seen = (jax.jit(jax.value_and_grad(form, (0, 1), has_aux=True))(hidden, head) for form in (plain, tiled))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), seen, wanted)
 
 
 def test_every_rollout_draws_anew_and_ends_where_padding_is_the_end_too(base):

@@ -89,7 +89,7 @@ def on_eight(tmp_path_factory):
     return whole, folder / "killed"
 
 
-@pytest.mark.parametrize("mesh", [MeshConfig(data=1), MeshConfig(data=2, expert=4)])
+@pytest.mark.parametrize("mesh", [MeshConfig(data=4), MeshConfig(data=1), MeshConfig(data=2, expert=4)])
 def test_a_run_continues_on_another_mesh_and_says_what_differs(on_eight, tmp_path, capsys, mesh):
     whole, killed = on_eight
     shutil.copytree(killed, tmp_path / "run")

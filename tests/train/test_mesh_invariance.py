@@ -32,9 +32,10 @@ MESHES = {
 DENSE = KernelConfig(attention="plain", experts="loop", dispatch="dense", remat="none")
 KERNELS = {"dense": DENSE, "static": replace(DENSE, dispatch="static"), "auto": KernelConfig(vocab_chunk=24)}
 MIXED = "data 2 x fsdp 2 x expert 2"
+FORMS = ("dense", "static")
 # Of the meshes, two run all three kinds of layer, and the others the experts alone: what is left out is compiled, at a cost, but placed no other way.
-CASES = [(mesh, "static", 1, False, mesh in ("1", MIXED)) for mesh in MESHES] + [(mesh, "dense", 1, False, mesh == MIXED) for mesh in ("tensor 2", MIXED)] + [
-    (MIXED, "static", micro, False, False) for micro in (2, 4)] + [("1", "auto", 2, False, True), (MIXED, "auto", 4, True, False)]
+CASES = [(mesh, kernel, 1, False, mesh in ("1", MIXED)) for mesh in MESHES for kernel in FORMS] + [
+    (MIXED, kernel, micro, False, False) for kernel in FORMS for micro in (2, 4)] + [("1", "auto", 2, False, True), (MIXED, "auto", 4, True, False)]
 
 MODEL = ModelConfig(vocab=64, embed=32, layers=3, heads=4, q_latent=16, kv_latent=16, nope=8, rotary=4, value=8, hidden=32, expert_hidden=16,
                     experts=16, experts_per_token=4, expert_groups=4, groups_per_token=2, init_std=0.1)
