@@ -1,9 +1,9 @@
 """Train a DeepSeek model: `python train.py [CONFIG] [--field value ...]`; `--help` explains every field.
 
-    python train.py                                        the default run, configs/tiny.py, on whatever is here
-    python train.py small --train.steps 2000 --out runs/a
-    python train.py r1                                     a pipeline of several runs
-    JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=8 python train.py tiny --mesh.data 2 --mesh.fsdp 2 --mesh.expert 2
+python train.py                                        the default run, configs/tiny.py, on whatever is here
+python train.py small --train.steps 2000 --out runs/a
+python train.py r1                                     a pipeline of several runs
+JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=8 python train.py tiny --mesh.data 2 --mesh.fsdp 2 --mesh.expert 2
 """
 
 import shlex
@@ -17,7 +17,13 @@ def main() -> int:
     argv = sys.argv[1:]
     chosen = load_config(name := named(argv))
     if isinstance(chosen, Pipeline):
-        return follow(name, chosen, argv[1:], {"train.py": train, "seekjax": tool}, lambda words: parse(words, "train.py"))
+        return follow(
+            name,
+            chosen,
+            argv[1:],
+            {"train.py": train, "seekjax": tool},
+            lambda words: parse(words, "train.py"),
+        )
     train(argv)
     return 0
 
@@ -25,7 +31,9 @@ def main() -> int:
 def train(argv: list[str]) -> bool:
     """One run; whether all its steps are done."""
     config = parse(argv, "train.py")
-    from seekjax.post.stages import stage_of  # after parsing, so that --help and a typo answer at once
+    from seekjax.post.stages import (
+        stage_of,
+    )  # after parsing, so that --help and a typo answer at once
     from seekjax.train.loop import fit
     from seekjax.train.run import keep_compiled
 
@@ -39,7 +47,11 @@ def train(argv: list[str]) -> bool:
 
 def longer(argv: list[str], steps: int) -> str:
     """The command that continues this run to twice its length."""
-    kept = [word for before, word in zip(["", *argv], argv) if "--train.steps" not in (before, word) and not word.startswith("--train.steps=")]
+    kept = [
+        word
+        for before, word in zip(["", *argv], argv)
+        if "--train.steps" not in (before, word) and not word.startswith("--train.steps=")
+    ]
     return shlex.join(["python", "train.py", *kept, "--train.steps", str(2 * steps)])
 
 

@@ -14,12 +14,30 @@ Distillation from samples, as DeepSeek-R1's small models were made, needs nothin
     python train.py sft --init runs/small --post.chats kept.jsonl --out runs/distilled
 """
 
-from seekjax.config import Config, DataConfig, DistillConfig, KernelConfig, OptimizerConfig, Schedule, TrainConfig
+from seekjax.config import (
+    Config,
+    DataConfig,
+    DistillConfig,
+    KernelConfig,
+    OptimizerConfig,
+    Schedule,
+    TrainConfig,
+)
 
 config = Config(
     data=DataConfig(sequence=256, packing="fit", mask_documents=True),
-    optimizer=OptimizerConfig(learning_rate=1e-3, warmup=10, schedule=Schedule((1.0,), (0.1,), ("cosine",))),
+    optimizer=OptimizerConfig(
+        learning_rate=1e-3, warmup=10, schedule=Schedule((1.0,), (0.1,), ("cosine",))
+    ),
     kernel=KernelConfig(remat="product"),
-    train=TrainConfig(steps=200, batch=16, mtp_weight=0.1, mtp_schedule=Schedule(), log_every=10, eval_every=50, save_every=50),
+    train=TrainConfig(
+        steps=200,
+        batch=16,
+        mtp_weight=0.1,
+        mtp_schedule=Schedule(),
+        log_every=10,
+        eval_every=50,
+        save_every=50,
+    ),
     post=DistillConfig(),
 )

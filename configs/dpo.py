@@ -7,12 +7,34 @@ train.batch counts texts, two of each pair. Expect the loss to begin at log 2 = 
 margin is positive to rise above one half. For a large model take the paper's rate: --optimizer.learning-rate 1e-6.
 """
 
-from seekjax.config import Config, DataConfig, DpoConfig, KernelConfig, OptimizerConfig, Schedule, TrainConfig
+from seekjax.config import (
+    Config,
+    DataConfig,
+    DpoConfig,
+    KernelConfig,
+    OptimizerConfig,
+    Schedule,
+    TrainConfig,
+)
 
 config = Config(
     data=DataConfig(sequence=256),
-    optimizer=OptimizerConfig(learning_rate=5e-5, warmup=10, schedule=Schedule((1.0,), (0.1,), ("cosine",)), weight_decay=0.0),
+    optimizer=OptimizerConfig(
+        learning_rate=5e-5,
+        warmup=10,
+        schedule=Schedule((1.0,), (0.1,), ("cosine",)),
+        weight_decay=0.0,
+    ),
     kernel=KernelConfig(remat="product"),
-    train=TrainConfig(steps=100, batch=32, balance_rate=0.0, balance_loss=0.0, mtp_weight=0.0, log_every=5, eval_every=25, save_every=25),
+    train=TrainConfig(
+        steps=100,
+        batch=32,
+        balance_rate=0.0,
+        balance_loss=0.0,
+        mtp_weight=0.0,
+        log_every=5,
+        eval_every=25,
+        save_every=25,
+    ),
     post=DpoConfig(),
 )

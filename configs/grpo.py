@@ -7,12 +7,22 @@ stops with a diagnosis when nothing can be learnt. Expect accuracy to move towar
 Other papers' objectives by one word: --post.recipe grpo, r1, dr_grpo, dapo, gspo or cispo (seekjax/post/recipes.py).
 """
 
-from seekjax.config import Config, DataConfig, GrpoConfig, KernelConfig, OptimizerConfig, Schedule, TrainConfig
+from seekjax.config import (
+    Config,
+    DataConfig,
+    GrpoConfig,
+    KernelConfig,
+    OptimizerConfig,
+    Schedule,
+    TrainConfig,
+)
 
 config = Config(
     data=DataConfig(sequence=96),
     optimizer=OptimizerConfig(learning_rate=2e-4, warmup=5, schedule=Schedule(), weight_decay=0.0),
     kernel=KernelConfig(remat="product"),
-    train=TrainConfig(steps=100, batch=128, balance_loss=0.0, log_every=1, eval_every=25, save_every=25),
+    train=TrainConfig(
+        steps=100, batch=128, balance_loss=0.0, log_every=1, eval_every=25, save_every=25
+    ),
     post=GrpoConfig(prompts=16, group=8),
 )

@@ -10,22 +10,51 @@ The balance loss is the paper's expert-level one with its factor 0.001; nothing 
 with the rotary halves side by side; this run, like all others here, interleaves them.
 """
 
-from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, OptimizerConfig, Schedule, TrainConfig
+from seekjax.config import (
+    Config,
+    DataConfig,
+    KernelConfig,
+    ModelConfig,
+    OptimizerConfig,
+    Schedule,
+    TrainConfig,
+)
 from sharding.mesh import MeshConfig
 
 config = Config(
     model=ModelConfig(
-        vocab=102400, embed=2048, layers=28,
-        attention="mha", heads=16, q_latent=0, kv_latent=0, nope=0, rotary=128, value=128,
-        hidden=10944, expert_hidden=1408, experts=64, shared_experts=2, experts_per_token=6, expert_groups=1, groups_per_token=1,
-        scoring="softmax", group_score="max", renormalise=False, route_scale=1.0, mtp_depth=0,
+        vocab=102400,
+        embed=2048,
+        layers=28,
+        attention="mha",
+        heads=16,
+        q_latent=0,
+        kv_latent=0,
+        nope=0,
+        rotary=128,
+        value=128,
+        hidden=10944,
+        expert_hidden=1408,
+        experts=64,
+        shared_experts=2,
+        experts_per_token=6,
+        expert_groups=1,
+        groups_per_token=1,
+        scoring="softmax",
+        group_score="max",
+        renormalise=False,
+        route_scale=1.0,
+        mtp_depth=0,
     ),
     data=DataConfig(sequence=4096),
     optimizer=OptimizerConfig(
-        learning_rate=4.2e-4, warmup=2000,
+        learning_rate=4.2e-4,
+        warmup=2000,
         schedule=Schedule((0.8, 0.9, 1.0), (1.0, 0.316, 0.316**2), ("constant",) * 3),
     ),
-    train=TrainConfig(steps=106_449, batch=4608, micro_batch=512, balance_rate=0.0, balance_loss=0.001),
+    train=TrainConfig(
+        steps=106_449, batch=4608, micro_batch=512, balance_rate=0.0, balance_loss=0.001
+    ),
     kernel=KernelConfig(dtype="bfloat16"),
     mesh=MeshConfig(fsdp=8, expert=8),
 )

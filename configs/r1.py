@@ -20,7 +20,10 @@ COUNT, BOTH = "--post.tasks countdown:1", "--post.tasks countdown:1 addition:2"
 
 def evals(*names: str, samples: int = 2, task: str = "countdown:1") -> dict[str, str]:
     """Lines that measure what stages have made, on 512 held-out problems."""
-    return {f"{name}-eval": f"seekjax eval {{out}}/{name} --task {task} --samples {samples} --max-new 128 --report {{out}}/{name}.json" for name in names}
+    return {
+        f"{name}-eval": f"seekjax eval {{out}}/{name} --task {task} --samples {samples} --max-new 128 --report {{out}}/{name}.json"
+        for name in names
+    }
 
 
 pipeline = Pipeline(

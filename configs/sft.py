@@ -9,12 +9,31 @@ gives to that of the tasks' own chance: a solved countdown has a random search i
 prediction modules learn with V3's later weight of 0.1. For a large model take R1's rate: --optimizer.learning-rate 5e-5 (section B.4.1: 5e-5 to 5e-6).
 """
 
-from seekjax.config import Config, DataConfig, KernelConfig, OptimizerConfig, Schedule, SftConfig, TrainConfig
+from seekjax.config import (
+    Config,
+    DataConfig,
+    KernelConfig,
+    OptimizerConfig,
+    Schedule,
+    SftConfig,
+    TrainConfig,
+)
 
 config = Config(
     data=DataConfig(sequence=256, packing="fit", mask_documents=True),
-    optimizer=OptimizerConfig(learning_rate=1e-3, warmup=10, schedule=Schedule((1.0,), (0.1,), ("cosine",))),
+    optimizer=OptimizerConfig(
+        learning_rate=1e-3, warmup=10, schedule=Schedule((1.0,), (0.1,), ("cosine",))
+    ),
     kernel=KernelConfig(remat="product"),
-    train=TrainConfig(steps=200, batch=16, balance_rate=0.0, mtp_weight=0.1, mtp_schedule=Schedule(), log_every=10, eval_every=50, save_every=50),
+    train=TrainConfig(
+        steps=200,
+        batch=16,
+        balance_rate=0.0,
+        mtp_weight=0.1,
+        mtp_schedule=Schedule(),
+        log_every=10,
+        eval_every=50,
+        save_every=50,
+    ),
     post=SftConfig(),
 )

@@ -6,16 +6,42 @@ Hardware: one GPU or TPU chip with 40 GB; 2.6B tokens. `--mesh.expert 8` on eigh
 standard library many times over, which is enough to measure speed and too little to learn from.
 """
 
-from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, OptimizerConfig, Schedule, TrainConfig
+from seekjax.config import (
+    Config,
+    DataConfig,
+    KernelConfig,
+    ModelConfig,
+    OptimizerConfig,
+    Schedule,
+    TrainConfig,
+)
 
 config = Config(
     model=ModelConfig(
-        vocab=32768, embed=768, layers=12, dense_layers=1,
-        heads=12, q_latent=384, kv_latent=256, nope=64, rotary=32, value=64,
-        hidden=3072, expert_hidden=512, experts=32, shared_experts=1, experts_per_token=4, expert_groups=4, groups_per_token=2,
+        vocab=32768,
+        embed=768,
+        layers=12,
+        dense_layers=1,
+        heads=12,
+        q_latent=384,
+        kv_latent=256,
+        nope=64,
+        rotary=32,
+        value=64,
+        hidden=3072,
+        expert_hidden=512,
+        experts=32,
+        shared_experts=1,
+        experts_per_token=4,
+        expert_groups=4,
+        groups_per_token=2,
     ),
     data=DataConfig(sequence=2048),
-    optimizer=OptimizerConfig(learning_rate=6e-4, warmup=500, schedule=Schedule((0.7, 1.0), (1.0, 0.1), ("constant", "cosine"))),
+    optimizer=OptimizerConfig(
+        learning_rate=6e-4,
+        warmup=500,
+        schedule=Schedule((0.7, 1.0), (1.0, 0.1), ("constant", "cosine")),
+    ),
     train=TrainConfig(steps=10_000, batch=128, micro_batch=32, eval_every=500, save_every=500),
     kernel=KernelConfig(dtype="bfloat16"),
 )

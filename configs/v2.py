@@ -11,23 +11,57 @@ sequence-wise expert loss, alpha1 = 0.003. Not included: its device loss (alpha2
 dropping of tokens per device, which tie the model to one way of sharding it. Nothing moves the routing bias.
 """
 
-from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, OptimizerConfig, RopeConfig, Schedule, TrainConfig
+from seekjax.config import (
+    Config,
+    DataConfig,
+    KernelConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RopeConfig,
+    Schedule,
+    TrainConfig,
+)
 from sharding.mesh import MeshConfig
 
 config = Config(
     model=ModelConfig(
-        vocab=102400, embed=5120, layers=60,
-        heads=128, q_latent=1536, kv_latent=512, nope=128, rotary=64, value=128, rope=RopeConfig(factor=40, mscale=0.707, mscale_all=0.707),
-        hidden=12288, expert_hidden=1536, experts=160, shared_experts=2, experts_per_token=6, expert_groups=8, groups_per_token=3,
-        scoring="softmax", group_score="max", renormalise=False, route_scale=16.0, mtp_depth=0,
+        vocab=102400,
+        embed=5120,
+        layers=60,
+        heads=128,
+        q_latent=1536,
+        kv_latent=512,
+        nope=128,
+        rotary=64,
+        value=128,
+        rope=RopeConfig(factor=40, mscale=0.707, mscale_all=0.707),
+        hidden=12288,
+        expert_hidden=1536,
+        experts=160,
+        shared_experts=2,
+        experts_per_token=6,
+        expert_groups=8,
+        groups_per_token=3,
+        scoring="softmax",
+        group_score="max",
+        renormalise=False,
+        route_scale=16.0,
+        mtp_depth=0,
     ),
     data=DataConfig(sequence=4096),
     optimizer=OptimizerConfig(
-        learning_rate=2.4e-4, warmup=2000, schedule=Schedule((0.6, 0.9, 1.0), (1.0, 0.316, 0.316**2), ("constant",) * 3),
+        learning_rate=2.4e-4,
+        warmup=2000,
+        schedule=Schedule((0.6, 0.9, 1.0), (1.0, 0.316, 0.316**2), ("constant",) * 3),
     ),
     train=TrainConfig(
-        steps=219_642, batch=9216, micro_batch=256, batch_start=2304, batch_ramp=225e9 / 8.1e12,
-        balance_rate=0.0, balance_loss=0.003,
+        steps=219_642,
+        batch=9216,
+        micro_batch=256,
+        batch_start=2304,
+        batch_ramp=225e9 / 8.1e12,
+        balance_rate=0.0,
+        balance_loss=0.003,
     ),
     kernel=KernelConfig(dtype="bfloat16"),
     mesh=MeshConfig(fsdp=32, expert=8),

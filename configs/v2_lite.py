@@ -10,22 +10,52 @@ Time: 302,000 steps of 18.9M tokens; at 200 TFLOP/s each, 64 accelerators need 8
 sequence-wise expert loss, alpha1 = 0.001, the only one V2-Lite trains with; nothing moves the routing bias.
 """
 
-from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, OptimizerConfig, RopeConfig, Schedule, TrainConfig
+from seekjax.config import (
+    Config,
+    DataConfig,
+    KernelConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RopeConfig,
+    Schedule,
+    TrainConfig,
+)
 from sharding.mesh import MeshConfig
 
 config = Config(
     model=ModelConfig(
-        vocab=102400, embed=2048, layers=27,
-        heads=16, q_latent=0, kv_latent=512, nope=128, rotary=64, value=128, rope=RopeConfig(factor=40, mscale=0.707, mscale_all=0.707),
-        hidden=10944, expert_hidden=1408, experts=64, shared_experts=2, experts_per_token=6, expert_groups=1, groups_per_token=1,
-        scoring="softmax", group_score="max", renormalise=False, route_scale=1.0, mtp_depth=0,
+        vocab=102400,
+        embed=2048,
+        layers=27,
+        heads=16,
+        q_latent=0,
+        kv_latent=512,
+        nope=128,
+        rotary=64,
+        value=128,
+        rope=RopeConfig(factor=40, mscale=0.707, mscale_all=0.707),
+        hidden=10944,
+        expert_hidden=1408,
+        experts=64,
+        shared_experts=2,
+        experts_per_token=6,
+        expert_groups=1,
+        groups_per_token=1,
+        scoring="softmax",
+        group_score="max",
+        renormalise=False,
+        route_scale=1.0,
+        mtp_depth=0,
     ),
     data=DataConfig(sequence=4096),
     optimizer=OptimizerConfig(
-        learning_rate=4.2e-4, warmup=2000,
+        learning_rate=4.2e-4,
+        warmup=2000,
         schedule=Schedule((0.8, 0.9, 1.0), (1.0, 0.316, 0.316**2), ("constant",) * 3),
     ),
-    train=TrainConfig(steps=302_000, batch=4608, micro_batch=512, balance_rate=0.0, balance_loss=0.001),
+    train=TrainConfig(
+        steps=302_000, batch=4608, micro_batch=512, balance_rate=0.0, balance_loss=0.001
+    ),
     kernel=KernelConfig(dtype="bfloat16"),
     mesh=MeshConfig(fsdp=8, expert=8),
 )

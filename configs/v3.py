@@ -13,22 +13,54 @@ and --model.context 32768  --data.sequence 32768  --train.batch 1920 --train.mic
 or  --model.context 131072 --data.sequence 131072 --train.batch 480  --train.micro-batch 32  --mesh.fsdp 1 --mesh.expert 32 --mesh.tensor 64
 """
 
-from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, OptimizerConfig, RopeConfig, Schedule, TrainConfig
+from seekjax.config import (
+    Config,
+    DataConfig,
+    KernelConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RopeConfig,
+    Schedule,
+    TrainConfig,
+)
 from sharding.mesh import MeshConfig
 
 config = Config(
     model=ModelConfig(
-        vocab=129280, embed=7168, layers=61, dense_layers=3,
-        heads=128, q_latent=1536, kv_latent=512, nope=128, rotary=64, value=128, rope=RopeConfig(factor=40),
-        hidden=18432, expert_hidden=2048, experts=256, experts_per_token=8, expert_groups=8, groups_per_token=4,
+        vocab=129280,
+        embed=7168,
+        layers=61,
+        dense_layers=3,
+        heads=128,
+        q_latent=1536,
+        kv_latent=512,
+        nope=128,
+        rotary=64,
+        value=128,
+        rope=RopeConfig(factor=40),
+        hidden=18432,
+        expert_hidden=2048,
+        experts=256,
+        experts_per_token=8,
+        expert_groups=8,
+        groups_per_token=4,
     ),
     data=DataConfig(sequence=4096, fim_rate=0.1),
     optimizer=OptimizerConfig(
-        learning_rate=2.2e-4, warmup=2000,
-        schedule=Schedule((10 / 14.8, 14.3 / 14.8, 14.633 / 14.8, 1.0), (1.0, 0.1, 0.1, 7.3 / 220), ("constant", "cosine", "constant", "constant")),
+        learning_rate=2.2e-4,
+        warmup=2000,
+        schedule=Schedule(
+            (10 / 14.8, 14.3 / 14.8, 14.633 / 14.8, 1.0),
+            (1.0, 0.1, 0.1, 7.3 / 220),
+            ("constant", "cosine", "constant", "constant"),
+        ),
     ),
     train=TrainConfig(
-        steps=242_804, batch=15360, micro_batch=512, batch_start=3072, batch_ramp=469e9 / 14.8e12,
+        steps=242_804,
+        batch=15360,
+        micro_batch=512,
+        batch_start=3072,
+        batch_ramp=469e9 / 14.8e12,
         balance_schedule=Schedule((14.3 / 14.8, 1.0), (1.0, 0.0), ("constant", "constant")),
     ),
     kernel=KernelConfig(dtype="bfloat16"),

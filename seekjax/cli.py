@@ -21,6 +21,7 @@ class UsageError(ValueError):
 def config_names() -> list[str]:
     """The runs in configs/."""
     import configs
+
     return sorted(module.name for module in pkgutil.iter_modules(configs.__path__))
 
 
@@ -36,12 +37,17 @@ def load_config(name: str) -> Config | Pipeline:
         found = getattr(module, "config", None) or module.pipeline
     elif ((folder := Path(name).expanduser()) / "checkpoints").is_dir():
         from seekjax.train.saved import read_config
+
         found = replace(read_config(folder / "config.json"), out=folder)
     else:
         near = difflib.get_close_matches(name, config_names(), 1)
-        raise UsageError(f"there is no config {name!r}{f': did you mean {near[0]!r}?' if near else ''} configs/ has: {', '.join(config_names())}.")
+        raise UsageError(
+            f"there is no config {name!r}{f': did you mean {near[0]!r}?' if near else ''} configs/ has: {', '.join(config_names())}."
+        )
     if not isinstance(found, (Config, Pipeline)):
-        raise UsageError(f"{name} does not define `config = Config(...)`, nor `pipeline = Pipeline(...)`.")
+        raise UsageError(
+            f"{name} does not define `config = Config(...)`, nor `pipeline = Pipeline(...)`."
+        )
     return found
 
 
@@ -50,10 +56,18 @@ def parse(argv: list[str], program: str, default: str = "tiny") -> Config:
     name = named(argv, default)
     config = load_config(name)
     if isinstance(config, Pipeline):
-        raise UsageError(f"{name} is several runs: start them with python train.py {name}, and name one of them by its own folder.")
+        raise UsageError(
+            f"{name} is several runs: start them with python train.py {name}, and name one of them by its own folder."
+        )
     config = replace(config, out=config.out or Path("runs") / Path(name).stem)
-    return tyro.cli(Config, prog=f"{program} {name}", default=config, args=argv[argv[:1] == [name]:], config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
-                    description=f"{importlib.import_module(f'configs.{name}').__doc__ if name in config_names() else ''}\nConfigs: {', '.join(config_names())}.")
+    return tyro.cli(
+        Config,
+        prog=f"{program} {name}",
+        default=config,
+        args=argv[argv[:1] == [name] :],
+        config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
+        description=f"{importlib.import_module(f'configs.{name}').__doc__ if name in config_names() else ''}\nConfigs: {', '.join(config_names())}.",
+    )
 
 
 def named(argv: list[str], default: str = "tiny") -> str:
@@ -69,9 +83,18 @@ def run(work) -> int:
     from seekjax.train.checkpoint import CheckpointError
     from seekjax.train.run import RunError
     from seekjax.validate import ConfigError
+
     try:
         return work() or 0
-    except (UsageError, ConfigError, DataError, CheckpointError, RunError, WeightsError, GenerateError) as error:
+    except (
+        UsageError,
+        ConfigError,
+        DataError,
+        CheckpointError,
+        RunError,
+        WeightsError,
+        GenerateError,
+    ) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
@@ -79,6 +102,7 @@ def run(work) -> int:
 def show(argv: list[str]) -> int:
     """CONFIG [--field value]    Print every array of a config or a run: shape, logical axes, spec, bytes per device, the totals, and what quantising saves."""
     from seekjax.plan.arrays import table
+
     print(table(parse(argv, "seekjax show")))
     return 0
 
@@ -86,47 +110,62 @@ def show(argv: list[str]) -> int:
 def convert(argv: list[str]) -> None:
     """--from A --to B           A published checkpoint into a run, a run into a published checkpoint (--dtype), or either for llama.cpp (--to-gguf)."""
     from seekjax.hf.convert import convert
+
     convert(argv)
 
 
 def quantize(argv: list[str]) -> None:
     """MODEL --to int8 --out B   The same model with matrices in int8, int4 or fp8, for generate, chat and eval."""
     from seekjax.generate.quantize import quantize
+
     quantize(argv)
 
 
 def generate(argv: list[str]) -> None:
     """MODEL --prompt TEXT       Continue a text with a run or a published checkpoint (--max-new, --temperature, --top-p, ...)."""
     from seekjax.serve.terminal import generate
+
     generate(argv)
 
 
 def chat(argv: list[str]) -> None:
     """MODEL                     Talk with it on this terminal."""
     from seekjax.serve.terminal import chat
+
     chat(argv)
 
 
 def evaluate(argv: list[str]) -> None:
     """MODEL --data PATH         Bits per byte and perplexity of a text; or --task NAME: pass@1, pass@k and cons@k on held-out problems."""
     from seekjax.eval.command import evaluate
+
     evaluate(argv)
 
 
 def rollouts(argv: list[str]) -> None:
     """RUN [--step N]            What a run of reinforcement wrote, and what each sample earned and why."""
     from seekjax.post.viewer import rollouts
+
     rollouts(argv)
 
 
 def sample(argv: list[str]) -> None:
     """MODEL --task T --out F    Sample answers to training problems and keep the right ones as chats to fine-tune on."""
     from seekjax.post.keep import sample
+
     sample(argv)
 
 
-COMMANDS = {"show": show, "convert": convert, "quantize": quantize, "generate": generate, "chat": chat, "eval": evaluate, "rollouts": rollouts,
-            "sample": sample}
+COMMANDS = {
+    "show": show,
+    "convert": convert,
+    "quantize": quantize,
+    "generate": generate,
+    "chat": chat,
+    "eval": evaluate,
+    "rollouts": rollouts,
+    "sample": sample,
+}
 
 
 def tool(argv: list[str]) -> bool:
@@ -138,7 +177,11 @@ def main() -> int:
     """The console script `seekjax`."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name not in COMMANDS:
-        commands = "\n".join(f"    seekjax {command} {work.__doc__}" for command, work in COMMANDS.items())
-        print(f"usage:\n    python train.py [CONFIG] [--field value]    Train; `python train.py --help` explains every field.\n{commands}")
+        commands = "\n".join(
+            f"    seekjax {command} {work.__doc__}" for command, work in COMMANDS.items()
+        )
+        print(
+            f"usage:\n    python train.py [CONFIG] [--field value]    Train; `python train.py --help` explains every field.\n{commands}"
+        )
         return 0 if name in ("-h", "--help") else 2
     return run(lambda: COMMANDS[name](sys.argv[2:]))

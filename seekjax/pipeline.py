@@ -1,6 +1,6 @@
 """Several commands as one run: each is a line that also works by itself, and what is finished is not done again.
 
-    python train.py r1 --out runs/r1 --seed 0 --cold.train.steps 300
+python train.py r1 --out runs/r1 --seed 0 --cold.train.steps 300
 """
 
 import json
@@ -37,26 +37,51 @@ class Asked:
     plan: bool = False  # only show the lines
 
 
-Command = Callable[[list[str]], bool]  # the words after train.py or seekjax; whether it came to its end
+Command = Callable[
+    [list[str]], bool
+]  # the words after train.py or seekjax; whether it came to its end
 
 
-def follow(name: str, pipeline: Pipeline, argv: list[str], commands: dict[str, Command], check: Callable[[list[str]], object]) -> int:
+def follow(
+    name: str,
+    pipeline: Pipeline,
+    argv: list[str],
+    commands: dict[str, Command],
+    check: Callable[[list[str]], object],
+) -> int:
     """Run the stages that are not finished. `check` reads the words of a training line and raises, so that a mistake in the last stage is met
     before the first. Raises RunError for a line that is none, and where a finished stage was made by another line."""
     rest, more = parted(argv, pipeline.stages)
-    asked = tyro.cli(Asked, prog=f"train.py {name}", args=rest, default=Asked(Path("runs") / name),
-                     config=(tyro.conf.FlagConversionOff,), description=f"{pipeline.about}\nStages: {', '.join(pipeline.stages)}.")
-    lines = {stage: [*words_of(stage, line, asked), *more.get(stage, [])] for stage, line in pipeline.stages.items()}
+    asked = tyro.cli(
+        Asked,
+        prog=f"train.py {name}",
+        args=rest,
+        default=Asked(Path("runs") / name),
+        config=(tyro.conf.FlagConversionOff,),
+        description=f"{pipeline.about}\nStages: {', '.join(pipeline.stages)}.",
+    )
+    lines = {
+        stage: [*words_of(stage, line, asked), *more.get(stage, [])]
+        for stage, line in pipeline.stages.items()
+    }
     for words in lines.values():
         if words[0] == TRAIN:
             check(words[1:])
     if asked.plan:
-        print("\n".join(f"{stage:>{max(map(len, lines))}}  {command_of(words)}" for stage, words in lines.items()))
+        print(
+            "\n".join(
+                f"{stage:>{max(map(len, lines))}}  {command_of(words)}"
+                for stage, words in lines.items()
+            )
+        )
         return 0
     record = Record(asked.out / "pipeline.json")
     finished = record.matching(lines)
     for number, (stage, words) in enumerate(lines.items(), 1):
-        print(f"== {stage} ({number} of {len(lines)}){': finished before' if stage in finished else ''}\n   {command_of(words)}", flush=True)
+        print(
+            f"== {stage} ({number} of {len(lines)}){': finished before' if stage in finished else ''}\n   {command_of(words)}",
+            flush=True,
+        )
         if stage in finished:
             continue
         whole, began = False, time.perf_counter()
@@ -70,13 +95,24 @@ def follow(name: str, pipeline: Pipeline, argv: list[str], commands: dict[str, C
         if not whole:
             print(f"stopped in {stage}; the same command continues from there.")
             return 1
-    print("\n".join([f"== all {len(lines)} stages of {name} are finished: {asked.out}; {record.total(lines) / 60:.1f} minutes", *reports(lines)]))
+    print(
+        "\n".join(
+            [
+                f"== all {len(lines)} stages of {name} are finished: {asked.out}; {record.total(lines) / 60:.1f} minutes",
+                *reports(lines),
+            ]
+        )
+    )
     return 0
 
 
 def reports(lines: dict[str, list[str]]) -> list[str]:
     """What the stages that measure have found."""
-    found = [(Path(words[2]).name, json.loads(product(words).read_text())) for words in lines.values() if words[:2] == [TOOL, "eval"]]
+    found = [
+        (Path(words[2]).name, json.loads(product(words).read_text()))
+        for words in lines.values()
+        if words[:2] == [TOOL, "eval"]
+    ]
     return [f"{model:>12}  {', '.join(seen['task'])}: {sentence(seen)}" for model, seen in found]
 
 
@@ -88,30 +124,47 @@ class Record:
         try:
             self.stages = json.loads(path.read_text()) if path.exists() else {}
         except ValueError as error:
-            raise RunError(f"{path} cannot be read ({error}): move it away, and stages that are finished say so themselves.") from error
+            raise RunError(
+                f"{path} cannot be read ({error}): move it away, and stages that are finished say so themselves."
+            ) from error
 
     def matching(self, lines: dict[str, list[str]]) -> set[str]:
         """The stages that are finished. What was made and then deleted is to be made again. Raises RunError for a line that has changed since, or reads what
         is to be made again."""
-        finished = {stage for stage, words in lines.items() if self.stages.get(stage, {}).get("finished") and product(words).exists()}
+        finished = {
+            stage
+            for stage, words in lines.items()
+            if self.stages.get(stage, {}).get("finished") and product(words).exists()
+        }
         made_anew = {str(product(words)) for stage, words in lines.items() if stage not in finished}
         for stage in sorted(finished):
             if sources := made_anew & set(lines[stage]):
-                raise RunError(f"stage {stage} of {self.path.parent} was made from {sources.pop()}, which is to be made anew: delete {product(lines[stage])} too.")
+                raise RunError(
+                    f"stage {stage} of {self.path.parent} was made from {sources.pop()}, which is to be made anew: delete {product(lines[stage])} too."
+                )
             if self.stages[stage]["line"] != (line := command_of(lines[stage])):
-                raise RunError(f"stage {stage} of {self.path.parent} was made by another line ({self.stages[stage]['line']}; now {line}): name another --out, "
-                               f"or delete {product(lines[stage])} to make it anew.")
+                raise RunError(
+                    f"stage {stage} of {self.path.parent} was made by another line ({self.stages[stage]['line']}; now {line}): name another --out, "
+                    f"or delete {product(lines[stage])} to make it anew."
+                )
         return finished
 
     def begin(self, stage: str, words: list[str]) -> None:
         """From here on the stage is not finished, though what it makes may be there; its clock goes on where it was stopped."""
         before = self.stages.get(stage, {})
-        self.stages[stage] = {"line": command_of(words), "seconds": 0.0 if before.get("finished") else before.get("seconds", 0.0), "finished": False}
+        self.stages[stage] = {
+            "line": command_of(words),
+            "seconds": 0.0 if before.get("finished") else before.get("seconds", 0.0),
+            "finished": False,
+        }
         self.write()
 
     def end(self, stage: str, seconds: float, whole: bool) -> None:
         """What it took, and whether it is whole."""
-        self.stages[stage] |= {"seconds": round(self.stages[stage]["seconds"] + seconds, 1), "finished": whole}
+        self.stages[stage] |= {
+            "seconds": round(self.stages[stage]["seconds"] + seconds, 1),
+            "finished": whole,
+        }
         self.write()
 
     def write(self) -> None:
@@ -129,9 +182,13 @@ def words_of(stage: str, line: str, asked: Asked) -> list[str]:
     try:
         words = [word.format(out=asked.out, seed=asked.seed) for word in shlex.split(line)]
     except (ValueError, LookupError) as error:
-        raise RunError(f"stage {stage} cannot be read ({type(error).__name__}: {error}): {line}") from error
+        raise RunError(
+            f"stage {stage} cannot be read ({type(error).__name__}: {error}): {line}"
+        ) from error
     if words[:1] not in ([TRAIN], [TOOL]) or not set(MADE) & set(words):
-        raise RunError(f"stage {stage} must begin with {TRAIN} or {TOOL} and name what it makes with {' or '.join(MADE)}: {line}")
+        raise RunError(
+            f"stage {stage} must begin with {TRAIN} or {TOOL} and name what it makes with {' or '.join(MADE)}: {line}"
+        )
     return words
 
 

@@ -33,20 +33,48 @@ def check_model(model: ModelConfig) -> None:
     for f in fields(model):
         value = getattr(model, f.name)
         if type(value) is int:
-            least = 0 if f.name in ("q_latent", "dense_layers", "shared_experts", "mtp_depth", "nope", "rotary") else 1
+            least = (
+                0
+                if f.name
+                in ("q_latent", "dense_layers", "shared_experts", "mtp_depth", "nope", "rotary")
+                else 1
+            )
             need(value >= least, f"model.{f.name} is {value}: it must be at least {least}.")
     open_experts = model.experts // model.expert_groups * model.groups_per_token
-    need(model.dense_layers <= model.layers, f"model.dense_layers {model.dense_layers} exceeds model.layers {model.layers}.")
-    need(model.rotary % 2 == 0, f"model.rotary is {model.rotary}: rotary widths come in pairs, make it even.")
-    need(model.experts % model.expert_groups == 0, f"model.experts {model.experts} cannot be split into model.expert_groups {model.expert_groups}.")
-    need(model.groups_per_token <= model.expert_groups,
-         f"model.groups_per_token {model.groups_per_token} exceeds model.expert_groups {model.expert_groups}.")
-    need(model.experts_per_token <= open_experts,
-         f"model.experts_per_token {model.experts_per_token} exceeds the {open_experts} experts of a token's {model.groups_per_token} groups.")
-    need(model.group_score == "max" or model.groups_per_token == model.expert_groups or model.experts > model.expert_groups,
-         "model.group_score top2 needs at least two experts per group.")
-    need(model.attention == "mla" or model.nope == 0, "model.attention mha rotates the whole head: set model.nope to 0.")
-    need(model.nope + model.rotary > 0, "model.nope and model.rotary are both 0: a head needs some width.")
+    need(
+        model.dense_layers <= model.layers,
+        f"model.dense_layers {model.dense_layers} exceeds model.layers {model.layers}.",
+    )
+    need(
+        model.rotary % 2 == 0,
+        f"model.rotary is {model.rotary}: rotary widths come in pairs, make it even.",
+    )
+    need(
+        model.experts % model.expert_groups == 0,
+        f"model.experts {model.experts} cannot be split into model.expert_groups {model.expert_groups}.",
+    )
+    need(
+        model.groups_per_token <= model.expert_groups,
+        f"model.groups_per_token {model.groups_per_token} exceeds model.expert_groups {model.expert_groups}.",
+    )
+    need(
+        model.experts_per_token <= open_experts,
+        f"model.experts_per_token {model.experts_per_token} exceeds the {open_experts} experts of a token's {model.groups_per_token} groups.",
+    )
+    need(
+        model.group_score == "max"
+        or model.groups_per_token == model.expert_groups
+        or model.experts > model.expert_groups,
+        "model.group_score top2 needs at least two experts per group.",
+    )
+    need(
+        model.attention == "mla" or model.nope == 0,
+        "model.attention mha rotates the whole head: set model.nope to 0.",
+    )
+    need(
+        model.nope + model.rotary > 0,
+        "model.nope and model.rotary are both 0: a head needs some width.",
+    )
 
 
 def check_run(config: Config) -> None:
@@ -54,32 +82,69 @@ def check_run(config: Config) -> None:
     train, data = config.train, config.data
     micro = train.micro_batch or train.batch
     for name in ("steps", "batch", "log_every", "eval_every", "eval_batches", "save_every", "keep"):
-        need(getattr(train, name) > 0, f"train.{name} is {getattr(train, name)}: it must be at least 1.")
-    need(train.batch % micro == 0 and micro <= train.batch, f"train.batch {train.batch} is not a multiple of train.micro_batch {micro}.")
-    need(0 <= train.batch_start <= train.batch and train.batch_start % micro == 0,
-         f"train.batch_start {train.batch_start} must be a multiple of train.micro_batch {micro} and at most train.batch {train.batch}.")
-    need(0 <= train.batch_ramp < 1, f"train.batch_ramp is {train.batch_ramp}: it is a share of the run, from 0 to 1.")
-    need(not train.batch_start or train.batch_start == train.batch or train.batch_ramp > 0,
-         "train.batch_start without train.batch_ramp: say over which share of the run the batch grows.")
-    need(data.sequence > config.model.mtp_depth, f"data.sequence {data.sequence} is too short for model.mtp_depth {config.model.mtp_depth}.")
-    need(data.sequence <= config.model.context, f"data.sequence {data.sequence} exceeds model.context {config.model.context}.")
-    need(config.kernel.dispatch != "few", "kernel.dispatch few is for decoding and has no gradient: choose auto, dense, static or ragged.")
-    need(config.kernel.weights == "float32", f"kernel.weights is {config.kernel.weights}: quantised weights cannot be trained, train the run they are from.")
-    need(config.lora.rank >= 0 and config.lora.alpha > 0,
-         f"lora.rank is {config.lora.rank} and lora.alpha {config.lora.alpha}: a rank is 0 (off) or more, alpha above 0.")
+        need(
+            getattr(train, name) > 0,
+            f"train.{name} is {getattr(train, name)}: it must be at least 1.",
+        )
+    need(
+        train.batch % micro == 0 and micro <= train.batch,
+        f"train.batch {train.batch} is not a multiple of train.micro_batch {micro}.",
+    )
+    need(
+        0 <= train.batch_start <= train.batch and train.batch_start % micro == 0,
+        f"train.batch_start {train.batch_start} must be a multiple of train.micro_batch {micro} and at most train.batch {train.batch}.",
+    )
+    need(
+        0 <= train.batch_ramp < 1,
+        f"train.batch_ramp is {train.batch_ramp}: it is a share of the run, from 0 to 1.",
+    )
+    need(
+        not train.batch_start or train.batch_start == train.batch or train.batch_ramp > 0,
+        "train.batch_start without train.batch_ramp: say over which share of the run the batch grows.",
+    )
+    need(
+        data.sequence > config.model.mtp_depth,
+        f"data.sequence {data.sequence} is too short for model.mtp_depth {config.model.mtp_depth}.",
+    )
+    need(
+        data.sequence <= config.model.context,
+        f"data.sequence {data.sequence} exceeds model.context {config.model.context}.",
+    )
+    need(
+        config.kernel.dispatch != "few",
+        "kernel.dispatch few is for decoding and has no gradient: choose auto, dense, static or ragged.",
+    )
+    need(
+        config.kernel.weights == "float32",
+        f"kernel.weights is {config.kernel.weights}: quantised weights cannot be trained, train the run they are from.",
+    )
+    need(
+        config.lora.rank >= 0 and config.lora.alpha > 0,
+        f"lora.rank is {config.lora.rank} and lora.alpha {config.lora.alpha}: a rank is 0 (off) or more, alpha above 0.",
+    )
     need(0 <= train.ema < 1, f"train.ema is {train.ema}: a decay lies from 0 (none) to below 1.")
-    for name, schedule in (("optimizer.schedule", config.optimizer.schedule), ("train.balance_schedule", train.balance_schedule),
-                           ("train.mtp_schedule", train.mtp_schedule)):
+    for name, schedule in (
+        ("optimizer.schedule", config.optimizer.schedule),
+        ("train.balance_schedule", train.balance_schedule),
+        ("train.mtp_schedule", train.mtp_schedule),
+    ):
         check_schedule(name, schedule)
 
 
 def check_schedule(name: str, schedule: Schedule) -> None:
     """As many scales and shapes as ends, the ends rising to 1."""
     until = schedule.until
-    need(len(until) == len(schedule.scale) == len(schedule.shape),
-         f"{name} has {len(until)} until, {len(schedule.scale)} scale and {len(schedule.shape)} shape: give one of each per piece.")
-    need(bool(until) and all(0 < a < b for a, b in zip(until, until[1:])) and math.isclose(until[-1], 1) and until[0] > 0,
-         f"{name}.until is {until}: the pieces must end at rising shares of the run, the last at 1.")
+    need(
+        len(until) == len(schedule.scale) == len(schedule.shape),
+        f"{name} has {len(until)} until, {len(schedule.scale)} scale and {len(schedule.shape)} shape: give one of each per piece.",
+    )
+    need(
+        bool(until)
+        and all(0 < a < b for a, b in zip(until, until[1:]))
+        and math.isclose(until[-1], 1)
+        and until[0] > 0,
+        f"{name}.until is {until}: the pieces must end at rising shares of the run, the last at 1.",
+    )
 
 
 def check_mesh(config: Config, mesh: Mesh | AbstractMesh) -> None:
@@ -89,13 +154,23 @@ def check_mesh(config: Config, mesh: Mesh | AbstractMesh) -> None:
     with use(mesh):
         check_divisible(size, {name: f"model.{name}" for name in size} | names, dict(mesh.shape))
     if config.data.workers and jax.process_count() > 1:
-        need(size["batch"] % jax.process_count() == 0, f"{names['batch']} must be a multiple of the {jax.process_count()} processes.")
+        need(
+            size["batch"] % jax.process_count() == 0,
+            f"{names['batch']} must be a multiple of the {jax.process_count()} processes.",
+        )
 
 
 def split_sizes(model: ModelConfig) -> dict[str, int]:
     """The size of each axis of the weights that a mesh may split, by the name of its field."""
-    names = ["embed", "heads", "vocab", "hidden", "kv_latent", *(["q_latent"] if model.q_latent else []),
-             *(["experts", "expert_hidden"] if model.layers > model.dense_layers else [])]
+    names = [
+        "embed",
+        "heads",
+        "vocab",
+        "hidden",
+        "kv_latent",
+        *(["q_latent"] if model.q_latent else []),
+        *(["experts", "expert_hidden"] if model.layers > model.dense_layers else []),
+    ]
     return {name: getattr(model, name) for name in names}
 
 

@@ -27,11 +27,18 @@ def dense(x_mD, choice_mK, gate_mK, weights, experts: Experts, axes=(), capacity
     """Gather the group's tokens, let each local expert see them all, weight by the gate, and scatter the sums back."""
     local_experts = weights[0].shape[0]
     if axes:
-        x_mD, choice_mK, gate_mK = (jax.lax.all_gather(a, axes, tiled=True) for a in (x_mD, choice_mK, gate_mK))
+        x_mD, choice_mK, gate_mK = (
+            jax.lax.all_gather(a, axes, tiled=True) for a in (x_mD, choice_mK, gate_mK)
+        )
     tokens, width = x_mD.shape
     mine_E = _index(axes) * local_experts + jnp.arange(local_experts)
     mix_Em = jnp.sum(jnp.where(choice_mK == mine_E[:, None, None], gate_mK, 0), -1)
-    y_RD = experts(jnp.tile(x_mD, (local_experts, 1)), mix_Em.reshape(-1), *weights, jnp.full(local_experts, tokens, jnp.int32))
+    y_RD = experts(
+        jnp.tile(x_mD, (local_experts, 1)),
+        mix_Em.reshape(-1),
+        *weights,
+        jnp.full(local_experts, tokens, jnp.int32),
+    )
     y_mD = y_RD.reshape(local_experts, tokens, width).sum(0, dtype=jnp.float32).astype(x_mD.dtype)
     return jax.lax.psum_scatter(y_mD, axes, tiled=True) if axes else y_mD, jnp.zeros((), jnp.int32)
 
@@ -85,15 +92,25 @@ def _fixed(count_PE, room, rows, axes):
     start_P = jnp.cumsum(count_P) - count_P
     peer_R, rank_R = jnp.divmod(jnp.arange(peers * room, dtype=jnp.int32), room)
     source_R = jnp.where(rank_R < count_P[peer_R], start_P[peer_R] + rank_R, rows)
-    slot_n = jnp.full(rows, peers * room, jnp.int32).at[source_R].set(jnp.arange(peers * room, dtype=jnp.int32), mode="drop")
+    slot_n = (
+        jnp.full(rows, peers * room, jnp.int32)
+        .at[source_R]
+        .set(jnp.arange(peers * room, dtype=jnp.int32), mode="drop")
+    )
 
     def swap(x_RD):
-        return jax.lax.all_to_all(x_RD.reshape(peers, room, -1), axes, 0, 0).reshape(peers * room, -1)
+        return jax.lax.all_to_all(x_RD.reshape(peers, room, -1), axes, 0, 0).reshape(
+            peers * room, -1
+        )
 
     arriving_PE = count_PE[:, me]
     size_PE = jnp.concatenate([arriving_PE, room - arriving_PE.sum(-1, keepdims=True)], -1)
     expert_R = _blocks(size_PE, peers * room)
-    return (lambda x_nD: swap(permute(x_nD, source_R, slot_n))), (lambda y_RD: permute(swap(y_RD), slot_n, source_R)), expert_R
+    return (
+        (lambda x_nD: swap(permute(x_nD, source_R, slot_n))),
+        (lambda y_RD: permute(swap(y_RD), slot_n, source_R)),
+        expert_R,
+    )
 
 
 def _ragged(count_PE, room, rows, axes):
@@ -101,12 +118,18 @@ def _ragged(count_PE, room, rows, axes):
     peers, me = count_PE.shape[0], _index(axes)
     count_PP = count_PE.sum(-1)  # [sender, receiver]
     sent_P, arriving_P = count_PP[me], count_PP[:, me]
-    before_P = (jnp.cumsum(count_PP, 0) - count_PP)[me]  # rows that lower senders put in each receiver's buffer
-    home_P = (jnp.cumsum(count_PP, 1) - count_PP)[:, me]  # where my part began in each sender's rows
+    before_P = (jnp.cumsum(count_PP, 0) - count_PP)[
+        me
+    ]  # rows that lower senders put in each receiver's buffer
+    home_P = (jnp.cumsum(count_PP, 1) - count_PP)[
+        :, me
+    ]  # where my part began in each sender's rows
 
     def move(x_ND, length, offset_P, size_P, there_P, back_P):
         empty_ND = vary_like(jnp.zeros((length, x_ND.shape[1]), x_ND.dtype), x_ND)
-        return jax.lax.ragged_all_to_all(x_ND, empty_ND, offset_P, size_P, there_P, back_P, axis_name=axes)
+        return jax.lax.ragged_all_to_all(
+            x_ND, empty_ND, offset_P, size_P, there_P, back_P, axis_name=axes
+        )
 
     def send(x_nD):
         return move(x_nD, peers * room, jnp.cumsum(sent_P) - sent_P, sent_P, before_P, arriving_P)
@@ -114,7 +137,11 @@ def _ragged(count_PE, room, rows, axes):
     def give_back(y_RD):
         return move(y_RD, rows, jnp.cumsum(arriving_P) - arriving_P, arriving_P, home_P, sent_P)
 
-    size_PE = jnp.concatenate([count_PE[:, me], jnp.zeros((peers, 1), jnp.int32)], -1).at[-1, -1].set(peers * room - arriving_P.sum())
+    size_PE = (
+        jnp.concatenate([count_PE[:, me], jnp.zeros((peers, 1), jnp.int32)], -1)
+        .at[-1, -1]
+        .set(peers * room - arriving_P.sum())
+    )
     return send, give_back, _blocks(size_PE, peers * room)
 
 
@@ -131,14 +158,23 @@ def permute(x_ND, source_M, target_N, repeat=1):
 def gather_sum(x_MD, target_N, source_M, repeat=1):
     """The transpose of `permute`: for each so many rows of target, the sum of the rows of x that they name, summed in float32."""
     target_kN = target_N.reshape(-1, repeat).T
-    parts = (x_MD.at[target_n].get(mode="fill", fill_value=0).astype(jnp.float32) for target_n in target_kN)
-    return sum(parts).astype(x_MD.dtype)  # one after the other: nothing of all the rows is held, as a sum over an axis would
+    parts = (
+        x_MD.at[target_n].get(mode="fill", fill_value=0).astype(jnp.float32)
+        for target_n in target_kN
+    )
+    return sum(parts).astype(
+        x_MD.dtype
+    )  # one after the other: nothing of all the rows is held, as a sum over an axis would
 
 
-permute.defvjp(lambda x, source, target, repeat: (permute(x, source, target, repeat), (source, target)),
-               lambda repeat, saved, d_MD: (gather_sum(d_MD, saved[1], saved[0], repeat), None, None))
-gather_sum.defvjp(lambda x, target, source, repeat: (gather_sum(x, target, source, repeat), (source, target)),
-                  lambda repeat, saved, d_ND: (permute(d_ND, *saved, repeat), None, None))
+permute.defvjp(
+    lambda x, source, target, repeat: (permute(x, source, target, repeat), (source, target)),
+    lambda repeat, saved, d_MD: (gather_sum(d_MD, saved[1], saved[0], repeat), None, None),
+)
+gather_sum.defvjp(
+    lambda x, target, source, repeat: (gather_sum(x, target, source, repeat), (source, target)),
+    lambda repeat, saved, d_ND: (permute(d_ND, *saved, repeat), None, None),
+)
 
 
 def _sort(key_N):
@@ -176,4 +212,6 @@ FORMS = {"dense": dense, "static": static, "ragged": ragged}
 
 def pick(name: str, platform: str, peers: int) -> Callable:
     """The form of that name; "auto" is ragged where the backend has a native one and there is someone to talk to."""
-    return FORMS[name if name != "auto" else "ragged" if platform == "tpu" and peers > 1 else "static"]
+    return FORMS[
+        name if name != "auto" else "ragged" if platform == "tpu" and peers > 1 else "static"
+    ]

@@ -11,7 +11,9 @@ def few(x_mD, choice_mK, gate_mK, weights, experts, axes=(), capacity=0.0):
     """Each device runs its own experts on every token of the group; nothing is sorted and nothing dropped, so `capacity` has no say."""
     local_experts = weights[0].shape[0]
     if axes:
-        x_mD, choice_mK, gate_mK = (jax.lax.all_gather(a, axes, tiled=True) for a in (x_mD, choice_mK, gate_mK))
+        x_mD, choice_mK, gate_mK = (
+            jax.lax.all_gather(a, axes, tiled=True) for a in (x_mD, choice_mK, gate_mK)
+        )
     mine_E = (jax.lax.axis_index(axes) if axes else 0) * local_experts + jnp.arange(local_experts)
     mix_mE = jnp.where(choice_mK[:, :, None] == mine_E, gate_mK[:, :, None], 0).sum(1)
     y_mD = experts(x_mD, mix_mE, *weights)

@@ -29,14 +29,18 @@ class MeshConfig:
         rest = math.prod(size for name, size in sizes.items() if name != "data")
         if not self.data:
             if devices % rest:
-                raise ValueError(f"the mesh asks for fsdp x expert x tensor = {rest} devices, which does not divide the {devices} there are; "
-                                 f"change these axes or set mesh.data yourself{_hint(rest)}.")
+                raise ValueError(
+                    f"the mesh asks for fsdp x expert x tensor = {rest} devices, which does not divide the {devices} there are; "
+                    f"change these axes or set mesh.data yourself{_hint(rest)}."
+                )
             sizes["data"] = devices // rest
         wanted = math.prod(sizes.values())
         if wanted > devices:
             asked = " x ".join(f"{name} {size}" for name, size in sizes.items() if size > 1)
-            raise ValueError(f"the mesh asks for {wanted} devices ({asked}) but there {'is' if devices == 1 else 'are'} {devices}: "
-                             f"make the axes smaller{_hint(wanted)}.")
+            raise ValueError(
+                f"the mesh asks for {wanted} devices ({asked}) but there {'is' if devices == 1 else 'are'} {devices}: "
+                f"make the axes smaller{_hint(wanted)}."
+            )
         return sizes
 
 
@@ -50,9 +54,13 @@ def make_mesh(config: MeshConfig, devices=None) -> Mesh:
     sizes = config.sizes(len(devices))
     count = math.prod(sizes.values())
     if count < len(devices) and jax.process_count() > 1:
-        raise ValueError(f"the mesh uses {count} of {len(devices)} devices, but with several processes it must use them all: change mesh.data.")
+        raise ValueError(
+            f"the mesh uses {count} of {len(devices)} devices, but with several processes it must use them all: change mesh.data."
+        )
     shape = tuple(sizes.values())
-    if count == len(devices):  # let JAX lay the axes along the hardware's links; an 8 x 8 mesh has to split one of a 4 x 4 x 4 torus
+    if (
+        count == len(devices)
+    ):  # let JAX lay the axes along the hardware's links; an 8 x 8 mesh has to split one of a 4 x 4 x 4 torus
         placed = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     else:
         placed = np.array(devices[:count]).reshape(shape)
@@ -63,7 +71,9 @@ def abstract_mesh(config: MeshConfig, devices: int) -> AbstractMesh:
     """The mesh without its devices, to describe or lower a run of any size; data = 0 is what the other axes leave of so many, at least 1."""
     rest = config.fsdp * config.expert * config.tensor
     sizes = replace(config, data=config.data or max(1, devices // max(1, rest))).sizes(sys.maxsize)
-    return AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+    return AbstractMesh(
+        tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes)
+    )
 
 
 def join_hosts() -> None:
@@ -75,6 +85,12 @@ def join_hosts() -> None:
         return
     env = os.environ
     if "JAX_COORDINATOR_ADDRESS" in env:
-        jax.distributed.initialize(env["JAX_COORDINATOR_ADDRESS"], int(env["JAX_NUM_PROCESSES"]), int(env["JAX_PROCESS_ID"]))
-    elif any(int(env.get(name, 1)) > 1 for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")) or "," in env.get("TPU_WORKER_HOSTNAMES", ""):
+        jax.distributed.initialize(
+            env["JAX_COORDINATOR_ADDRESS"],
+            int(env["JAX_NUM_PROCESSES"]),
+            int(env["JAX_PROCESS_ID"]),
+        )
+    elif any(
+        int(env.get(name, 1)) > 1 for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+    ) or "," in env.get("TPU_WORKER_HOSTNAMES", ""):
         jax.distributed.initialize()

@@ -55,16 +55,24 @@ def shardings(tree: Any) -> Any:
 
 def abstract(tree: Any) -> Any:
     """ShapeDtypeStructs with shardings for an abstract tree of Named: what a restore or an ahead-of-time compile needs."""
-    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), unbox(tree), shardings(tree))
+    return jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        unbox(tree),
+        shardings(tree),
+    )
 
 
 def put_batch(batch: dict[str, np.ndarray], axes: str) -> dict[str, jax.Array]:
     """Host arrays, each process holding its own rows, as global arrays laid out by `axes`."""
     place: NamedSharding = sharding(axes)
-    return {name: jax.make_array_from_process_local_data(place, rows) for name, rows in batch.items()}
+    return {
+        name: jax.make_array_from_process_local_data(place, rows) for name, rows in batch.items()
+    }
 
 
-def check_divisible(sizes: dict[str, int], field: dict[str, str], mesh_sizes: dict[str, int]) -> None:
+def check_divisible(
+    sizes: dict[str, int], field: dict[str, str], mesh_sizes: dict[str, int]
+) -> None:
     """Raise ValueError when a logical axis does not divide over the mesh axes its rule names.
 
     `sizes` has the size of each logical axis, `field` the config field that sets it, for the message.
@@ -74,5 +82,9 @@ def check_divisible(sizes: dict[str, int], field: dict[str, str], mesh_sizes: di
         names = (split,) if isinstance(split, str) else split or ()
         parts = int(np.prod([mesh_sizes[name] for name in names], dtype=int))
         if size % parts:
-            asked = " x ".join(f"mesh.{name} {mesh_sizes[name]}" for name in names if mesh_sizes[name] > 1)
-            raise ValueError(f"{field[logical]} is {size}, which {asked} cannot split evenly: make it a multiple of {parts} or shrink the mesh.")
+            asked = " x ".join(
+                f"mesh.{name} {mesh_sizes[name]}" for name in names if mesh_sizes[name] > 1
+            )
+            raise ValueError(
+                f"{field[logical]} is {size}, which {asked} cannot split evenly: make it a multiple of {parts} or shrink the mesh."
+            )

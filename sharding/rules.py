@@ -48,7 +48,11 @@ def use(mesh: Mesh | AbstractMesh, rules: Rules = RULES) -> Iterator[None]:
     token = _current.set(Placement(mesh, rules))
     try:
         # The mesh enters jit's cache key, so a function traced for one mesh is never reused on another.
-        with jax.set_mesh(mesh) if _here(mesh) else jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        with (
+            jax.set_mesh(mesh)
+            if _here(mesh)
+            else jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+        ):
             yield
     finally:
         _current.reset(token)
@@ -70,7 +74,10 @@ def spec(axes: str) -> PartitionSpec:
             _known(name, LOGICAL, "logical axis")
     placement = _current.get()
     wanted = dict(placement.rules) if placement else {}
-    order = sorted(range(len(names)), key=lambda i: list(wanted).index(names[i]) if names[i] in wanted else len(wanted))
+    order = sorted(
+        range(len(names)),
+        key=lambda i: list(wanted).index(names[i]) if names[i] in wanted else len(wanted),
+    )
     taken: set[str] = set()
     split: list = [None] * len(names)
     for i in order:
@@ -89,7 +96,11 @@ def constrain(x: jax.Array, axes: str) -> jax.Array:
     """Ask the compiler to lay x out by its logical axes; only checks the names when no mesh is in use."""
     layout = spec(axes)
     placement = _current.get()
-    return jax.lax.with_sharding_constraint(x, NamedSharding(placement.mesh, layout)) if placement else x
+    return (
+        jax.lax.with_sharding_constraint(x, NamedSharding(placement.mesh, layout))
+        if placement
+        else x
+    )
 
 
 def local(function: Callable, inputs, outputs, opaque: bool = False) -> Callable:
@@ -107,14 +118,35 @@ def local(function: Callable, inputs, outputs, opaque: bool = False) -> Callable
     if opaque:
         wide = set(_wide(placement, placement.mesh.axis_names))
         for axes in jax.tree.leaves(outputs):
-            if left := wide - {axis for part in spec(axes) if part for axis in ((part,) if isinstance(part, str) else part)}:
-                raise ValueError(f"an opaque body must split {axes!r} by every mesh axis, but nothing in it is split by {', '.join(sorted(left))}.")
+            if left := wide - {
+                axis
+                for part in spec(axes)
+                if part
+                for axis in ((part,) if isinstance(part, str) else part)
+            }:
+                raise ValueError(
+                    f"an opaque body must split {axes!r} by every mesh axis, but nothing in it is split by {', '.join(sorted(left))}."
+                )
 
-    def split(axes: str) -> PartitionSpec:  # an axis of one device splits nothing, but would cost its sums: they are not free on CPU
-        return PartitionSpec(*(part and _wide(placement, (part,) if isinstance(part, str) else part) or None for part in spec(axes)))
+    def split(
+        axes: str,
+    ) -> (
+        PartitionSpec
+    ):  # an axis of one device splits nothing, but would cost its sums: they are not free on CPU
+        return PartitionSpec(
+            *(
+                part and _wide(placement, (part,) if isinstance(part, str) else part) or None
+                for part in spec(axes)
+            )
+        )
 
-    return jax.shard_map(function, mesh=placement.mesh, in_specs=jax.tree.map(split, inputs), out_specs=jax.tree.map(split, outputs),
-                         check_vma=not opaque)
+    return jax.shard_map(
+        function,
+        mesh=placement.mesh,
+        in_specs=jax.tree.map(split, inputs),
+        out_specs=jax.tree.map(split, outputs),
+        check_vma=not opaque,
+    )
 
 
 def mesh_axes(logical: str) -> tuple[str, ...]:
@@ -143,7 +175,10 @@ def platform() -> str:
 
 def _here(mesh: Mesh | AbstractMesh) -> bool:
     """Whether the mesh can run something: not an abstract one, nor one of devices that only compile (jax.experimental.topologies)."""
-    return isinstance(mesh, Mesh) and mesh.devices.flat[0].client in jax.extend.backend.backends().values()
+    return (
+        isinstance(mesh, Mesh)
+        and mesh.devices.flat[0].client in jax.extend.backend.backends().values()
+    )
 
 
 def _wide(placement: Placement, axes: Iterable[str]) -> tuple[str, ...]:
@@ -160,4 +195,6 @@ def _placement() -> Placement:
 
 def _known(name: str, vocabulary: dict[str, str], kind: str) -> None:
     if name not in vocabulary:
-        raise ValueError(f"{name!r} is not a {kind}; sharding/axes.py has: {', '.join(vocabulary)}.")
+        raise ValueError(
+            f"{name!r} is not a {kind}; sharding/axes.py has: {', '.join(vocabulary)}."
+        )

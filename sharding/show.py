@@ -16,7 +16,9 @@ class Row(NamedTuple):
     shape: tuple[int, ...]
     dtype: str
     axes: str
-    split: tuple[tuple[str, ...], ...]  # the mesh axes of more than one device that split each dimension
+    split: tuple[
+        tuple[str, ...], ...
+    ]  # the mesh axes of more than one device that split each dimension
     bytes: int
     bytes_per_device: int
 
@@ -24,7 +26,13 @@ class Row(NamedTuple):
     def cells(self) -> tuple[str, ...]:
         """What the table shows of it; "-" is a dimension no mesh axis splits."""
         spec = " ".join("+".join(names) or "-" for names in self.split)
-        return self.path, " x ".join(map(str, self.shape)) or "scalar", self.dtype, self.axes or "-", spec or "-"
+        return (
+            self.path,
+            " x ".join(map(str, self.shape)) or "scalar",
+            self.dtype,
+            self.axes or "-",
+            spec or "-",
+        )
 
     @property
     def replicated(self) -> bool:
@@ -35,22 +43,43 @@ class Row(NamedTuple):
 def rows(tree: Any, axes: Any) -> list[Row]:
     """A Row for every array of an abstract (or real) tree; `axes` has a logical-axes string for each. Needs a mesh in use."""
     leaves, strings = jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(axes)
-    return [_row(jax.tree_util.keystr(path, simple=True, separator="/"), x, names) for (path, x), names in zip(leaves, strings, strict=True)]
+    return [
+        _row(jax.tree_util.keystr(path, simple=True, separator="/"), x, names)
+        for (path, x), names in zip(leaves, strings, strict=True)
+    ]
 
 
 def _row(path: str, x: jax.ShapeDtypeStruct, axes: str) -> Row:
     place = sharding(axes)
-    wanted = [names if isinstance(names, tuple) else (names,) if names else () for names in place.spec] or [()] * len(x.shape)
+    wanted = [
+        names if isinstance(names, tuple) else (names,) if names else () for names in place.spec
+    ] or [()] * len(x.shape)
     split = tuple(tuple(name for name in names if place.mesh.shape[name] > 1) for names in wanted)
     size = x.dtype.itemsize
-    return Row(path, tuple(x.shape), str(x.dtype), axes, split, math.prod(x.shape) * size, math.prod(place.shard_shape(x.shape)) * size)
+    return Row(
+        path,
+        tuple(x.shape),
+        str(x.dtype),
+        axes,
+        split,
+        math.prod(x.shape) * size,
+        math.prod(place.shard_shape(x.shape)) * size,
+    )
 
 
 def table(listed: list[Row]) -> str:
     """One aligned line per array under a heading."""
-    lines = [("array", "shape", "type", "logical axes", "split by", "per device"), *((*row.cells, human(row.bytes_per_device)) for row in listed)]
+    lines = [
+        ("array", "shape", "type", "logical axes", "split by", "per device"),
+        *((*row.cells, human(row.bytes_per_device)) for row in listed),
+    ]
     width = [max(map(len, column)) for column in zip(*lines)]
-    return "\n".join("  ".join([*(cell.ljust(w) for cell, w in zip(line[:-1], width)), line[-1].rjust(width[-1])]) for line in lines)
+    return "\n".join(
+        "  ".join(
+            [*(cell.ljust(w) for cell, w in zip(line[:-1], width)), line[-1].rjust(width[-1])]
+        )
+        for line in lines
+    )
 
 
 def totals(groups: dict[str, list[Row]]) -> str:
@@ -59,15 +88,31 @@ def totals(groups: dict[str, list[Row]]) -> str:
     lines = [("", "arrays", "replicated", "in all", "per device", "replicated")]
     for name, group in everything.items():
         whole = [row for row in group if row.replicated]
-        lines.append((name, str(len(group)), str(len(whole)), human(sum(row.bytes for row in group)), human(sum(row.bytes_per_device for row in group)),
-                      human(sum(row.bytes for row in whole))))
+        lines.append(
+            (
+                name,
+                str(len(group)),
+                str(len(whole)),
+                human(sum(row.bytes for row in group)),
+                human(sum(row.bytes_per_device for row in group)),
+                human(sum(row.bytes for row in whole)),
+            )
+        )
     width = [max(map(len, column)) for column in zip(*lines)]
-    return "\n".join("  ".join([line[0].ljust(width[0]), *(cell.rjust(w) for cell, w in zip(line[1:], width[1:]))]) for line in lines)
+    return "\n".join(
+        "  ".join(
+            [line[0].ljust(width[0]), *(cell.rjust(w) for cell, w in zip(line[1:], width[1:]))]
+        )
+        for line in lines
+    )
 
 
 def describe(mesh: Mesh | AbstractMesh) -> str:
     """A mesh in words: its devices and its axes of more than one."""
-    count, axes = math.prod(mesh.shape.values()), " x ".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1)
+    count, axes = (
+        math.prod(mesh.shape.values()),
+        " x ".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1),
+    )
     return f"{count:,} devices: {axes}" if axes else "1 device"
 
 

@@ -11,7 +11,9 @@ from jax import lax
 
 def varying(*arrays):
     """The mesh axes over which any of the arrays, or of the arrays in trees of them, differs between devices, as a set of names."""
-    return frozenset().union(*(jax.typeof(array).manual_axis_type.varying for array in jax.tree.leaves(arrays)))
+    return frozenset().union(
+        *(jax.typeof(array).manual_axis_type.varying for array in jax.tree.leaves(arrays))
+    )
 
 
 def vary(*arrays):

@@ -19,9 +19,13 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *FLAGS)).strip()
 
-gc.set_threshold(50_000)  # tracing makes many objects that live, and the collector looks at all of them
+gc.set_threshold(
+    50_000
+)  # tracing makes many objects that live, and the collector looks at all of them
 
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # tests of one session share what they compile, and nothing outlives it
+if (
+    "JAX_COMPILATION_CACHE_DIR" not in os.environ
+):  # tests of one session share what they compile, and nothing outlives it
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp()
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)

@@ -17,8 +17,10 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(autouse=True)
 def nothing_expensive(monkeypatch):
     """A test that gets as far as tracing the model has failed to complain in time."""
+
     def compile_steps(*_):
         raise AssertionError("bad input reached the compiler")
+
     monkeypatch.setattr(pretrain, "make_plan", compile_steps)
 
 
@@ -26,40 +28,63 @@ def train(*argv: str, out) -> int:
     return run(lambda: loop.fit(parse([*argv, "--out", str(out)], "train.py")) and 0)
 
 
-@pytest.mark.parametrize(("argv", "said"), [
-    (["tinny"], r"no config 'tinny': did you mean 'tiny'\?"),
-    (["mine.py"], "no config file mine.py"),
-    (["--mesh.expert", "3"], "expert .* = 3 devices, which does not divide the 8"),
-    (["--mesh.data", "16"], "asks for 16 devices .data 16. but there are 8: .*JAX_NUM_CPU_DEVICES=16"),
-    (["--mesh.data", "-2"], "mesh.data is -2"),
-    (["--mesh.data", "1", "--mesh.tensor", "8"], "model.heads is 4, which mesh.tensor 8 cannot split evenly: make it a multiple of 8"),
-    (["--train.batch", "12"], "train.batch .* is 12, which mesh.data 8 cannot split"),
-    (["--train.micro-batch", "24"], "train.batch 16 is not a multiple of train.micro_batch 24"),
-    (["--train.batch-start", "8"], "train.batch_start 8 must be a multiple of train.micro_batch 16"),
-    (["--train.steps", "0"], "train.steps is 0"),
-    (["--model.experts", "15"], "model.experts 15 cannot be split into model.expert_groups 4"),
-    (["--model.experts-per-token", "9"], "model.experts_per_token 9 exceeds the 8 experts of a token's 2 groups"),
-    (["--model.rotary", "15"], "model.rotary is 15: rotary widths come in pairs"),
-    (["--model.attention", "mha"], "set model.nope to 0"),
-    (["--data.sequence", "8192"], "data.sequence 8192 exceeds model.context 4096"),
-    (["--optimizer.schedule.until", "0.5"], "optimizer.schedule has 1 until, 2 scale"),
-    (["--optimizer.schedule.until", "0.5", "0.9"], "the last at 1"),
-    (["--data.sources", "nowhere.txt"], "nowhere.txt"),
-    (["--data.sources", "stdlibb"], "stdlib"),
-    (["--data.sources", "stories", "--data.tokenizer", "byte", "--model.vocab", "100"], "model.vocab"),
-])
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["tinny"], r"no config 'tinny': did you mean 'tiny'\?"),
+        (["mine.py"], "no config file mine.py"),
+        (["--mesh.expert", "3"], "expert .* = 3 devices, which does not divide the 8"),
+        (
+            ["--mesh.data", "16"],
+            "asks for 16 devices .data 16. but there are 8: .*JAX_NUM_CPU_DEVICES=16",
+        ),
+        (["--mesh.data", "-2"], "mesh.data is -2"),
+        (
+            ["--mesh.data", "1", "--mesh.tensor", "8"],
+            "model.heads is 4, which mesh.tensor 8 cannot split evenly: make it a multiple of 8",
+        ),
+        (["--train.batch", "12"], "train.batch .* is 12, which mesh.data 8 cannot split"),
+        (["--train.micro-batch", "24"], "train.batch 16 is not a multiple of train.micro_batch 24"),
+        (
+            ["--train.batch-start", "8"],
+            "train.batch_start 8 must be a multiple of train.micro_batch 16",
+        ),
+        (["--train.steps", "0"], "train.steps is 0"),
+        (["--model.experts", "15"], "model.experts 15 cannot be split into model.expert_groups 4"),
+        (
+            ["--model.experts-per-token", "9"],
+            "model.experts_per_token 9 exceeds the 8 experts of a token's 2 groups",
+        ),
+        (["--model.rotary", "15"], "model.rotary is 15: rotary widths come in pairs"),
+        (["--model.attention", "mha"], "set model.nope to 0"),
+        (["--data.sequence", "8192"], "data.sequence 8192 exceeds model.context 4096"),
+        (["--optimizer.schedule.until", "0.5"], "optimizer.schedule has 1 until, 2 scale"),
+        (["--optimizer.schedule.until", "0.5", "0.9"], "the last at 1"),
+        (["--data.sources", "nowhere.txt"], "nowhere.txt"),
+        (["--data.sources", "stdlibb"], "stdlib"),
+        (
+            ["--data.sources", "stories", "--data.tokenizer", "byte", "--model.vocab", "100"],
+            "model.vocab",
+        ),
+    ],
+)
 def test_bad_input_is_one_sentence(argv, said, tmp_path, capsys):
     assert train(*argv, out=tmp_path / "run") == 2
     message = capsys.readouterr().err.strip()
-    assert re.search(said, message) and message.startswith("error: ") and "\n" not in message, message
+    assert re.search(said, message) and message.startswith("error: ") and "\n" not in message, (
+        message
+    )
     assert not list(tmp_path.glob("run/checkpoints/*"))
 
 
-@pytest.mark.parametrize(("argv", "said"), [
-    (["--train.stesp", "5"], "train.steps"),
-    (["--train.steps", "many"], "invalid"),
-    (["--kernel.dispatch", "magic"], "invalid choice"),
-])
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--train.stesp", "5"], "train.steps"),
+        (["--train.steps", "many"], "invalid"),
+        (["--kernel.dispatch", "magic"], "invalid choice"),
+    ],
+)
 def test_a_wrong_override_names_the_nearest_field(argv, said, tmp_path, capsys):
     with pytest.raises(SystemExit) as exit:
         train(*argv, out=tmp_path)
@@ -68,7 +93,12 @@ def test_a_wrong_override_names_the_nearest_field(argv, said, tmp_path, capsys):
 
 def test_a_run_folder_that_cannot_be_written(tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
-    assert train("--data.sources", "stories", "--data.tokenizer", "byte", out=tmp_path / "file" / "run") == 2
+    assert (
+        train(
+            "--data.sources", "stories", "--data.tokenizer", "byte", out=tmp_path / "file" / "run"
+        )
+        == 2
+    )
     assert "--out" in capsys.readouterr().err
 
 
@@ -76,7 +106,13 @@ def test_help_explains_every_field(capsys):
     with pytest.raises(SystemExit):
         parse(["--help"], "train.py")
     text = capsys.readouterr().out
-    for words in ("--train.steps", "optimizer steps in the whole run", "--model.kv-latent", "--mesh.expert", "--out"):
+    for words in (
+        "--train.steps",
+        "optimizer steps in the whole run",
+        "--model.kv-latent",
+        "--mesh.expert",
+        "--out",
+    ):
         assert words in text
     assert "[q_lora_rank]" in text and "V3" in text
 
@@ -84,6 +120,7 @@ def test_help_explains_every_field(capsys):
 @pytest.mark.parametrize("name", config_names())
 def test_every_config_loads_and_says_what_to_expect(name):
     import importlib
+
     assert load_config(name) and importlib.import_module(f"configs.{name}").__doc__.count("\n") >= 3
     assert len((ROOT / "configs" / f"{name}.py").read_text().splitlines()) <= 40
 
@@ -91,20 +128,66 @@ def test_every_config_loads_and_says_what_to_expect(name):
 def test_a_config_by_path_and_overrides(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text("from seekjax.config import Config\nconfig = Config()\n")
-    config = parse([str(path), "--train.steps", "7", "--mesh.expert", "2", "--optimizer.schedule.scale", "1", "0.5"], "train.py")
-    assert (config.train.steps, config.mesh.expert, config.optimizer.schedule.scale, config.out) == (7, 2, (1.0, 0.5), Path("runs/mine"))
+    config = parse(
+        [
+            str(path),
+            "--train.steps",
+            "7",
+            "--mesh.expert",
+            "2",
+            "--optimizer.schedule.scale",
+            "1",
+            "0.5",
+        ],
+        "train.py",
+    )
+    assert (
+        config.train.steps,
+        config.mesh.expert,
+        config.optimizer.schedule.scale,
+        config.out,
+    ) == (7, 2, (1.0, 0.5), Path("runs/mine"))
 
 
 def test_show_says_what_quantising_saves(monkeypatch, capsys):
     """v3 as published on one device of 8: FP8 weights, float32 scales, and embedding, head, router and norms as they are."""
-    monkeypatch.setattr(sys, "argv", ["seekjax", "show", "v3", "--kernel.weights", "fp8", "--mesh.expert", "8", "--mesh.fsdp", "1", "--mesh.tensor", "1"])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "seekjax",
+            "show",
+            "v3",
+            "--kernel.weights",
+            "fp8",
+            "--mesh.expert",
+            "8",
+            "--mesh.fsdp",
+            "1",
+            "--mesh.tensor",
+            "1",
+        ],
+    )
     assert main() == 0
     text = capsys.readouterr().out
-    kept = {line.split()[0]: line.split()[1:] for line in text.partition("weights kept in")[2].splitlines()[1:]}
+    kept = {
+        line.split()[0]: line.split()[1:]
+        for line in text.partition("weights kept in")[2].splitlines()[1:]
+    }
     assert list(kept) == ["float32", "bfloat16", "int8", "int4", "fp8"]
-    assert kept["float32"][:2] == ["2.48", "TiB"] and kept["bfloat16"] == ["1.24", "TiB", "1.24", "TiB,", "50%"]
-    assert "moments" not in text and re.search(r"w_gate/values +58 x 256 x 7168 x 2048 +float8_e4m3fn", text)
-    assert re.search(r"parameters +\d+ +\d+ +" + " ".join(kept["fp8"][:2]), text)  # what the table adds up to
+    assert kept["float32"][:2] == ["2.48", "TiB"] and kept["bfloat16"] == [
+        "1.24",
+        "TiB",
+        "1.24",
+        "TiB,",
+        "50%",
+    ]
+    assert "moments" not in text and re.search(
+        r"w_gate/values +58 x 256 x 7168 x 2048 +float8_e4m3fn", text
+    )
+    assert re.search(
+        r"parameters +\d+ +\d+ +" + " ".join(kept["fp8"][:2]), text
+    )  # what the table adds up to
 
 
 def test_show_of_a_run_is_of_its_own_config(tmp_path, monkeypatch, capsys):
@@ -123,22 +206,41 @@ def test_the_console_script_lists_its_commands(capsys, monkeypatch):
 
 def test_the_next_command_is_the_same_line_but_longer():
     from train import longer
-    assert longer(["tiny", "--train.steps", "5", "--out", "a b"], 5) == "python train.py tiny --out 'a b' --train.steps 10"
+
+    assert (
+        longer(["tiny", "--train.steps", "5", "--out", "a b"], 5)
+        == "python train.py tiny --out 'a b' --train.steps 10"
+    )
     assert longer(["--train.steps=5"], 5) == "python train.py --train.steps 10"
 
 
 def test_train_py_is_short_and_fails_fast():
     assert len((ROOT / "train.py").read_text().splitlines()) <= 50
-    done = subprocess.run([sys.executable, "train.py", "tiny", "--mesh.expert", "1000"], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2 and done.stderr.startswith("error: the mesh asks for") and "Traceback" not in done.stderr
+    done = subprocess.run(
+        [sys.executable, "train.py", "tiny", "--mesh.expert", "1000"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (
+        done.returncode == 2
+        and done.stderr.startswith("error: the mesh asks for")
+        and "Traceback" not in done.stderr
+    )
 
 
 def test_what_is_compiled_is_kept_beside_tokenizers_unless_said_otherwise(monkeypatch, tmp_path):
-    before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
+    before = (
+        jax.config.jax_compilation_cache_dir,
+        jax.config.jax_persistent_cache_min_compile_time_secs,
+    )
     monkeypatch.setenv("SEEKJAX_CACHE", str(tmp_path))
     try:
         keep_compiled()
-        assert jax.config.jax_compilation_cache_dir == before[0]  # JAX_COMPILATION_CACHE_DIR is set here
+        assert (
+            jax.config.jax_compilation_cache_dir == before[0]
+        )  # JAX_COMPILATION_CACHE_DIR is set here
         monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
         keep_compiled()
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "compiled")

@@ -17,4 +17,5 @@ def test_notebook_runs(path):
         if cell["cell_type"] == "code":
             exec(compile("".join(cell["source"]), f"{path.name}:{cell['id']}", "exec"), names)
     import matplotlib.pyplot as plt
+
     plt.close("all")

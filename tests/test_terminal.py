@@ -27,10 +27,28 @@ from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use
 
 CONFIG = Config(
-    model=ModelConfig(vocab=320, embed=32, layers=2, heads=4, q_latent=16, kv_latent=16, nope=8, rotary=8, value=8, hidden=64, expert_hidden=16,
-                      experts=8, experts_per_token=2, init_std=0.1, context=256),
-    data=DataConfig(tokenizer="byte", sequence=32), mesh=MeshConfig(data=1), train=TrainConfig(batch=8),
-    kernel=KernelConfig(attention="plain", experts="loop", remat="none"))
+    model=ModelConfig(
+        vocab=320,
+        embed=32,
+        layers=2,
+        heads=4,
+        q_latent=16,
+        kv_latent=16,
+        nope=8,
+        rotary=8,
+        value=8,
+        hidden=64,
+        expert_hidden=16,
+        experts=8,
+        experts_per_token=2,
+        init_std=0.1,
+        context=256,
+    ),
+    data=DataConfig(tokenizer="byte", sequence=32),
+    mesh=MeshConfig(data=1),
+    train=TrainConfig(batch=8),
+    kernel=KernelConfig(attention="plain", experts="loop", remat="none"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,21 +67,43 @@ def command(monkeypatch, capsys):
         status = main()
         said = capsys.readouterr()
         return status, said.out, said.err
+
     return call
 
 
 def test_generate_streams_and_ends_with_its_speed(run, command):
-    status, out, _ = command("generate", run, "--prompt", "def ", "--max-new", 24, "--seed", 3, "--draft", "True")
+    status, out, _ = command(
+        "generate", run, "--prompt", "def ", "--max-new", 24, "--seed", 3, "--draft", "True"
+    )
     assert status == 0 and out.startswith("def ")
-    assert re.search(r"\n\d+ tokens, [\d.]+ tokens/s, the first after [\d.]+ s; draft accepted \d+%, [12]\.\d\d tokens per step\n$", out)
-    status, again, _ = command("generate", run, "--prompt", "def ", "x", "--max-new", 24, "--seed", 3)
-    assert status == 0 and again.startswith("def ") and again.count("\n--\n") == 2 and "draft" not in again  # on a CPU plain decoding is faster
+    assert re.search(
+        r"\n\d+ tokens, [\d.]+ tokens/s, the first after [\d.]+ s; draft accepted \d+%, [12]\.\d\d tokens per step\n$",
+        out,
+    )
+    status, again, _ = command(
+        "generate", run, "--prompt", "def ", "x", "--max-new", 24, "--seed", 3
+    )
+    assert (
+        status == 0
+        and again.startswith("def ")
+        and again.count("\n--\n") == 2
+        and "draft" not in again
+    )  # on a CPU plain decoding is faster
 
 
-@pytest.mark.parametrize(("argv", "said"), [
-    (["nowhere"], "there is no folder nowhere"), (["."], "holds no model"),
-    (["RUN", "--prompt", "x" * 300], "leaves no room in the model's context of 256"), (["RUN", "--mesh.tensor", "16"], "asks for 16 devices"),
-    (["RUN", "--mesh.tensor", "8"], "the model's heads is 4, which this mesh cannot split 8 ways")])
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["nowhere"], "there is no folder nowhere"),
+        (["."], "holds no model"),
+        (["RUN", "--prompt", "x" * 300], "leaves no room in the model's context of 256"),
+        (["RUN", "--mesh.tensor", "16"], "asks for 16 devices"),
+        (
+            ["RUN", "--mesh.tensor", "8"],
+            "the model's heads is 4, which this mesh cannot split 8 ways",
+        ),
+    ],
+)
 def test_bad_input_is_one_sentence(run, command, argv, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, _, err = command("generate", *(run if word == "RUN" else word for word in argv))
@@ -109,31 +149,69 @@ def test_a_conversation(run, capsys):
             raise question
         return question
 
-    generator = Scripted(["<thi", "nk>\nhm", "</think>\n", "\nHello"], ["Well, ", KeyboardInterrupt, "never"], ["<think>no", KeyboardInterrupt])
+    generator = Scripted(
+        ["<thi", "nk>\nhm", "</think>\n", "\nHello"],
+        ["Well, ", KeyboardInterrupt, "never"],
+        ["<think>no", KeyboardInterrupt],
+    )
     messages = []
     terminal.converse(generator, tokenizer, compile_chat(BUILT_IN["v3"]), Sampling(), messages, ask)
-    assert [m["content"] for m in messages if m["role"] == "assistant"] == ["<think>\nhm</think>\n\nHello", "Well, ", "<think>no</think>"]
-    assert generator.prompts == ["Hi", "Hi\n\nHelloMore", "Hi\n\nHelloMoreWell, And?"]  # what special tokens surround; no thinking of before
+    assert [m["content"] for m in messages if m["role"] == "assistant"] == [
+        "<think>\nhm</think>\n\nHello",
+        "Well, ",
+        "<think>no</think>",
+    ]
+    assert generator.prompts == [
+        "Hi",
+        "Hi\n\nHelloMore",
+        "Hi\n\nHelloMoreWell, And?",
+    ]  # what special tokens surround; no thinking of before
     out = capsys.readouterr().out
-    assert "Ctrl-D ends" in out and out.count("stopped; 5 tokens") == 2 and "<think>" not in out and "never" not in out
+    assert (
+        "Ctrl-D ends" in out
+        and out.count("stopped; 5 tokens") == 2
+        and "<think>" not in out
+        and "never" not in out
+    )
 
 
 def test_thinking_is_dimmed_and_apart(run, monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
-    tokenizer, out = open_model(run).tokenizer, type("Terminal", (StringIO,), {"isatty": lambda self: True})()
-    text = terminal.answer(Scripted(["hm", "</think>\n\n", "42"]), tokenizer, compile_chat(BUILT_IN["r1"]), Sampling(), [{"role": "user", "content": "?"}], out)
-    assert text == "<think>hm</think>\n\n42" and out.getvalue() == "\x1b[2mhm\x1b[0m\n\n42\n\x1b[2m5 tokens\x1b[0m\n"
+    tokenizer, out = (
+        open_model(run).tokenizer,
+        type("Terminal", (StringIO,), {"isatty": lambda self: True})(),
+    )
+    text = terminal.answer(
+        Scripted(["hm", "</think>\n\n", "42"]),
+        tokenizer,
+        compile_chat(BUILT_IN["r1"]),
+        Sampling(),
+        [{"role": "user", "content": "?"}],
+        out,
+    )
+    assert (
+        text == "<think>hm</think>\n\n42"
+        and out.getvalue() == "\x1b[2mhm\x1b[0m\n\n42\n\x1b[2m5 tokens\x1b[0m\n"
+    )
 
 
 def test_chat_answers_on_a_real_terminal_and_ctrl_c_stops_the_answer_only(run):
     """In a process of its own, which gets a real SIGINT while it writes."""
-    program = ("import os, signal, sys; from seekjax.generate import stream; advance = stream.advance\n"
-               "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs start with it ignored
-               "def interrupted(*a, **k):\n    os.kill(os.getpid(), signal.SIGINT); return advance(*a, **k)\n"
-               "stream.advance = interrupted; from seekjax.cli import main; sys.argv = ['seekjax', 'chat', sys.argv[1], '--max-new', '40', '--temperature', '2']\n"
-               "sys.exit(main())")
-    done = subprocess.run([sys.executable, "-c", program, str(run)], input="hello\nagain\n", capture_output=True, text=True, timeout=120,
-                          cwd=Path(__file__).parents[1])
+    program = (
+        "import os, signal, sys; from seekjax.generate import stream; advance = stream.advance\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs start with it ignored
+        "def interrupted(*a, **k):\n    os.kill(os.getpid(), signal.SIGINT); return advance(*a, **k)\n"
+        "stream.advance = interrupted; from seekjax.cli import main; sys.argv = ['seekjax', 'chat', sys.argv[1], '--max-new', '40', '--temperature', '2']\n"
+        "sys.exit(main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(run)],
+        input="hello\nagain\n",
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=Path(__file__).parents[1],
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("stopped; ") == 2 and done.stdout.count("> ") == 3
 
@@ -141,26 +219,44 @@ def test_chat_answers_on_a_real_terminal_and_ctrl_c_stops_the_answer_only(run):
 def uncached_bits(run, text: str, sequence: int) -> float:
     """Bits per byte by rows of the plain forward pass."""
     from seekjax.model.transformer import Transformer, logits
+
     opened = open_model(run)
     ids, total = [opened.begin, *opened.tokenizer.encode(text)], 0.0
-    forward = jax.jit(lambda tokens: jax.nn.log_softmax(logits(Transformer(opened.model, opened.kernel).apply(opened.variables, tokens))))
+    forward = jax.jit(
+        lambda tokens: jax.nn.log_softmax(
+            logits(Transformer(opened.model, opened.kernel).apply(opened.variables, tokens))
+        )
+    )
     for start in range(0, len(ids) - 1, sequence):
-        row = np.array(ids[start:start + sequence + 1])
+        row = np.array(ids[start : start + sequence + 1])
         padded = np.pad(row, (0, sequence + 1 - len(row)))
-        total -= np.asarray(forward(padded[None, :-1])[0, np.arange(len(row) - 1), row[1:]], np.float64).sum()
+        total -= np.asarray(
+            forward(padded[None, :-1])[0, np.arange(len(row) - 1), row[1:]], np.float64
+        ).sum()
     return total / np.log(2) / len(text.encode())
 
 
-def test_eval_is_the_same_on_any_mesh_batch_and_after_an_interruption(run, command, tmp_path, monkeypatch):
+def test_eval_is_the_same_on_any_mesh_batch_and_after_an_interruption(
+    run, command, tmp_path, monkeypatch
+):
     from seekjax.eval import bits, command as evaluation
+
     text = "".join(f"line {n}: naïve text\n" for n in range(30))
     (tmp_path / "text.txt").write_text(text)
     asked = evaluation.Eval(run, str(tmp_path / "text.txt"), sequence=40, batch=3)
     measured = {}
-    for name, mesh, batch in (("one", MeshConfig(data=1), 3), ("other batch", MeshConfig(data=1), 16), ("mesh", MeshConfig(data=2, expert=2, tensor=2), 8)):
+    for name, mesh, batch in (
+        ("one", MeshConfig(data=1), 3),
+        ("other batch", MeshConfig(data=1), 16),
+        ("mesh", MeshConfig(data=2, expert=2, tensor=2), 8),
+    ):
         with use(make_mesh(mesh)):
-            measured[name], _ = evaluation.evaluated(replace(asked, batch=batch, mesh=mesh, progress=tmp_path / f"{name}.json"))
-    assert {sums.bytes for sums in measured.values()} == {len(text.encode())} and len({sums.tokens for sums in measured.values()}) == 1
+            measured[name], _ = evaluation.evaluated(
+                replace(asked, batch=batch, mesh=mesh, progress=tmp_path / f"{name}.json")
+            )
+    assert {sums.bytes for sums in measured.values()} == {len(text.encode())} and len(
+        {sums.tokens for sums in measured.values()}
+    ) == 1
     exact = uncached_bits(run, text, 40)
     for name, sums in measured.items():
         assert abs(sums.bits_per_byte / exact - 1) < 1e-6, name
@@ -181,7 +277,11 @@ def test_eval_is_the_same_on_any_mesh_batch_and_after_an_interruption(run, comma
     with use(make_mesh(asked.mesh)):
         assert evaluation.evaluated(asked)[0] == measured["one"]
     status, out, _ = command("eval", run, "--data", tmp_path / "text.txt", "--sequence", 40)
-    assert status == 0 and f"{measured['one'].bits_per_byte:.4f} bits/byte" in out and "measured before" in out
+    assert (
+        status == 0
+        and f"{measured['one'].bits_per_byte:.4f} bits/byte" in out
+        and "measured before" in out
+    )
     (run / "eval-text.json").write_text("{}")
     status, _, err = command("eval", run, "--data", tmp_path / "text.txt")
     assert status == 2 and "delete it" in err

@@ -1,9 +1,9 @@
 """What the model reads: corpora, tokenizers, and batches whose position resumes exactly.
 
-    corpus = load_corpus(config.data)                                   every document read and checked once
-    tokenizer = load_tokenizer(config.data, config.model.vocab, corpus)
-    batches = train_batches(config.data, corpus, tokenizer, batch=32, seed=0)
-    for batch in batches: ...                                           {"tokens", "segments"}: int32 [batch, sequence + 1]
+corpus = load_corpus(config.data)                                   every document read and checked once
+tokenizer = load_tokenizer(config.data, config.model.vocab, corpus)
+batches = train_batches(config.data, corpus, tokenizer, batch=32, seed=0)
+for batch in batches: ...                                           {"tokens", "segments"}: int32 [batch, sequence + 1]
 """
 
 from . import stories
@@ -13,5 +13,19 @@ from .measure import document_batches, exact_batches, held_out_text, xz_bits_per
 from .pipeline import eval_batches, train_batches
 from .tokenizer import Tokenizer, load_tokenizer, read_tokenizer
 
-__all__ = ["Corpus", "DataError", "Source", "Tokenizer", "document_batches", "eval_batches", "exact_batches", "held_out_text", "load_corpus",
-           "load_tokenizer", "read_tokenizer", "stories", "train_batches", "xz_bits_per_byte"]
+__all__ = [
+    "Corpus",
+    "DataError",
+    "Source",
+    "Tokenizer",
+    "document_batches",
+    "eval_batches",
+    "exact_batches",
+    "held_out_text",
+    "load_corpus",
+    "load_tokenizer",
+    "read_tokenizer",
+    "stories",
+    "train_batches",
+    "xz_bits_per_byte",
+]

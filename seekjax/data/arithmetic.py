@@ -1,9 +1,9 @@
 """Worked arithmetic: sums, differences and products of small numbers, digit by digit, as one does them on paper.
 
-    47+85
-    7+5+0=12 write 2 carry 1
-    4+8+1=13 write 3 carry 1
-    =132
+47+85
+7+5+0=12 write 2 carry 1
+4+8+1=13 write 3 carry 1
+=132
 """
 
 import random

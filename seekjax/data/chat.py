@@ -48,9 +48,17 @@ class Chat:
         """The conversation as text, up to where the assistant's next answer begins. Raises DataError where the template will not have it."""
         try:
             with budget([*messages, settings]):
-                return self.template.render(messages=list(messages), bos_token=self.bos, eos_token=self.eos, add_generation_prompt=answer, **settings)
+                return self.template.render(
+                    messages=list(messages),
+                    bos_token=self.bos,
+                    eos_token=self.eos,
+                    add_generation_prompt=answer,
+                    **settings,
+                )
         except Exception as error:  # a template may fail in any way Python can
-            raise DataError(f"the chat template fails on this conversation: {str(error).partition(chr(10))[0]}; name another with --template.") from error
+            raise DataError(
+                f"the chat template fails on this conversation: {str(error).partition(chr(10))[0]}; name another with --template."
+            ) from error
 
     def ids(self, tokenizer: Tokenizer, messages: Sequence[Message], **settings: Any) -> list[int]:
         """The conversation as tokens, names of special tokens being those tokens."""
@@ -60,8 +68,14 @@ class Chat:
         """Leave the template beside the weights of a run, so that `seekjax chat` asks as the model was taught; the `first` process does. Raises DataError
         where those that were saved have learnt another."""
         file = folder / FILE
-        if file.is_file() and (folder / "checkpoints").is_dir() and file.read_text(encoding="utf-8") != self.source:
-            raise DataError(f"the run in {folder} learns another chat template ({file}): name that one with --post.template, or another --out.")
+        if (
+            file.is_file()
+            and (folder / "checkpoints").is_dir()
+            and file.read_text(encoding="utf-8") != self.source
+        ):
+            raise DataError(
+                f"the run in {folder} learns another chat template ({file}): name that one with --post.template, or another --out."
+            )
         if first:
             write(file, self.source)
 
@@ -69,7 +83,11 @@ class Chat:
 def load_chat(folder: Path, tokenizer: Tokenizer, name: Name = "auto") -> Chat:
     """The template of `find_template`, ready to render. Raises DataError."""
     settings = _settings(folder / "tokenizer_config.json")
-    return compile_chat(find_template(folder, tokenizer, name), _token(settings.get("bos_token"), BOS), _token(settings.get("eos_token"), EOS))
+    return compile_chat(
+        find_template(folder, tokenizer, name),
+        _token(settings.get("bos_token"), BOS),
+        _token(settings.get("eos_token"), EOS),
+    )
 
 
 def find_template(folder: Path, tokenizer: Tokenizer, name: Name = "auto") -> str:
@@ -82,23 +100,40 @@ def find_template(folder: Path, tokenizer: Tokenizer, name: Name = "auto") -> st
         source = BUILT_IN[name]
     elif (file := folder / FILE).is_file():
         source = file.read_text(encoding="utf-8")
-    elif isinstance(given := _settings(folder / "tokenizer_config.json").get("chat_template"), list):  # several, by name
-        source = next((one.get("template") for one in given if isinstance(one, dict) and one.get("name") == "default"), None)
+    elif isinstance(
+        given := _settings(folder / "tokenizer_config.json").get("chat_template"), list
+    ):  # several, by name
+        source = next(
+            (
+                one.get("template")
+                for one in given
+                if isinstance(one, dict) and one.get("name") == "default"
+            ),
+            None,
+        )
     else:
         source = given
-    return source if source is not None else BUILT_IN["v2" if None in (tokenizer.user, tokenizer.assistant) else "v3"]
+    return (
+        source
+        if source is not None
+        else BUILT_IN["v2" if None in (tokenizer.user, tokenizer.assistant) else "v3"]
+    )
 
 
 def compile_chat(source: str, bos: str = BOS, eos: str = EOS) -> Chat:
     """A template ready to render. Raises DataError."""
     if not isinstance(source, str) or len(source) > LONGEST:
-        raise DataError(f"the chat template is no text of at most {LONGEST} characters; name a built-in one with --template.")
+        raise DataError(
+            f"the chat template is no text of at most {LONGEST} characters; name a built-in one with --template."
+        )
 
     try:
         with budget(source):
             return Chat(source, Sandbox().template(source), bos, eos)
     except Exception as error:  # Python's compiler too may refuse what a template becomes
-        raise DataError(f"the chat template is no Jinja that we run: {str(error).partition(chr(10))[0]}; name a built-in one with --template.") from error
+        raise DataError(
+            f"the chat template is no Jinja that we run: {str(error).partition(chr(10))[0]}; name a built-in one with --template."
+        ) from error
 
 
 class Thoughts:
@@ -112,10 +147,16 @@ class Thoughts:
         pieces, text = [], self._held + text
         while (at := text.find(tag := THINK_END if self.thinking else THINK)) >= 0:
             pieces.append((self.thinking, text[:at]))
-            self.thinking, text = not self.thinking, text[at + len(tag):]
-        keep = 0 if last else max((n for n in range(1, len(tag)) if text.endswith(tag[:n])), default=0)
-        self._held = text[len(text) - keep:]
-        return [(kind, piece) for kind, piece in (*pieces, (self.thinking, text[:len(text) - keep])) if piece]
+            self.thinking, text = not self.thinking, text[at + len(tag) :]
+        keep = (
+            0 if last else max((n for n in range(1, len(tag)) if text.endswith(tag[:n])), default=0)
+        )
+        self._held = text[len(text) - keep :]
+        return [
+            (kind, piece)
+            for kind, piece in (*pieces, (self.thinking, text[: len(text) - keep]))
+            if piece
+        ]
 
 
 def _settings(path: Path) -> dict:
@@ -125,7 +166,9 @@ def _settings(path: Path) -> dict:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DataError(f"{path} is not JSON ({error}); copy it again or name a template with --template.") from error
+        raise DataError(
+            f"{path} is not JSON ({error}); copy it again or name a template with --template."
+        ) from error
     return found if isinstance(found, dict) else {}
 
 

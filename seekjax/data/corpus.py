@@ -30,7 +30,9 @@ class Source:
     weight: float  # share of the documents drawn from it
     train: Sequence[str]
     held_out: Sequence[str]
-    files: tuple[dict, ...]  # of every file: name, bytes, sha256, and its documents on each side. Of a generator: the hash of a sample
+    files: tuple[
+        dict, ...
+    ]  # of every file: name, bytes, sha256, and its documents on each side. Of a generator: the hash of a sample
 
 
 @dataclass(frozen=True)
@@ -44,17 +46,36 @@ class Corpus:
         for source in self.sources:
             if source.name == name:
                 return source
-        raise DataError(f"the corpus has no source {name!r}; it has {', '.join(source.name for source in self.sources)}.")
+        raise DataError(
+            f"the corpus has no source {name!r}; it has {', '.join(source.name for source in self.sources)}."
+        )
 
     def manifest(self) -> dict:
         """What exactly was read, JSON-able: saved in the run folder."""
-        return {"sources": [{"name": source.name, "weight": source.weight, "train": len(source.train), "held_out": len(source.held_out),
-                             "files": list(source.files)} for source in self.sources]}
+        return {
+            "sources": [
+                {
+                    "name": source.name,
+                    "weight": source.weight,
+                    "train": len(source.train),
+                    "held_out": len(source.held_out),
+                    "files": list(source.files),
+                }
+                for source in self.sources
+            ]
+        }
 
     def fingerprint(self) -> str:
         """A hash of the documents, their split and their weights; file names do not matter, so a corpus may move."""
-        content = [[source.weight, len(source.train), len(source.held_out), [{**file, "name": ""} for file in source.files]]
-                   for source in self.sources]
+        content = [
+            [
+                source.weight,
+                len(source.train),
+                len(source.held_out),
+                [{**file, "name": ""} for file in source.files],
+            ]
+            for source in self.sources
+        ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -80,13 +101,21 @@ def load_corpus(config: DataConfig) -> Corpus:
         DataError: a source that is unknown, empty, damaged or not text; weights that do not match.
     """
     if not config.sources:
-        raise DataError(f"data.sources is empty; name at least one of {', '.join(BUILT_IN)} or a path.")
+        raise DataError(
+            f"data.sources is empty; name at least one of {', '.join(BUILT_IN)} or a path."
+        )
     if len(set(config.sources)) != len(config.sources):
-        raise DataError(f"data.sources names a source twice in {config.sources}; use data.weights to give one more weight.")
+        raise DataError(
+            f"data.sources names a source twice in {config.sources}; use data.weights to give one more weight."
+        )
     if not 0 <= config.held_out < 1:
-        raise DataError(f"data.held_out={config.held_out} is not a share; choose a number from 0 to below 1.")
+        raise DataError(
+            f"data.held_out={config.held_out} is not a share; choose a number from 0 to below 1."
+        )
     weights = _shares(config)
-    return Corpus(tuple(_load(name, weight, config) for name, weight in zip(config.sources, weights)))
+    return Corpus(
+        tuple(_load(name, weight, config) for name, weight in zip(config.sources, weights))
+    )
 
 
 def is_held_out(text: str, share: float) -> bool:
@@ -102,9 +131,13 @@ def _score(text: str) -> float:
 def _shares(config: DataConfig) -> list[float]:
     weights = config.weights or (1.0,) * len(config.sources)
     if len(weights) != len(config.sources):
-        raise DataError(f"data.weights has {len(weights)} numbers for {len(config.sources)} sources; give one per source, or none.")
+        raise DataError(
+            f"data.weights has {len(weights)} numbers for {len(config.sources)} sources; give one per source, or none."
+        )
     if min(weights) <= 0:
-        raise DataError(f"data.weights={config.weights} must be positive; leave a source out of data.sources instead of giving it no weight.")
+        raise DataError(
+            f"data.weights={config.weights} must be positive; leave a source out of data.sources instead of giving it no weight."
+        )
     return [weight / sum(weights) for weight in weights]
 
 
@@ -113,8 +146,15 @@ def _load(name: str, weight: float, config: DataConfig) -> Source:
         # Held-out stories are fresh draws, not other strings: only then is the true entropy the floor on both sides.
         return _generated(name, weight, stories.generate, None, None)
     if name == "arithmetic":
-        share = config.held_out or 0.05  # keeping some problems back costs nothing where there is no end of them
-        return _generated(name, weight, arithmetic.generate, *(partial(_on_side, held_out=side, share=share) for side in (False, True)))
+        share = (
+            config.held_out or 0.05
+        )  # keeping some problems back costs nothing where there is no end of them
+        return _generated(
+            name,
+            weight,
+            arithmetic.generate,
+            *(partial(_on_side, held_out=side, share=share) for side in (False, True)),
+        )
     files = stdlib.files() if name == "stdlib" else open_path(_path(name), config.text_field)
     return _split(name, weight, files, config.held_out)
 
@@ -123,18 +163,34 @@ def _on_side(text: str, held_out: bool, share: float) -> bool:
     return is_held_out(text, share) == held_out
 
 
-def _generated(name: str, weight: float, generate: Callable, keep_train: Callable | None, keep_held_out: Callable | None) -> Source:
+def _generated(
+    name: str,
+    weight: float,
+    generate: Callable,
+    keep_train: Callable | None,
+    keep_held_out: Callable | None,
+) -> Source:
     train = Generated(generate, f"{name}/train", EPOCH, keep_train)
     held_out = Generated(generate, f"{name}/held out", HELD_OUT, keep_held_out)
-    sample = "".join(train[index] + held_out[index] for index in range(100)).encode()  # tells another version of the generator
-    return Source(name, weight, train, held_out, ({"name": f"200 documents of {name}", "sha256": hashlib.sha256(sample).hexdigest()},))
+    sample = "".join(
+        train[index] + held_out[index] for index in range(100)
+    ).encode()  # tells another version of the generator
+    return Source(
+        name,
+        weight,
+        train,
+        held_out,
+        ({"name": f"200 documents of {name}", "sha256": hashlib.sha256(sample).hexdigest()},),
+    )
 
 
 def _path(name: str) -> Path:
     path, near = Path(name).expanduser(), get_close_matches(name, BUILT_IN, 1)
     if not path.exists():
         hint = f"did you mean {near[0]!r}?" if near else "check the path."
-        raise DataError(f"{name} does not exist, and data.sources takes {', '.join(BUILT_IN)} or paths; {hint}")
+        raise DataError(
+            f"{name} does not exist, and data.sources takes {', '.join(BUILT_IN)} or paths; {hint}"
+        )
     return path
 
 
@@ -144,8 +200,12 @@ def _split(name: str, weight: float, files: Sequence[DocumentFile], share: float
     held_out = _held_out(np.concatenate(scores), share)
     sides = np.split(held_out, np.cumsum([len(score) for score in scores])[:-1])
     about = tuple(_about(file, side) for file, side in zip(files, sides))
-    places = np.array([(index, row) for index, side in enumerate(sides) for row in range(len(side))], np.int64)
-    return Source(name, weight, Documents(files, places[~held_out]), Documents(files, places[held_out]), about)
+    places = np.array(
+        [(index, row) for index, side in enumerate(sides) for row in range(len(side))], np.int64
+    )
+    return Source(
+        name, weight, Documents(files, places[~held_out]), Documents(files, places[held_out]), about
+    )
 
 
 def _held_out(scores: np.ndarray, share: float) -> np.ndarray:
@@ -161,5 +221,10 @@ def _held_out(scores: np.ndarray, share: float) -> np.ndarray:
 def _about(file: DocumentFile, held_out: np.ndarray) -> dict:
     with file.path.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {"name": file.name, "bytes": file.path.stat().st_size, "sha256": sha256,
-            "train": int((~held_out).sum()), "held_out": int(held_out.sum())}
+    return {
+        "name": file.name,
+        "bytes": file.path.stat().st_size,
+        "sha256": sha256,
+        "train": int((~held_out).sum()),
+        "held_out": int(held_out.sum()),
+    }

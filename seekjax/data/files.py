@@ -37,7 +37,11 @@ class DocumentFile:
 
     def __getstate__(self) -> dict:
         """What `cached_property` opened or read stays behind when the file is sent to another process, which opens its own."""
-        return {key: value for key, value in self.__dict__.items() if not isinstance(getattr(type(self), key, None), cached_property)}
+        return {
+            key: value
+            for key, value in self.__dict__.items()
+            if not isinstance(getattr(type(self), key, None), cached_property)
+        }
 
 
 @dataclass
@@ -59,7 +63,9 @@ class TextFile(DocumentFile):
         if end > start:
             self.sections.append((start, end - start))
         if not self.sections:
-            raise DataError(f"{self.name} is empty; remove it from data.sources or put text into it.")
+            raise DataError(
+                f"{self.name} is empty; remove it from data.sources or put text into it."
+            )
 
     def __len__(self) -> int:
         return len(self.sections)
@@ -72,7 +78,9 @@ class TextFile(DocumentFile):
 class JsonLines(DocumentFile):
     """One JSON object a line, found by its byte offset."""
 
-    lines: np.ndarray = field(init=False, repr=False)  # int64 [documents, 3]: line number from 1, byte offset, bytes
+    lines: np.ndarray = field(
+        init=False, repr=False
+    )  # int64 [documents, 3]: line number from 1, byte offset, bytes
 
     def __post_init__(self):
         lines, offset = [], 0
@@ -108,8 +116,10 @@ class JsonLines(DocumentFile):
         try:
             return json.loads(_decode(line, where))
         except json.JSONDecodeError as error:
-            raise DataError(f"{where} is not valid JSON ({error.msg} at column {error.colno}); the file may be truncated: "
-                            "repair or delete that line.") from error
+            raise DataError(
+                f"{where} is not valid JSON ({error.msg} at column {error.colno}); the file may be truncated: "
+                "repair or delete that line."
+            ) from error
 
 
 class Parquet(DocumentFile):
@@ -123,13 +133,19 @@ class Parquet(DocumentFile):
             with parquet.ParquetFile(self.path) as file:
                 names = file.schema_arrow.names
                 if self.text_field not in names:
-                    raise DataError(f"{self.name} has no column {self.text_field!r}; set data.text_field to one of: {', '.join(names)}.")
+                    raise DataError(
+                        f"{self.name} has no column {self.text_field!r}; set data.text_field to one of: {', '.join(names)}."
+                    )
                 column = file.read(columns=[self.text_field]).column(0)
         except (pyarrow.ArrowException, OSError) as error:
             reason = str(error).splitlines()[0].rstrip(".")
-            raise DataError(f"{self.name} is not a readable Parquet file ({reason}); it may be truncated: write or copy it again.") from error
+            raise DataError(
+                f"{self.name} is not a readable Parquet file ({reason}); it may be truncated: write or copy it again."
+            ) from error
         if not (pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type)):
-            raise DataError(f"{self.name} column {self.text_field!r} holds {column.type}, not text; set data.text_field to a string column.")
+            raise DataError(
+                f"{self.name} column {self.text_field!r} holds {column.type}, not text; set data.text_field to a string column."
+            )
         if len(column) == 0:
             raise DataError(f"{self.name} has no rows; remove it from data.sources.")
         return column
@@ -141,9 +157,13 @@ class Parquet(DocumentFile):
         try:
             text = self.column[row].as_py()
         except UnicodeDecodeError as error:
-            raise DataError(f"{self.name} row {row} is not UTF-8 text; convert it to UTF-8.") from error
+            raise DataError(
+                f"{self.name} row {row} is not UTF-8 text; convert it to UTF-8."
+            ) from error
         if text is None:
-            raise DataError(f"{self.name} row {row} has no text in column {self.text_field!r}; drop such rows.")
+            raise DataError(
+                f"{self.name} row {row} has no text in column {self.text_field!r}; drop such rows."
+            )
         return text
 
 
@@ -182,10 +202,18 @@ class ArrayRecord(DocumentFile):
             yield
         except (RuntimeError, OSError, IndexError) as error:
             reason = str(error).split(";")[0].rstrip(".")
-            raise DataError(f"{self.name} is not a readable ArrayRecord file ({reason}); it may be truncated: write or copy it again.") from error
+            raise DataError(
+                f"{self.name} is not a readable ArrayRecord file ({reason}); it may be truncated: write or copy it again."
+            ) from error
 
 
-FORMATS = {".txt": TextFile, ".jsonl": JsonLines, ".parquet": Parquet, ".arrayrecord": ArrayRecord, ".array_record": ArrayRecord}
+FORMATS = {
+    ".txt": TextFile,
+    ".jsonl": JsonLines,
+    ".parquet": Parquet,
+    ".arrayrecord": ArrayRecord,
+    ".array_record": ArrayRecord,
+}
 
 
 def open_path(path: Path, text_field: str) -> list[DocumentFile]:
@@ -199,20 +227,33 @@ def open_path(path: Path, text_field: str) -> list[DocumentFile]:
         if path.suffix not in FORMATS:
             raise DataError(f"{path} has an unknown format; convert it to one of {known}.")
         return [FORMATS[path.suffix](path, str(path), text_field)]
-    found = sorted(file for file in path.rglob("*")
-                   if file.suffix in FORMATS and file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts))
+    found = sorted(
+        file
+        for file in path.rglob("*")
+        if file.suffix in FORMATS
+        and file.is_file()
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+    )
     if not found:
-        raise DataError(f"the folder {path} holds no file of a known format; it needs at least one of {known}.")
+        raise DataError(
+            f"the folder {path} holds no file of a known format; it needs at least one of {known}."
+        )
     return [FORMATS[file.suffix](file, str(file), text_field) for file in found]
 
 
 def _text_of(record, text_field: str, where: str) -> str:
     if not isinstance(record, dict):
-        raise DataError(f"{where} is a JSON {type(record).__name__}, not an object; write {{{json.dumps(text_field)}: ...}}.")
+        raise DataError(
+            f"{where} is a JSON {type(record).__name__}, not an object; write {{{json.dumps(text_field)}: ...}}."
+        )
     if text_field not in record:
-        raise DataError(f"{where} has no key {text_field!r}; set data.text_field to one of: {', '.join(record) or 'none, the object is empty'}.")
+        raise DataError(
+            f"{where} has no key {text_field!r}; set data.text_field to one of: {', '.join(record) or 'none, the object is empty'}."
+        )
     if not isinstance(record[text_field], str):
-        raise DataError(f"{where} has a {type(record[text_field]).__name__} under {text_field!r}, not a string; set data.text_field to a text key.")
+        raise DataError(
+            f"{where} has a {type(record[text_field]).__name__} under {text_field!r}, not a string; set data.text_field to a text key."
+        )
     return record[text_field]
 
 
@@ -220,7 +261,9 @@ def _decode(data: bytes, where: str) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise DataError(f"{where} is not UTF-8 text (byte {error.start}); convert it to UTF-8.") from error
+        raise DataError(
+            f"{where} is not UTF-8 text (byte {error.start}); convert it to UTF-8."
+        ) from error
 
 
 def _read(file: DocumentFile, offset: int, size: int) -> bytes:
@@ -235,11 +278,15 @@ def _reading(name: str):
     try:
         yield
     except OSError as error:
-        raise DataError(f"{name} cannot be read ({error.strerror}); check the path and its permissions.") from error
+        raise DataError(
+            f"{name} cannot be read ({error.strerror}); check the path and its permissions."
+        ) from error
 
 
 def _extra(module: str, extra: str, name: str):
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise DataError(f"{name} needs an extra package: pip install 'seekjax[{extra}]'.") from error
+        raise DataError(
+            f"{name} needs an extra package: pip install 'seekjax[{extra}]'."
+        ) from error

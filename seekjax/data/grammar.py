@@ -29,7 +29,9 @@ class Grammar:
     def sample(self, rng: random.Random) -> str:
         """A text drawn from the grammar."""
         template = "".join(_draw(act, rng) for act in self.acts)
-        return self._render(template, {slot: _draw(self.slots[slot], rng) for slot in self._slots_in(template)})
+        return self._render(
+            template, {slot: _draw(self.slots[slot], rng) for slot in self._slots_in(template)}
+        )
 
     def log_prob(self, text: str) -> float:
         """The exact log probability of a text in nats; -inf where the grammar cannot produce it."""
@@ -38,18 +40,26 @@ class Grammar:
             match = pattern.fullmatch(text)
             # The pattern allows any form of an agreeing word; rendering again demands the right one.
             if match and self._render(template, match.groupdict()) == text:
-                total += probability * math.prod(_zipf(self.slots[slot])[value] for slot, value in match.groupdict().items())
+                total += probability * math.prod(
+                    _zipf(self.slots[slot])[value] for slot, value in match.groupdict().items()
+                )
         return math.log(total) if total else -math.inf
 
     def entropy(self) -> float:
         """Exact expected nats per text."""
         return sum(_entropy(act) for act in self.acts) + sum(
-            probability * _entropy(self.slots[slot]) for template, probability in self._templates() for slot in self._slots_in(template))
+            probability * _entropy(self.slots[slot])
+            for template, probability in self._templates()
+            for slot in self._slots_in(template)
+        )
 
     def expected_bytes(self) -> float:
         """Exact expected UTF-8 bytes per text."""
-        return sum(probability * (len(literal.encode()) + self._field_bytes(field))
-                   for template, probability in self._templates() for literal, field in _parts(template))
+        return sum(
+            probability * (len(literal.encode()) + self._field_bytes(field))
+            for template, probability in self._templates()
+            for literal, field in _parts(template)
+        )
 
     def enumerate(self) -> Iterator[tuple[str, float]]:
         """Every sequence of choices, as its text and probability: for small grammars."""
@@ -66,7 +76,9 @@ class Grammar:
 
     @cached_property
     def _patterns(self) -> list[tuple[str, float, re.Pattern]]:
-        return [(template, p, re.compile(self._pattern(template))) for template, p in self._templates()]
+        return [
+            (template, p, re.compile(self._pattern(template))) for template, p in self._templates()
+        ]
 
     def _pattern(self, template: str) -> str:
         """A regular expression for the texts of a template: a slot's first mention is a group, every later one refers back to it."""
@@ -83,18 +95,31 @@ class Grammar:
         return pattern
 
     def _render(self, template: str, values: Mapping[str, str]) -> str:
-        agreeing = {word: forms[values[slot]] for word, (slot, forms) in self.agreement.items() if slot in values}
+        agreeing = {
+            word: forms[values[slot]]
+            for word, (slot, forms) in self.agreement.items()
+            if slot in values
+        }
         return template.format(**values, **agreeing)
 
     def _slots_in(self, template: str) -> list[str]:
         """The slots a template mentions, in order; an agreeing word mentions the slot it agrees with."""
-        return list(dict.fromkeys(self.agreement[field][0] if field in self.agreement else field for _, field in _parts(template) if field))
+        return list(
+            dict.fromkeys(
+                self.agreement[field][0] if field in self.agreement else field
+                for _, field in _parts(template)
+                if field
+            )
+        )
 
     def _field_bytes(self, field: str | None) -> float:
         if not field:
             return 0.0
         slot, forms = self.agreement.get(field, (field, {}))
-        return sum(p * len(forms.get(value, value).encode()) for value, p in _zipf(self.slots[slot]).items())
+        return sum(
+            p * len(forms.get(value, value).encode())
+            for value, p in _zipf(self.slots[slot]).items()
+        )
 
 
 def _parts(template: str) -> Iterator[tuple[str, str | None]]:

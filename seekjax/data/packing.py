@@ -31,7 +31,7 @@ class Lane:
 
     def take(self, most: int) -> np.ndarray:
         """Up to `most` further tokens."""
-        taken = self.tokens[self.offset:self.offset + most]
+        taken = self.tokens[self.offset : self.offset + most]
         self.offset += len(taken)
         return taken
 
@@ -41,7 +41,9 @@ class Stream:
     """An endless sequence of documents, by index or in order."""
 
     documents: grain.MapDataset  # of int32 tokens
-    start: Callable[[grain.MapDataset], Iterator[np.ndarray]]  # reads a dataset in order, ahead of use
+    start: Callable[
+        [grain.MapDataset], Iterator[np.ndarray]
+    ]  # reads a dataset in order, ahead of use
 
     def since(self, document: int) -> Iterator[np.ndarray]:
         return self.start(self.documents[document:])
@@ -80,7 +82,9 @@ class RowIterator(grain.DatasetIterator):
             pieces.append(lane.take(room))
         if self._rows.split or not lane.ended:
             lane.offset -= 1  # the next row begins with this row's last token
-        segments = np.repeat(np.arange(1, len(pieces) + 1, dtype=np.int32), [len(piece) for piece in pieces])
+        segments = np.repeat(
+            np.arange(1, len(pieces) + 1, dtype=np.int32), [len(piece) for piece in pieces]
+        )
         return {"tokens": np.concatenate(pieces), "segments": segments}
 
     def _lane(self) -> Lane:
@@ -99,12 +103,19 @@ class RowIterator(grain.DatasetIterator):
 
     def get_state(self) -> dict[str, Any]:
         """The position, JSON-able."""
-        return {"lanes": [[lane.document, lane.offset] for lane in self._lanes], "opened": self._opened, "turn": self._turn}
+        return {
+            "lanes": [[lane.document, lane.offset] for lane in self._lanes],
+            "opened": self._opened,
+            "turn": self._turn,
+        }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continues from a position in the same stream."""
         self._ahead.close()
-        self._lanes = [Lane(document, self._rows.stream.documents[document], offset) for document, offset in state["lanes"]]
+        self._lanes = [
+            Lane(document, self._rows.stream.documents[document], offset)
+            for document, offset in state["lanes"]
+        ]
         self._opened, self._turn = state["opened"], state["turn"]
         self._ahead = self._rows.stream.since(self._opened)
 

@@ -20,19 +20,88 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
-BASE, PER_CHARACTER = 2**22, 64  # what a render may spend: so much, and so much per character of the conversation
+BASE, PER_CHARACTER = (
+    2**22,
+    64,
+)  # what a render may spend: so much, and so much per character of the conversation
 STEP = 16  # the price of one turn of a loop, of one call of a macro, and of looking into a list
 DEEPEST = 64  # lists in lists
 LONGEST_INT = 64  # bits
 METHODS = {
-    str: frozenset({"capitalize", "count", "endswith", "find", "format", "index", "isalnum", "isalpha", "isdigit", "islower", "isspace", "isupper", "join",
-                    "lower", "lstrip", "removeprefix", "removesuffix", "replace", "rfind", "rsplit", "rstrip", "split", "splitlines", "startswith",
-                    "strip", "title", "upper"}),
-    dict: frozenset({"get", "items", "keys", "values"}), list: frozenset({"count", "index"}), tuple: frozenset({"count", "index"}),
+    str: frozenset(
+        {
+            "capitalize",
+            "count",
+            "endswith",
+            "find",
+            "format",
+            "index",
+            "isalnum",
+            "isalpha",
+            "isdigit",
+            "islower",
+            "isspace",
+            "isupper",
+            "join",
+            "lower",
+            "lstrip",
+            "removeprefix",
+            "removesuffix",
+            "replace",
+            "rfind",
+            "rsplit",
+            "rstrip",
+            "split",
+            "splitlines",
+            "startswith",
+            "strip",
+            "title",
+            "upper",
+        }
+    ),
+    dict: frozenset({"get", "items", "keys", "values"}),
+    list: frozenset({"count", "index"}),
+    tuple: frozenset({"count", "index"}),
 }
-PRODUCTS = {"join", "strip", "lstrip", "rstrip", "trim"}  # methods and filters whose work is that of one argument times that of another
-FILTERS = ("abs", "capitalize", "count", "d", "default", "dictsort", "first", "float", "int", "items", "join", "last", "length", "list", "lower", "map",
-           "max", "min", "reject", "rejectattr", "replace", "reverse", "select", "selectattr", "sort", "string", "title", "trim", "unique", "upper")
+PRODUCTS = {
+    "join",
+    "strip",
+    "lstrip",
+    "rstrip",
+    "trim",
+}  # methods and filters whose work is that of one argument times that of another
+FILTERS = (
+    "abs",
+    "capitalize",
+    "count",
+    "d",
+    "default",
+    "dictsort",
+    "first",
+    "float",
+    "int",
+    "items",
+    "join",
+    "last",
+    "length",
+    "list",
+    "lower",
+    "map",
+    "max",
+    "min",
+    "reject",
+    "rejectattr",
+    "replace",
+    "reverse",
+    "select",
+    "selectattr",
+    "sort",
+    "string",
+    "title",
+    "trim",
+    "unique",
+    "upper",
+)
 
 _left: ContextVar[list[int]] = ContextVar("left")
 
@@ -66,7 +135,9 @@ def size(value: Any, depth: int = DEEPEST) -> int:
         raise TemplateError(f"it reckons with numbers of more than {LONGEST_INT} bits")
     if isinstance(value, Mapping):
         parts = (part for pair in value.items() for part in pair)
-    elif isinstance(value, (list, tuple, set, frozenset, type({}.items()), type({}.keys()), type({}.values()))):
+    elif isinstance(
+        value, (list, tuple, set, frozenset, type({}.items()), type({}.keys()), type({}.values()))
+    ):
         parts = value
     else:
         return 1
@@ -99,12 +170,26 @@ class Sandbox(ImmutableSandboxedEnvironment):
     """Jinja's, metered. Everything in it must happen within a `budget`."""
 
     intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
-    step, weighed, walked, joined = staticmethod(spend), staticmethod(weighed), staticmethod(walked), staticmethod(joined)
+    step, weighed, walked, joined = (
+        staticmethod(spend),
+        staticmethod(weighed),
+        staticmethod(walked),
+        staticmethod(joined),
+    )
 
     def __init__(self):
-        super().__init__(trim_blocks=True, lstrip_blocks=True, finalize=weighed, extensions=["jinja2.ext.loopcontrols"])
+        super().__init__(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            finalize=weighed,
+            extensions=["jinja2.ext.loopcontrols"],
+        )
         self.filters = {name: _metered(self.filters[name], name) for name in FILTERS}
-        self.filters |= {"tojson": tojson, "indent": indent, "safe": lambda text: str(weighed(text))}
+        self.filters |= {
+            "tojson": tojson,
+            "indent": indent,
+            "safe": lambda text: str(weighed(text)),
+        }
         self.tests = {name: _metered(test) for name, test in self.tests.items()}
         self.globals = {"namespace": namespace, "range": numbers, "raise_exception": complain}
 
@@ -117,21 +202,39 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         builtin = type(obj).__module__ == "builtins"
         allowed = next((names for kind, names in METHODS.items() if isinstance(obj, kind)), ())
-        return super().is_safe_attribute(obj, attr, value) and (attr in allowed or not (allowed or builtin))
+        return super().is_safe_attribute(obj, attr, value) and (
+            attr in allowed or not (allowed or builtin)
+        )
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         return super().getitem(obj, weighed(argument))
 
     def call_binop(self, context, operator: str, left: Any, right: Any) -> Any:
         both = isinstance(left, (int, float)) and isinstance(right, (int, float))
-        if operator == "**" and not (both and abs(left) <= 2**16 and abs(right) <= 16) or operator != "+" and not both:
-            raise TemplateError(f"a chat template has no need of {type(left).__name__} {operator} {type(right).__name__}")
+        if (
+            operator == "**"
+            and not (both and abs(left) <= 2**16 and abs(right) <= 16)
+            or operator != "+"
+            and not both
+        ):
+            raise TemplateError(
+                f"a chat template has no need of {type(left).__name__} {operator} {type(right).__name__}"
+            )
         return super().call_binop(context, operator, weighed(left), weighed(right))
 
     def call(self, context, function, *args, **kwargs):
         if isinstance(function, types.BuiltinMethodType):
-            given = {name: a for name, a in kwargs.items() if name not in ("_loop_vars", "_block_vars")}  # Jinja's own
-            spend(_price(function.__name__, None if isinstance(function.__self__, Mapping) else function.__self__, args, given))
+            given = {
+                name: a for name, a in kwargs.items() if name not in ("_loop_vars", "_block_vars")
+            }  # Jinja's own
+            spend(
+                _price(
+                    function.__name__,
+                    None if isinstance(function.__self__, Mapping) else function.__self__,
+                    args,
+                    given,
+                )
+            )
         return super().call(context, function, *args, **kwargs)
 
     def wrap_str_format(self, value: Any):
@@ -203,9 +306,11 @@ def _price(name: str, value: Any, args, kwargs) -> int:
 
 
 def _metered(function, name: str = ""):
-    @wraps(function)  # Jinja passes some of them the environment first, which it marks on the function
+    @wraps(
+        function
+    )  # Jinja passes some of them the environment first, which it marks on the function
     def run(*args, **kwargs):
-        value, *rest = args[hasattr(function, "jinja_pass_arg"):]
+        value, *rest = args[hasattr(function, "jinja_pass_arg") :]
         spend(_price(name, value, rest, kwargs))
         return weighed(function(*args, **kwargs))
 
@@ -220,7 +325,9 @@ def numbers(*bounds: int) -> range:
 
 
 class _Namespace(Namespace):
-    def __repr__(self) -> str:  # of two that name each other many times over, Jinja's would be endless
+    def __repr__(
+        self,
+    ) -> str:  # of two that name each other many times over, Jinja's would be endless
         return "<namespace>"
 
 
@@ -233,11 +340,19 @@ def complain(message: str) -> None:
     raise TemplateError(message)
 
 
-def tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, separators=None, sort_keys: bool = False) -> str:
+def tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators=None,
+    sort_keys: bool = False,
+) -> str:
     """As transformers has it: plain JSON, where Jinja's own makes it safe for HTML."""
     if indent is not None and not 0 <= indent <= 16:
         raise TemplateError(f"it indents by {indent}")
-    pieces = json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys).iterencode(weighed(value))
+    pieces = json.JSONEncoder(
+        ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    ).iterencode(weighed(value))
     return "".join(map(weighed, pieces))
 
 

@@ -7,7 +7,18 @@ from .errors import DataError
 from .files import TextFile
 
 # Tests, other people's packages, build residue, and tables that a program wrote.
-SKIP = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "lib2to3", "encodings", "pydoc_data", "_bundled"}
+SKIP = {
+    "test",
+    "tests",
+    "idle_test",
+    "site-packages",
+    "dist-packages",
+    "__pycache__",
+    "lib2to3",
+    "encodings",
+    "pydoc_data",
+    "_bundled",
+}
 
 
 def files() -> list[TextFile]:
@@ -20,11 +31,17 @@ def files() -> list[TextFile]:
     found = []
     for path in sorted(root.rglob("*.py")):
         name = path.relative_to(root)
-        skipped = SKIP & set(name.parts) or name.parts[0].startswith("config-") or name.name.startswith("_sysconfigdata")
+        skipped = (
+            SKIP & set(name.parts)
+            or name.parts[0].startswith("config-")
+            or name.name.startswith("_sysconfigdata")
+        )
         if not skipped and path.stat().st_size and _is_utf8(path):
             found.append(TextFile(path, name.as_posix(), section=None))
     if not found:
-        raise DataError(f"no Python sources in {root}; choose another source in data.sources, for instance stories.")
+        raise DataError(
+            f"no Python sources in {root}; choose another source in data.sources, for instance stories."
+        )
     return found
 
 

@@ -9,36 +9,56 @@ import random
 
 from .grammar import Grammar
 
-_HEROES = {"Mia": "she", "Tom": "he", "Ada": "she", "Ben": "he", "Zoe": "she", "Max": "he", "Ivy": "she", "Sam": "he"}
+_HEROES = {
+    "Mia": "she",
+    "Tom": "he",
+    "Ada": "she",
+    "Ben": "he",
+    "Zoe": "she",
+    "Max": "he",
+    "Ivy": "she",
+    "Sam": "he",
+}
 _COLOURS = ("red", "blue", "green", "white", "black", "yellow")
 _THINGS = ("kite", "boat", "ball", "drum", "book", "hat", "bell", "lamp")
 
 GRAMMAR = Grammar(
     acts=(
-        ("{hero} had a {colour} {thing} and the {friend} had a {shade} {toy}. ",
-         "The {friend} found a {shade} {toy} for {hero}, who had lost a {colour} {thing}. ",
-         "There was a {colour} {thing} that {hero} liked and a {shade} {toy} that the {friend} liked. "),
-        ("They met in the {place}. ",
-         "{She} ran to the {place}. ",
-         "The {friend} hid the {toy} in the {place}. ",
-         "{She} took the {thing} to the {place}. "),
-        ("{hero} was {mood} to be in the {place}.\n",
-         "That night the {friend} dreamt of the {shade} {toy}.\n",
-         "That night {she} dreamt of the {colour} {thing}.\n",
-         "{She} was {mood} and gave {her} {colour} {thing} to the {friend}.\n"),
+        (
+            "{hero} had a {colour} {thing} and the {friend} had a {shade} {toy}. ",
+            "The {friend} found a {shade} {toy} for {hero}, who had lost a {colour} {thing}. ",
+            "There was a {colour} {thing} that {hero} liked and a {shade} {toy} that the {friend} liked. ",
+        ),
+        (
+            "They met in the {place}. ",
+            "{She} ran to the {place}. ",
+            "The {friend} hid the {toy} in the {place}. ",
+            "{She} took the {thing} to the {place}. ",
+        ),
+        (
+            "{hero} was {mood} to be in the {place}.\n",
+            "That night the {friend} dreamt of the {shade} {toy}.\n",
+            "That night {she} dreamt of the {colour} {thing}.\n",
+            "{She} was {mood} and gave {her} {colour} {thing} to the {friend}.\n",
+        ),
     ),
     slots={
         "hero": tuple(_HEROES),
         "friend": ("fox", "bear", "owl", "frog", "mouse", "goose"),
-        "colour": _COLOURS, "thing": _THINGS,
-        "shade": _COLOURS, "toy": _THINGS,
+        "colour": _COLOURS,
+        "thing": _THINGS,
+        "shade": _COLOURS,
+        "toy": _THINGS,
         "place": ("garden", "forest", "barn", "river", "market", "school"),
         "mood": ("happy", "glad", "proud", "afraid"),
     },
     agreement={
         "she": ("hero", _HEROES),
         "She": ("hero", {name: word.capitalize() for name, word in _HEROES.items()}),
-        "her": ("hero", {name: {"she": "her", "he": "his"}[word] for name, word in _HEROES.items()}),
+        "her": (
+            "hero",
+            {name: {"she": "her", "he": "his"}[word] for name, word in _HEROES.items()},
+        ),
     },
 )
 SAMPLE = 20_000  # stories over which tokens are counted where they cannot be counted exactly

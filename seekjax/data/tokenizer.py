@@ -27,7 +27,6 @@ TRAINING_BYTES = 4_000_000  # of text that BPE is trained on: a few seconds on t
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
-
 def special_in(text: str) -> str | None:
     """The name of a special token that a text spells, or None: it would become that token, or came from one."""
     return next((name for name in SPECIAL if name in text), None)
@@ -51,20 +50,32 @@ class Tokenizer:
             DataError: it is larger than `vocab`, is not byte-level, or has no end-of-document token.
         """
         self._backend, self._vocab, self._origin = backend, vocab, origin
-        self._backend.encode_special_tokens = True  # a document that spells a special token does not become one
+        self._backend.encode_special_tokens = (
+            True  # a document that spells a special token does not become one
+        )
         self.size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
         if self.size > vocab:
-            raise DataError(f"{origin} has {self.size} tokens but model.vocab={vocab}; set model.vocab to at least {self.size}.")
+            raise DataError(
+                f"{origin} has {self.size} tokens but model.vocab={vocab}; set model.vocab to at least {self.size}."
+            )
         if "ByteLevel" not in json.dumps(json.loads(backend.to_str())["decoder"]):
-            raise DataError(f"{origin} is not a byte-level tokenizer, so bits per byte cannot be counted; use one like DeepSeek's.")
+            raise DataError(
+                f"{origin} is not a byte-level tokenizer, so bits per byte cannot be counted; use one like DeepSeek's."
+            )
         self.eos = backend.token_to_id(EOS)
         if self.eos is None:
-            raise DataError(f"{origin} has no token {EOS}; add DeepSeek's special tokens to it or use data.tokenizer=bpe.")
+            raise DataError(
+                f"{origin} has no token {EOS}; add DeepSeek's special tokens to it or use data.tokenizer=bpe."
+            )
         self.pad = backend.token_to_id(PAD)
         self.pad = self.eos if self.pad is None else self.pad
         self.bos, self.user, self.assistant = map(backend.token_to_id, (BOS, USER, ASSISTANT))
-        self.fim_prefix, self.fim_hole, self.fim_end = map(backend.token_to_id, (FIM_PREFIX, FIM_HOLE, FIM_END))
-        self._added = {token.content: id for id, token in backend.get_added_tokens_decoder().items()}
+        self.fim_prefix, self.fim_hole, self.fim_end = map(
+            backend.token_to_id, (FIM_PREFIX, FIM_HOLE, FIM_END)
+        )
+        self._added = {
+            token.content: id for id, token in backend.get_added_tokens_decoder().items()
+        }
         self.bytes_V = _bytes_per_id(backend, vocab)
 
     def __reduce__(self):
@@ -76,7 +87,14 @@ class Tokenizer:
         if not special:
             return np.array(self._backend.encode(text, add_special_tokens=False).ids, np.int32)
         pieces = re.split(f"({'|'.join(map(re.escape, self._added))})", text)
-        return np.concatenate([np.array([self._added[piece]], np.int32) if piece in self._added else self.encode(piece) for piece in pieces])
+        return np.concatenate(
+            [
+                np.array([self._added[piece]], np.int32)
+                if piece in self._added
+                else self.encode(piece)
+                for piece in pieces
+            ]
+        )
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
         """The text of some ids; special tokens are left out, or with `special` named, and bytes that form no character become U+FFFD."""
@@ -112,11 +130,15 @@ def read_tokenizer(path: Path, vocab: int) -> Tokenizer:
     path = Path(path).expanduser()
     file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
-        raise DataError(f"{file} does not exist; data.tokenizer must be bpe, byte or the path of a tokenizer.json.")
+        raise DataError(
+            f"{file} does not exist; data.tokenizer must be bpe, byte or the path of a tokenizer.json."
+        )
     try:
         backend = tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises bare Exception
-        raise DataError(f"{file} is not a readable tokenizer.json ({error}); delete it or copy it again.") from error
+        raise DataError(
+            f"{file} is not a readable tokenizer.json ({error}); delete it or copy it again."
+        ) from error
     return Tokenizer(backend, vocab, str(file))
 
 
@@ -128,8 +150,12 @@ def cache_folder() -> Path:
 def _cached_bpe(vocab: int, corpus: Corpus) -> Tokenizer:
     least = len(ALPHABET) + len(SPECIAL) + len(MARKS)
     if vocab < least:
-        raise DataError(f"data.tokenizer=bpe needs at least {least} tokens but model.vocab={vocab}; set model.vocab to at least {least}.")
-    key = hashlib.sha256(f"{corpus.fingerprint()} {vocab} {TRAINING_BYTES} {SPECIAL} and {MARKS}".encode()).hexdigest()[:16]
+        raise DataError(
+            f"data.tokenizer=bpe needs at least {least} tokens but model.vocab={vocab}; set model.vocab to at least {least}."
+        )
+    key = hashlib.sha256(
+        f"{corpus.fingerprint()} {vocab} {TRAINING_BYTES} {SPECIAL} and {MARKS}".encode()
+    ).hexdigest()[:16]
     folder = cache_folder() / f"bpe-{key}"
     if not (folder / "tokenizer.json").exists():
         Tokenizer(_train_bpe(vocab, corpus), vocab, "the trained tokenizer").save(folder)
@@ -139,10 +165,17 @@ def _cached_bpe(vocab: int, corpus: Corpus) -> Tokenizer:
 def _train_bpe(vocab: int, corpus: Corpus) -> tokenizers.Tokenizer:
     """Learns exactly `vocab` tokens, or fewer where the text is too plain to need them all."""
     backend = _empty_backend(models.BPE())
-    trainer = trainers.BpeTrainer(vocab_size=vocab, special_tokens=_added_tokens(), initial_alphabet=ALPHABET, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab,
+        special_tokens=_added_tokens(),
+        initial_alphabet=ALPHABET,
+        show_progress=False,
+    )
     backend.train_from_iterator(_training_text(corpus), trainer)
     made = json.loads(backend.to_str())
-    for token in made["added_tokens"]:  # the trainer calls all of them special, and would have decoding leave the thinking's marks out
+    for token in made[
+        "added_tokens"
+    ]:  # the trainer calls all of them special, and would have decoding leave the thinking's marks out
         token["special"] = token["content"] in SPECIAL
     return tokenizers.Tokenizer.from_str(json.dumps(made))
 
@@ -150,7 +183,10 @@ def _train_bpe(vocab: int, corpus: Corpus) -> tokenizers.Tokenizer:
 def _training_text(corpus: Corpus) -> Iterator[str]:
     """Training documents spread evenly over each source, up to its weight's share of TRAINING_BYTES."""
     for source in corpus.sources:
-        room, order = int(source.weight * TRAINING_BYTES), np.random.default_rng(0).permutation(len(source.train))
+        room, order = (
+            int(source.weight * TRAINING_BYTES),
+            np.random.default_rng(0).permutation(len(source.train)),
+        )
         for index in order:
             text = source.train[int(index)][:room]
             yield text
@@ -161,7 +197,9 @@ def _training_text(corpus: Corpus) -> Iterator[str]:
 
 def _byte_backend() -> tokenizers.Tokenizer:
     """Ids 0 to 255 are the bytes; the special tokens follow. A BPE without merges, so that it is saved and read like any other."""
-    backend = _empty_backend(models.BPE(vocab={_char_of(byte): byte for byte in range(256)}, merges=[]))
+    backend = _empty_backend(
+        models.BPE(vocab={_char_of(byte): byte for byte in range(256)}, merges=[])
+    )
     backend.add_tokens(_added_tokens())
     return backend
 
@@ -169,19 +207,34 @@ def _byte_backend() -> tokenizers.Tokenizer:
 def _empty_backend(model) -> tokenizers.Tokenizer:
     """Digits stand alone, so that arithmetic sees every column; words and runs of spaces are split as in GPT-2."""
     backend = tokenizers.Tokenizer(model)
-    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
     backend.decoder = decoders.ByteLevel()
     return backend
 
 
 def _added_tokens() -> list[AddedToken]:
-    return [AddedToken(name, special=True) for name in SPECIAL] + [AddedToken(name, special=False) for name in MARKS]
+    return [AddedToken(name, special=True) for name in SPECIAL] + [
+        AddedToken(name, special=False) for name in MARKS
+    ]
 
 
 def _char_of(byte: int) -> str:
     """GPT-2's printable stand-in for a byte: itself if printable in Latin-1, else the next unused character from U+0100."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    return chr(byte) if byte in printable else chr(256 + sum(other not in printable for other in range(byte)))
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
+    return (
+        chr(byte)
+        if byte in printable
+        else chr(256 + sum(other not in printable for other in range(byte)))
+    )
 
 
 def _bytes_per_id(backend: tokenizers.Tokenizer, vocab: int) -> np.ndarray:

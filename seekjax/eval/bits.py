@@ -50,7 +50,7 @@ def rows_of(documents: Iterable[Sequence[int]], begin: int, sequence: int) -> It
         tokens = np.concatenate([tokens, [begin], document]).astype(np.int32)
         mask = np.concatenate([mask, [False], np.ones(len(document), bool)])
         while len(tokens) > sequence:
-            yield tokens[:sequence + 1], mask[1:sequence + 1]
+            yield tokens[: sequence + 1], mask[1 : sequence + 1]
             tokens, mask = tokens[sequence:], mask[sequence:]
     if mask[1:].any():
         missing = sequence + 1 - len(tokens)
@@ -58,21 +58,39 @@ def rows_of(documents: Iterable[Sequence[int]], begin: int, sequence: int) -> It
 
 
 @partial(jax.jit, static_argnums=0)
-def nats(model: Transformer, variables: dict, tokens_BX: jax.Array, mask_BT: jax.Array) -> jax.Array:
+def nats(
+    model: Transformer, variables: dict, tokens_BX: jax.Array, mask_BT: jax.Array
+) -> jax.Array:
     """Summed -log p of the targets that count."""
     output = model.apply(variables, tokens_BX[:, :-1])
-    return cross_entropy(output.hidden_BTD, output.head_DV, tokens_BX[:, 1:], mask_BT, model.kernel.vocab_chunk)
+    return cross_entropy(
+        output.hidden_BTD, output.head_DV, tokens_BX[:, 1:], mask_BT, model.kernel.vocab_chunk
+    )
 
 
-def measure(model: Transformer, variables: dict, rows: Iterable[Row], bytes_V: np.ndarray, batch: int, sums: Sums = Sums()) -> Iterator[Sums]:
+def measure(
+    model: Transformer,
+    variables: dict,
+    rows: Iterable[Row],
+    bytes_V: np.ndarray,
+    batch: int,
+    sums: Sums = Sums(),
+) -> Iterator[Sums]:
     """The sums after each batch, from where `sums` stands; rows that it counts already are skipped."""
     batch = -(-batch // split_by("batch")) * split_by("batch")
     for group in _batched(islice(iter(rows), sums.rows, None), batch):
         tokens_BX, mask_BT = (np.stack(part) for part in zip(*group))
         empty = ((0, batch - len(group)), (0, 0))
-        placed = [put_batch({"x": np.pad(part, empty)}, "batch sequence")["x"] for part in (tokens_BX, mask_BT)]
-        sums = Sums(sums.rows + len(group), sums.nats + float(nats(model, variables, *placed)), sums.tokens + int(mask_BT.sum()),
-                    sums.bytes + int(bytes_V[tokens_BX[:, 1:]][mask_BT].sum()))
+        placed = [
+            put_batch({"x": np.pad(part, empty)}, "batch sequence")["x"]
+            for part in (tokens_BX, mask_BT)
+        ]
+        sums = Sums(
+            sums.rows + len(group),
+            sums.nats + float(nats(model, variables, *placed)),
+            sums.tokens + int(mask_BT.sum()),
+            sums.bytes + int(bytes_V[tokens_BX[:, 1:]][mask_BT].sum()),
+        )
         yield sums
 
 
@@ -96,9 +114,15 @@ class Progress:
         except FileNotFoundError:
             pass
         except (ValueError, TypeError, KeyError) as error:
-            raise DataError(f"{self.path} is no progress of an evaluation: delete it or name another with --progress.") from error
+            raise DataError(
+                f"{self.path} is no progress of an evaluation: delete it or name another with --progress."
+            ) from error
         return Sums(), False
 
     def save(self, sums: Sums, done: bool) -> None:
         """Replaces the file, whole or not at all."""
-        write(self.path, json.dumps({"made_for": self.made_for, "sums": asdict(sums), "done": done}, indent=1) + "\n")
+        write(
+            self.path,
+            json.dumps({"made_for": self.made_for, "sums": asdict(sums), "done": done}, indent=1)
+            + "\n",
+        )

@@ -16,7 +16,9 @@ from seekjax.post.tasks import Problem
 from seekjax.post.tasks.countdown import floor
 from seekjax.train.saved import weights_mark
 
-FLOORS = {"countdown": floor}  # pass@k of random valid answers: what a result is to be reported above
+FLOORS = {
+    "countdown": floor
+}  # pass@k of random valid answers: what a result is to be reported above
 
 
 def examined(opened: Opened, asked: Questions, rows: int | None) -> tuple[dict[str, Any], float]:
@@ -24,15 +26,28 @@ def examined(opened: Opened, asked: Questions, rows: int | None) -> tuple[dict[s
     exam = Examiner(opened, asked, held_out=True, rows=rows)
     groups = [group for some in exam for group in some]
     post = exam.config.post
-    seen = {"task": list(asked.task), "side": "held out", **(figures(groups, exam.judge.opened) if jax.process_index() == 0 else {})}
+    seen = {
+        "task": list(asked.task),
+        "side": "held out",
+        **(figures(groups, exam.judge.opened) if jax.process_index() == 0 else {}),
+    }
     if not seen.get("problems", 1):
-        raise DataError(f"the verifier failed on every problem: {next(one.error for group in groups for one in group if one.error)}.")
+        raise DataError(
+            f"the verifier failed on every problem: {next(one.error for group in groups for one in group if one.error)}."
+        )
     if len(exam.problems) < asked.problems:
         seen["wanted"] = asked.problems
     if found := random_floor(exam.problems, asked.samples):
         seen["floor"] = found
-    settings = {name: getattr(post, name) for name in ("temperature", "top_k", "top_p", "max_new", "template")}
-    return seen | settings | {"seed": asked.seed, "weights": weights_mark(opened.folder), "dtype": opened.kernel.dtype}, exam.rate
+    settings = {
+        name: getattr(post, name)
+        for name in ("temperature", "top_k", "top_p", "max_new", "template")
+    }
+    return seen | settings | {
+        "seed": asked.seed,
+        "weights": weights_mark(opened.folder),
+        "dtype": opened.kernel.dtype,
+    }, exam.rate
 
 
 def random_floor(problems: list[Problem], samples: int) -> dict[str, float]:
@@ -40,8 +55,15 @@ def random_floor(problems: list[Problem], samples: int) -> dict[str, float]:
     names = {problem.task for problem in problems}
     if not names <= FLOORS.keys():
         return {}
-    sides = [(FLOORS[name], [problem for problem in problems if problem.task == name]) for name in names]
-    return {f"pass@{k}": round(sum(floor(some, k) * len(some) for floor, some in sides) / len(problems), 6) for k in sorted({1, samples})}
+    sides = [
+        (FLOORS[name], [problem for problem in problems if problem.task == name]) for name in names
+    ]
+    return {
+        f"pass@{k}": round(
+            sum(floor(some, k) * len(some) for floor, some in sides) / len(problems), 6
+        )
+        for k in sorted({1, samples})
+    }
 
 
 def report_path(folder: Path, task: tuple[str, ...]) -> Path:
@@ -55,8 +77,12 @@ def tell(asked: Questions, seen: dict[str, Any], rate: float, path: Path) -> Non
         return
     few = f" (there are no {seen['wanted']} that differ)" if "wanted" in seen else ""
     speed = f"; {rate:,.0f} tokens/s" if rate else ""
-    print(f"{', '.join(asked.task)}: {seen['problems']} held-out problems{few} x {seen['samples']}: {sentence(seen)}{speed}; {path}")
+    print(
+        f"{', '.join(asked.task)}: {seen['problems']} held-out problems{few} x {seen['samples']}: {sentence(seen)}{speed}; {path}"
+    )
     try:
         write(path, json.dumps(seen, indent=1) + "\n")
     except OSError as error:
-        raise DataError(f"{path} cannot be written ({error.strerror}): name another place with --report.") from error
+        raise DataError(
+            f"{path} cannot be written ({error.strerror}): name another place with --report."
+        ) from error

@@ -37,14 +37,23 @@ def open_model(path: Path, kernel: KernelConfig | None = None) -> Opened:
         model, kernel = config.model, config.kernel
     elif (folder / "config.json").is_file():
         from seekjax.hf.load import load
+
         kernel = kernel or KernelConfig()
         model, variables = load(folder, kernel)
     elif folder.is_dir():
-        raise GenerateError(f"{folder} holds no model: name a run folder (with checkpoints/) or a published checkpoint (config.json, *.safetensors).")
+        raise GenerateError(
+            f"{folder} holds no model: name a run folder (with checkpoints/) or a published checkpoint (config.json, *.safetensors)."
+        )
     else:
-        raise GenerateError(f"there is no folder {folder}: name that of a run, by default runs/CONFIG, or of a published checkpoint.")
-    tokenizer = read_tokenizer(folder, model.vocab) if (folder / "tokenizer.json").is_file() else None
-    return Opened(folder, model, kernel, variables, tokenizer, tokenizer and first_id(folder, tokenizer))
+        raise GenerateError(
+            f"there is no folder {folder}: name that of a run, by default runs/CONFIG, or of a published checkpoint."
+        )
+    tokenizer = (
+        read_tokenizer(folder, model.vocab) if (folder / "tokenizer.json").is_file() else None
+    )
+    return Opened(
+        folder, model, kernel, variables, tokenizer, tokenizer and first_id(folder, tokenizer)
+    )
 
 
 @contextmanager

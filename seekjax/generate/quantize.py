@@ -28,7 +28,9 @@ from .sampling import GenerateError
 class Quantize:
     """Matrices of a run or of a published checkpoint in few bits; embedding, head, norms and router stay as they are."""
 
-    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="model")]  # a run's folder, or that of a published checkpoint
+    folder: Annotated[
+        Path, tyro.conf.Positional, tyro.conf.arg(name="model")
+    ]  # a run's folder, or that of a published checkpoint
     to: Kind  # int8 per output channel; int4 in groups of up to 128; fp8 (E4M3) in blocks of up to 128 x 128
     out: Path  # a new run folder
     mesh: MeshConfig = MeshConfig(data=1)  # where the weights live on their way
@@ -36,10 +38,14 @@ class Quantize:
 
 def quantize(argv: list[str]) -> None:
     """The command; raises errors that cli.run turns into one sentence."""
-    asked = tyro.cli(Quantize, prog="seekjax quantize", args=argv, config=(tyro.conf.FlagConversionOff,))
+    asked = tyro.cli(
+        Quantize, prog="seekjax quantize", args=argv, config=(tyro.conf.FlagConversionOff,)
+    )
     with on(asked.mesh):
         before, after = quantised(asked.folder.expanduser(), asked.to, asked.out.expanduser())
-    print(f"{asked.out}: weights of {human(after)} instead of {human(before)}, {human(before - after)} saved; next: seekjax generate {asked.out}")
+    print(
+        f"{asked.out}: weights of {human(after)} instead of {human(before)}, {human(before - after)} saved; next: seekjax generate {asked.out}"
+    )
 
 
 def quantised(source: Path, kind: Kind, run: Path) -> tuple[int, int]:
@@ -49,14 +55,25 @@ def quantised(source: Path, kind: Kind, run: Path) -> tuple[int, int]:
             config, variables = read_run(source)
         else:
             opened = open_model(source)
-            data = DataConfig(tokenizer=str(run / "tokenizer.json")) if opened.tokenizer else DataConfig()
-            config, variables = Config(model=opened.model, data=data, kernel=opened.kernel), opened.variables
+            data = (
+                DataConfig(tokenizer=str(run / "tokenizer.json"))
+                if opened.tokenizer
+                else DataConfig()
+            )
+            config, variables = (
+                Config(model=opened.model, data=data, kernel=opened.kernel),
+                opened.variables,
+            )
         if config.kernel.weights != "float32":
-            raise GenerateError(f"{source} has {config.kernel.weights} weights already: quantise the model that they are from.")
+            raise GenerateError(
+                f"{source} has {config.kernel.weights} weights already: quantise the model that they are from."
+            )
         before = tree_bytes(variables)
         axes = axes_of(named_variables(config.model, config.kernel))["params"]
         variables |= {"params": quantise_tree(variables["params"], axes, kind, consume=True)}
-        config = replace(config, kernel=replace(config.kernel, weights=kind), mesh=MeshConfig(data=1), out=run)
+        config = replace(
+            config, kernel=replace(config.kernel, weights=kind), mesh=MeshConfig(data=1), out=run
+        )
         copy_tokenizer(source, folder)
         with closing(Checkpoints(folder, keep=1)) as checkpoints:
             checkpoints.save(0, variables, data=None, config=to_json(config))

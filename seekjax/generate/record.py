@@ -16,9 +16,16 @@ import jax.numpy as jnp
 def begin_record(output: Any, slots: int, masks: bool) -> dict[str, Any]:
     """After the prompts were read: their choices, and room for `slots` positions."""
     B, T = output.hidden_BTD.shape[:2]
-    choice = {layer: jnp.pad(seen["choice_BTK"], ((0, 0), (0, slots - T), (0, 0))) for layer, seen in output.balance.items()}
+    choice = {
+        layer: jnp.pad(seen["choice_BTK"], ((0, 0), (0, slots - T), (0, 0)))
+        for layer, seen in output.balance.items()
+    }
     record = {"log_prob": jnp.zeros((B, slots)), "entropy": jnp.zeros((B, slots)), "choice": choice}
-    return record | ({"kept": jnp.full((B, slots, -(-output.head_DV.shape[1] // 8)), 255, jnp.uint8)} if masks else {})
+    return record | (
+        {"kept": jnp.full((B, slots, -(-output.head_DV.shape[1] // 8)), 255, jnp.uint8)}
+        if masks
+        else {}
+    )
 
 
 def record_choice(state: Any, output: Any) -> Any:
@@ -26,7 +33,10 @@ def record_choice(state: Any, output: Any) -> Any:
     if state.record is None:
         return None
     here_BS1 = (jnp.arange(state.tokens_BS.shape[1]) == state.length_B[:, None] - 1)[..., None]
-    choice = {layer: jnp.where(here_BS1, seen["choice_BTK"], state.record["choice"][layer]) for layer, seen in output.balance.items()}
+    choice = {
+        layer: jnp.where(here_BS1, seen["choice_BTK"], state.record["choice"][layer])
+        for layer, seen in output.balance.items()
+    }
     return state.record | {"choice": choice}
 
 
@@ -34,10 +44,17 @@ def record_draw(state: Any, shaped_BV: jax.Array, token_B: jax.Array) -> Any:
     """The distribution that the next token of every live row was drawn from."""
     if state.record is None:
         return None
-    here_BS = (jnp.arange(state.tokens_BS.shape[1]) == state.length_B[:, None]) & ~state.done_B[:, None]
+    here_BS = (jnp.arange(state.tokens_BS.shape[1]) == state.length_B[:, None]) & ~state.done_B[
+        :, None
+    ]
     log_BV = jax.nn.log_softmax(shaped_BV, -1)
-    entropy_B1 = -jnp.where(jnp.isfinite(log_BV), jnp.exp(log_BV) * log_BV, 0.0).sum(-1, keepdims=True)
+    entropy_B1 = -jnp.where(jnp.isfinite(log_BV), jnp.exp(log_BV) * log_BV, 0.0).sum(
+        -1, keepdims=True
+    )
     new = {"log_prob": jnp.take_along_axis(log_BV, token_B[:, None], 1), "entropy": entropy_B1}
     if "kept" in state.record:
         new["kept"] = jnp.packbits(jnp.isfinite(shaped_BV), axis=-1)[:, None]
-    return state.record | {name: jnp.where(here_BS[..., None] if x_B.ndim == 3 else here_BS, x_B, state.record[name]) for name, x_B in new.items()}
+    return state.record | {
+        name: jnp.where(here_BS[..., None] if x_B.ndim == 3 else here_BS, x_B, state.record[name])
+        for name, x_B in new.items()
+    }

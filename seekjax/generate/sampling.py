@@ -23,14 +23,23 @@ class Sampling:
     min_p: float = 0.0  # only tokens at least this share as likely as the likeliest
     seed: int = 0  # row b of a batch draws as row 0 does with seed + b, so it writes the same alone
     stop_ids: tuple[int, ...] = ()  # a row ends with one of these
-    stop: tuple[str, ...] = field(default=())  # a row ends before one of these, where the caller says how ids are spelled
+    stop: tuple[str, ...] = field(
+        default=()
+    )  # a row ends before one of these, where the caller says how ids are spelled
 
     def __post_init__(self):
         for name, right, wanted in (
-                ("max_new", self.max_new >= 1, "at least 1"),
-                ("temperature", self.temperature >= 0 and math.isfinite(self.temperature), "a number from 0 (greedy) up"),
-                ("top_k", self.top_k >= 0, "0 (all tokens) or more"), ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-                ("min_p", 0 <= self.min_p < 1, "from 0 to below 1"), ("stop", all(self.stop), "strings that are not empty")):
+            ("max_new", self.max_new >= 1, "at least 1"),
+            (
+                "temperature",
+                self.temperature >= 0 and math.isfinite(self.temperature),
+                "a number from 0 (greedy) up",
+            ),
+            ("top_k", self.top_k >= 0, "0 (all tokens) or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("min_p", 0 <= self.min_p < 1, "from 0 to below 1"),
+            ("stop", all(self.stop), "strings that are not empty"),
+        ):
             if not right:
                 raise GenerateError(f"{name} is {getattr(self, name)}: it must be {wanted}.")
 
@@ -46,7 +55,12 @@ class Dials(NamedTuple):
 
 def dials(sampling: Sampling) -> Dials:
     """Device scalars of the settings."""
-    return Dials(jnp.float32(sampling.temperature), jnp.int32(sampling.top_k), jnp.float32(sampling.top_p), jnp.float32(sampling.min_p))
+    return Dials(
+        jnp.float32(sampling.temperature),
+        jnp.int32(sampling.top_k),
+        jnp.float32(sampling.top_p),
+        jnp.float32(sampling.min_p),
+    )
 
 
 def keys(sampling: Sampling, rows: int) -> jax.Array:
@@ -67,10 +81,16 @@ def shape(logit_BV: jax.Array, dials: Dials) -> jax.Array:
 
     def cut(logit_BV):
         falling_BV = -jnp.sort(-logit_BV, -1)
-        kept_BV = jnp.where((dials.top_k == 0) | (jnp.arange(V) < dials.top_k), falling_BV, -jnp.inf)
+        kept_BV = jnp.where(
+            (dials.top_k == 0) | (jnp.arange(V) < dials.top_k), falling_BV, -jnp.inf
+        )
         share_BV = jax.nn.softmax(kept_BV, -1)
         before_BV = jnp.cumsum(share_BV, -1) - share_BV  # the likeliest token always stays
-        stays_BV = jnp.isfinite(kept_BV) & (before_BV < dials.top_p) & (share_BV >= dials.min_p * share_BV[:, :1])
+        stays_BV = (
+            jnp.isfinite(kept_BV)
+            & (before_BV < dials.top_p)
+            & (share_BV >= dials.min_p * share_BV[:, :1])
+        )
         least_B1 = jnp.where(stays_BV, falling_BV, jnp.inf).min(-1, keepdims=True)
         return jnp.where(logit_BV >= least_B1, logit_BV, -jnp.inf)
 
@@ -101,13 +121,17 @@ def look_up(share_BX: jax.Array, luck_B: jax.Array) -> tuple[jax.Array, jax.Arra
     end_BX = jnp.where(share_BX > 0, jnp.cumsum(share_BX, -1), -jnp.inf)
     luck_B = jnp.minimum(luck_B, jnp.nextafter(end_BX.max(-1), jnp.float32(0)))
     index_B = (end_BX > luck_B[:, None]).argmax(-1)
-    end_B, width_B = (jnp.take_along_axis(x_BX, index_B[:, None], 1)[:, 0] for x_BX in (end_BX, share_BX))
+    end_B, width_B = (
+        jnp.take_along_axis(x_BX, index_B[:, None], 1)[:, 0] for x_BX in (end_BX, share_BX)
+    )
     return index_B, jnp.maximum(luck_B - (end_B - width_B), 0)
 
 
 def at(key_B: jax.Array, position_B: jax.Array, use: int = 0) -> jax.Array:
     """Each row's key for one use at one position of its text."""
-    return jax.vmap(lambda key, position: jax.random.fold_in(jax.random.fold_in(key, position), use))(key_B, position_B)
+    return jax.vmap(
+        lambda key, position: jax.random.fold_in(jax.random.fold_in(key, position), use)
+    )(key_B, position_B)
 
 
 def log_prob(logit_BV: jax.Array, token_B: jax.Array) -> jax.Array:

@@ -17,21 +17,37 @@ from .sampling import Dials, at, draw, shape
 DRAW, GUESS, JUDGE = 0, 1, 2  # uses of a position's randomness
 
 
-def predict(decoder: Decoder, variables: dict, hidden_BTD, next_BT, cache: dict, start, **how) -> tuple[jax.Array, dict]:
+def predict(
+    decoder: Decoder, variables: dict, hidden_BTD, next_BT, cache: dict, start, **how
+) -> tuple[jax.Array, dict]:
     """The first prediction module on the main model's hidden states at `start` and on, and the tokens that followed them."""
     B, T = next_BT.shape
-    angle = angles(decoder.model, jnp.broadcast_to(jnp.reshape(start, (-1, 1)) + jnp.arange(T), (B, T)))
+    angle = angles(
+        decoder.model, jnp.broadcast_to(jnp.reshape(start, (-1, 1)) + jnp.arange(T), (B, T))
+    )
     own = {kind: tree["mtp_1"] for kind, tree in variables.items() if "mtp_1" in tree}
     module = PredictionModule(decoder.model, decoder.kernel_for(B * T))
     token_BTD = variables["params"]["embed"][next_BT]
-    x_BTD, (cache, _) = module.apply(own, hidden_BTD, token_BTD, angle, None, jnp.ones((B, T), bool), cache, start, **how)
+    x_BTD, (cache, _) = module.apply(
+        own, hidden_BTD, token_BTD, angle, None, jnp.ones((B, T), bool), cache, start, **how
+    )
     return x_BTD, cache
 
 
-def first_draft(decoder: Decoder, variables: dict, state: State, output, length_B, dials: Dials) -> State:
+def first_draft(
+    decoder: Decoder, variables: dict, state: State, output, length_B, dials: Dials
+) -> State:
     """The guess after a prefill, which also fills the module's cache: position i reads h_i and the token at i + 1."""
     T = output.hidden_BTD.shape[1]
-    x_BTD, cache = predict(decoder, variables, output.hidden_BTD, ahead(state.tokens_BS, 1, T), state.draft["cache"], 0, attend=None)
+    x_BTD, cache = predict(
+        decoder,
+        variables,
+        output.hidden_BTD,
+        ahead(state.tokens_BS, 1, T),
+        state.draft["cache"],
+        0,
+        attend=None,
+    )
     return guess(state, last(x_BTD, length_B), output.head_DV, cache, dials)
 
 
@@ -48,19 +64,36 @@ def step_with_draft(decoder: Decoder, variables: dict, state: State, dials: Dial
     What the main model wrote in its cache for a guess that failed lies one slot beyond the row's newest token: the next step overwrites it.
     """
     start_B, draft, live_B = state.length_B - 1, state.draft, ~state.done_B
-    output = decoder.run(variables, jnp.concatenate([newest(state), draft["token_B"][:, None]], 1), state.cache, start_B)
+    output = decoder.run(
+        variables,
+        jnp.concatenate([newest(state), draft["token_B"][:, None]], 1),
+        state.cache,
+        start_B,
+    )
     h_BTD, head_DV = output.hidden_BTD, output.head_DV
     logit_BV, beyond_BV = head(h_BTD[:, 0], head_DV), head(h_BTD[:, 1], head_DV)
 
-    kept_B, token_B = judge(state.key_B, state.length_B, draft["token_B"], shape(logit_BV, dials), draft["logit_BV"])
-    state = push(state.replace(cache=output.cache, rounds=state.rounds + live_B.sum()), token_B, logit_BV, live_B, stop_X)
+    kept_B, token_B = judge(
+        state.key_B, state.length_B, draft["token_B"], shape(logit_BV, dials), draft["logit_BV"]
+    )
+    state = push(
+        state.replace(cache=output.cache, rounds=state.rounds + live_B.sum()),
+        token_B,
+        logit_BV,
+        live_B,
+        stop_X,
+    )
     second_B = kept_B & live_B & ~state.done_B
     state = state.replace(accepted=state.accepted + (kept_B & live_B).sum())
     then_B = draw(at(state.key_B, state.length_B), shape(beyond_BV, dials))
     state = push(state, then_B, beyond_BV, second_B, stop_X)
 
-    x_BTD, cache = predict(decoder, variables, h_BTD, jnp.stack([token_B, then_B], 1), draft["cache"], start_B)
-    return guess(state, jnp.where(second_B[:, None], x_BTD[:, 1], x_BTD[:, 0]), head_DV, cache, dials)
+    x_BTD, cache = predict(
+        decoder, variables, h_BTD, jnp.stack([token_B, then_B], 1), draft["cache"], start_B
+    )
+    return guess(
+        state, jnp.where(second_B[:, None], x_BTD[:, 1], x_BTD[:, 0]), head_DV, cache, dials
+    )
 
 
 def judge(key_B, position_B, guess_B, wanted_BV, drawn_BV) -> tuple[jax.Array, jax.Array]:

@@ -15,7 +15,9 @@ from .decode import Decoder, advance, prepare, start
 from .sampling import GenerateError, Sampling, dials, keys
 from .text import Text
 
-Spell = Callable[[Sequence[int]], str]  # ids to text; ids of consecutive pieces spell the pieces of a text
+Spell = Callable[
+    [Sequence[int]], str
+]  # ids to text; ids of consecutive pieces spell the pieces of a text
 STOPS = 8  # stop ids a compiled step looks for; more compile anew
 CHUNK = 16  # steps per device call
 
@@ -50,11 +52,14 @@ class Writing:
 
     def rate(self) -> float:
         """Tokens per second, from the second decoding call on where there was one: the first two calls may have compiled."""
-        (begin, before), (end, tokens) = self.clock[1] if len(self.clock) > 2 else (0.0, 0), self.clock[-1]
+        (begin, before), (end, tokens) = (
+            self.clock[1] if len(self.clock) > 2 else (0.0, 0),
+            self.clock[-1],
+        )
         return (tokens - before) / (end - begin)
 
     def report(self) -> str:
-        """"96 tokens, 120.3 tokens/s", and with a draft how often it was right."""
+        """ "96 tokens, 120.3 tokens/s", and with a draft how often it was right."""
         if not self.clock:
             return "0 tokens"
         line = f"{self.tokens} tokens, {self.rate():.1f} tokens/s, the first after {self.clock[0][0]:.2f} s"
@@ -66,7 +71,14 @@ class Writing:
 class Generator:
     """A model ready to write. Make and call it within `use(mesh)` for a mesh."""
 
-    def __init__(self, model: ModelConfig, variables: dict, kernel: KernelConfig = KernelConfig(), draft: bool | None = None, consume: bool = False):
+    def __init__(
+        self,
+        model: ModelConfig,
+        variables: dict,
+        kernel: KernelConfig = KernelConfig(),
+        draft: bool | None = None,
+        consume: bool = False,
+    ):
         """Copies the stacks of layers apart; `consume` frees them on the way.
 
         draft: whether the first prediction module guesses ahead. None: where there is one, but not on a CPU, for which a step of two tokens is twice
@@ -74,11 +86,21 @@ class Generator:
         """
         has = "mtp_1" in variables["params"]
         if draft and not has:
-            raise GenerateError("the model has no prediction module to draft with: leave the draft off.")
-        self.decoder = Decoder(model, kernel, has and platform() != "cpu" if draft is None else draft)
+            raise GenerateError(
+                "the model has no prediction module to draft with: leave the draft off."
+            )
+        self.decoder = Decoder(
+            model, kernel, has and platform() != "cpu" if draft is None else draft
+        )
         self.variables = prepare(self.decoder, variables, consume)
 
-    def write(self, prompts: Sequence[Sequence[int]], sampling: Sampling = Sampling(), spell: Spell | None = None, chunk: int = CHUNK) -> Writing:
+    def write(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling = Sampling(),
+        spell: Spell | None = None,
+        chunk: int = CHUNK,
+    ) -> Writing:
         """Begin to write after each prompt; nothing runs until the result is iterated.
 
         Raises GenerateError for prompts that are empty, hold unknown ids or fill the context, and for stop strings without `spell`.
@@ -87,28 +109,58 @@ class Generator:
         rows = [Row(text=Text(spell, sampling.stop) if spell else None) for _ in prompts]
         return Writing(rows, self._calls(prompts, rows, sampling, chunk))
 
-    def __call__(self, prompts: Sequence[Sequence[int]], sampling: Sampling = Sampling(), spell: Spell | None = None) -> list[Row]:
+    def __call__(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling = Sampling(),
+        spell: Spell | None = None,
+    ) -> list[Row]:
         """Write all of it, in one device call where no strings can stop it."""
         writing = self.write(prompts, sampling, spell, CHUNK if sampling.stop else sampling.max_new)
         for _ in writing:
             pass
         return writing.rows
 
-    def _calls(self, prompts, rows: list[Row], sampling: Sampling, chunk: int) -> Iterator[tuple[int, int | None]]:
-        count = -(-len(prompts) // split_by("batch")) * split_by("batch")  # every device has as many rows; those added end at once
-        length_B = np.array([len(prompt) for prompt in prompts] + [1] * (count - len(prompts)), np.int32)
+    def _calls(
+        self, prompts, rows: list[Row], sampling: Sampling, chunk: int
+    ) -> Iterator[tuple[int, int | None]]:
+        count = -(-len(prompts) // split_by("batch")) * split_by(
+            "batch"
+        )  # every device has as many rows; those added end at once
+        length_B = np.array(
+            [len(prompt) for prompt in prompts] + [1] * (count - len(prompts)), np.int32
+        )
         limit_B = np.minimum(length_B + sampling.max_new, self.decoder.model.context)
-        limit_B[len(prompts):] = 1
+        limit_B[len(prompts) :] = 1
         tokens_BT = np.zeros((count, bucket(int(length_B.max()))), np.int32)
         for row, prompt in zip(tokens_BT, prompts):
-            row[:len(prompt)] = prompt
+            row[: len(prompt)] = prompt
         stop_X = np.full(max(STOPS, len(sampling.stop_ids)), -1, np.int32)
-        stop_X[:len(sampling.stop_ids)] = sampling.stop_ids
+        stop_X[: len(sampling.stop_ids)] = sampling.stop_ids
         slots = bucket(int(limit_B.max()) + 1)  # a draft is tried one beyond the limit
         setting = dials(sampling)
-        state = start(self.decoder, self.variables, tokens_BT, length_B, limit_B, keys(sampling, count), setting, stop_X, slots)
+        state = start(
+            self.decoder,
+            self.variables,
+            tokens_BT,
+            length_B,
+            limit_B,
+            keys(sampling, count),
+            setting,
+            stop_X,
+            slots,
+        )
         while True:
-            seen = jax.device_get((state.tokens_BS, state.log_prob_BS, state.length_B, state.done_B, state.rounds, state.accepted))
+            seen = jax.device_get(
+                (
+                    state.tokens_BS,
+                    state.log_prob_BS,
+                    state.length_B,
+                    state.done_B,
+                    state.rounds,
+                    state.accepted,
+                )
+            )
             tokens_BS, log_prob_BS, length, done_B, rounds, accepted = seen
             for b, row in enumerate(rows):
                 if not row.ended:
@@ -137,7 +189,9 @@ def grow(row: Row, ids: np.ndarray, log_probs: np.ndarray, done: bool, sampling:
             row.text.end()
 
 
-def check(prompts: Sequence[Sequence[int]], model: ModelConfig, sampling: Sampling, spell: Spell | None) -> None:
+def check(
+    prompts: Sequence[Sequence[int]], model: ModelConfig, sampling: Sampling, spell: Spell | None
+) -> None:
     """Raise GenerateError for what cannot be written."""
     if not prompts:
         raise GenerateError("there is no prompt: give at least one.")
@@ -145,11 +199,17 @@ def check(prompts: Sequence[Sequence[int]], model: ModelConfig, sampling: Sampli
         raise GenerateError("stop strings need a way to spell ids: pass spell=tokenizer.decode.")
     for b, prompt in enumerate(prompts):
         if not len(prompt):
-            raise GenerateError(f"prompt {b} is empty: begin it with the token that begins or ends a document.")
+            raise GenerateError(
+                f"prompt {b} is empty: begin it with the token that begins or ends a document."
+            )
         if min(prompt) < 0 or max(prompt) >= model.vocab:
-            raise GenerateError(f"prompt {b} has id {max(prompt) if min(prompt) >= 0 else min(prompt)}: the model knows ids from 0 to {model.vocab - 1}.")
+            raise GenerateError(
+                f"prompt {b} has id {max(prompt) if min(prompt) >= 0 else min(prompt)}: the model knows ids from 0 to {model.vocab - 1}."
+            )
         if len(prompt) >= model.context:
-            raise GenerateError(f"prompt {b} has {len(prompt)} tokens and leaves no room in the model's context of {model.context}: shorten it.")
+            raise GenerateError(
+                f"prompt {b} has {len(prompt)} tokens and leaves no room in the model's context of {model.context}: shorten it."
+            )
 
 
 def bucket(length: int) -> int:

@@ -11,9 +11,12 @@ def need(condition: bool, sentence: str) -> None:
 
 
 def listed(found: dict[str, list[str]], most: int = 40) -> str:
-    """"2 are missing: a, b; 1 is unknown: c", each list cut after `most` names that a stranger chose, hence quoted."""
-    return "; ".join(f"{len(names)} {what}: {', '.join(map(quoted, names[:most]))}{', ...' if len(names) > most else ''}"
-                     for what, names in found.items() if names)
+    """ "2 are missing: a, b; 1 is unknown: c", each list cut after `most` names that a stranger chose, hence quoted."""
+    return "; ".join(
+        f"{len(names)} {what}: {', '.join(map(quoted, names[:most]))}{', ...' if len(names) > most else ''}"
+        for what, names in found.items()
+        if names
+    )
 
 
 def quoted(text: object, most: int = 150) -> str:

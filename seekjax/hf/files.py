@@ -15,8 +15,13 @@ import numpy as np
 from .errors import WeightsError, listed, need, quoted
 
 INDEX = "model.safetensors.index.json"
-DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(jnp.bfloat16), "F8_E4M3": np.dtype(jnp.float8_e4m3fn),
-          "F8_E8M0": np.dtype(jnp.float8_e8m0fnu)}
+DTYPES = {
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(jnp.bfloat16),
+    "F8_E4M3": np.dtype(jnp.float8_e4m3fn),
+    "F8_E8M0": np.dtype(jnp.float8_e8m0fnu),
+}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 HEADER = 2**24  # bytes: V3 whole in one file would need 10 MB
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".pickle")
@@ -43,19 +48,33 @@ class Files:
             return
         index = folder / INDEX
         weights = sorted(path.name for path in folder.glob("*.safetensors"))
-        need(bool(weights) or index.exists() or not any(path.suffix in PICKLES for path in folder.iterdir()),
-             f"{folder} holds pickled weights only, which can run any program: convert them to safetensors where they come from.")
+        need(
+            bool(weights)
+            or index.exists()
+            or not any(path.suffix in PICKLES for path in folder.iterdir()),
+            f"{folder} holds pickled weights only, which can run any program: convert them to safetensors where they come from.",
+        )
         need(bool(weights), f"{folder} holds no .safetensors file.")
         placed = read_index(index) if index.exists() else None
         self.entries: dict[str, Entry] = {}
         for name in sorted(set(placed.values())) if placed is not None else weights:
             for tensor, entry in read_header(folder / name):
-                need(tensor not in self.entries, f"{quoted(tensor)} is in {name} and in another file.")
+                need(
+                    tensor not in self.entries,
+                    f"{quoted(tensor)} is in {name} and in another file.",
+                )
                 self.entries[tensor] = entry
         if placed is not None:
-            wrong = {"tensors are not in the file that the index names": [name for name, file in placed.items()
-                                                                           if name not in self.entries or self.entries[name].file.name != file],
-                     "tensors of the files are not in the index": [name for name in self.entries if name not in placed]}
+            wrong = {
+                "tensors are not in the file that the index names": [
+                    name
+                    for name, file in placed.items()
+                    if name not in self.entries or self.entries[name].file.name != file
+                ],
+                "tensors of the files are not in the index": [
+                    name for name in self.entries if name not in placed
+                ],
+            }
             need(not any(wrong.values()), f"{index} does not fit its files: {listed(wrong)}.")
 
     def read(self, name: str) -> np.ndarray:
@@ -69,11 +88,17 @@ class Files:
         if a[2:] != b[2:]:
             return False
         size, step = math.prod(a.shape), COMPARED // a.dtype.itemsize
-        return all(_read(a, at, min(step, size - at)).tobytes() == _read(b, at, min(step, size - at)).tobytes() for at in range(0, size, step))
+        return all(
+            _read(a, at, min(step, size - at)).tobytes()
+            == _read(b, at, min(step, size - at)).tobytes()
+            for at in range(0, size, step)
+        )
 
 
 def _read(entry: Entry, start: int, count: int) -> np.ndarray:
-    x = np.fromfile(entry.file, entry.dtype, count, offset=entry.offset + start * entry.dtype.itemsize)
+    x = np.fromfile(
+        entry.file, entry.dtype, count, offset=entry.offset + start * entry.dtype.itemsize
+    )
     need(len(x) == count, f"{entry.file} became shorter while it was read.")
     return x
 
@@ -84,33 +109,69 @@ def read_header(path: Path) -> Iterator[tuple[str, Entry]]:
     need(size >= 8, f"{path} is cut short: it has {size} bytes.")
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        need(length <= HEADER, f"{path} claims a header of {length} bytes: at most {HEADER} are read.")
-        need(length <= size - 8, f"{path} is cut short within its header, or is no safetensors file.")
+        need(
+            length <= HEADER,
+            f"{path} claims a header of {length} bytes: at most {HEADER} are read.",
+        )
+        need(
+            length <= size - 8, f"{path} is cut short within its header, or is no safetensors file."
+        )
         header = _json(file.read(length), path)
     metadata = header.pop("__metadata__", {})
-    need(isinstance(metadata, dict) and all(isinstance(text, str) for text in metadata.values()), f"{path} has metadata that is no table of texts.")
+    need(
+        isinstance(metadata, dict) and all(isinstance(text, str) for text in metadata.values()),
+        f"{path} has metadata that is no table of texts.",
+    )
     ranges = []
     for name, entry in header.items():
         start, end, dtype, shape = _entry(name, entry, path)
         ranges.append((start, end, name))
-        need(8 + length + end <= size, f"{path} is cut short or lies: {quoted(name)} would end at byte {8 + length + end} of {size}.")
+        need(
+            8 + length + end <= size,
+            f"{path} is cut short or lies: {quoted(name)} would end at byte {8 + length + end} of {size}.",
+        )
         yield name, Entry(path, 8 + length + start, dtype, shape)
     at = 0
     for start, end, name in sorted(ranges):
-        need(start == at, f"{path}: {quoted(name)} {'overlaps the tensor before it' if start < at else 'leaves a gap before it'}.")
+        need(
+            start == at,
+            f"{path}: {quoted(name)} {'overlaps the tensor before it' if start < at else 'leaves a gap before it'}.",
+        )
         at = end
-    need(8 + length + at == size, f"{path} has {size - 8 - length - at} bytes that belong to no tensor.")
+    need(
+        8 + length + at == size,
+        f"{path} has {size - 8 - length - at} bytes that belong to no tensor.",
+    )
 
 
 def _entry(name: str, entry: Any, path: Path) -> tuple[int, int, np.dtype, tuple[int, ...]]:
     """Begin, end, type and shape of one tensor, each of which fits the others."""
-    need(isinstance(entry, dict) and set(entry) == {"dtype", "shape", "data_offsets"}, f"{path}: {quoted(name)} is not described by dtype, shape and data_offsets.")
+    need(
+        isinstance(entry, dict) and set(entry) == {"dtype", "shape", "data_offsets"},
+        f"{path}: {quoted(name)} is not described by dtype, shape and data_offsets.",
+    )
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    need(isinstance(dtype, str) and dtype in DTYPES, f"{path}: {quoted(name)} has type {quoted(dtype)}; seekjax reads {', '.join(DTYPES)}.")
-    need(isinstance(shape, list) and len(shape) <= 4 and all(type(n) is int and 0 <= n < 2**40 for n in shape), f"{path}: {quoted(name)} has no shape.")
-    need(isinstance(offsets, list) and len(offsets) == 2 and all(type(n) is int and n >= 0 for n in offsets), f"{path}: {quoted(name)} has no place.")
+    need(
+        isinstance(dtype, str) and dtype in DTYPES,
+        f"{path}: {quoted(name)} has type {quoted(dtype)}; seekjax reads {', '.join(DTYPES)}.",
+    )
+    need(
+        isinstance(shape, list)
+        and len(shape) <= 4
+        and all(type(n) is int and 0 <= n < 2**40 for n in shape),
+        f"{path}: {quoted(name)} has no shape.",
+    )
+    need(
+        isinstance(offsets, list)
+        and len(offsets) == 2
+        and all(type(n) is int and n >= 0 for n in offsets),
+        f"{path}: {quoted(name)} has no place.",
+    )
     bytes_ = math.prod(shape) * DTYPES[dtype].itemsize
-    need(offsets[1] - offsets[0] == bytes_, f"{path}: {quoted(name)} takes {offsets[1] - offsets[0]} bytes, its shape and type {bytes_}.")
+    need(
+        offsets[1] - offsets[0] == bytes_,
+        f"{path}: {quoted(name)} takes {offsets[1] - offsets[0]} bytes, its shape and type {bytes_}.",
+    )
     return offsets[0], offsets[1], DTYPES[dtype], tuple(shape)
 
 
@@ -119,7 +180,11 @@ def write_file(path: Path, stored: list[Stored], values: Iterable[np.ndarray]) -
     header, at = {"__metadata__": {"format": "pt"}}, 0
     for name, dtype, shape in stored:
         size = math.prod(shape) * dtype.itemsize
-        header[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [at, at + size]}
+        header[name] = {
+            "dtype": NAMES[dtype],
+            "shape": list(shape),
+            "data_offsets": [at, at + size],
+        }
         at += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the values begin where their types may lie
@@ -136,10 +201,17 @@ def read_index(path: Path) -> dict[str, str]:
     """In which file each tensor is. Raises WeightsError for names that lead out of the folder."""
     index = read_json(path, HEADER)
     placed = index.get("weight_map")
-    need(isinstance(placed, dict) and placed and all(isinstance(file, str) for file in placed.values()), f"{path} has no weight_map.")
+    need(
+        isinstance(placed, dict)
+        and placed
+        and all(isinstance(file, str) for file in placed.values()),
+        f"{path} has no weight_map.",
+    )
     for file in set(placed.values()):
-        need(file.endswith(".safetensors") and not set(file) & set("/\\:\0") and file[0] != ".",
-             f"{path} names {quoted(file)}: only .safetensors files of its own folder are opened.")
+        need(
+            file.endswith(".safetensors") and not set(file) & set("/\\:\0") and file[0] != ".",
+            f"{path} names {quoted(file)}: only .safetensors files of its own folder are opened.",
+        )
         need((path.parent / file).exists(), f"{path} names {quoted(file)}, which is not there.")
     return placed
 
@@ -152,7 +224,10 @@ def read_json(path: Path, most: int = 2**20) -> dict[str, Any]:
 
 def _json(text: bytes, path: Path) -> dict[str, Any]:
     """A JSON object without repeated keys. Brackets are counted first: empty ones would take twenty times their size in memory."""
-    need(text.count(b"[") + text.count(b"{") <= len(text) // 12 + 8, f"{path} is not what it should be: its JSON is brackets for the most part.")
+    need(
+        text.count(b"[") + text.count(b"{") <= len(text) // 12 + 8,
+        f"{path} is not what it should be: its JSON is brackets for the most part.",
+    )
     try:
         found = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
     except WeightsError as error:

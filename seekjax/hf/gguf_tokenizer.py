@@ -10,7 +10,12 @@ from .errors import WeightsError, need
 from .files import file_size
 
 LARGEST = 2**26  # bytes of a tokenizer.json
-NORMAL, CONTROL, DEFINED, UNUSED = 1, 3, 4, 5  # llama.cpp's kinds of tokens: text, no text, text that is never merged, none
+NORMAL, CONTROL, DEFINED, UNUSED = (
+    1,
+    3,
+    4,
+    5,
+)  # llama.cpp's kinds of tokens: text, no text, text that is never merged, none
 SPLITS = {  # what tells a way to cut text before merging -> llama.cpp's name for it
     r"\p{N}{1,3}": "deepseek-v3",
     r"\s?[!-/:-~！-／：-～‘-‟　-。]+": "deepseek-llm",
@@ -25,15 +30,28 @@ def add_tokenizer(writer, vocab: int, folder: Path | None) -> None:
     tokenizer = read_tokenizer(folder, vocab)
     file_size(folder / "tokenizer.json", LARGEST)
     described = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in described["model"].get("merges", [])]
-    need(bool(merges), f"{folder / 'tokenizer.json'} merges nothing, and llama.cpp reads no such tokenizer: train with data.tokenizer=bpe.")
-    tokens, kinds = [f"[PAD{id}]" for id in range(vocab)], [UNUSED] * vocab  # the model may have more rows than there are tokens
+    merges = [
+        pair if isinstance(pair, str) else " ".join(pair)
+        for pair in described["model"].get("merges", [])
+    ]
+    need(
+        bool(merges),
+        f"{folder / 'tokenizer.json'} merges nothing, and llama.cpp reads no such tokenizer: train with data.tokenizer=bpe.",
+    )
+    tokens, kinds = (
+        [f"[PAD{id}]" for id in range(vocab)],
+        [UNUSED] * vocab,
+    )  # the model may have more rows than there are tokens
     for text, id in described["model"]["vocab"].items():
         tokens[id], kinds[id] = text, NORMAL
     for added in described.get("added_tokens", []):
-        reserved = added["content"].startswith("<｜") and added["content"].endswith("｜>")  # R1's file leaves its turns and tools unmarked
+        reserved = added["content"].startswith("<｜") and added["content"].endswith(
+            "｜>"
+        )  # R1's file leaves its turns and tools unmarked
         tokens[added["id"]] = added["content"]
-        kinds[added["id"]] = CONTROL if added["special"] or reserved else DEFINED  # llama.cpp reads DEFINED ones in anybody's text
+        kinds[added["id"]] = (
+            CONTROL if added["special"] or reserved else DEFINED
+        )  # llama.cpp reads DEFINED ones in anybody's text
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(split_name(described.get("pre_tokenizer"), folder))
     writer.add_token_list(tokens)
@@ -50,6 +68,7 @@ def add_tokenizer(writer, vocab: int, folder: Path | None) -> None:
 def first_id(folder: Path, tokenizer) -> int:
     """The id a text begins with, as `seekjax generate` has it."""
     from seekjax.generate.open import first_id
+
     return first_id(folder, tokenizer)
 
 
@@ -64,4 +83,6 @@ def split_name(described: dict | None, folder: Path) -> str:
         return "starcoder"  # digits alone, then as GPT-2
     if kinds == ["ByteLevel"]:
         return "gpt-2"
-    raise WeightsError(f"{folder / 'tokenizer.json'} cuts text in a way that llama.cpp has no name for: it knows DeepSeek's own and seekjax's.")
+    raise WeightsError(
+        f"{folder / 'tokenizer.json'} cuts text in a way that llama.cpp has no name for: it knows DeepSeek's own and seekjax's."
+    )

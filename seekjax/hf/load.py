@@ -25,7 +25,9 @@ from .files import Files, read_json
 from .names import Tensor, join, split, tensors
 
 SCALE = "_scale_inv"
-Source = dict[tuple[int, ...], tuple[Tensor, int]]  # of one of our arrays: place in its leading axes -> (tensor, number of the part)
+Source = dict[
+    tuple[int, ...], tuple[Tensor, int]
+]  # of one of our arrays: place in its leading axes -> (tensor, number of the part)
 
 
 def load(directory: Path, kernel: KernelConfig = KernelConfig()) -> tuple[ModelConfig, dict]:
@@ -48,9 +50,16 @@ def load(directory: Path, kernel: KernelConfig = KernelConfig()) -> tuple[ModelC
             return jnp.zeros(wanted.shape, wanted.dtype, device=wanted.sharding)
         exact = next(iter(here.values()))[0].row.kind in ("exact", "bias")
         made = _stacked if path[1].key.endswith("_layers") else _whole
-        return made(wanted if exact else wanted.update(dtype=kernel.dtype), here, files, published.interleaved)
+        return made(
+            wanted if exact else wanted.update(dtype=kernel.dtype),
+            here,
+            files,
+            published.interleaved,
+        )
 
-    variables = jax.tree_util.tree_map_with_path(make, abstract_variables(model, replace(kernel, weights="float32")))
+    variables = jax.tree_util.tree_map_with_path(
+        make, abstract_variables(model, replace(kernel, weights="float32"))
+    )
     return model, variables
 
 
@@ -60,12 +69,21 @@ def check(folder: Path) -> tuple[Published, Files]:
     need((folder / "config.json").exists(), f"{folder} holds no config.json.")
     published = read_config(read_json(folder / "config.json"))
     files = Files(folder)
-    if published.model.mtp_depth and not any(name.startswith(f"model.layers.{published.model.layers}.") for name in files.entries):
-        published = published._replace(model=replace(published.model, mtp_depth=0))  # transformers leaves prediction modules out and their number in
+    if published.model.mtp_depth and not any(
+        name.startswith(f"model.layers.{published.model.layers}.") for name in files.entries
+    ):
+        published = published._replace(
+            model=replace(published.model, mtp_depth=0)
+        )  # transformers leaves prediction modules out and their number in
     check_prediction(published.model)
-    model, most = published.model, 4 * len(files.entries) + 100_000  # before as many names are made as a config can ask for
-    need((model.layers + model.mtp_depth) * model.experts <= most,
-         f"{folder / 'config.json'} asks for {model.layers} layers of {model.experts} experts, but there are only {len(files.entries)} tensors.")
+    model, most = (
+        published.model,
+        4 * len(files.entries) + 100_000,
+    )  # before as many names are made as a config can ask for
+    need(
+        (model.layers + model.mtp_depth) * model.experts <= most,
+        f"{folder / 'config.json'} asks for {model.layers} layers of {model.experts} experts, but there are only {len(files.entries)} tensors.",
+    )
     wanted = {tensor.name: tensor for tensor in tensors(published.model)}
     wrong: dict[str, list[str]] = defaultdict(list)
     scales = set()
@@ -76,7 +94,9 @@ def check(folder: Path) -> tuple[Published, Files]:
                 wrong["missing"].append(name)
             continue
         if entry.shape != tensor.shape:
-            wrong["of another shape than config.json says"].append(f"{name} {list(entry.shape)} instead of {list(tensor.shape)}")
+            wrong["of another shape than config.json says"].append(
+                f"{name} {list(entry.shape)} instead of {list(tensor.shape)}"
+            )
         if entry.dtype == fp8.E4M3:
             if not published.fp8 or tensor.row.kind != "matrix":
                 wrong["in FP8 against config.json or the layout"].append(name)
@@ -84,16 +104,30 @@ def check(folder: Path) -> tuple[Published, Files]:
             scales.add(name + SCALE)
             if scale is None:
                 wrong["in FP8 without scales"].append(name)
-            elif len(tensor.shape) == 2 and (scale.shape != fp8.blocks(tensor.shape) or scale.dtype.name not in ("float32", "float8_e8m0fnu")):
-                wrong["scales of another shape or type"].append(f"{name}{SCALE} {scale.dtype.name}{list(scale.shape)} instead of float32{list(fp8.blocks(tensor.shape))}")
+            elif len(tensor.shape) == 2 and (
+                scale.shape != fp8.blocks(tensor.shape)
+                or scale.dtype.name not in ("float32", "float8_e8m0fnu")
+            ):
+                wrong["scales of another shape or type"].append(
+                    f"{name}{SCALE} {scale.dtype.name}{list(scale.shape)} instead of float32{list(fp8.blocks(tensor.shape))}"
+                )
         elif entry.dtype.name == "float8_e8m0fnu":
             wrong["of a type that only scales have"].append(name)
     wrong["unknown"] = [name for name in files.entries if name not in wanted and name not in scales]
-    need(not any(wrong.values()), f"{folder} does not hold the tensors that its config.json describes: {listed(wrong)}.")
+    need(
+        not any(wrong.values()),
+        f"{folder} does not hold the tensors that its config.json describes: {listed(wrong)}.",
+    )
     for tensor in wanted.values():
-        original = {"embed_VD": "model.embed_tokens.weight", "head_DV": "lm_head.weight"}.get(tensor.row.ours)
-        need(tensor.row.kind != "copy" or tensor.name not in files.entries or files.same(tensor.name, original),
-             f"{tensor.name} differs from {original}: seekjax shares it with the prediction module.")
+        original = {"embed_VD": "model.embed_tokens.weight", "head_DV": "lm_head.weight"}.get(
+            tensor.row.ours
+        )
+        need(
+            tensor.row.kind != "copy"
+            or tensor.name not in files.entries
+            or files.same(tensor.name, original),
+            f"{tensor.name} differs from {original}: seekjax shares it with the prediction module.",
+        )
     return published, files
 
 
@@ -103,7 +137,10 @@ def values(files: Files, tensor: Tensor) -> np.ndarray:
     if x.dtype != fp8.E4M3:
         return x
     scale = files.read(tensor.name + SCALE).astype(np.float32)
-    need(bool(np.isfinite(scale).all() and (scale > 0).all()), f"{tensor.name}{SCALE} has scales that are no positive numbers.")
+    need(
+        bool(np.isfinite(scale).all() and (scale > 0).all()),
+        f"{tensor.name}{SCALE} has scales that are no positive numbers.",
+    )
     return fp8.dequantise(x, scale)
 
 
@@ -112,15 +149,22 @@ def paired(files: Files, tensor: Tensor, interleaved: bool) -> np.ndarray:
     x = values(files, tensor).astype(np.float32)
     if interleaved or not any("R" in part.axes for part in tensor.parts):
         return x
-    ours = [pair(one, part.axes.index("R")) if "R" in part.axes else one for one, part in zip(split(x, tensor), tensor.parts)]
+    ours = [
+        pair(one, part.axes.index("R")) if "R" in part.axes else one
+        for one, part in zip(split(x, tensor), tensor.parts)
+    ]
     return join(ours, tensor)
 
 
-def _stacked(wanted: jax.ShapeDtypeStruct, here: Source, files: Files, interleaved: bool) -> jax.Array:
+def _stacked(
+    wanted: jax.ShapeDtypeStruct, here: Source, files: Files, interleaved: bool
+) -> jax.Array:
     """A stack of layers, filled one after another where it lives."""
     whole = jnp.zeros(wanted.shape, wanted.dtype, device=wanted.sharding)
     place = wanted.sharding
-    if isinstance(place, NamedSharding):  # of a layer: that of the stack without its first dimension, which nothing splits
+    if isinstance(
+        place, NamedSharding
+    ):  # of a layer: that of the stack without its first dimension, which nothing splits
         place = NamedSharding(place.mesh, type(place.spec)(*place.spec[1:]))
     layer_of = jax.ShapeDtypeStruct(wanted.shape[1:], wanted.dtype, sharding=place)
     for layer in range(wanted.shape[0]):
@@ -130,11 +174,15 @@ def _stacked(wanted: jax.ShapeDtypeStruct, here: Source, files: Files, interleav
     return whole
 
 
-def _whole(wanted: jax.ShapeDtypeStruct, here: Source, files: Files, interleaved: bool) -> jax.Array:
+def _whole(
+    wanted: jax.ShapeDtypeStruct, here: Source, files: Files, interleaved: bool
+) -> jax.Array:
     """An array out of one tensor, or out of one per expert: the host reads the smallest box that has all of its devices' parts."""
     indices = wanted.sharding.addressable_devices_indices_map(wanted.shape).values()
     cuts = [[cut.indices(size)[:2] for cut, size in zip(index, wanted.shape)] for index in indices]
-    box = [(min(low for low, _ in column), max(high for _, high in column)) for column in zip(*cuts)]
+    box = [
+        (min(low for low, _ in column), max(high for _, high in column)) for column in zip(*cuts)
+    ]
     host = np.empty([high - low for low, high in box], wanted.dtype)
     inner = tuple(slice(*cut) for cut in box)
 
@@ -148,10 +196,24 @@ def _whole(wanted: jax.ShapeDtypeStruct, here: Source, files: Files, interleaved
         else:
             host[...] = x[inner]
 
-    with ThreadPoolExecutor(2) as pool:  # one reads while the other turns; more would hold more tensors at a time
-        list(pool.map(read, [place for place in here if not place or box[0][0] <= place[0] < box[0][1]]))
-    return jax.make_array_from_callback(wanted.shape, wanted.sharding, lambda index: host[tuple(
-        slice(cut.indices(size)[0] - low, cut.indices(size)[1] - low) for cut, size, (low, _) in zip(index, wanted.shape, box))])
+    with ThreadPoolExecutor(
+        2
+    ) as pool:  # one reads while the other turns; more would hold more tensors at a time
+        list(
+            pool.map(
+                read, [place for place in here if not place or box[0][0] <= place[0] < box[0][1]]
+            )
+        )
+    return jax.make_array_from_callback(
+        wanted.shape,
+        wanted.sharding,
+        lambda index: host[
+            tuple(
+                slice(cut.indices(size)[0] - low, cut.indices(size)[1] - low)
+                for cut, size, (low, _) in zip(index, wanted.shape, box)
+            )
+        ],
+    )
 
 
 def pair(x: np.ndarray, axis: int) -> np.ndarray:
@@ -162,10 +224,15 @@ def pair(x: np.ndarray, axis: int) -> np.ndarray:
 @cache
 def _filler(place: Sharding):
     """(stack, layer's array, number) -> stack, in the memory it already has."""
+
     def fill(stack, piece, layer):
-        raw = {2: jnp.uint16, 4: jnp.uint32}[stack.dtype.itemsize]  # moved as integers: for bfloat16, XLA on CPU converts all of the stack to float32
+        raw = {2: jnp.uint16, 4: jnp.uint32}[
+            stack.dtype.itemsize
+        ]  # moved as integers: for bfloat16, XLA on CPU converts all of the stack to float32
         dtype = stack.dtype
         stack, piece = (jax.lax.bitcast_convert_type(x, raw) for x in (stack, piece))
-        return jax.lax.bitcast_convert_type(jax.lax.dynamic_update_index_in_dim(stack, piece, layer, 0), dtype)
+        return jax.lax.bitcast_convert_type(
+            jax.lax.dynamic_update_index_in_dim(stack, piece, layer, 0), dtype
+        )
 
     return jax.jit(fill, donate_argnums=0, out_shardings=place)

@@ -32,8 +32,11 @@ class Row(NamedTuple):
 
 def swiglu(file: str, ours: str) -> tuple[Row, ...]:
     """The three matrices of a feed-forward."""
-    return (Row(f"{file}.gate_proj.weight", "F D", f"{ours}/w_gate_DF", "matrix"), Row(f"{file}.up_proj.weight", "F D", f"{ours}/w_up_DF", "matrix"),
-            Row(f"{file}.down_proj.weight", "D F", f"{ours}/w_down_FD", "matrix"))
+    return (
+        Row(f"{file}.gate_proj.weight", "F D", f"{ours}/w_gate_DF", "matrix"),
+        Row(f"{file}.up_proj.weight", "F D", f"{ours}/w_up_DF", "matrix"),
+        Row(f"{file}.down_proj.weight", "D F", f"{ours}/w_down_FD", "matrix"),
+    )
 
 
 TABLE: dict[str, tuple[Row, ...]] = {
@@ -44,17 +47,36 @@ TABLE: dict[str, tuple[Row, ...]] = {
     ),
     "layer": (
         Row("input_layernorm.weight", "D", "attention_norm_D", "exact"),
-        Row("self_attn.kv_a_proj_with_mqa.weight", "(C|R) D", "attention/w_dkv_DC attention/w_kr_DR", "matrix"),
+        Row(
+            "self_attn.kv_a_proj_with_mqa.weight",
+            "(C|R) D",
+            "attention/w_dkv_DC attention/w_kr_DR",
+            "matrix",
+        ),
         Row("self_attn.kv_a_layernorm.weight", "C", "attention/kv_norm_C", "exact"),
-        Row("self_attn.kv_b_proj.weight", "H(N|U) C", "attention/w_uk_CHN attention/w_uv_CHU", "matrix"),
+        Row(
+            "self_attn.kv_b_proj.weight",
+            "H(N|U) C",
+            "attention/w_uk_CHN attention/w_uv_CHU",
+            "matrix",
+        ),
         Row("self_attn.o_proj.weight", "D HU", "attention/w_o_HUD", "matrix"),
         Row("post_attention_layernorm.weight", "D", "ffn_norm_D", "exact"),
     ),
-    "query": (Row("self_attn.q_proj.weight", "H(N|R) D", "attention/w_uq_DHN attention/w_qr_DHR", "matrix"),),
+    "query": (
+        Row(
+            "self_attn.q_proj.weight", "H(N|R) D", "attention/w_uq_DHN attention/w_qr_DHR", "matrix"
+        ),
+    ),
     "query latent": (
         Row("self_attn.q_a_proj.weight", "Q D", "attention/w_dq_DQ", "matrix"),
         Row("self_attn.q_a_layernorm.weight", "Q", "attention/q_norm_Q", "exact"),
-        Row("self_attn.q_b_proj.weight", "H(N|R) Q", "attention/w_uq_QHN attention/w_qr_QHR", "matrix"),
+        Row(
+            "self_attn.q_b_proj.weight",
+            "H(N|R) Q",
+            "attention/w_uq_QHN attention/w_qr_QHR",
+            "matrix",
+        ),
     ),
     "dense": swiglu("mlp", "ffn"),
     "router": (Row("mlp.gate.weight", "E D", "ffn/w_router_DE", "exact"),),
@@ -99,34 +121,71 @@ def tensors(model: ModelConfig) -> Iterator[Tensor]:
             yield from _made(model, "prediction", within, place, at)
             place += ("block",)
         else:
-            place, at = (("dense_layers",), (i,)) if dense else (("expert_layers",), (i - model.dense_layers,))
-        for section in ("layer", "query latent" if model.q_latent else "query", *(("dense",) if dense else experts(model))):
+            place, at = (
+                (("dense_layers",), (i,))
+                if dense
+                else (("expert_layers",), (i - model.dense_layers,))
+            )
+        for section in (
+            "layer",
+            "query latent" if model.q_latent else "query",
+            *(("dense",) if dense else experts(model)),
+        ):
             yield from _made(model, section, within, place, at)
     yield from _made(model, "model", "", (), ())
 
 
 def experts(model: ModelConfig) -> tuple[str, ...]:
     """The sections of a mixture. Only sigmoid routing has the bias; ours is zero elsewhere."""
-    return ("router", *(("bias",) if model.scoring == "sigmoid" else ()), *(("shared",) if model.shared_experts else ()), "experts")
+    return (
+        "router",
+        *(("bias",) if model.scoring == "sigmoid" else ()),
+        *(("shared",) if model.shared_experts else ()),
+        "experts",
+    )
 
 
-def _made(model: ModelConfig, section: str, within: str, place: tuple[str, ...], at: tuple[int, ...]) -> Iterator[Tensor]:
-    width = {"dense": model.hidden, "shared": model.shared_experts * model.expert_hidden}.get(section, model.expert_hidden)
-    sizes = {"V": model.vocab, "D": model.embed, "A": model.embed, "H": model.heads, "N": model.nope, "R": model.rotary, "U": model.value,
-             "Q": model.q_latent, "C": model.kv_latent, "E": model.experts, "F": width}
+def _made(
+    model: ModelConfig, section: str, within: str, place: tuple[str, ...], at: tuple[int, ...]
+) -> Iterator[Tensor]:
+    width = {"dense": model.hidden, "shared": model.shared_experts * model.expert_hidden}.get(
+        section, model.expert_hidden
+    )
+    sizes = {
+        "V": model.vocab,
+        "D": model.embed,
+        "A": model.embed,
+        "H": model.heads,
+        "N": model.nope,
+        "R": model.rotary,
+        "U": model.value,
+        "Q": model.q_latent,
+        "C": model.kv_latent,
+        "E": model.experts,
+        "F": width,
+    }
     for expert in range(model.experts) if section == "experts" else (None,):
         for row in TABLE[section]:
-            shape = tuple(math.prod(sum(sizes[letter] for letter in factor) for factor in factors(dimension)) for dimension in row.axes.split())
+            shape = tuple(
+                math.prod(sum(sizes[letter] for letter in factor) for factor in factors(dimension))
+                for dimension in row.axes.split()
+            )
             parts = []
             for ours in row.ours.split():
                 path, _, axes = ours.rpartition("_")
                 root = "balance" if row.kind == "bias" else "params"
-                parts.append(Part((root, *(() if row.kind == "copy" else place), *path.split("/")), at if expert is None else (*at, expert), axes))
+                parts.append(
+                    Part(
+                        (root, *(() if row.kind == "copy" else place), *path.split("/")),
+                        at if expert is None else (*at, expert),
+                        axes,
+                    )
+                )
             yield Tensor(within + row.file.format(expert), shape, row, tuple(parts), sizes)
 
 
 def factors(axes: str) -> list[str]:
-    """"H(N|R) Q" -> ["H", "NR", "Q"]: a string of several letters is one dimension in which several arrays lie."""
+    """ "H(N|R) Q" -> ["H", "NR", "Q"]: a string of several letters is one dimension in which several arrays lie."""
     return [factor.replace("|", "") for factor in re.findall(r"\w(?:\|\w)+|\w", axes)]
 
 
@@ -137,7 +196,9 @@ def split(x: np.ndarray, tensor: Tensor) -> list[np.ndarray]:
     x = x.reshape([sum(size) for size in sizes])
     where = next((i for i, name in enumerate(names) if len(name) > 1), 0)
     found = []
-    for k, (piece, part) in enumerate(zip(np.split(x, np.cumsum(sizes[where])[:-1], where), tensor.parts, strict=True)):
+    for k, (piece, part) in enumerate(
+        zip(np.split(x, np.cumsum(sizes[where])[:-1], where), tensor.parts, strict=True)
+    ):
         letters = [name[k] if len(name) > 1 else name for name in names]
         found.append(piece.transpose([letters.index(letter) for letter in part.axes]))
     return found

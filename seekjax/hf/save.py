@@ -28,8 +28,14 @@ Dtype = Literal["bf16", "f32", "fp8", "fp8-ue8m0"]
 FILE_BYTES = 5 * 10**9  # of tensors in one file, as published
 
 
-def save(directory: Path, model: ModelConfig, variables: dict, dtype: Dtype = "bf16", file_bytes: int = FILE_BYTES,
-         scales: Path | None = None) -> None:
+def save(
+    directory: Path,
+    model: ModelConfig,
+    variables: dict,
+    dtype: Dtype = "bf16",
+    file_bytes: int = FILE_BYTES,
+    scales: Path | None = None,
+) -> None:
     """Write a folder that `load`, transformers and others read; it appears whole, or not at all.
 
     `dtype` is that of the matrices: fp8 has blocks of 128 x 128 with float32 scales, fp8-ue8m0 has powers of two as scales. Embedding, head, norms
@@ -37,26 +43,62 @@ def save(directory: Path, model: ModelConfig, variables: dict, dtype: Dtype = "b
     had: blocks that did not change keep theirs. Raises WeightsError.
     """
     directory = Path(directory).expanduser()
-    need(jax.process_count() == 1, "a checkpoint is written by one process: restore the run in one and convert there.")
-    config = write_config(model, "float32" if dtype == "f32" else "bfloat16", dtype.startswith("fp8"), dtype == "fp8-ue8m0")
+    need(
+        jax.process_count() == 1,
+        "a checkpoint is written by one process: restore the run in one and convert there.",
+    )
+    config = write_config(
+        model,
+        "float32" if dtype == "f32" else "bfloat16",
+        dtype.startswith("fp8"),
+        dtype == "fp8-ue8m0",
+    )
     check_bias(model, variables)
     with appearing(directory) as folder:
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         files = _files(model, dtype, file_bytes)
-        names = ["model.safetensors"] if len(files) == 1 else [f"model-{i:05}-of-{len(files):05}.safetensors" for i in range(1, len(files) + 1)]
+        names = (
+            ["model.safetensors"]
+            if len(files) == 1
+            else [f"model-{i:05}-of-{len(files):05}.safetensors" for i in range(1, len(files) + 1)]
+        )
         for name, content in zip(names, files):
-            write_file(folder / name, [stored for tensor in content for stored in stored_as(tensor, dtype)],
-                       _values(content, variables, dtype, Files(scales) if scales else None))
+            write_file(
+                folder / name,
+                [stored for tensor in content for stored in stored_as(tensor, dtype)],
+                _values(content, variables, dtype, Files(scales) if scales else None),
+            )
         if len(files) > 1:
-            placed = {stored[0]: name for name, content in zip(names, files) for tensor in content for stored in stored_as(tensor, dtype)}
-            size = sum(map(_bytes, (stored for content in files for tensor in content for stored in stored_as(tensor, dtype))))
-            (folder / INDEX).write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": placed}, indent=2) + "\n")
+            placed = {
+                stored[0]: name
+                for name, content in zip(names, files)
+                for tensor in content
+                for stored in stored_as(tensor, dtype)
+            }
+            size = sum(
+                map(
+                    _bytes,
+                    (
+                        stored
+                        for content in files
+                        for tensor in content
+                        for stored in stored_as(tensor, dtype)
+                    ),
+                )
+            )
+            (folder / INDEX).write_text(
+                json.dumps({"metadata": {"total_size": size}, "weight_map": placed}, indent=2)
+                + "\n"
+            )
 
 
 @contextmanager
 def appearing(directory: Path) -> Iterator[Path]:
     """A folder to fill, which gets its name when the block ends and is removed when it fails. Raises WeightsError when the name is taken."""
-    need(not directory.exists() or directory.is_dir() and not any(directory.iterdir()), f"{directory} is already there: name a new folder.")
+    need(
+        not directory.exists() or directory.is_dir() and not any(directory.iterdir()),
+        f"{directory} is already there: name a new folder.",
+    )
     temporary = directory.absolute().with_name(f".{directory.absolute().name}.{os.getpid()}")
     try:
         temporary.mkdir(parents=True)
@@ -74,8 +116,17 @@ def stored_as(tensor: Tensor, dtype: Dtype) -> list[Stored]:
     """What a tensor becomes in a file: itself, or its blocks and their scales."""
     float32, bfloat16 = np.dtype(np.float32), np.dtype(jnp.bfloat16)
     if tensor.row.kind == "matrix" and dtype.startswith("fp8"):
-        return [(tensor.name, fp8.E4M3, tensor.shape), (tensor.name + SCALE, float32, fp8.blocks(tensor.shape))]
-    return [(tensor.name, float32 if tensor.row.kind == "bias" or dtype == "f32" else bfloat16, tensor.shape)]
+        return [
+            (tensor.name, fp8.E4M3, tensor.shape),
+            (tensor.name + SCALE, float32, fp8.blocks(tensor.shape)),
+        ]
+    return [
+        (
+            tensor.name,
+            float32 if tensor.row.kind == "bias" or dtype == "f32" else bfloat16,
+            tensor.shape,
+        )
+    ]
 
 
 def _bytes(stored: Stored) -> int:
@@ -96,14 +147,23 @@ def _files(model: ModelConfig, dtype: Dtype, most: int) -> list[list[Tensor]]:
     return files
 
 
-def _values(content: list[Tensor], variables: dict, dtype: Dtype, scales: Files | None) -> Iterator[np.ndarray]:
+def _values(
+    content: list[Tensor], variables: dict, dtype: Dtype, scales: Files | None
+) -> Iterator[np.ndarray]:
     """What `stored_as` announces, tensor by tensor."""
     for tensor in content:
-        x, scale = join([fetch(variables, part) for part in tensor.parts], tensor), tensor.name + SCALE
+        x, scale = (
+            join([fetch(variables, part) for part in tensor.parts], tensor),
+            tensor.name + SCALE,
+        )
         if len(stored_as(tensor, dtype)) == 1:
             yield x
         else:
-            there = scales and scale in scales.entries and scales.entries[scale].shape == fp8.blocks(tensor.shape)
+            there = (
+                scales
+                and scale in scales.entries
+                and scales.entries[scale].shape == fp8.blocks(tensor.shape)
+            )
             known = scales.read(scale).astype(np.float32) if there else None
             yield from fp8.quantise(x, dtype == "fp8-ue8m0", known)
 
@@ -115,16 +175,20 @@ def fetch(variables: dict, part: Part) -> np.ndarray:
         x = x[name]
     if not isinstance(x, jax.Array):
         return np.asarray(x)[part.at]
-    rest = x.shape[len(part.at):]
+    rest = x.shape[len(part.at) :]
     found = np.empty(rest, x.dtype)
     for shard in x.addressable_shards:
         cuts = [cut.indices(size)[:2] for cut, size in zip(shard.index, x.shape)]
         if shard.replica_id == 0 and all(low <= i < high for i, (low, high) in zip(part.at, cuts)):
             start = [i - low for i, (low, _) in zip(part.at, cuts)] + [0] * len(rest)
-            size = (1,) * len(part.at) + shard.data.shape[len(part.at):]
-            with jax.set_mesh(Mesh(np.array([shard.device]), "d", axis_types=(AxisType.Auto,))):  # the array of one device is no business of the mesh in use
+            size = (1,) * len(part.at) + shard.data.shape[len(part.at) :]
+            with jax.set_mesh(
+                Mesh(np.array([shard.device]), "d", axis_types=(AxisType.Auto,))
+            ):  # the array of one device is no business of the mesh in use
                 piece = np.asarray(_cut(shard.data, start, size))
-            found[tuple(slice(*cut) for cut in cuts[len(part.at):])] = piece.reshape(size[len(part.at):])
+            found[tuple(slice(*cut) for cut in cuts[len(part.at) :])] = piece.reshape(
+                size[len(part.at) :]
+            )
     return found
 
 
@@ -136,5 +200,10 @@ def _cut(x: jax.Array, start: list[int], size: tuple[int, ...]) -> jax.Array:
 def check_bias(model: ModelConfig, variables: dict) -> None:
     """Only the layout of sigmoid routing has a place for the balance bias. Raises WeightsError where another has one."""
     if model.scoring == "softmax":
-        moved = any(bool(jnp.any(bias != 0)) for bias in jax.tree.leaves(variables.get("balance", {})))
-        need(not moved, "this model routes by softmax with a balance bias that has moved: the published layout has no place for it.")
+        moved = any(
+            bool(jnp.any(bias != 0)) for bias in jax.tree.leaves(variables.get("balance", {}))
+        )
+        need(
+            not moved,
+            "this model routes by softmax with a balance bias that has moved: the published layout has no place for it.",
+        )

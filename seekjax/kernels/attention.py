@@ -31,7 +31,9 @@ def attend_plain(q_BTHN, q_BTHR, k_BTHN, k_BTR, v_BTHU, scale, segment_BT=None):
     score_BHTS = jnp.einsum("BTHN,BSHN->BHTS", q_BTHN, k_BSHN, preferred_element_type=jnp.float32)
     score_BHTS += jnp.einsum("BTHR,BSR->BHTS", q_BTHR, k_BSR, preferred_element_type=jnp.float32)
     sees_BTS = _sees(q_BTHN.shape[1], segment_BT)
-    weight_BHTS = jax.nn.softmax(jnp.where(sees_BTS[:, None], score_BHTS * scale, -jnp.inf), axis=-1)
+    weight_BHTS = jax.nn.softmax(
+        jnp.where(sees_BTS[:, None], score_BHTS * scale, -jnp.inf), axis=-1
+    )
     return jnp.einsum("BHTS,BSHU->BTHU", weight_BHTS.astype(v_BTHU.dtype), v_BSHU)
 
 
@@ -41,7 +43,9 @@ def attend_dot(q_BTHN, q_BTHR, k_BTHN, k_BTR, v_BTHU, scale, segment_BT=None):
     mask_B1TS = None if segment_BT is None else _sees(q_BTHN.shape[1], segment_BT)[:, None]
     width = max(q_BTHA.shape[-1], v_BTHU.shape[-1])
     q_BTHA, k_BTHA, v_BTHA = (_widen(a, width) for a in (q_BTHA, k_BTHA, v_BTHU))
-    o_BTHA = jax.nn.dot_product_attention(q_BTHA, k_BTHA, v_BTHA, mask=mask_B1TS, scale=scale, is_causal=True)
+    o_BTHA = jax.nn.dot_product_attention(
+        q_BTHA, k_BTHA, v_BTHA, mask=mask_B1TS, scale=scale, is_causal=True
+    )
     return o_BTHA[..., : v_BTHU.shape[-1]]
 
 
@@ -51,11 +55,21 @@ def attend_splash(q_BTHN, q_BTHR, k_BTHN, k_BTR, v_BTHU, scale, segment_BT=None)
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     T, H, U = v_BTHU.shape[1:]
-    q_BTHA, k_BTHA = _join(q_BTHN * jnp.asarray(scale, q_BTHN.dtype), q_BTHR * jnp.asarray(scale, q_BTHR.dtype), k_BTHN, k_BTR)
+    q_BTHA, k_BTHA = _join(
+        q_BTHN * jnp.asarray(scale, q_BTHN.dtype),
+        q_BTHR * jnp.asarray(scale, q_BTHR.dtype),
+        k_BTHN,
+        k_BTR,
+    )
     padded = -(-T // 128) * 128
-    q_BHTA, k_BHTA, v_BHTU = (_lengthen(_widen(a, -(-a.shape[-1] // 128) * 128), padded).swapaxes(1, 2) for a in (q_BTHA, k_BTHA, v_BTHU))
+    q_BHTA, k_BHTA, v_BHTU = (
+        _lengthen(_widen(a, -(-a.shape[-1] // 128) * 128), padded).swapaxes(1, 2)
+        for a in (q_BTHA, k_BTHA, v_BTHU)
+    )
     block = next(size for size in (512, 256, 128) if padded % size == 0)
-    sizes = kernel.BlockSizes(**{name: block for name in _SPLASH_BLOCKS})  # the fused backward kernel holds T / block copies of dq: 369 MiB, not 129
+    sizes = kernel.BlockSizes(
+        **{name: block for name in _SPLASH_BLOCKS}
+    )  # the fused backward kernel holds T / block copies of dq: 369 MiB, not 129
     mask = masks.MultiHeadMask([masks.CausalMask((padded, padded))] * H)
     attend = kernel.make_splash_mha(mask, block_sizes=sizes, head_shards=1, q_seq_shards=1)
     segments = None
@@ -66,7 +80,16 @@ def attend_splash(q_BTHN, q_BTHR, k_BTHN, k_BTR, v_BTHU, scale, segment_BT=None)
     return o_BHTU.swapaxes(1, 2)[:, :T, :, :U].astype(v_BTHU.dtype)
 
 
-_SPLASH_BLOCKS = ("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute", "block_q_dq", "block_kv_dq")
+_SPLASH_BLOCKS = (
+    "block_q",
+    "block_kv",
+    "block_kv_compute",
+    "block_q_dkv",
+    "block_kv_dkv",
+    "block_kv_dkv_compute",
+    "block_q_dq",
+    "block_kv_dq",
+)
 
 
 def attend_block(q_BTHN, q_BTHR, k_BTHN, k_BTR, v_BTHU, scale, segment_BT=None):
@@ -103,15 +126,24 @@ def _block_forward(q_BHTA, k_BHTA, v_BHTU, segment_BT, scale):
             shrink_Ht1 = jnp.exp(old_Ht1 - max_Ht1)
             weight_Hts = jnp.exp(score_Hts - max_Ht1)
             total_Ht1 = _at(total_HT1, query) * shrink_Ht1 + weight_Hts.sum(axis=-1, keepdims=True)
-            o_HtU = _at(o_HTU, query) * shrink_Ht1 + _dot("Hts,HsU->HtU", weight_Hts.astype(v_HTU.dtype), _at(v_HTU, key))
-            return (_put(o_HTU, o_HtU, query), _put(max_HT1, max_Ht1, query), _put(total_HT1, total_Ht1, query)), None
+            o_HtU = _at(o_HTU, query) * shrink_Ht1 + _dot(
+                "Hts,HsU->HtU", weight_Hts.astype(v_HTU.dtype), _at(v_HTU, key)
+            )
+            return (
+                _put(o_HTU, o_HtU, query),
+                _put(max_HT1, max_Ht1, query),
+                _put(total_HT1, total_Ht1, query),
+            ), None
 
         zero_HT1 = jnp.zeros((*q_HTA.shape[:2], 1), jnp.float32)
         carry = vary_like((jnp.zeros(v_HTU.shape, jnp.float32), zero_HT1 + MASKED, zero_HT1), q_HTA)
         (o_HTU, max_HT1, total_HT1), _ = lax.scan(tile, carry, _pairs(q_HTA.shape[1]))
         return (o_HTU / total_HT1).astype(v_HTU.dtype), max_HT1 + jnp.log(total_HT1)
 
-    o_BHTU, log_total_BHT1 = (checkpoint_name(a, "product") for a in lax.map(sequence, (q_BHTA, k_BHTA, v_BHTU, segment_BT)))
+    o_BHTU, log_total_BHT1 = (
+        checkpoint_name(a, "product")
+        for a in lax.map(sequence, (q_BHTA, k_BHTA, v_BHTU, segment_BT))
+    )
     return o_BHTU, (q_BHTA, k_BHTA, v_BHTU, segment_BT, o_BHTU, log_total_BHT1)
 
 
@@ -124,13 +156,23 @@ def _block_backward(scale, saved, do_BHTU):
             query, key = pair
             dq_HTA, dk_HTA, dv_HTU = carry
             do_HtU, k_HsA = _at(do_HTU, query), _at(k_HTA, key)
-            weight_Hts = jnp.exp(_scores(q_HTA, k_HTA, segment_T, query, key, scale) - _at(log_total_HT1, query))
+            weight_Hts = jnp.exp(
+                _scores(q_HTA, k_HTA, segment_T, query, key, scale) - _at(log_total_HT1, query)
+            )
             dweight_Hts = _dot("HtU,HsU->Hts", do_HtU, _at(v_HTU, key))
-            dscore_Hts = (weight_Hts * (dweight_Hts - _at(mean_HT1, query)) * scale).astype(q_HTA.dtype)
+            dscore_Hts = (weight_Hts * (dweight_Hts - _at(mean_HT1, query)) * scale).astype(
+                q_HTA.dtype
+            )
             dq_HtA = _at(dq_HTA, query) + _dot("Hts,HsA->HtA", dscore_Hts, k_HsA)
             dk_HsA = _at(dk_HTA, key) + _dot("Hts,HtA->HsA", dscore_Hts, _at(q_HTA, query))
-            dv_HsU = _at(dv_HTU, key) + _dot("Hts,HtU->HsU", weight_Hts.astype(do_HTU.dtype), do_HtU)
-            return (_put(dq_HTA, dq_HtA, query), _put(dk_HTA, dk_HsA, key), _put(dv_HTU, dv_HsU, key)), None
+            dv_HsU = _at(dv_HTU, key) + _dot(
+                "Hts,HtU->HsU", weight_Hts.astype(do_HTU.dtype), do_HtU
+            )
+            return (
+                _put(dq_HTA, dq_HtA, query),
+                _put(dk_HTA, dk_HsA, key),
+                _put(dv_HTU, dv_HsU, key),
+            ), None
 
         inputs = (q_HTA, k_HTA, v_HTU)
         carry = vary_like(tuple(jnp.zeros(a.shape, jnp.float32) for a in inputs), q_HTA)
@@ -149,7 +191,9 @@ def _scores(q_HTA, k_HTA, segment_T, query, key, scale):
     place_t = jnp.arange(TILE)
     sees_ts = (query * TILE + place_t)[:, None] >= key * TILE + place_t
     if segment_T is not None:
-        segment_t, segment_s = (lax.dynamic_slice_in_dim(segment_T, index * TILE, TILE) for index in (query, key))
+        segment_t, segment_s = (
+            lax.dynamic_slice_in_dim(segment_T, index * TILE, TILE) for index in (query, key)
+        )
         sees_ts &= segment_t[:, None] == segment_s
     return jnp.where(sees_ts, score_Hts, MASKED)
 
@@ -180,7 +224,11 @@ def _join(q_BTHN, q_BTHR, k_BTHN, k_BTR):
 def _sees(T, segment_BT):
     """Which query sees which key: [1 or B, T, S]."""
     sees_1TS = jnp.tril(jnp.ones((1, T, T), bool))
-    return sees_1TS if segment_BT is None else sees_1TS & (segment_BT[:, :, None] == segment_BT[:, None])
+    return (
+        sees_1TS
+        if segment_BT is None
+        else sees_1TS & (segment_BT[:, :, None] == segment_BT[:, None])
+    )
 
 
 def _widen(a_BTHX, width):

@@ -57,13 +57,17 @@ def _chunked_forward(x_nmD, w_DV, target_nm, axes, chunk):
             logit_mv, hit_mv = _logits(x_mD, w_Dv, target_m, first)
             logit_mv = jnp.where(fresh_v, logit_mv, -jnp.inf)
             new_m = jnp.maximum(max_m, logit_mv.max(axis=1))
-            total_m = total_m * jnp.exp(max_m - new_m) + jnp.exp(logit_mv - new_m[:, None]).sum(axis=1)
+            total_m = total_m * jnp.exp(max_m - new_m) + jnp.exp(logit_mv - new_m[:, None]).sum(
+                axis=1
+            )
             return new_m, total_m, chosen_m + jnp.where(hit_mv & fresh_v, logit_mv, 0).sum(axis=1)
 
         return lax.map(tile, (x_nmD, target_nm, *carry))
 
     zero_nm = jnp.zeros(target_nm.shape, jnp.float32)
-    max_nm, total_nm, chosen_nm = _each_chunk(visit, vary_like((zero_nm - jnp.inf, zero_nm, zero_nm), x_nmD), w_DV, chunk)
+    max_nm, total_nm, chosen_nm = _each_chunk(
+        visit, vary_like((zero_nm - jnp.inf, zero_nm, zero_nm), x_nmD), w_DV, chunk
+    )
     if axes:
         local_nm, max_nm = max_nm, lax.pmax(max_nm, axes)
         total_nm, chosen_nm = lax.psum((total_nm * jnp.exp(local_nm - max_nm), chosen_nm), axes)
@@ -83,11 +87,17 @@ def _chunked_backward(axes, chunk, saved, dnll_nm):
             dlogit_mv = (jnp.exp(logit_mv - log_total_m[:, None]) - hit_mv) * dnll_m[:, None]
             dlogit_mv = jnp.where(fresh_v, dlogit_mv, 0).astype(x_mD.dtype)
             dx_mD += jnp.einsum("mv,Dv->mD", dlogit_mv, w_Dv, preferred_element_type=jnp.float32)
-            return dw_Dv + jnp.einsum("mD,mv->Dv", x_mD, dlogit_mv, preferred_element_type=jnp.float32), dx_mD
+            return dw_Dv + jnp.einsum(
+                "mD,mv->Dv", x_mD, dlogit_mv, preferred_element_type=jnp.float32
+            ), dx_mD
 
         zero_Dv = vary_like(jnp.zeros(w_Dv.shape, jnp.float32), x_nmD)
         dw_Dv, dx_nmD = lax.scan(tile, zero_Dv, (x_nmD, target_nm, log_total_nm, dnll_nm, dx_nmD))
-        dw_Dv = jnp.where(fresh_v, dw_Dv.astype(w_DV.dtype), lax.dynamic_slice_in_dim(dw_DV, first, w_Dv.shape[1], 1))
+        dw_Dv = jnp.where(
+            fresh_v,
+            dw_Dv.astype(w_DV.dtype),
+            lax.dynamic_slice_in_dim(dw_DV, first, w_Dv.shape[1], 1),
+        )
         return dx_nmD, lax.dynamic_update_slice_in_dim(dw_DV, dw_Dv, first, 1)
 
     carry = vary_like((jnp.zeros(x_nmD.shape, jnp.float32), jnp.zeros_like(w_DV)), x_nmD)
@@ -104,20 +114,26 @@ def nll_sum(x_MD, w_DV, target_M, weight_M, axes=(), rows=512):
     Goes through `rows` rows at a time with the whole vocabulary (held: rows x V). Each row's weight in the sum being known, its part of the gradient is
     taken while its logits are at hand, and the backward pass only scales: three matmuls instead of four (arXiv:2410.10989, section 3.2).
     """
-    x_MD, w_DV, target_M, weight_M = vary(x_MD, w_DV, target_M - _first(w_DV, axes), lax.stop_gradient(weight_M).astype(jnp.float32))
+    x_MD, w_DV, target_M, weight_M = vary(
+        x_MD, w_DV, target_M - _first(w_DV, axes), lax.stop_gradient(weight_M).astype(jnp.float32)
+    )
     M = x_MD.shape[0]
     count = -(-M // rows)
     rows = -(-M // count)
 
     def tiles(a_MX):
-        return jnp.pad(a_MX, ((0, count * rows - M), *((0, 0),) * (a_MX.ndim - 1))).reshape(count, rows, *a_MX.shape[1:])
+        return jnp.pad(a_MX, ((0, count * rows - M), *((0, 0),) * (a_MX.ndim - 1))).reshape(
+            count, rows, *a_MX.shape[1:]
+        )
 
     return _sum(tiles(x_MD), w_DV, tiles(target_M), tiles(weight_M), tuple(axes))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _sum(x_nmD, w_DV, target_nm, weight_nm, axes):
-    nll_n = lax.map(lambda tile: _tile_sum(tile[0], w_DV, *tile[1:], axes)[0], (x_nmD, target_nm, weight_nm))
+    nll_n = lax.map(
+        lambda tile: _tile_sum(tile[0], w_DV, *tile[1:], axes)[0], (x_nmD, target_nm, weight_nm)
+    )
     return nll_n.sum()
 
 
@@ -125,9 +141,13 @@ def _sum_forward(x_nmD, w_DV, target_nm, weight_nm, axes):
     def tile(dw_DV, arrays):
         x_mD, target_m, weight_m = arrays
         nll, logit_mV, hit_mV, log_total_m = _tile_sum(x_mD, w_DV, target_m, weight_m, axes)
-        dlogit_mV = ((jnp.exp(logit_mV - log_total_m[:, None]) - hit_mV) * weight_m[:, None]).astype(x_mD.dtype)
+        dlogit_mV = (
+            (jnp.exp(logit_mV - log_total_m[:, None]) - hit_mV) * weight_m[:, None]
+        ).astype(x_mD.dtype)
         dx_mD = jnp.einsum("mV,DV->mD", dlogit_mV, w_DV)
-        return dw_DV + jnp.einsum("mD,mV->DV", x_mD, dlogit_mV, preferred_element_type=jnp.float32), (nll, dx_mD)
+        return dw_DV + jnp.einsum(
+            "mD,mV->DV", x_mD, dlogit_mV, preferred_element_type=jnp.float32
+        ), (nll, dx_mD)
 
     zero_DV = vary_like(jnp.zeros(w_DV.shape, jnp.float32), x_nmD)
     dw_DV, (nll_n, dx_nmD) = lax.scan(tile, zero_DV, (x_nmD, target_nm, weight_nm))

@@ -21,7 +21,9 @@ def experts_every(x_MD, mix_ME, w_gate_EDF, w_up_EDF, w_down_EFD):
 
 def experts_few(x_MD, mix_ME, w_gate_EDF, w_up_EDF, w_down_EFD):
     """A loop over the experts in use, which reads their weights where they are. Not for training: its length is data, so it has no gradient."""
-    x_MD, mix_ME, w_gate_EDF, w_up_EDF, w_down_EFD = vary(x_MD, mix_ME, w_gate_EDF, w_up_EDF, w_down_EFD)
+    x_MD, mix_ME, w_gate_EDF, w_up_EDF, w_down_EFD = vary(
+        x_MD, mix_ME, w_gate_EDF, w_up_EDF, w_down_EFD
+    )
     E = mix_ME.shape[1]
     used_E = (mix_ME != 0).any(0)
     first_E = jnp.sort(jnp.where(used_E, jnp.arange(E), E))  # the ones in use, in order

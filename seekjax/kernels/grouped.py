@@ -19,7 +19,10 @@ from sharding.vary import vary, vary_like
 # Row tiles of `experts_block`, tried in this order: as many big ones as fit, then one small one for the rest of the expert. Below 128 rows XLA's
 # CPU matmul loses more to starting its threads than the smaller tile saves; above 256 the last tile wastes more than the bigger matmul gains.
 TILES = (256, 128)
-FEW_TILES = (64, 32)  # instead, where an expert has fewer rows than a tile on average, as when reading a prompt
+FEW_TILES = (
+    64,
+    32,
+)  # instead, where an expert has fewer rows than a tile on average, as when reading a prompt
 
 
 def pick(platform):
@@ -33,7 +36,9 @@ def pick(platform):
 def experts_loop(x_MD, mix_M, w_gate_EDF, w_up_EDF, w_down_EFD, size_E):
     """Plain form: every expert sees every row and keeps its own (E times the work)."""
     w_gate_EDF, w_up_EDF, w_down_EFD = _written_out(x_MD.dtype, w_gate_EDF, w_up_EDF, w_down_EFD)
-    x_MD, mix_M, w_gate_EDF, w_up_EDF, w_down_EFD, size_E = vary(x_MD, mix_M, w_gate_EDF, w_up_EDF, w_down_EFD, size_E)
+    x_MD, mix_M, w_gate_EDF, w_up_EDF, w_down_EFD, size_E = vary(
+        x_MD, mix_M, w_gate_EDF, w_up_EDF, w_down_EFD, size_E
+    )
     end_E = jnp.cumsum(size_E)
     row_M = jnp.arange(x_MD.shape[0])
 
@@ -49,7 +54,9 @@ def experts_loop(x_MD, mix_M, w_gate_EDF, w_up_EDF, w_down_EFD, size_E):
 def experts_ragged(x_MD, mix_M, w_gate_EDF, w_up_EDF, w_down_EFD, size_E):
     """Three `lax.ragged_dot`: XLA's own grouped matmul, native on TPU."""
     w_gate_EDF, w_up_EDF, w_down_EFD = _written_out(x_MD.dtype, w_gate_EDF, w_up_EDF, w_down_EFD)
-    x_MD, mix_M, w_gate_EDF, w_up_EDF, w_down_EFD, size_E = vary(x_MD, mix_M, w_gate_EDF, w_up_EDF, w_down_EFD, size_E)
+    x_MD, mix_M, w_gate_EDF, w_up_EDF, w_down_EFD, size_E = vary(
+        x_MD, mix_M, w_gate_EDF, w_up_EDF, w_down_EFD, size_E
+    )
     # What a native kernel leaves in the rows of no expert is unspecified, forward and backward: mask on the way in and on the way out.
     own_M1 = (jnp.arange(x_MD.shape[0]) < jnp.sum(size_E))[:, None]
     x_MD = jnp.where(own_M1, x_MD, 0)
@@ -76,7 +83,9 @@ def _block_forward(x_MD, mix_M1, w_gate_EDF, w_up_EDF, w_down_EFD, size_E):
     few = _few(x_MD.shape[0], size_E)
 
     def expert(number, each_tile, carry):
-        w_gate_DF, w_up_DF, w_down_FD = (dense(w_EXY[number], x_MD.dtype) for w_EXY in (w_gate_EDF, w_up_EDF, w_down_EFD))
+        w_gate_DF, w_up_DF, w_down_FD = (
+            dense(w_EXY[number], x_MD.dtype) for w_EXY in (w_gate_EDF, w_up_EDF, w_down_EFD)
+        )
         w_into = (w_gate_DF, w_up_DF) if few else (_joined(w_gate_DF, w_up_DF),)
 
         def tile(read, own, put, carry):
@@ -91,7 +100,15 @@ def _block_forward(x_MD, mix_M1, w_gate_EDF, w_up_EDF, w_down_EFD, size_E):
 
     carry = (jnp.zeros_like(x_MD), jnp.zeros((x_MD.shape[0], 2 * w_gate_EDF.shape[-1]), x_MD.dtype))
     y_MD, in_MJ = _each_expert(expert, vary_like(carry, x_MD), x_MD.shape[0], size_E)
-    return y_MD, (x_MD, mix_M1, w_gate_EDF, w_up_EDF, w_down_EFD, size_E, checkpoint_name(in_MJ, "product"))
+    return y_MD, (
+        x_MD,
+        mix_M1,
+        w_gate_EDF,
+        w_up_EDF,
+        w_down_EFD,
+        size_E,
+        checkpoint_name(in_MJ, "product"),
+    )
 
 
 def _block_backward(saved, dy_MD):
@@ -102,7 +119,11 @@ def _block_backward(saved, dy_MD):
 
         def tile(read, own, put, carry):
             dx_MD, dmix_M1, dw_in_DJ, dw_down_FD = carry
-            x_mD, mix_m1, dy_mD = read(x_MD), read(mix_M1), own(read(dy_MD))  # with no dy, another expert's row adds to no sum
+            x_mD, mix_m1, dy_mD = (
+                read(x_MD),
+                read(mix_M1),
+                own(read(dy_MD)),
+            )  # with no dy, another expert's row adds to no sum
             gate_mF, up_mF = jnp.split(read(in_MJ), 2, -1)
             sigmoid_mF = jax.nn.sigmoid(gate_mF)
             silu_mF = gate_mF * sigmoid_mF
@@ -110,16 +131,33 @@ def _block_backward(saved, dy_MD):
             dmixed_mF = dy_mD @ w_down_FD.T
             dmix_m1 = jnp.sum(dmixed_mF.astype(jnp.float32) * hidden_mF, -1, keepdims=True)
             dhidden_mF = _mixed(dmixed_mF, mix_m1)
-            din_mJ = jnp.concatenate([dhidden_mF * up_mF * (sigmoid_mF + silu_mF * (1 - sigmoid_mF)), dhidden_mF * silu_mF], -1)
+            din_mJ = jnp.concatenate(
+                [
+                    dhidden_mF * up_mF * (sigmoid_mF + silu_mF * (1 - sigmoid_mF)),
+                    dhidden_mF * silu_mF,
+                ],
+                -1,
+            )
             dw_down_FD += _outer(_mixed(hidden_mF, mix_m1), dy_mD)
-            return put(dx_MD, din_mJ @ w_in_DJ.T), put(dmix_M1, dmix_m1), dw_in_DJ + _outer(x_mD, din_mJ), dw_down_FD
+            return (
+                put(dx_MD, din_mJ @ w_in_DJ.T),
+                put(dmix_M1, dmix_m1),
+                dw_in_DJ + _outer(x_mD, din_mJ),
+                dw_down_FD,
+            )
 
         *rows, dw_gate_EDF, dw_up_EDF, dw_down_EFD = carry
         none = vary_like(tuple(jnp.zeros(w.shape, jnp.float32) for w in (w_in_DJ, w_down_FD)), x_MD)
         *rows, dw_in_DJ, dw_down_FD = each_tile(tile, (*rows, *none))
         dw_gate_DF, dw_up_DF = jnp.split(dw_in_DJ, 2, -1)
-        return *rows, *(dw_E.at[number].set(dw.astype(dw_E.dtype))
-                        for dw_E, dw in ((dw_gate_EDF, dw_gate_DF), (dw_up_EDF, dw_up_DF), (dw_down_EFD, dw_down_FD)))
+        return *rows, *(
+            dw_E.at[number].set(dw.astype(dw_E.dtype))
+            for dw_E, dw in (
+                (dw_gate_EDF, dw_gate_DF),
+                (dw_up_EDF, dw_up_DF),
+                (dw_down_EFD, dw_down_FD),
+            )
+        )
 
     carry = tuple(jnp.zeros_like(a) for a in (x_MD, mix_M1, w_gate_EDF, w_up_EDF, w_down_EFD))
     return *_each_expert(expert, vary_like(carry, x_MD), x_MD.shape[0], size_E), None
@@ -153,7 +191,9 @@ def _each_expert(body, carry, M, size_E):
     tiles = FEW_TILES if _few(M, size_E) else TILES
 
     def at(row, m, end, tile, carry):
-        start = jnp.minimum(row, M - m)  # the last tile of a full buffer would hang over its end: move it back, it owns what is left
+        start = jnp.minimum(
+            row, M - m
+        )  # the last tile of a full buffer would hang over its end: move it back, it owns what is left
         row_m = start + jnp.arange(m)
         own_m1 = ((row <= row_m) & (row_m < end))[:, None]
 
@@ -161,7 +201,9 @@ def _each_expert(body, carry, M, size_E):
             return lax.dynamic_slice_in_dim(a_MX, start, m)
 
         def put(a_MX, a_mX):
-            return lax.dynamic_update_slice_in_dim(a_MX, jnp.where(own_m1, a_mX, read(a_MX)), start, 0)
+            return lax.dynamic_update_slice_in_dim(
+                a_MX, jnp.where(own_m1, a_mX, read(a_MX)), start, 0
+            )
 
         return tile(read, lambda a_mX: jnp.where(own_m1, a_mX, 0), put, carry)
 

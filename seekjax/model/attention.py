@@ -26,7 +26,9 @@ def attend_expanded(q_BTHN, q_BTHR, c_BSC, k_BSR, w_uk_CHN, w_uv_CHU, scale, mas
     """Attention over keys and values formed from the latents; o_BTHU. The plain reading of V2 equations 37-47."""
     k_BSHN = jnp.einsum("BSC,CHN->BSHN", c_BSC, w_uk_CHN)
     v_BSHU = jnp.einsum("BSC,CHU->BSHU", c_BSC, w_uv_CHU)
-    score_BHTS = jnp.einsum("BTHN,BSHN->BHTS", q_BTHN, k_BSHN) + jnp.einsum("BTHR,BSR->BHTS", q_BTHR, k_BSR)
+    score_BHTS = jnp.einsum("BTHN,BSHN->BHTS", q_BTHN, k_BSHN) + jnp.einsum(
+        "BTHR,BSR->BHTS", q_BTHR, k_BSR
+    )
     weight_BHTS = masked_softmax(score_BHTS, scale, mask_B1TS)
     return jnp.einsum("BHTS,BSHU->BTHU", weight_BHTS, v_BSHU)
 
@@ -35,7 +37,9 @@ def attend_absorbed(q_BTHN, q_BTHR, c_BSC, k_BSR, w_uk_CHN, w_uv_CHU, scale, mas
     """The same attention in the latent space: C + R numbers read per token, however many heads (V2 section 2.1.2)."""
     q_BTHC = jnp.einsum("BTHN,CHN->BTHC", q_BTHN, w_uk_CHN)
     # The cache stands first in the product, as it lies in memory: XLA would turn it around to put the few queries first.
-    score_BSTH = jnp.einsum("BSC,BTHC->BSTH", c_BSC, q_BTHC) + jnp.einsum("BSR,BTHR->BSTH", k_BSR, q_BTHR)
+    score_BSTH = jnp.einsum("BSC,BTHC->BSTH", c_BSC, q_BTHC) + jnp.einsum(
+        "BSR,BTHR->BSTH", k_BSR, q_BTHR
+    )
     weight_BHTS = masked_softmax(score_BSTH.transpose(0, 3, 2, 1), scale, mask_B1TS)
     o_BHTC = jnp.einsum("BHTS,BSC->BHTC", weight_BHTS, c_BSC)
     return jnp.einsum("BHTC,CHU->BTHU", o_BHTC, w_uv_CHU)
@@ -51,11 +55,19 @@ def attend_causal(kernel: str, q_BTHN, q_BTHR, k_BTHN, k_BTR, v_BTHU, scale, seg
     """A whole causal sequence through the chosen kernel, each device on its own sequences and heads."""
     attend = kernels.pick(platform()) if kernel == "auto" else getattr(kernels, f"attend_{kernel}")
     batch = ("batch sequence",) if segment_BT is not None else ()
-    axes = ("batch sequence heads nope", "batch sequence heads rotary", "batch sequence heads nope", "batch sequence rotary",
-            "batch sequence heads value", *batch)
+    axes = (
+        "batch sequence heads nope",
+        "batch sequence heads rotary",
+        "batch sequence heads nope",
+        "batch sequence rotary",
+        "batch sequence heads value",
+        *batch,
+    )
     arrays = (q_BTHN, q_BTHR, k_BTHN, k_BTR, v_BTHU, *((segment_BT,) if batch else ()))
     opaque = attend is kernels.attend_splash  # it has no rule for what differs between devices
-    return local(lambda *a: attend(*a[:5], scale, *a[5:]), axes, "batch sequence heads value", opaque)(*arrays)
+    return local(
+        lambda *a: attend(*a[:5], scale, *a[5:]), axes, "batch sequence heads value", opaque
+    )(*arrays)
 
 
 class LatentAttention(Weighted):
@@ -69,10 +81,21 @@ class LatentAttention(Weighted):
     def __call__(self, x_BTD, angle, segment_BT=None, cache=None, start=0, attend=attend_absorbed):
         m, eps = self.model, self.model.norm_eps
         down = [self.weight("w_dq", "embed q_latent")] if m.q_latent else []
-        *q_BTX, c_BTC, k_BTR = project(x_BTD, *down, self.weight("w_dkv", "embed kv_latent"), self.weight("w_kr", "embed rotary"), keep="latent")
+        *q_BTX, c_BTC, k_BTR = project(
+            x_BTD,
+            *down,
+            self.weight("w_dkv", "embed kv_latent"),
+            self.weight("w_kr", "embed rotary"),
+            keep="latent",
+        )
         q_axis = "q_latent" if m.q_latent else "embed"
         q_BTX = rms_norm(*q_BTX, self.scale("q_norm", "q_latent"), eps) if m.q_latent else x_BTD
-        q_BTHN, q_BTHR = project(q_BTX, self.weight("w_uq", f"{q_axis} heads nope"), self.weight("w_qr", f"{q_axis} heads rotary"), keep="up")
+        q_BTHN, q_BTHR = project(
+            q_BTX,
+            self.weight("w_uq", f"{q_axis} heads nope"),
+            self.weight("w_qr", f"{q_axis} heads rotary"),
+            keep="up",
+        )
         c_BTC = rms_norm(c_BTC, self.scale("kv_norm", "kv_latent"), eps)
         q_BTHN, q_BTHR = constrain(q_BTHN, "batch sequence heads nope"), rotate(q_BTHR, *angle)
         k_BTR = rotate(k_BTR, *angle)
@@ -82,11 +105,31 @@ class LatentAttention(Weighted):
         cache = cache and write(cache, start, **packed(cache, c_BTC, k_BTR))
         if cache is None or attend is None:
             k_BTHN, v_BTHU = project(c_BTC, w_uk_CHN, w_uv_CHU, keep="up")
-            k_BTHN, v_BTHU = constrain(k_BTHN, "batch sequence heads nope"), constrain(v_BTHU, "batch sequence heads value")
-            o_BTHU = attend_causal(self.kernel.attention, q_BTHN, q_BTHR, k_BTHN, k_BTR, v_BTHU, softmax_scale(m), segment_BT)
+            k_BTHN, v_BTHU = (
+                constrain(k_BTHN, "batch sequence heads nope"),
+                constrain(v_BTHU, "batch sequence heads value"),
+            )
+            o_BTHU = attend_causal(
+                self.kernel.attention,
+                q_BTHN,
+                q_BTHR,
+                k_BTHN,
+                k_BTR,
+                v_BTHU,
+                softmax_scale(m),
+                segment_BT,
+            )
         else:
             mask_B1TS = visible(x_BTD.shape[1], cache["c"].shape[1], start)
-            o_BTHU = attend(q_BTHN, q_BTHR, *latents(cache, x_BTD.dtype), w_uk_CHN, w_uv_CHU, softmax_scale(m), mask_B1TS)
+            o_BTHU = attend(
+                q_BTHN,
+                q_BTHR,
+                *latents(cache, x_BTD.dtype),
+                w_uk_CHN,
+                w_uv_CHU,
+                softmax_scale(m),
+                mask_B1TS,
+            )
         return constrain(*project(o_BTHU, w_o_HUD), "batch sequence embed"), cache
 
 
@@ -95,18 +138,37 @@ class MultiHeadAttention(Weighted):
 
     @nn.compact
     def __call__(self, x_BTD, angle, segment_BT=None, cache=None, start=0, attend=attend_absorbed):
-        q_BTHR, k_BTHR, v_BTHU = project(x_BTD, *(self.weight(f"w_{name}", f"embed heads {axis}")
-                                                  for name, axis in (("q", "rotary"), ("k", "rotary"), ("v", "value"))), keep="up")
+        q_BTHR, k_BTHR, v_BTHU = project(
+            x_BTD,
+            *(
+                self.weight(f"w_{name}", f"embed heads {axis}")
+                for name, axis in (("q", "rotary"), ("k", "rotary"), ("v", "value"))
+            ),
+            keep="up",
+        )
         q_BTHR, k_BTHR = rotate(q_BTHR, *angle), rotate(k_BTHR, *angle)
         w_o_HUD = self.weight("w_o", "heads value embed")
         scale = softmax_scale(self.model)
         cache = cache and write(cache, start, k=k_BTHR, v=v_BTHU)
-        if cache is None or attend is None:  # the kernels' per-head part carries the whole head, their shared rotary part is empty
-            o_BTHU = attend_causal(self.kernel.attention, q_BTHR, q_BTHR[..., :0], k_BTHR, k_BTHR[:, :, 0, :0], v_BTHU, scale, segment_BT)
+        if (
+            cache is None or attend is None
+        ):  # the kernels' per-head part carries the whole head, their shared rotary part is empty
+            o_BTHU = attend_causal(
+                self.kernel.attention,
+                q_BTHR,
+                q_BTHR[..., :0],
+                k_BTHR,
+                k_BTHR[:, :, 0, :0],
+                v_BTHU,
+                scale,
+                segment_BT,
+            )
         else:
             k_BSHR, v_BSHU = (cache[name].astype(x_BTD.dtype) for name in ("k", "v"))
             score_BHTS = jnp.einsum("BTHR,BSHR->BHTS", q_BTHR, k_BSHR)
-            weight_BHTS = masked_softmax(score_BHTS, scale, visible(x_BTD.shape[1], cache["k"].shape[1], start))
+            weight_BHTS = masked_softmax(
+                score_BHTS, scale, visible(x_BTD.shape[1], cache["k"].shape[1], start)
+            )
             o_BTHU = jnp.einsum("BHTS,BSHU->BTHU", weight_BHTS, v_BSHU)
         return constrain(*project(o_BTHU, w_o_HUD), "batch sequence embed"), cache
 
@@ -123,4 +185,7 @@ def write(cache: dict, start, **new: jax.Array) -> dict:
     if jnp.ndim(start):
         put = jax.vmap(partial(jax.lax.dynamic_update_slice_in_dim, axis=0))
     axes = {3: "batch sequence -", 4: "batch sequence heads -"}
-    return {name: constrain(put(cache[name], x.astype(cache[name].dtype), start), axes[x.ndim]) for name, x in new.items()}
+    return {
+        name: constrain(put(cache[name], x.astype(cache[name].dtype), start), axes[x.ndim])
+        for name, x in new.items()
+    }

@@ -12,7 +12,9 @@ from .weight import Weighted, rms_norm
 ATTENTION = {"mla": LatentAttention, "mha": MultiHeadAttention}
 
 REMAT = {  # what the backward pass finds in memory; the rest it computes again
-    "product": jax.checkpoint_policies.save_only_these_names("latent", "product"),  # but not "up": what a latent is made up to is cheap
+    "product": jax.checkpoint_policies.save_only_these_names(
+        "latent", "product"
+    ),  # but not "up": what a latent is made up to is cheap
     "latent": jax.checkpoint_policies.save_only_these_names("latent"),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
@@ -28,7 +30,9 @@ class Block(Weighted):
     def __call__(self, x_BTD, cache, angle, segment_BT, mask_BT, start, choice_BTK=None):
         m = self.model
         h_BTD = rms_norm(x_BTD, self.scale("attention_norm", "embed"), m.norm_eps)
-        y_BTD, cache = self.build(ATTENTION[m.attention], name="attention")(h_BTD, angle, segment_BT, cache, start, self.attend)
+        y_BTD, cache = self.build(ATTENTION[m.attention], name="attention")(
+            h_BTD, angle, segment_BT, cache, start, self.attend
+        )
         x_BTD += y_BTD
         h_BTD = rms_norm(x_BTD, self.scale("ffn_norm", "embed"), m.norm_eps)
         if self.dense:
@@ -40,13 +44,23 @@ class Block(Weighted):
 
 def rematted(kernel) -> type[Block]:
     """Block under the config's recomputation policy."""
-    return Block if kernel.remat == "none" else nn.remat(Block, policy=REMAT[kernel.remat], prevent_cse=False)
+    return (
+        Block
+        if kernel.remat == "none"
+        else nn.remat(Block, policy=REMAT[kernel.remat], prevent_cse=False)
+    )
 
 
 def stacked(kernel, layers: int) -> type[Block]:
     """So many Blocks with their weights stacked, run by a scan: compile time does not grow with depth."""
-    return nn.scan(rematted(kernel), length=layers, in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast, 0),
-                   variable_axes={"params": 0, "balance": 0}, split_rngs={"params": True}, metadata_params={nn.PARTITION_NAME: "layers"})
+    return nn.scan(
+        rematted(kernel),
+        length=layers,
+        in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast, 0),
+        variable_axes={"params": 0, "balance": 0},
+        split_rngs={"params": True},
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )
 
 
 def unstack(model: ModelConfig, tree: dict, consume: bool = False) -> dict:
@@ -55,7 +69,10 @@ def unstack(model: ModelConfig, tree: dict, consume: bool = False) -> dict:
     A decoding step reads every weight once, so it must not first copy its layer out of a stack, as a scan does. `consume` frees each array of a
     stack once its layers are copied, so that there is never a second whole.
     """
-    stacks = {"dense_layers": model.dense_layers, "expert_layers": model.layers - model.dense_layers}
+    stacks = {
+        "dense_layers": model.dense_layers,
+        "expert_layers": model.layers - model.dense_layers,
+    }
     apart = {}
     for name, layers in stacks.items():
         leaves, structure = jax.tree.flatten(tree.get(name, {}))
@@ -66,7 +83,10 @@ def unstack(model: ModelConfig, tree: dict, consume: bool = False) -> dict:
                 jax.block_until_ready(columns[-1])
                 x.delete()
         if leaves:
-            apart |= {f"{name}_{layer}": structure.unflatten(column) for layer, column in enumerate(zip(*columns))}
+            apart |= {
+                f"{name}_{layer}": structure.unflatten(column)
+                for layer, column in enumerate(zip(*columns))
+            }
     return {name: part for name, part in tree.items() if name not in stacks} | apart
 
 

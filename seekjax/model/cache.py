@@ -13,21 +13,39 @@ from seekjax.quant.formats import E4M3_FLOOR, E4M3_MAX, block
 
 def empty_cache(model: ModelConfig, batch: int, slots: int, dtype: str = "float32") -> dict:
     """Zeros for `slots` positions of every layer: {"dense_layers", "expert_layers"} -> {"c": [L, B, S, C], "k": [L, B, S, R]}."""
-    layers = {"dense_layers": (model.dense_layers,), "expert_layers": (model.layers - model.dense_layers,)}
-    return {stack: layer_cache(model, batch, slots, dtype, count) for stack, count in layers.items() if all(count)}
+    layers = {
+        "dense_layers": (model.dense_layers,),
+        "expert_layers": (model.layers - model.dense_layers,),
+    }
+    return {
+        stack: layer_cache(model, batch, slots, dtype, count)
+        for stack, count in layers.items()
+        if all(count)
+    }
 
 
-def layer_cache(model: ModelConfig, batch: int, slots: int, dtype: str = "float32", stack: tuple[int, ...] = ()) -> dict:
+def layer_cache(
+    model: ModelConfig, batch: int, slots: int, dtype: str = "float32", stack: tuple[int, ...] = ()
+) -> dict:
     """The cache of one layer, or of a stack of them; dtype as `cache_dtype` has it."""
     if dtype == "fp8" and model.attention == "mla":
-        c, scales, k = ((*stack, batch, slots, width) for width in (model.kv_latent, model.kv_latent // block(model.kv_latent), model.rotary))
-        return {"c": jnp.zeros(c, jnp.float8_e4m3fn), "scale": jnp.zeros(scales, jnp.float32), "k": jnp.zeros(k, jnp.bfloat16)}
+        c, scales, k = (
+            (*stack, batch, slots, width)
+            for width in (model.kv_latent, model.kv_latent // block(model.kv_latent), model.rotary)
+        )
+        return {
+            "c": jnp.zeros(c, jnp.float8_e4m3fn),
+            "scale": jnp.zeros(scales, jnp.float32),
+            "k": jnp.zeros(k, jnp.bfloat16),
+        }
     dtype = "bfloat16" if dtype == "fp8" else dtype
     if model.attention == "mla":
         widths = {"c": (model.kv_latent,), "k": (model.rotary,)}
     else:
         widths = {"k": (model.heads, model.rotary), "v": (model.heads, model.value)}
-    return {name: jnp.zeros((*stack, batch, slots, *width), dtype) for name, width in widths.items()}
+    return {
+        name: jnp.zeros((*stack, batch, slots, *width), dtype) for name, width in widths.items()
+    }
 
 
 def cache_dtype(kernel: KernelConfig) -> str:
@@ -50,7 +68,11 @@ def latents(cache: dict, dtype) -> tuple[jax.Array, jax.Array]:
     c_BSC, k_BSR = cache["c"].astype(dtype), cache["k"].astype(dtype)
     if "scale" in cache:
         scale_BSg = cache["scale"]
-        c_BSC = (c_BSC.astype(jnp.float32).reshape(*scale_BSg.shape, -1) * scale_BSg[..., None]).reshape(c_BSC.shape).astype(dtype)
+        c_BSC = (
+            (c_BSC.astype(jnp.float32).reshape(*scale_BSg.shape, -1) * scale_BSg[..., None])
+            .reshape(c_BSC.shape)
+            .astype(dtype)
+        )
     return c_BSC, k_BSR
 
 

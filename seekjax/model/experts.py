@@ -34,7 +34,11 @@ def mixture(x_BTD, choice_BTK, gate_BTK, weights, kernel: KernelConfig):
         dispatch, experts = few, experts_few
     else:
         dispatch = exchange.pick(kernel.dispatch, platform(), split_by("experts"))
-        experts = grouped.pick(platform()) if kernel.experts == "auto" else getattr(grouped, f"experts_{kernel.experts}")
+        experts = (
+            grouped.pick(platform())
+            if kernel.experts == "auto"
+            else getattr(grouped, f"experts_{kernel.experts}")
+        )
 
     def body(x_btD, choice_btK, gate_btK, *weights):
         rows = (a.reshape(-1, a.shape[-1]) for a in (x_btD, choice_btK, gate_btK))
@@ -44,7 +48,9 @@ def mixture(x_BTD, choice_BTK, gate_BTK, weights, kernel: KernelConfig):
         return y_mD.reshape(x_btD.shape), jax.lax.psum(dropped, everyone) if everyone else dropped
 
     token = "batch sequence -"
-    return local(body, (token, token, token, *layout), (token, ""))(x_BTD, choice_BTK, gate_BTK, *weights)
+    return local(body, (token, token, token, *layout), (token, ""))(
+        x_BTD, choice_BTK, gate_BTK, *weights
+    )
 
 
 class FeedForward(Weighted):
@@ -71,19 +77,32 @@ class MixtureOfExperts(Weighted):
         m = self.model
         w_router_DE = self.weight("w_router", "embed experts", dtype="float32")
         # Every device routes over all experts, so the bias is whole on each. It is no parameter: the optimizer never sees it.
-        bias_E = meta.unbox(self.variable("balance", "bias", lambda: Named(jnp.zeros(m.experts, jnp.float32), "-")).value)
-        logit_BTE = jnp.einsum("BTD,DE->BTE", x_BTD.astype(jnp.float32), w_router_DE, precision="highest")
+        bias_E = meta.unbox(
+            self.variable(
+                "balance", "bias", lambda: Named(jnp.zeros(m.experts, jnp.float32), "-")
+            ).value
+        )
+        logit_BTE = jnp.einsum(
+            "BTD,DE->BTE", x_BTD.astype(jnp.float32), w_router_DE, precision="highest"
+        )
         score_BTE = affinity(logit_BTE, m)
         choice_BTK = choose(score_BTE, bias_E, m) if choice_BTK is None else choice_BTK
         gate_BTK = gates(score_BTE, choice_BTK, m)
-        weights = (self.weight("w_gate", "experts embed expert_hidden"), self.weight("w_up", "experts embed expert_hidden"),
-                   self.weight("w_down", "experts expert_hidden embed"))
+        weights = (
+            self.weight("w_gate", "experts embed expert_hidden"),
+            self.weight("w_up", "experts embed expert_hidden"),
+            self.weight("w_down", "experts expert_hidden embed"),
+        )
         y_BTD, dropped = mixture(x_BTD, choice_BTK, gate_BTK, weights, self.kernel)
         if m.shared_experts:
-            y_BTD += self.build(FeedForward, width=m.shared_experts * m.expert_hidden, name="shared")(x_BTD)
+            y_BTD += self.build(
+                FeedForward, width=m.shared_experts * m.expert_hidden, name="shared"
+            )(x_BTD)
         unbiased_BTK = jax.lax.top_k(score_BTE, m.experts_per_token)[1]
         return constrain(y_BTD, "batch sequence embed"), {
-            "choice_BTK": choice_BTK, "gate_BTK": gate_BTK,
+            "choice_BTK": choice_BTK,
+            "gate_BTK": gate_BTK,
             "load_E": count_choices(choice_BTK, mask_BT, m.experts).sum(0),
             "balance_loss": sequence_balance(score_BTE, unbiased_BTK, mask_BT).sum(),
-            "dropped": dropped}
+            "dropped": dropped,
+        }

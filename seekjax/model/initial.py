@@ -24,14 +24,21 @@ def draw(model: ModelConfig, shapes: Any, axes: Any, seed: int, places: Any = No
     paths = jax.tree_util.tree_map_with_path(lambda path, _: jax.tree_util.keystr(path), shapes)
 
     def make(path: str, shape: jax.ShapeDtypeStruct, names: str, place) -> jax.Array:
-        stacked = sum(name in ("layers", "experts") for name in names.split()[:-2])  # leading axes: one draw per matrix behind them
+        stacked = sum(
+            name in ("layers", "experts") for name in names.split()[:-2]
+        )  # leading axes: one draw per matrix behind them
         if len(names.split()) - ("layers" in names) < 2:
-            return jax.make_array_from_callback(shape.shape, place, lambda part: np.ones(shape.shape, np.float32)[part])
+            return jax.make_array_from_callback(
+                shape.shape, place, lambda part: np.ones(shape.shape, np.float32)[part]
+            )
         key = np.random.SeedSequence((seed, zlib.crc32(path.encode())))
 
         def part_of(part: tuple[slice, ...]) -> np.ndarray:
             outer = [range(*cut.indices(size)) for cut, size in zip(part, shape.shape[:stacked])]
-            blocks = [_matrix(key, at, shape.shape[:stacked], shape.shape[stacked:])[part[stacked:]] for at in itertools.product(*outer)]
+            blocks = [
+                _matrix(key, at, shape.shape[:stacked], shape.shape[stacked:])[part[stacked:]]
+                for at in itertools.product(*outer)
+            ]
             return model.init_std * np.stack(blocks).reshape(*map(len, outer), *blocks[0].shape)
 
         return jax.make_array_from_callback(shape.shape, place, part_of)
@@ -39,7 +46,9 @@ def draw(model: ModelConfig, shapes: Any, axes: Any, seed: int, places: Any = No
     return jax.tree.map(make, paths, shapes, axes, places)
 
 
-def _matrix(key: np.random.SeedSequence, at: tuple[int, ...], outer: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
+def _matrix(
+    key: np.random.SeedSequence, at: tuple[int, ...], outer: tuple[int, ...], shape: tuple[int, ...]
+) -> np.ndarray:
     """The standard normal matrix at one place of the leading axes; a counter-based generator jumps there directly."""
     number = int(np.ravel_multi_index(at, outer)) if outer else 0
     bits = np.random.Philox(key=key.generate_state(2, np.uint64), counter=[0, 0, 0, number])

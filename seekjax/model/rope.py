@@ -22,9 +22,16 @@ def rope_frequencies(model: ModelConfig) -> np.ndarray:
         return frequency_r
 
     def pair_with(rotations: float) -> float:
-        return width * math.log(rope.original_context / (rotations * 2 * math.pi)) / (2 * math.log(rope.base))
+        return (
+            width
+            * math.log(rope.original_context / (rotations * 2 * math.pi))
+            / (2 * math.log(rope.base))
+        )
 
-    low, high = max(math.floor(pair_with(rope.beta_fast)), 0), min(math.ceil(pair_with(rope.beta_slow)), width - 1)
+    low, high = (
+        max(math.floor(pair_with(rope.beta_fast)), 0),
+        min(math.ceil(pair_with(rope.beta_slow)), width - 1),
+    )
     slow_r = np.clip((np.arange(width // 2) - low) / max(high - low, 1e-3), 0, 1)
     return frequency_r * ((1 - slow_r) + slow_r / rope.factor)
 
@@ -42,12 +49,16 @@ def rope_gain(rope: RopeConfig) -> float:
 def softmax_scale(model: ModelConfig) -> float:
     """(N + R)^-0.5, corrected by mscale_all squared where YaRN is on."""
     scale = (model.nope + model.rotary) ** -0.5
-    return scale * mscale(model.rope.factor, model.rope.mscale_all) ** 2 if extended(model) else scale
+    return (
+        scale * mscale(model.rope.factor, model.rope.mscale_all) ** 2 if extended(model) else scale
+    )
 
 
 def angles(model: ModelConfig, position_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
     """cos and sin of every pair at every position, [B, T, R/2] in float32."""
-    angle_BTr = position_BT.astype(jnp.float32)[..., None] * rope_frequencies(model).astype(np.float32)
+    angle_BTr = position_BT.astype(jnp.float32)[..., None] * rope_frequencies(model).astype(
+        np.float32
+    )
     gain = rope_gain(model.rope) if extended(model) else 1.0
     return jnp.cos(angle_BTr) * gain, jnp.sin(angle_BTr) * gain
 

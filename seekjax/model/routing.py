@@ -8,7 +8,9 @@ from seekjax.config import ModelConfig
 
 def affinity(logit_BTE: jax.Array, model: ModelConfig) -> jax.Array:
     """How well each expert suits each token: softmax (V2 equation 22) or sigmoid (V3 equation 15) of float32 logits."""
-    return jax.nn.softmax(logit_BTE, -1) if model.scoring == "softmax" else jax.nn.sigmoid(logit_BTE)
+    return (
+        jax.nn.softmax(logit_BTE, -1) if model.scoring == "softmax" else jax.nn.sigmoid(logit_BTE)
+    )
 
 
 def choose(score_BTE: jax.Array, bias_E: jax.Array, model: ModelConfig) -> jax.Array:
@@ -21,7 +23,11 @@ def choose(score_BTE: jax.Array, bias_E: jax.Array, model: ModelConfig) -> jax.A
     biased_BTE = jax.lax.stop_gradient(score_BTE + bias_E)
     if limit < G:
         biased_BTGe = biased_BTE.reshape(*biased_BTE.shape[:-1], G, -1)
-        group_BTG = jax.lax.top_k(biased_BTGe, 2)[0].sum(-1) if model.group_score == "top2" else biased_BTGe.max(-1)
+        group_BTG = (
+            jax.lax.top_k(biased_BTGe, 2)[0].sum(-1)
+            if model.group_score == "top2"
+            else biased_BTGe.max(-1)
+        )
         open_BTG = (jax.lax.top_k(group_BTG, limit)[1][..., None] == jnp.arange(G)).any(-2)
         biased_BTE = jnp.where(open_BTG[..., None], biased_BTGe, -jnp.inf).reshape(biased_BTE.shape)
     return jax.lax.top_k(biased_BTE, model.experts_per_token)[1]
@@ -29,14 +35,18 @@ def choose(score_BTE: jax.Array, bias_E: jax.Array, model: ModelConfig) -> jax.A
 
 def gates(score_BTE: jax.Array, choice_BTK: jax.Array, model: ModelConfig) -> jax.Array:
     """How much each chosen expert counts, [B, T, K] (V3 equations 12-13)."""
-    chosen_BTKE = choice_BTK[..., None] == jnp.arange(model.experts)  # a masked sum: its gradient needs no scatter
+    chosen_BTKE = choice_BTK[..., None] == jnp.arange(
+        model.experts
+    )  # a masked sum: its gradient needs no scatter
     gate_BTK = jnp.where(chosen_BTKE, score_BTE[..., None, :], 0).sum(-1)
     if model.renormalise:
         gate_BTK = gate_BTK / (gate_BTK.sum(-1, keepdims=True) + 1e-20)
     return gate_BTK * model.route_scale
 
 
-def route(score_BTE: jax.Array, bias_E: jax.Array, model: ModelConfig) -> tuple[jax.Array, jax.Array]:
+def route(
+    score_BTE: jax.Array, bias_E: jax.Array, model: ModelConfig
+) -> tuple[jax.Array, jax.Array]:
     """The K experts of each token, and their gates."""
     choice_BTK = choose(score_BTE, bias_E, model)
     return choice_BTK, gates(score_BTE, choice_BTK, model)
@@ -48,7 +58,9 @@ def count_choices(choice_BTK: jax.Array, mask_BT: jax.Array, experts: int) -> ja
     return jnp.einsum("BTE,BT->BE", chosen_BTE.astype(jnp.float32), mask_BT.astype(jnp.float32))
 
 
-def sequence_balance(score_BTE: jax.Array, choice_BTK: jax.Array, mask_BT: jax.Array | None = None) -> jax.Array:
+def sequence_balance(
+    score_BTE: jax.Array, choice_BTK: jax.Array, mask_BT: jax.Array | None = None
+) -> jax.Array:
     """sum_i f_i P_i of each sequence, [B] (V3 equations 17-20 without alpha); 1 when balanced.
 
     f_i = E / (K T) * how often expert i is in choice_BTK; P_i = mean over tokens of the normalised score. By the letter of equation 18,

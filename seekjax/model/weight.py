@@ -27,12 +27,19 @@ class Weighted(nn.Module):
         if isinstance(stored := self.get_variable("params", name), Quantised):
             return stored
         shape = tuple(sizes.get(axis, getattr(self.model, axis)) for axis in axes.split())
-        value = self.param(name, lambda key: Named(self.model.init_std * jax.random.normal(key, shape, jnp.float32), axes))
+        value = self.param(
+            name,
+            lambda key: Named(
+                self.model.init_std * jax.random.normal(key, shape, jnp.float32), axes
+            ),
+        )
         return value.astype(dtype or self.kernel.dtype)
 
     def scale(self, name: str, axis: str) -> jax.Array:
         """A norm's float32 scale, ones at first."""
-        return self.param(name, lambda key: Named(jnp.ones(getattr(self.model, axis), jnp.float32), axis))
+        return self.param(
+            name, lambda key: Named(jnp.ones(getattr(self.model, axis), jnp.float32), axis)
+        )
 
     def build(self, module: type["Weighted"], **fields) -> "Weighted":
         """A submodule with the same settings."""
@@ -50,13 +57,20 @@ def project(x_BTX: jax.Array, *weights: jax.Array, keep: str = "product") -> lis
 
     def times(w_XY):
         if isinstance(w_XY, Quantised):
-            return product(x_mX, w_XY).reshape(B, T, *w_XY.shape[len(X):])
+            return product(x_mX, w_XY).reshape(B, T, *w_XY.shape[len(X) :])
         y_mY = checkpoint_name(jnp.tensordot(x_mX, w_XY, len(X)), keep)
         return y_mY.reshape(B, T, *y_mY.shape[1:])
 
-    if len(weights) == 1 or platform() != "cpu" or B * T < X[0] or any(isinstance(w_XY, Quantised) for w_XY in weights):
+    if (
+        len(weights) == 1
+        or platform() != "cpu"
+        or B * T < X[0]
+        or any(isinstance(w_XY, Quantised) for w_XY in weights)
+    ):
         return [times(w_XY) for w_XY in weights]
-    if len({w_XY.shape for w_XY in weights}) == 1:  # stacked on an axis of its own: joined, an axis that the mesh splits would be dealt anew
+    if (
+        len({w_XY.shape for w_XY in weights}) == 1
+    ):  # stacked on an axis of its own: joined, an axis that the mesh splits would be dealt anew
         y_BT2Y = times(jnp.stack(weights, len(X)))
         return [y_BT2Y[:, :, i] for i in range(len(weights))]
     ends = list(itertools.accumulate(w_XY.shape[-1] for w_XY in weights))
@@ -66,4 +80,6 @@ def project(x_BTX: jax.Array, *weights: jax.Array, keep: str = "product") -> lis
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
     """x / sqrt(mean(x^2) + eps) * scale over the last axis, in float32."""
     x32 = x.astype(jnp.float32)
-    return (x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, -1, keepdims=True) + eps) * scale).astype(x.dtype)
+    return (x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, -1, keepdims=True) + eps) * scale).astype(
+        x.dtype
+    )

@@ -40,19 +40,39 @@ def parameters(model: ModelConfig) -> Count:
     experts_active = router + (model.shared_experts + model.experts_per_token) * expert
     layer = attention + 2 * width  # with the norms before attention and before the FFN
     expert_layers = model.layers - model.dense_layers
-    ffn = experts if expert_layers else swiglu(model.hidden)  # of a prediction module: as in the last layer
-    rest = 2 * model.vocab * width + model.layers * layer + model.dense_layers * swiglu(model.hidden) + width
+    ffn = (
+        experts if expert_layers else swiglu(model.hidden)
+    )  # of a prediction module: as in the last layer
+    rest = (
+        2 * model.vocab * width
+        + model.layers * layer
+        + model.dense_layers * swiglu(model.hidden)
+        + width
+    )
     return Count(
-        embedding=model.vocab * width, attention=attention, dense=swiglu(model.hidden), expert=expert,
-        experts=experts, experts_active=experts_active, router_bias=expert_layers * bias,
-        mtp=model.mtp_depth * (layer + ffn + 2 * width * width + 3 * width),  # the join of state and embedding, their norms, the last norm
-        total=rest + expert_layers * experts, active=rest + expert_layers * experts_active,
+        embedding=model.vocab * width,
+        attention=attention,
+        dense=swiglu(model.hidden),
+        expert=expert,
+        experts=experts,
+        experts_active=experts_active,
+        router_bias=expert_layers * bias,
+        mtp=model.mtp_depth
+        * (
+            layer + ffn + 2 * width * width + 3 * width
+        ),  # the join of state and embedding, their norms, the last norm
+        total=rest + expert_layers * experts,
+        active=rest + expert_layers * experts_active,
     )
 
 
 def cache_elements(model: ModelConfig) -> int:
     """Numbers kept per token over all layers: the latent and one rotary key, or keys and values of every head."""
-    per_layer = model.kv_latent + model.rotary if model.attention == "mla" else model.heads * _key_and_value(model)
+    per_layer = (
+        model.kv_latent + model.rotary
+        if model.attention == "mla"
+        else model.heads * _key_and_value(model)
+    )
     return model.layers * per_layer
 
 
@@ -61,7 +81,9 @@ def cache_bytes(model: ModelConfig, element: int = 2) -> int:
     return cache_elements(model) * element
 
 
-def flops_per_token(model: ModelConfig, sequence: int, training: bool = True, causal: bool = True) -> int:
+def flops_per_token(
+    model: ModelConfig, sequence: int, training: bool = True, causal: bool = True
+) -> int:
     """Average FLOPs of one token in a sequence: two per active weight without the embedding, and attention over what stands before it.
 
     Training costs three times the forward pass. `causal=False` counts the whole square of scores, as some published figures do.

@@ -13,9 +13,15 @@ from seekjax.data.tokenizer import special_in
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 BLANK = " \t\r\n"
-_NEAR_TAG = re.compile(r"<[\s/]*(?:think|answer)\b", re.IGNORECASE)  # "< / Answer x>": looks like a tag to whoever reads it
+_NEAR_TAG = re.compile(
+    r"<[\s/]*(?:think|answer)\b", re.IGNORECASE
+)  # "< / Answer x>": looks like a tag to whoever reads it
 _TOKEN = re.compile(r"([0-9]+)|([-+*/()])")
-LONGEST, DEEPEST, DIGITS = 128, 16, 9  # of an expression: characters, nested brackets, digits of a number; so no value has over 450 bits
+LONGEST, DEEPEST, DIGITS = (
+    128,
+    16,
+    9,
+)  # of an expression: characters, nested brackets, digits of a number; so no value has over 450 bits
 
 
 class Parsed(NamedTuple):
@@ -54,7 +60,11 @@ def parse(text: str, opened: bool = False) -> Parsed | Refused:
     if starts != sorted(starts):
         return Refused("tags in the wrong order")
     before, thought, between, answer, after = re.split("|".join(TAGS), text)
-    for part, where in ((before, "before <think>"), (between.strip(BLANK), "between the blocks"), (after, "after </answer>")):
+    for part, where in (
+        (before, "before <think>"),
+        (between.strip(BLANK), "between the blocks"),
+        (after, "after </answer>"),
+    ):
         if part:
             return Refused(f"text {where}")
     if named := special_in(text):

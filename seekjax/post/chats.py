@@ -34,14 +34,27 @@ class Form:
         asked = [{"role": "user", "content": "1+1"}]
         before, ready = (chat.render(asked, answer=answer) for answer in (False, True))
         if ready == before:
-            raise DataError("the chat template has no generation prompt, so nothing tells the model to answer: name another with --post.template.")
-        head, found, tail = chat.render([*asked, {"role": "assistant", "content": HERE}], answer=False).partition(HERE)
-        self.lead, self.opened = head[len(ready):], ready[len(head):]  # what stands before an answer; what the template says of it already: R1's <think>
-        if not found or not (head.startswith(ready) or ready.startswith(head) and self.opened.strip() == THINK):
-            raise DataError("the chat template does not write an answer behind its generation prompt: name another with --post.template.")
+            raise DataError(
+                "the chat template has no generation prompt, so nothing tells the model to answer: name another with --post.template."
+            )
+        head, found, tail = chat.render(
+            [*asked, {"role": "assistant", "content": HERE}], answer=False
+        ).partition(HERE)
+        self.lead, self.opened = (
+            head[len(ready) :],
+            ready[len(head) :],
+        )  # what stands before an answer; what the template says of it already: R1's <think>
+        if not found or not (
+            head.startswith(ready) or ready.startswith(head) and self.opened.strip() == THINK
+        ):
+            raise DataError(
+                "the chat template does not write an answer behind its generation prompt: name another with --post.template."
+            )
         if not (end := self._ids(tail)).size or end[0] != tokenizer.eos:
-            raise DataError("the chat template does not end an answer with the tokenizer's end of text, so the model would never learn to stop: "
-                            "name another with --post.template.")
+            raise DataError(
+                "the chat template does not end an answer with the tokenizer's end of text, so the model would never learn to stop: "
+                "name another with --post.template."
+            )
 
     def prompt(self, messages: Sequence[Message]) -> np.ndarray:
         """The tokens up to where the assistant's next answer begins."""
@@ -52,27 +65,45 @@ class Form:
         if self.opened:
             begun = self.opened.strip()
             if not content.lstrip().startswith(begun):
-                raise DataError(f"the chat template begins every answer with {begun}, and this one has none: name another with --post.template.")
-            content = content.lstrip().removeprefix(begun).removeprefix(self.opened[len(self.opened.rstrip()):])
+                raise DataError(
+                    f"the chat template begins every answer with {begun}, and this one has none: name another with --post.template."
+                )
+            content = (
+                content.lstrip()
+                .removeprefix(begun)
+                .removeprefix(self.opened[len(self.opened.rstrip()) :])
+            )
         return np.append(self._ids(self.lead + content), np.int32(self.tokenizer.eos))
 
     def samples(self, messages: Sequence[Message]) -> list[Sample]:
         """Every answer trained on once, behind what the model would have read. Most conversations are one sample; but templates drop the
         thinking of answers in the past, so an answer that later turns show otherwise than it was given ends a sample of its own."""
         found: list[Sample] = []
-        for i in reversed([i for i, message in enumerate(messages) if message["role"] == "assistant"]):
+        for i in reversed(
+            [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        ):
             prompt = self.prompt(messages[:i])
             tokens = np.concatenate([prompt, self.answer(messages[i]["content"])])
-            home = next((sample for sample in found if np.array_equal(sample.tokens[:len(tokens)], tokens)), None)
+            home = next(
+                (
+                    sample
+                    for sample in found
+                    if np.array_equal(sample.tokens[: len(tokens)], tokens)
+                ),
+                None,
+            )
             if home is None:
                 home = Sample(tokens, np.zeros(len(tokens), bool))
                 found.append(home)
-            home.trained[len(prompt):len(tokens)] = True
+            home.trained[len(prompt) : len(tokens)] = True
         return found[::-1]
 
     def fingerprint(self) -> str:
         """A hash that tells templates apart by what they write."""
-        talk = [{"role": role, "content": "<think>1</think>2"} for role in ("system", "user", "assistant", "user")]
+        talk = [
+            {"role": role, "content": "<think>1</think>2"}
+            for role in ("system", "user", "assistant", "user")
+        ]
         return hashlib.sha256(self.chat.render(talk).encode()).hexdigest()
 
     def _ids(self, text: str) -> np.ndarray:
@@ -92,8 +123,13 @@ class Rows(JsonLines):
             record = self.record(line, number)
         except DataError:
             raise
-        except (RecursionError, ValueError) as error:  # brackets nested a thousand deep, a number of thousands of digits
-            raise DataError(f"{where} is no JSON that we read ({type(error).__name__}): repair or delete that line.") from error
+        except (
+            RecursionError,
+            ValueError,
+        ) as error:  # brackets nested a thousand deep, a number of thousands of digits
+            raise DataError(
+                f"{where} is no JSON that we read ({type(error).__name__}): repair or delete that line."
+            ) from error
         if not isinstance(record, dict):
             raise DataError(f"{where} is a JSON {type(record).__name__}, not an object.")
         return record
@@ -107,36 +143,55 @@ def open_rows(name: str, field: str) -> Rows:
     """A .jsonl file named in the config. Raises DataError."""
     path = Path(name).expanduser()
     if path.suffix != ".jsonl" or not path.is_file():
-        raise DataError(f"{name} is not there: {field} takes .jsonl files." if not path.exists() else f"{name} is no .jsonl file: {field} takes only those.")
+        raise DataError(
+            f"{name} is not there: {field} takes .jsonl files."
+            if not path.exists()
+            else f"{name} is no .jsonl file: {field} takes only those."
+        )
     return Rows(path, name)
 
 
 def messages_of(value: Any, where: str) -> list[Message]:
     """What stands under "messages", checked. Raises DataError."""
     if not isinstance(value, list) or not value:
-        raise DataError(f'{where} has no conversation under "messages": write [{{"role": "user", "content": ...}}, ...].')
+        raise DataError(
+            f'{where} has no conversation under "messages": write [{{"role": "user", "content": ...}}, ...].'
+        )
     checked = []
     for number, message in enumerate(value, 1):
         turn = f"{where}, message {number},"
         role = message.get("role") if isinstance(message, dict) else None
         if role not in ROLES:
-            raise DataError(f"{turn} has {f'the role {role!r}' if isinstance(role, str) else 'no role'}: roles are {', '.join(ROLES)}.")
-        checked.append({"role": role, "content": text_of(message.get("content"), f"{turn} the {role}'s content")})
+            raise DataError(
+                f"{turn} has {f'the role {role!r}' if isinstance(role, str) else 'no role'}: roles are {', '.join(ROLES)}."
+            )
+        checked.append(
+            {
+                "role": role,
+                "content": text_of(message.get("content"), f"{turn} the {role}'s content"),
+            }
+        )
     return checked
 
 
 def text_of(value: Any, where: str) -> str:
     """Text that a person or a model has said, checked. Raises DataError."""
     if not isinstance(value, str):
-        raise DataError(f"{where} is {'missing' if value is None else f'a {type(value).__name__}, not text'}.")
+        raise DataError(
+            f"{where} is {'missing' if value is None else f'a {type(value).__name__}, not text'}."
+        )
     if not value.strip():
         raise DataError(f"{where} is empty.")
     if named := special_in(value):
-        raise DataError(f"{where} spells {named}, which would become that token: write it otherwise.")
+        raise DataError(
+            f"{where} spells {named}, which would become that token: write it otherwise."
+        )
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{where} holds half a character (\\u{ord(value[error.start]):04x}): repair it.") from error
+        raise DataError(
+            f"{where} holds half a character (\\u{ord(value[error.start]):04x}): repair it."
+        ) from error
     return value
 
 
@@ -161,7 +216,9 @@ def conversation(rows: Rows, row: int, record: dict[str, Any], form: Form) -> li
     where = rows.where(row)
     messages = messages_of(record.get("messages"), where)
     if not any(message["role"] == "assistant" for message in messages):
-        raise DataError(f"{where} has no answer of the assistant: there is nothing to learn from it.")
+        raise DataError(
+            f"{where} has no answer of the assistant: there is nothing to learn from it."
+        )
     try:
         return form.samples(messages)
     except DataError as error:
@@ -170,13 +227,18 @@ def conversation(rows: Rows, row: int, record: dict[str, Any], form: Form) -> li
 
 def asked(messages: Sequence[Message]) -> str:
     """What decides the side of a conversation: all that is said before the first answer, so that several answers to one question stay together."""
-    first = next((i for i, message in enumerate(messages) if message["role"] == "assistant"), len(messages))
+    first = next(
+        (i for i, message in enumerate(messages) if message["role"] == "assistant"), len(messages)
+    )
     return json.dumps([[message["role"], message["content"]] for message in messages[:first]])
 
 
 def held_out_side(keys: Sequence[str], share: float) -> np.ndarray:
     """bool per key: which are kept out of training, by hash, copies together; at least one on each side where there are two and a share is asked for."""
-    score = {key: int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64 for key in keys}
+    score = {
+        key: int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64
+        for key in keys
+    }
     held = {key for key in score if score[key] < share}
     if share and not held and len(score) > 1:
         held = {min(score, key=score.get)}

@@ -30,7 +30,14 @@ from .sft import Answers, FineTuning
 from .teacher import Teacher
 from .traces import load_samples
 
-SHARED = ("chats", "tasks", "weights", "language", "template", "drop_long")  # that distillation reads as fine-tuning does
+SHARED = (
+    "chats",
+    "tasks",
+    "weights",
+    "language",
+    "template",
+    "drop_long",
+)  # that distillation reads as fine-tuning does
 THOUGHTS = ("index", "log_prob", "hidden")  # of the teacher, within a batch
 
 
@@ -44,10 +51,25 @@ class Match(Answers):
     def sums(self, params, state: TrainState, piece: dict[str, jax.Array], mtp: bool):
         """Summed KL over the trained tokens of a micro-batch, summed cross entropy of each prediction depth, and the model's output."""
         config = self.plan.config
-        output, nll = forward(self.plan.model, config, self.plan.weights(params, state.frozen), state.balance, piece, mtp)
-        thoughts = {name: piece[name] for name in THOUGHTS if name in piece} | {"head": self.head_DV}
-        kl_BT = divergence(output.hidden_BTD, output.head_DV, thoughts, direction(self.post), self.post.temperature)
-        return jnp.where(target_mask(piece, 1, config.data.mask_documents), kl_BT, 0).sum(), nll, output
+        output, nll = forward(
+            self.plan.model,
+            config,
+            self.plan.weights(params, state.frozen),
+            state.balance,
+            piece,
+            mtp,
+        )
+        thoughts = {name: piece[name] for name in THOUGHTS if name in piece} | {
+            "head": self.head_DV
+        }
+        kl_BT = divergence(
+            output.hidden_BTD, output.head_DV, thoughts, direction(self.post), self.post.temperature
+        )
+        return (
+            jnp.where(target_mask(piece, 1, config.data.mask_documents), kl_BT, 0).sum(),
+            nll,
+            output,
+        )
 
     def loss(self, params, state: TrainState, piece: dict[str, jax.Array], totals: Any):
         config, share = self.plan.config, self.post.cross_entropy
@@ -55,17 +77,33 @@ class Match(Answers):
         kl, ce = kl / totals.tokens, nll / totals.tokens
         mtp = ce[1:].mean() if config.model.mtp_depth else jnp.zeros(())
         balanced = balance_loss(output) / totals.sequences
-        total = (1 - share) * self.post.temperature**2 * kl + self.mtp_weight(state.step) * mtp + config.train.balance_loss * balanced
+        total = (
+            (1 - share) * self.post.temperature**2 * kl
+            + self.mtp_weight(state.step) * mtp
+            + config.train.balance_loss * balanced
+        )
         total = total + share * ce[0] if share else total  # no gradient is made for a figure
-        return total, {"kl": kl, "loss": ce[0], "mtp_loss": mtp, "balance_loss": balanced, "experts": loads(output)}
+        return total, {
+            "kl": kl,
+            "loss": ce[0],
+            "mtp_loss": mtp,
+            "balance_loss": balanced,
+            "experts": loads(output),
+        }
 
-    def measured(self, params, state: TrainState, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def measured(
+        self, params, state: TrainState, batch: dict[str, jax.Array]
+    ) -> dict[str, jax.Array]:
         """Sums over a batch [A, B, T + 1]."""
+
         def one(piece):
             kl, nll, _ = self.sums(params, state, piece, mtp=False)
             return {"kl": kl, "nats": nll[0]}
-        return jax.tree.map(lambda x: x.sum(0), jax.lax.map(one, batch)) | {"tokens": self.mask(batch).sum(), "bytes": super().metrics(
-            batch, self.totals(batch))["bytes"]}
+
+        return jax.tree.map(lambda x: x.sum(0), jax.lax.map(one, batch)) | {
+            "tokens": self.mask(batch).sum(),
+            "bytes": super().metrics(batch, self.totals(batch))["bytes"],
+        }
 
 
 class Distillation(FineTuning):
@@ -80,8 +118,15 @@ class Distillation(FineTuning):
         self.post, home = config.post, config.init or config.post.teacher
         check(config)
         self.teacher = Teacher(config)
-        data = replace(config.data, mask_documents=True, packing="fit", tokenizer=config.data.tokenizer if config.init else str(self.teacher.folder))
-        config = replace(config, data=data, post=SftConfig(**{name: getattr(self.post, name) for name in SHARED}))
+        data = replace(
+            config.data,
+            mask_documents=True,
+            packing="fit",
+            tokenizer=config.data.tokenizer if config.init else str(self.teacher.folder),
+        )
+        config = replace(
+            config, data=data, post=SftConfig(**{name: getattr(self.post, name) for name in SHARED})
+        )
         sft.check(config)
         self.teacher.check_vocabulary(config)
         self.learn_form(replace(config, init=home))
@@ -94,9 +139,15 @@ class Distillation(FineTuning):
     def asks(self) -> str:
         """Who is asked for what."""
         post, teacher = self.post, self.teacher
-        compared = f"its {post.top_k} likeliest tokens and the rest" if post.top_k else "the whole vocabulary"
-        return (f"teacher: {teacher.folder}, {teacher.model.layers} layers of width {teacher.model.embed}; {direction(post)} divergence over {compared}"
-                + (f"; what it says is kept in {post.save_logits}" if post.save_logits else ""))
+        compared = (
+            f"its {post.top_k} likeliest tokens and the rest"
+            if post.top_k
+            else "the whole vocabulary"
+        )
+        return (
+            f"teacher: {teacher.folder}, {teacher.model.layers} layers of width {teacher.model.embed}; {direction(post)} divergence over {compared}"
+            + (f"; what it says is kept in {post.save_logits}" if post.save_logits else "")
+        )
 
     def open(self, folder: Path) -> None:
         super().open(folder)
@@ -104,8 +155,16 @@ class Distillation(FineTuning):
         self.step = self.match
         if self.post.save_logits:
             config = self.config
-            self.teacher.keep({"tokenizer": self.tokenizer.fingerprint(), "template": self.form.fingerprint(), "data": self.corpus.fingerprint(),
-                               "sequence": config.data.sequence, "seed": config.train.seed, "vocab": config.model.vocab})
+            self.teacher.keep(
+                {
+                    "tokenizer": self.tokenizer.fingerprint(),
+                    "template": self.form.fingerprint(),
+                    "data": self.corpus.fingerprint(),
+                    "sequence": config.data.sequence,
+                    "seed": config.train.seed,
+                    "vocab": config.model.vocab,
+                }
+            )
 
     def compile(self) -> None:
         """The step and the measurement; both take the teacher's head, which changes nothing where only its likeliest tokens are compared."""
@@ -115,10 +174,17 @@ class Distillation(FineTuning):
             return Match(plan, self.post, self.tokenizer.bytes_V, head_DV)
 
         into, head = (places, sharding(BATCH)), sharding("embed vocab")
-        update = jax.jit(lambda state, batch, head_DV: train_step(plan, criterion(head_DV), state, batch), in_shardings=(*into, head),
-                         out_shardings=(places, sharding("")), donate_argnums=0)
-        look = jax.jit(lambda params, state, batch, head_DV: criterion(head_DV).measured(params, state, batch),
-                       in_shardings=(places.params, *into, head), out_shardings=sharding(""))
+        update = jax.jit(
+            lambda state, batch, head_DV: train_step(plan, criterion(head_DV), state, batch),
+            in_shardings=(*into, head),
+            out_shardings=(places, sharding("")),
+            donate_argnums=0,
+        )
+        look = jax.jit(
+            lambda params, state, batch, head_DV: criterion(head_DV).measured(params, state, batch),
+            in_shardings=(places.params, *into, head),
+            out_shardings=sharding(""),
+        )
         self.match = lambda state, batch: update(state, batch, self.teacher.head)
         self.measure = lambda params, state, batch: look(params, state, batch, self.teacher.head)
 
@@ -140,29 +206,55 @@ class Distillation(FineTuning):
         """KL and loss on what the assistant says in held-out samples, of every source apart; from the moving average of the weights, where one is kept."""
         record, total, params = {}, {}, state.params if state.ema is None else state.ema
         for number, (name, batches) in enumerate(self.held_out.items()):
-            placed = [put_batch({part: x[None] for part, x in batch.items()}, BATCH) for batch in batches]
-            sums = added([self.measure(params, state, one | self.teacher(one, f"held_out-{number}-{at:06}")) for at, one in enumerate(placed)])
+            placed = [
+                put_batch({part: x[None] for part, x in batch.items()}, BATCH) for batch in batches
+            ]
+            sums = added(
+                [
+                    self.measure(
+                        params, state, one | self.teacher(one, f"held_out-{number}-{at:06}")
+                    )
+                    for at, one in enumerate(placed)
+                ]
+            )
             total = added([total, sums]) if total else sums
-            record |= {f"kl/{name}": sums["kl"] / sums["tokens"], f"loss/{name}": sums["nats"] / sums["tokens"]}
+            record |= {
+                f"kl/{name}": sums["kl"] / sums["tokens"],
+                f"loss/{name}": sums["nats"] / sums["tokens"],
+            }
         if not record:
             return {}, "nothing: data.held_out is 0, or there is a single conversation"
-        record |= {"kl": total["kl"] / total["tokens"], "loss": total["nats"] / total["tokens"],
-                   "bits_per_byte": total["nats"] / np.log(2) / max(total["bytes"], 1)}
+        record |= {
+            "kl": total["kl"] / total["tokens"],
+            "loss": total["nats"] / total["tokens"],
+            "bits_per_byte": total["nats"] / np.log(2) / max(total["bytes"], 1),
+        }
         parts = [f"{name} {record[f'kl/{name}']:.4f}" for name in self.held_out]
-        return record, (f"kl {record['kl']:.4f}, loss {record['loss']:.3f} on {int(total['tokens']):,} tokens of answers"
-                        + (f" (kl of {', '.join(parts)})" if len(parts) > 1 else ""))
+        return record, (
+            f"kl {record['kl']:.4f}, loss {record['loss']:.3f} on {int(total['tokens']):,} tokens of answers"
+            + (f" (kl of {', '.join(parts)})" if len(parts) > 1 else "")
+        )
 
     def finish(self, state: TrainState, folder: Path) -> list[str]:
-        return [*([f"picture: {self.draw_distance(folder)}"] if jax.process_index() == 0 else []), *super().finish(state, folder)]
+        return [
+            *([f"picture: {self.draw_distance(folder)}"] if jax.process_index() == 0 else []),
+            *super().finish(state, folder),
+        ]
 
     def draw_distance(self, folder: Path) -> Path:
         """kl.png in a run's folder."""
-        return draw_figures(folder, "kl.png", "distance of student and teacher", {"kl": "KL (nats per token)"})
+        return draw_figures(
+            folder, "kl.png", "distance of student and teacher", {"kl": "KL (nats per token)"}
+        )
 
 
 def direction(post: DistillConfig) -> str:
     """Which divergence is meant by auto."""
-    return ("reverse" if post.on_policy else "forward") if post.divergence == "auto" else post.divergence
+    return (
+        ("reverse" if post.on_policy else "forward")
+        if post.divergence == "auto"
+        else post.divergence
+    )
 
 
 def added(sums: list[dict[str, Any]]) -> dict[str, float]:
@@ -173,6 +265,15 @@ def check(config: Config) -> None:
     """Raise ConfigError for settings that do not fit each other."""
     post = config.post
     need(post.temperature > 0, f"post.temperature is {post.temperature}: it must be above 0.")
-    need(0 <= post.cross_entropy < 1, f"post.cross_entropy is {post.cross_entropy}: it is a share of the loss, from 0 to below 1.")
-    need(not post.save_logits or post.top_k > 0, "post.save_logits would keep whole vocabularies for every token: say how many of the likeliest with --post.top-k.")
-    need(not post.save_logits or jax.process_count() == 1, "post.save_logits is for one process: save them on one host, or let the teacher stay in memory.")
+    need(
+        0 <= post.cross_entropy < 1,
+        f"post.cross_entropy is {post.cross_entropy}: it is a share of the loss, from 0 to below 1.",
+    )
+    need(
+        not post.save_logits or post.top_k > 0,
+        "post.save_logits would keep whole vocabularies for every token: say how many of the likeliest with --post.top-k.",
+    )
+    need(
+        not post.save_logits or jax.process_count() == 1,
+        "post.save_logits is for one process: save them on one host, or let the teacher stay in memory.",
+    )

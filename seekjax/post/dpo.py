@@ -56,23 +56,41 @@ class Pairwise:
         """Pairs; those that only fill up a batch have no answer."""
         return jnp.maximum(batch["trained"][:, ::2].any(-1).sum(), 1).astype(jnp.float32)
 
-    def figures(self, params, state: TrainState, piece: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], Any]:
+    def figures(
+        self, params, state: TrainState, piece: dict[str, jax.Array]
+    ) -> tuple[dict[str, jax.Array], Any]:
         """Sums over the pairs of a micro-batch, and the model's output."""
         config, model = self.plan.config, self.plan.model
         mask_BT, real_P = piece["trained"][:, 1:].astype(bool), piece["trained"][::2].any(-1)
-        logp_BT, output = log_probs(model, config, self.plan.weights(params, state.frozen), state.balance, piece)
-        reference = jax.lax.stop_gradient(self.plan.weights(state.frozen["reference"], state.frozen))
-        found = margin(logp_BT, log_probs(model, config, reference, state.balance, piece)[0], mask_BT)
-        wins_P = (found.chosen > found.rejected) + 0.5 * (found.chosen == found.rejected)  # where nothing has moved yet, a coin
-        sums = {"loss": found.loss(self.beta), "accuracy": wins_P, "margin": self.beta * (found.chosen - found.rejected),
-                "reward_chosen": self.beta * found.chosen, "reward_rejected": self.beta * found.rejected}
+        logp_BT, output = log_probs(
+            model, config, self.plan.weights(params, state.frozen), state.balance, piece
+        )
+        reference = jax.lax.stop_gradient(
+            self.plan.weights(state.frozen["reference"], state.frozen)
+        )
+        found = margin(
+            logp_BT, log_probs(model, config, reference, state.balance, piece)[0], mask_BT
+        )
+        wins_P = (found.chosen > found.rejected) + 0.5 * (
+            found.chosen == found.rejected
+        )  # where nothing has moved yet, a coin
+        sums = {
+            "loss": found.loss(self.beta),
+            "accuracy": wins_P,
+            "margin": self.beta * (found.chosen - found.rejected),
+            "reward_chosen": self.beta * found.chosen,
+            "reward_rejected": self.beta * found.rejected,
+        }
         return {name: jnp.where(real_P, x, 0).sum() for name, x in sums.items()}, output
 
     def loss(self, params, state: TrainState, piece: dict[str, jax.Array], totals: jax.Array):
         sums, output = self.figures(params, state, piece)
         means = {name: value / totals for name, value in sums.items()}
         balanced = balance_loss(output) / (2 * totals)
-        return means["loss"] + self.plan.config.train.balance_loss * balanced, means | {"balance_loss": balanced, "experts": loads(output)}
+        return means["loss"] + self.plan.config.train.balance_loss * balanced, means | {
+            "balance_loss": balanced,
+            "experts": loads(output),
+        }
 
     def metrics(self, batch: dict[str, jax.Array], totals: jax.Array) -> dict[str, jax.Array]:
         return {"pairs": totals, "tokens": batch["trained"].sum().astype(jnp.float32)}
@@ -87,25 +105,48 @@ class Preference(FineTuning):
         self.corpus = load_pairs(config, self.form, self.tokenizer.pad)
 
     def about(self) -> list[str]:
-        kinds = [f"{source.name} ({len(source.train):,} pairs, {len(source.held_out):,} held out)" for source in self.corpus.sources]
+        kinds = [
+            f"{source.name} ({len(source.train):,} pairs, {len(source.held_out):,} held out)"
+            for source in self.corpus.sources
+        ]
         return self.said(", ".join(kinds))
 
     def open(self, folder: Path) -> None:
         config, train = self.config, self.config.train
         made_for = {"tokenizer": self.tokenizer.fingerprint(), "template": self.form.fingerprint()}
-        self.batches = pair_batches(self.corpus, train.micro_batch or train.batch, train.seed, made_for | {"sequence": config.data.sequence}, **self.process)
-        self.held_out = {source.name: self.rows_of(source.held_out) for source in self.corpus.sources if len(source.held_out)}
+        self.batches = pair_batches(
+            self.corpus,
+            train.micro_batch or train.batch,
+            train.seed,
+            made_for | {"sequence": config.data.sequence},
+            **self.process,
+        )
+        self.held_out = {
+            source.name: self.rows_of(source.held_out)
+            for source in self.corpus.sources
+            if len(source.held_out)
+        }
         self.plan, self.experts = make_plan(config, ("reference",)), None
         criterion, places = Pairwise(self.plan), self.plan.shardings()
         self.step = compile_train(self.plan, criterion)
-        self.measure = jax.jit(lambda params, state, batch: criterion.figures(params, state, batch)[0] | {"pairs": batch["trained"][::2].any(-1).sum()},
-                               in_shardings=(places.params, places, sharding("batch")), out_shardings=sharding(""))
+        self.measure = jax.jit(
+            lambda params, state, batch: (
+                criterion.figures(params, state, batch)[0]
+                | {"pairs": batch["trained"][::2].any(-1).sum()}
+            ),
+            in_shardings=(places.params, places, sharding("batch")),
+            out_shardings=sharding(""),
+        )
         self.form.chat.keep(folder, jax.process_index() == 0)
 
     def rows_of(self, pairs: Pairs) -> list[dict[str, np.ndarray]]:
         """Batches of these pairs, of this process's share; the last is filled up with empty rows."""
         size, train = self.config.train.micro_batch or self.config.train.batch, self.config.train
-        rows = [{name: x[side] for name, x in pairs[index].items()} for index in range(min(len(pairs), train.eval_batches * size // 2)) for side in (0, 1)]
+        rows = [
+            {name: x[side] for name, x in pairs[index].items()}
+            for index in range(min(len(pairs), train.eval_batches * size // 2))
+            for side in (0, 1)
+        ]
         return self.shared(rows)
 
     def derive(self, metrics: dict[str, float]) -> dict[str, float]:
@@ -117,18 +158,37 @@ class Preference(FineTuning):
     def evaluate(self, state: TrainState) -> tuple[dict[str, float], str]:
         """Loss, accuracy and margin on held-out pairs; from the moving average of the weights, where one is kept."""
         params = state.params if state.ema is None else state.ema
-        seen = [self.measure(params, state, put_batch(batch, "batch sequence")) for batches in self.held_out.values() for batch in batches]
+        seen = [
+            self.measure(params, state, put_batch(batch, "batch sequence"))
+            for batches in self.held_out.values()
+            for batch in batches
+        ]
         if not seen:
             return {}, "nothing: data.held_out is 0, or there is a single prompt"
         sums = {name: sum(float(one[name]) for one in seen) for name in seen[0]}
         pairs = sums.pop("pairs")
         record = {name: value / pairs for name, value in sums.items()}
-        return record, f"loss {record['loss']:.3f}, prefers the chosen of {record['accuracy']:.0%} of {pairs:.0f} pairs, margin {record['margin']:+.3f}"
+        return (
+            record,
+            f"loss {record['loss']:.3f}, prefers the chosen of {record['accuracy']:.0%} of {pairs:.0f} pairs, margin {record['margin']:+.3f}",
+        )
 
     def finish(self, state: TrainState, folder: Path) -> list[str]:
-        figures = {"loss": "loss (nats)", "accuracy": "prefers the chosen", "margin": "margin (nats)"}
-        pictures = [f"picture: {draw_figures(folder, 'preference.png', 'what it prefers', figures)}"] if jax.process_index() == 0 else []
-        return [*pictures, f"checkpoint: {folder / 'checkpoints' / str(int(state.step))}", f"next: talk with it: seekjax chat {folder}"]
+        figures = {
+            "loss": "loss (nats)",
+            "accuracy": "prefers the chosen",
+            "margin": "margin (nats)",
+        }
+        pictures = (
+            [f"picture: {draw_figures(folder, 'preference.png', 'what it prefers', figures)}"]
+            if jax.process_index() == 0
+            else []
+        )
+        return [
+            *pictures,
+            f"checkpoint: {folder / 'checkpoints' / str(int(state.step))}",
+            f"next: talk with it: seekjax chat {folder}",
+        ]
 
 
 def check(config: Config) -> None:
@@ -136,8 +196,16 @@ def check(config: Config) -> None:
     post, train = config.post, config.train
     micro = train.micro_batch or train.batch
     if config.init is None and config.data.tokenizer == "bpe":
-        raise DataError("preference tuning starts from a model: name the folder of a run or of a published checkpoint with --init.")
+        raise DataError(
+            "preference tuning starts from a model: name the folder of a run or of a published checkpoint with --init."
+        )
     need(post.beta > 0, f"post.beta is {post.beta}: it must be above 0.")
-    need(micro % (2 * jax.process_count()) == 0, f"train.micro_batch (train.batch where that is 0) is {micro}: it must hold whole pairs, so make it a multiple "
-         f"of {2 * jax.process_count()}.")
-    need(not config.data.workers, "data.workers is for pre-training's text: pairs are rendered in this process, set it to 0.")
+    need(
+        micro % (2 * jax.process_count()) == 0,
+        f"train.micro_batch (train.batch where that is 0) is {micro}: it must hold whole pairs, so make it a multiple "
+        f"of {2 * jax.process_count()}.",
+    )
+    need(
+        not config.data.workers,
+        "data.workers is for pre-training's text: pairs are rendered in this process, set it to 0.",
+    )

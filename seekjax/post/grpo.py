@@ -29,7 +29,14 @@ from .watch import Watch
 
 def objective_of(post: GrpoConfig) -> Objective:
     """The recipe with the fields that the config replaces."""
-    return replace(RECIPES[post.recipe], **{f.name: value for f in fields(Objective) if (value := getattr(post, f.name, None)) is not None})
+    return replace(
+        RECIPES[post.recipe],
+        **{
+            f.name: value
+            for f in fields(Objective)
+            if (value := getattr(post, f.name, None)) is not None
+        },
+    )
 
 
 class GroupRelative:
@@ -40,18 +47,50 @@ class GroupRelative:
 
     def totals(self, batch: dict[str, Any]) -> Totals:
         micro, sequences = batch["tokens"].shape[:2]
-        return Totals(jnp.maximum(batch["mask"].sum(), 1).astype(jnp.float32), micro * sequences, float(self.post.max_new))
+        return Totals(
+            jnp.maximum(batch["mask"].sum(), 1).astype(jnp.float32),
+            micro * sequences,
+            float(self.post.max_new),
+        )
 
     def loss(self, params, state: TrainState, piece: dict[str, Any], totals: Totals):
         config = self.plan.config
         weights = self.plan.weights(params, state.frozen)
-        logp_BT, output = log_probs(self.plan.model, config, weights, state.balance, piece, self.post.temperature)
-        old_BT = piece.get("old", jax.lax.stop_gradient(logp_BT))  # the first update of a rollout is on its own policy: the ratio is exactly 1
-        loss, seen = policy_loss(self.objective, logp_BT, old_BT, piece["log_prob"][:, 1:], piece.get("ref"), piece["advantage"], piece["mask"], totals)
+        logp_BT, output = log_probs(
+            self.plan.model, config, weights, state.balance, piece, self.post.temperature
+        )
+        old_BT = piece.get(
+            "old", jax.lax.stop_gradient(logp_BT)
+        )  # the first update of a rollout is on its own policy: the ratio is exactly 1
+        loss, seen = policy_loss(
+            self.objective,
+            logp_BT,
+            old_BT,
+            piece["log_prob"][:, 1:],
+            piece.get("ref"),
+            piece["advantage"],
+            piece["mask"],
+            totals,
+        )
         balanced = balance_loss(output) / totals.sequences
-        shares = {name: getattr(seen, name) / totals.tokens for name in ("clip_low", "clip_high", "ratio", "log_ratio", *(("kl",) if "ref" in piece else ()))}
+        shares = {
+            name: getattr(seen, name) / totals.tokens
+            for name in (
+                "clip_low",
+                "clip_high",
+                "ratio",
+                "log_ratio",
+                *(("kl",) if "ref" in piece else ()),
+            )
+        }
         return loss + config.train.balance_loss * balanced, {
-            "loss": loss, "balance_loss": balanced, **shares, "masked": seen.masked / totals.sequences, "maxima": {"gap": seen.gap}, "experts": loads(output)}
+            "loss": loss,
+            "balance_loss": balanced,
+            **shares,
+            "masked": seen.masked / totals.sequences,
+            "maxima": {"gap": seen.gap},
+            "experts": loads(output),
+        }
 
     def metrics(self, batch: dict[str, Any], totals: Totals) -> dict[str, jax.Array]:
         return {"tokens": totals.tokens}
@@ -65,7 +104,11 @@ class Reinforcement:
     def __init__(self, config: Config):
         post = config.post
         check(config)
-        self.config = config if post.move_bias else replace(config, train=replace(config.train, balance_rate=0.0))
+        self.config = (
+            config
+            if post.move_bias
+            else replace(config, train=replace(config.train, balance_rate=0.0))
+        )
         self.objective = objective_of(post)
         self.tokenizer = read_tokenizer(Path(config.data.tokenizer), config.model.vocab)
         self.judge = Judge(config, self.tokenizer, self.objective.overlong)
@@ -74,15 +117,24 @@ class Reinforcement:
 
     def about(self) -> list[str]:
         post = self.config.post
-        return [f"tasks: {', '.join(post.tasks)}; rewards: {', '.join(f'{weight:g} {name}' for name, weight in self.judge.reward.weights.items())}; {self.tokenizer.size} token ids",
-                f"recipe: {post.recipe}; {post.prompts} prompts x {post.group} samples of up to {post.max_new} tokens a rollout, from {self.config.init}"]
+        return [
+            f"tasks: {', '.join(post.tasks)}; rewards: {', '.join(f'{weight:g} {name}' for name, weight in self.judge.reward.weights.items())}; {self.tokenizer.size} token ids",
+            f"recipe: {post.recipe}; {post.prompts} prompts x {post.group} samples of up to {post.max_new} tokens a rollout, from {self.config.init}",
+        ]
 
     def manifest(self) -> dict[str, Any]:
-        return {"tasks": list(self.config.post.tasks), "init": str(self.config.init), "tokenizer": self.tokenizer.fingerprint()}
+        return {
+            "tasks": list(self.config.post.tasks),
+            "init": str(self.config.init),
+            "tokenizer": self.tokenizer.fingerprint(),
+        }
 
     def open(self, folder: Path) -> None:
         post = self.config.post
-        need(post.prompts % split_by("batch") == 0, f"post.prompts {post.prompts} must be a multiple of the {split_by('batch')} devices that share a batch.")
+        need(
+            post.prompts % split_by("batch") == 0,
+            f"post.prompts {post.prompts} must be a multiple of the {split_by('batch')} devices that share a batch.",
+        )
         self.plan = make_plan(self.config, ("reference",) if self.objective.kl else ())
         self.update = compile_train(self.plan, GroupRelative(self.plan, self.objective))
         self.sampler = Sampler(self.config, self.tokenizer)
@@ -108,7 +160,10 @@ class Reinforcement:
 
     def step(self, state: TrainState, batch: dict[str, Any]) -> tuple[TrainState, dict[str, Any]]:
         if self.refresh:
-            state, self.refresh = state.replace(frozen=state.frozen | {"reference": self.copy(state.params)}), False
+            state, self.refresh = (
+                state.replace(frozen=state.frozen | {"reference": self.copy(state.params)}),
+                False,
+            )
         state, metrics = self.update(state, batch)
         return state, metrics | self.seen
 
@@ -130,18 +185,37 @@ class Reinforcement:
         if self.objective.kl:
             self.refresh = bool(every) and self.rollouts > 0 and self.rollouts % every == 0
             reference = state.params if self.refresh else state.frozen["reference"]
-            texts["ref"] = self.score(reference, state.frozen, state.balance, {name: x for name, x in texts.items() if name != "choice"})
+            texts["ref"] = self.score(
+                reference,
+                state.frozen,
+                state.balance,
+                {name: x for name, x in texts.items() if name != "choice"},
+            )
         jax.block_until_ready(texts)
-        self.seen |= {"seconds_drawing": drawn_at - began, "seconds_scoring": time.perf_counter() - drawn_at}
+        self.seen |= {
+            "seconds_drawing": drawn_at - began,
+            "seconds_scoring": time.perf_counter() - drawn_at,
+        }
         self.rollouts += 1
         key, orders = self.key(state, "order"), []
         for epoch in range(post.epochs):
-            order = np.arange(self.rows) if updates == 1 else np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), self.rows))
+            order = (
+                np.arange(self.rows)
+                if updates == 1
+                else np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), self.rows))
+            )
             orders += np.split(order, self.rows // self.config.train.batch)
         train = self.config.train
-        return [minibatch(texts, rows, train.batch // (train.micro_batch or train.batch), sharding(BATCH)) for rows in orders]
+        return [
+            minibatch(
+                texts, rows, train.batch // (train.micro_batch or train.batch), sharding(BATCH)
+            )
+            for rows in orders
+        ]
 
-    def drawn_groups(self, state: TrainState) -> tuple[dict[str, Any], list[Judged], np.ndarray, tuple[list[Judged], np.ndarray]]:
+    def drawn_groups(
+        self, state: TrainState
+    ) -> tuple[dict[str, Any], list[Judged], np.ndarray, tuple[list[Judged], np.ndarray]]:
         """Texts of `prompts` groups, what they are worth, their advantages, and the latter two of all that was drawn. With resampling, groups without
         signal are replaced by others as long as rounds are left (DAPO's dynamic sampling); every round has the same shapes."""
         post = self.config.post
@@ -154,32 +228,59 @@ class Reinforcement:
             everything = everything[0] + fresh, np.concatenate([everything[1], fresh_B])
             rows = replaced(advantage_B, fresh_B, post.group)
             kept = merged(kept, texts, rows)
-            judged, advantage_B = [(judged + fresh)[row] for row in rows], np.concatenate([advantage_B, fresh_B])[rows]
+            judged, advantage_B = (
+                [(judged + fresh)[row] for row in rows],
+                np.concatenate([advantage_B, fresh_B])[rows],
+            )
         if not self.objective.keep_routing:
             kept.pop("choice")
         if not self.objective.keep_mask:
             kept.pop("kept", None)
         return kept, judged, advantage_B, everything
 
-    def draw_round(self, state: TrainState, number: int) -> tuple[dict[str, Any], list[Judged], np.ndarray]:
+    def draw_round(
+        self, state: TrainState, number: int
+    ) -> tuple[dict[str, Any], list[Judged], np.ndarray]:
         """Texts of the next `prompts` problems, what they are worth, and their advantages."""
-        post, variables = self.config.post, {"params": self.plan.weights(state.params, state.frozen), "balance": state.balance}
+        post, variables = (
+            self.config.post,
+            {"params": self.plan.weights(state.params, state.frozen), "balance": state.balance},
+        )
         problems = self.judge.training(self.cursor, post.prompts)
         self.cursor += post.prompts
-        texts = self.sampler(variables, [self.judge.prompt(problem) for problem in problems], post.group, jax.random.fold_in(self.key(state, "draw"), number))
+        texts = self.sampler(
+            variables,
+            [self.judge.prompt(problem) for problem in problems],
+            post.group,
+            jax.random.fold_in(self.key(state, "draw"), number),
+        )
         judged = self.judge(texts, problems, post.group)
         reward_PG = np.array([one.reward for one in judged], np.float32).reshape(-1, post.group)
-        return texts, judged, np.asarray(advantages(reward_PG, np.isfinite(reward_PG), self.objective.advantage)).reshape(-1)
+        return (
+            texts,
+            judged,
+            np.asarray(
+                advantages(reward_PG, np.isfinite(reward_PG), self.objective.advantage)
+            ).reshape(-1),
+        )
 
     def evaluate(self, state: TrainState) -> tuple[dict[str, float], str]:
         """Accuracy on held-out problems, one sample each, drawn as in training."""
-        post, variables = self.config.post, {"params": self.plan.weights(state.params, state.frozen), "balance": state.balance}
+        post, variables = (
+            self.config.post,
+            {"params": self.plan.weights(state.params, state.frozen), "balance": state.balance},
+        )
         judged, chunk = [], self.rows
         for first in range(0, post.eval_problems, chunk):
             problems = self.judge.held_out(first, chunk)
-            texts = self.sampler(variables, [self.judge.prompt(problem) for problem in problems], 1, jax.random.fold_in(jax.random.key(self.config.train.seed), first))
+            texts = self.sampler(
+                variables,
+                [self.judge.prompt(problem) for problem in problems],
+                1,
+                jax.random.fold_in(jax.random.key(self.config.train.seed), first),
+            )
             judged += self.judge(texts, problems, 1)
-        return self.watch.held_out(judged[:post.eval_problems])
+        return self.watch.held_out(judged[: post.eval_problems])
 
     def derive(self, metrics: dict[str, float]) -> dict[str, float]:
         return {}
@@ -198,20 +299,33 @@ class Reinforcement:
     def _score(self, params, frozen, balance, texts: dict[str, Any]) -> jax.Array:
         """log_probs of a whole rollout, as many rows at a time as a forward pass of training has."""
         train = self.config.train
-        pieces = jax.tree.map(lambda x: constrain(x.reshape(-1, train.micro_batch or train.batch, *x.shape[1:]), "- batch" + " -" * (x.ndim - 1)), texts)
+        pieces = jax.tree.map(
+            lambda x: constrain(
+                x.reshape(-1, train.micro_batch or train.batch, *x.shape[1:]),
+                "- batch" + " -" * (x.ndim - 1),
+            ),
+            texts,
+        )
         weights = self.plan.weights(params, frozen)
-        logp_ABT = jax.lax.map(lambda piece: log_probs(self.plan.model, self.config, weights, balance, piece, self.config.post.temperature)[0], pieces)
+        logp_ABT = jax.lax.map(
+            lambda piece: log_probs(
+                self.plan.model, self.config, weights, balance, piece, self.config.post.temperature
+            )[0],
+            pieces,
+        )
         return logp_ABT.reshape(-1, logp_ABT.shape[-1])
 
 
 def replaced(old_B: np.ndarray, new_B: np.ndarray, group: int) -> np.ndarray:
     """Which rows of old and new together to keep: groups of new with signal take the places of those of old without, in order."""
+
     def signal(advantage_B):
         return (advantage_B.reshape(-1, group) != 0).any(1)
+
     rows = np.arange(len(old_B)).reshape(-1, group)
     fresh = np.flatnonzero(signal(new_B))
-    idle = np.flatnonzero(~signal(old_B))[:len(fresh)]
-    rows[idle] = len(old_B) + np.arange(len(new_B)).reshape(-1, group)[fresh[:len(idle)]]
+    idle = np.flatnonzero(~signal(old_B))[: len(fresh)]
+    rows[idle] = len(old_B) + np.arange(len(new_B)).reshape(-1, group)[fresh[: len(idle)]]
     return rows.reshape(-1)
 
 
@@ -220,18 +334,41 @@ def check(config: Config) -> None:
     post, train = config.post, config.train
     need(config.init is not None, "reinforcement starts from a model: name its folder with --init.")
     for name in ("prompts", "group", "max_new", "epochs", "rounds", "eval_problems"):
-        need(getattr(post, name) > 0, f"post.{name} is {getattr(post, name)}: it must be at least 1.")
-    need(post.group > 1, "post.group is 1: a sample is compared with others of its group, make it at least 2.")
-    need(post.temperature > 0, f"post.temperature is {post.temperature}: greedy samples are all alike, make it positive.")
+        need(
+            getattr(post, name) > 0, f"post.{name} is {getattr(post, name)}: it must be at least 1."
+        )
+    need(
+        post.group > 1,
+        "post.group is 1: a sample is compared with others of its group, make it at least 2.",
+    )
+    need(
+        post.temperature > 0,
+        f"post.temperature is {post.temperature}: greedy samples are all alike, make it positive.",
+    )
     rows = post.prompts * post.group
-    need(rows % train.batch == 0, f"a rollout has post.prompts {post.prompts} x post.group {post.group} = {rows} samples: make train.batch {train.batch} divide them.")
+    need(
+        rows % train.batch == 0,
+        f"a rollout has post.prompts {post.prompts} x post.group {post.group} = {rows} samples: make train.batch {train.batch} divide them.",
+    )
     updates = rows // train.batch * post.epochs
-    need(train.steps % updates == 0, f"train.steps {train.steps} must be a multiple of the {updates} steps that a rollout is learnt from.")
-    need(not config.kernel.capacity, f"kernel.capacity is {config.kernel.capacity}: the sampler drops no tokens, so a trainer that does would not follow it; make it 0.")
+    need(
+        train.steps % updates == 0,
+        f"train.steps {train.steps} must be a multiple of the {updates} steps that a rollout is learnt from.",
+    )
+    need(
+        not config.kernel.capacity,
+        f"kernel.capacity is {config.kernel.capacity}: the sampler drops no tokens, so a trainer that does would not follow it; make it 0.",
+    )
     need(not train.batch_start, "train.batch_start is for pre-training: a rollout has one size.")
-    need(post.max_new < config.data.sequence, f"data.sequence {config.data.sequence} must hold a prompt and post.max_new {post.max_new} tokens.")
+    need(
+        post.max_new < config.data.sequence,
+        f"data.sequence {config.data.sequence} must hold a prompt and post.max_new {post.max_new} tokens.",
+    )
     try:
         kl = objective_of(post).kl
     except ValueError as error:
         raise ConfigError(str(error).replace("objective.", "post.")) from error
-    need(not (kl and post.move_bias), f"post.kl is {kl} and post.move_bias True: the reference would move with the balance bias, set one of them to 0 or False.")
+    need(
+        not (kl and post.move_bias),
+        f"post.kl is {kl} and post.move_bias True: the reference would move with the balance bias, set one of them to 0 or False.",
+    )

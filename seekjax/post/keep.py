@@ -34,10 +34,14 @@ EVERY = 10.0  # seconds between lines of progress
 class Sample:
     """Sample answers to training problems of tasks, and keep the right ones as chats to fine-tune on."""
 
-    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="model")]  # a run's folder, or that of a published checkpoint
+    folder: Annotated[
+        Path, tyro.conf.Positional, tyro.conf.arg(name="model")
+    ]  # a run's folder, or that of a published checkpoint
     out: Path  # the .jsonl file to write: {"messages": [...], "task", "level", "reward"} by line; what is there is replaced
     questions: Flat[Questions] = field(default_factory=lambda: Questions(problems=2000, samples=4))
-    keep: Literal["right", "all"] = "right"  # all: whatever has ended, as a student may learn its teacher's mistakes too
+    keep: Literal["right", "all"] = (
+        "right"  # all: whatever has ended, as a student may learn its teacher's mistakes too
+    )
     language: Literal["en", "zh"] | None = None  # drop what thinks in words of another one
     per_problem: int = 0  # at most so many of a problem, the shortest first; 0 = all that differ
     batch: int = 128  # samples at a time, over the whole mesh; it changes the speed alone
@@ -46,10 +50,15 @@ class Sample:
 
 def sample(argv: list[str]) -> None:
     """The command; raises errors that cli.run turns into one sentence."""
-    asked = tyro.cli(Sample, prog="seekjax sample", args=argv, config=(tyro.conf.FlagConversionOff,))
+    asked = tyro.cli(
+        Sample, prog="seekjax sample", args=argv, config=(tyro.conf.FlagConversionOff,)
+    )
     out = asked.out.expanduser()
     need(out.suffix == ".jsonl", f"--out is {asked.out}: fine-tuning reads .jsonl files, name one.")
-    need(out.parent.is_dir() and os.access(out.parent, os.W_OK), f"--out is {asked.out}: there is no folder {out.parent} that can be written to.")
+    need(
+        out.parent.is_dir() and os.access(out.parent, os.W_OK),
+        f"--out is {asked.out}: there is no folder {out.parent} that can be written to.",
+    )
     need(asked.per_problem >= 0, f"per_problem is {asked.per_problem}: it must be 0 (all) or more.")
     keep_compiled()
     with on(asked.mesh):
@@ -71,26 +80,41 @@ def collect(asked: Sample) -> str:
     if jax.process_index():
         return ""
     if not rows:
-        raise DataError(f"none of {drawn:,} samples can be kept, so {asked.out} is not written: take an easier task, more samples, or a model that was "
-                        "trained further.")
+        raise DataError(
+            f"none of {drawn:,} samples can be kept, so {asked.out} is not written: take an easier task, more samples, or a model that was "
+            "trained further."
+        )
     write(asked.out, rows)
     speed = f"; {exam.rate:,.0f} tokens/s" if exam.rate else ""
-    return (f"kept {len(rows):,} of {drawn:,} samples ({len(rows) / drawn:.1%}), of {solved:,} of {len(exam.problems):,} problems{speed}: {asked.out}\n"
-            f"next: python train.py sft --init {asked.folder} --post.chats {asked.out}")
+    return (
+        f"kept {len(rows):,} of {drawn:,} samples ({len(rows) / drawn:.1%}), of {solved:,} of {len(exam.problems):,} problems{speed}: {asked.out}\n"
+        f"next: python train.py sft --init {asked.folder} --post.chats {asked.out}"
+    )
 
 
 def choose(group: Sequence[Judged], opened: bool, asked: Sample) -> list[Judged]:
     """The samples of a problem that are kept: each text once, the shortest first."""
-    fit = [one for one in group if (is_right(one) or asked.keep == "all") and teachable(one) and speaks(one, opened, asked.language)]
+    fit = [
+        one
+        for one in group
+        if (is_right(one) or asked.keep == "all")
+        and teachable(one)
+        and speaks(one, opened, asked.language)
+    ]
     kept: dict[str, Judged] = {}
     for one in sorted(fit, key=lambda one: one.tokens):
         kept.setdefault(one.text.strip(), one)
-    return list(kept.values())[:asked.per_problem or None]
+    return list(kept.values())[: asked.per_problem or None]
 
 
 def teachable(one: Judged) -> bool:
     """Whether it has ended, says something, and is text through and through: no name of a special token, no broken character."""
-    return not one.truncated and bool(one.text.strip()) and BROKEN not in one.text and not special_in(one.text)
+    return (
+        not one.truncated
+        and bool(one.text.strip())
+        and BROKEN not in one.text
+        and not special_in(one.text)
+    )
 
 
 def speaks(one: Judged, opened: bool, language: str | None) -> bool:
@@ -104,8 +128,15 @@ def speaks(one: Judged, opened: bool, language: str | None) -> bool:
 def row(one: Judged, opened: bool) -> dict[str, Any]:
     """A sample as a chat of two messages; a <think> that the template wrote is the answer's."""
     content = f"{THINK}\n{one.text}" if opened else one.text
-    return {"messages": [{"role": "user", "content": one.problem.prompt}, {"role": "assistant", "content": content}],
-            "task": one.problem.task, "level": one.problem.level, "reward": None if math.isnan(one.reward) else one.reward}
+    return {
+        "messages": [
+            {"role": "user", "content": one.problem.prompt},
+            {"role": "assistant", "content": content},
+        ],
+        "task": one.problem.task,
+        "level": one.problem.level,
+        "reward": None if math.isnan(one.reward) else one.reward,
+    }
 
 
 def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -113,4 +144,6 @@ def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     try:
         whole.write(path, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in rows))
     except OSError as error:
-        raise DataError(f"{path} cannot be written ({error.strerror}): name another place with --out.") from error
+        raise DataError(
+            f"{path} cannot be written ({error.strerror}): name another place with --out."
+        ) from error

@@ -37,17 +37,29 @@ class Kept:
                 write(path, json.dumps(made_for, indent=1))
             found = json.loads(path.read_bytes())
         except OSError as error:
-            raise DataError(f"{folder} cannot hold logits: {error.strerror}. Name another folder with --post.save-logits.") from error
+            raise DataError(
+                f"{folder} cannot hold logits: {error.strerror}. Name another folder with --post.save-logits."
+            ) from error
         except ValueError as error:
-            raise DataError(f"{path} is no description of saved logits: name another folder with --post.save-logits.") from error
+            raise DataError(
+                f"{path} is no description of saved logits: name another folder with --post.save-logits."
+            ) from error
         if found != made_for:
-            of = [name for name, value in made_for.items() if not isinstance(found, dict) or found.get(name) != value]
-            raise DataError(f"{folder} holds logits of another {', '.join(of) or 'run'} than this run's: name another folder with --post.save-logits.")
+            of = [
+                name
+                for name, value in made_for.items()
+                if not isinstance(found, dict) or found.get(name) != value
+            ]
+            raise DataError(
+                f"{folder} holds logits of another {', '.join(of) or 'run'} than this run's: name another folder with --post.save-logits."
+            )
 
     def __call__(self, batch: Batch, name: str, ask: Callable[[Batch], Batch]) -> Batch:
         """What is kept of a batch [A, B, T + 1], or else what `ask` says of it, which is then kept."""
         host = jax.device_get({part: batch[part] for part in ("tokens", "segments", "trained")})
-        mask = np.stack([np.asarray(target_mask(piece, 1, True), bool) for piece in unstacked(host)])
+        mask = np.stack(
+            [np.asarray(target_mask(piece, 1, True), bool) for piece in unstacked(host)]
+        )
         path, rows = self.folder / f"{name}.npz", hash_of(host)
         if path.exists():
             return put_batch(self.read(path, rows, mask), BATCH)
@@ -61,17 +73,34 @@ class Kept:
         tokens, top_k = int(mask.sum()), self.made_for["top_k"]
         try:
             with np.load(path, allow_pickle=False) as file:
-                found, of = {part: file[part] for part in ("index", "log_prob")}, file["rows"].tobytes()
+                found, of = (
+                    {part: file[part] for part in ("index", "log_prob")},
+                    file["rows"].tobytes(),
+                )
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path} cannot be read as saved logits: delete it, and the teacher is asked again.") from error
+            raise DataError(
+                f"{path} cannot be read as saved logits: delete it, and the teacher is asked again."
+            ) from error
         if of != rows:
-            raise DataError(f"{path} is of other rows than this run reads there: restore the data, train.seed and batch sizes that it was "
-                            "saved with, or name another folder with --post.save-logits.")
-        wanted = {"index": ((tokens, top_k), np.int32), "log_prob": ((tokens, top_k + 1), np.float32)}
+            raise DataError(
+                f"{path} is of other rows than this run reads there: restore the data, train.seed and batch sizes that it was "
+                "saved with, or name another folder with --post.save-logits."
+            )
+        wanted = {
+            "index": ((tokens, top_k), np.int32),
+            "log_prob": ((tokens, top_k + 1), np.float32),
+        }
         index, log_prob = found["index"], found["log_prob"]
-        believed = (index >= 0).all() and (index < self.vocab).all() and np.isfinite(log_prob).all() and (log_prob <= 1e-3).all()
+        believed = (
+            (index >= 0).all()
+            and (index < self.vocab).all()
+            and np.isfinite(log_prob).all()
+            and (log_prob <= 1e-3).all()
+        )
         if not believed or any((x.shape, x.dtype) != wanted[part] for part, x in found.items()):
-            raise DataError(f"{path} does not hold log-probabilities of {top_k} tokens at {tokens} places: delete it, and the teacher is asked again.")
+            raise DataError(
+                f"{path} does not hold log-probabilities of {top_k} tokens at {tokens} places: delete it, and the teacher is asked again."
+            )
         whole = {part: np.zeros((*mask.shape, x.shape[1]), x.dtype) for part, x in found.items()}
         for part, x in found.items():
             whole[part][mask] = x

@@ -34,9 +34,20 @@ def interval(values: Sequence[float], tries: float) -> tuple[float, float]:
     """
     mean = sum(values) / len(values)
     square = sum((value - mean) ** 2 for value in values) / len(values) ** 2
-    tries = min(tries, mean * (1 - mean) / square) if square > 0 else len(values) if mean in (0, 1) else tries
-    center, wide = mean + Z**2 / (2 * tries), Z * math.sqrt(mean * (1 - mean) / tries + Z**2 / (4 * tries**2))
-    return max(0.0, (center - wide) / (1 + Z**2 / tries)), min(1.0, (center + wide) / (1 + Z**2 / tries))
+    tries = (
+        min(tries, mean * (1 - mean) / square)
+        if square > 0
+        else len(values)
+        if mean in (0, 1)
+        else tries
+    )
+    center, wide = (
+        mean + Z**2 / (2 * tries),
+        Z * math.sqrt(mean * (1 - mean) / tries + Z**2 / (4 * tries**2)),
+    )
+    return max(0.0, (center - wide) / (1 + Z**2 / tries)), min(
+        1.0, (center + wide) / (1 + Z**2 / tries)
+    )
 
 
 def is_right(one: Judged) -> bool:
@@ -58,7 +69,11 @@ def figures(groups: Sequence[Sequence[Judged]], opened: bool) -> dict[str, Any]:
     pass@k is given for powers of two and the number of samples. A problem whose verifier failed for some sample is left out, and counted.
     """
     whole = [group for group in groups if not any(one.error for one in group)]
-    seen: dict[str, Any] = {"problems": len(whole), "samples": len(groups[0]), "failed": len(groups) - len(whole)}
+    seen: dict[str, Any] = {
+        "problems": len(whole),
+        "samples": len(groups[0]),
+        "failed": len(groups) - len(whole),
+    }
     if not whole:
         return seen
     size, right = len(whole[0]), [[is_right(one) for one in group] for group in whole]
@@ -66,22 +81,45 @@ def figures(groups: Sequence[Sequence[Judged]], opened: bool) -> dict[str, Any]:
         values = [pass_at(k, size, sum(row)) for row in right]
         seen[f"pass@{k}"] = _with_interval(values, len(whole) * size / k)
     if size > 1:
-        values = [consensus([answer_of(one, opened) for one in group], row) for group, row in zip(whole, right)]
+        values = [
+            consensus([answer_of(one, opened) for one in group], row)
+            for group, row in zip(whole, right)
+        ]
         seen[f"cons@{size}"] = _with_interval(values, len(whole))
     samples = [one for group in whole for one in group]
-    return seen | {"interval": METHOD, **{name: sum(values) / len(samples) for name, values in (
-        ("form", [one.parts["format"] for one in samples]), ("truncated", [one.truncated for one in samples]), ("length", [one.tokens for one in samples]))}}
+    return seen | {
+        "interval": METHOD,
+        **{
+            name: sum(values) / len(samples)
+            for name, values in (
+                ("form", [one.parts["format"] for one in samples]),
+                ("truncated", [one.truncated for one in samples]),
+                ("length", [one.tokens for one in samples]),
+            )
+        },
+    }
 
 
 def sentence(seen: dict[str, Any]) -> str:
     """The figures that one wants first."""
     last = seen["samples"]
     names = ["pass@1"] + ([f"pass@{last}", f"cons@{last}"] if last > 1 else [])
-    parts = [f"{name} {seen[name][0]:.1%} ({seen[name][1]:.1%} to {seen[name][2]:.1%})" for name in names]
+    parts = [
+        f"{name} {seen[name][0]:.1%} ({seen[name][1]:.1%} to {seen[name][2]:.1%})" for name in names
+    ]
     if "floor" in seen:
-        parts.append("a random valid answer " + ", ".join(f"{name} {value:.1%}" for name, value in seen["floor"].items()))
-    parts.append(f"form {seen['form']:.0%}, truncated {seen['truncated']:.0%}, {seen['length']:.1f} tokens")
-    return "; ".join(parts) + (f"; THE VERIFIER FAILED on {seen['failed']} problems, which are left out" if seen["failed"] else "")
+        parts.append(
+            "a random valid answer "
+            + ", ".join(f"{name} {value:.1%}" for name, value in seen["floor"].items())
+        )
+    parts.append(
+        f"form {seen['form']:.0%}, truncated {seen['truncated']:.0%}, {seen['length']:.1f} tokens"
+    )
+    return "; ".join(parts) + (
+        f"; THE VERIFIER FAILED on {seen['failed']} problems, which are left out"
+        if seen["failed"]
+        else ""
+    )
 
 
 def _with_interval(values: Sequence[float], tries: float) -> list[float]:

@@ -20,27 +20,41 @@ FARTHEST = 20.0  # nats: beyond e^20 a ratio is noise, and e^89 would overflow f
 class Objective:
     """Every choice between the published variants of GRPO; the defaults are DeepSeek-V3.2's. Raises ValueError where a number has no meaning."""
 
-    advantage: Literal["standardised", "centred"] = "centred"  # (r - mean) / std or r - mean within a group
-    ratio: Literal["token", "sequence"] = "token"  # sequence: GSPO's exp(mean_t log pi / pi_old), one number for all tokens
-    surrogate: Literal["clipped", "cispo"] = "clipped"  # min(r A, clip(r) A), or stop_gradient(clip(r)) A log pi
+    advantage: Literal["standardised", "centred"] = (
+        "centred"  # (r - mean) / std or r - mean within a group
+    )
+    ratio: Literal["token", "sequence"] = (
+        "token"  # sequence: GSPO's exp(mean_t log pi / pi_old), one number for all tokens
+    )
+    surrogate: Literal["clipped", "cispo"] = (
+        "clipped"  # min(r A, clip(r) A), or stop_gradient(clip(r)) A log pi
+    )
     clip_low: float = 0.2  # the ratio counts from 1 - clip_low; 1 or more = no lower bound
     clip_high: float = 0.2  # up to 1 + clip_high
     kl: float = 0.001  # [beta] weight of the divergence from the reference, in the loss; 0 = no reference needed
-    kl_form: Literal["k1", "k2", "k3", "unbiased"] = "unbiased"  # see kl_estimate: k1 teaches nothing and k3 the other divergence
-    average: Literal["sequence", "token", "constant"] = "sequence"  # over a sequence's tokens, then sequences; over all tokens; over a fixed length
+    kl_form: Literal["k1", "k2", "k3", "unbiased"] = (
+        "unbiased"  # see kl_estimate: k1 teaches nothing and k3 the other divergence
+    )
+    average: Literal["sequence", "token", "constant"] = (
+        "sequence"  # over a sequence's tokens, then sequences; over all tokens; over a fixed length
+    )
     mask_ratio: float = 0.5  # [delta] leave out sequences with A < 0 whose mean log(pi_sampler / pi) exceeds this; 0 = none
     truncate: float = 0.0  # cap of the weight pi_old / pi_sampler that corrects the sampler's error; 0 = no correction
     resample: bool = False  # replace groups without signal by others (the rollouts do)
     overlong: float = 0.0  # share of the longest completion over which a penalty grows to 1; 0 = none (the rewards do)
     keep_routing: bool = True  # the trainer replays the sampler's expert choices
-    keep_mask: bool = True  # the trainer renormalises over the words that top-k and top-p left the sampler
+    keep_mask: bool = (
+        True  # the trainer renormalises over the words that top-k and top-p left the sampler
+    )
 
     def __post_init__(self):
         for name in ("clip_low", "clip_high", "kl", "mask_ratio", "truncate", "overlong"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"objective.{name} is {getattr(self, name)}: it must be 0 or more")
         if self.overlong > 1:
-            raise ValueError(f"objective.overlong is {self.overlong}: it is a share of the longest completion, at most 1")
+            raise ValueError(
+                f"objective.overlong is {self.overlong}: it is a share of the longest completion, at most 1"
+            )
 
 
 class Totals(NamedTuple):
@@ -65,7 +79,9 @@ class Metrics(NamedTuple):
 
 
 @partial(jax.jit, static_argnames="how")
-def advantages(reward_PG: jax.Array, valid_PG: jax.Array, how: Literal["standardised", "centred"]) -> jax.Array:
+def advantages(
+    reward_PG: jax.Array, valid_PG: jax.Array, how: Literal["standardised", "centred"]
+) -> jax.Array:
     """How much better each sample is than its group: r - mean, and over std + 1e-6 if standardised; float32 [P, G].
 
     Samples that are not valid, or whose reward is not finite (the reward function failed), count in no mean and get 0. A group whose rewards are
@@ -75,8 +91,12 @@ def advantages(reward_PG: jax.Array, valid_PG: jax.Array, how: Literal["standard
     valid_PG = valid_PG & jnp.isfinite(reward_PG)
     count_P1 = valid_PG.sum(1, keepdims=True)
     low_P1 = jnp.where(valid_PG, reward_PG, jnp.inf).min(1, keepdims=True)
-    above_PG = jnp.where(valid_PG, reward_PG - low_P1, 0)  # exactly 0 where all are equal, which reward - mean is not
-    centred_PG = jnp.where(valid_PG, above_PG - above_PG.sum(1, keepdims=True) / jnp.maximum(count_P1, 1), 0)
+    above_PG = jnp.where(
+        valid_PG, reward_PG - low_P1, 0
+    )  # exactly 0 where all are equal, which reward - mean is not
+    centred_PG = jnp.where(
+        valid_PG, above_PG - above_PG.sum(1, keepdims=True) / jnp.maximum(count_P1, 1), 0
+    )
     if how == "centred":
         return centred_PG
     std_P1 = jnp.sqrt((centred_PG**2).sum(1, keepdims=True) / jnp.maximum(count_P1 - 1, 1))
@@ -88,7 +108,9 @@ def log_ratio(above: jax.Array, below: jax.Array) -> jax.Array:
     return jnp.clip(above - below, -FARTHEST, FARTHEST)
 
 
-def kl_estimate(form: Literal["k1", "k2", "k3", "unbiased"], logp: jax.Array, ref: jax.Array, old: jax.Array) -> jax.Array:
+def kl_estimate(
+    form: Literal["k1", "k2", "k3", "unbiased"], logp: jax.Array, ref: jax.Array, old: jax.Array
+) -> jax.Array:
     """KL(pi || pi_ref) from one token drawn by pi_old, elementwise; what its gradient is on average depends on the form.
 
     k1        log pi/ref                        right value if pi = pi_old; its gradient is zero on average: it teaches nothing
@@ -109,18 +131,26 @@ def kl_estimate(form: Literal["k1", "k2", "k3", "unbiased"], logp: jax.Array, re
     raise ValueError(f"unknown form of the KL estimate {form!r}: choose k1, k2, k3 or unbiased")
 
 
-def surrogate(objective: Objective, ratio_BT: jax.Array, logp_BT: jax.Array, advantage_B1: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def surrogate(
+    objective: Objective, ratio_BT: jax.Array, logp_BT: jax.Array, advantage_B1: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """What to maximise at every token, and which tokens the lower and the upper bound hold."""
     low, high = 1 - objective.clip_low, 1 + objective.clip_high
     below_BT, above_BT = ratio_BT < low, ratio_BT > high
     if objective.surrogate == "cispo":
-        return stop_gradient(jnp.clip(ratio_BT, low, high)) * advantage_B1 * logp_BT, below_BT, above_BT
+        return (
+            stop_gradient(jnp.clip(ratio_BT, low, high)) * advantage_B1 * logp_BT,
+            below_BT,
+            above_BT,
+        )
     # min(r A, clip(r) A): only the bound that the advantage pushes towards matters.
     held_BT = jnp.where(advantage_B1 < 0, jnp.maximum(ratio_BT, low), jnp.minimum(ratio_BT, high))
     return held_BT * advantage_B1, below_BT & (advantage_B1 < 0), above_BT & (advantage_B1 > 0)
 
 
-def policy_loss(objective: Objective, logp_BT, old_BT, sampler_BT, ref_BT, advantage_B, mask_BT, totals: Totals) -> tuple[jax.Array, Metrics]:
+def policy_loss(
+    objective: Objective, logp_BT, old_BT, sampler_BT, ref_BT, advantage_B, mask_BT, totals: Totals
+) -> tuple[jax.Array, Metrics]:
     """This micro-batch's share of the loss of the whole minibatch, -(surrogate M - kl * KL) averaged, and what to report of it.
 
     Only `logp_BT` carries a gradient. `ref_BT` may be None where objective.kl is 0. Where mask_BT is False the arrays may hold anything. M, V3.2's
@@ -128,21 +158,31 @@ def policy_loss(objective: Objective, logp_BT, old_BT, sampler_BT, ref_BT, advan
     correction of what they are expectations over. Raises ValueError if a reference is needed and missing.
     """
     if objective.kl and ref_BT is None:
-        raise ValueError(f"objective.kl is {objective.kl}: it needs log-probabilities of a reference model; give them or set it to 0")
-    logp_BT, old_BT, sampler_BT, ref_BT = (None if x_BT is None else jnp.where(mask_BT, x_BT, 0).astype(jnp.float32)
-                                           for x_BT in (logp_BT, old_BT, sampler_BT, ref_BT))
+        raise ValueError(
+            f"objective.kl is {objective.kl}: it needs log-probabilities of a reference model; give them or set it to 0"
+        )
+    logp_BT, old_BT, sampler_BT, ref_BT = (
+        None if x_BT is None else jnp.where(mask_BT, x_BT, 0).astype(jnp.float32)
+        for x_BT in (logp_BT, old_BT, sampler_BT, ref_BT)
+    )
     old_BT, sampler_BT, ref_BT = stop_gradient((old_BT, sampler_BT, ref_BT))
     advantage_B1, length_B = stop_gradient(advantage_B)[:, None], jnp.maximum(mask_BT.sum(1), 1)
 
     away_BT = log_ratio(logp_BT, old_BT)
     # One number a sequence, and every token's own gradient: their mean is the gradient of GSPO's s_i (2507.18071, section 4.3).
-    center_BT = away_BT if objective.ratio == "token" else stop_gradient(away_BT.sum(1) / length_B)[:, None] + away_BT - stop_gradient(away_BT)
+    center_BT = (
+        away_BT
+        if objective.ratio == "token"
+        else stop_gradient(away_BT.sum(1) / length_B)[:, None] + away_BT - stop_gradient(away_BT)
+    )
     ratio_BT = jnp.exp(center_BT)
     value_BT, below_BT, above_BT = surrogate(objective, ratio_BT, logp_BT, advantage_B1)
 
     left_out_B = jnp.zeros(advantage_B.shape, bool)
     if objective.mask_ratio:
-        left_out_B = (advantage_B < 0) & (stop_gradient(sampler_BT - logp_BT).sum(1) / length_B > objective.mask_ratio)
+        left_out_B = (advantage_B < 0) & (
+            stop_gradient(sampler_BT - logp_BT).sum(1) / length_B > objective.mask_ratio
+        )
     value_BT = jnp.where(left_out_B[:, None], 0, value_BT)
     if objective.kl:
         value_BT -= objective.kl * kl_estimate(objective.kl_form, logp_BT, ref_BT, old_BT)
@@ -153,11 +193,21 @@ def policy_loss(objective: Objective, logp_BT, old_BT, sampler_BT, ref_BT, advan
     if objective.average == "sequence":
         loss = -(value_B / length_B).sum() / totals.sequences
     else:
-        loss = -value_B.sum() / (totals.tokens if objective.average == "token" else totals.sequences * totals.length)
+        loss = -value_B.sum() / (
+            totals.tokens if objective.average == "token" else totals.sequences * totals.length
+        )
 
     def total(x_BT):
         return jnp.where(mask_BT, stop_gradient(x_BT), 0).sum(dtype=jnp.float32)
 
     kl = None if ref_BT is None else total(kl_estimate("k3", logp_BT, ref_BT, old_BT))
-    return loss, Metrics(total(1.0), total(below_BT), total(above_BT), total(ratio_BT), total(away_BT), kl, left_out_B.sum(dtype=jnp.float32),
-                         jnp.abs(old_BT - sampler_BT).max())
+    return loss, Metrics(
+        total(1.0),
+        total(below_BT),
+        total(above_BT),
+        total(ratio_BT),
+        total(away_BT),
+        kl,
+        left_out_B.sum(dtype=jnp.float32),
+        jnp.abs(old_BT - sampler_BT).max(),
+    )

@@ -36,24 +36,43 @@ class OnPolicy(Distillation):
         check(config)
         self.begin(config)
         post = self.post
-        asked = GrpoConfig(tasks=post.tasks, language=post.language, template=post.template, group=post.group, max_new=post.max_new)
-        self.config = replace(self.config, post=asked)  # rollouts are asked for, judged and watched as in reinforcement
+        asked = GrpoConfig(
+            tasks=post.tasks,
+            language=post.language,
+            template=post.template,
+            group=post.group,
+            max_new=post.max_new,
+        )
+        self.config = replace(
+            self.config, post=asked
+        )  # rollouts are asked for, judged and watched as in reinforcement
         self.judge = Judge(self.config, self.tokenizer)
         self.sampler = Sampler(self.config, self.tokenizer)
         self.rollouts, self.cursor, self.drawn = 0, 0, 0
 
     def about(self) -> list[str]:
         rows, group = self.config.train.batch, self.post.group
-        return [f"tasks: {', '.join(self.post.tasks)}; {rows // group} problems x {group} answers of up to {self.post.max_new} tokens a step, by "
-                f"{self.config.init}; {self.tokenizer.size} token ids", self.asks()]
+        return [
+            f"tasks: {', '.join(self.post.tasks)}; {rows // group} problems x {group} answers of up to {self.post.max_new} tokens a step, by "
+            f"{self.config.init}; {self.tokenizer.size} token ids",
+            self.asks(),
+        ]
 
     def manifest(self) -> dict[str, Any]:
-        return {"tasks": list(self.post.tasks), "init": str(self.config.init), "teacher": self.teacher.mark, "tokenizer": self.tokenizer.fingerprint()}
+        return {
+            "tasks": list(self.post.tasks),
+            "init": str(self.config.init),
+            "teacher": self.teacher.mark,
+            "tokenizer": self.tokenizer.fingerprint(),
+        }
 
     def open(self, folder: Path) -> None:
         problems = self.config.train.batch // self.post.group
-        need(problems % split_by("batch") == 0, f"train.batch {self.config.train.batch} holds {problems} problems of post.group {self.post.group} answers: they "
-             f"must be a multiple of the {split_by('batch')} devices that share a batch.")
+        need(
+            problems % split_by("batch") == 0,
+            f"train.batch {self.config.train.batch} holds {problems} problems of post.group {self.post.group} answers: they "
+            f"must be a multiple of the {split_by('batch')} devices that share a batch.",
+        )
         self.plan = make_plan(self.config)
         self.compile()
         self.form.chat.keep(folder, jax.process_index() == 0)
@@ -79,7 +98,9 @@ class OnPolicy(Distillation):
         self.drawn = sum(one.tokens for one in judged)
         nothing = np.zeros(rows, np.float32)
         seen = self.watch.rollout(step, texts, judged, nothing, (judged, nothing))
-        self.seen = {name: value for name, value in seen.items() if name != "signal"}  # that is of rewards
+        self.seen = {
+            name: value for name, value in seen.items() if name != "signal"
+        }  # that is of rewards
         return self.thought(texts)
 
     def step(self, state: TrainState, batch: dict[str, Any]) -> tuple[TrainState, dict[str, Any]]:
@@ -88,13 +109,23 @@ class OnPolicy(Distillation):
 
     def answers(self, state: TrainState, problems: list, group: int, key: jax.Array):
         """Texts on the devices, and what they are worth."""
-        variables = {"params": self.plan.weights(state.params, state.frozen), "balance": state.balance}
-        texts = self.sampler(variables, [self.judge.prompt(problem) for problem in problems], group, key)
+        variables = {
+            "params": self.plan.weights(state.params, state.frozen),
+            "balance": state.balance,
+        }
+        texts = self.sampler(
+            variables, [self.judge.prompt(problem) for problem in problems], group, key
+        )
         return texts, self.judge(texts, problems, group)
 
     def key(self, use: str, number: int) -> jax.Array:
         """The root of a rollout's randomness, for one use."""
-        return jax.random.fold_in(jax.random.fold_in(jax.random.key(self.config.train.seed), ("train", "held_out").index(use)), number)
+        return jax.random.fold_in(
+            jax.random.fold_in(
+                jax.random.key(self.config.train.seed), ("train", "held_out").index(use)
+            ),
+            number,
+        )
 
     def thought(self, texts: dict[str, Any]) -> dict[str, Any]:
         """A rollout as the criterion reads it."""
@@ -106,42 +137,73 @@ class OnPolicy(Distillation):
         return {}
 
     def describe(self, record: dict[str, Any]) -> str:
-        return (f"kl {record['kl']:.4f}  right {record['accuracy']:.1%}  form {record['parsed']:.0%}  length {record['length']:.0f}  "
-                f"entropy {record['entropy']:.2f}")
+        return (
+            f"kl {record['kl']:.4f}  right {record['accuracy']:.1%}  form {record['parsed']:.0%}  length {record['length']:.0f}  "
+            f"entropy {record['entropy']:.2f}"
+        )
 
     def evaluate(self, state: TrainState) -> tuple[dict[str, float], str]:
         """Accuracy on held-out problems, one answer each, and how far the teacher is from those answers."""
         judged, sums, rows = [], [], self.config.train.batch
         for first in range(0, self.post.eval_problems, rows):
-            texts, some = self.answers(state, self.judge.held_out(first, rows), 1, self.key("held_out", first))
+            texts, some = self.answers(
+                state, self.judge.held_out(first, rows), 1, self.key("held_out", first)
+            )
             judged += some
             sums.append(self.measure(state.params, state, self.thought(texts)))
         total = added(sums)
-        record, sentence = self.watch.held_out(judged[:self.post.eval_problems])
+        record, sentence = self.watch.held_out(judged[: self.post.eval_problems])
         kl = total["kl"] / max(total["tokens"], 1)
         return record | {"kl": kl}, f"{sentence}, kl {kl:.4f}"
 
     def finish(self, state: TrainState, folder: Path) -> list[str]:
-        return [*([f"picture: {self.draw_distance(folder)}"] if jax.process_index() == 0 else []), *self.watch.finish(state, folder)]
+        return [
+            *([f"picture: {self.draw_distance(folder)}"] if jax.process_index() == 0 else []),
+            *self.watch.finish(state, folder),
+        ]
 
 
 def check(config: Config) -> None:
     """Raise ConfigError for settings that do not fit each other."""
     post, train = config.post, config.train
-    need(not post.save_logits, "post.save_logits keeps what a teacher says of given answers, and post.on_policy makes new ones every step: choose one.")
-    need(config.init is not None, "on-policy distillation learns from the student's own answers, so it starts from a model that gives some: name its folder "
-         "with --init.")
-    need(bool(post.tasks) and not post.chats, "on-policy distillation answers problems of tasks: name some with --post.tasks, and no post.chats.")
-    need(post.cross_entropy == 0, f"post.cross_entropy is {post.cross_entropy}: it learns the tokens of given answers, and post.on_policy has none, set it to 0.")
+    need(
+        not post.save_logits,
+        "post.save_logits keeps what a teacher says of given answers, and post.on_policy makes new ones every step: choose one.",
+    )
+    need(
+        config.init is not None,
+        "on-policy distillation learns from the student's own answers, so it starts from a model that gives some: name its folder "
+        "with --init.",
+    )
+    need(
+        bool(post.tasks) and not post.chats,
+        "on-policy distillation answers problems of tasks: name some with --post.tasks, and no post.chats.",
+    )
+    need(
+        post.cross_entropy == 0,
+        f"post.cross_entropy is {post.cross_entropy}: it learns the tokens of given answers, and post.on_policy has none, set it to 0.",
+    )
     need(post.language != "mixed", "post.language mixed is for solved problems: choose en or zh.")
     for name in ("group", "max_new", "eval_problems"):
-        need(getattr(post, name) > 0, f"post.{name} is {getattr(post, name)}: it must be at least 1.")
-    need(train.batch % post.group == 0, f"train.batch {train.batch} must be a multiple of post.group {post.group}: a step learns from whole groups of answers.")
+        need(
+            getattr(post, name) > 0, f"post.{name} is {getattr(post, name)}: it must be at least 1."
+        )
+    need(
+        train.batch % post.group == 0,
+        f"train.batch {train.batch} must be a multiple of post.group {post.group}: a step learns from whole groups of answers.",
+    )
     need(not train.batch_start, "train.batch_start is for pre-training: a rollout has one size.")
-    need(post.max_new < config.data.sequence, f"data.sequence {config.data.sequence} must hold a prompt and post.max_new {post.max_new} tokens.")
+    need(
+        post.max_new < config.data.sequence,
+        f"data.sequence {config.data.sequence} must hold a prompt and post.max_new {post.max_new} tokens.",
+    )
 
 
 def shown(texts: dict[str, Any], micro: int, place: Any) -> dict[str, jax.Array]:
     """The rows of a rollout as micro-batches {"tokens", "segments", "trained"} [A, B, T + 1]: what was drawn is trained on."""
-    rows = {"tokens": texts["tokens"], "segments": texts["segments"], "trained": jnp.pad(texts["mask"], ((0, 0), (1, 0)))}
+    rows = {
+        "tokens": texts["tokens"],
+        "segments": texts["segments"],
+        "trained": jnp.pad(texts["mask"], ((0, 0), (1, 0))),
+    }
     return minibatch(rows, np.arange(len(texts["tokens"])), micro, place)

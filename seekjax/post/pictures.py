@@ -22,10 +22,16 @@ def draw(folder: Path) -> list[Path]:
 
 def draw_figures(folder: Path, name: str, title: str, figures: dict[str, str]) -> Path:
     """Some figures over steps, of training and of held-out data, one below the other: {name in metrics.jsonl: what its axis says}."""
-    records, figure = read(folder), Figure(figsize=(8, 2 + 2.5 * len(figures)), layout="constrained")
+    records, figure = (
+        read(folder),
+        Figure(figsize=(8, 2 + 2.5 * len(figures)), layout="constrained"),
+    )
     axes = figure.subplots(len(figures), sharex=True, squeeze=False)[:, 0]
     for axis, (key, label) in zip(axes, figures.items()):
-        for split, style in (("train", {"color": "tab:blue", "label": "training"}), ("held_out", {"color": "tab:orange", "marker": "o", "label": "held out"})):
+        for split, style in (
+            ("train", {"color": "tab:blue", "label": "training"}),
+            ("held_out", {"color": "tab:orange", "marker": "o", "label": "held out"}),
+        ):
             if points := [(r["step"], r[key]) for r in records if r["split"] == split and key in r]:
                 axis.plot(*zip(*points), **style)
         axis.set(ylabel=label)
@@ -42,19 +48,45 @@ def _accuracy(folder: Path, train: list[dict], held_out: list[dict]) -> Path:
     step, seen = [r["step"] for r in train], [r["step"] for r in held_out]
     above.plot(step, [r["accuracy"] for r in train], color="tab:blue", alpha=0.5, label="rollouts")
     if held_out:
-        above.plot(seen, [r["accuracy"] for r in held_out], "o-", color="tab:orange", label="held-out problems")
+        above.plot(
+            seen,
+            [r["accuracy"] for r in held_out],
+            "o-",
+            color="tab:orange",
+            label="held-out problems",
+        )
         if all("accuracy_low" in r for r in held_out):
-            above.fill_between(seen, [r["accuracy_low"] for r in held_out], [r["accuracy_high"] for r in held_out], color="tab:orange", alpha=0.2,
-                               label="95 % interval")
-    above.plot(step, [r["parsed"] for r in train], color="tab:gray", linestyle=":", label="rollouts of the right form")
+            above.fill_between(
+                seen,
+                [r["accuracy_low"] for r in held_out],
+                [r["accuracy_high"] for r in held_out],
+                color="tab:orange",
+                alpha=0.2,
+                label="95 % interval",
+            )
+    above.plot(
+        step,
+        [r["parsed"] for r in train],
+        color="tab:gray",
+        linestyle=":",
+        label="rollouts of the right form",
+    )
     above.set(ylabel="share of samples", ylim=(-0.02, 1.02))
     below.plot(step, [r["length"] for r in train], color="tab:blue", alpha=0.5, label="rollouts")
     if held_out:
-        below.plot(seen, [r["length"] for r in held_out], "o-", color="tab:orange", label="held-out problems")
+        below.plot(
+            seen,
+            [r["length"] for r in held_out],
+            "o-",
+            color="tab:orange",
+            label="held-out problems",
+        )
     below.set(xlabel="step", ylabel="tokens of a sample", ylim=(0, None))
     below.xaxis.get_major_locator().set_params(integer=True)
     right = below.twinx()
-    right.plot(step, [r["truncated"] for r in train], color="tab:red", linestyle=":", label="cut off")
+    right.plot(
+        step, [r["truncated"] for r in train], color="tab:red", linestyle=":", label="cut off"
+    )
     right.set(ylabel="share cut off", ylim=(-0.02, 1.02))
     right.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
     for axis in (above, below):
@@ -68,9 +100,26 @@ def _rewards(folder: Path, train: list[dict]) -> Path:
     figure = Figure(figsize=(9, 6.5), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True)
     own = sorted({name for r in train for name in r if name.startswith("reward/")})
-    for axis, title, lines in zip(axes.flat, ("rewards, before their weights", "groups with signal", "entropy of a token (nats)", "divergence from the reference"), (
-            {"sum": "reward", "accuracy": "accuracy", "format": "parsed", **{name.removeprefix("reward/"): name for name in own}},
-            {"signal": "signal"}, {"entropy": "entropy"}, {"KL (k3, nats)": "kl"})):
+    for axis, title, lines in zip(
+        axes.flat,
+        (
+            "rewards, before their weights",
+            "groups with signal",
+            "entropy of a token (nats)",
+            "divergence from the reference",
+        ),
+        (
+            {
+                "sum": "reward",
+                "accuracy": "accuracy",
+                "format": "parsed",
+                **{name.removeprefix("reward/"): name for name in own},
+            },
+            {"signal": "signal"},
+            {"entropy": "entropy"},
+            {"KL (k3, nats)": "kl"},
+        ),
+    ):
         for label, name in lines.items():
             points = [(r["step"], r[name]) for r in train if name in r]
             axis.plot(*zip(*points) if points else ((), ()), label=label)

@@ -23,7 +23,9 @@ cispo    MiniMax-M1 (2506.13585, equations 4 and 5). 1/sum_i |o_i| sum_i sum_t s
 
 from seekjax.post.objective import Objective
 
-GRPO = dict(advantage="standardised", kl_form="k3", mask_ratio=0.0, keep_routing=False, keep_mask=False)
+GRPO = dict(
+    advantage="standardised", kl_form="k3", mask_ratio=0.0, keep_routing=False, keep_mask=False
+)
 
 RECIPES: dict[str, Objective] = {
     "grpo": Objective(**GRPO, kl=0.04),
@@ -32,5 +34,14 @@ RECIPES: dict[str, Objective] = {
     "dr_grpo": Objective(**GRPO | {"advantage": "centred"}, kl=0.0, average="constant"),
     "dapo": Objective(**GRPO, clip_high=0.28, kl=0.0, average="token", resample=True, overlong=0.2),
     "gspo": Objective(**GRPO, ratio="sequence", clip_low=3e-4, clip_high=4e-4, kl=0.0),
-    "cispo": Objective(**GRPO, surrogate="cispo", clip_low=1.0, clip_high=4.0, kl=0.0, average="token", resample=True, overlong=0.2),
+    "cispo": Objective(
+        **GRPO,
+        surrogate="cispo",
+        clip_low=1.0,
+        clip_high=4.0,
+        kl=0.0,
+        average="token",
+        resample=True,
+        overlong=0.2,
+    ),
 }

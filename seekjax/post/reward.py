@@ -1,7 +1,7 @@
 """Rewards by rule, in named parts, each with a reason: reinforcement finds every hole in a judge, and a judge's own failure must not look like a wrong answer.
 
-    reward = Reward({"accuracy": 1.0, "format": 1.0, "language": 0.5, "my_module:function": 0.1}, language="en")
-    scored = reward(problem, text, tokens=52, truncated=False, opened=True)
+reward = Reward({"accuracy": 1.0, "format": 1.0, "language": 0.5, "my_module:function": 0.1}, language="en")
+scored = reward(problem, text, tokens=52, truncated=False, opened=True)
 """
 
 import importlib
@@ -18,8 +18,13 @@ from .answer import Parsed, Refused, parse
 from .tasks import Problem, Verdict, find_task
 
 PARTS = ("accuracy", "format", "language", "length")
-_CHINESE, _LATIN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff", "A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f"
-_WORDS = re.compile(rf"(?P<zh>[{_CHINESE}])|(?P<en>[{_LATIN}]+)|[^\W\d_{_CHINESE}{_LATIN}]+")  # the last: words of yet another language
+_CHINESE, _LATIN = (
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff",
+    "A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f",
+)
+_WORDS = re.compile(
+    rf"(?P<zh>[{_CHINESE}])|(?P<en>[{_LATIN}]+)|[^\W\d_{_CHINESE}{_LATIN}]+"
+)  # the last: words of yet another language
 LANGUAGES = ("en", "zh")
 
 
@@ -44,17 +49,32 @@ class Reward:
     Raises DataError for a part that does not exist, cannot be imported, or lacks its setting.
     """
 
-    def __init__(self, weights: dict[str, float], language: str = "en", limit: int = 0, cache: int = 0):
+    def __init__(
+        self, weights: dict[str, float], language: str = "en", limit: int = 0, cache: int = 0
+    ):
         if not weights or not all(_is_number(weight) for weight in weights.values()):
-            raise DataError(f"the weights of the reward are {weights}; name at least one part, each with a finite number.")
+            raise DataError(
+                f"the weights of the reward are {weights}; name at least one part, each with a finite number."
+            )
         if language not in LANGUAGES:
-            raise DataError(f"the language reward knows {' and '.join(LANGUAGES)}, not {language!r}.")
+            raise DataError(
+                f"the language reward knows {' and '.join(LANGUAGES)}, not {language!r}."
+            )
         if weights.get("length") and not 0 < cache <= limit:
-            raise DataError(f"the length reward needs 0 < cache <= limit in tokens, not cache={cache} and limit={limit}.")
+            raise DataError(
+                f"the length reward needs 0 < cache <= limit in tokens, not cache={cache} and limit={limit}."
+            )
         self.weights, self.language, self.limit, self.cache = dict(weights), language, limit, cache
         self.own = {name: _load(name) for name in weights if name not in PARTS}
 
-    def __call__(self, problem: Problem, text: str, tokens: int, truncated: bool = False, opened: bool = False) -> Scored:
+    def __call__(
+        self,
+        problem: Problem,
+        text: str,
+        tokens: int,
+        truncated: bool = False,
+        opened: bool = False,
+    ) -> Scored:
         """Scores one completion of so many tokens. `truncated`: it was cut off; `opened`: the chat template wrote `<think>`."""
         verdict, parsed, error = judge(problem, text, truncated, opened)
         good = isinstance(parsed, Parsed)
@@ -66,28 +86,44 @@ class Reward:
         for name, function in self.own.items():
             parts[name], failure = _call(name, function, problem, text, tokens)
             error = error or failure
-        total = math.nan if error else sum(weight * parts[name] for name, weight in self.weights.items())
+        total = (
+            math.nan
+            if error
+            else sum(weight * parts[name] for name, weight in self.weights.items())
+        )
         return Scored(total, parts, verdict.reason, error)
 
 
-def judge(problem: Problem, text: str, truncated: bool = False, opened: bool = False) -> tuple[Verdict, Parsed | Refused, str]:
+def judge(
+    problem: Problem, text: str, truncated: bool = False, opened: bool = False
+) -> tuple[Verdict, Parsed | Refused, str]:
     """What the task says of a completion, what it parses to, and "" or how the verifier failed. What evaluation and rejection sampling use too."""
     parsed = parse(text, opened)
     if truncated:
-        parsed = Refused("cut off before its end" + (f": {parsed.reason}" if isinstance(parsed, Refused) else ""))
+        parsed = Refused(
+            "cut off before its end" + (f": {parsed.reason}" if isinstance(parsed, Refused) else "")
+        )
     if isinstance(parsed, Refused):
         return Verdict(0.0, parsed.reason), parsed, ""
     try:
         verdict = find_task(problem.task).verify(problem, parsed.answer)
     except Exception as failure:  # a verifier's mistake is not the model's
         verdict = Verdict(math.nan, _told(failure))
-    error = "" if _is_number(verdict.reward) else f"the verifier of {problem.task} failed: {verdict.reason}"
+    error = (
+        ""
+        if _is_number(verdict.reward)
+        else f"the verifier of {problem.task} failed: {verdict.reason}"
+    )
     return verdict, parsed, error
 
 
 def share(thought: str, language: str) -> float:
     """The share of words that are of the language: a run of Latin letters is one word, and so is each Chinese character. 1 where there are none."""
-    words = [found.lastgroup for found in _WORDS.finditer(thought) if found.lastgroup or not found[0].isnumeric()]  # a circled 1 is none
+    words = [
+        found.lastgroup
+        for found in _WORDS.finditer(thought)
+        if found.lastgroup or not found[0].isnumeric()
+    ]  # a circled 1 is none
     return words.count(language) / len(words) if words else 1.0
 
 
@@ -101,24 +137,34 @@ def _load(name: str) -> Callable:
     module, colon, function = name.partition(":")
     if not colon:
         near = get_close_matches(name, PARTS, 1)
-        raise DataError(f"there is no reward {name!r}{f': did you mean {near[0]!r}?' if near else ''} There are {', '.join(PARTS)}, and your own as "
-                        "module:function.")
+        raise DataError(
+            f"there is no reward {name!r}{f': did you mean {near[0]!r}?' if near else ''} There are {', '.join(PARTS)}, and your own as "
+            "module:function."
+        )
     try:
         found = getattr(importlib.import_module(module), function)
     except Exception as failure:  # importing runs a module, which may fail in any way
-        raise DataError(f"the reward {name!r} cannot be imported: {_told(failure)}. Is its folder on PYTHONPATH?") from failure
+        raise DataError(
+            f"the reward {name!r} cannot be imported: {_told(failure)}. Is its folder on PYTHONPATH?"
+        ) from failure
     if not callable(found):
         raise DataError(f"the reward {name!r} is no function.")
     return found
 
 
-def _call(name: str, function: Callable, problem: Problem, text: str, tokens: int) -> tuple[float, str]:
+def _call(
+    name: str, function: Callable, problem: Problem, text: str, tokens: int
+) -> tuple[float, str]:
     """(value, ""), or (nan, what went wrong)."""
     try:
         value = function(problem=problem, text=text, tokens=tokens)
     except Exception as failure:
         return math.nan, f"{name} raised {_told(failure)}"
-    return (float(value), "") if _is_number(value) else (math.nan, f"{name} returned {ascii(value)[:80]}, not a finite number")
+    return (
+        (float(value), "")
+        if _is_number(value)
+        else (math.nan, f"{name} returned {ascii(value)[:80]}, not a finite number")
+    )
 
 
 def _is_number(value) -> bool:

@@ -18,7 +18,18 @@ from sharding.rules import constrain, sharding
 
 
 @partial(jax.jit, static_argnames=("decoder", "slots", "group", "max_new"))
-def sample(decoder: Decoder, variables: dict, tokens_PT, length_P, key_B, dials: Dials, stop_X, slots: int, group: int, max_new: int) -> dict[str, Any]:
+def sample(
+    decoder: Decoder,
+    variables: dict,
+    tokens_PT,
+    length_P,
+    key_B,
+    dials: Dials,
+    stop_X,
+    slots: int,
+    group: int,
+    max_new: int,
+) -> dict[str, Any]:
     """`group` texts of up to max_new tokens after each prompt tokens_PT[p, :length_P[p]], one after the other along B = P * group.
 
     {"tokens" [B, S], "segments" [B, S] (1 up to the end), "mask" [B, S - 1] (targets that were drawn), "length" [B], "log_prob", "entropy",
@@ -26,11 +37,28 @@ def sample(decoder: Decoder, variables: dict, tokens_PT, length_P, key_B, dials:
     """
     start_B = jnp.repeat(length_P, group)
     variables = prepare(decoder, variables)
-    state = start(decoder, variables, tokens_PT, length_P, start_B + max_new, key_B, dials, stop_X, slots, group)
+    state = start(
+        decoder,
+        variables,
+        tokens_PT,
+        length_P,
+        start_B + max_new,
+        key_B,
+        dials,
+        stop_X,
+        slots,
+        group,
+    )
     state = advance(decoder, variables, state, dials, stop_X, max_new)
     slot_S, end_B1 = jnp.arange(slots), state.length_B[:, None]
     drawn_BS = (slot_S >= start_B[:, None]) & (slot_S < end_B1)
-    texts = {"tokens": state.tokens_BS, "segments": (slot_S < end_B1).astype(jnp.int32), "mask": drawn_BS[:, 1:], "length": state.length_B, **state.record}
+    texts = {
+        "tokens": state.tokens_BS,
+        "segments": (slot_S < end_B1).astype(jnp.int32),
+        "mask": drawn_BS[:, 1:],
+        "length": state.length_B,
+        **state.record,
+    }
     return jax.tree.map(lambda x: constrain(x, "batch" + " -" * (x.ndim - 1)), texts)
 
 
@@ -39,10 +67,14 @@ class Sampler:
 
     def __init__(self, config: Config, tokenizer: Tokenizer):
         post = config.post
-        self.decoder = Decoder(config.model, config.kernel, record=True, masks=bool(post.top_k) or post.top_p < 1)
+        self.decoder = Decoder(
+            config.model, config.kernel, record=True, masks=bool(post.top_k) or post.top_p < 1
+        )
         self.slots, self.max_new = config.data.sequence + 1, post.max_new
         self.room = self.slots - post.max_new
-        self.dials = dials(Sampling(temperature=post.temperature, top_k=post.top_k, top_p=post.top_p))
+        self.dials = dials(
+            Sampling(temperature=post.temperature, top_k=post.top_k, top_p=post.top_p)
+        )
         self.eos, self.pad = tokenizer.eos, tokenizer.pad
         self.stop_X = np.full(STOPS, -1, np.int32)
         self.stop_X[0] = tokenizer.eos
@@ -51,26 +83,44 @@ class Sampler:
         """Raise DataError for a prompt that leaves no room for max_new tokens."""
         for prompt in prompts:
             if len(prompt) > self.room:
-                raise DataError(f"a prompt has {len(prompt)} tokens, and data.sequence {self.slots - 1} leaves it {self.room} beside post.max_new "
-                                f"{self.max_new}: raise data.sequence or lower post.max_new.")
+                raise DataError(
+                    f"a prompt has {len(prompt)} tokens, and data.sequence {self.slots - 1} leaves it {self.room} beside post.max_new "
+                    f"{self.max_new}: raise data.sequence or lower post.max_new."
+                )
 
-    def __call__(self, variables: dict, prompts: list[np.ndarray], group: int, key: jax.Array) -> dict[str, Any]:
+    def __call__(
+        self, variables: dict, prompts: list[np.ndarray], group: int, key: jax.Array
+    ) -> dict[str, Any]:
         """Texts on the devices; text g of prompt p draws by fold_in(fold_in(key, p), g), whatever else is drawn beside it."""
         self.check(prompts)
         tokens_PT = np.full((len(prompts), self.room), self.pad, np.int32)
         for row, prompt in zip(tokens_PT, prompts):
-            row[:len(prompt)] = prompt
+            row[: len(prompt)] = prompt
         length_P = np.array([len(prompt) for prompt in prompts], np.int32)
         placed = everywhere({"tokens": tokens_PT, "length": length_P})
-        return sample(self.decoder, variables, placed["tokens"], placed["length"], group_keys(key, len(prompts), group), self.dials, self.stop_X,
-                      self.slots, group, self.max_new)
+        return sample(
+            self.decoder,
+            variables,
+            placed["tokens"],
+            placed["length"],
+            group_keys(key, len(prompts), group),
+            self.dials,
+            self.stop_X,
+            self.slots,
+            group,
+            self.max_new,
+        )
 
 
 @partial(jax.jit, static_argnames=("prompts", "group"))
 def group_keys(key: jax.Array, prompts: int, group: int) -> jax.Array:
     """A key for each text, [P * G]."""
+
     def of_prompt(p):
-        return jax.vmap(lambda g: jax.random.fold_in(jax.random.fold_in(key, p), g))(jnp.arange(group))
+        return jax.vmap(lambda g: jax.random.fold_in(jax.random.fold_in(key, p), g))(
+            jnp.arange(group)
+        )
+
     return jax.vmap(of_prompt)(jnp.arange(prompts)).reshape(-1)
 
 
@@ -79,12 +129,19 @@ def everywhere(rows: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     if jax.process_count() == 1:
         return put_batch(rows, "batch")
     place = sharding("batch")
-    return {name: jax.make_array_from_callback(x.shape, place, lambda at, x=x: x[at]) for name, x in rows.items()}
+    return {
+        name: jax.make_array_from_callback(x.shape, place, lambda at, x=x: x[at])
+        for name, x in rows.items()
+    }
 
 
 def fetched(tree: Any) -> Any:
     """Arrays of the mesh as whole host arrays, in every process."""
-    return multihost_utils.process_allgather(tree, tiled=True) if jax.process_count() > 1 else jax.device_get(tree)
+    return (
+        multihost_utils.process_allgather(tree, tiled=True)
+        if jax.process_count() > 1
+        else jax.device_get(tree)
+    )
 
 
 @partial(jax.jit, static_argnames=("micro", "place"))

@@ -9,17 +9,22 @@ def stage_of(config: Config) -> type[Stage]:
     """Pre-training, or what config.post says follows it."""
     if isinstance(config.post, GrpoConfig):
         from .grpo import Reinforcement
+
         return Reinforcement
     if isinstance(config.post, SftConfig):
         from .sft import FineTuning
+
         return FineTuning
     if isinstance(config.post, DpoConfig):
         from .dpo import Preference
+
         return Preference
     if isinstance(config.post, DistillConfig):
         if config.post.on_policy:
             from .on_policy import OnPolicy
+
             return OnPolicy
         from .distill import Distillation
+
         return Distillation
     return Pretraining

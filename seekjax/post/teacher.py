@@ -25,7 +25,10 @@ class Teacher:
     def __init__(self, config: Config):
         """Looks at its folder and loads nothing. Raises ConfigError, RunError or WeightsError where there is no model."""
         post = config.post
-        need(post.teacher is not None, "distillation needs a teacher: name the folder of a run or of a published checkpoint with --post.teacher.")
+        need(
+            post.teacher is not None,
+            "distillation needs a teacher: name the folder of a run or of a published checkpoint with --post.teacher.",
+        )
         self.folder, self.config, self.kept = post.teacher.expanduser(), config, None
         self.model = adopt(replace(config, init=self.folder)).model
         self.tokenizer = read_tokenizer(self.folder, self.model.vocab)
@@ -35,28 +38,44 @@ class Teacher:
     def check_vocabulary(self, config: Config) -> None:
         """Raise ConfigError where the student's has another size: before its tokenizer is read, which might not fit it."""
         change = self.elsewhere if config.init else f"set --model.vocab {self.model.vocab}"
-        need(self.model.vocab == config.model.vocab, f"the teacher {self.folder} has a vocabulary of {self.model.vocab} and the student one of "
-             f"{config.model.vocab}: {change}.")
+        need(
+            self.model.vocab == config.model.vocab,
+            f"the teacher {self.folder} has a vocabulary of {self.model.vocab} and the student one of "
+            f"{config.model.vocab}: {change}.",
+        )
 
     def check(self, config: Config, tokenizer: Tokenizer) -> None:
         """Raise ConfigError or DataError where teacher and student cannot be compared token by token."""
         if tokenizer.fingerprint() != self.tokenizer.fingerprint():
-            raise DataError(f"the teacher {self.folder} reads text by another tokenizer than the student: {self.elsewhere}.")
-        need(config.data.sequence <= self.model.context, f"data.sequence {config.data.sequence} exceeds the {self.model.context} positions that the teacher "
-             f"{self.folder} was made for.")
+            raise DataError(
+                f"the teacher {self.folder} reads text by another tokenizer than the student: {self.elsewhere}."
+            )
+        need(
+            config.data.sequence <= self.model.context,
+            f"data.sequence {config.data.sequence} exceeds the {self.model.context} positions that the teacher "
+            f"{self.folder} was made for.",
+        )
         top_k = self.config.post.top_k
-        need(0 <= top_k < self.model.vocab, f"post.top_k is {top_k}: it must be at least 0 (the whole vocabulary) and below the vocabulary's "
-             f"{self.model.vocab}.")
+        need(
+            0 <= top_k < self.model.vocab,
+            f"post.top_k is {top_k}: it must be at least 0 (the whole vocabulary) and below the vocabulary's "
+            f"{self.model.vocab}.",
+        )
 
     def recognise(self, mark: str) -> None:
         """Raise DataError where a run goes on with other weights than it began with."""
         if mark != self.mark:
-            raise DataError(f"the run so far learnt from other weights than {self.folder} has now: restore them, or start again under another --out.")
+            raise DataError(
+                f"the run so far learnt from other weights than {self.folder} has now: restore them, or start again under another --out."
+            )
 
     def keep(self, made_for: dict[str, Any]) -> None:
         """From now on keep what it says in post.save_logits, and read there what is kept. Raises DataError where that is another teacher's or of other data."""
         post = self.config.post
-        self.kept = Kept(post.save_logits.expanduser(), made_for | {"teacher": self.mark, "top_k": post.top_k, "temperature": post.temperature})
+        self.kept = Kept(
+            post.save_logits.expanduser(),
+            made_for | {"teacher": self.mark, "top_k": post.top_k, "temperature": post.temperature},
+        )
 
     def __call__(self, batch: dict[str, jax.Array], name: str) -> dict[str, jax.Array]:
         """Of a batch {"tokens", "segments", "trained"} [A, B, T + 1]; `name` is what it is kept under."""
@@ -64,7 +83,14 @@ class Teacher:
 
     def read(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         post = self.config.post
-        return think(self.transformer, self.opened.variables, batch, post.top_k, post.temperature, sharding(BATCH))
+        return think(
+            self.transformer,
+            self.opened.variables,
+            batch,
+            post.top_k,
+            post.temperature,
+            sharding(BATCH),
+        )
 
     @property
     def head(self) -> jax.Array | None:
@@ -76,7 +102,15 @@ class Teacher:
         """A run's weights compute as the run did, published ones as the student does. Whatever the run did, no token is dropped."""
         published = not (self.folder / "checkpoints").is_dir()
         opened = open_model(self.folder, self.config.kernel if published else None)
-        return opened._replace(kernel=replace(self.config.kernel, dtype=opened.kernel.dtype, weights=opened.kernel.weights, capacity=0.0, remat="none"))
+        return opened._replace(
+            kernel=replace(
+                self.config.kernel,
+                dtype=opened.kernel.dtype,
+                weights=opened.kernel.weights,
+                capacity=0.0,
+                remat="none",
+            )
+        )
 
     @property
     def transformer(self) -> Transformer:
@@ -88,12 +122,24 @@ class Teacher:
 
 
 @partial(jax.jit, static_argnames=("model", "top_k", "temperature", "place"))
-def think(model: Transformer, variables: dict, batch: dict[str, jax.Array], top_k: int, temperature: float, place: Any) -> dict[str, jax.Array]:
+def think(
+    model: Transformer,
+    variables: dict,
+    batch: dict[str, jax.Array],
+    top_k: int,
+    temperature: float,
+    place: Any,
+) -> dict[str, jax.Array]:
     """What Teacher gives, micro-batch by micro-batch."""
+
     def one(piece: dict[str, jax.Array]) -> dict[str, jax.Array]:
         tokens_BT, segment_BT = piece["tokens"][:, :-1], piece["segments"][:, :-1]
         output = model.apply(variables, tokens_BT, segment_BT, segment_BT > 0)
-        return likeliest(output.hidden_BTD, output.head_DV, top_k, temperature) if top_k else {"hidden": output.hidden_BTD}
+        return (
+            likeliest(output.hidden_BTD, output.head_DV, top_k, temperature)
+            if top_k
+            else {"hidden": output.hidden_BTD}
+        )
 
     batch = {name: batch[name] for name in ("tokens", "segments")}
     return jax.lax.with_sharding_constraint(jax.lax.map(one, batch), place)

@@ -19,8 +19,19 @@ from sharding.rules import platform, split_by
 
 Kind = Literal["int8", "int4", "fp8"]
 GROUP = 128
-E4M3_MAX, E4M3_FLOOR = 448.0, 1e-4  # largest value, and the least that a block's largest value is taken to be (DeepSeek's quantiser)
-INT4_RANGE = (0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)  # shares of a group's range that are tried: the best may clip its outliers
+E4M3_MAX, E4M3_FLOOR = (
+    448.0,
+    1e-4,
+)  # largest value, and the least that a block's largest value is taken to be (DeepSeek's quantiser)
+INT4_RANGE = (
+    0.7,
+    0.75,
+    0.8,
+    0.85,
+    0.9,
+    0.95,
+    1.0,
+)  # shares of a group's range that are tried: the best may clip its outliers
 ROWS = 8  # of an int8 product on CPU: XLA has a fast kernel for so many, and none for fewer
 FEW = 128  # rows up to which a CPU multiplies int8 by int8; for more, writing the matrix out once costs less than it saves
 
@@ -31,7 +42,9 @@ class Quantised(struct.PyTreeNode):
     values: jax.Array  # int8, float8_e4m3fn, or for int4 uint8 with two neighbours along `inner` in a byte, the first in its low half
     scale: jax.Array  # float32
     kind: Kind = struct.field(pytree_node=False)
-    inner: int = struct.field(pytree_node=False)  # the last contracted axis, counted from the end: -2 in most weights
+    inner: int = struct.field(
+        pytree_node=False
+    )  # the last contracted axis, counted from the end: -2 in most weights
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -57,11 +70,18 @@ class Quantised(struct.PyTreeNode):
         x = unpack(self.values, self.inner) if self.kind == "int4" else self.values
         cut = [(n, size // n) for n, size in zip(self.scale.shape, x.shape)]
         blocks = x.astype(jnp.float32).reshape([part for pair in cut for part in pair])
-        return (blocks * self.scale.reshape([part for n, _ in cut for part in (n, 1)])).reshape(x.shape).astype(dtype)
+        return (
+            (blocks * self.scale.reshape([part for n, _ in cut for part in (n, 1)]))
+            .reshape(x.shape)
+            .astype(dtype)
+        )
 
     def axes(self, axes: str) -> "Quantised":
         """The logical axes of both arrays of a weight with these: a scale is whole along an axis that it has one of, or too few to split."""
-        each = [name if name == "-" or n > 1 and n % split_by(name) == 0 else "-" for name, n in zip(axes.split(), self.scale.shape)]
+        each = [
+            name if name == "-" or n > 1 and n % split_by(name) == 0 else "-"
+            for name, n in zip(axes.split(), self.scale.shape)
+        ]
         return self.replace(values=axes, scale=" ".join(each))
 
     def aligned(self, axes: str) -> "Quantised":
@@ -82,8 +102,12 @@ def dense(w, dtype) -> jax.Array:
 
 def laid_out(weights: tuple, axes: tuple[str, ...]) -> tuple[tuple, tuple]:
     """Weights as a mesh can split them, and the logical axes of their arrays: what `local` takes."""
-    weights = tuple(w.aligned(names) if isinstance(w, Quantised) else w for w, names in zip(weights, axes))
-    return weights, tuple(w.axes(names) if isinstance(w, Quantised) else names for w, names in zip(weights, axes))
+    weights = tuple(
+        w.aligned(names) if isinstance(w, Quantised) else w for w, names in zip(weights, axes)
+    )
+    return weights, tuple(
+        w.axes(names) if isinstance(w, Quantised) else names for w, names in zip(weights, axes)
+    )
 
 
 def product(x_mX: jax.Array, w: Quantised) -> jax.Array:
@@ -99,14 +123,16 @@ def product(x_mX: jax.Array, w: Quantised) -> jax.Array:
     x_rK = jnp.pad(jnp.round(rows_mK / size_m1).astype(jnp.int8), ((0, -m % ROWS), (0, 0)))
     y_rY = jax.lax.dot(x_rK, w.values.reshape(K, -1), preferred_element_type=jnp.int32)
     y_mY = y_rY[:m].astype(jnp.float32) * size_m1 * w.scale.reshape(1, -1)
-    return y_mY.astype(x_mX.dtype).reshape(m, *w.shape[x_mX.ndim - 1:])
+    return y_mY.astype(x_mX.dtype).reshape(m, *w.shape[x_mX.ndim - 1 :])
 
 
 def contracted(axes: str) -> tuple[int, ...]:
     """Which axes of a weight its products sum over, counted from the end: the first that is neither layers nor experts, or both of a head's."""
     names = axes.split()
     first = next(i for i, name in enumerate(names) if name not in ("layers", "experts"))
-    return tuple(i - len(names) for i in ((first, first + 1) if names[first] == "heads" else (first,)))
+    return tuple(
+        i - len(names) for i in ((first, first + 1) if names[first] == "heads" else (first,))
+    )
 
 
 def quantise(w: jax.Array, kind: Kind, sums: tuple[int, ...]) -> Quantised:
@@ -119,9 +145,13 @@ def quantise(w: jax.Array, kind: Kind, sums: tuple[int, ...]) -> Quantised:
         return Quantised(jnp.round(w / scale).astype(jnp.int8), scale, kind, inner)
     if kind == "fp8":
         n, last = w.shape[inner] // block(w.shape[inner]), w.shape[-1] // block(w.shape[-1])
-        scale = jnp.maximum(_largest(_largest(jnp.abs(w), inner, n), -1, last), E4M3_FLOOR) / E4M3_MAX
+        scale = (
+            jnp.maximum(_largest(_largest(jnp.abs(w), inner, n), -1, last), E4M3_FLOOR) / E4M3_MAX
+        )
         whole = jnp.repeat(jnp.repeat(scale, w.shape[inner] // n, inner), w.shape[-1] // last, -1)
-        return Quantised(jnp.clip(w / whole, -E4M3_MAX, E4M3_MAX).astype(jnp.float8_e4m3fn), scale, kind, inner)
+        return Quantised(
+            jnp.clip(w / whole, -E4M3_MAX, E4M3_MAX).astype(jnp.float8_e4m3fn), scale, kind, inner
+        )
     return _int4(w, inner)
 
 
@@ -133,14 +163,14 @@ def block(size: int, even: bool = False) -> int:
 def _largest(x: jax.Array, axis: int, parts: int) -> jax.Array:
     """The largest of each of so many parts along an axis."""
     axis %= x.ndim
-    return x.reshape(*x.shape[:axis], parts, -1, *x.shape[axis + 1:]).max(axis + 1)
+    return x.reshape(*x.shape[:axis], parts, -1, *x.shape[axis + 1 :]).max(axis + 1)
 
 
 def _int4(w: jax.Array, inner: int) -> Quantised:
     """Of the ranges tried, each group takes the one with the least squared error. -8 to 7, the extreme value of a group taking the -8."""
     axis, size = inner % w.ndim, w.shape[inner]
     n = size // block(size, even=True)
-    groups = w.reshape(*w.shape[:axis], n, size // n, *w.shape[axis + 1:])
+    groups = w.reshape(*w.shape[:axis], n, size // n, *w.shape[axis + 1 :])
     low, high = groups.min(axis + 1, keepdims=True), groups.max(axis + 1, keepdims=True)
     extreme = jnp.where(-low > high, low, high)
     extreme = jnp.where(extreme == 0, 1e-30, extreme)
@@ -162,7 +192,9 @@ def _int4(w: jax.Array, inner: int) -> Quantised:
 
 def pack(values: jax.Array, inner: int) -> jax.Array:
     """int8 from -8 to 7 as bytes of two neighbours along an axis."""
-    take = partial(jax.lax.slice_in_dim, values.astype(jnp.uint8) & 15, axis=inner % values.ndim, stride=2)
+    take = partial(
+        jax.lax.slice_in_dim, values.astype(jnp.uint8) & 15, axis=inner % values.ndim, stride=2
+    )
     size = values.shape[inner]
     return take(0, size - 1) | take(1, size) << 4
 
@@ -170,5 +202,7 @@ def pack(values: jax.Array, inner: int) -> jax.Array:
 def unpack(packed: jax.Array, inner: int) -> jax.Array:
     """The inverse of `pack`."""
     axis = inner % packed.ndim
-    halves = jnp.stack([packed << 4, packed], axis + 1).astype(jnp.int8) >> 4  # the shift of an int8 keeps its sign
-    return halves.reshape(*packed.shape[:axis], -1, *packed.shape[axis + 1:])
+    halves = (
+        jnp.stack([packed << 4, packed], axis + 1).astype(jnp.int8) >> 4
+    )  # the shift of an int8 keeps its sign
+    return halves.reshape(*packed.shape[:axis], -1, *packed.shape[axis + 1 :])

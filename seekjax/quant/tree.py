@@ -8,7 +8,12 @@ from sharding.rules import in_use, platform, sharding, spec
 
 from .formats import Kind, Quantised, contracted, quantise
 
-WRITTEN_OUT = ("w_uk", "w_uv", "w_token", "w_hidden")  # used in other products than `product`: narrow ones, and those of the prediction modules
+WRITTEN_OUT = (
+    "w_uk",
+    "w_uv",
+    "w_token",
+    "w_hidden",
+)  # used in other products than `product`: narrow ones, and those of the prediction modules
 
 
 def is_quantised(x) -> bool:
@@ -23,6 +28,7 @@ def chosen(path) -> bool:
 
 def quantise_tree(params: dict, axes: dict, kind: Kind, consume: bool = False) -> dict:
     """params with its matrices in a format, one after another where they live; `consume` frees each once it is rounded."""
+
     def one(path, x, names):
         if not chosen(path):
             return x
@@ -38,17 +44,26 @@ def quantise_tree(params: dict, axes: dict, kind: Kind, consume: bool = False) -
 
 def abstract_tree(params: dict, axes: dict, kind: Kind) -> dict:
     """What `quantise_tree` makes of ShapeDtypeStructs, each with its place. Raises ValueError where a mesh would cut through a byte."""
+
     def one(path, x, names):
         if not chosen(path):
             return x
         made = jax.eval_shape(lambda w: quantise(w, kind, contracted(names)), x)
-        places = jax.tree.map(sharding, made.axes(names)) if in_use() else made.replace(values=x.sharding, scale=x.sharding)
+        places = (
+            jax.tree.map(sharding, made.axes(names))
+            if in_use()
+            else made.replace(values=x.sharding, scale=x.sharding)
+        )
         try:
             jax.tree.map(lambda a, place: place.shard_shape(a.shape), made, places)
         except ValueError as error:
-            raise ValueError(f"{kind} weights along {names} cannot be split as this mesh would: {made.values.shape} by {spec(names)}; "
-                             "make an axis of --mesh smaller.") from error
-        return jax.tree.map(lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), made, places)
+            raise ValueError(
+                f"{kind} weights along {names} cannot be split as this mesh would: {made.values.shape} by {spec(names)}; "
+                "make an axis of --mesh smaller."
+            ) from error
+        return jax.tree.map(
+            lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), made, places
+        )
 
     return jax.tree_util.tree_map_with_path(one, params, axes)
 
@@ -59,7 +74,11 @@ def ready(name: str, w: Quantised, dtype: str):
         return w
     if name in WRITTEN_OUT or w.kind == "fp8":
         return w.dense(dtype)
-    return _as_int8(w, (w.inner - 1, w.inner) if name == "w_o" else (w.inner,)) if w.kind == "int4" else w
+    return (
+        _as_int8(w, (w.inner - 1, w.inner) if name == "w_o" else (w.inner,))
+        if w.kind == "int4"
+        else w
+    )
 
 
 @partial(jax.jit, static_argnums=1)

@@ -27,16 +27,26 @@ Flat = tyro.conf.OmitArgPrefixes
 class Model:
     """What writes, and where."""
 
-    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="model")]  # a run's folder, or that of a published checkpoint
-    dtype: Literal["float32", "bfloat16"] | None = None  # of weights and activations; default: a run's own, float32 for a checkpoint
+    folder: Annotated[
+        Path, tyro.conf.Positional, tyro.conf.arg(name="model")
+    ]  # a run's folder, or that of a published checkpoint
+    dtype: Literal["float32", "bfloat16"] | None = (
+        None  # of weights and activations; default: a run's own, float32 for a checkpoint
+    )
     cache: Literal["same", "bfloat16", "fp8"] = "same"  # of latents; same: as dtype
-    draft: bool | None = None  # let the prediction module guess ahead; default: where there is one and it is faster, so not on a CPU
+    draft: bool | None = (
+        None  # let the prediction module guess ahead; default: where there is one and it is faster, so not on a CPU
+    )
 
     def open(self) -> tuple[Opened, Generator]:
         """The model, ready to write; call it within the mesh."""
         opened = open_model(self.folder, self.dtype and KernelConfig(dtype=self.dtype))
-        kernel = replace(opened.kernel, cache=self.cache if self.cache != "same" else opened.kernel.cache)
-        generator = Generator(opened.model, opened.variables, kernel, draft=self.draft, consume=True)
+        kernel = replace(
+            opened.kernel, cache=self.cache if self.cache != "same" else opened.kernel.cache
+        )
+        generator = Generator(
+            opened.model, opened.variables, kernel, draft=self.draft, consume=True
+        )
         return opened._replace(variables={}), generator
 
 
@@ -46,7 +56,9 @@ class Generate:
 
     model: Flat[Model]
     sampling: Flat[Sampling] = field(default_factory=Sampling)
-    prompt: tuple[str, ...] = ("",)  # what to continue; several are written side by side; - reads standard input
+    prompt: tuple[str, ...] = (
+        "",
+    )  # what to continue; several are written side by side; - reads standard input
     mesh: MeshConfig = MeshConfig(data=1)  # how many devices split what
 
 
@@ -55,7 +67,9 @@ class Talk:
     """Talk with a model. An empty line is skipped; Ctrl-C stops an answer, Ctrl-D ends."""
 
     model: Flat[Model]
-    sampling: Flat[Sampling] = field(default_factory=lambda: Sampling(max_new=2048, temperature=0.6, top_p=0.95))
+    sampling: Flat[Sampling] = field(
+        default_factory=lambda: Sampling(max_new=2048, temperature=0.6, top_p=0.95)
+    )
     system: str = ""  # said to the model before anything else
     template: Name = "auto"  # auto: the checkpoint's own; r1 begins every answer with thinking
     mesh: MeshConfig = MeshConfig(data=1)  # how many devices split what
@@ -63,7 +77,9 @@ class Talk:
 
 def generate(argv: list[str]) -> None:
     """The command; raises errors that cli.run turns into one sentence."""
-    asked = tyro.cli(Generate, prog="seekjax generate", args=argv, config=(tyro.conf.FlagConversionOff,))
+    asked = tyro.cli(
+        Generate, prog="seekjax generate", args=argv, config=(tyro.conf.FlagConversionOff,)
+    )
     keep_compiled()
     with on(asked.mesh):
         opened, generator = asked.model.open()
@@ -89,10 +105,23 @@ def chat(argv: list[str]) -> None:
         opened, generator = asked.model.open()
         tokenizer = need_tokenizer(opened)
         template = load_chat(opened.folder, tokenizer, asked.template)
-        converse(generator, tokenizer, template, asked.sampling, [{"role": "system", "content": asked.system}] if asked.system else [])
+        converse(
+            generator,
+            tokenizer,
+            template,
+            asked.sampling,
+            [{"role": "system", "content": asked.system}] if asked.system else [],
+        )
 
 
-def converse(generator: Generator, tokenizer: Tokenizer, template: Chat, sampling: Sampling, messages: list[Message], ask: Callable = input) -> None:
+def converse(
+    generator: Generator,
+    tokenizer: Tokenizer,
+    template: Chat,
+    sampling: Sampling,
+    messages: list[Message],
+    ask: Callable = input,
+) -> None:
     """Questions from `ask` and answers in turn, until it raises EOFError."""
     sampling = ending(sampling, tokenizer)
     while True:
@@ -105,16 +134,30 @@ def converse(generator: Generator, tokenizer: Tokenizer, template: Chat, samplin
             continue
         if question.strip():
             messages.append({"role": "user", "content": question})
-            messages.append({"role": "assistant", "content": answer(generator, tokenizer, template, sampling, messages)})
+            messages.append(
+                {
+                    "role": "assistant",
+                    "content": answer(generator, tokenizer, template, sampling, messages),
+                }
+            )
 
 
-def answer(generator: Generator, tokenizer: Tokenizer, template: Chat, sampling: Sampling, messages: list[Message], out: TextIO | None = None) -> str:
+def answer(
+    generator: Generator,
+    tokenizer: Tokenizer,
+    template: Chat,
+    sampling: Sampling,
+    messages: list[Message],
+    out: TextIO | None = None,
+) -> str:
     """Write one answer, its thinking dimmed, then the speed; Ctrl-C ends it. What was written stays in the conversation."""
     out = out or sys.stdout
     asked = template.render(messages)
     thinking = asked.rstrip().endswith(THINK)
     thoughts, text = Thoughts(thinking), THINK if thinking else ""
-    writing = generator.write([tokenizer.encode(asked, special=True).tolist()], sampling, tokenizer.decode)
+    writing = generator.write(
+        [tokenizer.encode(asked, special=True).tolist()], sampling, tokenizer.decode
+    )
     shown = False
 
     def put(piece: str, last: bool = False) -> None:
@@ -135,7 +178,9 @@ def answer(generator: Generator, tokenizer: Tokenizer, template: Chat, sampling:
         stopped = "stopped; "
     put("", last=True)
     print(f"\n{dim(stopped + writing.report(), out)}", file=out, flush=True)
-    return text if THINK not in text or THINK_END in text else text + THINK_END  # templates drop what comes before it
+    return (
+        text if THINK not in text or THINK_END in text else text + THINK_END
+    )  # templates drop what comes before it
 
 
 def fresh(writing: Writing) -> Iterable[str]:
@@ -161,4 +206,8 @@ def ending(sampling: Sampling, tokenizer: Tokenizer) -> Sampling:
 
 def dim(text: str, out: TextIO | None = None) -> str:
     """Dimmed where it goes to a terminal that shows it."""
-    return f"{DIM}{text}{PLAIN}" if text and (out or sys.stdout).isatty() and "NO_COLOR" not in os.environ else text
+    return (
+        f"{DIM}{text}{PLAIN}"
+        if text and (out or sys.stdout).isatty() and "NO_COLOR" not in os.environ
+        else text
+    )

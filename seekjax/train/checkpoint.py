@@ -26,8 +26,13 @@ from jax.experimental import multihost_utils
 
 from seekjax.train.manifest import damage, rename, write_manifest
 
-for name in ("absl", "asyncio"):  # Orbax logs a traceback for each error it also raises; here every error becomes one sentence
-    logging.getLogger(name).addFilter(lambda record: "orbax" not in record.pathname + record.getMessage())
+for name in (
+    "absl",
+    "asyncio",
+):  # Orbax logs a traceback for each error it also raises; here every error becomes one sentence
+    logging.getLogger(name).addFilter(
+        lambda record: "orbax" not in record.pathname + record.getMessage()
+    )
 
 NONE, ALL_BAD = -1, -2  # in place of a step
 
@@ -49,7 +54,9 @@ class Checkpoints:
             raise ValueError(f"train.keep is {keep}: at least one checkpoint must be kept")
         self.folder = Path(folder).absolute() / "checkpoints"
         self.keep = keep
-        self._orbax = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler(), timeout_secs=3600)  # its 10 minutes are short for a slow disk
+        self._orbax = ocp.AsyncCheckpointer(
+            ocp.StandardCheckpointHandler(), timeout_secs=3600
+        )  # its 10 minutes are short for a slow disk
         self._first = jax.process_index() == 0
         self._thread: threading.Thread | None = None  # finishes the save in flight
         self._error: CheckpointError | None = None  # what that thread met
@@ -72,7 +79,9 @@ class Checkpoints:
         if step == newest == self._held:
             return
         if step <= newest:
-            raise CheckpointError(f"step {step} is not newer than step {newest} in {self.folder}: resume from that, or use another --out")
+            raise CheckpointError(
+                f"step {step} is not newer than step {newest} in {self.folder}: resume from that, or use another --out"
+            )
         saving = self.folder / f"saving-{step}"
         try:
             if self._first:
@@ -86,7 +95,9 @@ class Checkpoints:
         except Exception as error:
             raise self._give_up(step, saving, error)
         self._held = step
-        self._thread = threading.Thread(target=self._commit, args=(step, saving), name=f"save step {step}")
+        self._thread = threading.Thread(
+            target=self._commit, args=(step, saving), name=f"save step {step}"
+        )
         self._thread.start()
 
     def restore(self, abstract: Any, alike: bool = False) -> tuple[int, Any, Any] | None:
@@ -101,23 +112,37 @@ class Checkpoints:
         if step == NONE:
             return None
         if step == ALL_BAD:
-            raise CheckpointError(f"no checkpoint in {self.folder} is whole: repair or delete its bad-* folders, or use another --out")
+            raise CheckpointError(
+                f"no checkpoint in {self.folder} is whole: repair or delete its bad-* folders, or use another --out"
+            )
         folder = self.folder / str(step)
-        differences = mismatches(self._orbax.metadata(folder / "state").item_metadata.tree, abstract)
+        differences = mismatches(
+            self._orbax.metadata(folder / "state").item_metadata.tree, abstract
+        )
         if differences:
             more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
-            raise CheckpointError(f"checkpoint {folder} {'; '.join(differences[:3])}{more}: "
-                                  f"use the config saved in {folder}/config.json or another --out")
+            raise CheckpointError(
+                f"checkpoint {folder} {'; '.join(differences[:3])}{more}: "
+                f"use the config saved in {folder}/config.json or another --out"
+            )
         try:
             state = self._orbax.restore(folder / "state", args=ocp.args.StandardRestore(abstract))
         except Exception as error:
-            raise CheckpointError(f"checkpoint {folder} is whole, but Orbax {ocp.__version__} cannot read it: {_line(error)}") from error
+            raise CheckpointError(
+                f"checkpoint {folder} is whole, but Orbax {ocp.__version__} cannot read it: {_line(error)}"
+            ) from error
         self._held = step
         processes = len(list(folder.glob("data-*.json")))
         if processes != jax.process_count() and not alike:
-            _shout(f"checkpoint {folder} was saved by {processes} processes: its data position does not fit {jax.process_count()}")
+            _shout(
+                f"checkpoint {folder} was saved by {processes} processes: its data position does not fit {jax.process_count()}"
+            )
             return step, state, None
-        return step, state, json.loads((folder / f"data-{0 if alike else jax.process_index()}.json").read_text())
+        return (
+            step,
+            state,
+            json.loads((folder / f"data-{0 if alike else jax.process_index()}.json").read_text()),
+        )
 
     def wait(self) -> None:
         """Return once nothing is being saved; raise CheckpointError if the save in flight failed, on any process."""
@@ -127,7 +152,9 @@ class Checkpoints:
         self._thread = None
         error, self._error = self._error, None
         if _maximum(error is not None):
-            raise error or CheckpointError("another process could not save its part of a checkpoint: see its message")
+            raise error or CheckpointError(
+                "another process could not save its part of a checkpoint: see its message"
+            )
 
     def close(self) -> None:
         """Wait, then let go of Orbax's threads."""
@@ -143,7 +170,7 @@ class Checkpoints:
             if self._first:
                 write_manifest(saving)
                 rename(saving, self.folder / str(step))
-                for old in sorted(self._steps())[:-self.keep]:
+                for old in sorted(self._steps())[: -self.keep]:
                     deleted = self.folder / f"deleted-{old}"
                     rename(self.folder / str(old), deleted)
                     shutil.rmtree(deleted)
@@ -154,9 +181,13 @@ class Checkpoints:
         """Remove what was written of `step`; returns the error as a sentence."""
         if self._first:
             shutil.rmtree(saving, ignore_errors=True)
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error)
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(
+            error
+        )
         reason = "the disk is full, free some space or lower train.keep" if full else _line(error)
-        sentence = CheckpointError(f"step {step} could not be saved in {self.folder}: {reason}; the steps saved before are unharmed")
+        sentence = CheckpointError(
+            f"step {step} could not be saved in {self.folder}: {reason}; the steps saved before are unharmed"
+        )
         sentence.__cause__ = error
         return sentence
 
@@ -172,9 +203,15 @@ class Checkpoints:
             reason = damage(folder)
             if reason is None:
                 return step
-            aside = next(path for n in range(10**6) if not (path := self.folder / (f"bad-{step}" + f".{n}" * (n > 0))).exists())
+            aside = next(
+                path
+                for n in range(10**6)
+                if not (path := self.folder / (f"bad-{step}" + f".{n}" * (n > 0))).exists()
+            )
             rename(folder, aside)
-            _shout(f"checkpoint {folder} is damaged ({reason}): moved to {aside}, trying the step before")
+            _shout(
+                f"checkpoint {folder} is damaged ({reason}): moved to {aside}, trying the step before"
+            )
         return ALL_BAD if any(self.folder.glob("bad-*")) else NONE
 
     def _agree(self, step: int) -> int:
@@ -191,17 +228,36 @@ def _maximum(value: int) -> int:
 
 def mismatches(saved: Any, abstract: Any) -> list[str]:
     """One clause for each array that differs in presence, shape or type between the saved tree and the one that is wanted."""
+
     def table(tree: Any) -> dict[str, str]:
-        return {jax.tree_util.keystr(path, simple=True, separator="/"): f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
-                for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+        return {
+            jax.tree_util.keystr(
+                path, simple=True, separator="/"
+            ): f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
 
     def raw(leaf: Any) -> Any:  # a key is saved as the integers it is made of
-        return jax.eval_shape(jax.random.key_data, leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        return (
+            jax.eval_shape(jax.random.key_data, leaf)
+            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            else leaf
+        )
 
     there, here = table(saved), table(jax.tree.map(raw, abstract))
-    return ([f"holds {name} as {there[name]}, this config wants {here[name]}" for name in here if there.get(name, here[name]) != here[name]]
-            + [f"lacks {name} {here[name]}" for name in here if name not in there]
-            + [f"holds {name} {there[name]}, which this config lacks" for name in there if name not in here])
+    return (
+        [
+            f"holds {name} as {there[name]}, this config wants {here[name]}"
+            for name in here
+            if there.get(name, here[name]) != here[name]
+        ]
+        + [f"lacks {name} {here[name]}" for name in here if name not in there]
+        + [
+            f"holds {name} {there[name]}, which this config lacks"
+            for name in there
+            if name not in here
+        ]
+    )
 
 
 def _line(error: Exception) -> str:

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from .pretrain import Pretraining
 
 TEXT_BYTES = 200_000  # of held-out text in the closing figure
-PROMPTS = {"stories": "", "arithmetic": ""}  # generated sources start their own documents; others are given a line of Python
+PROMPTS = {
+    "stories": "",
+    "arithmetic": "",
+}  # generated sources start their own documents; others are given a line of Python
 
 
 def finish(stage: Pretraining, state: TrainState, folder: Path) -> list[str]:
@@ -33,8 +36,12 @@ def finish(stage: Pretraining, state: TrainState, folder: Path) -> list[str]:
     lines = [*compare_with_xz(stage, state), *talk(stage, state)]
     if jax.process_index() == 0:
         lines.append(f"pictures: {', '.join(str(path) for path in draw(folder))}")
-    return [*lines, f"checkpoint: {folder / 'checkpoints' / str(int(state.step))}",
-            "next: let it write with " + shlex.join(["seekjax", "generate", str(folder), "--prompt", prompt_for(stage.config)])]
+    return [
+        *lines,
+        f"checkpoint: {folder / 'checkpoints' / str(int(state.step))}",
+        "next: let it write with "
+        + shlex.join(["seekjax", "generate", str(folder), "--prompt", prompt_for(stage.config)]),
+    ]
 
 
 def compare_with_xz(stage: Pretraining, state: TrainState) -> list[str]:
@@ -46,13 +53,27 @@ def compare_with_xz(stage: Pretraining, state: TrainState) -> list[str]:
             if not len(source.held_out):
                 continue
             text = held_out_text(stage.corpus, source.name, TEXT_BYTES)
-            batches = exact_batches(text, stage.tokenizer, config.data.sequence, config.train.micro_batch or config.train.batch)
+            batches = exact_batches(
+                text,
+                stage.tokenizer,
+                config.data.sequence,
+                config.train.micro_batch or config.train.batch,
+            )
             rows = len(batches[0]["tokens"]) // jax.process_count()
             mine = slice(rows * jax.process_index(), rows * (jax.process_index() + 1))
-            seen = [stage.measure(params, state, put_batch({name: x[mine] for name, x in batch.items()}, "batch sequence")) for batch in batches]
+            seen = [
+                stage.measure(
+                    params,
+                    state,
+                    put_batch({name: x[mine] for name, x in batch.items()}, "batch sequence"),
+                )
+                for batch in batches
+            ]
             bits = sum(float(one["nats"]) for one in seen) / np.log(2)
-            lines.append(f"held-out {source.name}, {len(text.encode()):,} bytes: {bits / len(text.encode()):.3f} bits/byte; "
-                         f"xz -6 on the same bytes: {xz_bits_per_byte(text):.3f}")
+            lines.append(
+                f"held-out {source.name}, {len(text.encode()):,} bytes: {bits / len(text.encode()):.3f} bits/byte; "
+                f"xz -6 on the same bytes: {xz_bits_per_byte(text):.3f}"
+            )
     return lines
 
 
@@ -60,10 +81,18 @@ def talk(stage: Pretraining, state: TrainState, new: int = 96) -> list[str]:
     """A sample of what the model writes."""
     prompt = prompt_for(stage.config)
     params = stage.plan.weights(state.params if state.ema is None else state.ema, state.frozen)
-    variables = jax.tree.map(jnp.asarray, jax.device_get({"params": params, "balance": state.balance}))
+    variables = jax.tree.map(
+        jnp.asarray, jax.device_get({"params": params, "balance": state.balance})
+    )
     generator = Generator(stage.config.model, variables, stage.config.kernel, draft=False)
-    [row] = generator([[stage.tokenizer.eos, *stage.tokenizer.encode(prompt)]], Sampling(max_new=new, temperature=0.7, seed=stage.config.train.seed))
-    return ["a sample:", *("    " + line for line in (prompt + stage.tokenizer.decode(row.ids)).splitlines())]
+    [row] = generator(
+        [[stage.tokenizer.eos, *stage.tokenizer.encode(prompt)]],
+        Sampling(max_new=new, temperature=0.7, seed=stage.config.train.seed),
+    )
+    return [
+        "a sample:",
+        *("    " + line for line in (prompt + stage.tokenizer.decode(row.ids)).splitlines()),
+    ]
 
 
 def prompt_for(config: Config) -> str:

@@ -47,7 +47,11 @@ def fit(config: Config, make_stage: type[Stage] = Pretraining) -> Fitted:
     stage = make_stage(config)
     folder, steps = open_folder(config), config.train.steps
 
-    with use(make_mesh(config.mesh)), stop_on_signals() as stop, closing(Checkpoints(folder, config.train.keep)) as checkpoints:
+    with (
+        use(make_mesh(config.mesh)),
+        stop_on_signals() as stop,
+        closing(Checkpoints(folder, config.train.keep)) as checkpoints,
+    ):
         stage.open(folder)
         restored = checkpoints.restore(stage.plan.abstract_state(), stage.alike)
         done, state, position = restored or (0, stage.plan.start(), None)
@@ -87,10 +91,14 @@ def fit(config: Config, make_stage: type[Stage] = Pretraining) -> Fitted:
                 if int(state.step) > done and position is not None and jax.process_count() == 1:
                     report.flush()
                     save()
-                    screen.say(f"saved step {int(state.step)}: the same command continues from there.")
+                    screen.say(
+                        f"saved step {int(state.step)}: the same command continues from there."
+                    )
                 raise
             if stop:
-                screen.say(f"{stop.signal.name}: saved step {int(state.step)}; the same command continues from there.")
+                screen.say(
+                    f"{stop.signal.name}: saved step {int(state.step)}; the same command continues from there."
+                )
         checkpoints.wait()
     return Fitted(config, folder, stage, state, int(state.step) >= steps)
 
@@ -99,7 +107,9 @@ def agreed(stop: Stop, step: int, config: Config) -> bool:
     """Whether any process was asked to stop; several processes ask each other at every report only, for it makes them wait."""
     if jax.process_count() == 1:
         return bool(stop)
-    return step % config.train.log_every == 0 and bool(np.any(multihost_utils.process_allgather(np.array(bool(stop)))))
+    return step % config.train.log_every == 0 and bool(
+        np.any(multihost_utils.process_allgather(np.array(bool(stop))))
+    )
 
 
 class Report:
@@ -110,7 +120,9 @@ class Report:
         self.pending: tuple[int, dict] | None = None
         self.peak = matmul_peak(config.kernel.dtype)
         self.flops = flops_per_token(config.model, config.data.sequence)
-        self.load_every = max(config.train.log_every, config.train.steps // 200)  # enough rows for a picture
+        self.load_every = max(
+            config.train.log_every, config.train.steps // 200
+        )  # enough rows for a picture
         self.first = True
         self.restart()
 
@@ -139,11 +151,20 @@ class Report:
         rate = tokens / seconds
         experts = metrics.pop("experts")
         figures = {name: float(value) for name, value in metrics.items()}
-        record = {"step": step, "split": "train", **figures, **self.stage.derive(figures),
-                  "tokens_per_second": rate, "share_of_peak": rate * self.flops / self.peak, "max_violation": 0.0}
+        record = {
+            "step": step,
+            "split": "train",
+            **figures,
+            **self.stage.derive(figures),
+            "tokens_per_second": rate,
+            "share_of_peak": rate * self.flops / self.peak,
+            "max_violation": 0.0,
+        }
         if experts:
             load = experts.pop("load")
-            record |= {"max_violation": float(experts["max_violation"].mean())} | {f"layer_{name}": value for name, value in experts.items()}
+            record |= {"max_violation": float(experts["max_violation"].mean())} | {
+                f"layer_{name}": value for name, value in experts.items()
+            }
             if step % self.load_every == 0 or step == self.config.train.steps:
                 record["load"] = load
         self.recorder.write(record)

@@ -36,7 +36,9 @@ class Adapted(Plan):
         self.optimizer = make_optimizer(config, self.axes["params"])
 
     def begin(self, params: Any) -> TrainState:
-        state = super().begin(adapters(params, self.base_axes, self.config.lora, self.config.train.seed))
+        state = super().begin(
+            adapters(params, self.base_axes, self.config.lora, self.config.train.seed)
+        )
         return state.replace(frozen=state.frozen | {"base": params})
 
     def weights(self, params: Any, frozen: Any) -> Any:
@@ -48,7 +50,10 @@ class Adapted(Plan):
 
     def about(self) -> str:
         """How much learns."""
-        own, all_of = (sum(x.size for x in jax.tree.leaves(tree)) for tree in (self.shape.params, self.shape.frozen["base"]))
+        own, all_of = (
+            sum(x.size for x in jax.tree.leaves(tree))
+            for tree in (self.shape.params, self.shape.frozen["base"])
+        )
         return f"adapters of rank {self.config.lora.rank}: {own:,} parameters beside {all_of:,} that stay as they are, prediction modules included"
 
 
@@ -61,6 +66,7 @@ def adapted(axes: str, lora: LoraConfig) -> bool:
 
 def adapter_axes(axes: Any, lora: LoraConfig) -> Any:
     """The logical axes of each adapter, for a tree of those of the weights; the rank is whole on every device."""
+
     def pair(names: str) -> dict[str, str] | None:
         if not adapted(names, lora):
             return None
@@ -75,27 +81,33 @@ def sides(axes: str) -> tuple[list[str], list[str], list[str]]:
     names = axes.split()
     numbers = matrix(axes)
     into = [names[i] for i in numbers.reduction_axis]
-    return [name for name in names if name in STACKED], into, names[-len(numbers.output_axis):]
+    return [name for name in names if name in STACKED], into, names[-len(numbers.output_axis) :]
 
 
 def adapters(params: Any, axes: Any, lora: LoraConfig, seed: int) -> Any:
     """The first adapters: a with variance 1 / inputs, b zero."""
+
     def pair(path, names: str, w: jax.Array) -> dict[str, jax.Array] | None:
         if not adapted(names, lora):
             return None
         stack, into, _ = sides(names)
         cut, size = len(stack) + len(into), 1
-        for length in w.shape[len(stack):cut]:
+        for length in w.shape[len(stack) : cut]:
             size *= length
-        key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(jax.tree_util.keystr(path).encode()))
-        return {"a": jax.random.normal(key, (*w.shape[:cut], lora.rank), jnp.float32) * size**-0.5,
-                "b": jnp.zeros((*w.shape[:len(stack)], lora.rank, *w.shape[cut:]), jnp.float32)}
+        key = jax.random.fold_in(
+            jax.random.key(seed), zlib.crc32(jax.tree_util.keystr(path).encode())
+        )
+        return {
+            "a": jax.random.normal(key, (*w.shape[:cut], lora.rank), jnp.float32) * size**-0.5,
+            "b": jnp.zeros((*w.shape[: len(stack)], lora.rank, *w.shape[cut:]), jnp.float32),
+        }
 
     return _pruned(jax.tree_util.tree_map_with_path(pair, axes, params))
 
 
 def merge(base: Any, params: Any, axes: Any, lora: LoraConfig) -> Any:
     """The weights with their adapters added."""
+
     def walk(w: Any, pair: Any, names: Any) -> Any:
         if isinstance(w, dict):
             return {name: walk(w[name], pair.get(name, {}), names[name]) for name in w}

@@ -16,7 +16,9 @@ def write_manifest(folder: Path) -> None:
     """Vouch for every file now in `folder`: all of them reach the disk first, then the manifest appears in one rename."""
     for path in (*folder.rglob("*"), folder):
         _sync(path)
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    names = sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
     text = json.dumps(dict(zip(names, _describe(folder, names))), indent=1)
     temporary = folder / "manifest.tmp"
     temporary.write_text(text + "\n")
@@ -34,7 +36,11 @@ def damage(folder: Path) -> str | None:
         for (name, entry), found in zip(stated.items(), _describe(folder, list(stated))):
             if entry != found:
                 same_size = entry.get("size") == found["size"]
-                return f"{name} does not match its SHA-256" if same_size else f"{name} is {found['size']} bytes, not {entry.get('size')}"
+                return (
+                    f"{name} does not match its SHA-256"
+                    if same_size
+                    else f"{name} is {found['size']} bytes, not {entry.get('size')}"
+                )
     except FileNotFoundError:
         return f"{NAME} is missing"
     except OSError as error:
@@ -53,9 +59,14 @@ def rename(source: Path, target: Path) -> None:
 def _describe(folder: Path, names: list[str]) -> list[dict]:
     def one(name: str) -> dict:
         with open(folder / name, "rb") as file:
-            return {"size": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+            return {
+                "size": os.fstat(file.fileno()).st_size,
+                "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+            }
 
-    with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter lock: as fast as the disk or the cores allow
+    with (
+        ThreadPoolExecutor() as pool
+    ):  # hashing lets go of the interpreter lock: as fast as the disk or the cores allow
         return list(pool.map(one, names))
 
 

@@ -37,7 +37,11 @@ class Recorder:
             return
         self.file.write(json.dumps(record, default=_plain) + "\n")
         self.file.flush()
-        scalars = {name: float(value) for name, value in record.items() if np.ndim(value) == 0 and isinstance(value, float | int | np.generic)}
+        scalars = {
+            name: float(value)
+            for name, value in record.items()
+            if np.ndim(value) == 0 and isinstance(value, float | int | np.generic)
+        }
         for writer in self.writers:
             writer(scalars)
 
@@ -70,9 +74,15 @@ def _tensorboard(folder: Path):
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:
-        raise RunError("--tensorboard needs an extra: pip install 'seekjax[tensorboard]'.") from error
+        raise RunError(
+            "--tensorboard needs an extra: pip install 'seekjax[tensorboard]'."
+        ) from error
     writer = SummaryWriter(str(folder))
-    return lambda scalars: [writer.add_scalar(name, value, int(scalars["step"])) for name, value in scalars.items() if name != "step"]
+    return lambda scalars: [
+        writer.add_scalar(name, value, int(scalars["step"]))
+        for name, value in scalars.items()
+        if name != "step"
+    ]
 
 
 def _wandb(config: Config, folder: Path):
@@ -89,10 +99,18 @@ class Screen:
 
     def __init__(self, steps: int, done: int):
         self.console = Console(soft_wrap=True, highlight=False, quiet=jax.process_index() > 0)
-        self.steps, self.first = steps, None  # when the first report came: what went before was compilation
+        self.steps, self.first = (
+            steps,
+            None,
+        )  # when the first report came: what went before was compilation
         self.live = None
         if self.console.is_terminal and not jax.process_index():
-            columns = TextColumn("{task.description}"), BarColumn(bar_width=16), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn()
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=16),
+                TextColumn("{task.completed}/{task.total}"),
+                TimeRemainingColumn(),
+            )
             self.live = Progress(*columns, console=self.console)
             self.task = self.live.add_task("compiling", total=steps, completed=done)
 
@@ -112,12 +130,17 @@ class Screen:
     def report(self, record: dict[str, Any], learnt: str) -> None:
         """The progress line: what one wants to know without opening a file."""
         step = record["step"]
-        text = (f"{learnt}  {record['tokens_per_second']:,.0f} tok/s  "
-                f"{record['share_of_peak']:.0%} of peak  |g| {record['grad_norm']:.2f}  MaxVio {record['max_violation']:.2f}")
+        text = (
+            f"{learnt}  {record['tokens_per_second']:,.0f} tok/s  "
+            f"{record['share_of_peak']:.0%} of peak  |g| {record['grad_norm']:.2f}  MaxVio {record['max_violation']:.2f}"
+        )
         if self.live:
             self.live.update(self.task, description=text, completed=step)
         else:
             now = time.monotonic()
             self.first = self.first or (step, now)
             left = int((now - self.first[1]) / max(step - self.first[0], 1) * (self.steps - step))
-            self.say(f"step {step:>{len(str(self.steps))}}/{self.steps}  {text}" + (f"  ETA {left // 60}m{left % 60:02d}s" if left else ""))
+            self.say(
+                f"step {step:>{len(str(self.steps))}}/{self.steps}  {text}"
+                + (f"  ETA {left // 60}m{left % 60:02d}s" if left else "")
+            )

@@ -29,7 +29,9 @@ class Pretraining:
         self.process = {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
     def about(self) -> list[str]:
-        return [f"data: {', '.join(f'{source.name} ({len(source.train):,} documents)' for source in self.corpus.sources)}; {self.tokenizer.size} token ids"]
+        return [
+            f"data: {', '.join(f'{source.name} ({len(source.train):,} documents)' for source in self.corpus.sources)}; {self.tokenizer.size} token ids"
+        ]
 
     def manifest(self) -> dict[str, Any]:
         return self.corpus.manifest()
@@ -37,7 +39,14 @@ class Pretraining:
     def open(self, folder: Path) -> None:
         train = self.config.train
         self.plan = make_plan(self.config)
-        self.batches = train_batches(self.config.data, self.corpus, self.tokenizer, batch=train.micro_batch or train.batch, seed=train.seed, **self.process)
+        self.batches = train_batches(
+            self.config.data,
+            self.corpus,
+            self.tokenizer,
+            batch=train.micro_batch or train.batch,
+            seed=train.seed,
+            **self.process,
+        )
         self.held_out = HeldOut(self)
         self.step, self.measure = compile_steps(self.plan, self.tokenizer.bytes_V)
 
@@ -56,7 +65,12 @@ class Pretraining:
         self.batches.set_state(position)
 
     def derive(self, metrics: dict[str, float]) -> dict[str, float]:
-        return {"bits_per_byte": metrics["loss"] * metrics["tokens"] / np.log(2) / max(metrics["bytes"], 1)}
+        return {
+            "bits_per_byte": metrics["loss"]
+            * metrics["tokens"]
+            / np.log(2)
+            / max(metrics["bytes"], 1)
+        }
 
     def describe(self, record: dict[str, Any]) -> str:
         return f"loss {record['loss']:.3f}  {record['bits_per_byte']:.3f} bits/byte"
@@ -79,23 +93,54 @@ class HeldOut:
     def __init__(self, stage: Pretraining):
         config, self.stage = stage.config, stage
         batch = config.train.micro_batch or config.train.batch
-        self.sources = {source.name: eval_batches(config.data, stage.corpus, stage.tokenizer, batch=batch, count=config.train.eval_batches,
-                                                  source=source.name, **stage.process)
-                        for source in stage.corpus.sources if len(source.held_out)}
-        self.floor = {"stories": stories.entropy_per_token(stage.tokenizer)} if "stories" in self.sources else {}
+        self.sources = {
+            source.name: eval_batches(
+                config.data,
+                stage.corpus,
+                stage.tokenizer,
+                batch=batch,
+                count=config.train.eval_batches,
+                source=source.name,
+                **stage.process,
+            )
+            for source in stage.corpus.sources
+            if len(source.held_out)
+        }
+        self.floor = (
+            {"stories": stories.entropy_per_token(stage.tokenizer)}
+            if "stories" in self.sources
+            else {}
+        )
 
     def __call__(self, state: TrainState) -> tuple[dict[str, float], str]:
         """From the moving average of the weights, where one is kept."""
         record, total, params = {}, np.zeros(3), state.params if state.ema is None else state.ema
         for name, batches in self.sources.items():
-            seen = [self.stage.measure(params, state, put_batch(batch, "batch sequence")) for batch in batches]
-            nats, tokens, size = sums = np.sum([[float(one[key]) for key in ("nats", "tokens", "bytes")] for one in seen], 0)
+            seen = [
+                self.stage.measure(params, state, put_batch(batch, "batch sequence"))
+                for batch in batches
+            ]
+            nats, tokens, size = sums = np.sum(
+                [[float(one[key]) for key in ("nats", "tokens", "bytes")] for one in seen], 0
+            )
             total += sums
-            record[f"loss/{name}"], record[f"bits_per_byte/{name}"] = nats / tokens, nats / np.log(2) / size
+            record[f"loss/{name}"], record[f"bits_per_byte/{name}"] = (
+                nats / tokens,
+                nats / np.log(2) / size,
+            )
             if name in self.floor:
                 record[f"above_entropy/{name}"] = nats / tokens / self.floor[name] - 1
         nats, tokens, size = total
         record |= {"loss": nats / tokens, "bits_per_byte": nats / np.log(2) / size}
-        parts = [f"{name} {record[f'bits_per_byte/{name}']:.3f}" for name in self.sources] if len(self.sources) > 1 else []
-        parts += [f"{name} {record[f'above_entropy/{name}']:+.1%} over its true entropy" for name in self.floor]
-        return record, f"{record['bits_per_byte']:.3f} bits/byte, loss {record['loss']:.3f}" + (f" ({', '.join(parts)})" if parts else "")
+        parts = (
+            [f"{name} {record[f'bits_per_byte/{name}']:.3f}" for name in self.sources]
+            if len(self.sources) > 1
+            else []
+        )
+        parts += [
+            f"{name} {record[f'above_entropy/{name}']:+.1%} over its true entropy"
+            for name in self.floor
+        ]
+        return record, f"{record['bits_per_byte']:.3f} bits/byte, loss {record['loss']:.3f}" + (
+            f" ({', '.join(parts)})" if parts else ""
+        )

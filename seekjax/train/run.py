@@ -30,23 +30,36 @@ def open_folder(config: Config) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"cannot write the run folder {folder}: {error.strerror}. Name another with --out.") from error
+        raise RunError(
+            f"cannot write the run folder {folder}: {error.strerror}. Name another with --out."
+        ) from error
     return folder
 
 
-def announce(say: Callable[[str], None], config: Config, folder: Path, stage: Stage, done: int) -> None:
+def announce(
+    say: Callable[[str], None], config: Config, folder: Path, stage: Stage, done: int
+) -> None:
     """Say what is about to run and what differs from the run it resumes; write config.json, tokenizer.json, and data.json with every file read."""
     model, count = config.model, parameters(config.model)
     devices = jax.devices()
-    say(f"model: {count.total / 1e6:,.1f}M parameters, {count.active / 1e6:,.1f}M active per token; {model.layers} layers, "
-        f"{model.experts} routed experts of which a token visits {model.experts_per_token}, prediction depth {model.mtp_depth}")
+    say(
+        f"model: {count.total / 1e6:,.1f}M parameters, {count.active / 1e6:,.1f}M active per token; {model.layers} layers, "
+        f"{model.experts} routed experts of which a token visits {model.experts_per_token}, prediction depth {model.mtp_depth}"
+    )
     for line in stage.about():
         say(line)
-    axes = " x ".join(f"{name} {size}" for name, size in config.mesh.sizes(len(devices)).items() if size > 1)
-    say(f"devices: {axes or '1'} of {len(devices)} {devices[0].platform.upper()}; run folder: {folder}")
+    axes = " x ".join(
+        f"{name} {size}" for name, size in config.mesh.sizes(len(devices)).items() if size > 1
+    )
+    say(
+        f"devices: {axes or '1'} of {len(devices)} {devices[0].platform.upper()}; run folder: {folder}"
+    )
     if done:
         say(f"resuming after step {done} of {config.train.steps}")
-        for difference in differences(json.loads((folder / "checkpoints" / str(done) / "config.json").read_text()), to_json(config)):
+        for difference in differences(
+            json.loads((folder / "checkpoints" / str(done) / "config.json").read_text()),
+            to_json(config),
+        ):
             say(f"    unlike the run so far: {difference}")
     if jax.process_index() == 0:
         (folder / "config.json").write_text(json.dumps(to_json(config), indent=1))
@@ -60,7 +73,7 @@ def to_json(config: Config) -> dict[str, Any]:
 
 
 def differences(old: dict, new: dict, path: str = "") -> list[str]:
-    """"train.steps: 100 -> 200" for every field in which two configs differ."""
+    """ "train.steps: 100 -> 200" for every field in which two configs differ."""
     found = []
     for name in old.keys() | new.keys():
         a, b, here = old.get(name), new.get(name), f"{path}{name}"
@@ -118,5 +131,7 @@ def matmul_peak(dtype: str, seconds: float = 0.3) -> float:
         before = time.perf_counter()
         multiply(x, x).block_until_ready()
         best = min(best, time.perf_counter() - before)
-    devices = 1 if cpu else jax.device_count()  # emulated devices share the cores that one product already uses
+    devices = (
+        1 if cpu else jax.device_count()
+    )  # emulated devices share the cores that one product already uses
     return 2 * size**3 / best * devices

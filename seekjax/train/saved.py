@@ -37,12 +37,18 @@ def read_run(folder: Path, kernel: KernelConfig | None = None) -> tuple[Config, 
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
-        raise RunError(f"there is no run folder {folder}: name one that train.py has written (--out, by default runs/CONFIG).")
+        raise RunError(
+            f"there is no run folder {folder}: name one that train.py has written (--out, by default runs/CONFIG)."
+        )
     if not (folder / "checkpoints").is_dir():
-        raise RunError(f"{folder} is not a run folder: it holds no checkpoints/ (train.py writes one at its first save).")
+        raise RunError(
+            f"{folder} is not a run folder: it holds no checkpoints/ (train.py writes one at its first save)."
+        )
     step = newest_whole(folder.absolute() / "checkpoints")  # Orbax finds nothing by a relative path
     config = read_config(step / "config.json")
-    config = replace(config, kernel=replace(kernel or config.kernel, weights=config.kernel.weights), out=folder)
+    config = replace(
+        config, kernel=replace(kernel or config.kernel, weights=config.kernel.weights), out=folder
+    )
     variables = abstract_variables(config.model, config.kernel)
     if config.lora.rank:
         return replace(config, lora=LoraConfig()), restore_merged(step, config, variables)
@@ -58,16 +64,23 @@ def adopt(config: Config) -> Config:
         model = read_config(newest_whole(folder.absolute() / "checkpoints") / "config.json").model
     else:
         from seekjax.hf.load import check  # it stands on this module
+
         model = check(folder)[0].model
     if not (folder / "tokenizer.json").is_file():
-        raise RunError(f"{folder} has no tokenizer.json: copy that of the model there, or name another --init.")
+        raise RunError(
+            f"{folder} has no tokenizer.json: copy that of the model there, or name another --init."
+        )
     return replace(config, model=model, data=replace(config.data, tokenizer=str(folder)))
 
 
 def weights_mark(folder: Path) -> str:
     """A hash that tells a folder's weights from others without reading them: of the manifest of a run's newest step, which has their SHA-256; of the
     size and first megabyte of each published file."""
-    steps = {int(path.parent.name): path for path in folder.glob("checkpoints/*/manifest.json") if path.parent.name.isdecimal()}
+    steps = {
+        int(path.parent.name): path
+        for path in folder.glob("checkpoints/*/manifest.json")
+        if path.parent.name.isdecimal()
+    }
     if steps:
         return hashlib.sha256(steps[max(steps)].read_bytes()).hexdigest()
     found = hashlib.sha256()
@@ -79,13 +92,21 @@ def weights_mark(folder: Path) -> str:
 
 def newest_whole(checkpoints: Path) -> Path:
     """The folder of the newest step that is as its manifest says. Raises RunError when there is none."""
-    steps = sorted((path for path in checkpoints.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name), reverse=True)
+    steps = sorted(
+        (path for path in checkpoints.iterdir() if path.name.isdecimal()),
+        key=lambda path: int(path.name),
+        reverse=True,
+    )
     reasons = []
     for step in steps:
         if (reason := damage(step)) is None:
             return step
         reasons.append(f"{step.name}: {reason}")
-    raise RunError(f"no checkpoint in {checkpoints} is whole ({'; '.join(reasons)})." if steps else f"{checkpoints} holds no checkpoint yet.")
+    raise RunError(
+        f"no checkpoint in {checkpoints} is whole ({'; '.join(reasons)})."
+        if steps
+        else f"{checkpoints} holds no checkpoint yet."
+    )
 
 
 def read_config(path: Path) -> Config:
@@ -93,7 +114,9 @@ def read_config(path: Path) -> Config:
     try:
         return _made(Config, json.loads(path.read_text()), "")
     except (OSError, ValueError, TypeError) as error:
-        raise RunError(f"{path} cannot be read as a config: {str(error).partition(chr(10))[0]}") from error
+        raise RunError(
+            f"{path} cannot be read as a config: {str(error).partition(chr(10))[0]}"
+        ) from error
 
 
 def abstract_variables(model: ModelConfig, kernel: KernelConfig) -> dict:
@@ -103,14 +126,23 @@ def abstract_variables(model: ModelConfig, kernel: KernelConfig) -> dict:
     """
     for name, size in split_sizes(model).items():
         if size % split_by(name):
-            raise RunError(f"the model's {name} is {size}, which this mesh cannot split {split_by(name)} ways: make an axis of --mesh smaller.")
+            raise RunError(
+                f"the model's {name} is {size}, which this mesh cannot split {split_by(name)} ways: make an axis of --mesh smaller."
+            )
     named = named_variables(model, kernel)
     default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    placed = jax.tree.map(lambda x, axes: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(axes) if in_use() else default),
-                          unbox(named), axes_of(named))
+    placed = jax.tree.map(
+        lambda x, axes: jax.ShapeDtypeStruct(
+            x.shape, x.dtype, sharding=sharding(axes) if in_use() else default
+        ),
+        unbox(named),
+        axes_of(named),
+    )
     if kernel.weights != "float32":
         try:
-            placed["params"] = abstract_tree(placed["params"], axes_of(named)["params"], kernel.weights)
+            placed["params"] = abstract_tree(
+                placed["params"], axes_of(named)["params"], kernel.weights
+            )
         except ValueError as error:
             raise RunError(str(error)) from error
     return placed
@@ -129,27 +161,59 @@ def restore(step: Path, abstract: dict) -> dict:
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         there = reader.metadata(step / "state").item_metadata.tree
         params = "ema" if there.get("ema") else "params"
-        wanted = {params if name == "params" else name: part for name, part in abstract.items() if part}
-        if found := mismatches({name: {kept: there.get(name, {}).get(kept, {}) for kept in part} if name == "frozen" else there.get(name, {})
-                                for name, part in wanted.items()}, wanted):
-            raise RunError(f"checkpoint {step} {found[0]}{f'; and {len(found) - 1} more' if len(found) > 1 else ''}: its config.json is not its own.")
-        how = jax.tree.map(lambda x: ocp.ArrayRestoreArgs(sharding=x.sharding, global_shape=x.shape, dtype=x.dtype), wanted)
+        wanted = {
+            params if name == "params" else name: part for name, part in abstract.items() if part
+        }
+        if found := mismatches(
+            {
+                name: {kept: there.get(name, {}).get(kept, {}) for kept in part}
+                if name == "frozen"
+                else there.get(name, {})
+                for name, part in wanted.items()
+            },
+            wanted,
+        ):
+            raise RunError(
+                f"checkpoint {step} {found[0]}{f'; and {len(found) - 1} more' if len(found) > 1 else ''}: its config.json is not its own."
+            )
+        how = jax.tree.map(
+            lambda x: ocp.ArrayRestoreArgs(
+                sharding=x.sharding, global_shape=x.shape, dtype=x.dtype
+            ),
+            wanted,
+        )
         try:
-            state = reader.restore(step / "state", args=ocp.args.PyTreeRestore(wanted, how, partial_restore=True))
+            state = reader.restore(
+                step / "state", args=ocp.args.PyTreeRestore(wanted, how, partial_restore=True)
+            )
         except Exception as error:
-            raise CheckpointError(f"checkpoint {step} is whole, but Orbax {ocp.__version__} cannot read it: {type(error).__name__}: {error}") from error
+            raise CheckpointError(
+                f"checkpoint {step} is whole, but Orbax {ocp.__version__} cannot read it: {type(error).__name__}: {error}"
+            ) from error
     return {name: state.get(params if name == "params" else name, {}) for name in abstract}
 
 
 def restore_merged(step: Path, config: Config, abstract: dict) -> dict:
     """{"params", "balance"} of a run of adapters: its frozen weights with the adapters added in."""
     axes = axes_of(named_variables(config.model, config.kernel))["params"]
-    added = jax.eval_shape(lambda params: adapters(params, axes, config.lora, 0), abstract["params"])
+    added = jax.eval_shape(
+        lambda params: adapters(params, axes, config.lora, 0), abstract["params"]
+    )
     default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    added = jax.tree.map(lambda x, names: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(names) if in_use() else default),
-                         added, adapter_axes(axes, config.lora))
-    found = restore(step, {"params": added, "balance": abstract["balance"], "frozen": {"base": abstract["params"]}})
-    merged = jax.jit(lambda base, params: merge(base, params, axes, config.lora), donate_argnums=0)(found["frozen"]["base"], found["params"])
+    added = jax.tree.map(
+        lambda x, names: jax.ShapeDtypeStruct(
+            x.shape, x.dtype, sharding=sharding(names) if in_use() else default
+        ),
+        added,
+        adapter_axes(axes, config.lora),
+    )
+    found = restore(
+        step,
+        {"params": added, "balance": abstract["balance"], "frozen": {"base": abstract["params"]}},
+    )
+    merged = jax.jit(lambda base, params: merge(base, params, axes, config.lora), donate_argnums=0)(
+        found["frozen"]["base"], found["params"]
+    )
     return {"params": merged, "balance": found["balance"]}
 
 
@@ -159,14 +223,26 @@ def _made(kind: Any, value: Any, path: str) -> Any:
     if is_dataclass(kind):
         known = typing.get_type_hints(kind)
         if unknown := [name for name in value if name not in known]:
-            raise ValueError(f"it sets {path}{unknown[0]}, which this version of seekjax does not have.")
-        return kind(**{f.name: _made(known[f.name], value[f.name], f"{path}{f.name}.") for f in fields(kind) if f.name in value})
+            raise ValueError(
+                f"it sets {path}{unknown[0]}, which this version of seekjax does not have."
+            )
+        return kind(
+            **{
+                f.name: _made(known[f.name], value[f.name], f"{path}{f.name}.")
+                for f in fields(kind)
+                if f.name in value
+            }
+        )
     if origin is tuple:
         return tuple(_made(inner[0], item, path) for item in value)
     if origin in (types.UnionType, typing.Union):
         if value is None:
             return None
         kinds = [one for one in inner if one is not type(None)]
-        fits = [one for one in kinds if is_dataclass(one) and value.keys() <= {f.name for f in fields(one)}]  # what a stage of training sets, tells which it is
+        fits = [
+            one
+            for one in kinds
+            if is_dataclass(one) and value.keys() <= {f.name for f in fields(one)}
+        ]  # what a stage of training sets, tells which it is
         return _made((fits or kinds)[0], value, path)
     return Path(value) if kind is Path else value

@@ -22,8 +22,14 @@ def multiplier(schedule: Schedule, share) -> jax.Array:
     starts, before = (0.0, *schedule.until), (1.0, *schedule.scale)
     for i in reversed(range(len(schedule.until))):
         along = (share - starts[i]) / (schedule.until[i] - starts[i])
-        to_go = {"constant": 0.0, "linear": 1 - along, "cosine": (1 + jnp.cos(jnp.pi * along)) / 2}[schedule.shape[i]]
-        value = jnp.where(share < schedule.until[i], schedule.scale[i] + (before[i] - schedule.scale[i]) * to_go, value)
+        to_go = {"constant": 0.0, "linear": 1 - along, "cosine": (1 + jnp.cos(jnp.pi * along)) / 2}[
+            schedule.shape[i]
+        ]
+        value = jnp.where(
+            share < schedule.until[i],
+            schedule.scale[i] + (before[i] - schedule.scale[i]) * to_go,
+            value,
+        )
     return value
 
 
@@ -35,14 +41,24 @@ def stairs(train: TrainConfig) -> tuple[tuple[int, int, int], ...]:
     d seen / d step = batch, `ramp * ln(batch / start) / (batch - start) + (all - ramp) / batch` = steps, which gives `all` sequences in closed
     form, and with it the `ramp = batch_ramp * all` over which the batch grows.
     """
-    start, batch, unit = train.batch_start or train.batch, train.batch, train.micro_batch or train.batch
+    start, batch, unit = (
+        train.batch_start or train.batch,
+        train.batch,
+        train.micro_batch or train.batch,
+    )
     if start > batch or start % unit or batch % unit:
-        raise ValueError(f"train.batch_start {start} and train.batch {batch} must be multiples of train.micro_batch {unit}, the first not above the second.")
+        raise ValueError(
+            f"train.batch_start {start} and train.batch {batch} must be multiples of train.micro_batch {unit}, the first not above the second."
+        )
     rise, rows, step, seen = batch - start, [], 0, 0
     if rise:
-        everything = train.steps / (train.batch_ramp * math.log(batch / start) / rise + (1 - train.batch_ramp) / batch)
+        everything = train.steps / (
+            train.batch_ramp * math.log(batch / start) / rise + (1 - train.batch_ramp) / batch
+        )
         for size in range(start, batch, unit):
-            end = train.batch_ramp * everything * (size + unit / 2 - start) / rise  # where the line is halfway to the next stair
+            end = (
+                train.batch_ramp * everything * (size + unit / 2 - start) / rise
+            )  # where the line is halfway to the next stair
             if (count := math.ceil((end - seen) / size)) > 0:
                 rows.append((step, seen, size))
                 step, seen = step + count, seen + count * size
@@ -65,14 +81,20 @@ def share_at(config: Config) -> Callable[[jax.Array], jax.Array]:
     steps = config.train.steps
     knots = sorted({first for first, _, _ in stairs(config.train) if first < steps} | {steps})
     shares = [tokens_at(config, knot) / tokens_at(config, steps) for knot in knots]
-    return lambda step: jnp.interp(jnp.asarray(step, jnp.float32), jnp.array(knots, jnp.float32), jnp.array(shares, jnp.float32))
+    return lambda step: jnp.interp(
+        jnp.asarray(step, jnp.float32),
+        jnp.array(knots, jnp.float32),
+        jnp.array(shares, jnp.float32),
+    )
 
 
 def learning_rate(config: Config) -> Callable[[jax.Array], jax.Array]:
     """The function from a step to its learning rate: linear warm-up, whose last step is at the peak, times the schedule."""
     rate, warmup = config.optimizer, max(config.optimizer.warmup, 1)
     follow = _follow(config, rate.learning_rate, rate.schedule)
-    return lambda step: jnp.minimum(1.0, (jnp.asarray(step, jnp.float32) + 1) / warmup) * follow(step)
+    return lambda step: (
+        jnp.minimum(1.0, (jnp.asarray(step, jnp.float32) + 1) / warmup) * follow(step)
+    )
 
 
 def balance_rate(config: Config) -> Callable[[jax.Array], jax.Array]:

@@ -17,7 +17,9 @@ class Stage(Protocol):
     config: Config
     tokenizer: Tokenizer
     plan: Plan
-    alike: bool  # whether all processes stand at the same position, which then fits any number of them
+    alike: (
+        bool  # whether all processes stand at the same position, which then fits any number of them
+    )
 
     def about(self) -> list[str]:
         """Lines that say what will be read."""
@@ -31,7 +33,9 @@ class Stage(Protocol):
     def batch(self, step: int, state: TrainState) -> dict[str, jax.Array]:
         """What the step after so many learns from, [A, B, ...] on the devices."""
 
-    def step(self, state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, Any]]:
+    def step(
+        self, state: TrainState, batch: dict[str, jax.Array]
+    ) -> tuple[TrainState, dict[str, Any]]:
         """One optimizer step. Donates the state."""
 
     def tokens(self, step: int) -> int:

@@ -41,10 +41,18 @@ class Plan:
 
     def begin(self, params: Any) -> TrainState:
         """The state around new weights."""
-        balance = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), unbox(self.variables).get("balance", {}))
-        return TrainState(jnp.zeros((), jnp.int32), params, balance, self.optimizer.init(params), jax.random.key(self.config.train.seed),
-                          jax.tree.map(jnp.copy, params) if self.config.train.ema else None,
-                          {name: jax.tree.map(jnp.copy, params) for name in self.frozen})
+        balance = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), unbox(self.variables).get("balance", {})
+        )
+        return TrainState(
+            jnp.zeros((), jnp.int32),
+            params,
+            balance,
+            self.optimizer.init(params),
+            jax.random.key(self.config.train.seed),
+            jax.tree.map(jnp.copy, params) if self.config.train.ema else None,
+            {name: jax.tree.map(jnp.copy, params) for name in self.frozen},
+        )
 
     def weights(self, params: Any, frozen: Any) -> Any:
         """The model's weights, from those that learn and those that do not."""
@@ -57,14 +65,29 @@ class Plan:
 
     def state_axes(self) -> TrainState:
         """The logical axes of every array of the state; moments have those of their parameter."""
-        named = {jax.tree_util.keystr(path): axes for path, axes in jax.tree_util.tree_leaves_with_path(self.axes["params"])}
+        named = {
+            jax.tree_util.keystr(path): axes
+            for path, axes in jax.tree_util.tree_leaves_with_path(self.axes["params"])
+        }
 
-        def axes_of_moment(path, _):  # its path ends in that of its parameter; what belongs to none, as a count, is whole
-            return next((axes for end, axes in named.items() if jax.tree_util.keystr(path).endswith(end)), "")
+        def axes_of_moment(
+            path, _
+        ):  # its path ends in that of its parameter; what belongs to none, as a count, is whole
+            return next(
+                (axes for end, axes in named.items() if jax.tree_util.keystr(path).endswith(end)),
+                "",
+            )
 
         moments = jax.tree_util.tree_map_with_path(axes_of_moment, self.shape.opt_state)
-        return TrainState("", self.axes["params"], self.axes.get("balance", {}), moments, "", self.axes["params"] if self.shape.ema else None,
-                          {name: self.axes["params"] for name in self.frozen})
+        return TrainState(
+            "",
+            self.axes["params"],
+            self.axes.get("balance", {}),
+            moments,
+            "",
+            self.axes["params"] if self.shape.ema else None,
+            {name: self.axes["params"] for name in self.frozen},
+        )
 
     def shardings(self) -> TrainState:
         """Where each array of the state lives on the mesh in use."""
@@ -72,7 +95,11 @@ class Plan:
 
     def abstract_state(self) -> TrainState:
         """Shapes, types and shardings: what a restore or an ahead-of-time compile needs."""
-        return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), self.shape, self.shardings())
+        return jax.tree.map(
+            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+            self.shape,
+            self.shardings(),
+        )
 
     def start(self) -> TrainState:
         """The state before the first step, each array made where it lives; from config.init's weights, where it names any."""
@@ -80,7 +107,9 @@ class Plan:
         if self.config.init:
             return self._start_from(self.config.init, places)
         whole, axes = unbox(self.variables)["params"], axes_of(self.variables)["params"]
-        params = draw(self.config.model, whole, axes, self.config.train.seed, jax.tree.map(sharding, axes))
+        params = draw(
+            self.config.model, whole, axes, self.config.train.seed, jax.tree.map(sharding, axes)
+        )
         return jax.jit(self.begin, out_shardings=places, donate_argnums=0)(params)
 
     def _start_from(self, folder: Path, places: TrainState) -> TrainState:
@@ -91,9 +120,16 @@ class Plan:
         def begin(params, balance):
             return self.begin(params).replace(balance=balance)
 
-        params = jax.tree.map(lambda x, wanted: x.astype(wanted.dtype), variables["params"], unbox(self.variables)["params"])
+        params = jax.tree.map(
+            lambda x, wanted: x.astype(wanted.dtype),
+            variables["params"],
+            unbox(self.variables)["params"],
+        )
         return jax.jit(begin, out_shardings=places, donate_argnums=0)(params, variables["balance"])
 
     def _variables(self, key: jax.Array) -> Any:
-        shape = split_by("batch"), self.config.data.sequence  # the smallest batch that every device has a part of; only traced
+        shape = (
+            split_by("batch"),
+            self.config.data.sequence,
+        )  # the smallest batch that every device has a part of; only traced
         return self.model.init(key, jnp.zeros(shape, jnp.int32))

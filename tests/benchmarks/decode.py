@@ -17,15 +17,61 @@ import sys
 import time
 from statistics import median
 
-SMALL = {"vocab": 32768, "embed": 768, "layers": 12, "heads": 12, "q_latent": 384, "kv_latent": 256, "nope": 64, "rotary": 32, "value": 64,
-         "hidden": 3072, "expert_hidden": 512, "experts": 32, "expert_groups": 1, "groups_per_token": 1}
-NAMES = {"vocab_size": "vocab", "hidden_size": "embed", "intermediate_size": "hidden", "moe_intermediate_size": "expert_hidden",
-         "num_hidden_layers": "layers", "num_attention_heads": "heads", "num_key_value_heads": "heads", "n_shared_experts": "shared_experts",
-         "n_routed_experts": "experts", "num_experts_per_tok": "experts_per_token", "n_group": "expert_groups", "topk_group": "groups_per_token",
-         "first_k_dense_replace": "dense_layers", "q_lora_rank": "q_latent", "kv_lora_rank": "kv_latent", "qk_nope_head_dim": "nope",
-         "qk_rope_head_dim": "rotary", "v_head_dim": "value"}
-MINI = {"vocab": 8192, "embed": 256, "layers": 8, "dense_layers": 1, "heads": 8, "q_latent": 128, "kv_latent": 64, "nope": 32, "rotary": 16, "value": 32,
-        "hidden": 1024, "expert_hidden": 256, "experts": 16, "shared_experts": 1, "experts_per_token": 4, "expert_groups": 4, "groups_per_token": 2}
+SMALL = {
+    "vocab": 32768,
+    "embed": 768,
+    "layers": 12,
+    "heads": 12,
+    "q_latent": 384,
+    "kv_latent": 256,
+    "nope": 64,
+    "rotary": 32,
+    "value": 64,
+    "hidden": 3072,
+    "expert_hidden": 512,
+    "experts": 32,
+    "expert_groups": 1,
+    "groups_per_token": 1,
+}
+NAMES = {
+    "vocab_size": "vocab",
+    "hidden_size": "embed",
+    "intermediate_size": "hidden",
+    "moe_intermediate_size": "expert_hidden",
+    "num_hidden_layers": "layers",
+    "num_attention_heads": "heads",
+    "num_key_value_heads": "heads",
+    "n_shared_experts": "shared_experts",
+    "n_routed_experts": "experts",
+    "num_experts_per_tok": "experts_per_token",
+    "n_group": "expert_groups",
+    "topk_group": "groups_per_token",
+    "first_k_dense_replace": "dense_layers",
+    "q_lora_rank": "q_latent",
+    "kv_lora_rank": "kv_latent",
+    "qk_nope_head_dim": "nope",
+    "qk_rope_head_dim": "rotary",
+    "v_head_dim": "value",
+}
+MINI = {
+    "vocab": 8192,
+    "embed": 256,
+    "layers": 8,
+    "dense_layers": 1,
+    "heads": 8,
+    "q_latent": 128,
+    "kv_latent": 64,
+    "nope": 32,
+    "rotary": 16,
+    "value": 32,
+    "hidden": 1024,
+    "expert_hidden": 256,
+    "experts": 16,
+    "shared_experts": 1,
+    "experts_per_token": 4,
+    "expert_groups": 4,
+    "groups_per_token": 2,
+}
 SHAPES = {"mini": MINI, "small": MINI | SMALL}
 SIDES = {"plain": "ours", "draft": "ours", "grouped_mm": "peer", "eager": "peer"}
 
@@ -38,8 +84,14 @@ def drawn(model):
     from seekjax.train.saved import abstract_variables, named_variables
     from sharding.place import axes_of
 
-    named, shapes = named_variables(model, KernelConfig()), abstract_variables(model, KernelConfig())
-    return {"params": draw(model, shapes["params"], axes_of(named)["params"], 0), "balance": jax.tree.map(lambda x: jax.numpy.zeros(x.shape), shapes["balance"])}
+    named, shapes = (
+        named_variables(model, KernelConfig()),
+        abstract_variables(model, KernelConfig()),
+    )
+    return {
+        "params": draw(model, shapes["params"], axes_of(named)["params"], 0),
+        "balance": jax.tree.map(lambda x: jax.numpy.zeros(x.shape), shapes["balance"]),
+    }
 
 
 def ours(variant: str, shape: str, new: int):
@@ -50,8 +102,13 @@ def ours(variant: str, shape: str, new: int):
     from seekjax.generate.sampling import Sampling
     from seekjax.generate.stream import Generator
 
-    model, random = ModelConfig(**SHAPES[shape], mtp_depth=int(variant == "draft"), init_std=0.02), np.random.default_rng(0)  # std as the peer's
-    generator = Generator(model, drawn(model), KernelConfig(), draft=variant == "draft", consume=True)
+    model, random = (
+        ModelConfig(**SHAPES[shape], mtp_depth=int(variant == "draft"), init_std=0.02),
+        np.random.default_rng(0),
+    )  # std as the peer's
+    generator = Generator(
+        model, drawn(model), KernelConfig(), draft=variant == "draft", consume=True
+    )
 
     def run(batch: int, prompt: int):
         prompts = random.integers(0, model.vocab, (batch, prompt)).tolist()
@@ -65,19 +122,33 @@ def ours(variant: str, shape: str, new: int):
 
 def peer(experts: str, shape: str, new: int):
     """The same of transformers, with one of its ways to run the experts."""
-    sys.path.pop(0)  # transformers would take kernels.py in this folder for the package of that name
+    sys.path.pop(
+        0
+    )  # transformers would take kernels.py in this folder for the package of that name
     import torch
     import transformers
     from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
     torch.manual_seed(0)
-    config = DeepseekV3Config(**{theirs: SHAPES[shape][name] for theirs, name in NAMES.items()}, tie_word_embeddings=False, eos_token_id=None,
-                              bos_token_id=None, pad_token_id=0)
+    config = DeepseekV3Config(
+        **{theirs: SHAPES[shape][name] for theirs, name in NAMES.items()},
+        tie_word_embeddings=False,
+        eos_token_id=None,
+        bos_token_id=None,
+        pad_token_id=0,
+    )
     model = DeepseekV3ForCausalLM._from_config(config, experts_implementation=experts).eval()
 
     def generate(tokens, new: int):
         began = time.perf_counter()
-        out = model.generate(tokens, attention_mask=torch.ones_like(tokens), min_new_tokens=new, max_new_tokens=new, do_sample=False, use_cache=True)
+        out = model.generate(
+            tokens,
+            attention_mask=torch.ones_like(tokens),
+            min_new_tokens=new,
+            max_new_tokens=new,
+            do_sample=False,
+            use_cache=True,
+        )
         assert out.shape[1] == tokens.shape[1] + new
         return time.perf_counter() - began
 
@@ -104,7 +175,9 @@ class Side:
     def __init__(self, python: str, variant: str, shape: str, new: int):
         self.name = f"{SIDES[variant]} {variant}"
         command = [python, __file__, "--shape", shape, "--new", str(new), "--serve", variant]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def answer(self):
         line = self.process.stdout.readline()
@@ -118,11 +191,17 @@ class Side:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", default=sys.executable, help="the interpreter that has torch and transformers")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--peer", default=sys.executable, help="the interpreter that has torch and transformers"
+    )
     parser.add_argument("--shape", choices=SHAPES, default="mini")
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--cases", nargs="+", default=["1x32", "8x32", "1x512"], metavar="BATCHxPROMPT")
+    parser.add_argument(
+        "--cases", nargs="+", default=["1x32", "8x32", "1x512"], metavar="BATCHxPROMPT"
+    )
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--new", type=int, default=128, help="tokens to write")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
@@ -130,11 +209,21 @@ def main() -> None:
     if options.serve:
         return serve(options.serve, options.shape, options.new)
 
-    sides = [Side(sys.executable if SIDES[variant] == "ours" else options.peer, variant, options.shape, options.new) for variant in options.sides]
+    sides = [
+        Side(
+            sys.executable if SIDES[variant] == "ours" else options.peer,
+            variant,
+            options.shape,
+            options.new,
+        )
+        for variant in options.sides
+    ]
     for side in sides:
         print(f"{side.name}: {side.answer()}", flush=True)
-    print(f"{options.shape}, {options.new} new tokens, {options.turns} turns\n\n| batch x prompt | | prefill ms | tokens/s | against the best peer: prefill, tokens/s |"
-          "\n|---|---|---|---|---|")
+    print(
+        f"{options.shape}, {options.new} new tokens, {options.turns} turns\n\n| batch x prompt | | prefill ms | tokens/s | against the best peer: prefill, tokens/s |"
+        "\n|---|---|---|---|---|"
+    )
     for case in options.cases:
         batch = int(case.split("x")[0])
         seen = {side.name: [] for side in sides}
@@ -144,11 +233,20 @@ def main() -> None:
             for side in sides:
                 seen[side.name].append(side.run(case))
                 time.sleep(0.3)  # idle threads of the one before stop spinning
-        first, whole = ({name: median(times[i] for times in runs) for name, runs in seen.items()} for i in (0, 1))
-        best = [min((times[name] for name in times if name.startswith("peer")), default=float("nan")) for times in (first, whole)]
+        first, whole = (
+            {name: median(times[i] for times in runs) for name, runs in seen.items()}
+            for i in (0, 1)
+        )
+        best = [
+            min((times[name] for name in times if name.startswith("peer")), default=float("nan"))
+            for times in (first, whole)
+        ]
         for name in seen:
-            print(f"| {case} | {name} | {1e3 * first[name]:.1f} | {batch * options.new / whole[name]:.1f} | {best[0] / first[name]:.2f}x, "
-                  f"{best[1] / whole[name]:.2f}x |", flush=True)
+            print(
+                f"| {case} | {name} | {1e3 * first[name]:.1f} | {batch * options.new / whole[name]:.1f} | {best[0] / first[name]:.2f}x, "
+                f"{best[1] / whole[name]:.2f}x |",
+                flush=True,
+            )
     print(f"\nload {os.getloadavg()[0]:.1f}")
     for side in sides:
         side.process.stdin.close()

@@ -17,7 +17,9 @@ def main() -> None:
     jax.config.update("jax_enable_compilation_cache", False)
     print(mini.heading())
     lowering, compiling = {layers: [] for layers in DEPTHS}, {layers: [] for layers in DEPTHS}
-    mini.Step(mini.config(layers=DEPTHS[0]))  # the first compilation of a process also loads and starts things
+    mini.Step(
+        mini.config(layers=DEPTHS[0])
+    )  # the first compilation of a process also loads and starts things
     for _ in range(TURNS):
         for layers in DEPTHS:
             jax.clear_caches()
@@ -25,10 +27,14 @@ def main() -> None:
             lowering[layers].append(step.lowering)
             compiling[layers].append(step.compiling)
     first = median(compiling[DEPTHS[0]])
-    print(f"\n| layers | s to trace and lower | s to compile | compile against {DEPTHS[0]} layers |\n|---|---|---|---|")
+    print(
+        f"\n| layers | s to trace and lower | s to compile | compile against {DEPTHS[0]} layers |\n|---|---|---|---|"
+    )
     for layers in DEPTHS:
         seconds = median(compiling[layers])
-        print(f"| {layers} | {median(lowering[layers]):.1f} | {seconds:.1f} | {seconds / first:.2f}x |")
+        print(
+            f"| {layers} | {median(lowering[layers]):.1f} | {seconds:.1f} | {seconds / first:.2f}x |"
+        )
 
 
 if __name__ == "__main__":

@@ -20,11 +20,17 @@ from seekjax.generate.stream import Generator
 from sharding.mesh import MeshConfig
 
 PROMPT, NEW = 32, 128
-WAYS = {"greedy": {"temperature": 0.0}, "0.7": {"temperature": 0.7, "top_p": 0.95}, "1": {"temperature": 1.0}}
+WAYS = {
+    "greedy": {"temperature": 0.0},
+    "0.7": {"temperature": 0.7, "top_p": 0.95},
+    "1": {"temperature": 1.0},
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path)
     parser.add_argument("--data", default="stdlib")
     parser.add_argument("--turns", type=int, default=7)
@@ -35,26 +41,48 @@ def main() -> None:
         opened = open_model(asked.run)
         tokenizer = need_tokenizer(opened)
         documents = load_corpus(DataConfig(sources=(asked.data,))).sources[0].held_out
-        texts = [ids for ids in (tokenizer.encode(documents[i])[:PROMPT - 1].tolist() for i in range(len(documents))) if len(ids) == PROMPT - 1]
-        sides = {draft: Generator(opened.model, opened.variables, opened.kernel, draft=draft) for draft in (False, True)}
-        print("| batch | temperature | plain tokens/s | with draft | | accepted | tokens per step |\n|---|---|---|---|---|---|---|")
+        texts = [
+            ids
+            for ids in (
+                tokenizer.encode(documents[i])[: PROMPT - 1].tolist() for i in range(len(documents))
+            )
+            if len(ids) == PROMPT - 1
+        ]
+        sides = {
+            draft: Generator(opened.model, opened.variables, opened.kernel, draft=draft)
+            for draft in (False, True)
+        }
+        print(
+            "| batch | temperature | plain tokens/s | with draft | | accepted | tokens per step |\n|---|---|---|---|---|---|---|"
+        )
         for batch in asked.batches:
             for way, dial in WAYS.items():
                 rates, drafted = {draft: [] for draft in sides}, []
                 for turn in range(-1, asked.turns):  # the first compiles
-                    prompts = [[opened.begin, *texts[(turn * batch + row) % len(texts)]] for row in range(batch)]
+                    prompts = [
+                        [opened.begin, *texts[(turn * batch + row) % len(texts)]]
+                        for row in range(batch)
+                    ]
                     for draft, generator in sides.items():
-                        writing = generator.write(prompts, Sampling(max_new=NEW, seed=turn + 1, **dial), chunk=NEW)
+                        writing = generator.write(
+                            prompts, Sampling(max_new=NEW, seed=turn + 1, **dial), chunk=NEW
+                        )
                         for _ in writing:
                             pass
                         if turn >= 0:
                             (begin, before), (end, tokens) = writing.clock[0], writing.clock[-1]
                             rates[draft].append((tokens - before) / (end - begin))
                             drafted += [writing] if draft else []
-                rounds, accepted, tokens = (sum(values) for values in zip(*((w.rounds, w.accepted, w.tokens - batch) for w in drafted)))
+                rounds, accepted, tokens = (
+                    sum(values)
+                    for values in zip(*((w.rounds, w.accepted, w.tokens - batch) for w in drafted))
+                )
                 ratio = median(b / a for a, b in zip(rates[False], rates[True]))
-                print(f"| {batch} | {way} | {median(rates[False]):.0f} | {median(rates[True]):.0f} | {ratio:.2f}x | {accepted / rounds:.0%} "
-                      f"| {tokens / rounds:.2f} |", flush=True)
+                print(
+                    f"| {batch} | {way} | {median(rates[False]):.0f} | {median(rates[True]):.0f} | {ratio:.2f}x | {accepted / rounds:.0%} "
+                    f"| {tokens / rounds:.2f} |",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,15 @@ from tempfile import mkdtemp
 
 import tyro
 
-from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, OptimizerConfig, Schedule, TrainConfig
+from seekjax.config import (
+    Config,
+    DataConfig,
+    KernelConfig,
+    ModelConfig,
+    OptimizerConfig,
+    Schedule,
+    TrainConfig,
+)
 from seekjax.data import document_batches, stories
 from seekjax.train.loop import fit
 from sharding.mesh import make_mesh
@@ -18,12 +26,32 @@ from sharding.place import put_batch
 from sharding.rules import use
 
 CONFIG = Config(
-    model=ModelConfig(vocab=512, embed=64, layers=3, heads=4, q_latent=32, kv_latent=32, nope=16, rotary=16, value=16, hidden=256,
-                      expert_hidden=64, experts=8, experts_per_token=2, mtp_depth=0, init_std=0.1),
+    model=ModelConfig(
+        vocab=512,
+        embed=64,
+        layers=3,
+        heads=4,
+        q_latent=32,
+        kv_latent=32,
+        nope=16,
+        rotary=16,
+        value=16,
+        hidden=256,
+        expert_hidden=64,
+        experts=8,
+        experts_per_token=2,
+        mtp_depth=0,
+        init_std=0.1,
+    ),
     data=DataConfig(sources=("stories",), sequence=128),
-    optimizer=OptimizerConfig(learning_rate=1e-2, schedule=Schedule((0.5, 1.0), (1.0, 0.02), ("constant", "cosine"))),
+    optimizer=OptimizerConfig(
+        learning_rate=1e-2, schedule=Schedule((0.5, 1.0), (1.0, 0.02), ("constant", "cosine"))
+    ),
     kernel=KernelConfig(remat="product"),
-    train=TrainConfig(steps=600, batch=16, log_every=50, eval_every=600, save_every=600, balance_rate=0.01))
+    train=TrainConfig(
+        steps=600, batch=16, log_every=50, eval_every=600, save_every=600, balance_rate=0.01
+    ),
+)
 
 
 def main(config: Config):
@@ -33,11 +61,20 @@ def main(config: Config):
     held_out = stage.corpus.source("stories").held_out
     texts = [held_out[i] for i in range(1000)]
     with use(make_mesh(config.mesh)):
-        seen = [stage.measure(fitted.state.params, fitted.state, put_batch(batch, "batch sequence"))
-                for batch in document_batches(texts, stage.tokenizer, config.data.sequence, config.train.batch)]
+        seen = [
+            stage.measure(fitted.state.params, fitted.state, put_batch(batch, "batch sequence"))
+            for batch in document_batches(
+                texts, stage.tokenizer, config.data.sequence, config.train.batch
+            )
+        ]
     tokens = sum(float(one["tokens"]) for one in seen)
-    loss, true = sum(float(one["nats"]) for one in seen) / tokens, -sum(map(stories.log_prob, texts)) / tokens
-    print(f"loss {loss:.4f} nats per token, true entropy of these stories {true:.4f}: {loss / true - 1:+.1%}")
+    loss, true = (
+        sum(float(one["nats"]) for one in seen) / tokens,
+        -sum(map(stories.log_prob, texts)) / tokens,
+    )
+    print(
+        f"loss {loss:.4f} nats per token, true entropy of these stories {true:.4f}: {loss / true - 1:+.1%}"
+    )
 
 
 if __name__ == "__main__":

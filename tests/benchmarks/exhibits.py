@@ -33,24 +33,54 @@ def measured(*names: str, task: str = "countdown:1") -> dict[str, str]:
 
 
 def grpo(name: str, init: str, steps: int = RL, more: str = COUNT) -> dict[str, str]:
-    return {name: f"train.py grpo --init {{out}}/{init} {FROM % name} {GRPO} --train.steps {steps} {more}"}
+    return {
+        name: f"train.py grpo --init {{out}}/{init} {FROM % name} {GRPO} --train.steps {steps} {more}"
+    }
 
 
 def sft(name: str, init: str, steps: int, more: str = COUNT) -> dict[str, str]:
-    return {name: f"train.py sft --init {{out}}/{init} {FROM % name} {more} --train.steps {steps} {MUON}"}
+    return {
+        name: f"train.py sft --init {{out}}/{init} {FROM % name} {more} --train.steps {steps} {MUON}"
+    }
 
 
 PARTS = {
     "base": {"base": "train.py countdown " + FROM % "base", **measured("base")},
-    "r1": {**sft("cold", "../base/base", 300), **measured("cold"), **grpo("reason", "cold"), **measured("reason"), **sft("more", "cold", 500), **measured("more")},
-    "zero": {**grpo("zero", "../base/base"), **measured("zero"), **grpo("dealt", "../base/base", RL, f"{COUNT} {DEALT}"), **measured("dealt")},
-    "addition": {"forgetful": f"train.py countdown {FROM % 'forgetful'} --post.tasks addition:3 --post.attempts 1.0 --data.sequence 192 --train.steps 600",
-                 **measured("forgetful", task="addition:3"), **grpo("carrying", "forgetful", 30, "--post.tasks addition:3 --optimizer.learning-rate 2e-4"), **measured("carrying", task="addition:3")},
-    "language": {**sft("mixed", "../base/base", 200, COUNT + " --post.language mixed"), **grpo("with", "mixed", 25, f"{COUNT} {PAID} 0.5"),
-                 **grpo("without", "mixed", 25, f"{COUNT} {PAID} 0.0")},
-    "distill": {"little": f"train.py countdown {FROM % 'little'} {NARROW} --train.steps 500", **measured("little"),
-                "taught": f"train.py distill --init {{out}}/little --post.teacher {{out}}/../r1/reason {FROM % 'taught'} {COUNT} --train.steps 250 {MUON}",
-                **measured("taught"), **grpo("alone", "little", 48), **measured("alone")},
+    "r1": {
+        **sft("cold", "../base/base", 300),
+        **measured("cold"),
+        **grpo("reason", "cold"),
+        **measured("reason"),
+        **sft("more", "cold", 500),
+        **measured("more"),
+    },
+    "zero": {
+        **grpo("zero", "../base/base"),
+        **measured("zero"),
+        **grpo("dealt", "../base/base", RL, f"{COUNT} {DEALT}"),
+        **measured("dealt"),
+    },
+    "addition": {
+        "forgetful": f"train.py countdown {FROM % 'forgetful'} --post.tasks addition:3 --post.attempts 1.0 --data.sequence 192 --train.steps 600",
+        **measured("forgetful", task="addition:3"),
+        **grpo(
+            "carrying", "forgetful", 30, "--post.tasks addition:3 --optimizer.learning-rate 2e-4"
+        ),
+        **measured("carrying", task="addition:3"),
+    },
+    "language": {
+        **sft("mixed", "../base/base", 200, COUNT + " --post.language mixed"),
+        **grpo("with", "mixed", 25, f"{COUNT} {PAID} 0.5"),
+        **grpo("without", "mixed", 25, f"{COUNT} {PAID} 0.0"),
+    },
+    "distill": {
+        "little": f"train.py countdown {FROM % 'little'} {NARROW} --train.steps 500",
+        **measured("little"),
+        "taught": f"train.py distill --init {{out}}/little --post.teacher {{out}}/../r1/reason {FROM % 'taught'} {COUNT} --train.steps 250 {MUON}",
+        **measured("taught"),
+        **grpo("alone", "little", 48),
+        **measured("alone"),
+    },
 }
 NEEDS = {"zero": "base", "r1": "base", "language": "base", "distill": "r1"}
 
@@ -59,8 +89,17 @@ def one(part: str, out: Path, seed: int) -> int:
     """A part, in this process."""
     from seekjax.cli import parse, run, tool
     from train import train
+
     folder = ["--out", str(out / str(seed) / part), "--seed", str(seed)]
-    return run(lambda: follow(part, Pipeline(part, PARTS[part]), folder, {"train.py": train, "seekjax": tool}, lambda words: parse(words, "train.py")))
+    return run(
+        lambda: follow(
+            part,
+            Pipeline(part, PARTS[part]),
+            folder,
+            {"train.py": train, "seekjax": tool},
+            lambda words: parse(words, "train.py"),
+        )
+    )
 
 
 def everything(out: Path, seeds: list[int], only: list[str]) -> None:
@@ -68,24 +107,55 @@ def everything(out: Path, seeds: list[int], only: list[str]) -> None:
     waiting = [(part, seed) for part in PARTS for seed in seeds if part in only]
     running, done, cores = {}, set(), sorted(os.sched_getaffinity(0))
     while waiting or running:
-        for core in [core for core, (job, process) in running.items() if process.poll() is not None]:
+        for core in [
+            core for core, (job, process) in running.items() if process.poll() is not None
+        ]:
             job, process = running.pop(core)
             done.add(job)
-            print(f"{time.strftime('%H:%M:%S')} {job[0]} of seed {job[1]}: {'finished' if process.returncode == 0 else 'FAILED'}", flush=True)
+            print(
+                f"{time.strftime('%H:%M:%S')} {job[0]} of seed {job[1]}: {'finished' if process.returncode == 0 else 'FAILED'}",
+                flush=True,
+            )
         for core in cores:
-            ready = [job for job in waiting if NEEDS.get(job[0]) not in only or (NEEDS[job[0]], job[1]) in done]
+            ready = [
+                job
+                for job in waiting
+                if NEEDS.get(job[0]) not in only or (NEEDS[job[0]], job[1]) in done
+            ]
             if core in running or not ready:
                 continue
             waiting.remove(job := ready[0])
-            (out / str(job[1]) / job[0]).mkdir(parents=True, exist_ok=True)  # lines go through it to others
+            (out / str(job[1]) / job[0]).mkdir(
+                parents=True, exist_ok=True
+            )  # lines go through it to others
             log = (out / str(job[1]) / f"{job[0]}.log").open("w")
-            command = [sys.executable, __file__, "one", "--out", str(out), "--seeds", str(job[1]), "--only", job[0]]
-            running[core] = job, subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=lambda core=core: os.sched_setaffinity(0, {core}))
+            command = [
+                sys.executable,
+                __file__,
+                "one",
+                "--out",
+                str(out),
+                "--seeds",
+                str(job[1]),
+                "--only",
+                job[0],
+            ]
+            running[core] = (
+                job,
+                subprocess.Popen(
+                    command,
+                    stdout=log,
+                    stderr=log,
+                    preexec_fn=lambda core=core: os.sched_setaffinity(0, {core}),
+                ),
+            )
         time.sleep(0.5)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["run", "show", "plan", "one"])
     parser.add_argument("--out", type=Path, default=Path("runs/exhibits"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -98,9 +168,12 @@ def main() -> int:
     elif asked.what == "plan":
         for part in asked.only:
             for stage, line in PARTS[part].items():
-                print(f"{stage:>10}  {command_of(line.format(out=asked.out / '0' / part, seed=0).split())}")
+                print(
+                    f"{stage:>10}  {command_of(line.format(out=asked.out / '0' / part, seed=0).split())}"
+                )
     else:
         from exhibits_show import show
+
         show(asked.out, asked.seeds, asked.only)
     return 0
 

@@ -23,7 +23,9 @@ def race(title, forms, inputs):
         y, _ = jax.eval_shape(lambda: (form(*inputs), 0))
         dy = jnp.ones(y.shape, y.dtype)
         runs[name, "forward"] = jax.jit(form)
-        runs[name, "both"] = jax.jit(lambda *a, form=form, dy=dy: (lambda y, pull: (y, pull(dy)))(*jax.vjp(form, *a)))
+        runs[name, "both"] = jax.jit(
+            lambda *a, form=form, dy=dy: (lambda y, pull: (y, pull(dy)))(*jax.vjp(form, *a))
+        )
     least = dict.fromkeys(runs, float("inf"))
     for run in runs.values():
         jax.block_until_ready(run(*inputs))
@@ -33,7 +35,10 @@ def race(title, forms, inputs):
             jax.block_until_ready(run(*inputs))
             least[key] = min(least[key], time.perf_counter() - start)
     for name in forms:
-        print(f"| {title} | {name} | {1e3 * least[name, 'forward']:.0f} | {1e3 * least[name, 'both']:.0f} |", flush=True)
+        print(
+            f"| {title} | {name} | {1e3 * least[name, 'forward']:.0f} | {1e3 * least[name, 'both']:.0f} |",
+            flush=True,
+        )
 
 
 def normal(*shape):
@@ -48,14 +53,25 @@ def experts():
         size_E = jnp.floor(share_E * rows).astype(jnp.int32)
         size_E = size_E.at[0].add(rows - size_E.sum())
         inputs = normal(M, D), normal(M), normal(E, D, F), normal(E, D, F), normal(E, F, D)
-        race(f"experts E={E} M={M}", {"block": lambda *a: grouped.experts_block(*a, size_E)}, inputs)
+        race(
+            f"experts E={E} M={M}", {"block": lambda *a: grouped.experts_block(*a, size_E)}, inputs
+        )
 
 
 def heads():
     """Batch 16 of 256 positions, 8 heads; and one long sequence."""
     for B, T in ((16, 256), (1, 4096)):
-        inputs = normal(B, T, 8, 32), normal(B, T, 8, 16), normal(B, T, 8, 32), normal(B, T, 16), normal(B, T, 8, 32)
-        forms = {form.__name__: lambda *a, form=form: form(*a, 48**-0.5) for form in (attention.attend_plain, attention.attend_dot, attention.attend_block)}
+        inputs = (
+            normal(B, T, 8, 32),
+            normal(B, T, 8, 16),
+            normal(B, T, 8, 32),
+            normal(B, T, 16),
+            normal(B, T, 8, 32),
+        )
+        forms = {
+            form.__name__: lambda *a, form=form: form(*a, 48**-0.5)
+            for form in (attention.attend_plain, attention.attend_dot, attention.attend_block)
+        }
         race(f"attention B={B} T={T}", forms, inputs)
 
 
@@ -72,7 +88,9 @@ def head():
 
 
 if __name__ == "__main__":
-    print(f"jax {jax.__version__}\n\n| shape | form | forward ms | forward + backward ms |\n|---|---|---|---|")
+    print(
+        f"jax {jax.__version__}\n\n| shape | form | forward ms | forward + backward ms |\n|---|---|---|---|"
+    )
     for name, run in {"experts": experts, "attention": heads, "head": head}.items():
         if name in sys.argv[1:] or len(sys.argv) == 1:
             run()

@@ -21,13 +21,19 @@ def step(sequence: int, remat: str) -> mini.Step:
 
 def resident(which: str) -> float:
     """Resident size of this process in MiB: now (VmRSS) or at its peak (VmHWM)."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(which))
+    line = next(
+        line
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith(which)
+    )
     return int(line.split()[1]) / 1024
 
 
 def taken(sequence: int, remat: str) -> float:
     """MiB by which a fresh process grows while it runs two steps."""
-    run = subprocess.run([sys.executable, __file__, str(sequence), remat], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, __file__, str(sequence), remat], capture_output=True, text=True, check=True
+    )
     return float(run.stdout)
 
 
@@ -39,14 +45,19 @@ def main() -> None:
         run(2)
         print(resident("VmHWM") - before)
         return
-    print(f"{mini.heading()}\n\n| sequence x batch | remat | planned MiB | against 256 | taken MiB |\n|---|---|---|---|---|")
+    print(
+        f"{mini.heading()}\n\n| sequence x batch | remat | planned MiB | against 256 | taken MiB |\n|---|---|---|---|---|"
+    )
     for remat in ("latent", "none"):
         first = None
         for sequence in LENGTHS:
             planned = step(sequence, remat).compiled.memory_analysis().temp_size_in_bytes / 2**20
             first = first or planned
             seen = f"{taken(sequence, remat):.0f}" if sequence in MEASURED else ""
-            print(f"| {sequence} x {TOKENS // sequence} | {remat} | {planned:.0f} | {planned / first:.2f}x | {seen} |", flush=True)
+            print(
+                f"| {sequence} x {TOKENS // sequence} | {remat} | {planned:.0f} | {planned / first:.2f}x | {seen} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

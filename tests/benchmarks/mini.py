@@ -19,26 +19,62 @@ from sharding.mesh import MeshConfig, make_mesh
 from sharding.place import put_batch
 from sharding.rules import use
 
-MINI = ModelConfig(vocab=8192, embed=256, layers=8, dense_layers=1, heads=8, q_latent=128, kv_latent=64, nope=32, rotary=16, value=32, hidden=1024,
-                   expert_hidden=256, experts=16, shared_experts=1, experts_per_token=4, expert_groups=4, groups_per_token=2, mtp_depth=0)
+MINI = ModelConfig(
+    vocab=8192,
+    embed=256,
+    layers=8,
+    dense_layers=1,
+    heads=8,
+    q_latent=128,
+    kv_latent=64,
+    nope=32,
+    rotary=16,
+    value=32,
+    hidden=1024,
+    expert_hidden=256,
+    experts=16,
+    shared_experts=1,
+    experts_per_token=4,
+    expert_groups=4,
+    groups_per_token=2,
+    mtp_depth=0,
+)
 
 
-def config(sequence: int = 256, batch: int = 16, remat: str = "product", mesh: MeshConfig = MeshConfig(data=1), **model) -> Config:
+def config(
+    sequence: int = 256,
+    batch: int = 16,
+    remat: str = "product",
+    mesh: MeshConfig = MeshConfig(data=1),
+    **model,
+) -> Config:
     """A run of `mini`, with other fields of its model where given."""
-    return Config(replace(MINI, **model), DataConfig(sequence=sequence), mesh=mesh, kernel=KernelConfig(remat=remat), train=TrainConfig(batch=batch))
+    return Config(
+        replace(MINI, **model),
+        DataConfig(sequence=sequence),
+        mesh=mesh,
+        kernel=KernelConfig(remat=remat),
+        train=TrainConfig(batch=batch),
+    )
 
 
 class Step:
     """A compiled training step that keeps its own state; calling it runs so many steps on fresh random tokens and gives the seconds of each."""
 
     def __init__(self, config: Config):
-        self.config, self.mesh, self.random = config, make_mesh(config.mesh), np.random.default_rng(0)
+        self.config, self.mesh, self.random = (
+            config,
+            make_mesh(config.mesh),
+            np.random.default_rng(0),
+        )
         self.tokens = config.train.batch * config.data.sequence
         with use(self.mesh):
             plan = Plan(config)
             self.state = plan.start()
             began = time.perf_counter()
-            lowered = compile_steps(plan, np.ones(config.model.vocab, np.int32))[0].lower(self.state, self.batch())
+            lowered = compile_steps(plan, np.ones(config.model.vocab, np.int32))[0].lower(
+                self.state, self.batch()
+            )
             lowered_at = time.perf_counter()
             self.compiled = lowered.compile()
             self.lowering, self.compiling = lowered_at - began, time.perf_counter() - lowered_at

@@ -44,7 +44,11 @@ def own_seconds(folder: Path, names: dict[str, str]) -> Counter:
     seconds: Counter = Counter()
     profile = jax.profiler.ProfileData.from_file(str(next(folder.rglob("*.xplane.pb"))))
     for line in (line for plane in profile.planes for line in plane.lines):
-        events = sorted((event.start_ns, -event.duration_ns, event.name) for event in line.events if event.name in names)
+        events = sorted(
+            (event.start_ns, -event.duration_ns, event.name)
+            for event in line.events
+            if event.name in names
+        )
         around: list[tuple[float, str]] = []
         for start, minus, name in events:
             while around and around[-1][0] <= start:
@@ -72,8 +76,10 @@ def main() -> None:
         products += time if "dot_general" in names[name] else 0
     total, rate, peak = sum(parts.values()), step.tokens * STEPS / sum(wall), matmul_peak("float32")
     flops = flops_per_token(step.config.model, step.config.data.sequence)
-    print(f"\n{rate:.0f} tokens/s while profiled, {rate * flops / 1e9:.0f} of {peak / 1e9:.0f} GFLOP/s: {rate * flops / peak:.0%} of peak; "
-          f"{products / total:.0%} of the time in matrix products\n\n| part | share |\n|---|---|")
+    print(
+        f"\n{rate:.0f} tokens/s while profiled, {rate * flops / 1e9:.0f} of {peak / 1e9:.0f} GFLOP/s: {rate * flops / peak:.0%} of peak; "
+        f"{products / total:.0%} of the time in matrix products\n\n| part | share |\n|---|---|"
+    )
     for part, time in parts.most_common():
         print(f"| {part} | {time / total:.1%} |")
 

@@ -23,7 +23,11 @@ PEERS = ("grouped_mm", "eager")  # transformers' ways to run experts
 
 def shape() -> dict:
     from configs.countdown import config
-    return {name: getattr(config.model, name) for name in {*NAMES.values()}} | {"expert_groups": 1, "groups_per_token": 1}
+
+    return {name: getattr(config.model, name) for name in {*NAMES.values()}} | {
+        "expert_groups": 1,
+        "groups_per_token": 1,
+    }
 
 
 def ours(options):
@@ -41,8 +45,13 @@ def ours(options):
     class Endless:  # a tokenizer whose texts do not end
         eos, pad = -1, 0
 
-    config = replace(config, data=replace(config.data, sequence=PROMPT + options.new), post=GrpoConfig(max_new=options.new), mesh=MeshConfig(),
-                     model=replace(config.model, **json.loads(options.shape)))
+    config = replace(
+        config,
+        data=replace(config.data, sequence=PROMPT + options.new),
+        post=GrpoConfig(max_new=options.new),
+        mesh=MeshConfig(),
+        model=replace(config.model, **json.loads(options.shape)),
+    )
     random = np.random.default_rng(0)
     with use(make_mesh(config.mesh)):
         state, sampler = Plan(config).start(), Sampler(config, Endless)
@@ -51,40 +60,73 @@ def ours(options):
         prompts = [random.integers(0, config.model.vocab, PROMPT) for _ in range(options.prompts)]
         with use(make_mesh(config.mesh)):
             began = time.perf_counter()
-            texts = sampler({"params": state.params, "balance": state.balance}, prompts, options.group, jax.random.key(0))
-            assert int(jax.block_until_ready(texts)["mask"].sum()) == options.prompts * options.group * options.new
+            texts = sampler(
+                {"params": state.params, "balance": state.balance},
+                prompts,
+                options.group,
+                jax.random.key(0),
+            )
+            assert (
+                int(jax.block_until_ready(texts)["mask"].sum())
+                == options.prompts * options.group * options.new
+            )
             return time.perf_counter() - began
 
     return run, f"jax {jax.__version__}, {jax.device_count()} devices"
 
 
 def peer(options):
-    sys.path.pop(0)  # transformers would take kernels.py in this folder for the package of that name
+    sys.path.pop(
+        0
+    )  # transformers would take kernels.py in this folder for the package of that name
     import torch
     import transformers
     from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
     torch.manual_seed(0)
     sizes = json.loads(options.shape)
-    config = DeepseekV3Config(**{theirs: sizes[name] for theirs, name in NAMES.items()}, tie_word_embeddings=False, eos_token_id=None, bos_token_id=None,
-                              pad_token_id=0)
-    model = DeepseekV3ForCausalLM._from_config(config, experts_implementation=options.experts).eval()
+    config = DeepseekV3Config(
+        **{theirs: sizes[name] for theirs, name in NAMES.items()},
+        tie_word_embeddings=False,
+        eos_token_id=None,
+        bos_token_id=None,
+        pad_token_id=0,
+    )
+    model = DeepseekV3ForCausalLM._from_config(
+        config, experts_implementation=options.experts
+    ).eval()
 
     def run():
         tokens = torch.randint(0, config.vocab_size, (options.prompts, PROMPT))
         with torch.inference_mode():
             began = time.perf_counter()
-            out = model.generate(tokens, attention_mask=torch.ones_like(tokens), min_new_tokens=options.new, max_new_tokens=options.new, do_sample=True,
-                                 temperature=1.0, top_k=0, use_cache=True, num_return_sequences=options.group)
+            out = model.generate(
+                tokens,
+                attention_mask=torch.ones_like(tokens),
+                min_new_tokens=options.new,
+                max_new_tokens=options.new,
+                do_sample=True,
+                temperature=1.0,
+                top_k=0,
+                use_cache=True,
+                num_return_sequences=options.group,
+            )
         assert out.shape == (options.prompts * options.group, PROMPT + options.new)
         return time.perf_counter() - began
 
-    return run, f"torch {torch.__version__}, transformers {transformers.__version__}, {options.experts}"
+    return (
+        run,
+        f"torch {torch.__version__}, transformers {transformers.__version__}, {options.experts}",
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", default=sys.executable, help="the interpreter that has torch and transformers")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--peer", default=sys.executable, help="the interpreter that has torch and transformers"
+    )
     for name, value in (("turns", 5), ("prompts", 16), ("group", 8), ("new", 64)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--serve", choices=["ours", "peer"], help=argparse.SUPPRESS)
@@ -100,11 +142,21 @@ def main() -> None:
 
     sides = {}
     for name in ("ours", "cores", *PEERS):
-        command = [sys.executable, __file__, "--serve", "ours"] if name not in PEERS else [options.peer, __file__, "--serve", "peer", "--experts", name]
+        command = (
+            [sys.executable, __file__, "--serve", "ours"]
+            if name not in PEERS
+            else [options.peer, __file__, "--serve", "peer", "--experts", name]
+        )
         command += ["--shape", json.dumps(shape())]
-        command += [word for field in ("prompts", "group", "new") for word in (f"--{field}", str(getattr(options, field)))]
+        command += [
+            word
+            for field in ("prompts", "group", "new")
+            for word in (f"--{field}", str(getattr(options, field)))
+        ]
         more = {"JAX_NUM_CPU_DEVICES": str(len(os.sched_getaffinity(0)))} if name == "cores" else {}
-        sides[name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | more)
+        sides[name] = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | more
+        )
         print(f"{name}: {json.loads(sides[name].stdout.readline())}", flush=True)
 
     def turn(process) -> float:
@@ -120,9 +172,13 @@ def main() -> None:
             time.sleep(0.3)
     tokens = options.prompts * options.group * options.new
     best = min(median(seconds[name]) for name in PEERS)
-    print(f"\n{options.prompts} prompts x {options.group} samples x {options.new} tokens\n\n| | seconds | tokens/s | against the better peer |\n|---|---|---|---|")
+    print(
+        f"\n{options.prompts} prompts x {options.group} samples x {options.new} tokens\n\n| | seconds | tokens/s | against the better peer |\n|---|---|---|---|"
+    )
     for name, times in seconds.items():
-        print(f"| {name} | {median(times):.2f} | {tokens / median(times):,.0f} | {best / median(times):.2f}x |")
+        print(
+            f"| {name} | {median(times):.2f} | {tokens / median(times):,.0f} | {best / median(times):.2f}x |"
+        )
     for process in sides.values():
         process.stdin.close()
         process.wait()

@@ -17,13 +17,40 @@ import sys
 import time
 from statistics import median
 
-SHAPE = {"vocab_size": 8192, "hidden_size": 256, "intermediate_size": 1024, "moe_intermediate_size": 256, "num_hidden_layers": 8,
-         "num_attention_heads": 8, "num_key_value_heads": 8, "n_shared_experts": 1, "n_routed_experts": 16, "num_experts_per_tok": 4,
-         "n_group": 4, "topk_group": 2, "first_k_dense_replace": 1, "q_lora_rank": 128, "kv_lora_rank": 64, "qk_nope_head_dim": 32,
-         "qk_rope_head_dim": 16, "v_head_dim": 32, "routed_scaling_factor": 2.5, "norm_topk_prob": True, "initializer_range": 0.006,
-         "tie_word_embeddings": False, "use_cache": False}
+SHAPE = {
+    "vocab_size": 8192,
+    "hidden_size": 256,
+    "intermediate_size": 1024,
+    "moe_intermediate_size": 256,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "n_shared_experts": 1,
+    "n_routed_experts": 16,
+    "num_experts_per_tok": 4,
+    "n_group": 4,
+    "topk_group": 2,
+    "first_k_dense_replace": 1,
+    "q_lora_rank": 128,
+    "kv_lora_rank": 64,
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 32,
+    "routed_scaling_factor": 2.5,
+    "norm_topk_prob": True,
+    "initializer_range": 0.006,
+    "tie_word_embeddings": False,
+    "use_cache": False,
+}
 BATCH, SEQUENCE = 16, 256
-SIDES = {"cores": "ours", "none": "ours", "product": "ours", "latent": "ours", "grouped_mm": "peer", "eager": "peer"}
+SIDES = {
+    "cores": "ours",
+    "none": "ours",
+    "product": "ours",
+    "latent": "ours",
+    "grouped_mm": "peer",
+    "eager": "peer",
+}
 
 
 def ours(remat: str):
@@ -34,20 +61,32 @@ def ours(remat: str):
     import mini
     from sharding.mesh import MeshConfig
 
-    step = mini.Step(mini.config(remat="product" if remat == "cores" else remat, mesh=MeshConfig(data=cores)))
-    return lambda: step()[0], sum(x.size for x in jax.tree.leaves(step.state.params)), mini.heading()
+    step = mini.Step(
+        mini.config(remat="product" if remat == "cores" else remat, mesh=MeshConfig(data=cores))
+    )
+    return (
+        lambda: step()[0],
+        sum(x.size for x in jax.tree.leaves(step.state.params)),
+        mini.heading(),
+    )
 
 
 def peer(experts: str):
     """The same of transformers, with one of its ways to run the experts."""
-    sys.path.pop(0)  # transformers would take kernels.py in this folder for the package of that name
+    sys.path.pop(
+        0
+    )  # transformers would take kernels.py in this folder for the package of that name
     import torch
     import transformers
     from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
     torch.manual_seed(0)
-    model = DeepseekV3ForCausalLM._from_config(DeepseekV3Config(**SHAPE), experts_implementation=experts).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    model = DeepseekV3ForCausalLM._from_config(
+        DeepseekV3Config(**SHAPE), experts_implementation=experts
+    ).train()
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True
+    )
 
     def step():
         tokens = torch.randint(0, SHAPE["vocab_size"], (BATCH, SEQUENCE + 1))
@@ -60,7 +99,11 @@ def peer(experts: str):
         optimizer.zero_grad(set_to_none=True)
         return time.perf_counter() - began
 
-    return step, sum(p.numel() for p in model.parameters()), f"torch {torch.__version__}, transformers {transformers.__version__}"
+    return (
+        step,
+        sum(p.numel() for p in model.parameters()),
+        f"torch {torch.__version__}, transformers {transformers.__version__}",
+    )
 
 
 def serve(side: str, variant: str) -> None:
@@ -71,7 +114,10 @@ def serve(side: str, variant: str) -> None:
     for _ in sys.stdin:
         began, seconds = time.process_time(), step()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"seconds": seconds, "cpu": time.process_time() - began, "peak_MiB": peak}), flush=True)
+        print(
+            json.dumps({"seconds": seconds, "cpu": time.process_time() - began, "peak_MiB": peak}),
+            flush=True,
+        )
 
 
 class Side:
@@ -79,7 +125,12 @@ class Side:
 
     def __init__(self, python: str, side: str, variant: str):
         self.name, self.seconds, self.cpu, self.peak = f"{side} {variant}", [], [], 0.0
-        self.process = subprocess.Popen([python, __file__, "--serve", side, variant], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [python, __file__, "--serve", side, variant],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
     def answer(self) -> dict:
         line = self.process.stdout.readline()
@@ -96,8 +147,12 @@ class Side:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", default=sys.executable, help="the interpreter that has torch and transformers")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--peer", default=sys.executable, help="the interpreter that has torch and transformers"
+    )
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("sides", nargs="*", metavar="SIDE", default=list(SIDES))
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
@@ -109,24 +164,41 @@ def main() -> None:
     for variant in options.sides:
         side = SIDES[variant]
         sides.append(Side(sys.executable if side == "ours" else options.peer, side, variant))
-        ready = sides[-1].answer()  # one after the other, so that nothing compiles while another one warms up
-        print(f"{sides[-1].name}: {ready['parameters'] / 1e6:.2f}M parameters, {ready['versions']}", flush=True)
+        ready = sides[
+            -1
+        ].answer()  # one after the other, so that nothing compiles while another one warms up
+        print(
+            f"{sides[-1].name}: {ready['parameters'] / 1e6:.2f}M parameters, {ready['versions']}",
+            flush=True,
+        )
     for _ in range(options.turns):
         for side in sides:
             side.step()
             time.sleep(0.3)  # idle threads of the one before stop spinning
-        print("  ".join(f"{side.name} {side.seconds[-1]:.2f} s, {side.cpu[-1]:.2f} CPU s" for side in sides), flush=True)
+        print(
+            "  ".join(
+                f"{side.name} {side.seconds[-1]:.2f} s, {side.cpu[-1]:.2f} CPU s" for side in sides
+            ),
+            flush=True,
+        )
     for side in sides:
         side.process.stdin.close()
         side.process.wait()
 
-    best = min((median(side.seconds) for side in sides if side.name.startswith("peer")), default=float("nan"))
-    print(f"\nload {os.getloadavg()[0]:.1f}, {options.turns} turns\n\n"
-          "| | s per step: median, least | tokens/s | against the best peer | CPU s per step | peak MiB |\n|---|---|---|---|---|---|")
+    best = min(
+        (median(side.seconds) for side in sides if side.name.startswith("peer")),
+        default=float("nan"),
+    )
+    print(
+        f"\nload {os.getloadavg()[0]:.1f}, {options.turns} turns\n\n"
+        "| | s per step: median, least | tokens/s | against the best peer | CPU s per step | peak MiB |\n|---|---|---|---|---|---|"
+    )
     for side in sides:
         seconds = median(side.seconds)
-        print(f"| {side.name} | {seconds:.2f}, {min(side.seconds):.2f} | {BATCH * SEQUENCE / seconds:.0f} | {best / seconds:.2f}x | "
-              f"{median(side.cpu):.2f} | {side.peak:.0f} |")
+        print(
+            f"| {side.name} | {seconds:.2f}, {min(side.seconds):.2f} | {BATCH * SEQUENCE / seconds:.0f} | {best / seconds:.2f}x | "
+            f"{median(side.cpu):.2f} | {side.peak:.0f} |"
+        )
 
 
 if __name__ == "__main__":

@@ -67,11 +67,30 @@ def ours(options, folder: Path) -> list[float]:
             return {}, "not measured"
 
     rows = options.prompts * options.group
-    post = replace(grpo.post, prompts=options.prompts, group=options.group, max_new=options.new, recipe="grpo", preflight=False, tasks=("countdown:1",),
-                   rewards=(("trl_step:reward", 1.0),))
-    fit(replace(grpo, init=folder, out=folder / "run", post=post, data=replace(grpo.data, sequence=options.new + 32),
-                optimizer=replace(grpo.optimizer, learning_rate=1e-6),
-                train=replace(grpo.train, steps=options.steps, batch=rows, eval_every=10**6, save_every=10**6)), Endless)
+    post = replace(
+        grpo.post,
+        prompts=options.prompts,
+        group=options.group,
+        max_new=options.new,
+        recipe="grpo",
+        preflight=False,
+        tasks=("countdown:1",),
+        rewards=(("trl_step:reward", 1.0),),
+    )
+    fit(
+        replace(
+            grpo,
+            init=folder,
+            out=folder / "run",
+            post=post,
+            data=replace(grpo.data, sequence=options.new + 32),
+            optimizer=replace(grpo.optimizer, learning_rate=1e-6),
+            train=replace(
+                grpo.train, steps=options.steps, batch=rows, eval_every=10**6, save_every=10**6
+            ),
+        ),
+        Endless,
+    )
     return ended
 
 
@@ -80,20 +99,43 @@ def reward(problem, text, tokens) -> float:
 
 
 def peer(options, folder: Path) -> list[float]:
-    sys.path.pop(0)  # transformers would take kernels.py in this folder for the package of that name
+    sys.path.pop(
+        0
+    )  # transformers would take kernels.py in this folder for the package of that name
     import torch
     from datasets import Dataset
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, PreTrainedTokenizerFast, TrainerCallback
+    from transformers import (
+        DeepseekV3Config,
+        DeepseekV3ForCausalLM,
+        PreTrainedTokenizerFast,
+        TrainerCallback,
+    )
     from trl import GRPOConfig, GRPOTrainer
 
     torch.manual_seed(0)
     sizes = json.loads(options.shape)
-    backend = Tokenizer(models.BPE({char: i for i, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))} | {"<pad>": 256, "<eos>": 257}, []))
-    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>")
-    config = DeepseekV3Config(**{theirs: sizes[name] for theirs, name in NAMES.items()}, tie_word_embeddings=False, bos_token_id=None, eos_token_id=257,
-                              pad_token_id=256)
+    backend = Tokenizer(
+        models.BPE(
+            {char: i for i, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+            | {"<pad>": 256, "<eos>": 257},
+            [],
+        )
+    )
+    backend.pre_tokenizer, backend.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>"
+    )
+    config = DeepseekV3Config(
+        **{theirs: sizes[name] for theirs, name in NAMES.items()},
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=257,
+        pad_token_id=256,
+    )
     model = DeepseekV3ForCausalLM._from_config(config, experts_implementation=options.experts)
     model.config._name_or_path = str(folder / "model")  # TRL reads its reference from there
     model.save_pretrained(folder / "model")
@@ -104,18 +146,45 @@ def peer(options, folder: Path) -> list[float]:
             ended.append(time.perf_counter())
 
     rows = options.prompts * options.group
-    asked = GRPOConfig(output_dir=str(folder / "out"), per_device_train_batch_size=rows, num_generations=options.group, max_completion_length=options.new,
-                       generation_kwargs={"min_new_tokens": options.new}, max_steps=options.steps, learning_rate=1e-6, beta=0.04, loss_type="grpo", logging_steps=1,
-                       save_strategy="no", report_to=[], use_cpu=True, bf16=False, gradient_checkpointing=False, temperature=1.0)
-    trainer = GRPOTrainer(model, lambda completions, **_: [vowels(text) for text in completions], asked,
-                          Dataset.from_dict({"prompt": [PROMPT] * 1024}), processing_class=tokenizer, callbacks=[Clock()])
+    asked = GRPOConfig(
+        output_dir=str(folder / "out"),
+        per_device_train_batch_size=rows,
+        num_generations=options.group,
+        max_completion_length=options.new,
+        generation_kwargs={"min_new_tokens": options.new},
+        max_steps=options.steps,
+        learning_rate=1e-6,
+        beta=0.04,
+        loss_type="grpo",
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        temperature=1.0,
+    )
+    trainer = GRPOTrainer(
+        model,
+        lambda completions, **_: [vowels(text) for text in completions],
+        asked,
+        Dataset.from_dict({"prompt": [PROMPT] * 1024}),
+        processing_class=tokenizer,
+        callbacks=[Clock()],
+    )
     trainer.train()
     return ended
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", default=sys.executable, help="the interpreter that has trl, torch and transformers")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--peer",
+        default=sys.executable,
+        help="the interpreter that has trl, torch and transformers",
+    )
     for name, value in (("steps", 6), ("turns", 2), ("prompts", 16), ("group", 8), ("new", 64)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--side", choices=["ours", "peer"], help=argparse.SUPPRESS)
@@ -124,25 +193,54 @@ def main() -> None:
     options = parser.parse_args()
     if options.side:
         with tempfile.TemporaryDirectory() as folder:
-            print("ENDED", json.dumps({"ours": ours, "peer": peer}[options.side](options, Path(folder))))
+            print(
+                "ENDED",
+                json.dumps({"ours": ours, "peer": peer}[options.side](options, Path(folder))),
+            )
         return
 
     from rollout import shape
-    sides = {"ours": (sys.executable, ""), "grouped_mm": (options.peer, "grouped_mm"), "eager": (options.peer, "eager")}
+
+    sides = {
+        "ours": (sys.executable, ""),
+        "grouped_mm": (options.peer, "grouped_mm"),
+        "eager": (options.peer, "eager"),
+    }
     seconds = {name: [] for name in sides}
     for _ in range(options.turns):
         for name, (python, experts) in sides.items():
-            command = [python, __file__, "--side", "ours" if name == "ours" else "peer", "--experts", experts, "--shape", json.dumps(shape())]
-            command += [word for field in ("steps", "prompts", "group", "new") for word in (f"--{field}", str(getattr(options, field)))]
+            command = [
+                python,
+                __file__,
+                "--side",
+                "ours" if name == "ours" else "peer",
+                "--experts",
+                experts,
+                "--shape",
+                json.dumps(shape()),
+            ]
+            command += [
+                word
+                for field in ("steps", "prompts", "group", "new")
+                for word in (f"--{field}", str(getattr(options, field)))
+            ]
             found = subprocess.run(command, capture_output=True, text=True)
             if found.returncode:
                 sys.exit(f"{name} failed:\n{found.stderr[-3000:]}")
-            ended = json.loads(next(line for line in found.stdout.splitlines() if line.startswith("ENDED")).removeprefix("ENDED"))
+            ended = json.loads(
+                next(
+                    line for line in found.stdout.splitlines() if line.startswith("ENDED")
+                ).removeprefix("ENDED")
+            )
             seconds[name] += [after - before for before, after in zip(ended[1:], ended[2:])]
     mine = median(seconds["ours"])
-    print(f"{options.prompts} prompts x {options.group} samples x {options.new} tokens\n\n| | seconds per step | steps per minute | ours against it |\n|---|---|---|---|")
+    print(
+        f"{options.prompts} prompts x {options.group} samples x {options.new} tokens\n\n| | seconds per step | steps per minute | ours against it |\n|---|---|---|---|"
+    )
     for name, times in seconds.items():
-        print(f"| {name} | {median(times):.2f} | {60 / median(times):.1f} | {median(times) / mine:.2f}x |")
+        print(
+            f"| {name} | {median(times):.2f} | {60 / median(times):.1f} | {median(times) / mine:.2f}x |"
+        )
 
 
 if __name__ == "__main__":

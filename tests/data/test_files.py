@@ -20,7 +20,9 @@ def write_jsonl(path, texts=TEXTS, key="text"):
 
 
 def write_parquet(path, texts=TEXTS, key="text"):
-    pyarrow.parquet.write_table(pyarrow.table({key: texts, "id": list(range(len(texts)))}), path, row_group_size=7)
+    pyarrow.parquet.write_table(
+        pyarrow.table({key: texts, "id": list(range(len(texts)))}), path, row_group_size=7
+    )
     return path
 
 
@@ -34,11 +36,21 @@ def write_arrayrecord(path, texts=TEXTS):
 
 def read(*paths, **settings):
     corpus = load_corpus(DataConfig(sources=tuple(map(str, paths)), **settings))
-    return [{side: [text for text in getattr(source, side)] for side in ("train", "held_out")} for source in corpus.sources]
+    return [
+        {side: [text for text in getattr(source, side)] for side in ("train", "held_out")}
+        for source in corpus.sources
+    ]
 
 
-@pytest.mark.parametrize("write, suffix", [(write_jsonl, "jsonl"), (write_parquet, "parquet"), (write_arrayrecord, "arrayrecord"),
-                                           (write_arrayrecord, "array_record")])
+@pytest.mark.parametrize(
+    "write, suffix",
+    [
+        (write_jsonl, "jsonl"),
+        (write_parquet, "parquet"),
+        (write_arrayrecord, "arrayrecord"),
+        (write_arrayrecord, "array_record"),
+    ],
+)
 def test_every_format_gives_back_its_documents(tmp_path, write, suffix):
     [sides] = read(write(tmp_path / f"a.{suffix}"), held_out=0.2)
     assert sorted(sides["train"] + sides["held_out"]) == sorted(TEXTS)
@@ -49,13 +61,20 @@ def test_a_folder_mixes_formats_and_survives_pickling(tmp_path):
     (tmp_path / "deep").mkdir()
     write_jsonl(tmp_path / "deep" / "a.jsonl", TEXTS[:20])
     write_parquet(tmp_path / "b.parquet", TEXTS[20:40])
-    write_arrayrecord(tmp_path / "c.array_record", [json.dumps({"text": text}) for text in TEXTS[40:59]])
+    write_arrayrecord(
+        tmp_path / "c.array_record", [json.dumps({"text": text}) for text in TEXTS[40:59]]
+    )
     (tmp_path / "d.txt").write_text(TEXTS[59])
     (tmp_path / "README.md").write_text("not data")
     corpus = load_corpus(DataConfig(sources=(str(tmp_path),), held_out=0.0))
     [source] = pickle.loads(pickle.dumps(corpus)).sources
     assert sorted(source.train) == sorted(TEXTS) and len(source.held_out) == 0
-    assert [file["name"].rsplit("/", 1)[-1] for file in source.files] == ["b.parquet", "c.array_record", "d.txt", "a.jsonl"]
+    assert [file["name"].rsplit("/", 1)[-1] for file in source.files] == [
+        "b.parquet",
+        "c.array_record",
+        "d.txt",
+        "a.jsonl",
+    ]
 
 
 def test_a_long_text_file_is_cut_at_line_starts(tmp_path):
@@ -68,7 +87,7 @@ def test_a_long_text_file_is_cut_at_line_starts(tmp_path):
 
 
 def truncate(path, keep):
-    path.write_bytes(path.read_bytes()[:int(path.stat().st_size * keep)])
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
     return path
 
 
@@ -90,28 +109,85 @@ def folder(path):
 
 BAD = {
     "a missing path": (lambda at: at / "nowhere.txt", "nowhere.txt does not exist"),
-    "an unknown suffix": (lambda at: written(at / "a.csv", "x"), r"a.csv has an unknown format; .*\.jsonl"),
+    "an unknown suffix": (
+        lambda at: written(at / "a.csv", "x"),
+        r"a.csv has an unknown format; .*\.jsonl",
+    ),
     "an empty folder": (lambda at: folder(at / "empty"), "empty holds no file of a known format"),
     "an empty text": (lambda at: written(at / "a.txt", ""), "a.txt is empty"),
     "an empty jsonl": (lambda at: written(at / "a.jsonl", "\n\n"), "a.jsonl is empty"),
-    "an empty parquet": (lambda at: write_parquet(at / "a.parquet", pyarrow.array([], pyarrow.string())), "a.parquet has no rows"),
-    "an empty array record": (lambda at: written(at / "a.array_record", b""), "a.array_record is not a readable ArrayRecord"),
-    "no records": (lambda at: write_arrayrecord(at / "a.array_record", []), "a.array_record (has no records|is not a readable)"),
-    "a truncated jsonl": (lambda at: truncate(write_jsonl(at / "a.jsonl"), 0.99), "a.jsonl line 60 is not valid JSON .* truncated"),
-    "corrupt json": (lambda at: written(at / "a.jsonl", '{"text": "x"}\n\n{"text": x}\n'), "a.jsonl line 3 is not valid JSON"),
-    "a missing key": (lambda at: write_jsonl(at / "a.jsonl", key="body"), "line 1 has no key 'text'; set data.text_field to one of: body"),
-    "json that is no object": (lambda at: written(at / "a.jsonl", "[1]\n"), "line 1 is a JSON list"),
-    "text that is no string": (lambda at: written(at / "a.jsonl", '{"text": 3}\n'), "line 1 has a int under 'text'"),
-    "another encoding": (lambda at: written(at / "a.txt", "naïve".encode("latin-1")), r"a.txt is not UTF-8 text \(byte 2\)"),
-    "another encoding in jsonl": (lambda at: written(at / "a.jsonl", '{"text": "naïve"}'.encode("latin-1")), "a.jsonl line 1 is not UTF-8"),
-    "another encoding in records": (lambda at: write_arrayrecord(at / "a.array_record", [b"ok", b"\xff"]), "record 1 is not UTF-8"),
-    "a missing column": (lambda at: write_parquet(at / "a.parquet", key="body"), "no column 'text'; set data.text_field to one of: body, id"),
-    "a column of numbers": (lambda at: write_parquet(at / "a.parquet", [1, 2]), "column 'text' holds int64"),
-    "a missing value": (lambda at: write_parquet(at / "a.parquet", ["x", None]), "row 1 has no text"),
-    "a truncated parquet": (lambda at: truncate(write_parquet(at / "a.parquet"), 0.9), "a.parquet is not a readable Parquet file"),
-    "a corrupt array record": (lambda at: flipped(write_arrayrecord(at / "a.array_record")), "not a readable ArrayRecord file .*Corrupted"),
-    "a truncated array record": (lambda at: truncate(write_arrayrecord(at / "a.array_record"), 0.6), "not a readable ArrayRecord file"),
-    "a record without the key": (lambda at: write_arrayrecord(at / "a.array_record", ['{"body": "x"}']), "record 0 has no key 'text'"),
+    "an empty parquet": (
+        lambda at: write_parquet(at / "a.parquet", pyarrow.array([], pyarrow.string())),
+        "a.parquet has no rows",
+    ),
+    "an empty array record": (
+        lambda at: written(at / "a.array_record", b""),
+        "a.array_record is not a readable ArrayRecord",
+    ),
+    "no records": (
+        lambda at: write_arrayrecord(at / "a.array_record", []),
+        "a.array_record (has no records|is not a readable)",
+    ),
+    "a truncated jsonl": (
+        lambda at: truncate(write_jsonl(at / "a.jsonl"), 0.99),
+        "a.jsonl line 60 is not valid JSON .* truncated",
+    ),
+    "corrupt json": (
+        lambda at: written(at / "a.jsonl", '{"text": "x"}\n\n{"text": x}\n'),
+        "a.jsonl line 3 is not valid JSON",
+    ),
+    "a missing key": (
+        lambda at: write_jsonl(at / "a.jsonl", key="body"),
+        "line 1 has no key 'text'; set data.text_field to one of: body",
+    ),
+    "json that is no object": (
+        lambda at: written(at / "a.jsonl", "[1]\n"),
+        "line 1 is a JSON list",
+    ),
+    "text that is no string": (
+        lambda at: written(at / "a.jsonl", '{"text": 3}\n'),
+        "line 1 has a int under 'text'",
+    ),
+    "another encoding": (
+        lambda at: written(at / "a.txt", "naïve".encode("latin-1")),
+        r"a.txt is not UTF-8 text \(byte 2\)",
+    ),
+    "another encoding in jsonl": (
+        lambda at: written(at / "a.jsonl", '{"text": "naïve"}'.encode("latin-1")),
+        "a.jsonl line 1 is not UTF-8",
+    ),
+    "another encoding in records": (
+        lambda at: write_arrayrecord(at / "a.array_record", [b"ok", b"\xff"]),
+        "record 1 is not UTF-8",
+    ),
+    "a missing column": (
+        lambda at: write_parquet(at / "a.parquet", key="body"),
+        "no column 'text'; set data.text_field to one of: body, id",
+    ),
+    "a column of numbers": (
+        lambda at: write_parquet(at / "a.parquet", [1, 2]),
+        "column 'text' holds int64",
+    ),
+    "a missing value": (
+        lambda at: write_parquet(at / "a.parquet", ["x", None]),
+        "row 1 has no text",
+    ),
+    "a truncated parquet": (
+        lambda at: truncate(write_parquet(at / "a.parquet"), 0.9),
+        "a.parquet is not a readable Parquet file",
+    ),
+    "a corrupt array record": (
+        lambda at: flipped(write_arrayrecord(at / "a.array_record")),
+        "not a readable ArrayRecord file .*Corrupted",
+    ),
+    "a truncated array record": (
+        lambda at: truncate(write_arrayrecord(at / "a.array_record"), 0.6),
+        "not a readable ArrayRecord file",
+    ),
+    "a record without the key": (
+        lambda at: write_arrayrecord(at / "a.array_record", ['{"body": "x"}']),
+        "record 0 has no key 'text'",
+    ),
 }
 
 
@@ -123,9 +199,14 @@ def test_bad_input_is_one_clear_sentence(tmp_path, case):
     assert "\n" not in str(raised.value) and str(raised.value).endswith(".")
 
 
-@pytest.mark.parametrize("write, name, extra", [(write_parquet, "a.parquet", "parquet"), (write_arrayrecord, "a.arrayrecord", "arrayrecord")])
+@pytest.mark.parametrize(
+    "write, name, extra",
+    [(write_parquet, "a.parquet", "parquet"), (write_arrayrecord, "a.arrayrecord", "arrayrecord")],
+)
 def test_a_missing_extra_is_named(tmp_path, monkeypatch, write, name, extra):
     path = write(tmp_path / name)
-    monkeypatch.setattr("importlib.import_module", lambda module: (_ for _ in ()).throw(ImportError(module)))
+    monkeypatch.setattr(
+        "importlib.import_module", lambda module: (_ for _ in ()).throw(ImportError(module))
+    )
     with pytest.raises(DataError, match=rf"pip install 'seekjax\[{extra}\]'"):
         load_corpus(DataConfig(sources=(str(path),)))

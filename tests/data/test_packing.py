@@ -27,22 +27,36 @@ def stream(lengths: list[int]) -> tuple[Stream, list[np.ndarray]]:
     def in_this_thread(dataset):
         return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=0)))
 
-    return Stream(grain.MapDataset.range(10**6).map(document), in_this_thread), [document(index) for index in range(1000)]
+    return Stream(grain.MapDataset.range(10**6).map(document), in_this_thread), [
+        document(index) for index in range(1000)
+    ]
 
 
 def rows_of(lengths, window, lanes, packing):
     source, documents = stream(lengths)
     rows = Rows(source, window=window, lanes=lanes, split=packing == "split")
-    return iter(rows if packing == "split" else _first_fit(rows, window, {"tokens": PAD}, seed=0)), documents
+    return iter(
+        rows if packing == "split" else _first_fit(rows, window, {"tokens": PAD}, seed=0)
+    ), documents
 
 
-shapes = {"lengths": st.lists(st.integers(1, 40), min_size=1, max_size=6), "window": st.integers(2, 24), "lanes": st.integers(1, 5)}
+shapes = {
+    "lengths": st.lists(st.integers(1, 40), min_size=1, max_size=6),
+    "window": st.integers(2, 24),
+    "lanes": st.integers(1, 5),
+}
 
 
 def predictions(rows) -> Counter:
     """Every (token, next token) that the rows hold within one document."""
-    return Counter((int(a), int(b)) for row in rows
-                   for a, b, p, q in zip(row["tokens"], row["tokens"][1:], row["segments"], row["segments"][1:]) if p == q > 0)
+    return Counter(
+        (int(a), int(b))
+        for row in rows
+        for a, b, p, q in zip(
+            row["tokens"], row["tokens"][1:], row["segments"], row["segments"][1:]
+        )
+        if p == q > 0
+    )
 
 
 @pytest.mark.parametrize("packing", ["split", "fit"])
@@ -57,7 +71,7 @@ def test_every_token_is_predicted_exactly_once(packing, lengths, window, lanes):
     shown = [index for index, document in enumerate(documents) if int(document[0]) in tokens]
     assert shown == list(range(len(shown))), "a document is skipped"
     unfinished = 0
-    for document in documents[:len(shown)]:
+    for document in documents[: len(shown)]:
         expected = {(int(a), int(b)) for a, b in zip(document, document[1:])}
         missing = len(expected - set(seen))
         unfinished += missing > 0
@@ -70,7 +84,10 @@ def test_split_rows_are_full_and_follow_each_other(lengths, window, lanes):
     batches, _ = rows_of(lengths, window, lanes, "split")
     rows = list(islice(batches, 60))
     for row in rows:
-        assert row["tokens"].shape == row["segments"].shape == (window,) and row["tokens"].dtype == row["segments"].dtype == np.int32
+        assert (
+            row["tokens"].shape == row["segments"].shape == (window,)
+            and row["tokens"].dtype == row["segments"].dtype == np.int32
+        )
         assert row["segments"][0] == 1 and set(np.diff(row["segments"])) <= {0, 1}
     for before, after in zip(rows, rows[lanes:]):
         assert before["tokens"][-1] == after["tokens"][0]
@@ -81,9 +98,16 @@ def test_split_rows_are_full_and_follow_each_other(lengths, window, lanes):
 def test_fit_rows_hold_pieces_of_documents_then_padding(lengths, window, lanes):
     batches, _ = rows_of(lengths, window, lanes, "fit")
     for row in islice(batches, 60):
-        assert row["tokens"].shape == row["segments"].shape == (window,) and row["tokens"].dtype == row["segments"].dtype == np.int32
+        assert (
+            row["tokens"].shape == row["segments"].shape == (window,)
+            and row["tokens"].dtype == row["segments"].dtype == np.int32
+        )
         padding = row["segments"] == 0
-        assert (np.diff(padding.astype(int)) >= 0).all() and (row["tokens"][padding] == PAD).all() and not padding[0]
+        assert (
+            (np.diff(padding.astype(int)) >= 0).all()
+            and (row["tokens"][padding] == PAD).all()
+            and not padding[0]
+        )
         for segment in range(1, row["segments"].max() + 1):
             assert (np.diff(row["tokens"][row["segments"] == segment]) == 1).all()
 
@@ -100,4 +124,6 @@ def test_resuming_anywhere_gives_the_same_rows(packing, stop, lengths, window, l
     resumed.set_state(state)
     assert resumed.get_state() == state
     for expected, row in zip(islice(unbroken, 80), resumed):
-        assert (expected["tokens"] == row["tokens"]).all() and (expected["segments"] == row["segments"]).all()
+        assert (expected["tokens"] == row["tokens"]).all() and (
+            expected["segments"] == row["segments"]
+        ).all()

@@ -21,20 +21,40 @@ def made(tmp_path_factory):
     """Two sources of documents of 4 to 200 bytes that say where they come from; some spell a special token."""
     folder = tmp_path_factory.mktemp("corpus")
     for name, count in (("a", 150), ("b", 40)):
-        texts = [f"{name}{index:03d}{EOS[:index % 2 * 99]}" + "." * (index * 37 % 157) for index in range(count)]
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    config = replace(CONFIG, sources=(str(folder / "a.jsonl"), str(folder / "b.jsonl")), weights=(3.0, 1.0), held_out=0.2)
+        texts = [
+            f"{name}{index:03d}{EOS[: index % 2 * 99]}" + "." * (index * 37 % 157)
+            for index in range(count)
+        ]
+        (folder / f"{name}.jsonl").write_text(
+            "".join(json.dumps({"text": text}) + "\n" for text in texts)
+        )
+    config = replace(
+        CONFIG,
+        sources=(str(folder / "a.jsonl"), str(folder / "b.jsonl")),
+        weights=(3.0, 1.0),
+        held_out=0.2,
+    )
     corpus = load_corpus(config)
     return config, corpus, load_tokenizer(config, 300, corpus)
 
 
 def start(made, batch=4, seed=0, process=(0, 1), **changes):
     config, corpus, tokenizer = made
-    return train_batches(replace(config, **changes), corpus, tokenizer, batch=batch, seed=seed, process_index=process[0], process_count=process[1])
+    return train_batches(
+        replace(config, **changes),
+        corpus,
+        tokenizer,
+        batch=batch,
+        seed=seed,
+        process_index=process[0],
+        process_count=process[1],
+    )
 
 
 def equal(first, second):
-    return len(first) == len(second) and all((a[key] == b[key]).all() for a, b in zip(first, second) for key in a)
+    return len(first) == len(second) and all(
+        (a[key] == b[key]).all() for a, b in zip(first, second) for key in a
+    )
 
 
 @pytest.mark.parametrize("packing", ["split", "fit"])
@@ -78,15 +98,27 @@ def test_batches_are_what_the_contract_says(made, packing):
 
 def names_read(made, batches, count):
     """The name of every document that begins in `count` batches, in order; a name that a row cuts is missing."""
-    texts = (made[2].decode(tokens[segments == segment]) for batch in islice(batches, count)
-             for tokens, segments in zip(batch["tokens"], batch["segments"]) for segment in range(1, segments.max() + 1))
+    texts = (
+        made[2].decode(tokens[segments == segment])
+        for batch in islice(batches, count)
+        for tokens, segments in zip(batch["tokens"], batch["segments"])
+        for segment in range(1, segments.max() + 1)
+    )
     return [text[:4] for text in texts if text[:1] in ("a", "b") and len(text) >= 4]
 
 
 def test_processes_read_disjoint_documents_and_miss_none(made):
     train = [text[:4] for source in made[1].sources for text in source.train]
-    shares = [set(names_read(made, start(made, process=(index, 3), batch=3, packing="fit"), 40)) for index in range(3)]
-    assert all(shares) and not shares[0] & shares[1] and not shares[0] & shares[2] and not shares[1] & shares[2]
+    shares = [
+        set(names_read(made, start(made, process=(index, 3), batch=3, packing="fit"), 40))
+        for index in range(3)
+    ]
+    assert (
+        all(shares)
+        and not shares[0] & shares[1]
+        and not shares[0] & shares[2]
+        and not shares[1] & shares[2]
+    )
     everything = names_read(made, start(made, packing="fit"), 300)
     assert set(everything) == set(train)
 
@@ -98,9 +130,12 @@ def test_sources_are_drawn_by_weight(made):
 
 def test_the_seed_and_the_epoch_decide_the_order(made):
     epoch = len(made[1].sources[0].train)
-    first, second, other = ([name for name in names_read(made, start(made, sequence=4000, seed=seed), 4) if name < "b"] for seed in (0, 0, 1))
+    first, second, other = (
+        [name for name in names_read(made, start(made, sequence=4000, seed=seed), 4) if name < "b"]
+        for seed in (0, 0, 1)
+    )
     assert first == second != other
-    first, later = first[:epoch - 20], first[epoch:2 * epoch - 20]
+    first, later = first[: epoch - 20], first[epoch : 2 * epoch - 20]
     assert len(set(first) & set(later)) > 50
     assert [name for name in first if name in later] != [name for name in later if name in first]
 
@@ -116,18 +151,24 @@ def test_fim_moves_the_middle_to_the_end_and_loses_nothing(made):
                 assert eos == tokenizer.eos
                 if ids and ids[0] == tokenizer.fim_prefix:
                     hole, end = ids.index(tokenizer.fim_hole), ids.index(tokenizer.fim_end)
-                    ids, changed = ids[1:hole] + ids[end + 1:] + ids[hole + 1:end], changed + 1
+                    ids, changed = ids[1:hole] + ids[end + 1 :] + ids[hole + 1 : end], changed + 1
                 whole += 1
                 assert tokenizer.decode(ids) in train
     assert 0.4 < changed / whole < 0.6
 
 
 def test_bad_settings_are_refused(made):
-    with pytest.raises(DataError, match="batch of 4 rows cannot be shared by 3 processes; make train.batch a multiple of 3"):
+    with pytest.raises(
+        DataError,
+        match="batch of 4 rows cannot be shared by 3 processes; make train.batch a multiple of 3",
+    ):
         start(made, process=(0, 3))
     state = start(made).get_state()
     for name, value in {"sequence": 16, "packing": "fit", "fim_rate": 0.5}.items():
-        with pytest.raises(DataError, match=f"the saved data position belongs to {name}=.* but this run has {name}={value}"):
+        with pytest.raises(
+            DataError,
+            match=f"the saved data position belongs to {name}=.* but this run has {name}={value}",
+        ):
             start(made, **{name: value}).set_state(state)
     with pytest.raises(DataError, match="process=0 of 1 but this run has process=1 of 2"):
         start(made, process=(1, 2)).set_state(state)
@@ -135,13 +176,35 @@ def test_bad_settings_are_refused(made):
 
 def test_eval_batches_are_held_out_fixed_and_the_same_for_any_number_of_processes(made):
     config, corpus, tokenizer = made
-    batches = eval_batches(replace(config, packing="fit", fim_rate=0.5), corpus, tokenizer, batch=4, count=3)
-    assert len(batches) == 3 and batches[0]["tokens"].shape == (4, 33) and equal(batches, eval_batches(config, corpus, tokenizer, batch=4, count=3))
-    halves = [eval_batches(config, corpus, tokenizer, batch=4, count=3, process_index=index, process_count=2) for index in range(2)]
-    assert equal(batches, [{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*halves)])
+    batches = eval_batches(
+        replace(config, packing="fit", fim_rate=0.5), corpus, tokenizer, batch=4, count=3
+    )
+    assert (
+        len(batches) == 3
+        and batches[0]["tokens"].shape == (4, 33)
+        and equal(batches, eval_batches(config, corpus, tokenizer, batch=4, count=3))
+    )
+    halves = [
+        eval_batches(
+            config, corpus, tokenizer, batch=4, count=3, process_index=index, process_count=2
+        )
+        for index in range(2)
+    ]
+    assert equal(
+        batches, [{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*halves)]
+    )
     held_out = {text[:4] for source in corpus.sources for text in source.held_out}
-    assert set(names_read(made, iter(eval_batches(config, corpus, tokenizer, batch=4, count=10)), 10)) <= held_out
-    only = names_read(made, iter(eval_batches(config, corpus, tokenizer, batch=4, count=3, source=corpus.sources[1].name)), 3)
+    assert (
+        set(names_read(made, iter(eval_batches(config, corpus, tokenizer, batch=4, count=10)), 10))
+        <= held_out
+    )
+    only = names_read(
+        made,
+        iter(
+            eval_batches(config, corpus, tokenizer, batch=4, count=3, source=corpus.sources[1].name)
+        ),
+        3,
+    )
     assert only and all(name.startswith("b") for name in only)
 
 

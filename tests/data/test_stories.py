@@ -10,9 +10,14 @@ from seekjax.config import DataConfig
 from seekjax.data import load_corpus, load_tokenizer, stories
 from seekjax.data.grammar import Grammar
 
-SMALL = Grammar(acts=(("{who} saw a {colour} cat. ", "A {colour} cat saw {who}. "), ("{She} ran.", "The {colour} cat ran.", "{who} sat with {who}.")),
-                slots={"who": ("Mia", "Tom"), "colour": ("red", "blue", "pink")},
-                agreement={"She": ("who", {"Mia": "She", "Tom": "He"})})
+SMALL = Grammar(
+    acts=(
+        ("{who} saw a {colour} cat. ", "A {colour} cat saw {who}. "),
+        ("{She} ran.", "The {colour} cat ran.", "{who} sat with {who}."),
+    ),
+    slots={"who": ("Mia", "Tom"), "colour": ("red", "blue", "pink")},
+    agreement={"She": ("who", {"Mia": "She", "Tom": "He"})},
+)
 
 
 def test_a_small_grammar_is_a_distribution():
@@ -58,7 +63,10 @@ def test_no_story_has_two_derivations():
     rng = random.Random(2)
     for _ in range(1000):
         text = stories.generate(rng)
-        assert sum(pattern.fullmatch(text) is not None for _, _, pattern in stories.GRAMMAR._patterns) == 1
+        assert (
+            sum(pattern.fullmatch(text) is not None for _, _, pattern in stories.GRAMMAR._patterns)
+            == 1
+        )
 
 
 @pytest.mark.parametrize("kind, vocab", [("byte", 300), ("bpe", 512)])
@@ -71,7 +79,9 @@ def test_entropy_per_token_counts_the_end_of_document(kind, vocab, tmp_path, mon
     tokenizer = load_tokenizer(config, vocab, corpus)
     tokens = [len(tokenizer.encode(corpus.sources[0].train[index])) + 1 for index in range(1000)]
     assert stories.expected_tokens(tokenizer) == pytest.approx(sum(tokens) / len(tokens), rel=0.02)
-    assert stories.entropy_per_token(tokenizer) == stories.entropy() / stories.expected_tokens(tokenizer)
+    assert stories.entropy_per_token(tokenizer) == stories.entropy() / stories.expected_tokens(
+        tokenizer
+    )
     if kind == "byte":
         assert stories.expected_tokens(tokenizer) == stories.expected_bytes() + 1
         assert stories.entropy_per_byte() == stories.entropy() / stories.expected_bytes()

@@ -27,7 +27,12 @@ def tokenizer(request, tmp_path_factory):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.text() | st.lists(st.sampled_from([EOS, BOS, "<think>", "Mia had", " 12", "\r\n", "\x00", "ünï", "🎉"])).map("".join))
+@given(
+    st.text()
+    | st.lists(
+        st.sampled_from([EOS, BOS, "<think>", "Mia had", " 12", "\r\n", "\x00", "ünï", "🎉"])
+    ).map("".join)
+)
 def test_decoding_undoes_encoding_and_every_byte_is_counted(tokenizer, text):
     ids = tokenizer.encode(text)
     assert ids.dtype == np.int32 and tokenizer.decode(ids) == text
@@ -36,7 +41,19 @@ def test_decoding_undoes_encoding_and_every_byte_is_counted(tokenizer, text):
 
 
 def test_special_tokens(tokenizer):
-    assert len({tokenizer.bos, tokenizer.eos, tokenizer.pad, tokenizer.fim_prefix, tokenizer.fim_hole, tokenizer.fim_end}) == 6
+    assert (
+        len(
+            {
+                tokenizer.bos,
+                tokenizer.eos,
+                tokenizer.pad,
+                tokenizer.fim_prefix,
+                tokenizer.fim_hole,
+                tokenizer.fim_end,
+            }
+        )
+        == 6
+    )
     ids = tokenizer.encode(f"Mia{EOS}Tom", special=True)
     assert list(ids) == [*tokenizer.encode("Mia"), tokenizer.eos, *tokenizer.encode("Tom")]
     assert tokenizer.decode(ids) == "MiaTom"
@@ -55,8 +72,13 @@ def test_saving_then_reading_is_the_identity(tokenizer, tmp_path):
     path = tokenizer.save(tmp_path / "run")
     for place in (path, path.parent):
         again = read_tokenizer(place, VOCAB)
-        assert again.fingerprint() == tokenizer.fingerprint() and (again.bytes_V == tokenizer.bytes_V).all()
-    assert [file.name for file in path.parent.iterdir()] == ["tokenizer.json"], "no temporary file stays"
+        assert (
+            again.fingerprint() == tokenizer.fingerprint()
+            and (again.bytes_V == tokenizer.bytes_V).all()
+        )
+    assert [file.name for file in path.parent.iterdir()] == ["tokenizer.json"], (
+        "no temporary file stays"
+    )
 
 
 def test_a_copy_in_another_process_encodes_the_same(tokenizer):
@@ -72,7 +94,9 @@ def test_a_byte_is_its_own_id():
     config = DataConfig(sources=("stories",), tokenizer="byte")
     tokenizer = load_tokenizer(config, 266, load_corpus(config))
     assert list(tokenizer.encode("añ\n")) == list("añ\n".encode())
-    assert sorted(map(_char_of, range(256))) == sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    assert sorted(map(_char_of, range(256))) == sorted(
+        tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    )
 
 
 def test_bpe_is_trained_once_for_a_corpus_and_size(tmp_path, monkeypatch):
@@ -81,7 +105,9 @@ def test_bpe_is_trained_once_for_a_corpus_and_size(tmp_path, monkeypatch):
     config = DataConfig(sources=("stories",))
     corpus = load_corpus(config)
     first = load_tokenizer(config, 300, corpus)
-    monkeypatch.setattr("seekjax.data.tokenizer._train_bpe", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(
+        "seekjax.data.tokenizer._train_bpe", lambda *_: pytest.fail("trained again")
+    )
     assert load_tokenizer(config, 300, corpus).fingerprint() == first.fingerprint()
     with pytest.raises(pytest.fail.Exception):
         load_tokenizer(config, 301, corpus)
@@ -97,17 +123,23 @@ def damaged(folder, change):
 
 
 def remove_tokens(content, *names):
-    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] not in names]
+    content["added_tokens"] = [
+        token for token in content["added_tokens"] if token["content"] not in names
+    ]
 
 
 def test_bad_tokenizers_are_refused(tmp_path):
     corpus = load_corpus(DataConfig(sources=("stories",)))
     config = DataConfig(sources=("stories",), tokenizer="byte")
-    with pytest.raises(DataError, match="266 tokens but model.vocab=200; set model.vocab to at least 266"):
+    with pytest.raises(
+        DataError, match="266 tokens but model.vocab=200; set model.vocab to at least 266"
+    ):
         load_tokenizer(config, 200, corpus)
     with pytest.raises(DataError, match="data.tokenizer=bpe needs at least 266"):
         load_tokenizer(replace(config, tokenizer="bpe"), 200, corpus)
-    with pytest.raises(DataError, match="nowhere does not exist; data.tokenizer must be bpe, byte or the path"):
+    with pytest.raises(
+        DataError, match="nowhere does not exist; data.tokenizer must be bpe, byte or the path"
+    ):
         load_tokenizer(replace(config, tokenizer=str(tmp_path / "nowhere")), 300, corpus)
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(DataError, match="not a readable tokenizer.json"):
@@ -115,9 +147,13 @@ def test_bad_tokenizers_are_refused(tmp_path):
     with pytest.raises(DataError, match=f"no token {EOS}"):
         read_tokenizer(damaged(tmp_path, lambda content: remove_tokens(content, EOS)), 300)
     with pytest.raises(DataError, match="not a byte-level tokenizer"):
-        read_tokenizer(damaged(tmp_path, lambda content: content.update(decoder={"type": "Fuse"})), 300)
+        read_tokenizer(
+            damaged(tmp_path, lambda content: content.update(decoder={"type": "Fuse"})), 300
+        )
 
 
 def test_a_tokenizer_without_padding_or_fim_is_usable(tmp_path):
-    tokenizer = read_tokenizer(damaged(tmp_path, lambda content: remove_tokens(content, PAD, FIM_HOLE)), 300)
+    tokenizer = read_tokenizer(
+        damaged(tmp_path, lambda content: remove_tokens(content, PAD, FIM_HOLE)), 300
+    )
     assert tokenizer.pad == tokenizer.eos and tokenizer.fim_hole is None

@@ -6,10 +6,14 @@ import pytest
 from seekjax.data.whole import write
 
 
-@pytest.mark.parametrize("content", ["naïve", "naïve".encode(), lambda file: file.write("naïve".encode())])
+@pytest.mark.parametrize(
+    "content", ["naïve", "naïve".encode(), lambda file: file.write("naïve".encode())]
+)
 def test_text_bytes_and_writers_are_written(tmp_path, content):
     write(tmp_path / "a.txt", content)
-    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "naïve" and os.listdir(tmp_path) == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "naïve" and os.listdir(tmp_path) == [
+        "a.txt"
+    ]
 
 
 def test_a_writer_that_fails_leaves_what_was_there(tmp_path):

@@ -10,8 +10,23 @@ from seekjax.model.initial import draw
 from seekjax.model.transformer import Transformer, logits
 from sharding.place import axes_of, unbox
 
-SMALL = ModelConfig(vocab=48, embed=32, layers=2, heads=4, q_latent=16, kv_latent=16, nope=8, rotary=8, value=12, hidden=64, expert_hidden=16,
-                    experts=8, experts_per_token=2, init_std=0.25, context=64)
+SMALL = ModelConfig(
+    vocab=48,
+    embed=32,
+    layers=2,
+    heads=4,
+    q_latent=16,
+    kv_latent=16,
+    nope=8,
+    rotary=8,
+    value=12,
+    hidden=64,
+    expert_hidden=16,
+    experts=8,
+    experts_per_token=2,
+    init_std=0.25,
+    context=64,
+)
 PLAIN = KernelConfig(attention="plain", experts="loop", remat="none")
 
 
@@ -21,21 +36,31 @@ class Made:
     def __init__(self, **fields):
         self.model = replace(SMALL, **fields)
         transformer = Transformer(self.model, PLAIN)
-        named = jax.eval_shape(transformer.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 8), np.int32))
+        named = jax.eval_shape(
+            transformer.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 8), np.int32)
+        )
         self.axes, shapes = axes_of(named), unbox(named)
-        balance = jax.tree.map(lambda x: np.linspace(-0.1, 0.1, x.size, dtype=np.float32).reshape(x.shape), shapes.get("balance", {}))
-        self.variables = {"params": draw(self.model, shapes["params"], self.axes["params"], 0), "balance": balance}
-        self.forward = jax.jit(lambda tokens: jax.nn.log_softmax(logits(transformer.apply(self.variables, tokens))))
+        balance = jax.tree.map(
+            lambda x: np.linspace(-0.1, 0.1, x.size, dtype=np.float32).reshape(x.shape),
+            shapes.get("balance", {}),
+        )
+        self.variables = {
+            "params": draw(self.model, shapes["params"], self.axes["params"], 0),
+            "balance": balance,
+        }
+        self.forward = jax.jit(
+            lambda tokens: jax.nn.log_softmax(logits(transformer.apply(self.variables, tokens)))
+        )
 
     def log_probs(self, text) -> np.ndarray:
         """Of every next token, [T, V]; padded to one length, which causal attention cannot see."""
-        return np.asarray(self.forward(np.pad(text, (0, 40 - len(text)))[None]))[0, :len(text)]
+        return np.asarray(self.forward(np.pad(text, (0, 40 - len(text)))[None]))[0, : len(text)]
 
     def greedy(self, prompt, new: int) -> list[int]:
         text = list(prompt)
         for _ in range(new):
             text.append(int(self.log_probs(text)[-1].argmax()))
-        return text[len(prompt):]
+        return text[len(prompt) :]
 
 
 @pytest.fixture(scope="session")

@@ -12,22 +12,38 @@ from sharding.rules import sharding, use
 @pytest.fixture(scope="module")
 def alone(made, prompts):
     generator = Generator(made.model, made.variables, KernelConfig(attention="plain"), draft=True)
-    return {temperature: [row.ids for row in generator(prompts, sampling(temperature))] for temperature in (0, 0.9)}
+    return {
+        temperature: [row.ids for row in generator(prompts, sampling(temperature))]
+        for temperature in (0, 0.9)
+    }
 
 
 def sampling(temperature) -> Sampling:
     return Sampling(max_new=16, temperature=temperature, top_p=0.95, seed=4)
 
 
-@pytest.mark.parametrize(("mesh", "kernel", "parts"), [
-    (MeshConfig(data=2, expert=2, tensor=2), KernelConfig(attention="plain"), 4),
-    (MeshConfig(data=1, fsdp=2, expert=4), KernelConfig(attention="block", dispatch="static", experts="block", capacity=0.5), 8),
-], ids=["data, expert and tensor", "fsdp and expert, sorted rows"])
+@pytest.mark.parametrize(
+    ("mesh", "kernel", "parts"),
+    [
+        (MeshConfig(data=2, expert=2, tensor=2), KernelConfig(attention="plain"), 4),
+        (
+            MeshConfig(data=1, fsdp=2, expert=4),
+            KernelConfig(attention="block", dispatch="static", experts="block", capacity=0.5),
+            8,
+        ),
+    ],
+    ids=["data, expert and tensor", "fsdp and expert, sorted rows"],
+)
 def test_a_mesh_changes_no_token(made, prompts, alone, mesh, kernel, parts):
     with use(make_mesh(mesh)):
-        placed = {kind: jax.device_put(tree, jax.tree.map(sharding, made.axes[kind])) for kind, tree in made.variables.items()}
+        placed = {
+            kind: jax.device_put(tree, jax.tree.map(sharding, made.axes[kind]))
+            for kind, tree in made.variables.items()
+        }
         generator = Generator(made.model, placed, kernel, draft=True)
         w_gate = generator.variables["params"]["expert_layers_0"]["ffn"]["w_gate"]
-        assert w_gate.addressable_shards[0].data.size == w_gate.size // parts  # apart, and yet where they were
+        assert (
+            w_gate.addressable_shards[0].data.size == w_gate.size // parts
+        )  # apart, and yet where they were
         for temperature, ids in alone.items():
             assert [row.ids for row in generator(prompts, sampling(temperature))] == ids

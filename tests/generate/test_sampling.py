@@ -4,7 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from seekjax.generate.sampling import GenerateError, Sampling, at, dials, draw, keys, log_prob, look_up, shape
+from seekjax.generate.sampling import (
+    GenerateError,
+    Sampling,
+    at,
+    dials,
+    draw,
+    keys,
+    log_prob,
+    look_up,
+    shape,
+)
 
 
 def plain(logits, sampling):
@@ -12,7 +22,7 @@ def plain(logits, sampling):
     p = np.exp((logits - logits.max()) / sampling.temperature)
     order = np.argsort(-p, kind="stable")
     if sampling.top_k:
-        p[order[sampling.top_k:]] = 0
+        p[order[sampling.top_k :]] = 0
     p /= p.sum()
     before = np.cumsum(p[order]) - p[order]
     drop = (before >= sampling.top_p) | (p[order] < sampling.min_p * p.max())
@@ -20,26 +30,43 @@ def plain(logits, sampling):
     return p / p.sum()
 
 
-@pytest.mark.parametrize("sampling", [
-    Sampling(), Sampling(temperature=0.3), Sampling(top_k=3), Sampling(top_p=0.7), Sampling(min_p=0.2), Sampling(top_k=1), Sampling(top_p=1e-6),
-    Sampling(temperature=1.7, top_k=9, top_p=0.8, min_p=0.05)], ids=str)
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(),
+        Sampling(temperature=0.3),
+        Sampling(top_k=3),
+        Sampling(top_p=0.7),
+        Sampling(min_p=0.2),
+        Sampling(top_k=1),
+        Sampling(top_p=1e-6),
+        Sampling(temperature=1.7, top_k=9, top_p=0.8, min_p=0.05),
+    ],
+    ids=str,
+)
 def test_the_distribution(sampling):
     logit_BV = np.random.default_rng(0).normal(size=(4, 12)).astype(np.float32) * 2
     p_BV = jax.nn.softmax(jax.jit(shape)(logit_BV, dials(sampling)), -1)
-    np.testing.assert_allclose(p_BV, [plain(row.astype(np.float64), sampling) for row in logit_BV], atol=2e-6)
+    np.testing.assert_allclose(
+        p_BV, [plain(row.astype(np.float64), sampling) for row in logit_BV], atol=2e-6
+    )
 
 
 def test_greedy_is_the_first_likeliest():
     logit_BV = jnp.array([[0.0, 2.0, 2.0], [5.0, -1.0, 0.0]])
     left = shape(logit_BV, dials(Sampling(temperature=0)))
-    assert np.array_equal(draw(keys(Sampling(), 2), left), [1, 0]) and np.array_equal(np.isfinite(left).sum(-1), [1, 1])
+    assert np.array_equal(draw(keys(Sampling(), 2), left), [1, 0]) and np.array_equal(
+        np.isfinite(left).sum(-1), [1, 1]
+    )
 
 
 def test_draws_have_their_distribution_and_depend_on_row_position_and_use():
     logit_V = jnp.log(jnp.array([0.1, 0.2, 0.3, 0.4]))
     key_B = keys(Sampling(seed=1), 20_000)
     here = draw(at(key_B, jnp.full(20_000, 7)), jnp.tile(logit_V, (20_000, 1)))
-    np.testing.assert_allclose(np.bincount(here, minlength=4) / 20_000, [0.1, 0.2, 0.3, 0.4], atol=0.012)
+    np.testing.assert_allclose(
+        np.bincount(here, minlength=4) / 20_000, [0.1, 0.2, 0.3, 0.4], atol=0.012
+    )
     for other in (at(key_B, jnp.full(20_000, 8)), at(key_B, jnp.full(20_000, 7), use=1)):
         there = draw(other, jnp.tile(logit_V, (20_000, 1)))
         assert abs(float((here == there).mean()) - 0.3) < 0.015  # independent: sum of squares
@@ -58,23 +85,45 @@ def test_draws_are_the_inverse_of_the_cumulative_distribution(size):
     drawn_B = np.asarray(draw(key_B, logit_BV))
     row_B = np.arange(64)
     assert (share_BV[row_B, drawn_B] > 0).all()
-    assert (luck_B < end_BV[row_B, drawn_B] + 1e-6).all() and (luck_B > end_BV[row_B, drawn_B] - share_BV[row_B, drawn_B] / share_BV.sum(-1) - 1e-6).all()
+    assert (luck_B < end_BV[row_B, drawn_B] + 1e-6).all() and (
+        luck_B > end_BV[row_B, drawn_B] - share_BV[row_B, drawn_B] / share_BV.sum(-1) - 1e-6
+    ).all()
 
 
 def test_no_number_falls_outside_of_the_intervals():
     share_BX = jnp.array([[0.0, 0.3, 0.0, 0.7, 0.0]] * 5)
     luck_B = jnp.array([0.0, 0.3, 0.99999, 1.0, 2.0])
     index_B, inside_B = look_up(share_BX, luck_B)
-    assert np.array_equal(index_B, [1, 3, 3, 3, 3]) and (inside_B >= 0).all() and (inside_B < share_BX[0, index_B]).all()
+    assert (
+        np.array_equal(index_B, [1, 3, 3, 3, 3])
+        and (inside_B >= 0).all()
+        and (inside_B < share_BX[0, index_B]).all()
+    )
 
 
 def test_log_probabilities_are_the_models_own():
     logit_BV = np.random.default_rng(0).normal(size=(2, 5)).astype(np.float32)
-    np.testing.assert_allclose(log_prob(jnp.array(logit_BV), jnp.array([4, 1])), jax.nn.log_softmax(logit_BV)[[0, 1], [4, 1]], atol=1e-6)
+    np.testing.assert_allclose(
+        log_prob(jnp.array(logit_BV), jnp.array([4, 1])),
+        jax.nn.log_softmax(logit_BV)[[0, 1], [4, 1]],
+        atol=1e-6,
+    )
 
 
-@pytest.mark.parametrize("fields", [{"max_new": 0}, {"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0.0},
-                                    {"top_p": 1.5}, {"min_p": 1.0}, {"stop": ("",)}], ids=str)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"max_new": 0},
+        {"temperature": -1.0},
+        {"temperature": float("nan")},
+        {"top_k": -1},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+        {"min_p": 1.0},
+        {"stop": ("",)},
+    ],
+    ids=str,
+)
 def test_settings_that_mean_nothing(fields):
     with pytest.raises(GenerateError, match=f"{next(iter(fields))} is .*: it must be"):
         Sampling(**fields)

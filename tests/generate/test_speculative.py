@@ -16,7 +16,9 @@ KERNEL = KernelConfig(attention="plain")
 
 
 def test_greedy_with_a_draft_is_plain_greedy(made, prompts):
-    writing = Generator(made.model, made.variables, KERNEL, draft=True).write(prompts, Sampling(max_new=16, temperature=0), chunk=3)
+    writing = Generator(made.model, made.variables, KERNEL, draft=True).write(
+        prompts, Sampling(max_new=16, temperature=0), chunk=3
+    )
     seen = [[len(row.ids) for row in rows] for rows in writing]
     assert seen[0] == [1, 1, 1] and len(seen) > 2 and seen == sorted(seen)
     for prompt, row in zip(prompts, writing.rows, strict=True):
@@ -35,23 +37,34 @@ def test_a_draft_that_is_always_right_writes_two_tokens_a_step(make):
     writing = always.write([[3, 1], [2]], Sampling(max_new=11, temperature=0))
     for _ in writing:
         pass
-    assert writing.rounds == writing.accepted == 10 and [row.ids for row in writing.rows] == [[0] * 11] * 2
+    assert (
+        writing.rounds == writing.accepted == 10
+        and [row.ids for row in writing.rows] == [[0] * 11] * 2
+    )
     assert writing.report().endswith("draft accepted 100%, 2.00 tokens per step")
     stopped = always([[3, 1], [2]], Sampling(max_new=11, temperature=0, stop_ids=(0,)))
     assert stopped[0].ids == [0] and stopped[0].ended == "stop"
-    assert len(always([[3, 1], [2]], Sampling(max_new=4, temperature=0))[0].ids) == 4  # the guess would make it five
+    assert (
+        len(always([[3, 1], [2]], Sampling(max_new=4, temperature=0))[0].ids) == 4
+    )  # the guess would make it five
 
 
 @pytest.mark.parametrize("draft", [False, True], ids=["plain", "draft"])
 def test_sampled_texts_have_exactly_the_models_distribution(make, draft):
     """All 64 texts of three tokens out of four, 8,192 times, against the product of the uncached model's probabilities (a chi-squared test)."""
-    made, rows, sampling = make(vocab=4), 8192, Sampling(max_new=3, temperature=1.3, min_p=0.08, seed=11)
+    made, rows, sampling = (
+        make(vocab=4),
+        8192,
+        Sampling(max_new=3, temperature=1.3, min_p=0.08, seed=11),
+    )
     p = np.zeros((4, 4, 4))
     for a, b, c in itertools.product(range(4), repeat=3):
         each = made.log_probs([2, 1, a, b])[1:] / sampling.temperature
         each = np.exp(each) * (np.exp(each) >= sampling.min_p * np.exp(each).max(-1, keepdims=True))
         p[a, b, c] = np.prod((each / each.sum(-1, keepdims=True))[np.arange(3), [a, b, c]])
-    writing = Generator(made.model, made.variables, KERNEL, draft=draft).write([[2, 1]] * rows, sampling)
+    writing = Generator(made.model, made.variables, KERNEL, draft=draft).write(
+        [[2, 1]] * rows, sampling
+    )
     for _ in writing:
         pass
     seen = np.zeros((4, 4, 4))
@@ -69,9 +82,14 @@ def test_judged_guesses_have_the_wanted_distribution():
     """Whatever the guesses are drawn from, also where that misses tokens or has ones that must not come."""
     random, rows = np.random.default_rng(0), 40_000
     key_B, place_B = keys(Sampling(seed=3), rows), jnp.full(rows, 5)
-    for wanted, drawn in [(random.normal(size=5), random.normal(size=5) * 2), ([0, 0, -np.inf, -np.inf, 1], [-np.inf, 0, 0, 0, -np.inf]),
-                          ([0, -np.inf, 0, 0, 0], [0, -np.inf, 0, 0, 0])]:
-        wanted_BV, drawn_BV = (jnp.tile(jnp.array(a, jnp.float32), (rows, 1)) for a in (wanted, drawn))
+    for wanted, drawn in [
+        (random.normal(size=5), random.normal(size=5) * 2),
+        ([0, 0, -np.inf, -np.inf, 1], [-np.inf, 0, 0, 0, -np.inf]),
+        ([0, -np.inf, 0, 0, 0], [0, -np.inf, 0, 0, 0]),
+    ]:
+        wanted_BV, drawn_BV = (
+            jnp.tile(jnp.array(a, jnp.float32), (rows, 1)) for a in (wanted, drawn)
+        )
         guess_B = draw(at(key_B, place_B, GUESS), drawn_BV)
         kept_B, token_B = jax.jit(judge)(key_B, place_B, guess_B, wanted_BV, drawn_BV)
         p, q = jax.nn.softmax(wanted_BV[0]), jax.nn.softmax(drawn_BV[0])

@@ -12,13 +12,20 @@ KERNEL = KernelConfig(attention="plain")
 
 def spell(ids) -> str:
     """Bytes from 30 on; a character of two of them is cut by ids as by any byte-level tokenizer."""
-    return bytes([(*b"abcdefghijklmnopqrst ", 0xC3, 0xA9)[id % 23] for id in ids]).decode(errors="replace")
+    return bytes([(*b"abcdefghijklmnopqrst ", 0xC3, 0xA9)[id % 23] for id in ids]).decode(
+        errors="replace"
+    )
 
 
 def test_nothing_compiles_twice_within_a_bucket(made):
     generator = Generator(made.model, made.variables, KERNEL, draft=False)
     before = start._cache_size(), advance._cache_size()
-    for length, new, sampling in ((1, 15, {}), (16, 9, {"temperature": 0.5}), (7, 15, {"top_p": 0.9, "seed": 3, "stop_ids": (4, 5)}), (12, 5, {"top_k": 2})):
+    for length, new, sampling in (
+        (1, 15, {}),
+        (16, 9, {"temperature": 0.5}),
+        (7, 15, {"top_p": 0.9, "seed": 3, "stop_ids": (4, 5)}),
+        (12, 5, {"top_k": 2}),
+    ):
         generator([[1] * length] * 2, Sampling(max_new=new, **sampling))
         list(generator.write([[1] * length] * 2, Sampling(max_new=new + 1, **sampling), chunk=2))
     assert (start._cache_size() - before[0], advance._cache_size() - before[1]) == (1, 1)
@@ -31,28 +38,52 @@ def test_buckets_waste_at_most_a_quarter():
 
 
 def test_streaming_writes_what_one_call_writes(made, prompts):
-    generator, sampling = Generator(made.model, made.variables, KERNEL, draft=False), Sampling(max_new=16, temperature=0.9, seed=2)
+    generator, sampling = (
+        Generator(made.model, made.variables, KERNEL, draft=False),
+        Sampling(max_new=16, temperature=0.9, seed=2),
+    )
     whole, pieces = generator(prompts, sampling, spell), ["", "", ""]
     writing = generator.write(prompts, sampling, spell, chunk=4)
     for rows in writing:
         pieces = [piece + row.text.fresh() for piece, row in zip(pieces, rows)]
-    assert [row.ids for row in writing.rows] == [row.ids for row in whole] and pieces == [str(row.text) for row in whole]
+    assert [row.ids for row in writing.rows] == [row.ids for row in whole] and pieces == [
+        str(row.text) for row in whole
+    ]
     assert pieces == [spell(row.ids) for row in whole]
-    assert writing.tokens == 48 and writing.rate() > 0 and writing.clock == sorted(writing.clock) and writing.report().startswith("48 tokens, ")
+    assert (
+        writing.tokens == 48
+        and writing.rate() > 0
+        and writing.clock == sorted(writing.clock)
+        and writing.report().startswith("48 tokens, ")
+    )
 
 
 def test_a_stop_string_ends_its_row_alone(made, prompts):
-    generator, sampling = Generator(made.model, made.variables, KERNEL, draft=False), Sampling(max_new=16, temperature=0)
+    generator, sampling = (
+        Generator(made.model, made.variables, KERNEL, draft=False),
+        Sampling(max_new=16, temperature=0),
+    )
     plain = [str(row.text) for row in generator(prompts, sampling, spell)]
     stop = plain[0][4:6]
     rows = generator(prompts, Sampling(max_new=16, temperature=0, stop=(stop, "never seen")), spell)
     for text, row in zip(plain, rows):
-        assert str(row.text) == text.partition(stop)[0] and row.ended == ("stop" if stop in text else "length")
+        assert str(row.text) == text.partition(stop)[0] and row.ended == (
+            "stop" if stop in text else "length"
+        )
     assert len(rows[0].ids) < 16
 
 
-@pytest.mark.parametrize(("text", "stop", "left"), [("one two", ("two",), "one "), ("one two", ("xx", "e t", "n"), "o"), ("naïve “q” 🙂!", (), None),
-                                                    ("abcab", ("abd",), None), ("ends in ab", ("abd",), None), ("🙂🙂", ("🙂🙂",), "")])
+@pytest.mark.parametrize(
+    ("text", "stop", "left"),
+    [
+        ("one two", ("two",), "one "),
+        ("one two", ("xx", "e t", "n"), "o"),
+        ("naïve “q” 🙂!", (), None),
+        ("abcab", ("abd",), None),
+        ("ends in ab", ("abd",), None),
+        ("🙂🙂", ("🙂🙂",), ""),
+    ],
+)
 def test_text_by_single_bytes(text, stop, left):
     growing, seen = Text(lambda ids: bytes(ids).decode(errors="replace"), stop), ""
     for byte in text.encode():

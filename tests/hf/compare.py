@@ -18,14 +18,27 @@ def computed(model, variables, tokens_BX):
     mask_BT = jnp.ones(tokens_BT.shape, bool)
     angle = angles(model, jnp.broadcast_to(jnp.arange(T), tokens_BT.shape))
     x_BTD, found, at = variables["params"]["embed"][tokens_BT], {}, 0
-    for name, count in (("dense_layers", model.dense_layers), ("expert_layers", model.layers - model.dense_layers)):
+    for name, count in (
+        ("dense_layers", model.dense_layers),
+        ("expert_layers", model.layers - model.dense_layers),
+    ):
         block = Block(model, PLAIN, dense=name == "dense_layers")
-        run = jax.jit(lambda weights, x_BTD, block=block: block.apply(weights, x_BTD, None, angle, None, mask_BT, 0)[0])
+        run = jax.jit(
+            lambda weights, x_BTD, block=block: block.apply(
+                weights, x_BTD, None, angle, None, mask_BT, 0
+            )[0]
+        )
         for layer in range(count):
-            weights = {kind: jax.tree.map(lambda w, layer=layer: w[layer], tree[name]) for kind, tree in variables.items() if name in tree}
+            weights = {
+                kind: jax.tree.map(lambda w, layer=layer: w[layer], tree[name])
+                for kind, tree in variables.items()
+                if name in tree
+            }
             x_BTD, at = run(weights, x_BTD), at + 1
             found[f"hidden_{at}"] = x_BTD
-    output = jax.jit(Transformer(model, PLAIN).apply)(variables, tokens_BT, mtp_tokens_BX=jnp.asarray(tokens_BX) if model.mtp_depth else None)
+    output = jax.jit(Transformer(model, PLAIN).apply)(
+        variables, tokens_BT, mtp_tokens_BX=jnp.asarray(tokens_BX) if model.mtp_depth else None
+    )
     found[f"hidden_{at}"], found["logits"] = output.hidden_BTD, logits(output)
     for k, h_BTD in enumerate(output.mtp_BTD, 1):
         found[f"ahead_{k}"] = h_BTD @ output.head_DV

@@ -13,8 +13,22 @@ from seekjax.hf.load import load
 from seekjax.hf.names import tensors
 from seekjax.hf.save import stored_as
 
-MODEL = ModelConfig(vocab=8192, embed=1024, layers=5, heads=8, q_latent=256, kv_latent=128, nope=64, rotary=32, value=64, hidden=4096, expert_hidden=704,
-                    experts=32, experts_per_token=4, mtp_depth=0)
+MODEL = ModelConfig(
+    vocab=8192,
+    embed=1024,
+    layers=5,
+    heads=8,
+    q_latent=256,
+    kv_latent=128,
+    nope=64,
+    rotary=32,
+    value=64,
+    hidden=4096,
+    expert_hidden=704,
+    experts=32,
+    experts_per_token=4,
+    mtp_depth=0,
+)
 
 
 def sparse(folder, model):
@@ -43,7 +57,11 @@ def sparse(folder, model):
 
 def peak():
     """Of this program alone: what getrusage tells may be that of the process it was started from."""
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
+    [line] = [
+        line
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmHWM:")
+    ]
     return 1024 * int(line.split()[1])
 
 
@@ -51,11 +69,18 @@ if __name__ == "__main__":
     folder, kernel = Path(sys.argv[1]), KernelConfig(dtype="bfloat16")
     folder.mkdir()
     large = replace(MODEL, layers=int((sys.argv + ["5"])[2]))
-    sparse(folder / "small", replace(MODEL, vocab=8, embed=8, hidden=8, expert_hidden=8, q_latent=8, kv_latent=8))
+    sparse(
+        folder / "small",
+        replace(MODEL, vocab=8, embed=8, hidden=8, expert_hidden=8, q_latent=8, kv_latent=8),
+    )
     load(folder / "small", kernel)  # so that the programs themselves do not count
     total, largest = sparse(folder / "large", large)
     before = peak()
     model, variables = load(folder / "large", kernel)
     jax.block_until_ready(variables)
     held = sum(x.nbytes for x in jax.tree.leaves(variables))
-    print(json.dumps({"total": total, "largest": largest, "held": held, "beyond": peak() - before - held}))
+    print(
+        json.dumps(
+            {"total": total, "largest": largest, "held": held, "beyond": peak() - before - held}
+        )
+    )

@@ -8,10 +8,41 @@ import numpy as np
 from seekjax.config import KernelConfig, ModelConfig, RopeConfig
 from seekjax.train.saved import abstract_variables
 
-V3 = ModelConfig(vocab=11, embed=6, layers=2, heads=2, q_latent=5, kv_latent=4, nope=3, rotary=2, value=3, hidden=7, expert_hidden=3, experts=4,
-                 experts_per_token=2, expert_groups=2, groups_per_token=1, context=64, rope=RopeConfig(factor=4, original_context=16))
-V2 = replace(V3, scoring="softmax", group_score="max", renormalise=False, route_scale=16.0, mtp_depth=0, shared_experts=2)
-LITE = replace(V2, q_latent=0, expert_groups=1, groups_per_token=1, rope=RopeConfig(factor=4, original_context=16, mscale=0.707, mscale_all=0.707))
+V3 = ModelConfig(
+    vocab=11,
+    embed=6,
+    layers=2,
+    heads=2,
+    q_latent=5,
+    kv_latent=4,
+    nope=3,
+    rotary=2,
+    value=3,
+    hidden=7,
+    expert_hidden=3,
+    experts=4,
+    experts_per_token=2,
+    expert_groups=2,
+    groups_per_token=1,
+    context=64,
+    rope=RopeConfig(factor=4, original_context=16),
+)
+V2 = replace(
+    V3,
+    scoring="softmax",
+    group_score="max",
+    renormalise=False,
+    route_scale=16.0,
+    mtp_depth=0,
+    shared_experts=2,
+)
+LITE = replace(
+    V2,
+    q_latent=0,
+    expert_groups=1,
+    groups_per_token=1,
+    rope=RopeConfig(factor=4, original_context=16, mscale=0.707, mscale_all=0.707),
+)
 WIDE = replace(V3, embed=200, hidden=130, kv_latent=129)  # several blocks with ragged edges
 
 
@@ -30,7 +61,7 @@ def unpack(path):
     """(header, bytes of the tensors) of a safetensors file."""
     raw = path.read_bytes()
     length = int.from_bytes(raw[:8], "little")
-    return json.loads(raw[8:8 + length]), raw[8 + length:]
+    return json.loads(raw[8 : 8 + length]), raw[8 + length :]
 
 
 def pack(path, header, data):

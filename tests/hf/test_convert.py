@@ -28,7 +28,9 @@ def convert(monkeypatch, **flags):
     return main()
 
 
-@pytest.mark.parametrize(("model", "dtype"), [(V3, "bf16"), (V2, "f32"), (V3, "fp8"), (V3, "fp8-ue8m0")])
+@pytest.mark.parametrize(
+    ("model", "dtype"), [(V3, "bf16"), (V2, "f32"), (V3, "fp8"), (V3, "fp8-ue8m0")]
+)
 def test_there_and_back(model, dtype, tmp_path, monkeypatch, capsys):
     save(tmp_path / "a", model, drawn(model), dtype)
     assert convert(monkeypatch, from_=tmp_path / "a", to=tmp_path / "run") == 0
@@ -56,7 +58,9 @@ def test_the_tokenizer_travels_along(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("[rb]*/tokenizer.py"))
     assert json.loads((tmp_path / "b/config.json").read_text())["eos_token_id"] == tokenizer.eos
 
-    (tmp_path / "run" / "tokenizer_config.json").unlink()  # as in a run of our own, where a text follows the end of another
+    (
+        tmp_path / "run" / "tokenizer_config.json"
+    ).unlink()  # as in a run of our own, where a text follows the end of another
     convert(monkeypatch, from_=tmp_path / "run", to=tmp_path / "c")
     assert json.loads((tmp_path / "c/config.json").read_text())["bos_token_id"] == tokenizer.eos
     named = json.loads((tmp_path / "c/tokenizer_config.json").read_text())
@@ -66,17 +70,33 @@ def test_the_tokenizer_travels_along(tmp_path, monkeypatch):
 def test_a_trainable_run_is_one_that_training_resumes(tmp_path, monkeypatch, capsys):
     save(tmp_path / "a", V3, drawn(V3))
     convert(monkeypatch, from_=tmp_path / "a", to=tmp_path / "run", trainable=True)
-    assert f"python train.py {tmp_path / 'run' / 'config.py'} --out {tmp_path / 'run'}" in capsys.readouterr().out
+    assert (
+        f"python train.py {tmp_path / 'run' / 'config.py'} --out {tmp_path / 'run'}"
+        in capsys.readouterr().out
+    )
     config = load_config(str(tmp_path / "run" / "config.py"))
-    with use(make_mesh(MeshConfig(data=1))), closing(Checkpoints(tmp_path / "run", 1)) as checkpoints:
+    with (
+        use(make_mesh(MeshConfig(data=1))),
+        closing(Checkpoints(tmp_path / "run", 1)) as checkpoints,
+    ):
         step, state, position = checkpoints.restore(Plan(config).abstract_state())
     assert (step, int(state.step), position) == (0, 0, None)
-    jax.tree.map(np.testing.assert_array_equal, {"params": state.params, "balance": state.balance}, load(tmp_path / "a")[1])
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        {"params": state.params, "balance": state.balance},
+        load(tmp_path / "a")[1],
+    )
 
 
-@pytest.mark.parametrize(("source", "to", "said"), [
-    ("nowhere", "new", "there is no folder"), ("a", "a", "is already there"), ("a", "taken", "is already there"), ("a", "file/new", "cannot be written"),
-])
+@pytest.mark.parametrize(
+    ("source", "to", "said"),
+    [
+        ("nowhere", "new", "there is no folder"),
+        ("a", "a", "is already there"),
+        ("a", "taken", "is already there"),
+        ("a", "file/new", "cannot be written"),
+    ],
+)
 def test_refused(source, to, said, tmp_path, monkeypatch, capsys):
     save(tmp_path / "a", V3, drawn(V3))
     (tmp_path / "taken").mkdir()
@@ -88,8 +108,14 @@ def test_refused(source, to, said, tmp_path, monkeypatch, capsys):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
-@pytest.mark.parametrize("flags", [{"from_": "run", "to": "b"}, {"from_": "a", "to": "b"}, {"from_": "a", "to-gguf": "b.gguf"}], ids=str)
-def test_several_processes_are_refused_before_anything_is_read_or_written(flags, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "flags",
+    [{"from_": "run", "to": "b"}, {"from_": "a", "to": "b"}, {"from_": "a", "to-gguf": "b.gguf"}],
+    ids=str,
+)
+def test_several_processes_are_refused_before_anything_is_read_or_written(
+    flags, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(jax, "process_count", lambda *_: 2)
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     assert convert(monkeypatch, **{flag: tmp_path / name for flag, name in flags.items()}) == 2

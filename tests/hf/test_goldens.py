@@ -21,7 +21,9 @@ def golden(name):
 @pytest.mark.parametrize("name", ["v2", "v2_lite", "v3"])
 def test_agrees(name):
     tokens, expected = golden(name)
-    assert {"hidden_1", "hidden_2", "hidden_3", "logits"} <= expected.keys() and ("ahead_1" in expected) == (name == "v3")
+    assert {"hidden_1", "hidden_2", "hidden_3", "logits"} <= expected.keys() and (
+        "ahead_1" in expected
+    ) == (name == "v3")
     assert_equal(computed(*load(GOLDENS / name, PLAIN), tokens), expected)
 
 

@@ -10,9 +10,17 @@ from pathlib import Path
 def test_high_water_mark_of_loading(tmp_path):
     script = Path(__file__).with_name("load_memory.py")
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(script.parents[2])}
-    done = subprocess.run([sys.executable, str(script), str(tmp_path / "sparse")], env=environment, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "sparse")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
-    layer = 2 * 32 * 1024 * 704  # one matrix of every expert of a layer, the unit in which stacks are filled
+    layer = (
+        2 * 32 * 1024 * 704
+    )  # one matrix of every expert of a layer, the unit in which stacks are filled
     assert seen["held"] > 0.6e9 and seen["held"] > 0.99 * seen["total"]
     assert seen["beyond"] < 5 * max(seen["largest"], layer) + 40e6, seen

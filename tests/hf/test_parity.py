@@ -1,6 +1,6 @@
 """Live agreement with transformers in float32, both ways, over models drawn at random. Needs the extra [parity]: `pip install -e '.[parity]'`.
 
-    pytest -n 2 --dist load tests/hf/test_parity.py
+pytest -n 2 --dist load tests/hf/test_parity.py
 """
 
 from dataclasses import replace
@@ -41,7 +41,11 @@ def test_both_ways(seed, tmp_path):
 @pytest.mark.parametrize("depth", [1, 2])
 def test_prediction_modules(depth, tmp_path):
     rng = np.random.default_rng(depth)
-    config = peers.drawn_config(rng, "v3") | {"num_hidden_layers": 2, "first_k_dense_replace": 1, "rope_interleave": True}
+    config = peers.drawn_config(rng, "v3") | {
+        "num_hidden_layers": 2,
+        "first_k_dense_replace": 1,
+        "rope_interleave": True,
+    }
     peers.made("v3", config, 0).save_pretrained(tmp_path / "theirs")
     model, variables = load(tmp_path / "theirs", PLAIN)
     model, variables = with_modules(model, variables, depth, rng)
@@ -56,15 +60,27 @@ def test_prediction_modules(depth, tmp_path):
 def test_fp8_blocks(dtype, tmp_path):
     """Their reader takes the blocks of a matrix for equally large, which V3's 576 rows already contradict: widths here are under 128 or multiples of it."""
     rng = np.random.default_rng(0)
-    config = peers.drawn_config(rng, "v3") | {"num_hidden_layers": 2, "first_k_dense_replace": 1, "hidden_size": 256, "q_lora_rank": 128, "intermediate_size": 384,
-                                              "moe_intermediate_size": 128, "n_shared_experts": 2}
+    config = peers.drawn_config(rng, "v3") | {
+        "num_hidden_layers": 2,
+        "first_k_dense_replace": 1,
+        "hidden_size": 256,
+        "q_lora_rank": 128,
+        "intermediate_size": 384,
+        "moe_intermediate_size": 128,
+        "n_shared_experts": 2,
+    }
     peers.made("v3", config, 0).save_pretrained(tmp_path / "theirs")
     whole = load(tmp_path / "theirs", PLAIN)
     save(tmp_path / "ours", *whole, dtype)
     tokens = rng.integers(0, whole[0].vocab, (2, 9))
-    expected, found = peers.expected(peers.reread("v3", tmp_path / "ours")[0], tokens), computed(*load(tmp_path / "ours", PLAIN), tokens)
+    expected, found = (
+        peers.expected(peers.reread("v3", tmp_path / "ours")[0], tokens),
+        computed(*load(tmp_path / "ours", PLAIN), tokens),
+    )
     assert_equal(found, expected)
-    assert np.abs(computed(*whole, tokens)["logits"] - found["logits"]).max() > 1e-3  # quantised they are
+    assert (
+        np.abs(computed(*whole, tokens)["logits"] - found["logits"]).max() > 1e-3
+    )  # quantised they are
 
 
 def with_modules(model, variables, depth, rng):
@@ -72,7 +88,9 @@ def with_modules(model, variables, depth, rng):
     model = replace(model, mtp_depth=depth)
 
     def drawn(path, x):
-        value = rng.normal(size=x.shape) * (0.2 if len(x.shape) == 1 else x.shape[-2] ** -0.5) + (len(x.shape) == 1 and "norm" in path[-1].key)
+        value = rng.normal(size=x.shape) * (0.2 if len(x.shape) == 1 else x.shape[-2] ** -0.5) + (
+            len(x.shape) == 1 and "norm" in path[-1].key
+        )
         return jax.numpy.asarray(value, x.dtype)
 
     fresh = jax.tree_util.tree_map_with_path(drawn, abstract_variables(model, PLAIN))

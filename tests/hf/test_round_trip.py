@@ -18,8 +18,15 @@ from seekjax.train.saved import abstract_variables
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use
 
-MODELS = {"v3": V3, "v2": V2, "v2-lite": LITE, "two predictions": replace(V3, mtp_depth=2), "no dense, no shared": replace(V3, dense_layers=0, shared_experts=0),
-          "all dense": replace(V3, dense_layers=2, mtp_depth=0), "wide": WIDE}
+MODELS = {
+    "v3": V3,
+    "v2": V2,
+    "v2-lite": LITE,
+    "two predictions": replace(V3, mtp_depth=2),
+    "no dense, no shared": replace(V3, dense_layers=0, shared_experts=0),
+    "all dense": replace(V3, dense_layers=2, mtp_depth=0),
+    "wide": WIDE,
+}
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
@@ -31,20 +38,34 @@ def test_write_read_write(model, dtype, tmp_path):
     assert read[0] == model
     save(tmp_path / "b", *read, dtype, scales=tmp_path / "a" if dtype.startswith("fp8") else None)
     a, b = raw_tensors(tmp_path / "a"), raw_tensors(tmp_path / "b")
-    assert a == b and len(list(tmp_path.glob("a/*.safetensors"))) > 1 == len(list(tmp_path.glob("b/*.safetensors")))
-    assert json.loads((tmp_path / "a/config.json").read_text()) == json.loads((tmp_path / "b/config.json").read_text())
+    assert a == b and len(list(tmp_path.glob("a/*.safetensors"))) > 1 == len(
+        list(tmp_path.glob("b/*.safetensors"))
+    )
+    assert json.loads((tmp_path / "a/config.json").read_text()) == json.loads(
+        (tmp_path / "b/config.json").read_text()
+    )
     if dtype == "f32":
         jax.tree.map(np.testing.assert_array_equal, read[1], variables)
     if dtype.startswith("fp8"):
         kinds = {name.rpartition(".")[2]: kind for name, (kind, _, _) in a.items()}
-        assert kinds["weight_scale_inv"] == "F32" and a["model.embed_tokens.weight"][0] == "BF16" == a["model.layers.0.input_layernorm.weight"][0]
+        assert (
+            kinds["weight_scale_inv"] == "F32"
+            and a["model.embed_tokens.weight"][0]
+            == "BF16"
+            == a["model.layers.0.input_layernorm.weight"][0]
+        )
         assert a["model.layers.1.self_attn.kv_a_proj_with_mqa.weight"][0] == "F8_E4M3"
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_the_table_names_every_array_once(model):
     """Every element of every array of ours is in exactly one tensor, and `join` undoes `split`."""
-    wanted = {tuple(key.key for key in path): np.zeros(x.shape, int) for path, x in jax.tree_util.tree_leaves_with_path(abstract_variables(model, KernelConfig()))}
+    wanted = {
+        tuple(key.key for key in path): np.zeros(x.shape, int)
+        for path, x in jax.tree_util.tree_leaves_with_path(
+            abstract_variables(model, KernelConfig())
+        )
+    }
     count = 0
     for tensor in tensors(model):
         x = np.arange(math.prod(tensor.shape)).reshape(tensor.shape)
@@ -54,19 +75,34 @@ def test_the_table_names_every_array_once(model):
             count += x.size * (tensor.row.kind != "bias")
             for piece, part in zip(ours, tensor.parts, strict=True):
                 wanted[part.path][part.at] += np.ones(piece.shape, int)
-    assert all((seen == (path[0] == "params" or model.scoring == "sigmoid")).all() for path, seen in wanted.items())
+    assert all(
+        (seen == (path[0] == "params" or model.scoring == "sigmoid")).all()
+        for path, seen in wanted.items()
+    )
     if not model.mtp_depth:
         assert count == parameters(model).total
 
 
-@pytest.mark.parametrize("mesh", [MeshConfig(data=2, fsdp=2, expert=2), MeshConfig(data=1, expert=4), MeshConfig(data=1, fsdp=2, tensor=2)], ids=str)
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        MeshConfig(data=2, fsdp=2, expert=2),
+        MeshConfig(data=1, expert=4),
+        MeshConfig(data=1, fsdp=2, tensor=2),
+    ],
+    ids=str,
+)
 def test_on_a_mesh(mesh, tmp_path):
     model = replace(V3, vocab=12, embed=8, hidden=6, expert_hidden=4, q_latent=8)
     variables = drawn(model)
     save(tmp_path / "a", model, variables, "f32")
     with use(make_mesh(mesh)):
         read, placed = load(tmp_path / "a")
-        jax.tree.map(lambda x, wanted: np.testing.assert_equal(x.sharding, wanted.sharding), placed, abstract_variables(model, KernelConfig()))
+        jax.tree.map(
+            lambda x, wanted: np.testing.assert_equal(x.sharding, wanted.sharding),
+            placed,
+            abstract_variables(model, KernelConfig()),
+        )
         save(tmp_path / "b", read, placed, "f32")
     jax.tree.map(np.testing.assert_array_equal, placed, variables)
     assert raw_tensors(tmp_path / "a") == raw_tensors(tmp_path / "b")
@@ -77,7 +113,12 @@ def test_the_kernel_chooses_the_type_of_matrices_alone(tmp_path):
     _, variables = load(tmp_path / "a", KernelConfig(dtype="bfloat16"))
     layer = variables["params"]["expert_layers"]
     assert layer["ffn"]["w_gate"].dtype == variables["params"]["embed"].dtype == jnp.bfloat16
-    assert layer["ffn"]["w_router"].dtype == layer["ffn_norm"].dtype == variables["balance"]["expert_layers"]["ffn"]["bias"].dtype == jnp.float32
+    assert (
+        layer["ffn"]["w_router"].dtype
+        == layer["ffn_norm"].dtype
+        == variables["balance"]["expert_layers"]["ffn"]["bias"].dtype
+        == jnp.float32
+    )
     save(tmp_path / "b", V3, variables, "bf16")
     assert raw_tensors(tmp_path / "a") == raw_tensors(tmp_path / "b")
 

@@ -10,7 +10,11 @@ from jax.sharding import AxisType, PartitionSpec as P
 
 from seekjax.kernels import attention
 
-SHAPES = {"plain": (3, 150, 2, 16, 8, 24), "segmented": (2, 130, 3, 12, 0, 12), "short": (1, 7, 1, 4, 4, 4)}  # B T H N R U
+SHAPES = {
+    "plain": (3, 150, 2, 16, 8, 24),
+    "segmented": (2, 130, 3, 12, 0, 12),
+    "short": (1, 7, 1, 4, 4, 4),
+}  # B T H N R U
 SCALE = 0.3
 
 
@@ -48,7 +52,11 @@ def test_equals_plain(case):
 def test_bf16():
     inputs, do_BTHU = draw(*SHAPES["plain"])
     expected = value_and_gradients(attention.attend_plain, inputs, do_BTHU)
-    got = value_and_gradients(attention.attend_block, [a.astype(jnp.bfloat16) for a in inputs], do_BTHU.astype(jnp.bfloat16))
+    got = value_and_gradients(
+        attention.attend_block,
+        [a.astype(jnp.bfloat16) for a in inputs],
+        do_BTHU.astype(jnp.bfloat16),
+    )
     for a, b in zip(got, expected):
         assert np.linalg.norm(a - b) <= 0.02 * np.linalg.norm(b)
 
@@ -67,13 +75,22 @@ def test_sees_only_its_own_past(attend):
     """The output at one position has no gradient with respect to later tokens or other segments."""
     inputs, _ = draw(1, 140, 2, 8, 4, 6)
     segment_BT = (jnp.arange(140) >= 70).astype(jnp.int32)[None]
-    gradients = jax.jit(jax.grad(lambda *a: attend(*a, SCALE, segment_BT)[0, 100].sum(), argnums=(2, 3, 4)))(*inputs)
+    gradients = jax.jit(
+        jax.grad(lambda *a: attend(*a, SCALE, segment_BT)[0, 100].sum(), argnums=(2, 3, 4))
+    )(*inputs)
     for gradient in gradients:
         seen_T = np.abs(np.asarray(gradient[0])).reshape(140, -1).sum(axis=1) > 0
         assert seen_T[70:101].all() and not seen_T[:70].any() and not seen_T[101:].any()
 
 
-@pytest.mark.parametrize("attend, segmented", [(attention.attend_plain, True), (attention.attend_block, False), (attention.attend_block, True)])
+@pytest.mark.parametrize(
+    "attend, segmented",
+    [
+        (attention.attend_plain, True),
+        (attention.attend_block, False),
+        (attention.attend_block, True),
+    ],
+)
 def test_under_shard_map(attend, segmented):
     """Heads over one axis, sequences over the other: the shared rotary key's gradient is summed over the heads' axis."""
     mesh = jax.make_mesh((4, 2), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
@@ -81,7 +98,9 @@ def test_under_shard_map(attend, segmented):
     extra = (documents(8, 100),) if segmented else ()
     heads = P("data", None, "tensor")
     specs = (heads, heads, heads, P("data"), heads, *(P("data") for _ in extra))
-    sharded = jax.shard_map(lambda *a: attend(*a[:5], SCALE, *a[5:]), mesh=mesh, in_specs=specs, out_specs=heads)
+    sharded = jax.shard_map(
+        lambda *a: attend(*a[:5], SCALE, *a[5:]), mesh=mesh, in_specs=specs, out_specs=heads
+    )
     expected = value_and_gradients(attention.attend_plain, inputs, do_BTHU, *extra)
     got = value_and_gradients(lambda *a: sharded(*a[:5], *extra), inputs, do_BTHU, *extra)
     for a, b in zip(got, expected):
@@ -93,7 +112,9 @@ def test_block_memory_is_linear_in_length():
 
     def temporary(T):
         inputs, do_BTHU = draw(1, T, 2, 8, 4, 8)
-        run = jax.jit(lambda *a: jax.vjp(lambda *a: attention.attend_block(*a, SCALE), *a)[1](do_BTHU))
+        run = jax.jit(
+            lambda *a: jax.vjp(lambda *a: attention.attend_block(*a, SCALE), *a)[1](do_BTHU)
+        )
         return run.lower(*inputs).compile().memory_analysis().temp_size_in_bytes
 
     assert temporary(2048) <= 2.2 * temporary(1024)

@@ -17,7 +17,10 @@ ROWS = P(("data", "expert"))
 
 def draw(M, D, V, dtype=jnp.float32):
     keys = jax.random.split(jax.random.key(M + V), 4)
-    x_MD, w_DV = jax.random.normal(keys[0], (M, D), dtype), jax.random.normal(keys[1], (D, V), dtype)
+    x_MD, w_DV = (
+        jax.random.normal(keys[0], (M, D), dtype),
+        jax.random.normal(keys[1], (D, V), dtype),
+    )
     return x_MD, w_DV, jax.random.randint(keys[2], (M,), 0, V), jax.random.normal(keys[3], (M,))
 
 
@@ -30,7 +33,9 @@ def value_and_gradients(nll, x_MD, w_DV, target_M, dnll_M):
 
 
 def sum_and_gradients(total, x_MD, w_DV):
-    value, gradients = jax.jit(jax.value_and_grad(lambda *a: 3 * total(*a), argnums=(0, 1)))(x_MD, w_DV)
+    value, gradients = jax.jit(jax.value_and_grad(lambda *a: 3 * total(*a), argnums=(0, 1)))(
+        x_MD, w_DV
+    )
     return [np.asarray(a, np.float32) for a in (value, *gradients)]
 
 
@@ -42,7 +47,9 @@ def close(got, expected):
 @pytest.mark.parametrize("M, D, V, chunk, rows", CASES)
 def test_chunked_equals_plain(M, D, V, chunk, rows):
     x_MD, w_DV, target_M, dnll_M = draw(M, D, V)
-    got = value_and_gradients(partial(nll_chunked, chunk=chunk, rows=rows), x_MD, w_DV, target_M, dnll_M)
+    got = value_and_gradients(
+        partial(nll_chunked, chunk=chunk, rows=rows), x_MD, w_DV, target_M, dnll_M
+    )
     close(got, value_and_gradients(nll_plain, x_MD, w_DV, target_M, dnll_M))
 
 
@@ -52,24 +59,37 @@ def test_sum_equals_plain(M, D, V, chunk, rows):
     got = sum_and_gradients(lambda *a: nll_sum(*a, target_M, weight_M, rows=rows), x_MD, w_DV)
     close(got, sum_and_gradients(lambda *a: (weight_M * nll_plain(*a, target_M)).sum(), x_MD, w_DV))
     # Without a gradient another branch runs.
-    np.testing.assert_allclose(3 * nll_sum(x_MD, w_DV, target_M, weight_M, rows=rows), got[0], rtol=1e-5)
+    np.testing.assert_allclose(
+        3 * nll_sum(x_MD, w_DV, target_M, weight_M, rows=rows), got[0], rtol=1e-5
+    )
 
 
 def test_bf16():
     x_MD, w_DV, target_M, dnll_M = draw(64, 32, 200)
     expected = value_and_gradients(nll_plain, x_MD, w_DV, target_M, dnll_M)
     x_MD, w_DV = x_MD.astype(jnp.bfloat16), w_DV.astype(jnp.bfloat16)
-    chunked = value_and_gradients(partial(nll_chunked, chunk=64, rows=16), x_MD, w_DV, target_M, dnll_M)
+    chunked = value_and_gradients(
+        partial(nll_chunked, chunk=64, rows=16), x_MD, w_DV, target_M, dnll_M
+    )
     summed = sum_and_gradients(lambda *a: nll_sum(*a, target_M, dnll_M, rows=16), x_MD, w_DV)
     assert nll_chunked(x_MD, w_DV, target_M).dtype == jnp.float32
-    for a, b in [*zip(chunked, expected), (summed[1] / 3, expected[1]), (summed[2] / 3, expected[2])]:
+    for a, b in [
+        *zip(chunked, expected),
+        (summed[1] / 3, expected[1]),
+        (summed[2] / 3, expected[2]),
+    ]:
         assert np.linalg.norm(a - b) <= 0.02 * np.linalg.norm(b)
 
 
 def test_any_offset_of_the_logits_cancels():
     x_MD, w_DV, target_M, _ = draw(30, 8, 50)
     one_M1 = jnp.ones((30, 1))
-    shifted = nll_chunked(jnp.concatenate([x_MD, one_M1], 1), jnp.concatenate([w_DV, jnp.full((1, 50), 1e4)]), target_M, chunk=16)
+    shifted = nll_chunked(
+        jnp.concatenate([x_MD, one_M1], 1),
+        jnp.concatenate([w_DV, jnp.full((1, 50), 1e4)]),
+        target_M,
+        chunk=16,
+    )
     np.testing.assert_allclose(shifted, nll_plain(x_MD, w_DV, target_M), atol=1e-2)
 
 
@@ -77,8 +97,16 @@ def test_any_offset_of_the_logits_cancels():
 def test_sharded_vocabulary(nll):
     mesh = jax.make_mesh((2, 2, 2), ("data", "expert", "tensor"), axis_types=(AxisType.Auto,) * 3)
     x_MD, w_DV, target_M, dnll_M = draw(64, 16, 96)
-    sharded = jax.shard_map(partial(nll, axes=("tensor",)), mesh=mesh, in_specs=(ROWS, P(None, "tensor"), ROWS), out_specs=ROWS)
-    close(value_and_gradients(sharded, x_MD, w_DV, target_M, dnll_M), value_and_gradients(nll_plain, x_MD, w_DV, target_M, dnll_M))
+    sharded = jax.shard_map(
+        partial(nll, axes=("tensor",)),
+        mesh=mesh,
+        in_specs=(ROWS, P(None, "tensor"), ROWS),
+        out_specs=ROWS,
+    )
+    close(
+        value_and_gradients(sharded, x_MD, w_DV, target_M, dnll_M),
+        value_and_gradients(nll_plain, x_MD, w_DV, target_M, dnll_M),
+    )
 
 
 @pytest.mark.parametrize("axes", [("tensor",), ("expert", "tensor")])
@@ -88,7 +116,10 @@ def test_sum_with_sharded_vocabulary(axes):
     rows = P(tuple(name for name in ("data", "expert") if name not in axes))
     sharded = jax.shard_map(
         lambda *a: lax.psum(nll_sum(*a, axes=axes, rows=5), rows[0]),
-        mesh=mesh, in_specs=(rows, P(None, axes), rows, rows), out_specs=P())
+        mesh=mesh,
+        in_specs=(rows, P(None, axes), rows, rows),
+        out_specs=P(),
+    )
     got = sum_and_gradients(lambda *a: sharded(*a, target_M, weight_M), x_MD, w_DV)
     close(got, sum_and_gradients(lambda *a: (weight_M * nll_plain(*a, target_M)).sum(), x_MD, w_DV))
 
@@ -97,6 +128,9 @@ def test_sum_with_sharded_vocabulary(axes):
 def test_never_holds_all_logits(form):
     M, V = 4096, 4096
     x_MD, w_DV, target_M, weight_M = draw(M, 8, V)
-    total = {"chunked": lambda *a: nll_chunked(*a, target_M).sum(), "sum": lambda *a: nll_sum(*a, target_M, weight_M)}[form]
+    total = {
+        "chunked": lambda *a: nll_chunked(*a, target_M).sum(),
+        "sum": lambda *a: nll_sum(*a, target_M, weight_M),
+    }[form]
     compiled = jax.jit(jax.grad(total, argnums=(0, 1))).lower(x_MD, w_DV).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < M * V * 4 / 2

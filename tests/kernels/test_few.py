@@ -16,17 +16,26 @@ E, D, F, K = 8, 16, 12, 3
 def drawn(tokens, seed=0, batch=1):
     random = np.random.default_rng(seed)
     x_BTD = random.normal(size=(batch, tokens, D))
-    choice_BTK = np.stack([random.permutation(E)[:K] for _ in range(batch * tokens)]).reshape(batch, tokens, K)
+    choice_BTK = np.stack([random.permutation(E)[:K] for _ in range(batch * tokens)]).reshape(
+        batch, tokens, K
+    )
     gate_BTK = random.random((batch, tokens, K))
     weights = [random.normal(size=shape) / 4 for shape in ((E, D, F), (E, D, F), (E, F, D))]
-    return [jnp.asarray(a, jnp.int32 if a is choice_BTK else jnp.float32) for a in (x_BTD, choice_BTK, gate_BTK, *weights)]
+    return [
+        jnp.asarray(a, jnp.int32 if a is choice_BTK else jnp.float32)
+        for a in (x_BTD, choice_BTK, gate_BTK, *weights)
+    ]
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 40])
 def test_the_loop_over_experts_in_use_is_the_sum_over_all(tokens):
     x_BTD, choice_BTK, gate_BTK, *weights = drawn(tokens)
     mix_ME = jnp.where(choice_BTK[0][..., None] == jnp.arange(E), gate_BTK[0][..., None], 0).sum(1)
-    np.testing.assert_allclose(jax.jit(experts_few)(x_BTD[0], mix_ME, *weights), experts_every(x_BTD[0], mix_ME, *weights), atol=1e-5)
+    np.testing.assert_allclose(
+        jax.jit(experts_few)(x_BTD[0], mix_ME, *weights),
+        experts_every(x_BTD[0], mix_ME, *weights),
+        atol=1e-5,
+    )
     assert not np.any(experts_few(x_BTD[0], mix_ME * 0, *weights))
 
 
@@ -34,16 +43,23 @@ def test_weights_of_experts_nobody_chose_are_not_read():
     x_BTD, choice_BTK, gate_BTK, *weights = drawn(1)
     poisoned = [w.at[np.setdiff1d(np.arange(E), choice_BTK)].set(jnp.nan) for w in weights]
     mix_ME = jnp.where(choice_BTK[0][..., None] == jnp.arange(E), gate_BTK[0][..., None], 0).sum(1)
-    np.testing.assert_array_equal(jax.jit(experts_few)(x_BTD[0], mix_ME, *poisoned), jax.jit(experts_few)(x_BTD[0], mix_ME, *weights))
+    np.testing.assert_array_equal(
+        jax.jit(experts_few)(x_BTD[0], mix_ME, *poisoned),
+        jax.jit(experts_few)(x_BTD[0], mix_ME, *weights),
+    )
 
 
-@pytest.mark.parametrize("mesh", [None, MeshConfig(data=2, expert=2, tensor=2), MeshConfig(data=1, expert=8)], ids=str)
+@pytest.mark.parametrize(
+    "mesh", [None, MeshConfig(data=2, expert=2, tensor=2), MeshConfig(data=1, expert=8)], ids=str
+)
 def test_dispatched_few_is_dispatched_sorted(mesh):
     arrays = drawn(2, batch=8)
     x_BTD, choice_BTK, gate_BTK, *weights = arrays
 
     def run(dispatch):
-        return jax.jit(lambda *a: mixture(*a[:3], a[3:], KernelConfig(dispatch=dispatch, experts="loop")))(*arrays)
+        return jax.jit(
+            lambda *a: mixture(*a[:3], a[3:], KernelConfig(dispatch=dispatch, experts="loop"))
+        )(*arrays)
 
     expected, _ = run("static")
     if mesh is None:

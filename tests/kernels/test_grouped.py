@@ -23,7 +23,10 @@ CASES = {  # rows of each expert, out of 700: empty experts, exact tiles, one ro
 def draw(M, E, D=24, F=40, dtype=jnp.float32):
     keys = jax.random.split(jax.random.key(M + E), 6)
     shapes = ((M, D), (M,), (E, D, F), (E, D, F), (E, F, D), (M, D))
-    *inputs, dy_MD = (jax.random.normal(key, shape, dtype) / (1 if len(shape) == 1 else 4) for key, shape in zip(keys, shapes))
+    *inputs, dy_MD = (
+        jax.random.normal(key, shape, dtype) / (1 if len(shape) == 1 else 4)
+        for key, shape in zip(keys, shapes)
+    )
     return inputs, dy_MD
 
 
@@ -62,14 +65,21 @@ def test_every_form_takes_quantised_weights_as_what_they_stand_for(experts):
     size_E = jnp.array((10, 0, 30), jnp.int32)
     small = [quantise(w, "int4", (-2,)) for w in weights]
     expected_MD = grouped.experts_loop(x_MD, mix_M, *(w.dense() for w in small), size_E)
-    np.testing.assert_allclose(jax.jit(experts)(x_MD, mix_M, *small, size_E), expected_MD, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        jax.jit(experts)(x_MD, mix_M, *small, size_E), expected_MD, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_bf16():
     inputs, dy_MD = draw(700, 4)
     size_E = jnp.array(CASES["uneven"], jnp.int32)
     expected = value_and_gradients(grouped.experts_loop, inputs, size_E, dy_MD)
-    got = value_and_gradients(grouped.experts_block, [a if a.ndim == 1 else a.astype(jnp.bfloat16) for a in inputs], size_E, dy_MD.astype(jnp.bfloat16))
+    got = value_and_gradients(
+        grouped.experts_block,
+        [a if a.ndim == 1 else a.astype(jnp.bfloat16) for a in inputs],
+        size_E,
+        dy_MD.astype(jnp.bfloat16),
+    )
     for a, b in zip(got, expected):
         assert np.linalg.norm(a - b) <= 0.02 * np.linalg.norm(b)
 
@@ -79,7 +89,9 @@ def test_rows_of_no_expert_neither_give_nor_take(experts):
     (x_MD, *rest), dy_MD = draw(700, 4)
     size_E = jnp.array((100, 0, 150, 20), jnp.int32)
     noisy_MD = x_MD.at[270:].set(1e6)
-    results = [value_and_gradients(experts, (a_MD, *rest), size_E, dy_MD) for a_MD in (x_MD, noisy_MD)]
+    results = [
+        value_and_gradients(experts, (a_MD, *rest), size_E, dy_MD) for a_MD in (x_MD, noisy_MD)
+    ]
     for a, b in zip(*results):
         np.testing.assert_array_equal(a, b)
     y_MD, dx_MD, dmix_M, *_ = results[0]
@@ -95,13 +107,19 @@ def test_under_shard_map(experts):
     both = P(("data", "expert"))
     sharded = jax.shard_map(
         lambda *inputs: experts(*inputs[:5], inputs[5][0]),
-        mesh=mesh, in_specs=(both, both, *(P("expert"),) * 3, both), out_specs=both)
+        mesh=mesh,
+        in_specs=(both, both, *(P("expert"),) * 3, both),
+        out_specs=both,
+    )
 
     def one_by_one(x_MD, mix_M, *weights_and_size):
         *weights, size_dE = weights_and_size
         rows = [slice(64 * d, 64 * (d + 1)) for d in range(8)]
         own = [[w[2 * (d % 4) : 2 * (d % 4) + 2] for w in weights] for d in range(8)]
-        parts = [grouped.experts_loop(x_MD[rows[d]], mix_M[rows[d]], *own[d], size_dE[d]) for d in range(8)]
+        parts = [
+            grouped.experts_loop(x_MD[rows[d]], mix_M[rows[d]], *own[d], size_dE[d])
+            for d in range(8)
+        ]
         return jnp.concatenate(parts)
 
     expected = value_and_gradients(one_by_one, inputs, size_dE, dy_MD)
@@ -116,7 +134,9 @@ def test_permuting_experts_changes_nothing():
     starts = np.cumsum(sizes) - sizes
     rows = np.concatenate([np.arange(starts[e], starts[e] + sizes[e]) for e in order])
     y_MD = grouped.experts_block(x_MD, mix_M, *weights, jnp.array(sizes, jnp.int32))
-    shuffled_MD = grouped.experts_block(x_MD[rows], mix_M[rows], *(w[order] for w in weights), jnp.array(sizes[order], jnp.int32))
+    shuffled_MD = grouped.experts_block(
+        x_MD[rows], mix_M[rows], *(w[order] for w in weights), jnp.array(sizes[order], jnp.int32)
+    )
     np.testing.assert_allclose(shuffled_MD, y_MD[rows], rtol=1e-5, atol=1e-6)
 
 

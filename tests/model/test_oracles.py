@@ -13,10 +13,19 @@ from seekjax.model.cache import empty_cache
 from seekjax.model.experts import MixtureOfExperts
 from seekjax.model.mtp import ahead
 from seekjax.model.rope import angles, rope_frequencies, rotate, softmax_scale
-from seekjax.model.routing import affinity, count_choices, max_violation, route, sequence_balance, update_bias
+from seekjax.model.routing import (
+    affinity,
+    count_choices,
+    max_violation,
+    route,
+    sequence_balance,
+    update_bias,
+)
 from sharding.place import unbox
 
-V3 = ModelConfig(experts=16, experts_per_token=4, expert_groups=4, groups_per_token=2, route_scale=2.5)
+V3 = ModelConfig(
+    experts=16, experts_per_token=4, expert_groups=4, groups_per_token=2, route_scale=2.5
+)
 V2 = replace(V3, scoring="softmax", group_score="max", renormalise=False, route_scale=16.0)
 
 
@@ -28,13 +37,25 @@ def normal():
 
 # positions
 
-@pytest.mark.parametrize("rope", [RopeConfig(factor=40), RopeConfig(factor=8, original_context=1024, beta_fast=16, beta_slow=2), RopeConfig(base=1e6, factor=4)])
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        RopeConfig(factor=40),
+        RopeConfig(factor=8, original_context=1024, beta_fast=16, beta_slow=2),
+        RopeConfig(base=1e6, factor=4),
+    ],
+)
 @pytest.mark.parametrize("width", [16, 64])
 def test_yarn(rope, width):
     model = ModelConfig(nope=32, rotary=width, rope=rope, context=8192)
-    expected = yarn.frequencies(width, rope.base, rope.factor, rope.original_context, rope.beta_fast, rope.beta_slow)
+    expected = yarn.frequencies(
+        width, rope.base, rope.factor, rope.original_context, rope.beta_fast, rope.beta_slow
+    )
     np.testing.assert_allclose(rope_frequencies(model), expected, rtol=1e-12)
-    assert softmax_scale(model) == pytest.approx(yarn.softmax_scale(32 + width, rope.factor, rope.mscale_all))
+    assert softmax_scale(model) == pytest.approx(
+        yarn.softmax_scale(32 + width, rope.factor, rope.mscale_all)
+    )
 
 
 def test_yarn_oracle_moves_between_pairs_10_and_23():
@@ -50,11 +71,16 @@ def test_rotation(normal, context):
     frequencies = rope_frequencies(model)
     for b in range(2):
         for h in range(3):
-            np.testing.assert_allclose(turned_BTHR[b, :, h], mla.rotate(x_BTHR[b, :, h].astype(float), position_BT[b], frequencies), atol=2e-4)
+            np.testing.assert_allclose(
+                turned_BTHR[b, :, h],
+                mla.rotate(x_BTHR[b, :, h].astype(float), position_BT[b], frequencies),
+                atol=2e-4,
+            )
     np.testing.assert_array_equal(turned_BTR, turned_BTHR[:, :, 0])
 
 
 # routing
+
 
 @pytest.mark.parametrize("kind", ["plain", "ties"])
 @pytest.mark.parametrize("groups, limit", [(4, 2), (8, 3), (4, 4), (1, 1)])
@@ -84,6 +110,7 @@ def test_v2_router(normal, groups, limit, kind):
 
 # balance
 
+
 @pytest.mark.parametrize("model", [V2, V3])
 def test_balance_loss(normal, model):
     score_BTE = affinity(normal(3, 20, 16), model)
@@ -93,39 +120,76 @@ def test_balance_loss(normal, model):
 
 
 def test_balance_loss_leaves_out_masked_tokens(normal):
-    score_BTE, mask_BT = affinity(normal(3, 20, 16), V3), np.arange(20) < np.array([[20], [13], [1]])
+    score_BTE, mask_BT = (
+        affinity(normal(3, 20, 16), V3),
+        np.arange(20) < np.array([[20], [13], [1]]),
+    )
     choice_BTK = route(score_BTE, np.zeros(16), V3)[0]
-    expected = [balance.sequence_balance(score_BTE[b][mask_BT[b]], choice_BTK[b][mask_BT[b]]) for b in range(3)]
-    np.testing.assert_allclose(sequence_balance(score_BTE, choice_BTK, mask_BT), expected, rtol=1e-5)
+    expected = [
+        balance.sequence_balance(score_BTE[b][mask_BT[b]], choice_BTK[b][mask_BT[b]])
+        for b in range(3)
+    ]
+    np.testing.assert_allclose(
+        sequence_balance(score_BTE, choice_BTK, mask_BT), expected, rtol=1e-5
+    )
 
 
 def test_bias_update_and_violation(normal):
     choice_BTK = route(affinity(normal(3, 20, 16), V3), normal(16), V3)[0]
     load_E = count_choices(choice_BTK, np.ones((3, 20)), 16).sum(0)
     assert load_E.tolist() == balance.loads(choice_BTK, 16)
-    np.testing.assert_allclose(update_bias(np.zeros(16), load_E, 0.001), balance.updated_bias([0] * 16, load_E.tolist(), 0.001))
+    np.testing.assert_allclose(
+        update_bias(np.zeros(16), load_E, 0.001),
+        balance.updated_bias([0] * 16, load_E.tolist(), 0.001),
+    )
     assert max_violation(load_E) == pytest.approx(balance.max_violation(load_E.tolist()), rel=1e-6)
 
 
 # attention
 
-MLA = ModelConfig(embed=48, heads=3, q_latent=24, kv_latent=16, nope=8, rotary=4, value=6, rope=RopeConfig(factor=40), context=8192)
+MLA = ModelConfig(
+    embed=48,
+    heads=3,
+    q_latent=24,
+    kv_latent=16,
+    nope=8,
+    rotary=4,
+    value=6,
+    rope=RopeConfig(factor=40),
+    context=8192,
+)
 
 
 def with_random_weights(module, normal, *inputs):
     """The module's variables, every weight normal with the width of its fan-in, norms away from one."""
     shapes = unbox(jax.eval_shape(module.init, jax.random.key(0), *inputs))
-    return jax.tree.map(lambda x: 1 + normal(*x.shape) / 4 if x.ndim == 1 else normal(*x.shape) / np.sqrt(x.shape[-2]), shapes)
+    return jax.tree.map(
+        lambda x: (
+            1 + normal(*x.shape) / 4 if x.ndim == 1 else normal(*x.shape) / np.sqrt(x.shape[-2])
+        ),
+        shapes,
+    )
 
 
-@pytest.mark.parametrize("model", [MLA, replace(MLA, q_latent=0), replace(MLA, context=4096)], ids=["yarn", "no query latent", "plain rope"])
+@pytest.mark.parametrize(
+    "model",
+    [MLA, replace(MLA, q_latent=0), replace(MLA, context=4096)],
+    ids=["yarn", "no query latent", "plain rope"],
+)
 def test_latent_attention(normal, model):
     """The causal kernel, and the cache read at once or token by token with keys and values formed or absorbed, are all the paper's attention."""
-    module, x_BTD, positions_BT = LatentAttention(model), normal(2, 12, 48), np.tile(np.arange(12), (2, 1))
+    module, x_BTD, positions_BT = (
+        LatentAttention(model),
+        normal(2, 12, 48),
+        np.tile(np.arange(12), (2, 1)),
+    )
     angle = angles(model, positions_BT)
     variables = with_random_weights(module, normal, x_BTD, angle)
     apply = jax.jit(module.apply, static_argnames="attend")
-    expected = [mla.mla(x, variables["params"], rope_frequencies(model), softmax_scale(model)) for x in x_BTD]
+    expected = [
+        mla.mla(x, variables["params"], rope_frequencies(model), softmax_scale(model))
+        for x in x_BTD
+    ]
     np.testing.assert_allclose(apply(variables, x_BTD, angle)[0], expected, atol=2e-5)
     for attend in (attend_expanded, attend_absorbed):
         cache = jax.tree.map(lambda x: x[0], empty_cache(model, 2, 16)["dense_layers"])
@@ -133,7 +197,9 @@ def test_latent_attention(normal, model):
         np.testing.assert_allclose(whole, expected, atol=2e-5)
         for t in range(12):
             now = jax.tree.map(lambda x: x[:, t : t + 1], angle)
-            one, cache = apply(variables, x_BTD[:, t : t + 1], now, cache=cache, start=t, attend=attend)
+            one, cache = apply(
+                variables, x_BTD[:, t : t + 1], now, cache=cache, start=t, attend=attend
+            )
             np.testing.assert_allclose(one[:, 0], np.array(expected)[:, t], atol=2e-5)
 
 
@@ -144,12 +210,19 @@ def test_a_query_sees_up_to_itself():
 
 # experts
 
-@pytest.mark.parametrize("kernel", [KernelConfig(dispatch="dense"), KernelConfig()], ids=["dense", "auto"])
+
+@pytest.mark.parametrize(
+    "kernel", [KernelConfig(dispatch="dense"), KernelConfig()], ids=["dense", "auto"]
+)
 @pytest.mark.parametrize("model", [V2, V3], ids=["V2", "V3"])
 def test_mixture_of_experts(normal, model, kernel):
     """Router, gates, routed and shared experts together; V2 fuses two shared experts."""
     model = replace(model, embed=24, expert_hidden=8, shared_experts=2 if model is V2 else 1)
-    module, x_BTD, mask_BT = MixtureOfExperts(model, kernel), normal(2, 10, 24), np.ones((2, 10), bool)
+    module, x_BTD, mask_BT = (
+        MixtureOfExperts(model, kernel),
+        normal(2, 10, 24),
+        np.ones((2, 10), bool),
+    )
     variables = with_random_weights(module, normal, x_BTD, mask_BT)
     bias_E = normal(16) / 5 if model.scoring == "sigmoid" else np.zeros(16, np.float32)
     variables["balance"]["bias"] = bias_E
@@ -158,14 +231,23 @@ def test_mixture_of_experts(normal, model, kernel):
     choices = []
     for b in range(2):
         logits = x_BTD[b].astype(float) @ w["w_router"]
-        choice, gate = routing.route_v3(logits, bias_E, 4, 2, 4, 2.5) if model.scoring == "sigmoid" else routing.route_v2(logits, 4, 2, 4, 16.0)
-        routed, shared = ([weights[name] for name in ("w_gate", "w_up", "w_down")] for weights in (w, w["shared"]))
-        np.testing.assert_allclose(y_BTD[b], experts.mixture(x_BTD[b], choice, gate, routed, shared), atol=2e-4)
+        choice, gate = (
+            routing.route_v3(logits, bias_E, 4, 2, 4, 2.5)
+            if model.scoring == "sigmoid"
+            else routing.route_v2(logits, 4, 2, 4, 16.0)
+        )
+        routed, shared = (
+            [weights[name] for name in ("w_gate", "w_up", "w_down")] for weights in (w, w["shared"])
+        )
+        np.testing.assert_allclose(
+            y_BTD[b], experts.mixture(x_BTD[b], choice, gate, routed, shared), atol=2e-4
+        )
         choices += choice
     assert seen["load_E"].tolist() == balance.loads(choices, 16) and seen["dropped"] == 0
 
 
 # multi-token prediction
+
 
 @pytest.mark.parametrize("depth", [0, 1, 2])
 def test_prediction_modules_are_fed_the_tokens_of_equation_21(depth):

@@ -15,13 +15,44 @@ from seekjax.model.transformer import Transformer, logits
 from seekjax.plan import count
 from sharding.place import axes_of, unbox
 
-V3 = ModelConfig(vocab=64, embed=32, layers=3, heads=2, q_latent=16, kv_latent=16, nope=8, rotary=8, value=12, hidden=64, expert_hidden=16,
-                 experts=8, experts_per_token=2, init_std=0.2)
+V3 = ModelConfig(
+    vocab=64,
+    embed=32,
+    layers=3,
+    heads=2,
+    q_latent=16,
+    kv_latent=16,
+    nope=8,
+    rotary=8,
+    value=12,
+    hidden=64,
+    expert_hidden=16,
+    experts=8,
+    experts_per_token=2,
+    init_std=0.2,
+)
 VARIANTS = {
     "v3": V3,
-    "v2": replace(V3, scoring="softmax", group_score="max", renormalise=False, route_scale=16.0, shared_experts=2, mtp_depth=0),
-    "v2-lite": replace(V3, q_latent=0, scoring="softmax", group_score="max", renormalise=False, route_scale=1.0, expert_groups=1,
-                       groups_per_token=1, mtp_depth=0),
+    "v2": replace(
+        V3,
+        scoring="softmax",
+        group_score="max",
+        renormalise=False,
+        route_scale=16.0,
+        shared_experts=2,
+        mtp_depth=0,
+    ),
+    "v2-lite": replace(
+        V3,
+        q_latent=0,
+        scoring="softmax",
+        group_score="max",
+        renormalise=False,
+        route_scale=1.0,
+        expert_groups=1,
+        groups_per_token=1,
+        mtp_depth=0,
+    ),
     "moe-16b": replace(V3, attention="mha", nope=0, mtp_depth=0),
     "yarn": replace(V3, context=256, rope=RopeConfig(factor=40, original_context=64)),
     "all dense": replace(V3, dense_layers=3),
@@ -37,40 +68,62 @@ def made(model: ModelConfig, kernel: KernelConfig = PLAIN):
     named = jax.eval_shape(transformer.init, jax.random.key(0), tokens)
     variables = unbox(named)
     params = draw(model, variables["params"], axes_of(named)["params"], 0)
-    return transformer, {"params": params, "balance": jax.tree.map(lambda x: jnp.zeros(x.shape), variables.get("balance", {}))}, tokens
+    return (
+        transformer,
+        {
+            "params": params,
+            "balance": jax.tree.map(lambda x: jnp.zeros(x.shape), variables.get("balance", {})),
+        },
+        tokens,
+    )
 
 
 @pytest.mark.parametrize("model", VARIANTS.values(), ids=VARIANTS)
 def test_prefill_and_steps_equal_the_full_forward(model):
     transformer, variables, tokens = made(model)
-    run = jax.jit(lambda tokens, cache, start: transformer.apply(variables, tokens, cache=cache, start=start))
+    run = jax.jit(
+        lambda tokens, cache, start: transformer.apply(variables, tokens, cache=cache, start=start)
+    )
     full = logits(jax.jit(lambda tokens: transformer.apply(variables, tokens))(tokens))
     output = run(tokens[:, :5], empty_cache(model, 2, 12), 0)
     parts = [logits(output)]
     for i in range(5, 9):
-        output = run(tokens[:, i:i + 1], output.cache, i)
+        output = run(tokens[:, i : i + 1], output.cache, i)
         parts.append(logits(output))
-    np.testing.assert_allclose(jnp.concatenate(parts, 1), full, rtol=0, atol=2e-5 * float(jnp.abs(full).max()))
+    np.testing.assert_allclose(
+        jnp.concatenate(parts, 1), full, rtol=0, atol=2e-5 * float(jnp.abs(full).max())
+    )
     assert cache_bytes(output.cache) == 2 * 12 * count.cache_bytes(model, element=4)
 
 
 def test_absorbed_and_expanded_decoding_agree():
     transformer, variables, tokens = made(V3)
-    a, b = (logits(jax.jit(partial(transformer.apply, attend=attend))(variables, tokens, cache=empty_cache(V3, 2, 9))) for attend in (attend_expanded, attend_absorbed))
+    a, b = (
+        logits(
+            jax.jit(partial(transformer.apply, attend=attend))(
+                variables, tokens, cache=empty_cache(V3, 2, 9)
+            )
+        )
+        for attend in (attend_expanded, attend_absorbed)
+    )
     np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * float(jnp.abs(a).max()))
 
 
 def test_recomputation_changes_no_gradient():
     gradients = {}
     for remat in ("none", "product", "latent", "full"):
-        transformer, variables, tokens = made(replace(V3, layers=2, dense_layers=0, mtp_depth=0), replace(PLAIN, remat=remat))
+        transformer, variables, tokens = made(
+            replace(V3, layers=2, dense_layers=0, mtp_depth=0), replace(PLAIN, remat=remat)
+        )
 
         def loss(params):
             return logits(transformer.apply({**variables, "params": params}, tokens)).var()
 
         gradients[remat] = jax.jit(jax.grad(loss))(variables["params"])
     for remat in ("product", "latent", "full"):
-        for a, b in zip(jax.tree.leaves(gradients[remat]), jax.tree.leaves(gradients["none"]), strict=True):
+        for a, b in zip(
+            jax.tree.leaves(gradients[remat]), jax.tree.leaves(gradients["none"]), strict=True
+        ):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * float(jnp.abs(b).max()) + 1e-12)
 
 
@@ -79,7 +132,9 @@ def test_bfloat16_stays_near_float32_and_keeps_the_router_in_float32():
     transformer, variables, tokens = made(model)
     low = Transformer(model, replace(PLAIN, dtype="bfloat16"))
     full, half = (logits(jax.jit(m.apply)(variables, tokens)) for m in (transformer, low))
-    assert half.dtype == jnp.float32 and float(jnp.abs(full - half).mean()) < 0.05 * float(jnp.abs(full).mean())
+    assert half.dtype == jnp.float32 and float(jnp.abs(full - half).mean()) < 0.05 * float(
+        jnp.abs(full).mean()
+    )
     text = str(jax.make_jaxpr(low.apply)(variables, tokens))
     assert "f32[2,9,24]" in text and "bf16[2,9,24]" not in text
 
@@ -89,16 +144,33 @@ def test_the_order_of_experts_changes_nothing_visible():
     transformer, variables, tokens = made(model)
     order = np.random.default_rng(0).permutation(model.experts)
     ffn = variables["params"]["expert_layers"]["ffn"]
-    moved = ffn | {name: ffn[name][:, order] for name in ("w_gate", "w_up", "w_down")} | {"w_router": ffn["w_router"][..., order]}
-    params = variables["params"] | {"expert_layers": variables["params"]["expert_layers"] | {"ffn": moved}}
-    a, b = (logits(jax.jit(transformer.apply)({**variables, "params": p}, tokens)) for p in (variables["params"], params))
+    moved = (
+        ffn
+        | {name: ffn[name][:, order] for name in ("w_gate", "w_up", "w_down")}
+        | {"w_router": ffn["w_router"][..., order]}
+    )
+    params = variables["params"] | {
+        "expert_layers": variables["params"]["expert_layers"] | {"ffn": moved}
+    }
+    a, b = (
+        logits(jax.jit(transformer.apply)({**variables, "params": p}, tokens))
+        for p in (variables["params"], params)
+    )
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * float(jnp.abs(a).max()))
 
 
 def test_the_bias_moves_choices_and_takes_no_gradient():
     transformer, variables, tokens = made(V3)
     pushed = jax.tree.map(lambda bias: bias.at[..., 0].add(100.0), variables["balance"])
-    load = jax.jit(transformer.apply)({**variables, "balance": pushed}, tokens).balance["expert_layers"]["load_E"]
+    load = jax.jit(transformer.apply)({**variables, "balance": pushed}, tokens).balance[
+        "expert_layers"
+    ]["load_E"]
     assert (np.asarray(load)[:, 0] == tokens.size).all()
-    gradient = jax.jit(jax.grad(lambda balance: logits(transformer.apply({**variables, "balance": balance}, tokens)).sum()))(variables["balance"])
+    gradient = jax.jit(
+        jax.grad(
+            lambda balance: logits(
+                transformer.apply({**variables, "balance": balance}, tokens)
+            ).sum()
+        )
+    )(variables["balance"])
     assert all(not np.any(g) for g in jax.tree.leaves(gradient))

@@ -23,7 +23,10 @@ MODELS = {
     "all dense": replace(TINY, dense_layers=4),
     "no dense": replace(TINY, dense_layers=0),
     "mha": replace(TINY, attention="mha", nope=0, rotary=32),
-    **{name: importlib.import_module(f"configs.{name}").config.model for name in ("moe_16b", "v2_lite", "v2", "v3")},
+    **{
+        name: importlib.import_module(f"configs.{name}").config.model
+        for name in ("moe_16b", "v2_lite", "v2", "v3")
+    },
 }
 
 
@@ -34,7 +37,9 @@ def size(tree) -> int:
 @pytest.mark.parametrize("name", MODELS)
 def test_parameters_are_what_the_model_declares(name):
     model = MODELS[name]
-    declared = jax.eval_shape(Transformer(model).init, jax.random.key(0), jax.ShapeDtypeStruct((1, 8), jnp.int32))
+    declared = jax.eval_shape(
+        Transformer(model).init, jax.random.key(0), jax.ShapeDtypeStruct((1, 8), jnp.int32)
+    )
     count = parameters(model)
     modules = model.mtp_depth if model.layers > model.dense_layers else 0
     biases = count.router_bias + (modules * model.experts if model.group_score == "top2" else 0)
@@ -45,4 +50,6 @@ def test_parameters_are_what_the_model_declares(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_cache_is_what_the_model_keeps(name):
-    assert size(jax.eval_shape(lambda: empty_cache(MODELS[name], 1, 1))) == cache_elements(MODELS[name])
+    assert size(jax.eval_shape(lambda: empty_cache(MODELS[name], 1, 1))) == cache_elements(
+        MODELS[name]
+    )

@@ -3,21 +3,62 @@
 import json
 
 import pytest
-from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, OptimizerConfig, TrainConfig
+from seekjax.config import (
+    Config,
+    DataConfig,
+    KernelConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from sharding.mesh import MeshConfig
 
-MODEL = ModelConfig(vocab=320, embed=32, layers=2, dense_layers=0, mtp_depth=0, heads=2, q_latent=16, kv_latent=16, nope=8, rotary=8, value=8,
-                    expert_hidden=32, experts=8, experts_per_token=2, init_std=0.1)
+MODEL = ModelConfig(
+    vocab=320,
+    embed=32,
+    layers=2,
+    dense_layers=0,
+    mtp_depth=0,
+    heads=2,
+    q_latent=16,
+    kv_latent=16,
+    nope=8,
+    rotary=8,
+    value=8,
+    expert_hidden=32,
+    experts=8,
+    experts_per_token=2,
+    init_std=0.1,
+)
 
 
 @pytest.fixture(scope="session")
 def tiny():
     """Config of a run that starts from random weights: tiny(out, post, **train)."""
+
     def config(out, post, **train) -> Config:
         return Config(
-            model=MODEL, data=DataConfig(tokenizer="byte", sequence=64, held_out=0.2), optimizer=OptimizerConfig(warmup=2, learning_rate=1e-2),
-            mesh=MeshConfig(data=1), kernel=KernelConfig(attention="plain", experts="loop", remat="none"), post=post, out=out,
-            train=TrainConfig(**{"steps": 6, "batch": 4, "balance_rate": 0.0, "log_every": 1, "eval_every": 3, "eval_batches": 1, "save_every": 2, **train}))
+            model=MODEL,
+            data=DataConfig(tokenizer="byte", sequence=64, held_out=0.2),
+            optimizer=OptimizerConfig(warmup=2, learning_rate=1e-2),
+            mesh=MeshConfig(data=1),
+            kernel=KernelConfig(attention="plain", experts="loop", remat="none"),
+            post=post,
+            out=out,
+            train=TrainConfig(
+                **{
+                    "steps": 6,
+                    "batch": 4,
+                    "balance_rate": 0.0,
+                    "log_every": 1,
+                    "eval_every": 3,
+                    "eval_batches": 1,
+                    "save_every": 2,
+                    **train,
+                }
+            ),
+        )
+
     return config
 
 
@@ -25,6 +66,18 @@ def tiny():
 def chats(tmp_path_factory):
     """A file of twelve short conversations."""
     file = tmp_path_factory.mktemp("chats") / "chats.jsonl"
-    file.write_text("".join(json.dumps({"messages": [{"role": "user", "content": f"{n}+1"}, {"role": "assistant", "content": f"<think>so</think>{n + 1}"}]}) + "\n"
-                            for n in range(12)))
+    file.write_text(
+        "".join(
+            json.dumps(
+                {
+                    "messages": [
+                        {"role": "user", "content": f"{n}+1"},
+                        {"role": "assistant", "content": f"<think>so</think>{n + 1}"},
+                    ]
+                }
+            )
+            + "\n"
+            for n in range(12)
+        )
+    )
     return str(file)

@@ -17,6 +17,8 @@ def broken(problem, text, tokens):
     return float("nan")
 
 
-def fails_on_the_second_rollout(problem, text, tokens, seen=[]):  # the list is kept from call to call
+def fails_on_the_second_rollout(
+    problem, text, tokens, seen=[]
+):  # the list is kept from call to call
     seen.append(text)
     return vowels(problem, text, tokens) if len(seen) <= 16 else float("nan")

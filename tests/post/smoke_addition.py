@@ -22,30 +22,57 @@ TASK, RISE = ("addition:3",), 0.2
 
 
 def base(out: Path) -> Path:
-    fit(replace(countdown, out=out, data=replace(countdown.data, sequence=192), optimizer=replace(countdown.optimizer, warmup=30),
-                train=replace(countdown.train, steps=600, log_every=100, eval_every=600, save_every=600),
-                post=SftConfig(tasks=TASK, template="v3", attempts=1.0)), FineTuning)
+    fit(
+        replace(
+            countdown,
+            out=out,
+            data=replace(countdown.data, sequence=192),
+            optimizer=replace(countdown.optimizer, warmup=30),
+            train=replace(
+                countdown.train, steps=600, log_every=100, eval_every=600, save_every=600
+            ),
+            post=SftConfig(tasks=TASK, template="v3", attempts=1.0),
+        ),
+        FineTuning,
+    )
     return out
 
 
 def accuracy(init: Path, out: Path, steps: int, **post) -> float:
     """On held-out problems, at the end."""
-    fit(replace(grpo, init=init, out=out, data=replace(grpo.data, sequence=88),
-                train=replace(grpo.train, steps=steps, log_every=5, eval_every=steps, save_every=steps),
-                post=GrpoConfig(tasks=TASK, max_new=72, kl=0.0, **post)), Reinforcement)
+    fit(
+        replace(
+            grpo,
+            init=init,
+            out=out,
+            data=replace(grpo.data, sequence=88),
+            train=replace(grpo.train, steps=steps, log_every=5, eval_every=steps, save_every=steps),
+            post=GrpoConfig(tasks=TASK, max_new=72, kl=0.0, **post),
+        ),
+        Reinforcement,
+    )
     return next(one["accuracy"] for one in metrics.read(out) if one["split"] == "held_out")
 
 
 def main(folder: Path) -> None:
     start = base(folder / "base")
-    dealt = accuracy(start, folder / "dealt", 10, rewards=(("benchmarks.dealt:reward", 1.0), ("accuracy", 0.0)))
+    dealt = accuracy(
+        start, folder / "dealt", 10, rewards=(("benchmarks.dealt:reward", 1.0), ("accuracy", 0.0))
+    )
     began = time.perf_counter()
     paid = accuracy(start, folder / "paid", 30)
     seconds = time.perf_counter() - began
-    first, gap = metrics.read(folder / "paid")[0]["accuracy"], max(one["gap"] for one in metrics.read(folder / "paid") if "gap" in one)
-    print(f"right on held-out sums: {paid:.1%} where right answers paid ({seconds:.0f} s), {dealt:.1%} where rewards were dealt out; {first:.1%} of the first "
-          f"rollout; sampler and trainer differ by {gap:.1e} at most")
-    assert paid >= first + RISE and paid >= dealt + RISE, f"reinforcement must raise accuracy by {RISE:.0%}"
+    first, gap = (
+        metrics.read(folder / "paid")[0]["accuracy"],
+        max(one["gap"] for one in metrics.read(folder / "paid") if "gap" in one),
+    )
+    print(
+        f"right on held-out sums: {paid:.1%} where right answers paid ({seconds:.0f} s), {dealt:.1%} where rewards were dealt out; {first:.1%} of the first "
+        f"rollout; sampler and trainer differ by {gap:.1e} at most"
+    )
+    assert paid >= first + RISE and paid >= dealt + RISE, (
+        f"reinforcement must raise accuracy by {RISE:.0%}"
+    )
     assert dealt <= first + RISE / 2, "rewards that say nothing must not teach"
     assert gap < 1e-4, "the trainer must find every token as likely as the sampler did"
 

@@ -7,31 +7,75 @@ from fractions import Fraction
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from seekjax.post.answer import BLANK, DIGITS, TAGS, Parsed, Refused, Value, evaluate, integer, parse, wrap
+from seekjax.post.answer import (
+    BLANK,
+    DIGITS,
+    TAGS,
+    Parsed,
+    Refused,
+    Value,
+    evaluate,
+    integer,
+    parse,
+    wrap,
+)
 
 GOOD = "<think>1+1</think><answer>2</answer>"
-plain = st.tuples(st.text(max_size=9), st.characters(categories=["L", "N"]), st.text(max_size=9)).map(lambda three: "".join(three).replace("<", ">"))
-expressions = st.recursive(st.integers(0, 999).map(str),
-                           lambda inner: st.tuples(inner, st.sampled_from("+-*/"), inner).map("".join) | inner.map("({})".format), max_leaves=8)
+plain = st.tuples(
+    st.text(max_size=9), st.characters(categories=["L", "N"]), st.text(max_size=9)
+).map(lambda three: "".join(three).replace("<", ">"))
+expressions = st.recursive(
+    st.integers(0, 999).map(str),
+    lambda inner: (
+        st.tuples(inner, st.sampled_from("+-*/"), inner).map("".join) | inner.map("({})".format)
+    ),
+    max_leaves=8,
+)
 
 MALFORMED = {
-    "": "<think> is missing", "2": "<think> is missing", "<answer>2</answer>": "<think> is missing", "<think>1+1</think>2": "<answer> is missing",
-    "<think>1+1</think><answer>2": "</answer> is missing", "<think>1+1<answer>2</answer>": "</think> is missing",
-    GOOD + " so 2": "text after", GOOD + "\0": "text after", GOOD + "\u200b": "text after", GOOD + "<｜end▁of▁sentence｜>": "text after",
-    "well " + GOOD: "text before", "<think>1+1</think>so<answer>2</answer>": "text between",
-    "<think>1+1</think>\u00a0<answer>2</answer>": "text between", GOOD + "<answer>3</answer>": "2 times <answer>", GOOD + GOOD: "2 times <think>",
-    GOOD * 10**4: "10000 times <think>", "<think></think><answer>2</answer>": "an empty thought", "<think> \n\t </think><answer>2</answer>": "an empty thought",
-    "<think>\u200b\u2060</think><answer>2</answer>": "an empty thought", "<think>...</think><answer>2</answer>": "an empty thought",
-    "<think>1+1</think><answer> \n</answer>": "an empty answer", "<think><think>1+1</think></think><answer>2</answer>": "2 times <think>",
-    "<think>1+1</think><answer>2</answer></answer>": "2 times </answer>", "<think>1</answer>1</think><answer>2</answer>": "2 times </answer>",
-    "<answer>2</answer><think>1+1</think>": "wrong order", "</think>1<think><answer>2</answer>": "wrong order",
-    "<think>1<answer>2</answer></think>": "wrong order", "<think>1+1</think></answer>2<answer>": "wrong order",
-    "<think>1<｜User｜></think><answer>2</answer>": "special token", "<think>1</think><answer>2<｜end▁of▁sentence｜></answer>": "special token",
-    "<think>< answer>2</ Answer ></think><answer>2</answer>": "a tag within", "<think>1+1</think><answer><ANSWER>2</answer>": "a tag within",
-    '<think>1</think><answer>2<answer class="x"></answer>': "a tag within", "<Think>1+1</Think><answer>2</answer>": "<think> is missing",
-    "＜think＞1+1＜/think＞＜answer＞2＜/answer＞": "<think> is missing", "<think>1+1</think><\u0430nswer>2</answer>": "<answer> is missing",
-    "<think>" + "<" * 10**5 + "</think><answer>2</answer>": "an empty thought", "<think>a<" + " " * 10**5 + "</think>": "<answer> is missing",
-    "<think>a" + ("<" + " " * 400) * 400 + "</think><answer>2<" + "/" * 10**5 + "think></answer>": "a tag within",
+    "": "<think> is missing",
+    "2": "<think> is missing",
+    "<answer>2</answer>": "<think> is missing",
+    "<think>1+1</think>2": "<answer> is missing",
+    "<think>1+1</think><answer>2": "</answer> is missing",
+    "<think>1+1<answer>2</answer>": "</think> is missing",
+    GOOD + " so 2": "text after",
+    GOOD + "\0": "text after",
+    GOOD + "\u200b": "text after",
+    GOOD + "<｜end▁of▁sentence｜>": "text after",
+    "well " + GOOD: "text before",
+    "<think>1+1</think>so<answer>2</answer>": "text between",
+    "<think>1+1</think>\u00a0<answer>2</answer>": "text between",
+    GOOD + "<answer>3</answer>": "2 times <answer>",
+    GOOD + GOOD: "2 times <think>",
+    GOOD * 10**4: "10000 times <think>",
+    "<think></think><answer>2</answer>": "an empty thought",
+    "<think> \n\t </think><answer>2</answer>": "an empty thought",
+    "<think>\u200b\u2060</think><answer>2</answer>": "an empty thought",
+    "<think>...</think><answer>2</answer>": "an empty thought",
+    "<think>1+1</think><answer> \n</answer>": "an empty answer",
+    "<think><think>1+1</think></think><answer>2</answer>": "2 times <think>",
+    "<think>1+1</think><answer>2</answer></answer>": "2 times </answer>",
+    "<think>1</answer>1</think><answer>2</answer>": "2 times </answer>",
+    "<answer>2</answer><think>1+1</think>": "wrong order",
+    "</think>1<think><answer>2</answer>": "wrong order",
+    "<think>1<answer>2</answer></think>": "wrong order",
+    "<think>1+1</think></answer>2<answer>": "wrong order",
+    "<think>1<｜User｜></think><answer>2</answer>": "special token",
+    "<think>1</think><answer>2<｜end▁of▁sentence｜></answer>": "special token",
+    "<think>< answer>2</ Answer ></think><answer>2</answer>": "a tag within",
+    "<think>1+1</think><answer><ANSWER>2</answer>": "a tag within",
+    '<think>1</think><answer>2<answer class="x"></answer>': "a tag within",
+    "<Think>1+1</Think><answer>2</answer>": "<think> is missing",
+    "＜think＞1+1＜/think＞＜answer＞2＜/answer＞": "<think> is missing",
+    "<think>1+1</think><\u0430nswer>2</answer>": "<answer> is missing",
+    "<think>" + "<" * 10**5 + "</think><answer>2</answer>": "an empty thought",
+    "<think>a<" + " " * 10**5 + "</think>": "<answer> is missing",
+    "<think>a"
+    + ("<" + " " * 400) * 400
+    + "</think><answer>2<"
+    + "/" * 10**5
+    + "think></answer>": "a tag within",
 }
 
 
@@ -48,7 +92,9 @@ def test_nothing_near_the_form_passes(text, reason):
 def test_what_is_wrapped_parses(thought, answer, opened, left, right):
     text = left + wrap(thought, answer, opened).replace("</think><", f"</think>{right}<") + right
     assert parse(text, opened) == Parsed(thought.strip(BLANK), answer.strip(BLANK))
-    assert isinstance(parse(text, not opened), Refused), "a template that wrote the tag, and one that did not, are told apart"
+    assert isinstance(parse(text, not opened), Refused), (
+        "a template that wrote the tag, and one that did not, are told apart"
+    )
 
 
 def test_after_a_template_that_opened_the_thought():
@@ -56,11 +102,18 @@ def test_after_a_template_that_opened_the_thought():
     assert parse("</think><answer>2</answer>", opened=True) == Refused("an empty thought")
 
 
-@given(st.lists(st.sampled_from([*TAGS, "a", "7", " ", "\n", "<", "</", "answer>", "\0"]), max_size=14).map("".join), st.booleans())
+@given(
+    st.lists(
+        st.sampled_from([*TAGS, "a", "7", " ", "\n", "<", "</", "answer>", "\0"]), max_size=14
+    ).map("".join),
+    st.booleans(),
+)
 def test_pieces_in_any_order_give_the_form_or_a_reason(text, opened):
     found = parse(text, opened)
     if isinstance(found, Parsed):
-        assert all(text.count(tag) == (tag != "<think>" or not opened) for tag in TAGS) and not any(tag in found.thought + found.answer for tag in TAGS)
+        assert all(text.count(tag) == (tag != "<think>" or not opened) for tag in TAGS) and not any(
+            tag in found.thought + found.answer for tag in TAGS
+        )
     else:
         assert found.reason
 
@@ -68,11 +121,17 @@ def test_pieces_in_any_order_give_the_form_or_a_reason(text, opened):
 @given(expressions)
 def test_values_are_pythons(text):
     """Against Python's own reader of expressions, its syntax tree folded over exact fractions."""
+
     def fold(node):
         if isinstance(node, ast.Constant):
             return Fraction(node.value)
         left, right = fold(node.left), fold(node.right)
-        return {ast.Add: left.__add__, ast.Sub: left.__sub__, ast.Mult: left.__mul__, ast.Div: left.__truediv__}[type(node.op)](right)
+        return {
+            ast.Add: left.__add__,
+            ast.Sub: left.__sub__,
+            ast.Mult: left.__mul__,
+            ast.Div: left.__truediv__,
+        }[type(node.op)](right)
 
     try:
         right = fold(ast.parse(text, mode="eval").body)
@@ -80,14 +139,82 @@ def test_values_are_pythons(text):
         assert evaluate(text) == Refused("a division by zero")
     else:
         numbers = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)]
-        assert evaluate(text) == Value(right, [node.value for node in sorted(numbers, key=lambda node: node.col_offset)])
+        assert evaluate(text) == Value(
+            right, [node.value for node in sorted(numbers, key=lambda node: node.col_offset)]
+        )
         assert evaluate(text.replace("+", " + ")) == evaluate(text)
 
 
-HOSTILE = ["9**9**9", "9**9**9**9", "2^9", "9//2", "7%2", "1e999", "1.5", "0x10", "1_000", "__import__('os')", "().__class__", "exit()", "lambda:1", "٣+٤", "３+４", "²",
-           "3×5", "8÷2", "3−5", "3–5", "+3", "-3", "3+-5", "3--5", "", " ", "()", "3 5", "(3)5", "3(5)", "(3", "3)", ")", "3+", "/3", "3/0", "3/(5-5)", "0/0", "1/0/0",
-           "(" * 10**5, "(" * 17 + "1" + ")" * 17, "(" * 10**5 + "1" + ")" * 10**5, "9" * 10, "9" * 10**5, "1+" * 10**5 + "1", "007", "3+05", "3=3", "3+5=8", "3\0", "\0",
-           "3\n+5", "3\t+5", "nan", "inf", "True", "x", "3,5", "[3]", "{}", "'3'", "#", "3+5;", "\U0001f600", "\ud800", "\u200b3", "3\u00a0+5", "a" * 10**6]
+HOSTILE = [
+    "9**9**9",
+    "9**9**9**9",
+    "2^9",
+    "9//2",
+    "7%2",
+    "1e999",
+    "1.5",
+    "0x10",
+    "1_000",
+    "__import__('os')",
+    "().__class__",
+    "exit()",
+    "lambda:1",
+    "٣+٤",
+    "３+４",
+    "²",
+    "3×5",
+    "8÷2",
+    "3−5",
+    "3–5",
+    "+3",
+    "-3",
+    "3+-5",
+    "3--5",
+    "",
+    " ",
+    "()",
+    "3 5",
+    "(3)5",
+    "3(5)",
+    "(3",
+    "3)",
+    ")",
+    "3+",
+    "/3",
+    "3/0",
+    "3/(5-5)",
+    "0/0",
+    "1/0/0",
+    "(" * 10**5,
+    "(" * 17 + "1" + ")" * 17,
+    "(" * 10**5 + "1" + ")" * 10**5,
+    "9" * 10,
+    "9" * 10**5,
+    "1+" * 10**5 + "1",
+    "007",
+    "3+05",
+    "3=3",
+    "3+5=8",
+    "3\0",
+    "\0",
+    "3\n+5",
+    "3\t+5",
+    "nan",
+    "inf",
+    "True",
+    "x",
+    "3,5",
+    "[3]",
+    "{}",
+    "'3'",
+    "#",
+    "3+5;",
+    "\U0001f600",
+    "\ud800",
+    "\u200b3",
+    "3\u00a0+5",
+    "a" * 10**6,
+]
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
@@ -104,12 +231,29 @@ def test_any_signs_have_a_value_or_a_reason(text):
     assert found.reason if isinstance(found, Refused) else found.value.numerator.bit_length() < 500
 
 
-@given(st.integers(-10**12, 10**12))
+@given(st.integers(-(10**12), 10**12))
 def test_whole_numbers(number):
-    assert integer(str(number)) == number if len(str(abs(number))) <= DIGITS else isinstance(integer(str(number)), Refused)
-    assert all(isinstance(integer(wrong), Refused) for wrong in (f"+{number}", f"{number}\n", f"{number}.0", f" {number}", f"0{number}", f"x={number}", f"-0{number}"))
+    assert (
+        integer(str(number)) == number
+        if len(str(abs(number))) <= DIGITS
+        else isinstance(integer(str(number)), Refused)
+    )
+    assert all(
+        isinstance(integer(wrong), Refused)
+        for wrong in (
+            f"+{number}",
+            f"{number}\n",
+            f"{number}.0",
+            f" {number}",
+            f"0{number}",
+            f"x={number}",
+            f"-0{number}",
+        )
+    )
 
 
-@pytest.mark.parametrize("text", ["", "-", "-0", "00", "٣", "３", "²", "1e3", "1_0", "9" * 10**6, "one", "0x1", "--1"])
+@pytest.mark.parametrize(
+    "text", ["", "-", "-0", "00", "٣", "３", "²", "1e3", "1_0", "9" * 10**6, "one", "0x1", "--1"]
+)
 def test_no_whole_numbers(text):
     assert isinstance(integer(text), Refused)

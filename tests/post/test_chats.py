@@ -14,8 +14,13 @@ from seekjax.post.traces import load_samples, whole_rows
 
 TOKENIZER = load_tokenizer(DataConfig(tokenizer="byte"), 320, None)
 FORMS = {name: Form(compile_chat(source), TOKENIZER) for name, source in BUILT_IN.items()}
-TALK = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "<think>\nhm</think>2"},
-        {"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "<think>\noh</think>4"}]
+TALK = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "1+1?"},
+    {"role": "assistant", "content": "<think>\nhm</think>2"},
+    {"role": "user", "content": "2+2?"},
+    {"role": "assistant", "content": "<think>\noh</think>4"},
+]
 PLAIN = [{**message, "content": message["content"].rpartition("</think>")[2]} for message in TALK]
 
 
@@ -30,19 +35,25 @@ def learnt(sample):
 
 
 def config(sequence=200, **post):
-    return Config(data=DataConfig(tokenizer="byte", sequence=sequence, held_out=0.2), post=SftConfig(**post))
+    return Config(
+        data=DataConfig(tokenizer="byte", sequence=sequence, held_out=0.2), post=SftConfig(**post)
+    )
 
 
 def write(folder, *rows):
     file = folder / "rows.jsonl"
-    file.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    file.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+    )
     return str(file)
 
 
 def test_thinking_is_learnt_though_templates_drop_it_from_the_past():
     END, A = "<｜end▁of▁sentence｜>", "<｜Assistant｜>"
     one, two = FORMS["v3"].samples(TALK)
-    assert learnt(one) == ["<think>\nhm</think>2" + END] and learnt(two) == ["<think>\noh</think>4" + END]
+    assert learnt(one) == ["<think>\nhm</think>2" + END] and learnt(two) == [
+        "<think>\noh</think>4" + END
+    ]
     assert f"{A}2{END}" in spelled(two.tokens) and "hm" not in spelled(two.tokens)
     both = FORMS["r1"].samples(TALK)
     assert [learnt(sample) for sample in both] == [["hm</think>2" + END], ["oh</think>4" + END]]
@@ -54,40 +65,89 @@ def test_thinking_is_learnt_though_templates_drop_it_from_the_past():
 @pytest.mark.parametrize("name", ["v2", "v3"])
 def test_answers_without_thinking_share_a_sample_and_the_text_is_the_templates(name):
     [sample] = FORMS[name].samples(PLAIN)
-    assert np.array_equal(sample.tokens, TOKENIZER.encode(FORMS[name].chat.render(PLAIN, answer=False), special=True))
-    assert [text.strip() for text in learnt(sample)] == ["2<｜end▁of▁sentence｜>", "4<｜end▁of▁sentence｜>"]
+    assert np.array_equal(
+        sample.tokens, TOKENIZER.encode(FORMS[name].chat.render(PLAIN, answer=False), special=True)
+    )
+    assert [text.strip() for text in learnt(sample)] == [
+        "2<｜end▁of▁sentence｜>",
+        "4<｜end▁of▁sentence｜>",
+    ]
 
 
-text = st.text(st.characters(codec="utf-8", exclude_characters="<"), min_size=1, max_size=12).filter(lambda text: text.strip())
-turns = st.lists(st.tuples(st.sampled_from(["user", "assistant"]), text, st.none() | text), max_size=5)
+text = st.text(
+    st.characters(codec="utf-8", exclude_characters="<"), min_size=1, max_size=12
+).filter(lambda text: text.strip())
+turns = st.lists(
+    st.tuples(st.sampled_from(["user", "assistant"]), text, st.none() | text), max_size=5
+)
 
 
 @settings(max_examples=60, deadline=None)
 @given(turns, text, st.sampled_from(list(FORMS)))
 def test_every_answer_is_learnt_once_behind_the_prompt_a_rollout_would_have(history, last, name):
     form = FORMS[name]
-    messages = [{"role": role, "content": f"<think>{thought or '.'}</think>{said}" if role == "assistant" and (thought or name == "r1") else said}
-                for role, said, thought in [("user", "?", None), *history, ("assistant", last, "so")]]
+    messages = [
+        {
+            "role": role,
+            "content": f"<think>{thought or '.'}</think>{said}"
+            if role == "assistant" and (thought or name == "r1")
+            else said,
+        }
+        for role, said, thought in [("user", "?", None), *history, ("assistant", last, "so")]
+    ]
     samples = form.samples(messages)
-    wanted = {i: (form.prompt(messages[:i]), form.answer(message["content"])) for i, message in enumerate(messages) if message["role"] == "assistant"}
+    wanted = {
+        i: (form.prompt(messages[:i]), form.answer(message["content"]))
+        for i, message in enumerate(messages)
+        if message["role"] == "assistant"
+    }
     for prompt, answer in wanted.values():
         whole = np.concatenate([prompt, answer])
         assert answer[-1] == TOKENIZER.eos
-        assert any(np.array_equal(s.tokens[:len(whole)], whole) and s.trained[len(prompt):len(whole)].all() for s in samples)
-    assert sum(sample.trained.sum() for sample in samples) == sum(len(answer) for _, answer in wanted.values())
+        assert any(
+            np.array_equal(s.tokens[: len(whole)], whole)
+            and s.trained[len(prompt) : len(whole)].all()
+            for s in samples
+        )
+    assert sum(sample.trained.sum() for sample in samples) == sum(
+        len(answer) for _, answer in wanted.values()
+    )
 
 
-@pytest.mark.parametrize("row, says", [
-    ("{", "line 2 is not valid JSON"), ("[1]", "line 2 is a JSON list"), ("[" * 9000, "line 2 is no"), ("1" * 5000, "line 2 is no JSON that we read"),
-    ({"text": "x"}, "line 2 has no conversation"), ({"messages": []}, "line 2 has no conversation"), ({"messages": ["hi"]}, "message 1, has no role"),
-    ({"messages": [{"role": "tool", "content": "x"}]}, "message 1, has the role 'tool'"), ({"messages": [{"role": "user"}]}, "the user's content is missing"),
-    ({"messages": [{"role": "user", "content": ["x"]}]}, "the user's content is a list, not text"),
-    ({"messages": [{"role": "user", "content": " \n"}]}, "the user's content is empty"),
-    ({"messages": [{"role": "user", "content": "x"}]}, "no answer of the assistant"),
-    ({"messages": [{"role": "user", "content": "a<｜Assistant｜>b"}]}, "spells <｜Assistant｜>"),
-    ('{"messages": [{"role": "user", "content": "\\ud83d"}]}', "half a character"),
-    ({"messages": [{"role": "user", "content": "x" * 300}, {"role": "assistant", "content": "y"}]}, "line 2 has 305 tokens, and data.sequence 200"),
-])
+@pytest.mark.parametrize(
+    "row, says",
+    [
+        ("{", "line 2 is not valid JSON"),
+        ("[1]", "line 2 is a JSON list"),
+        ("[" * 9000, "line 2 is no"),
+        ("1" * 5000, "line 2 is no JSON that we read"),
+        ({"text": "x"}, "line 2 has no conversation"),
+        ({"messages": []}, "line 2 has no conversation"),
+        ({"messages": ["hi"]}, "message 1, has no role"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "message 1, has the role 'tool'"),
+        ({"messages": [{"role": "user"}]}, "the user's content is missing"),
+        (
+            {"messages": [{"role": "user", "content": ["x"]}]},
+            "the user's content is a list, not text",
+        ),
+        ({"messages": [{"role": "user", "content": " \n"}]}, "the user's content is empty"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "no answer of the assistant"),
+        (
+            {"messages": [{"role": "user", "content": "a<｜Assistant｜>b"}]},
+            "spells <｜Assistant｜>",
+        ),
+        ('{"messages": [{"role": "user", "content": "\\ud83d"}]}', "half a character"),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": "x" * 300},
+                    {"role": "assistant", "content": "y"},
+                ]
+            },
+            "line 2 has 305 tokens, and data.sequence 200",
+        ),
+    ],
+)
 def test_a_faulty_row_is_named_with_its_line(tmp_path, row, says):
     file = write(tmp_path, {"messages": PLAIN}, row)
     with pytest.raises(DataError) as error:
@@ -97,9 +157,16 @@ def test_a_faulty_row_is_named_with_its_line(tmp_path, row, says):
 
 def test_faulty_settings_are_named(tmp_path):
     file = write(tmp_path, {"messages": PLAIN})
-    for post, says in [({}, "nothing to learn from"), ({"chats": ("no.jsonl",)}, "is not there"), ({"chats": (str(tmp_path),)}, "is no .jsonl file"),
-                       ({"chats": (file, file)}, "named twice"), ({"chats": (file,), "weights": (1.0, 2.0)}, "post.weights"),
-                       ({"chats": (file,), "weights": (0.0,)}, "positive"), ({"tasks": ("contdown",)}, "countdown"), ({"tasks": ("addition:77",)}, "levels")]:
+    for post, says in [
+        ({}, "nothing to learn from"),
+        ({"chats": ("no.jsonl",)}, "is not there"),
+        ({"chats": (str(tmp_path),)}, "is no .jsonl file"),
+        ({"chats": (file, file)}, "named twice"),
+        ({"chats": (file,), "weights": (1.0, 2.0)}, "post.weights"),
+        ({"chats": (file,), "weights": (0.0,)}, "positive"),
+        ({"tasks": ("contdown",)}, "countdown"),
+        ({"tasks": ("addition:77",)}, "levels"),
+    ]:
         with pytest.raises(DataError, match=says):
             load_samples(config(**post), FORMS["v3"])
     with pytest.raises(DataError, match="line 1: .*begins every answer with <think>"):
@@ -108,62 +175,124 @@ def test_faulty_settings_are_named(tmp_path):
         load_samples(config(sequence=40, tasks=("addition:6",)), FORMS["v3"])
 
 
-@pytest.mark.parametrize("source, says", [
-    ("{{ bos_token }}{% for m in messages %}{{ m['content'] }}{{ eos_token }}{% endfor %}", "no generation prompt"),
-    ("{% for m in messages %}{{ m['content'] }}!{% endfor %}{% if add_generation_prompt %}A:{% endif %}", "does not write an answer behind"),
-    ("{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% else %}A:{{ m['content'] }}.{% endif %}{% endfor %}"
-     "{% if add_generation_prompt %}A:{% endif %}", "does not end an answer"),
-    ("{% if messages|length > 1 %}{{ raise_exception('no') }}{% endif %}{% if add_generation_prompt %}A:{% endif %}", "fails on this conversation")])
+@pytest.mark.parametrize(
+    "source, says",
+    [
+        (
+            "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{{ eos_token }}{% endfor %}",
+            "no generation prompt",
+        ),
+        (
+            "{% for m in messages %}{{ m['content'] }}!{% endfor %}{% if add_generation_prompt %}A:{% endif %}",
+            "does not write an answer behind",
+        ),
+        (
+            "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% else %}A:{{ m['content'] }}.{% endif %}{% endfor %}"
+            "{% if add_generation_prompt %}A:{% endif %}",
+            "does not end an answer",
+        ),
+        (
+            "{% if messages|length > 1 %}{{ raise_exception('no') }}{% endif %}{% if add_generation_prompt %}A:{% endif %}",
+            "fails on this conversation",
+        ),
+    ],
+)
 def test_a_template_that_cannot_be_learnt_is_refused(source, says):
     with pytest.raises(DataError, match=says):
         Form(compile_chat(source), TOKENIZER)
 
 
 def test_long_samples_are_left_out_and_counted_when_asked(tmp_path):
-    file = write(tmp_path, *({"messages": [{"role": "user", "content": "x" * n}, {"role": "assistant", "content": "y"}]} for n in (5, 6, 7, 300)))
+    file = write(
+        tmp_path,
+        *(
+            {
+                "messages": [
+                    {"role": "user", "content": "x" * n},
+                    {"role": "assistant", "content": "y"},
+                ]
+            }
+            for n in (5, 6, 7, 300)
+        ),
+    )
     [source] = load_samples(config(chats=(file,), drop_long=True), FORMS["v3"]).sources
     assert len(source.train) + len(source.held_out) == 3 and source.files[0]["too_long"] == 1
-    [source] = load_samples(config(sequence=60, tasks=("addition",), drop_long=True), FORMS["v3"]).sources
+    [source] = load_samples(
+        config(sequence=60, tasks=("addition",), drop_long=True), FORMS["v3"]
+    ).sources
     assert all(len(source.train[i]["tokens"]) <= 61 for i in range(50))
 
 
 def test_answers_to_one_question_stay_on_one_side(tmp_path):
-    rows = [{"messages": [{"role": "user", "content": str(i % 10)}, {"role": "assistant", "content": str(i)}]} for i in range(40)]
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": str(i % 10)},
+                {"role": "assistant", "content": str(i)},
+            ]
+        }
+        for i in range(40)
+    ]
     [source] = load_samples(config(chats=(write(tmp_path, *rows),)), FORMS["v3"]).sources
-    sides = [{spelled(side[i]["tokens"]).split("<｜User｜>")[1][0] for i in range(len(side))} for side in (source.train, source.held_out)]
+    sides = [
+        {spelled(side[i]["tokens"]).split("<｜User｜>")[1][0] for i in range(len(side))}
+        for side in (source.train, source.held_out)
+    ]
     assert sides[0] and sides[1] and not sides[0] & sides[1]
 
 
-@given(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=12), st.sampled_from([0.0, 0.05, 0.5, 0.99]))
+@given(
+    st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=12),
+    st.sampled_from([0.0, 0.05, 0.5, 0.99]),
+)
 def test_the_split_keeps_copies_together_and_both_sides_filled(keys, share):
     side = held_out_side(keys, share)
-    assert all(a == b for x, a in zip(keys, side) for y, b in zip(keys, side) if x == y) and not side.all()
+    assert (
+        all(a == b for x, a in zip(keys, side) for y, b in zip(keys, side) if x == y)
+        and not side.all()
+    )
     assert side.any() == (share > 0 and len(set(keys)) > 1)
 
 
 @pytest.mark.parametrize("language", ["en", "zh", "mixed"])
 def test_solved_problems_are_the_tasks_own_and_the_sides_disjoint(language):
     [source] = load_samples(config(tasks=("countdown:1",), language=language), FORMS["v3"]).sources
-    sides = [[spelled(side[i]["tokens"]) for i in range(40)] for side in (source.train, source.held_out)]
-    questions = [{text.split("<｜User｜>")[1].split("<｜Assistant｜>")[0] for text in side} for side in sides]
-    assert not questions[0] & questions[1] and all("<think>" in text and "<answer>" in text for text in sides[0])
+    sides = [
+        [spelled(side[i]["tokens"]) for i in range(40)] for side in (source.train, source.held_out)
+    ]
+    questions = [
+        {text.split("<｜User｜>")[1].split("<｜Assistant｜>")[0] for text in side} for side in sides
+    ]
+    assert not questions[0] & questions[1] and all(
+        "<think>" in text and "<answer>" in text for text in sides[0]
+    )
     chinese = np.mean(["对" in text for text in sides[0]])
-    assert chinese == {"en": 0, "zh": 1}.get(language, chinese) and (language != "mixed" or 0.2 < chinese < 0.8)
-    assert sides[0] == [spelled(source.train[i]["tokens"]) for i in range(40)]  # a function of the index alone
+    assert chinese == {"en": 0, "zh": 1}.get(language, chinese) and (
+        language != "mixed" or 0.2 < chinese < 0.8
+    )
+    assert sides[0] == [
+        spelled(source.train[i]["tokens"]) for i in range(40)
+    ]  # a function of the index alone
 
 
 def test_rows_of_the_held_out_side_are_whole_and_end_in_padding():
-    samples = [{"tokens": np.full(n, n, np.int32), "trained": np.arange(n) > 1} for n in (3, 4, 5, 6, 7)]
+    samples = [
+        {"tokens": np.full(n, n, np.int32), "trained": np.arange(n) > 1} for n in (3, 4, 5, 6, 7)
+    ]
     rows = whole_rows(samples, 3, 10, 0)
     assert len(rows) <= 3 and all(len(x) == 10 for row in rows for x in row.values())
     for row in rows:
         for segment in set(row["segments"]) - {0}:
             [n] = set(row["tokens"][row["segments"] == segment])
-            assert (row["segments"] == segment).sum() == n and row["trained"][row["segments"] == segment].sum() == n - 2
+            assert (row["segments"] == segment).sum() == n and row["trained"][
+                row["segments"] == segment
+            ].sum() == n - 2
         assert not row["trained"][row["segments"] == 0].any()
 
 
 def test_what_is_asked_is_all_before_the_first_answer(tmp_path):
     assert asked(TALK) == asked(PLAIN) != asked(TALK[1:])
-    assert messages_of([{"role": "user", "content": "x", "name": "y"}], "z") == [{"role": "user", "content": "x"}]
+    assert messages_of([{"role": "user", "content": "x", "name": "y"}], "z") == [
+        {"role": "user", "content": "x"}
+    ]
     assert open_rows(write(tmp_path, "", {"a": 1}), "post.chats").where(0).endswith("line 2")

@@ -44,10 +44,26 @@ def big(tiny, tmp_path_factory):
 @pytest.fixture(scope="module")
 def settings_of(tiny, big, chats):
     """Config of a student of half the width and depth."""
+
     def config(out, train=None, **post):
-        config = tiny(out, DistillConfig(**{"teacher": big, "chats": (chats,)} | post), **(train or {}))
-        return replace(config, model=replace(config.model, embed=16, layers=1, kv_latent=8, experts=4, expert_groups=1, groups_per_token=1), data=replace(
-            config.data, sequence=32), optimizer=replace(config.optimizer, schedule=Schedule(), weight_decay=0.0))
+        config = tiny(
+            out, DistillConfig(**{"teacher": big, "chats": (chats,)} | post), **(train or {})
+        )
+        return replace(
+            config,
+            model=replace(
+                config.model,
+                embed=16,
+                layers=1,
+                kv_latent=8,
+                experts=4,
+                expert_groups=1,
+                groups_per_token=1,
+            ),
+            data=replace(config.data, sequence=32),
+            optimizer=replace(config.optimizer, schedule=Schedule(), weight_decay=0.0),
+        )
+
     return config
 
 
@@ -56,29 +72,53 @@ def run(config):
 
 
 def figures(fitted):
-    return [{name: value for name, value in record.items() if name not in ("tokens_per_second", "share_of_peak")} for record in metrics.read(fitted.folder)]
+    return [
+        {
+            name: value
+            for name, value in record.items()
+            if name not in ("tokens_per_second", "share_of_peak")
+        }
+        for record in metrics.read(fitted.folder)
+    ]
 
 
 def same(a, b):
-    for x, y in zip(*(jax.tree.leaves(state.replace(key=jax.random.key_data(state.key))) for state in (a, b)), strict=True):
+    for x, y in zip(
+        *(jax.tree.leaves(state.replace(key=jax.random.key_data(state.key))) for state in (a, b)),
+        strict=True,
+    ):
         np.testing.assert_array_equal(x, y)
 
 
 @pytest.fixture(scope="module")
 def learnt(settings_of, tmp_path_factory):
     """Over the whole vocabulary, from random weights."""
-    return run(settings_of(tmp_path_factory.mktemp("learnt"), {"steps": 40, "micro_batch": 2, "eval_every": 20, "save_every": 20}, cross_entropy=0.1))
+    return run(
+        settings_of(
+            tmp_path_factory.mktemp("learnt"),
+            {"steps": 40, "micro_batch": 2, "eval_every": 20, "save_every": 20},
+            cross_entropy=0.1,
+        )
+    )
 
 
 def test_a_student_of_another_width_learns_to_think_so(learnt, chats, monkeypatch):
     records = figures(learnt)
     train, held = ([r for r in records if r["split"] == split] for split in ("train", "held_out"))
     assert train[-1]["kl"] < 0.5 * train[0]["kl"] and held[-1]["kl"] < 0.6 * train[0]["kl"]
-    assert {"loss", "kl", "bits_per_byte", f"kl/{chats}"} <= held[-1].keys() and {"loss", "mtp_loss", "trained"} <= train[-1].keys()
+    assert {"loss", "kl", "bits_per_byte", f"kl/{chats}"} <= held[-1].keys() and {
+        "loss",
+        "mtp_loss",
+        "trained",
+    } <= train[-1].keys()
     monkeypatch.setattr(learnt.stage, "talk", lambda state: [])
     lines = learnt.stage.finish(learnt.state, learnt.folder)
-    assert (learnt.folder / "kl.png").exists() and f"next: talk with it: seekjax chat {learnt.folder}" in lines
-    assert any("teacher" in line and "2 layers of width 32" in line for line in learnt.stage.about())
+    assert (
+        learnt.folder / "kl.png"
+    ).exists() and f"next: talk with it: seekjax chat {learnt.folder}" in lines
+    assert any(
+        "teacher" in line and "2 layers of width 32" in line for line in learnt.stage.about()
+    )
     assert "kl " in learnt.stage.describe(train[-1])
 
 
@@ -89,11 +129,20 @@ def test_a_step_mixes_what_was_written_with_what_is_thought(learnt):
         batch = stage.batch(0, learnt.state)
         piece = {name: x[0] for name, x in batch.items()}
         criterion = Match(stage.plan, post, stage.tokenizer.bytes_V, stage.teacher.head)
-        loss, seen = jax.jit(lambda state: criterion.loss(state.params, state, piece, criterion.totals({n: x[None] for n, x in piece.items()})))(learnt.state)
+        loss, seen = jax.jit(
+            lambda state: criterion.loss(
+                state.params, state, piece, criterion.totals({n: x[None] for n, x in piece.items()})
+            )
+        )(learnt.state)
         variables = {"params": learnt.state.params, "balance": learnt.state.balance}
-        output = jax.jit(stage.plan.model.apply)(variables, piece["tokens"][:, :-1], piece["segments"][:, :-1])
+        output = jax.jit(stage.plan.model.apply)(
+            variables, piece["tokens"][:, :-1], piece["segments"][:, :-1]
+        )
     learn = np.asarray(piece["trained"][:, 1:], bool)
-    z, t = (np.asarray(x, float)[learn] @ np.asarray(w) for x, w in ((output.hidden_BTD, output.head_DV), (piece["hidden"], stage.teacher.head)))
+    z, t = (
+        np.asarray(x, float)[learn] @ np.asarray(w)
+        for x, w in ((output.hidden_BTD, output.head_DV), (piece["hidden"], stage.teacher.head))
+    )
     kl = numpy_kl(softmax(t / 2), softmax(z / 2), "forward", 0)[0].mean()
     ce = -np.log(softmax(z)[np.arange(len(z)), np.asarray(piece["tokens"])[:, 1:][learn]]).mean()
     np.testing.assert_allclose([seen["kl"], seen["loss"]], [kl, ce], rtol=1e-4)
@@ -111,7 +160,11 @@ def test_a_resumed_run_is_the_same_run(learnt, tmp_path):
 
 def test_eight_devices_make_the_same_updates(learnt, tmp_path):
     """And however the batch is cut: what the third step finds depends on the two before."""
-    config = replace(learnt.config, mesh=MeshConfig(data=2, expert=2, tensor=2), train=replace(learnt.config.train, micro_batch=4))
+    config = replace(
+        learnt.config,
+        mesh=MeshConfig(data=2, expert=2, tensor=2),
+        train=replace(learnt.config.train, micro_batch=4),
+    )
     stage, few = stage_of(config)(config), [r for r in figures(learnt) if r["split"] == "train"]
     with use(make_mesh(config.mesh)):
         stage.open(tmp_path)
@@ -125,28 +178,45 @@ def test_eight_devices_make_the_same_updates(learnt, tmp_path):
 @pytest.fixture(scope="module")
 def saved(settings_of, tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved")
-    return run(settings_of(folder / "run", top_k=8, save_logits=folder / "logits", divergence="reverse"))
+    return run(
+        settings_of(folder / "run", top_k=8, save_logits=folder / "logits", divergence="reverse")
+    )
 
 
 def test_saved_logits_teach_what_the_teacher_does_without_it(saved, tmp_path, monkeypatch):
     monkeypatch.setattr(teachers, "open_model", lambda *_: pytest.fail("the teacher was loaded"))
     again = run(replace(saved.config, out=tmp_path / "run"))
     same(again.state, saved.state)
-    assert figures(again) == figures(saved) and saved.stage.teacher.opened and "opened" not in vars(again.stage.teacher)
+    assert (
+        figures(again) == figures(saved)
+        and saved.stage.teacher.opened
+        and "opened" not in vars(again.stage.teacher)
+    )
     size = sum(path.stat().st_size for path in saved.config.post.save_logits.glob("train-*.npz"))
     tokens = sum(r["tokens"] for r in figures(saved) if r["split"] == "train")
     assert size < 1.2 * tokens * (8 * 4 + 9 * 4) + 6 * 1000  # trained tokens alone
 
 
 def test_what_is_saved_is_refused_where_it_does_not_belong(saved, tmp_path, chats):
-    logits, foreign, other = tmp_path / "logits", tmp_path / "foreign", str(tmp_path / "other.jsonl")
+    logits, foreign, other = (
+        tmp_path / "logits",
+        tmp_path / "foreign",
+        str(tmp_path / "other.jsonl"),
+    )
     Path(other).write_text(Path(chats).read_text().replace("so", "as"))
     foreign.mkdir()
     (foreign / "about.json").write_text("[]")
     shutil.copytree(saved.config.post.save_logits, logits)
-    config = replace(saved.config, out=tmp_path / "run", post=replace(saved.config.post, save_logits=logits))
-    for change, says in [({"top_k": 4}, "another top_k"), ({"temperature": 2.0}, "another temperature"), ({"template": "r1"}, "another template"),
-                         ({"weights": (1.0,), "chats": (other,)}, "another data"), ({"save_logits": foreign}, "another")]:
+    config = replace(
+        saved.config, out=tmp_path / "run", post=replace(saved.config.post, save_logits=logits)
+    )
+    for change, says in [
+        ({"top_k": 4}, "another top_k"),
+        ({"temperature": 2.0}, "another temperature"),
+        ({"template": "r1"}, "another template"),
+        ({"weights": (1.0,), "chats": (other,)}, "another data"),
+        ({"save_logits": foreign}, "another"),
+    ]:
         with pytest.raises(DataError, match=says) as error:
             run(replace(config, post=replace(config.post, **change)))
         assert "\n" not in str(error.value) and "--post.save-logits" in str(error.value)
@@ -163,25 +233,46 @@ def test_a_damaged_file_is_refused_and_a_missing_one_asked_for_again(saved, tmp_
         said = kept(batch, "train-000000", never)
         mask = np.asarray(batch["trained"][..., 1:], bool)
         live = stage.teacher.read(batch)
-        jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a)[mask], np.asarray(b)[mask]), said, live)
-        halves = kept({name: x.reshape(2, -1, x.shape[-1]) for name, x in batch.items()}, "train-000000", never)  # other micro-batches, the same rows
-        jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[0], np.concatenate(b)), said, halves)
-        for content, says in [(second.read_bytes(), "is of other rows"), (whole[:100], "cannot be read as saved logits: delete it"), (b"", "cannot be read")]:
+        jax.tree.map(
+            lambda a, b: np.testing.assert_array_equal(np.asarray(a)[mask], np.asarray(b)[mask]),
+            said,
+            live,
+        )
+        halves = kept(
+            {name: x.reshape(2, -1, x.shape[-1]) for name, x in batch.items()},
+            "train-000000",
+            never,
+        )  # other micro-batches, the same rows
+        jax.tree.map(
+            lambda a, b: np.testing.assert_array_equal(a[0], np.concatenate(b)), said, halves
+        )
+        for content, says in [
+            (second.read_bytes(), "is of other rows"),
+            (whole[:100], "cannot be read as saved logits: delete it"),
+            (b"", "cannot be read"),
+        ]:
             first.write_bytes(content)
             with pytest.raises(DataError, match=says) as error:
                 kept(batch, "train-000000", never)
             assert "\n" not in str(error.value)
         first.write_bytes(whole)
         found = dict(np.load(first))
-        for wrong in ({"index": found["index"] + 320}, {"log_prob": found["log_prob"] * np.nan}, {"index": found["index"][1:]}, {"log_prob": -found["log_prob"]},
-                      {"index": np.array([{}] * 3, object)}):
+        for wrong in (
+            {"index": found["index"] + 320},
+            {"log_prob": found["log_prob"] * np.nan},
+            {"index": found["index"][1:]},
+            {"log_prob": -found["log_prob"]},
+            {"index": np.array([{}] * 3, object)},
+        ):
             np.savez(first, **found | wrong)
             with pytest.raises(DataError, match="does not hold log-probabilities|cannot be read"):
                 kept(batch, "train-000000", never)
         first.unlink()
         kept(batch, "train-000000", stage.teacher.read)
     again = dict(np.load(first))
-    assert found.keys() == again.keys() and all(np.array_equal(found[name], again[name]) for name in found)
+    assert found.keys() == again.keys() and all(
+        np.array_equal(found[name], again[name]) for name in found
+    )
 
 
 def test_a_run_goes_on_with_its_own_teacher_alone(saved, big, tmp_path):
@@ -189,23 +280,40 @@ def test_a_run_goes_on_with_its_own_teacher_alone(saved, big, tmp_path):
     shutil.copytree(big, tmp_path / "big")
     manifest = tmp_path / "big" / "checkpoints" / "1" / "manifest.json"
     manifest.write_text(manifest.read_text() + "\n")
-    config = replace(saved.config, out=tmp_path / "run", post=replace(saved.config.post, teacher=tmp_path / "big", save_logits=None))
+    config = replace(
+        saved.config,
+        out=tmp_path / "run",
+        post=replace(saved.config.post, teacher=tmp_path / "big", save_logits=None),
+    )
     with pytest.raises(DataError, match="other weights"):
         run(replace(config, train=replace(config.train, steps=8)))
 
 
 def test_a_teacher_moves_adapters_alone(settings_of, learnt, tmp_path):
-    config = replace(settings_of(tmp_path, {"steps": 3, "eval_every": 3, "save_every": 3}), init=learnt.folder, lora=LoraConfig(rank=2))
+    config = replace(
+        settings_of(tmp_path, {"steps": 3, "eval_every": 3, "save_every": 3}),
+        init=learnt.folder,
+        lora=LoraConfig(rank=2),
+    )
     tuned = run(config)
-    assert all(np.abs(x).max() > 0 for x in map(np.asarray, jax.tree.leaves(tuned.state.params)))  # "b" begins as zeros
+    assert all(
+        np.abs(x).max() > 0 for x in map(np.asarray, jax.tree.leaves(tuned.state.params))
+    )  # "b" begins as zeros
     jax.tree.map(np.testing.assert_array_equal, tuned.state.frozen["base"], learnt.state.params)
 
 
 @pytest.fixture(scope="module")
 def own(settings_of, learnt, tmp_path_factory):
     """The student learns from its own answers."""
-    config = settings_of(tmp_path_factory.mktemp("own"), {"steps": 6, "batch": 8, "micro_batch": 4, "eval_every": 6, "save_every": 3}, chats=(),
-                         tasks=("addition:1",), on_policy=True, max_new=8, eval_problems=8)
+    config = settings_of(
+        tmp_path_factory.mktemp("own"),
+        {"steps": 6, "batch": 8, "micro_batch": 4, "eval_every": 6, "save_every": 3},
+        chats=(),
+        tasks=("addition:1",),
+        on_policy=True,
+        max_new=8,
+        eval_problems=8,
+    )
     return run(replace(config, init=learnt.folder, data=replace(config.data, sequence=40)))
 
 
@@ -213,12 +321,21 @@ def test_a_student_learns_on_its_own_answers(own):
     records = figures(own)
     train, [held] = ([r for r in records if r["split"] == split] for split in ("train", "held_out"))
     assert np.mean([r["kl"] for r in train[-2:]]) < np.mean([r["kl"] for r in train[:2]])
-    assert {"kl", "accuracy", "parsed", "length", "entropy"} <= train[0].keys() and {"kl", "accuracy", "accuracy_low"} <= held.keys()
+    assert {"kl", "accuracy", "parsed", "length", "entropy"} <= train[0].keys() and {
+        "kl",
+        "accuracy",
+        "accuracy_low",
+    } <= held.keys()
     assert 8 <= train[0]["tokens"] <= 64 and train[0]["tokens"] == 8 * train[0]["length"]
     groups = json.loads((own.folder / "rollouts.jsonl").read_text().splitlines()[0])["groups"]
     assert [len(group["samples"]) for group in groups] == [4, 4]
     lines = own.stage.finish(own.state, own.folder)
-    assert "kl.png" in lines[0] and lines[1] == f"pictures: {own.folder / 'accuracy.png'}, {own.folder / 'load.png'}, {own.folder / 'max_violation.png'}" and (own.folder / "chat_template.jinja").exists()
+    assert (
+        "kl.png" in lines[0]
+        and lines[1]
+        == f"pictures: {own.folder / 'accuracy.png'}, {own.folder / 'load.png'}, {own.folder / 'max_violation.png'}"
+        and (own.folder / "chat_template.jinja").exists()
+    )
     assert "right" in own.stage.describe(train[0])
 
 
@@ -237,23 +354,54 @@ def test_what_is_drawn_is_what_is_learnt(own):
         texts, judged = stage.answers(state, stage.judge.training(0, 2), 4, jax.random.key(0))
         batch = stage.thought(texts)
         sums = stage.measure(state.params, state, batch)
-    assert sums["tokens"] == sum(one.tokens for one in judged) and direction(stage.post) == "reverse"
+    assert (
+        sums["tokens"] == sum(one.tokens for one in judged) and direction(stage.post) == "reverse"
+    )
     assert np.array_equal(np.asarray(batch["trained"]).reshape(8, -1)[:, 1:], texts["mask"])
 
 
-@pytest.mark.parametrize(("change", "says"), [
-    ({"teacher": None}, "needs a teacher"), ({"teacher": "nowhere"}, "there is no folder nowhere"), ({"chats": ()}, "nothing to learn from"),
-    ({"top_k": 320}, "post.top_k is 320"), ({"top_k": -1}, "post.top_k is -1"), ({"temperature": 0.0}, "post.temperature is 0.0"),
-    ({"cross_entropy": 1.0}, "post.cross_entropy is 1.0"), ({"save_logits": "logits"}, "say how many"),
-    ({"save_logits": "logits", "on_policy": True, "top_k": 4}, "choose one"), ({"on_policy": True}, "no post.chats"),
-    ({"on_policy": True, "tasks": ("addition:1",), "chats": (), "cross_entropy": 0.5}, "set it to 0"),
-    ({"on_policy": True, "tasks": ("addition:1",), "chats": (), "group": 3}, "multiple of post.group 3"),
-    ({"on_policy": True, "tasks": ("addition:1",), "chats": (), "max_new": 32}, "must hold a prompt"),
-    ({"on_policy": True, "tasks": ("additon:1",), "chats": (), "max_new": 8}, "did you mean 'addition'"),
-    ({"on_policy": True, "tasks": ("addition:1",), "chats": (), "init": None}, "--init"),
-    ({"vocab": 300, "init": None}, "vocabulary of 320 and the student one of 300: set --model.vocab 320")])
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"teacher": None}, "needs a teacher"),
+        ({"teacher": "nowhere"}, "there is no folder nowhere"),
+        ({"chats": ()}, "nothing to learn from"),
+        ({"top_k": 320}, "post.top_k is 320"),
+        ({"top_k": -1}, "post.top_k is -1"),
+        ({"temperature": 0.0}, "post.temperature is 0.0"),
+        ({"cross_entropy": 1.0}, "post.cross_entropy is 1.0"),
+        ({"save_logits": "logits"}, "say how many"),
+        ({"save_logits": "logits", "on_policy": True, "top_k": 4}, "choose one"),
+        ({"on_policy": True}, "no post.chats"),
+        (
+            {"on_policy": True, "tasks": ("addition:1",), "chats": (), "cross_entropy": 0.5},
+            "set it to 0",
+        ),
+        (
+            {"on_policy": True, "tasks": ("addition:1",), "chats": (), "group": 3},
+            "multiple of post.group 3",
+        ),
+        (
+            {"on_policy": True, "tasks": ("addition:1",), "chats": (), "max_new": 32},
+            "must hold a prompt",
+        ),
+        (
+            {"on_policy": True, "tasks": ("additon:1",), "chats": (), "max_new": 8},
+            "did you mean 'addition'",
+        ),
+        ({"on_policy": True, "tasks": ("addition:1",), "chats": (), "init": None}, "--init"),
+        (
+            {"vocab": 300, "init": None},
+            "vocabulary of 320 and the student one of 300: set --model.vocab 320",
+        ),
+    ],
+)
 def test_bad_input_is_one_sentence(settings_of, learnt, tmp_path, change, says):
-    post = {name: Path(value) if isinstance(value, str) else value for name, value in change.items() if name not in ("vocab", "init")}
+    post = {
+        name: Path(value) if isinstance(value, str) else value
+        for name, value in change.items()
+        if name not in ("vocab", "init")
+    }
     config = replace(settings_of(tmp_path / "run", **post), init=change.get("init", learnt.folder))
     config = replace(config, model=replace(config.model, vocab=change.get("vocab", 320)))
     with pytest.raises((ConfigError, DataError, WeightsError), match=says) as error:
@@ -265,8 +413,13 @@ def test_a_teacher_that_reads_otherwise_is_refused(settings_of, learnt, big, tmp
     shutil.copytree(big, tmp_path / "big")
     file = tmp_path / "big" / "tokenizer.json"
     file.write_text(file.read_text().replace("<think>", "<thought>"))
-    with pytest.raises(DataError, match="another tokenizer than the student: let the student learn from its texts"):
+    with pytest.raises(
+        DataError, match="another tokenizer than the student: let the student learn from its texts"
+    ):
         run(replace(settings_of(tmp_path / "run", teacher=tmp_path / "big"), init=learnt.folder))
-    stage, long = learnt.stage, replace(learnt.stage.config, data=replace(learnt.stage.config.data, sequence=5000))
+    stage, long = (
+        learnt.stage,
+        replace(learnt.stage.config, data=replace(learnt.stage.config.data, sequence=5000)),
+    )
     with pytest.raises(ConfigError, match="4096 positions that the teacher"):
         stage.teacher.check(long, stage.tokenizer)

@@ -14,26 +14,46 @@ from sharding.rules import use
 @pytest.fixture(scope="module")
 def gradients():
     """KL [B, T] and its gradients by hidden states and head, compiled once for each form; logits are the head's own rows, D = V."""
+
     def run(kind, top_k, temperature):
         def kl(hidden, head, other, other_head):
-            said = likeliest(other, other_head, top_k, temperature) if top_k else {"hidden": other, "head": other_head}
+            said = (
+                likeliest(other, other_head, top_k, temperature)
+                if top_k
+                else {"hidden": other, "head": other_head}
+            )
             found = divergence(hidden, head, said, kind, temperature)
             return found.sum(), found
+
         return jax.jit(jax.value_and_grad(kl, (0, 1, 2), has_aux=True))
-    return {(kind, top_k): run(kind, top_k, 1.7) for kind in ("forward", "reverse") for top_k in (0, 3)}
+
+    return {
+        (kind, top_k): run(kind, top_k, 1.7) for kind in ("forward", "reverse") for top_k in (0, 3)
+    }
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**31), st.sampled_from(["forward", "reverse"]), st.sampled_from([0, 3]))
 def test_divergence_and_its_gradients_are_those_of_numpy(gradients, seed, kind, top_k):
     random, V = np.random.default_rng(seed), 11
-    hidden, other, head, other_head = (np.float32(random.normal(size=shape)) for shape in ((2, 3, 5), (2, 3, 4), (5, V), (4, V)))
-    p, q = (softmax(x.reshape(6, -1).astype(float) @ w / 1.7) for x, w in ((other, other_head), (hidden, head)))
-    (_, found), (by_hidden, by_head, by_teacher) = gradients[kind, top_k](hidden, head, other, other_head)
+    hidden, other, head, other_head = (
+        np.float32(random.normal(size=shape)) for shape in ((2, 3, 5), (2, 3, 4), (5, V), (4, V))
+    )
+    p, q = (
+        softmax(x.reshape(6, -1).astype(float) @ w / 1.7)
+        for x, w in ((other, other_head), (hidden, head))
+    )
+    (_, found), (by_hidden, by_head, by_teacher) = gradients[kind, top_k](
+        hidden, head, other, other_head
+    )
     wanted, by_logit = numpy_kl(p, q, kind, top_k)
     np.testing.assert_allclose(found.reshape(-1), wanted, rtol=2e-4, atol=2e-6)
-    np.testing.assert_allclose(by_hidden.reshape(6, -1), by_logit @ head.T / 1.7, rtol=2e-3, atol=5e-6)
-    np.testing.assert_allclose(by_head, hidden.reshape(6, -1).T @ by_logit / 1.7, rtol=2e-3, atol=5e-6)
+    np.testing.assert_allclose(
+        by_hidden.reshape(6, -1), by_logit @ head.T / 1.7, rtol=2e-3, atol=5e-6
+    )
+    np.testing.assert_allclose(
+        by_head, hidden.reshape(6, -1).T @ by_logit / 1.7, rtol=2e-3, atol=5e-6
+    )
     assert not np.asarray(by_teacher).any()
 
 
@@ -41,7 +61,10 @@ def test_divergence_and_its_gradients_are_those_of_numpy(gradients, seed, kind, 
 @pytest.mark.parametrize("top_k", [0, 3])
 def test_a_student_like_its_teacher_has_nothing_to_learn(gradients, kind, top_k):
     random = np.random.default_rng(0)
-    hidden, head = np.float32(5 * random.normal(size=(2, 3, 4))), np.float32(random.normal(size=(4, 11)))
+    hidden, head = (
+        np.float32(5 * random.normal(size=(2, 3, 4))),
+        np.float32(random.normal(size=(4, 11))),
+    )
     (_, found), slopes = gradients[kind, top_k](hidden, head, hidden, head)
     assert np.abs(found).max() < 1e-6 and max(np.abs(x).max() for x in slopes) < 2e-5
 
@@ -50,11 +73,16 @@ def test_rows_and_a_split_vocabulary_change_nothing(monkeypatch):
     """Tiles of 4 rows, the last filled up, on a mesh that splits sequences and vocabulary; K is more than a device's part of the vocabulary."""
     monkeypatch.setattr("seekjax.post.divergence.ROWS", 4)
     random = np.random.default_rng(1)
-    hidden, other, head, other_head = (np.float32(random.normal(size=shape)) for shape in ((4, 5, 6), (4, 5, 8), (6, 16), (8, 16)))
+    hidden, other, head, other_head = (
+        np.float32(random.normal(size=shape)) for shape in ((4, 5, 6), (4, 5, 8), (6, 16), (8, 16))
+    )
 
     def both(hidden, head):
         said = likeliest(other, other_head, 6, 1.0)
-        coarse, whole = (divergence(hidden, head, one, "reverse", 1.0) for one in (said, {"hidden": other, "head": other_head}))
+        coarse, whole = (
+            divergence(hidden, head, one, "reverse", 1.0)
+            for one in (said, {"hidden": other, "head": other_head})
+        )
         return coarse.sum() + whole.sum(), (said, coarse, whole)
 
     results = []
@@ -64,4 +92,6 @@ def test_rows_and_a_split_vocabulary_change_nothing(monkeypatch):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *results)
     p = softmax(other @ other_head)
     np.testing.assert_array_equal(results[1][0][1][0]["index"], np.argsort(-p, -1)[..., :6])
-    assert (results[0][0][1][1] <= results[0][0][1][2] + 1e-6).all()  # seeing less, one finds less difference
+    assert (
+        results[0][0][1][1] <= results[0][0][1][2] + 1e-6
+    ).all()  # seeing less, one finds less difference

@@ -28,7 +28,9 @@ FORM = Form(compile_chat(BUILT_IN["v3"]), TOKENIZER)
 
 def write(folder, *rows):
     file = folder / "pairs.jsonl"
-    file.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    file.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+    )
     return str(file)
 
 
@@ -40,8 +42,13 @@ def reference_loss(logp, ref, mask, beta):
     """Loss of each pair and its gradient with respect to logp, pair by pair and token by token (2305.18290, equation 7 and what follows it)."""
     losses, slope = [], np.zeros_like(logp)
     for row in range(0, len(logp), 2):
-        reward = [beta * sum(logp[r, t] - ref[r, t] for t in range(logp.shape[1]) if mask[r, t]) for r in (row, row + 1)]
-        wrong = 1 / (1 + np.exp(reward[0] - reward[1]))  # sigmoid(r_l - r_w): how wrong the implicit reward is
+        reward = [
+            beta * sum(logp[r, t] - ref[r, t] for t in range(logp.shape[1]) if mask[r, t])
+            for r in (row, row + 1)
+        ]
+        wrong = 1 / (
+            1 + np.exp(reward[0] - reward[1])
+        )  # sigmoid(r_l - r_w): how wrong the implicit reward is
         losses.append(-np.log(1 - wrong))
         for r, sign in ((row, -1), (row + 1, 1)):
             slope[r] = sign * beta * wrong * mask[r]
@@ -70,31 +77,61 @@ def loss_and_gradient(logp, ref, mask, beta):
 @pytest.fixture(scope="module")
 def tuned(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("dpo")
-    config = tiny(folder / "run", DpoConfig(pairs=(write(folder, *map(good, range(20))),)), micro_batch=2, steps=8, eval_batches=8, ema=0.5)
-    config = replace(config, data=replace(config.data, sequence=32), optimizer=replace(config.optimizer, learning_rate=3e-3, weight_decay=0.0))
+    config = tiny(
+        folder / "run",
+        DpoConfig(pairs=(write(folder, *map(good, range(20))),)),
+        micro_batch=2,
+        steps=8,
+        eval_batches=8,
+        ema=0.5,
+    )
+    config = replace(
+        config,
+        data=replace(config.data, sequence=32),
+        optimizer=replace(config.optimizer, learning_rate=3e-3, weight_decay=0.0),
+    )
     return fit(config, stage_of(config))
 
 
 def test_a_run_learns_what_was_preferred(tuned):
     records = metrics.read(tuned.folder)
     train, held = ([r for r in records if r["split"] == split] for split in ("train", "held_out"))
-    assert np.isclose(train[0]["loss"], np.log(2), atol=1e-5) and train[0]["accuracy"] == 0.5 and train[0]["pairs"] == 2
+    assert (
+        np.isclose(train[0]["loss"], np.log(2), atol=1e-5)
+        and train[0]["accuracy"] == 0.5
+        and train[0]["pairs"] == 2
+    )
     assert train[-1]["loss"] < 0.6 and held[-1]["accuracy"] == 1 and held[-1]["margin"] > 0.2
-    assert np.isclose(held[-1]["margin"], held[-1]["reward_chosen"] - held[-1]["reward_rejected"], atol=1e-5)
+    assert np.isclose(
+        held[-1]["margin"], held[-1]["reward_chosen"] - held[-1]["reward_rejected"], atol=1e-5
+    )
     again = fit(tuned.config, stage_of(tuned.config))
     jax.tree.map(np.testing.assert_array_equal, again.state.frozen, tuned.state.frozen)
-    assert any((np.asarray(a) != np.asarray(b)).any() for a, b in zip(jax.tree.leaves(tuned.state.frozen["reference"]), jax.tree.leaves(tuned.state.params)))
+    assert any(
+        (np.asarray(a) != np.asarray(b)).any()
+        for a, b in zip(
+            jax.tree.leaves(tuned.state.frozen["reference"]), jax.tree.leaves(tuned.state.params)
+        )
+    )
 
 
 def test_a_step_is_the_formula_on_the_models_own_logits(tuned):
     """Sums of log-softmax over the answers' tokens alone, by NumPy, under policy and reference; two micro-batches or one."""
     stage, state, beta = tuned.stage, tuned.state, tuned.config.post.beta
     batch = next(pair_batches(stage.corpus, 4, 1, {}, 0, 1))
-    forward = jax.jit(lambda params: logits(stage.plan.model.apply({"params": params, "balance": state.balance}, batch["tokens"][:, :-1])))
+    forward = jax.jit(
+        lambda params: logits(
+            stage.plan.model.apply(
+                {"params": params, "balance": state.balance}, batch["tokens"][:, :-1]
+            )
+        )
+    )
     logp = []
     for params in (state.params, state.frozen["reference"]):
         whole = np.asarray(forward(params), np.float64)
-        whole -= np.log(np.exp(whole - whole.max(-1, keepdims=True)).sum(-1, keepdims=True)) + whole.max(-1, keepdims=True)
+        whole -= np.log(
+            np.exp(whole - whole.max(-1, keepdims=True)).sum(-1, keepdims=True)
+        ) + whole.max(-1, keepdims=True)
         logp.append(np.take_along_axis(whole, batch["tokens"][:, 1:, None], -1)[..., 0])
     losses, _ = reference_loss(*logp, batch["trained"][:, 1:], beta)
     step = jax.jit(lambda state, batch: stage.step.__wrapped__(state, batch)[1]["loss"])
@@ -104,33 +141,62 @@ def test_a_step_is_the_formula_on_the_models_own_logits(tuned):
 
 
 def test_a_run_ends_with_its_picture(tuned):
-    assert "preference.png" in tuned.stage.finish(tuned.state, tuned.folder)[0] and (tuned.folder / "preference.png").stat().st_size > 5000
+    assert (
+        "preference.png" in tuned.stage.finish(tuned.state, tuned.folder)[0]
+        and (tuned.folder / "preference.png").stat().st_size > 5000
+    )
 
 
 def test_pairs_lie_side_by_side_with_one_prompt(tuned):
     seen = next(pair_batches(tuned.stage.corpus, 6, 0, {}, 0, 1))
-    for chosen, rejected, said, other in zip(seen["tokens"][::2], seen["tokens"][1::2], seen["trained"][::2], seen["trained"][1::2]):
+    for chosen, rejected, said, other in zip(
+        seen["tokens"][::2], seen["tokens"][1::2], seen["trained"][::2], seen["trained"][1::2]
+    ):
         begin = said.argmax()
-        assert begin == other.argmax() and (chosen[:begin] == rejected[:begin]).all() and TOKENIZER.decode(chosen[said]).startswith("yes")
-        assert TOKENIZER.decode(rejected[other]) == "no" and chosen[said][-1] == rejected[other][-1] == TOKENIZER.eos
+        assert (
+            begin == other.argmax()
+            and (chosen[:begin] == rejected[:begin]).all()
+            and TOKENIZER.decode(chosen[said]).startswith("yes")
+        )
+        assert (
+            TOKENIZER.decode(rejected[other]) == "no"
+            and chosen[said][-1] == rejected[other][-1] == TOKENIZER.eos
+        )
     assert not seen["trained"][seen["segments"] == 0].any()
 
 
 def test_with_adapters_the_reference_is_the_frozen_weights(tuned):
     """Adapters at zero are the reference: every pair costs log 2, and nothing as large as the model is kept for it."""
-    plan = make_plan(replace(tuned.config, lora=LoraConfig(rank=2), train=replace(tuned.config.train, ema=0.0)), ("reference",))
+    plan = make_plan(
+        replace(tuned.config, lora=LoraConfig(rank=2), train=replace(tuned.config.train, ema=0.0)),
+        ("reference",),
+    )
     state = jax.jit(plan.begin)(tuned.state.params)
     batch = next(pair_batches(tuned.stage.corpus, 2, 0, {}, 0, 1))
     sums, _ = jax.jit(Pairwise(plan).figures)(state.params, state, batch)
     assert np.isclose(sums["loss"], np.log(2)) and sums["accuracy"] == 0.5
-    assert sum(x.size for x in jax.tree.leaves(state.frozen["reference"])) < 0.3 * sum(x.size for x in jax.tree.leaves(state.frozen["base"]))
+    assert sum(x.size for x in jax.tree.leaves(state.frozen["reference"])) < 0.3 * sum(
+        x.size for x in jax.tree.leaves(state.frozen["base"])
+    )
 
 
-@pytest.mark.parametrize("row, says", [
-    ({"chosen": "a", "rejected": "b"}, 'either "prompt"'), ({**good(1), "messages": []}, 'either "prompt"'), ({**good(1), "chosen": ["a"]}, "chosen, is a list"),
-    ({"prompt": "x", "chosen": "a"}, "rejected, is missing"), ({**good(1), "rejected": "yes 1"}, "prefers an answer to itself"), ({**good(1), "prompt": 3}, "not text"),
-    ({"messages": [{"role": "assistant", "content": "x"}], "chosen": "a", "rejected": "b"}, "ends with an answer"),
-    ({**good(1), "chosen": "x" * 300}, "data.sequence 64"), ("{", "not valid JSON")])
+@pytest.mark.parametrize(
+    "row, says",
+    [
+        ({"chosen": "a", "rejected": "b"}, 'either "prompt"'),
+        ({**good(1), "messages": []}, 'either "prompt"'),
+        ({**good(1), "chosen": ["a"]}, "chosen, is a list"),
+        ({"prompt": "x", "chosen": "a"}, "rejected, is missing"),
+        ({**good(1), "rejected": "yes 1"}, "prefers an answer to itself"),
+        ({**good(1), "prompt": 3}, "not text"),
+        (
+            {"messages": [{"role": "assistant", "content": "x"}], "chosen": "a", "rejected": "b"},
+            "ends with an answer",
+        ),
+        ({**good(1), "chosen": "x" * 300}, "data.sequence 64"),
+        ("{", "not valid JSON"),
+    ],
+)
 def test_a_faulty_row_is_named_with_its_line(tiny, tmp_path, row, says):
     with pytest.raises(DataError, match="line 2") as error:
         load_pairs(tiny(None, DpoConfig(pairs=(write(tmp_path, good(0), row),))), FORM, 0)
@@ -138,12 +204,24 @@ def test_a_faulty_row_is_named_with_its_line(tiny, tmp_path, row, says):
 
 
 def test_settings_that_do_not_fit_are_refused(tiny, tmp_path):
-    file = write(tmp_path, good(0), {**good(1), "chosen": "x" * 300}, {"messages": [{"role": "user", "content": "q"}], "chosen": "a", "rejected": "b"})
+    file = write(
+        tmp_path,
+        good(0),
+        {**good(1), "chosen": "x" * 300},
+        {"messages": [{"role": "user", "content": "q"}], "chosen": "a", "rejected": "b"},
+    )
     corpus = load_pairs(tiny(None, DpoConfig(pairs=(file,), drop_long=True)), FORM, 0)
-    assert corpus.sources[0].files[0]["too_long"] == 1 and len(corpus.sources[0].train) == len(corpus.sources[0].held_out) == 1
+    assert (
+        corpus.sources[0].files[0]["too_long"] == 1
+        and len(corpus.sources[0].train) == len(corpus.sources[0].held_out) == 1
+    )
     config = tiny(tmp_path, DpoConfig(pairs=(file,)))
-    for wrong, says in [(replace(config, post=DpoConfig()), "nothing to learn from"), (replace(config, post=DpoConfig(pairs=(file, file))), "named twice"),
-                        (replace(config, post=DpoConfig(pairs=(file,), beta=0.0)), "beta"), (replace(config, data=DataConfig()), "--init"),
-                        (replace(config, train=replace(config.train, batch=9, micro_batch=3)), "whole pairs")]:
+    for wrong, says in [
+        (replace(config, post=DpoConfig()), "nothing to learn from"),
+        (replace(config, post=DpoConfig(pairs=(file, file))), "named twice"),
+        (replace(config, post=DpoConfig(pairs=(file,), beta=0.0)), "beta"),
+        (replace(config, data=DataConfig()), "--init"),
+        (replace(config, train=replace(config.train, batch=9, micro_batch=3)), "whole pairs"),
+    ]:
         with pytest.raises((ConfigError, DataError), match=says):
             fit(wrong, stage_of(wrong))

@@ -9,7 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from seekjax.config import Config, DataConfig, GrpoConfig, KernelConfig, LoraConfig, ModelConfig, OptimizerConfig, Schedule, TrainConfig
+from seekjax.config import (
+    Config,
+    DataConfig,
+    GrpoConfig,
+    KernelConfig,
+    LoraConfig,
+    ModelConfig,
+    OptimizerConfig,
+    Schedule,
+    TrainConfig,
+)
 from seekjax.data import DataError, load_tokenizer
 from seekjax.data.chat import BUILT_IN
 from seekjax.generate.open import open_model
@@ -29,9 +39,28 @@ from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use
 
 BASE = Config(
-    model=ModelConfig(vocab=272, embed=32, layers=2, dense_layers=1, mtp_depth=0, heads=2, q_latent=16, kv_latent=16, nope=8, rotary=8, value=8, hidden=32,
-                      expert_hidden=32, experts=8, experts_per_token=2, init_std=0.3),
-    data=DataConfig(tokenizer="byte", sequence=40), kernel=KernelConfig(attention="plain", experts="loop", remat="none"), mesh=MeshConfig(data=1))
+    model=ModelConfig(
+        vocab=272,
+        embed=32,
+        layers=2,
+        dense_layers=1,
+        mtp_depth=0,
+        heads=2,
+        q_latent=16,
+        kv_latent=16,
+        nope=8,
+        rotary=8,
+        value=8,
+        hidden=32,
+        expert_hidden=32,
+        experts=8,
+        experts_per_token=2,
+        init_std=0.3,
+    ),
+    data=DataConfig(tokenizer="byte", sequence=40),
+    kernel=KernelConfig(attention="plain", experts="loop", remat="none"),
+    mesh=MeshConfig(data=1),
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,18 +70,50 @@ def base(tmp_path_factory):
     load_tokenizer(BASE.data, BASE.model.vocab, None).save(folder)
     with use(make_mesh(BASE.mesh)), closing(Checkpoints(folder, keep=1)) as checkpoints:
         state = Plan(BASE).start()
-        bias = jax.tree.map(lambda b: jax.random.uniform(jax.random.key(7), b.shape, minval=-0.2, maxval=0.2), state.balance)
+        bias = jax.tree.map(
+            lambda b: jax.random.uniform(jax.random.key(7), b.shape, minval=-0.2, maxval=0.2),
+            state.balance,
+        )
         checkpoints.save(1, state.replace(balance=bias), data=None, config=to_json(BASE))
         checkpoints.wait()
     return folder
 
 
 def run(base, out, steps=20, post=None, mesh=BASE.mesh, **train):
-    post = {"prompts": 4, "group": 4, "max_new": 16, "temperature": 0.8, "top_p": 0.9, "rewards": (("post.own_reward:vowels", 10.0),),
-            "tasks": ("addition:1",), "eval_problems": 16, "preflight": False, "reference_every": 6, "kl": 0.02} | (post or {})
-    train = {"steps": steps, "seed": 2, "batch": 16, "micro_batch": 8, "log_every": 1, "eval_every": 20, "save_every": 10, "balance_loss": 0.0} | train
-    return replace(BASE, init=base, out=out, mesh=mesh, optimizer=OptimizerConfig(learning_rate=3e-3, warmup=1, schedule=Schedule(), weight_decay=0.0),
-                   train=TrainConfig(**train), post=GrpoConfig(**post))
+    post = {
+        "prompts": 4,
+        "group": 4,
+        "max_new": 16,
+        "temperature": 0.8,
+        "top_p": 0.9,
+        "rewards": (("post.own_reward:vowels", 10.0),),
+        "tasks": ("addition:1",),
+        "eval_problems": 16,
+        "preflight": False,
+        "reference_every": 6,
+        "kl": 0.02,
+    } | (post or {})
+    train = {
+        "steps": steps,
+        "seed": 2,
+        "batch": 16,
+        "micro_batch": 8,
+        "log_every": 1,
+        "eval_every": 20,
+        "save_every": 10,
+        "balance_loss": 0.0,
+    } | train
+    return replace(
+        BASE,
+        init=base,
+        out=out,
+        mesh=mesh,
+        optimizer=OptimizerConfig(
+            learning_rate=3e-3, warmup=1, schedule=Schedule(), weight_decay=0.0
+        ),
+        train=TrainConfig(**train),
+        post=GrpoConfig(**post),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +122,16 @@ def unbroken(base, tmp_path_factory):
 
 
 def figures(fitted, split="train"):
-    return [{name: value for name, value in record.items() if name not in ("tokens_per_second", "share_of_peak", "seconds_drawing", "seconds_scoring")}
-            for record in metrics.read(fitted.folder) if record["split"] == split]
+    return [
+        {
+            name: value
+            for name, value in record.items()
+            if name
+            not in ("tokens_per_second", "share_of_peak", "seconds_drawing", "seconds_scoring")
+        }
+        for record in metrics.read(fitted.folder)
+        if record["split"] == split
+    ]
 
 
 def same(a, b, tolerance=0.0):
@@ -73,12 +142,27 @@ def same(a, b, tolerance=0.0):
 
 def test_a_run_learns_its_reward_on_its_own_policy(unbroken):
     records = figures(unbroken)
-    assert len(records) == 20 and np.mean([r["reward"] for r in records[-4:]]) > 1.5 * np.mean([r["reward"] for r in records[:4]])
-    assert all(r["ratio"] == 1 and r["log_ratio"] == 0 and r["clip_high"] == r["clip_low"] == 0 for r in records)  # one update a rollout
+    assert len(records) == 20 and np.mean([r["reward"] for r in records[-4:]]) > 1.5 * np.mean(
+        [r["reward"] for r in records[:4]]
+    )
+    assert all(
+        r["ratio"] == 1 and r["log_ratio"] == 0 and r["clip_high"] == r["clip_low"] == 0
+        for r in records
+    )  # one update a rollout
     assert max(r["gap"] for r in records) < 1e-4
-    assert records[0]["kl"] == pytest.approx(0, abs=1e-6) and records[5]["kl"] > 1e-3 and records[6]["kl"] == pytest.approx(0, abs=1e-6)
+    assert (
+        records[0]["kl"] == pytest.approx(0, abs=1e-6)
+        and records[5]["kl"] > 1e-3
+        and records[6]["kl"] == pytest.approx(0, abs=1e-6)
+    )
     [seen] = figures(unbroken, "held_out")
-    assert {"accuracy", "parsed", "length", "truncated", "reward/post.own_reward:vowels"} <= seen.keys()
+    assert {
+        "accuracy",
+        "parsed",
+        "length",
+        "truncated",
+        "reward/post.own_reward:vowels",
+    } <= seen.keys()
 
 
 def test_twenty_steps_are_ten_a_restart_and_ten(unbroken, tmp_path):
@@ -87,7 +171,9 @@ def test_twenty_steps_are_ten_a_restart_and_ten(unbroken, tmp_path):
     resumed = fit(replace(unbroken.config, out=tmp_path / "run"), Reinforcement)
     same(resumed.state, unbroken.state)
     assert figures(resumed) == figures(unbroken)
-    assert (tmp_path / "run" / "rollouts.jsonl").read_text() == (unbroken.folder / "rollouts.jsonl").read_text()
+    assert (tmp_path / "run" / "rollouts.jsonl").read_text() == (
+        unbroken.folder / "rollouts.jsonl"
+    ).read_text()
 
 
 def test_the_balance_bias_stays_and_the_reference_moves(unbroken, base):
@@ -95,14 +181,23 @@ def test_the_balance_bias_stays_and_the_reference_moves(unbroken, base):
         start = Reinforcement(unbroken.config)
         start.open(unbroken.folder)
         first = start.plan.start()
-    same(first.replace(params={}, opt_state=(), frozen={}, step=0), unbroken.state.replace(params={}, opt_state=(), frozen={}, step=0))
-    moved = [float(jnp.abs(a - b).max()) for a, b in zip(jax.tree.leaves(first.params), jax.tree.leaves(unbroken.state.frozen["reference"]))]
+    same(
+        first.replace(params={}, opt_state=(), frozen={}, step=0),
+        unbroken.state.replace(params={}, opt_state=(), frozen={}, step=0),
+    )
+    moved = [
+        float(jnp.abs(a - b).max())
+        for a, b in zip(
+            jax.tree.leaves(first.params), jax.tree.leaves(unbroken.state.frozen["reference"])
+        )
+    ]
     assert max(moved) > 1e-4
 
 
 def test_eight_devices_make_the_same_updates(unbroken, base, tmp_path):
     """As many steps as the samples are the same word for word; then the weights are, to what float32 sums allow. With an eps above rounding, for Adam's
     usual one divides a gradient that is nothing but rounding by its own size."""
+
     def two_steps(name, mesh):
         config, folder = run(base, tmp_path / name, steps=2, mesh=mesh), tmp_path / name
         stage = Reinforcement(adopt(replace(config, optimizer=replace(config.optimizer, eps=1e-5))))
@@ -114,7 +209,10 @@ def test_eight_devices_make_the_same_updates(unbroken, base, tmp_path):
                 state, _ = stage.step(state, stage.batch(step, state))
         return (folder / "rollouts.jsonl").read_text(), state
 
-    (texts, one), (others, many) = two_steps("one", BASE.mesh), two_steps("many", MeshConfig(data=2, expert=2, tensor=2))
+    (texts, one), (others, many) = (
+        two_steps("one", BASE.mesh),
+        two_steps("many", MeshConfig(data=2, expert=2, tensor=2)),
+    )
     assert texts == others
     same(one, many, 2e-5)
 
@@ -124,16 +222,40 @@ def test_replayed_routing_is_what_the_trainer_follows(base):
     stage = Reinforcement(adopt(run(base, None)))
     with use(make_mesh(BASE.mesh)):
         sampler, state = rollout.Sampler(stage.config, stage.tokenizer), Plan(stage.config).start()
-        texts = sampler({"params": state.params, "balance": state.balance}, [stage.judge.prompt(p) for p in stage.judge.training(0, 4)], 4, jax.random.key(0))
-        score = jax.jit(lambda texts: log_probs(Transformer(BASE.model, BASE.kernel), stage.config, state.params, state.balance, texts, 0.8)[0])
+        texts = sampler(
+            {"params": state.params, "balance": state.balance},
+            [stage.judge.prompt(p) for p in stage.judge.training(0, 4)],
+            4,
+            jax.random.key(0),
+        )
+        score = jax.jit(
+            lambda texts: log_probs(
+                Transformer(BASE.model, BASE.kernel),
+                stage.config,
+                state.params,
+                state.balance,
+                texts,
+                0.8,
+            )[0]
+        )
 
         def gap(texts):
-            return float(jnp.where(texts["mask"], jnp.abs(score(texts) - texts["log_prob"][:, 1:]), 0).max())
+            return float(
+                jnp.where(texts["mask"], jnp.abs(score(texts) - texts["log_prob"][:, 1:]), 0).max()
+            )
 
         assert gap(texts) < 1e-4
-        assert gap(texts | {"choice": jax.tree.map(lambda c: (c + 1) % BASE.model.experts, texts["choice"])}) > 1e-2
+        assert (
+            gap(
+                texts
+                | {"choice": jax.tree.map(lambda c: (c + 1) % BASE.model.experts, texts["choice"])}
+            )
+            > 1e-2
+        )
         assert gap({name: x for name, x in texts.items() if name != "kept"}) > 1e-2
-    assert len({tuple(row) for row in np.asarray(texts["tokens"])}) > 12  # samples of a group differ
+    assert (
+        len({tuple(row) for row in np.asarray(texts["tokens"])}) > 12
+    )  # samples of a group differ
 
 
 def test_every_rollout_draws_anew_and_ends_where_padding_is_the_end_too(base):
@@ -144,24 +266,52 @@ def test_every_rollout_draws_anew_and_ends_where_padding_is_the_end_too(base):
         prompts = [stage.judge.prompt(problem) for problem in stage.judge.training(0, 4)]
 
         def drawn():
-            return jax.device_get(sampler({"params": state.params, "balance": state.balance}, prompts, 4, stage.key(state, "draw")))
+            return jax.device_get(
+                sampler(
+                    {"params": state.params, "balance": state.balance},
+                    prompts,
+                    4,
+                    stage.key(state, "draw"),
+                )
+            )
 
         first, again = drawn(), drawn()
         stage.rollouts += 1
         second = drawn()
-        assert np.array_equal(first["tokens"], again["tokens"]) and not np.array_equal(first["tokens"], second["tokens"])
-        sampler.stop_X[0] = end = np.bincount(second["tokens"][:, 1:][second["mask"]]).argmax()  # so that some texts do end
+        assert np.array_equal(first["tokens"], again["tokens"]) and not np.array_equal(
+            first["tokens"], second["tokens"]
+        )
+        sampler.stop_X[0] = end = np.bincount(
+            second["tokens"][:, 1:][second["mask"]]
+        ).argmax()  # so that some texts do end
         ended = drawn()
         sampler.pad = end
         padded = drawn()
         for name in ("length", "mask", "segments"):
             assert np.array_equal(padded[name], ended[name]), name
-        assert np.array_equal(padded["tokens"][padded["segments"] > 0], ended["tokens"][ended["segments"] > 0])
+        assert np.array_equal(
+            padded["tokens"][padded["segments"] > 0], ended["tokens"][ended["segments"] > 0]
+        )
         last, rows = padded["length"] - 1, np.arange(16)
         short = padded["mask"].sum(1) < stage.config.post.max_new
-        assert short.any() and (padded["tokens"][rows, last][short] == end).all() and padded["mask"][rows, last - 1].all()  # and the end is learnt
-        shapes = str(jax.make_jaxpr(lambda: sampler({"params": state.params, "balance": state.balance}, prompts, 4, stage.key(state, "draw")))())
-    assert f"f32[4,{sampler.room},32]" in shapes and f"f32[16,{sampler.room},32]" not in shapes  # 4 prompts were read, not 16
+        assert (
+            short.any()
+            and (padded["tokens"][rows, last][short] == end).all()
+            and padded["mask"][rows, last - 1].all()
+        )  # and the end is learnt
+        shapes = str(
+            jax.make_jaxpr(
+                lambda: sampler(
+                    {"params": state.params, "balance": state.balance},
+                    prompts,
+                    4,
+                    stage.key(state, "draw"),
+                )
+            )()
+        )
+    assert (
+        f"f32[4,{sampler.room},32]" in shapes and f"f32[16,{sampler.room},32]" not in shapes
+    )  # 4 prompts were read, not 16
 
 
 class Counted(Reinforcement):
@@ -174,44 +324,78 @@ class Counted(Reinforcement):
         return super().batch(step, state)
 
 
-def test_inner_epochs_and_minibatches_move_the_ratio_and_nothing_compiles_after_warm_up(base, tmp_path):
+def test_inner_epochs_and_minibatches_move_the_ratio_and_nothing_compiles_after_warm_up(
+    base, tmp_path
+):
     """Three rollouts of four updates each; the reference is first replaced at the second."""
-    jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: Counted.compiled.append(name) if "backend_compile" in name else None)
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: Counted.compiled.append(name) if "backend_compile" in name else None
+    )
     post = {"epochs": 2, "recipe": "dapo", "rounds": 2, "reference_every": 1, "truncate": 2.0}
-    fitted = fit(run(base, tmp_path, steps=12, batch=8, post=post, eval_every=12, save_every=6), Counted)
+    fitted = fit(
+        run(base, tmp_path, steps=12, batch=8, post=post, eval_every=12, save_every=6), Counted
+    )
     assert Counted.before[0] < Counted.before[1] and Counted.before[8] == Counted.before[11]
     records = figures(fitted)
     assert "reward/length" in records[0]  # DAPO's penalty
-    assert records[0]["ratio"] == pytest.approx(1, abs=1e-5) and all(abs(r["log_ratio"]) > 1e-6 for r in records[1:4])
-    assert [r["reward"] for r in records[:4]] == [records[0]["reward"]] * 4 and records[4]["reward"] != records[0]["reward"]
-    assert not (tmp_path / "checkpoints" / "6").exists() and (tmp_path / "checkpoints" / "8").exists()  # a save waits for the end of a rollout
+    assert records[0]["ratio"] == pytest.approx(1, abs=1e-5) and all(
+        abs(r["log_ratio"]) > 1e-6 for r in records[1:4]
+    )
+    assert [r["reward"] for r in records[:4]] == [records[0]["reward"]] * 4 and records[4][
+        "reward"
+    ] != records[0]["reward"]
+    assert (
+        not (tmp_path / "checkpoints" / "6").exists() and (tmp_path / "checkpoints" / "8").exists()
+    )  # a save waits for the end of a rollout
 
 
 def test_a_failing_reward_is_counted_and_named_not_zero(base, tmp_path):
     config = run(base, tmp_path, steps=1, post={"rewards": (("post.own_reward:picky", 1.0),)})
     fitted = fit(config, Reinforcement)
     [record] = figures(fitted)
-    samples = [one for group in json.loads((tmp_path / "rollouts.jsonl").read_text())["groups"] for one in group["samples"]]
+    samples = [
+        one
+        for group in json.loads((tmp_path / "rollouts.jsonl").read_text())["groups"]
+        for one in group["samples"]
+    ]
     failed = [one for one in samples if one["reward"] is None]
     assert 0 < record["failed"] < 16 and failed and all(one["advantage"] == 0 for one in failed)
-    assert all("ZeroDivisionError" in one["error"] for one in failed) and all("error" not in one for one in samples if one["reward"] is not None)
+    assert all("ZeroDivisionError" in one["error"] for one in failed) and all(
+        "error" not in one for one in samples if one["reward"] is not None
+    )
     with pytest.raises(DataError, match="the reward failed for every sample.*broken returned nan"):
-        fit(run(base, tmp_path / "broken", post={"rewards": (("post.own_reward:broken", 1.0),)}), Reinforcement)
+        fit(
+            run(base, tmp_path / "broken", post={"rewards": (("post.own_reward:broken", 1.0),)}),
+            Reinforcement,
+        )
 
 
 @pytest.fixture(scope="module")
 def broken_off(base, tmp_path_factory):
     """Adapters and the bias learn, without a reference, until the reward breaks in the second rollout."""
     folder = tmp_path_factory.mktemp("broken_off")
-    config = run(base, folder, steps=2, save_every=2, balance_rate=0.01,
-                 post={"rewards": (("post.own_reward:fails_on_the_second_rollout", 1.0),), "kl": 0.0, "move_bias": True})
+    config = run(
+        base,
+        folder,
+        steps=2,
+        save_every=2,
+        balance_rate=0.01,
+        post={
+            "rewards": (("post.own_reward:fails_on_the_second_rollout", 1.0),),
+            "kl": 0.0,
+            "move_bias": True,
+        },
+    )
     with pytest.raises(DataError, match="the reward failed for every sample"):
         fit(replace(config, lora=LoraConfig(rank=2)), Reinforcement)
     return folder
 
 
 def test_a_reward_that_breaks_later_costs_no_step(broken_off):
-    assert json.loads((broken_off / "checkpoints" / "1" / "data-0.json").read_text()) == {"rollouts": 1, "cursor": 4}
+    assert json.loads((broken_off / "checkpoints" / "1" / "data-0.json").read_text()) == {
+        "rollouts": 1,
+        "cursor": 4,
+    }
     [record] = metrics.read(broken_off)
     assert record["step"] == 1 and "kl" not in record  # without a reference nothing is measured
 
@@ -219,10 +403,18 @@ def test_a_reward_that_breaks_later_costs_no_step(broken_off):
 def test_adapters_learn_from_rewards_and_the_bias_moves_where_asked(broken_off, base):
     with use(make_mesh(BASE.mesh)):
         before, after = (open_model(folder).variables for folder in (base, broken_off))
-    moved = jax.tree_util.tree_leaves_with_path(jax.tree.map(lambda a, b: bool((a != b).any()), before, after))
+    moved = jax.tree_util.tree_leaves_with_path(
+        jax.tree.map(lambda a, b: bool((a != b).any()), before, after)
+    )
     names = {jax.tree_util.keystr(path): different for path, different in moved}
-    assert any(different for name, different in names.items() if "w_o" in name) and any(different for name, different in names.items() if "bias" in name)
-    assert not any(different for name, different in names.items() if "norm" in name or "embed" in name or "router" in name)
+    assert any(different for name, different in names.items() if "w_o" in name) and any(
+        different for name, different in names.items() if "bias" in name
+    )
+    assert not any(
+        different
+        for name, different in names.items()
+        if "norm" in name or "embed" in name or "router" in name
+    )
 
 
 def test_the_template_is_kept_beside_the_weights(base, unbroken, tmp_path):
@@ -246,36 +438,62 @@ def test_what_was_drawn_tells_how_good_the_policy_is_and_what_has_signal_is_lear
     """Three rounds of two groups of two: one group has signal in the first, none in the second, both in the third."""
     rounds = [([0, 0, 1, -1], 0), ([0, 0, 0, 0], 4), ([2, -2, 3, -3], 8)]
     stage = object.__new__(Reinforcement)
-    stage.config, stage.objective = Config(post=GrpoConfig(prompts=2, group=2, rounds=3)), objective_of(GrpoConfig(resample=True))
-    stage.draw_round = lambda _, number: ({"tokens": jnp.arange(4)[:, None] + rounds[number][1], "choice": jnp.zeros((4, 1))},
-                                          [f"text {rounds[number][1] + i}" for i in range(4)], np.array(rounds[number][0], np.float32))
+    stage.config, stage.objective = (
+        Config(post=GrpoConfig(prompts=2, group=2, rounds=3)),
+        objective_of(GrpoConfig(resample=True)),
+    )
+    stage.draw_round = lambda _, number: (
+        {"tokens": jnp.arange(4)[:, None] + rounds[number][1], "choice": jnp.zeros((4, 1))},
+        [f"text {rounds[number][1] + i}" for i in range(4)],
+        np.array(rounds[number][0], np.float32),
+    )
     texts, judged, advantage_B, (everything, all_B) = stage.drawn_groups(None)
-    assert texts["tokens"][:, 0].tolist() == [8, 9, 2, 3] and judged == ["text 8", "text 9", "text 2", "text 3"] and advantage_B.tolist() == [2, -2, 1, -1]
-    assert everything == [f"text {i}" for i in range(12)] and all_B.tolist() == sum((row for row, _ in rounds), [])
+    assert (
+        texts["tokens"][:, 0].tolist() == [8, 9, 2, 3]
+        and judged == ["text 8", "text 9", "text 2", "text 3"]
+        and advantage_B.tolist() == [2, -2, 1, -1]
+    )
+    assert everything == [f"text {i}" for i in range(12)] and all_B.tolist() == sum(
+        (row for row, _ in rounds), []
+    )
     stage.objective = objective_of(GrpoConfig())
-    assert stage.drawn_groups(None)[1] == stage.drawn_groups(None)[3][0] == [f"text {i}" for i in range(4)]
+    assert (
+        stage.drawn_groups(None)[1]
+        == stage.drawn_groups(None)[3][0]
+        == [f"text {i}" for i in range(4)]
+    )
 
 
-@pytest.mark.parametrize(("change", "said"), [
-    ({"init": None}, "name its folder with --init"),
-    ({"group": 1}, "post.group is 1"),
-    ({"prompts": 3}, "post.prompts 3 x post.group 4 = 12 samples: make train.batch 16 divide"),
-    ({"temperature": 0.0}, "post.temperature is 0.0"),
-    ({"max_new": 40}, "data.sequence 40 must hold a prompt and post.max_new 40"),
-    ({"clip_low": -1.0}, "post.clip_low is -1.0"),
-    ({"tasks": ("additon",)}, "did you mean 'addition'"),
-    ({"tasks": ("addition:99",)}, "addition has levels"),
-    ({"rewards": (("acuracy", 1.0),)}, "did you mean 'accuracy'"),
-    ({"max_new": 36}, "a prompt has .* raise data.sequence or lower post.max_new"),
-    ({"steps": 21, "epochs": 2}, "train.steps 21 must be a multiple of the 2 steps"),
-    ({"capacity": 1.5}, "kernel.capacity is 1.5: the sampler drops no tokens"),
-    ({"move_bias": True}, "post.kl is 0.02 and post.move_bias True"),
-])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"init": None}, "name its folder with --init"),
+        ({"group": 1}, "post.group is 1"),
+        ({"prompts": 3}, "post.prompts 3 x post.group 4 = 12 samples: make train.batch 16 divide"),
+        ({"temperature": 0.0}, "post.temperature is 0.0"),
+        ({"max_new": 40}, "data.sequence 40 must hold a prompt and post.max_new 40"),
+        ({"clip_low": -1.0}, "post.clip_low is -1.0"),
+        ({"tasks": ("additon",)}, "did you mean 'addition'"),
+        ({"tasks": ("addition:99",)}, "addition has levels"),
+        ({"rewards": (("acuracy", 1.0),)}, "did you mean 'accuracy'"),
+        ({"max_new": 36}, "a prompt has .* raise data.sequence or lower post.max_new"),
+        ({"steps": 21, "epochs": 2}, "train.steps 21 must be a multiple of the 2 steps"),
+        ({"capacity": 1.5}, "kernel.capacity is 1.5: the sampler drops no tokens"),
+        ({"move_bias": True}, "post.kl is 0.02 and post.move_bias True"),
+    ],
+)
 def test_bad_input_is_one_sentence(base, tmp_path, change, said):
     config = run(base, tmp_path)
-    post = {name: value for name, value in change.items() if name not in ("init", "steps", "capacity")}
-    config = replace(config, init=change.get("init", base), post=replace(config.post, **post), train=replace(config.train, steps=change.get("steps", 20)),
-                     kernel=replace(config.kernel, capacity=change.get("capacity", 0.0)))
+    post = {
+        name: value for name, value in change.items() if name not in ("init", "steps", "capacity")
+    }
+    config = replace(
+        config,
+        init=change.get("init", base),
+        post=replace(config.post, **post),
+        train=replace(config.train, steps=change.get("steps", 20)),
+        kernel=replace(config.kernel, capacity=change.get("capacity", 0.0)),
+    )
     with pytest.raises((ConfigError, DataError), match=said) as found:
         fit(config, Reinforcement)
     assert "\n" not in str(found.value) and not list(tmp_path.glob("checkpoints/*"))
@@ -283,11 +501,15 @@ def test_bad_input_is_one_sentence(base, tmp_path, change, said):
 
 def test_a_template_that_asks_for_no_answer_is_refused(base, tmp_path):
     shutil.copytree(base, tmp_path / "base")
-    (tmp_path / "base" / "chat_template.jinja").write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    (tmp_path / "base" / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    )
     with pytest.raises(DataError, match="no generation prompt"):
         Reinforcement(adopt(run(tmp_path / "base", tmp_path, post={"template": "auto"})))
 
 
 def test_a_config_replaces_parts_of_its_recipe():
     assert objective_of(GrpoConfig()) == RECIPES["v3_2"]
-    assert objective_of(GrpoConfig(recipe="dapo", clip_high=0.4, kl=0.1)) == replace(RECIPES["dapo"], clip_high=0.4, kl=0.1)
+    assert objective_of(GrpoConfig(recipe="dapo", clip_high=0.4, kl=0.1)) == replace(
+        RECIPES["dapo"], clip_high=0.4, kl=0.1
+    )

@@ -30,7 +30,10 @@ def equal(a, b):
 
 
 def named(tree):
-    return {"/".join(entry.key for entry in path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+    return {
+        "/".join(entry.key for entry in path): np.asarray(x)
+        for path, x in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +63,27 @@ def test_the_first_weights_are_those_that_stay(config, begun):
 def test_only_matrices_have_adapters_and_only_adapters_have_moments(config, begun):
     plan, state, _ = begun
     own = set(named(state.params))
-    assert {"expert_layers/attention/w_uq/a", "dense_layers/ffn/w_down/b", "expert_layers/ffn/w_gate/a", "mtp_1/block/attention/w_o/b", "mtp_1/w_token/a"} <= own
+    assert {
+        "expert_layers/attention/w_uq/a",
+        "dense_layers/ffn/w_down/b",
+        "expert_layers/ffn/w_gate/a",
+        "mtp_1/block/attention/w_o/b",
+        "mtp_1/w_token/a",
+    } <= own
     assert not any(part in name for name in own for part in ("norm", "embed", "head/", "router"))
     fewer = set(named(make_plan(replace(config, lora=replace(LORA, experts=False))).shape.params))
-    assert {name for name in own - fewer} == {f"{stack}/ffn/{w}/{x}" for stack in ("expert_layers", "mtp_1/block") for w in ("w_gate", "w_up", "w_down") for x in "ab"}
-    count, moments = (sum(x.size for x in jax.tree.leaves(tree)) for tree in (state.params, state.opt_state))
-    assert 2 * count <= moments <= 2 * count + 8 and count < 0.5 * sum(x.size for x in jax.tree.leaves(state.frozen["base"]))
+    assert {name for name in own - fewer} == {
+        f"{stack}/ffn/{w}/{x}"
+        for stack in ("expert_layers", "mtp_1/block")
+        for w in ("w_gate", "w_up", "w_down")
+        for x in "ab"
+    }
+    count, moments = (
+        sum(x.size for x in jax.tree.leaves(tree)) for tree in (state.params, state.opt_state)
+    )
+    assert 2 * count <= moments <= 2 * count + 8 and count < 0.5 * sum(
+        x.size for x in jax.tree.leaves(state.frozen["base"])
+    )
     m, r = config.model, LORA.rank
     assert state.params["expert_layers"]["ffn"]["w_gate"]["a"].size == 2 * m.experts * m.embed * r
     assert type(make_plan(replace(config, lora=LoraConfig()))) is Plan
@@ -73,12 +91,28 @@ def test_only_matrices_have_adapters_and_only_adapters_have_moments(config, begu
 
 def test_merged_weights_are_the_formula(begun):
     plan, state, busy = begun
-    base, merged, a_b = named(state.frozen["base"]), named(jax.jit(plan.weights)(busy, state.frozen)), named(busy)
-    scale, sums = LORA.alpha / LORA.rank, {
-        "expert_layers/attention/w_uq": "lqr,lrhn->lqhn", "dense_layers/attention/w_o": "lhur,lrd->lhud", "expert_layers/ffn/w_down": "lefr,lerd->lefd",
-        "mtp_1/block/attention/w_dkv": "dr,rc->dc", "mtp_1/w_hidden": "dr,ra->da", "expert_layers/ffn/shared/w_up": "ldr,lrf->ldf"}
+    base, merged, a_b = (
+        named(state.frozen["base"]),
+        named(jax.jit(plan.weights)(busy, state.frozen)),
+        named(busy),
+    )
+    scale, sums = (
+        LORA.alpha / LORA.rank,
+        {
+            "expert_layers/attention/w_uq": "lqr,lrhn->lqhn",
+            "dense_layers/attention/w_o": "lhur,lrd->lhud",
+            "expert_layers/ffn/w_down": "lefr,lerd->lefd",
+            "mtp_1/block/attention/w_dkv": "dr,rc->dc",
+            "mtp_1/w_hidden": "dr,ra->da",
+            "expert_layers/ffn/shared/w_up": "ldr,lrf->ldf",
+        },
+    )
     for name, how in sums.items():
-        np.testing.assert_allclose(merged[name], base[name] + scale * np.einsum(how, a_b[name + "/a"], a_b[name + "/b"]), atol=1e-6)
+        np.testing.assert_allclose(
+            merged[name],
+            base[name] + scale * np.einsum(how, a_b[name + "/a"], a_b[name + "/b"]),
+            atol=1e-6,
+        )
     for name in base:
         assert (name + "/a" in a_b) != np.array_equal(merged[name], base[name]), name
 
@@ -86,22 +120,37 @@ def test_merged_weights_are_the_formula(begun):
 def test_a_reference_is_a_copy_of_the_adapters(config, begun):
     plan, state = make_plan(config, ("reference",)), begun[1]
     own = jax.eval_shape(plan.begin, state.frozen["base"])
-    assert jax.tree.structure(own.frozen["reference"]) == jax.tree.structure(own.params) and own.frozen.keys() == {"reference", "base"}
+    assert jax.tree.structure(own.frozen["reference"]) == jax.tree.structure(
+        own.params
+    ) and own.frozen.keys() == {"reference", "base"}
     assert jax.tree.structure(plan.state_axes().frozen) == jax.tree.structure(own.frozen)
 
 
 def make_batch():
     tokens = RANDOM.integers(0, 256, (1, 8, 33)).astype(np.int32)
-    return {"tokens": tokens, "segments": np.ones_like(tokens), "trained": RANDOM.random(tokens.shape) < 0.5}
+    return {
+        "tokens": tokens,
+        "segments": np.ones_like(tokens),
+        "trained": RANDOM.random(tokens.shape) < 0.5,
+    }
 
 
 def test_a_step_is_the_same_on_a_mesh(config):
     """Gradients and metrics of data 2 x expert 2 against no mesh at all, in the norm of the adapters' tensors; one layer, to compile little."""
-    config, batch, found = replace(config, model=replace(config.model, layers=1, dense_layers=0, mtp_depth=0)), make_batch(), []
+    config, batch, found = (
+        replace(config, model=replace(config.model, layers=1, dense_layers=0, mtp_depth=0)),
+        make_batch(),
+        [],
+    )
     with use(make_mesh(config.mesh)):
         state = make_plan(config).start()
     busy = jax.tree.map(lambda x: RANDOM.normal(0, 0.1, x.shape).astype(np.float32), state.params)
-    host = jax.tree.map(np.asarray, state.replace(params=busy, opt_state=optax.trace(0.0).init(busy), key=jax.random.key_data(state.key)))
+    host = jax.tree.map(
+        np.asarray,
+        state.replace(
+            params=busy, opt_state=optax.trace(0.0).init(busy), key=jax.random.key_data(state.key)
+        ),
+    )
 
     def traced():
         plan = Adapted(config)
@@ -117,13 +166,23 @@ def test_a_step_is_the_same_on_a_mesh(config):
         found.append(compile_train(plan, criterion)(placed, put_batch(batch, BATCH)))
     (one, seen), (other, also) = [jax.tree.map(np.asarray, part) for part in found]
     assert all(np.abs(x).max() > 1e-7 for x in jax.tree.leaves(one.opt_state.trace))
-    for a, b in zip(jax.tree.leaves((one.opt_state.trace, seen)), jax.tree.leaves((other.opt_state.trace, also)), strict=True):
+    for a, b in zip(
+        jax.tree.leaves((one.opt_state.trace, seen)),
+        jax.tree.leaves((other.opt_state.trace, also)),
+        strict=True,
+    ):
         np.testing.assert_allclose(b, a, rtol=0, atol=1e-5 * max(np.abs(a).max(), 1e-6))
 
 
 @pytest.fixture(scope="module")
 def tuned(tiny, chats, tmp_path_factory):
-    config = tiny(tmp_path_factory.mktemp("lora") / "run", SftConfig(chats=(chats,)), steps=4, save_every=4, ema=0.5)
+    config = tiny(
+        tmp_path_factory.mktemp("lora") / "run",
+        SftConfig(chats=(chats,)),
+        steps=4,
+        save_every=4,
+        ema=0.5,
+    )
     config = replace(config, lora=LoraConfig(rank=2))
     return fit(config, stage_of(config))
 
@@ -135,25 +194,47 @@ def test_training_leaves_the_weights_and_a_run_is_read_merged(tuned):
     assert all(np.abs(np.asarray(x)).max() > 0 for x in jax.tree.leaves(state.params))
     read, variables = read_run(tuned.folder)
     assert read.lora == LoraConfig()  # whoever saves these weights again saves whole ones
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), variables["params"], jax.jit(plan.weights)(state.ema, state.frozen))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+        variables["params"],
+        jax.jit(plan.weights)(state.ema, state.frozen),
+    )
     with use(make_mesh(MeshConfig(data=4, expert=2))):
         split = read_run(tuned.folder)[1]["params"]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=1e-6), split, variables["params"])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=1e-6),
+        split,
+        variables["params"],
+    )
     assert any("adapters of rank 2" in line for line in tuned.stage.about())
 
 
 def test_logits_of_the_merged_run_are_those_of_the_adapters(tuned):
     plan, state, opened = tuned.stage.plan, tuned.state, open_model(tuned.folder)
     tokens = np.arange(16, dtype=np.int32)[None]
-    ours = jax.jit(lambda state: plan.model.apply({"params": plan.weights(state.ema, state.frozen), "balance": state.balance}, tokens).hidden_BTD)(state)
-    theirs = jax.jit(lambda v: Transformer(opened.model, opened.kernel).apply(v, tokens).hidden_BTD)(opened.variables)
+    ours = jax.jit(
+        lambda state: (
+            plan.model.apply(
+                {"params": plan.weights(state.ema, state.frozen), "balance": state.balance}, tokens
+            ).hidden_BTD
+        )
+    )(state)
+    theirs = jax.jit(
+        lambda v: Transformer(opened.model, opened.kernel).apply(v, tokens).hidden_BTD
+    )(opened.variables)
     np.testing.assert_allclose(theirs, ours, atol=1e-5)
 
 
 def test_a_run_of_adapters_goes_on_and_can_be_tuned_again(tuned, tmp_path):
     again = fit(tuned.config, stage_of(tuned.config))
     equal(again.state.params, tuned.state.params)
-    config = replace(tuned.config, lora=LoraConfig(), init=tuned.folder, out=tmp_path, train=replace(tuned.config.train, steps=1, ema=0.0))
+    config = replace(
+        tuned.config,
+        lora=LoraConfig(),
+        init=tuned.folder,
+        out=tmp_path,
+        train=replace(tuned.config.train, steps=1, ema=0.0),
+    )
     with use(make_mesh(config.mesh)):
         first = Plan(config).start()
     equal(first.params, read_run(tuned.folder)[1]["params"])

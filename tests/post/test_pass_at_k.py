@@ -34,9 +34,28 @@ from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use
 
 CONFIG = Config(
-    model=ModelConfig(vocab=272, embed=32, layers=1, dense_layers=0, mtp_depth=0, heads=2, q_latent=16, kv_latent=16, nope=8, rotary=8, value=8, hidden=32,
-                      expert_hidden=32, experts=8, experts_per_token=2, init_std=0.3),
-    data=DataConfig(tokenizer="byte", sequence=40), kernel=KernelConfig(attention="plain", experts="loop", remat="none"), mesh=MeshConfig(data=1))
+    model=ModelConfig(
+        vocab=272,
+        embed=32,
+        layers=1,
+        dense_layers=0,
+        mtp_depth=0,
+        heads=2,
+        q_latent=16,
+        kv_latent=16,
+        nope=8,
+        rotary=8,
+        value=8,
+        hidden=32,
+        expert_hidden=32,
+        experts=8,
+        experts_per_token=2,
+        init_std=0.3,
+    ),
+    data=DataConfig(tokenizer="byte", sequence=40),
+    kernel=KernelConfig(attention="plain", experts="loop", remat="none"),
+    mesh=MeshConfig(data=1),
+)
 SUM = Problem("addition", 1, "3+4=", "3+4", {"numbers": [3, 4]})
 
 
@@ -44,10 +63,19 @@ def judged(text, right=None, **rest):
     """A sample, right if it says 7 in the right form."""
     formed = text.startswith("<think>") and text.endswith("</answer>")
     right = formed and "<answer>7<" in text.replace(" ", "") if right is None else right
-    return Judged(SUM, text, rest.pop("reward", float(right)), {"accuracy": float(right), "format": float(formed)}, "", **({"tokens": len(text), "truncated": False} | rest))
+    return Judged(
+        SUM,
+        text,
+        rest.pop("reward", float(right)),
+        {"accuracy": float(right), "format": float(formed)},
+        "",
+        **({"tokens": len(text), "truncated": False} | rest),
+    )
 
 
-@given(st.integers(1, 7).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))
+@given(
+    st.integers(1, 7).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n)))
+)
 def test_pass_at_k_counts_the_draws_that_hold_a_right_one(case):
     samples, right, k = case
     draws = list(combinations([True] * right + [False] * (samples - right), k))
@@ -58,13 +86,25 @@ def test_a_majority_decides_and_ties_share():
     assert consensus(["7", "7", "8", None], [True, True, False, False]) == 1
     assert consensus(["7", "8", "8", None], [True, False, False, False]) == 0
     assert consensus(["7", "8", None, None], [True, False, False, False]) == 0.5
-    assert consensus([None, None], [False, False]) == 0  # no votes, though most samples agree in that
+    assert (
+        consensus([None, None], [False, False]) == 0
+    )  # no votes, though most samples agree in that
 
 
-@pytest.mark.parametrize(("right", "tries", "low", "high"), [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)])
+@pytest.mark.parametrize(
+    ("right", "tries", "low", "high"),
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
 def test_wilsons_interval_is_newcombes_table(right, tries, low, high):
     """Newcombe, Statistics in Medicine 17 (1998), table I, method 3."""
-    assert interval([1.0] * right + [0.0] * (tries - right), tries) == pytest.approx((low, high), abs=5e-5)
+    assert interval([1.0] * right + [0.0] * (tries - right), tries) == pytest.approx(
+        (low, high), abs=5e-5
+    )
 
 
 def test_samples_of_one_problem_are_not_independent():
@@ -72,7 +112,9 @@ def test_samples_of_one_problem_are_not_independent():
     rng = np.random.default_rng(0)
     values = rng.binomial(8, rng.beta(0.5, 1.5, 400)) / 8
     means = rng.choice(values, (4000, 400)).mean(1)
-    np.testing.assert_allclose(interval(values.tolist(), 3200), np.quantile(means, (0.025, 0.975)), atol=0.004)
+    np.testing.assert_allclose(
+        interval(values.tolist(), 3200), np.quantile(means, (0.025, 0.975)), atol=0.004
+    )
     assert interval([1.0, 0.0] * 50, 800) == interval([1.0, 0.0] * 50, 100)
     low, high = interval([0.5] * 10, 80)
     assert low == pytest.approx(0.3932, abs=1e-3) and high == pytest.approx(1 - low)
@@ -81,39 +123,83 @@ def test_samples_of_one_problem_are_not_independent():
 @given(st.lists(st.sampled_from([0, 0.25, 0.5, 1]), min_size=1, max_size=40))
 def test_an_interval_holds_its_mean(values):
     low, high = interval(values, 4 * len(values))
-    assert 0 <= low <= sum(values) / len(values) + 1e-12 and sum(values) / len(values) - 1e-12 <= high <= 1 and low < high
+    assert (
+        0 <= low <= sum(values) / len(values) + 1e-12
+        and sum(values) / len(values) - 1e-12 <= high <= 1
+        and low < high
+    )
 
 
 def test_figures_of_made_up_groups():
-    right, wrong, bad = judged("<think>a</think><answer>7</answer>"), judged("<think>a</think><answer> 8 </answer>"), judged("7", tokens=50, truncated=True)
-    failed = replace(right, reward=float("nan"), parts={"accuracy": float("nan"), "format": 1.0}, error="the verifier failed")
-    seen = figures([[right, wrong, wrong, bad], [right, right, bad, wrong], [bad] * 4, [right, failed, right, right]], opened=False)
+    right, wrong, bad = (
+        judged("<think>a</think><answer>7</answer>"),
+        judged("<think>a</think><answer> 8 </answer>"),
+        judged("7", tokens=50, truncated=True),
+    )
+    failed = replace(
+        right,
+        reward=float("nan"),
+        parts={"accuracy": float("nan"), "format": 1.0},
+        error="the verifier failed",
+    )
+    seen = figures(
+        [
+            [right, wrong, wrong, bad],
+            [right, right, bad, wrong],
+            [bad] * 4,
+            [right, failed, right, right],
+        ],
+        opened=False,
+    )
     assert (seen["problems"], seen["samples"], seen["failed"]) == (3, 4, 1)
-    assert seen["pass@1"][0] == pytest.approx((1 + 2 + 0) / 12, abs=1e-6) and seen["pass@4"][0] == pytest.approx(2 / 3, abs=1e-6)
-    assert seen["pass@2"][0] == pytest.approx((1 - 3 / 6 + 1 - 1 / 6) / 3, abs=1e-6) and seen["cons@4"][0] == pytest.approx(1 / 3, abs=1e-6)
+    assert seen["pass@1"][0] == pytest.approx((1 + 2 + 0) / 12, abs=1e-6) and seen["pass@4"][
+        0
+    ] == pytest.approx(2 / 3, abs=1e-6)
+    assert seen["pass@2"][0] == pytest.approx((1 - 3 / 6 + 1 - 1 / 6) / 3, abs=1e-6) and seen[
+        "cons@4"
+    ][0] == pytest.approx(1 / 3, abs=1e-6)
     assert seen["form"] == pytest.approx(6 / 12) and seen["truncated"] == pytest.approx(6 / 12)
-    assert "pass@4 66.7% (" in sentence(seen) and "THE VERIFIER FAILED on 1 problems" in sentence(seen)
+    assert "pass@4 66.7% (" in sentence(seen) and "THE VERIFIER FAILED on 1 problems" in sentence(
+        seen
+    )
 
 
 def test_problems_are_asked_once():
     """Ten held-out sums of two digits cannot be five hundred."""
+
     def side(index, count):
         return [Problem("addition", 1, f"{index % 6}+0=", str(index % 3))]
-    assert [problem.key for problem in distinct(side, 500)] == ["0", "1", "2"] and len(distinct(side, 2)) == 2
+
+    assert [problem.key for problem in distinct(side, 500)] == ["0", "1", "2"] and len(
+        distinct(side, 2)
+    ) == 2
 
 
 def test_what_is_kept():
     asked = Sample(None, None)
-    short, long, wrong = (judged(wrap(*said)) for said in (("a", "7"), ("a longer one", "7"), ("a", "8")))
-    cut, named, broken = judged(wrap("a", "7"), truncated=True), judged(wrap("<｜User｜>a", "7")), judged(wrap("a\ufffd", "7"))
+    short, long, wrong = (
+        judged(wrap(*said)) for said in (("a", "7"), ("a longer one", "7"), ("a", "8"))
+    )
+    cut, named, broken = (
+        judged(wrap("a", "7"), truncated=True),
+        judged(wrap("<｜User｜>a", "7")),
+        judged(wrap("a\ufffd", "7")),
+    )
     group = [long, wrong, short, short, cut, named, broken]
     assert choose(group, False, asked) == [short, long]
     assert choose(group, False, replace(asked, per_problem=1)) == [short]
     assert choose(group, False, replace(asked, keep="all")) == [wrong, short, long]
     mixed = judged(wrap("7 是 seven", "7"))
-    assert row(judged(wrap("a", "8"), reward=float("nan")), opened=False)["reward"] is None  # JSON has no NaN
-    assert choose([mixed, long], False, replace(asked, language="en")) == [long] and choose([mixed], False, asked) == [mixed]
-    assert row(judged("a</think><answer>7</answer>", right=True), opened=True)["messages"][1] == {"role": "assistant", "content": "<think>\na</think><answer>7</answer>"}
+    assert (
+        row(judged(wrap("a", "8"), reward=float("nan")), opened=False)["reward"] is None
+    )  # JSON has no NaN
+    assert choose([mixed, long], False, replace(asked, language="en")) == [long] and choose(
+        [mixed], False, asked
+    ) == [mixed]
+    assert row(judged("a</think><answer>7</answer>", right=True), opened=True)["messages"][1] == {
+        "role": "assistant",
+        "content": "<think>\na</think><answer>7</answer>",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +208,12 @@ def run(tmp_path_factory):
     load_tokenizer(CONFIG.data, CONFIG.model.vocab, None).save(folder)
     compile_chat(BUILT_IN["r1"]).keep(folder)
     with use(make_mesh(CONFIG.mesh)), closing(Checkpoints(folder, 1)) as checkpoints:
-        checkpoints.save(1, Plan(CONFIG).start(), data=None, config=to_json(replace(CONFIG, post=GrpoConfig(max_new=12))))
+        checkpoints.save(
+            1,
+            Plan(CONFIG).start(),
+            data=None,
+            config=to_json(replace(CONFIG, post=GrpoConfig(max_new=12))),
+        )
     return folder
 
 
@@ -133,6 +224,7 @@ def command(monkeypatch, capsys):
         status = main()
         said = capsys.readouterr()
         return status, said.out, said.err
+
     return call
 
 
@@ -141,8 +233,16 @@ def test_eval_of_a_task_is_the_same_for_any_batch_and_on_a_mesh(run, command):
     status, out, _ = command(*asked, "--batch", 8)
     report = run / "eval-countdown-1.json"
     seen = json.loads(report.read_text())
-    assert status == 0 and out.startswith("countdown:1: 6 held-out problems x 2: pass@1 0.0% (0.0% to ") and str(report) in out
-    assert seen["floor"]["pass@1"] < seen["floor"]["pass@2"] and seen["max_new"] == 12 and seen["template"] == "auto"  # as the run was trained
+    assert (
+        status == 0
+        and out.startswith("countdown:1: 6 held-out problems x 2: pass@1 0.0% (0.0% to ")
+        and str(report) in out
+    )
+    assert (
+        seen["floor"]["pass@1"] < seen["floor"]["pass@2"]
+        and seen["max_new"] == 12
+        and seen["template"] == "auto"
+    )  # as the run was trained
     assert command(*asked, "--batch", 8, "--report", run / "again.json")[0] == 0
     assert json.loads((run / "again.json").read_text()) == seen
     with use(make_mesh(CONFIG.mesh)):
@@ -156,11 +256,18 @@ def test_a_report_that_cannot_be_written_is_a_sentence_and_the_figures_are_told(
     seen = figures([[judged(wrap("a", "7"))]], opened=False)
     with pytest.raises(DataError, match="cannot be written .* --report"):
         tell(Questions(task=("addition:1",)), seen, 0.0, tmp_path / "no" / "where.json")
-    assert capsys.readouterr().out.startswith("addition:1: 1 held-out problems x 1: pass@1 100.0% (")
+    assert capsys.readouterr().out.startswith(
+        "addition:1: 1 held-out problems x 1: pass@1 100.0% ("
+    )
 
 
 def texts(run, rows, seed=0):
-    exam = Examiner(open_model(run), Questions(task=("countdown:1",), problems=6, samples=2, seed=seed), held_out=True, rows=rows)
+    exam = Examiner(
+        open_model(run),
+        Questions(task=("countdown:1",), problems=6, samples=2, seed=seed),
+        held_out=True,
+        rows=rows,
+    )
     return [sample.text for some in exam for group in some for sample in group]
 
 
@@ -170,44 +277,90 @@ def test_sample_writes_what_fine_tuning_reads(run, command, monkeypatch, tmp_pat
 
     def draw(exam, prompts, keys_B):
         rows = []
-        for problem in exam.problems[drawn["calls"] * exam.size:][:exam.size]:
+        for problem in exam.problems[drawn["calls"] * exam.size :][: exam.size]:
             thought, answer = find_task(problem.task).solve(problem, Random(0))
-            rows += [wrap(thought, said, opened=True) + "<｜end▁of▁sentence｜>" * ended for said, ended in ((answer, True), ("1", True), (answer, False))]
+            rows += [
+                wrap(thought, said, opened=True) + "<｜end▁of▁sentence｜>" * ended
+                for said, ended in ((answer, True), ("1", True), (answer, False))
+            ]
         drawn["calls"] += 1
         ids = [exam.judge.tokenizer.encode(text, special=True) for text in rows]
         tokens_BS, mask_BT = np.zeros((len(ids), 256), np.int32), np.zeros((len(ids), 255), bool)
         for b, one in enumerate(ids):
-            tokens_BS[b, 1:len(one) + 1], mask_BT[b, :len(one)] = one, True
+            tokens_BS[b, 1 : len(one) + 1], mask_BT[b, : len(one)] = one, True
         return {"tokens": tokens_BS, "mask": mask_BT}
 
     monkeypatch.setattr(Examiner, "draw", draw)
     out = tmp_path / "kept.jsonl"
-    asked = "sample", run, "--task", "addition:3", "countdown:1", "--problems", 10, "--samples", 3, "--batch", 12, "--out", out
+    asked = (
+        "sample",
+        run,
+        "--task",
+        "addition:3",
+        "countdown:1",
+        "--problems",
+        10,
+        "--samples",
+        3,
+        "--batch",
+        12,
+        "--out",
+        out,
+    )
     status, said, _ = command(*asked)
-    assert status == 0 and said.startswith("kept 10 of 30 samples (33.3%), of 10 of 10 problems; ") and f"--post.chats {out}" in said
+    assert (
+        status == 0
+        and said.startswith("kept 10 of 30 samples (33.3%), of 10 of 10 problems; ")
+        and f"--post.chats {out}" in said
+    )
     rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert Counter(row["task"] for row in rows) == {"addition": 5, "countdown": 5} and all(row["reward"] == 1 for row in rows)
+    assert Counter(row["task"] for row in rows) == {"addition": 5, "countdown": 5} and all(
+        row["reward"] == 1 for row in rows
+    )
     opened = open_model(run)
     exam = Examiner(opened, Questions(task=("addition:3",), problems=1), held_out=False)
     form = Form(exam.judge.chat, opened.tokenizer)
-    [sample] = form.samples(rows[0]["messages"])  # the very tokens that were drawn are those that are learnt
+    [sample] = form.samples(
+        rows[0]["messages"]
+    )  # the very tokens that were drawn are those that are learnt
     prompt = exam.judge.prompt(exam.problems[0])
-    np.testing.assert_array_equal(sample.tokens[:len(prompt)], prompt)
-    assert opened.tokenizer.decode(sample.tokens[sample.trained]).startswith(rows[0]["messages"][1]["content"].removeprefix("<think>\n"))
+    np.testing.assert_array_equal(sample.tokens[: len(prompt)], prompt)
+    assert opened.tokenizer.decode(sample.tokens[sample.trained]).startswith(
+        rows[0]["messages"][1]["content"].removeprefix("<think>\n")
+    )
     before = out.read_text()
     drawn.clear()
     monkeypatch.setattr(keep, "is_right", lambda one: False)
     status, _, err = command(*asked)
-    assert status == 2 and "none of 30 samples can be kept" in err and out.read_text() == before and list(tmp_path.iterdir()) == [out]
+    assert (
+        status == 2
+        and "none of 30 samples can be kept" in err
+        and out.read_text() == before
+        and list(tmp_path.iterdir()) == [out]
+    )
 
 
-@pytest.mark.parametrize(("argv", "said"), [
-    (("eval", "RUN"), "name either --data"), (("eval", "RUN", "--data", "x.txt", "--task", "addition"), "name either --data"),
-    (("eval", "RUN", "--task", "countdon"), "did you mean 'countdown'?"), (("eval", "RUN", "--task", "countdown:9"), "has levels 1 to 3"),
-    (("eval", "RUN", "--task", "countdown", "--samples", "0"), "samples is 0"), (("eval", "RUN", "--task", "countdown", "--temperature", "0"), "--samples 1"),
-    (("eval", "RUN", "--task", "countdown", "--problems", "4", "--max-new", "5000"), "do not fit the model's context of 4096"),
-    (("sample", "RUN", "--task", "addition", "--out", "kept.txt"), "reads .jsonl"), (("sample", "RUN", "--out", "kept.jsonl"), "nothing is asked"),
-    (("sample", "RUN", "--task", "addition", "--out", "no/where.jsonl"), "there is no folder no")])
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (("eval", "RUN"), "name either --data"),
+        (("eval", "RUN", "--data", "x.txt", "--task", "addition"), "name either --data"),
+        (("eval", "RUN", "--task", "countdon"), "did you mean 'countdown'?"),
+        (("eval", "RUN", "--task", "countdown:9"), "has levels 1 to 3"),
+        (("eval", "RUN", "--task", "countdown", "--samples", "0"), "samples is 0"),
+        (("eval", "RUN", "--task", "countdown", "--temperature", "0"), "--samples 1"),
+        (
+            ("eval", "RUN", "--task", "countdown", "--problems", "4", "--max-new", "5000"),
+            "do not fit the model's context of 4096",
+        ),
+        (("sample", "RUN", "--task", "addition", "--out", "kept.txt"), "reads .jsonl"),
+        (("sample", "RUN", "--out", "kept.jsonl"), "nothing is asked"),
+        (
+            ("sample", "RUN", "--task", "addition", "--out", "no/where.jsonl"),
+            "there is no folder no",
+        ),
+    ],
+)
 def test_bad_input_is_one_sentence(run, command, argv, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, _, err = command(*(run if word == "RUN" else word for word in argv))
@@ -217,7 +370,10 @@ def test_bad_input_is_one_sentence(run, command, argv, said, tmp_path, monkeypat
 def test_a_run_is_asked_as_it_was_taught(run):
     with use(make_mesh(CONFIG.mesh)):
         opened, asked = open_model(run), Questions(task=("addition:1",), problems=4)
-        own, other = (Examiner(opened, replace(asked, template=name), held_out=True) for name in ("auto", "v2"))
+        own, other = (
+            Examiner(opened, replace(asked, template=name), held_out=True)
+            for name in ("auto", "v2")
+        )
         assert own.judge.opened and not other.judge.opened and own.sampler.max_new == 12
         assert Examiner(opened, replace(asked, max_new=5), held_out=True).sampler.max_new == 5
         with pytest.raises(ConfigError):
@@ -225,6 +381,10 @@ def test_a_run_is_asked_as_it_was_taught(run):
 
 
 def test_programs_that_differ_in_blanks_are_different_answers():
-    one, other = (judged(wrap("so", said)) for said in ("def f(x):\n  return x", "def f(x):\n    return x"))
+    one, other = (
+        judged(wrap("so", said)) for said in ("def f(x):\n  return x", "def f(x):\n    return x")
+    )
     assert answer_of(one, False) != answer_of(other, False)
-    assert answer_of(judged(wrap("so", "3 +  4")), False) == answer_of(judged(wrap("so", "3 + 4")), False)
+    assert answer_of(judged(wrap("so", "3 +  4")), False) == answer_of(
+        judged(wrap("so", "3 + 4")), False
+    )

@@ -26,40 +26,70 @@ SUM = Problem("addition", 1, "3+4=", "3+4", {"numbers": [3, 4]})
 WEIGHTS = {"accuracy": 1.0, "format": 0.1}
 
 
-def sample(text=wrap("a", "8"), accuracy=0.0, formed=1.0, reason="", truncated=False, failed=False, **parts):
+def sample(
+    text=wrap("a", "8"), accuracy=0.0, formed=1.0, reason="", truncated=False, failed=False, **parts
+):
     parts = {"accuracy": accuracy, "format": formed} | parts
-    total = math.nan if failed else accuracy + 0.1 * formed + sum(parts.get(name, 0.0) for name in ("own",))
-    return Judged(SUM, text, total, parts, reason, 5, truncated, "own raised KeyError" if failed else "")
+    total = (
+        math.nan
+        if failed
+        else accuracy + 0.1 * formed + sum(parts.get(name, 0.0) for name in ("own",))
+    )
+    return Judged(
+        SUM, text, total, parts, reason, 5, truncated, "own raised KeyError" if failed else ""
+    )
 
 
 RIGHT, WRONG = sample(wrap("a", "7"), 1.0), sample()
 PLAIN = sample("def f():", formed=0.0, reason="<think> is missing")
 CUT = sample("<think>a", formed=0.0, reason="cut off before its end", truncated=True)
-TORN = sample("<think>a</think> so <answer>7</answer>", formed=0.0, reason="text between the blocks")
+TORN = sample(
+    "<think>a</think> so <answer>7</answer>", formed=0.0, reason="text between the blocks"
+)
 GOES = ""
 
 
-@pytest.mark.parametrize(("judged", "weights", "said"), [
-    ([RIGHT, WRONG, WRONG, WRONG], WEIGHTS, GOES),
-    ([CUT] * 64, WEIGHTS, "100% of 64 samples were cut off at post.max_new 16"),
-    ([CUT] * 63 + [TORN], WEIGHTS, "98% of 64 samples were cut off"),
-    ([replace(PLAIN, truncated=True)] * 8, WEIGHTS, "may not have seen this form"),
-    ([PLAIN] * 8, WEIGHTS, "has not seen this form of chat"),
-    ([TORN] * 6 + [PLAIN] * 2, WEIGHTS, "the commonest fault: text between the blocks"),
-    ([WRONG] * 8, WEIGHTS, "none of 8 samples is right"),
-    ([RIGHT, WRONG, WRONG, WRONG] + [WRONG] * 396, WEIGHTS, "0.2% of 400 samples are right, and below 1% reinforcement does not start"),
-    ([RIGHT] * 8, WEIGHTS, "every one of 8 samples is right"),
-    ([RIGHT] * 4 + [WRONG] * 4, WEIGHTS, "50.0% of 8 samples are right, but every group of 4 is all right or all wrong"),
-    # rewards other than accuracy are signal too
-    ([WRONG, TORN, TORN, TORN], WEIGHTS, GOES),
-    ([RIGHT, WRONG, WRONG, WRONG] + [WRONG] * 395 + [TORN], WEIGHTS, GOES),
-    ([sample(own=0.3), WRONG, WRONG, WRONG], {"accuracy": 1.0, "own": 1.0}, "KeyError"),
-    ([sample(own=x, truncated=True, formed=0.0) for x in (0.1, 0.2, 0.3, 0.4)], {"own": 1.0}, GOES),
-    ([sample(own=0.1)] * 4, {"own": 1.0}, "all samples of a problem earn the same"),
-    # a part without weight is none
-    ([WRONG, TORN, TORN, TORN], {"accuracy": 1.0, "format": 0.0}, "none of 4 samples is right"),
-    ([sample(failed=True)] * 3 + [RIGHT], WEIGHTS, "the reward failed for 75% of 4 samples (own raised KeyError)"),
-    ([sample(failed=True), RIGHT, WRONG, WRONG], WEIGHTS, GOES)])
+@pytest.mark.parametrize(
+    ("judged", "weights", "said"),
+    [
+        ([RIGHT, WRONG, WRONG, WRONG], WEIGHTS, GOES),
+        ([CUT] * 64, WEIGHTS, "100% of 64 samples were cut off at post.max_new 16"),
+        ([CUT] * 63 + [TORN], WEIGHTS, "98% of 64 samples were cut off"),
+        ([replace(PLAIN, truncated=True)] * 8, WEIGHTS, "may not have seen this form"),
+        ([PLAIN] * 8, WEIGHTS, "has not seen this form of chat"),
+        ([TORN] * 6 + [PLAIN] * 2, WEIGHTS, "the commonest fault: text between the blocks"),
+        ([WRONG] * 8, WEIGHTS, "none of 8 samples is right"),
+        (
+            [RIGHT, WRONG, WRONG, WRONG] + [WRONG] * 396,
+            WEIGHTS,
+            "0.2% of 400 samples are right, and below 1% reinforcement does not start",
+        ),
+        ([RIGHT] * 8, WEIGHTS, "every one of 8 samples is right"),
+        (
+            [RIGHT] * 4 + [WRONG] * 4,
+            WEIGHTS,
+            "50.0% of 8 samples are right, but every group of 4 is all right or all wrong",
+        ),
+        # rewards other than accuracy are signal too
+        ([WRONG, TORN, TORN, TORN], WEIGHTS, GOES),
+        ([RIGHT, WRONG, WRONG, WRONG] + [WRONG] * 395 + [TORN], WEIGHTS, GOES),
+        ([sample(own=0.3), WRONG, WRONG, WRONG], {"accuracy": 1.0, "own": 1.0}, "KeyError"),
+        (
+            [sample(own=x, truncated=True, formed=0.0) for x in (0.1, 0.2, 0.3, 0.4)],
+            {"own": 1.0},
+            GOES,
+        ),
+        ([sample(own=0.1)] * 4, {"own": 1.0}, "all samples of a problem earn the same"),
+        # a part without weight is none
+        ([WRONG, TORN, TORN, TORN], {"accuracy": 1.0, "format": 0.0}, "none of 4 samples is right"),
+        (
+            [sample(failed=True)] * 3 + [RIGHT],
+            WEIGHTS,
+            "the reward failed for 75% of 4 samples (own raised KeyError)",
+        ),
+        ([sample(failed=True), RIGHT, WRONG, WRONG], WEIGHTS, GOES),
+    ],
+)
 def test_diagnoses(judged, weights, said):
     if said == "KeyError":
         with pytest.raises(KeyError):  # made-up samples must have all parts of their reward
@@ -75,6 +105,7 @@ def test_diagnoses(judged, weights, said):
 def test_warnings_stop_nothing():
     def warned(*judged):
         return "\n".join(lines(find(judged, 4, WEIGHTS), 16)[2:])
+
     assert not warned(RIGHT, WRONG, WRONG, WRONG)
     assert "25% are cut off at post.max_new 16" in warned(RIGHT, WRONG, WRONG, CUT)
     assert "accuracy seldom starts" in warned(WRONG, WRONG, WRONG, TORN)
@@ -85,18 +116,41 @@ def test_findings_are_counted_by_group():
     found = find([RIGHT, WRONG, WRONG, TORN] + [WRONG] * 4 + [RIGHT] * 4, 4, WEIGHTS)
     assert (found.right, found.solved, found.signal, found.other) == (5 / 12, 2 / 3, 1 / 3, 1 / 3)
     assert found.form == 11 / 12 and found.reward == pytest.approx((5 * 1.1 + 6 * 0.1) / 12)
-    assert find([RIGHT, sample(failed=True), RIGHT, RIGHT], 4, WEIGHTS).signal == 0  # a sample without a reward makes no difference
+    assert (
+        find([RIGHT, sample(failed=True), RIGHT, RIGHT], 4, WEIGHTS).signal == 0
+    )  # a sample without a reward makes no difference
 
 
-@pytest.mark.parametrize(("p", "share"), [(0.01, 0.15), (0.03, 0.39), (0.05, 0.56), (0.1, 0.81), (0.2, 0.97)])
+@pytest.mark.parametrize(
+    ("p", "share"), [(0.01, 0.15), (0.03, 0.39), (0.05, 0.56), (0.1, 0.81), (0.2, 0.97)]
+)
 def test_the_table_of_signal_in_groups_of_sixteen(p, share):
     assert signal_at(p, 16) == pytest.approx(share, abs=0.005)
 
 
 BASE = Config(
-    model=ModelConfig(vocab=272, embed=32, layers=1, dense_layers=0, mtp_depth=0, heads=2, q_latent=16, kv_latent=16, nope=8, rotary=8, value=8, hidden=32,
-                      expert_hidden=32, experts=8, experts_per_token=2, init_std=0.3),
-    data=DataConfig(tokenizer="byte", sequence=40), kernel=KernelConfig(attention="plain", experts="loop", remat="none"), mesh=MeshConfig(data=1))
+    model=ModelConfig(
+        vocab=272,
+        embed=32,
+        layers=1,
+        dense_layers=0,
+        mtp_depth=0,
+        heads=2,
+        q_latent=16,
+        kv_latent=16,
+        nope=8,
+        rotary=8,
+        value=8,
+        hidden=32,
+        expert_hidden=32,
+        experts=8,
+        experts_per_token=2,
+        init_std=0.3,
+    ),
+    data=DataConfig(tokenizer="byte", sequence=40),
+    kernel=KernelConfig(attention="plain", experts="loop", remat="none"),
+    mesh=MeshConfig(data=1),
+)
 
 
 @pytest.fixture(scope="module")
@@ -118,14 +172,22 @@ def first_batch(config, folder):
     return batch
 
 
-def test_a_run_that_cannot_learn_is_stopped_and_one_that_can_begins_as_it_would_have(base, tmp_path, capsys, monkeypatch):
+def test_a_run_that_cannot_learn_is_stopped_and_one_that_can_begins_as_it_would_have(
+    base, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr(preflight, "SAMPLES", 32)
     post = GrpoConfig(tasks=("addition:1",), prompts=4, group=4, max_new=16, kl=0.0)
     hopeless = replace(BASE, init=base, post=post, train=TrainConfig(steps=1, batch=16, seed=4))
-    with pytest.raises(RunError, match="the pre-flight stops the run: none of 32 samples has the form"):
+    with pytest.raises(
+        RunError, match="the pre-flight stops the run: none of 32 samples has the form"
+    ):
         first_batch(hopeless, tmp_path / "hopeless")
     seen = json.loads((tmp_path / "hopeless" / "preflight.json").read_text())
-    assert seen["samples"] == 32 and seen["form"] == seen["right"] == 0 and "has the form" in seen["diagnosis"]
+    assert (
+        seen["samples"] == 32
+        and seen["form"] == seen["right"] == 0
+        and "has the form" in seen["diagnosis"]
+    )
     assert not (tmp_path / "hopeless" / "rollouts.jsonl").exists()
     capsys.readouterr()
 
@@ -133,9 +195,21 @@ def test_a_run_that_cannot_learn_is_stopped_and_one_that_can_begins_as_it_would_
     begun = {}
     for checked in (True, False):
         out = tmp_path / str(checked)
-        begun[checked] = first_batch(replace(hopeless, post=replace(post, rewards=(("post.own_reward:vowels", 1.0),), preflight=checked)), out)
+        begun[checked] = first_batch(
+            replace(
+                hopeless,
+                post=replace(post, rewards=(("post.own_reward:vowels", 1.0),), preflight=checked),
+            ),
+            out,
+        )
         said = capsys.readouterr().out
-        assert ("pre-flight: 16 samples of training problems" in said) == checked == (out / "preflight.json").exists()
-    assert (tmp_path / "True" / "rollouts.jsonl").read_text() == (tmp_path / "False" / "rollouts.jsonl").read_text()
+        assert (
+            ("pre-flight: 16 samples of training problems" in said)
+            == checked
+            == (out / "preflight.json").exists()
+        )
+    assert (tmp_path / "True" / "rollouts.jsonl").read_text() == (
+        tmp_path / "False" / "rollouts.jsonl"
+    ).read_text()
     for name in ("tokens", "advantage"):
         np.testing.assert_array_equal(begun[True][name], begun[False][name])

@@ -23,40 +23,96 @@ GOOD, WRONG = wrap("7+5=12 carry 1\n4+8+1=13", "132"), wrap("7+5=12", "122")
 def test_parts_are_weighted_and_told_apart():
     reward = Reward({"accuracy": 1.0, "format": 0.5})
     assert reward(PROBLEM, GOOD, tokens=20) == (1.5, {"accuracy": 1.0, "format": 1.0}, "right", "")
-    assert reward(PROBLEM, WRONG, tokens=20) == (0.5, {"accuracy": 0.0, "format": 1.0}, "122 is not 132", "")
-    assert reward(PROBLEM, "132", tokens=1) == (0.0, {"accuracy": 0.0, "format": 0.0}, "<think> is missing", "")
-    assert reward(PROBLEM, GOOD.removeprefix("<think>"), tokens=20, opened=True).total == 1.5 and reward(PROBLEM, GOOD, tokens=20, opened=True).total == 0
-    assert Reward({"format": 1.0})(PROBLEM, GOOD, tokens=20).parts == {"accuracy": 1.0, "format": 1.0}, "accuracy is shown even where it does not pay"
+    assert reward(PROBLEM, WRONG, tokens=20) == (
+        0.5,
+        {"accuracy": 0.0, "format": 1.0},
+        "122 is not 132",
+        "",
+    )
+    assert reward(PROBLEM, "132", tokens=1) == (
+        0.0,
+        {"accuracy": 0.0, "format": 0.0},
+        "<think> is missing",
+        "",
+    )
+    assert (
+        reward(PROBLEM, GOOD.removeprefix("<think>"), tokens=20, opened=True).total == 1.5
+        and reward(PROBLEM, GOOD, tokens=20, opened=True).total == 0
+    )
+    assert Reward({"format": 1.0})(PROBLEM, GOOD, tokens=20).parts == {
+        "accuracy": 1.0,
+        "format": 1.0,
+    }, "accuracy is shown even where it does not pay"
 
 
 def test_what_is_cut_off_earns_nothing_and_says_so():
-    for text, reason in ((GOOD, "cut off before its end"), (GOOD[:30], "cut off before its end: </think> is missing")):
-        assert Reward({"accuracy": 1, "format": 1})(PROBLEM, text, tokens=64, truncated=True) == (0.0, {"accuracy": 0.0, "format": 0.0}, reason, "")
+    for text, reason in (
+        (GOOD, "cut off before its end"),
+        (GOOD[:30], "cut off before its end: </think> is missing"),
+    ):
+        assert Reward({"accuracy": 1, "format": 1})(PROBLEM, text, tokens=64, truncated=True) == (
+            0.0,
+            {"accuracy": 0.0, "format": 0.0},
+            reason,
+            "",
+        )
         assert judge(PROBLEM, text, truncated=True)[0] == (0.0, reason)
 
 
-@pytest.mark.parametrize("thought, english, chinese", [
-    ("3+5=8 no", 1, 0), ("3+5=8 不", 0, 1), ("3+5=8", 1, 1), ("", 1, 1), ("我们 try 3", 1 / 3, 2 / 3), ("don't", 1, 0), ("café über", 1, 0), ("нет no", 0.5, 0), ("かな 不", 0, 0.5),
-    ("试3+5不\nyes no", 0.5, 0.5), ("x_y", 1, 0), ("一二三四 abcd", 0.2, 0.8), ("①² 12", 1, 1),
-])
+@pytest.mark.parametrize(
+    "thought, english, chinese",
+    [
+        ("3+5=8 no", 1, 0),
+        ("3+5=8 不", 0, 1),
+        ("3+5=8", 1, 1),
+        ("", 1, 1),
+        ("我们 try 3", 1 / 3, 2 / 3),
+        ("don't", 1, 0),
+        ("café über", 1, 0),
+        ("нет no", 0.5, 0),
+        ("かな 不", 0, 0.5),
+        ("试3+5不\nyes no", 0.5, 0.5),
+        ("x_y", 1, 0),
+        ("一二三四 abcd", 0.2, 0.8),
+        ("①² 12", 1, 1),
+    ],
+)
 def test_language_is_the_share_of_words(thought, english, chinese):
-    assert share(thought, "en") == pytest.approx(english) and share(thought, "zh") == pytest.approx(chinese)
+    assert share(thought, "en") == pytest.approx(english) and share(thought, "zh") == pytest.approx(
+        chinese
+    )
 
 
 def test_language_is_of_the_thought_alone():
     reward = Reward({"language": 1.0}, language="zh")
-    assert reward(PROBLEM, wrap("进 carry", "132"), tokens=9).total == 0.5 and reward(PROBLEM, "进进", tokens=9).total == 0
+    assert (
+        reward(PROBLEM, wrap("进 carry", "132"), tokens=9).total == 0.5
+        and reward(PROBLEM, "进进", tokens=9).total == 0
+    )
     for index, language in enumerate(("en", "zh") * 5):
         problem = Problems(TASKS["countdown"], (1,), False)[index]
         text = wrap(*TASKS["countdown"].solve(problem, random.Random(index), language))
         assert Reward({"language": 1.0}, language=language)(problem, text, tokens=9).total == 1
-        assert Reward({"language": 1.0}, language={"en": "zh", "zh": "en"}[language])(problem, text, tokens=9).total == 0
+        assert (
+            Reward({"language": 1.0}, language={"en": "zh", "zh": "en"}[language])(
+                problem, text, tokens=9
+            ).total
+            == 0
+        )
 
 
 def test_overlong_is_dapos():
     """Equation 13 of 2503.14476, with its own numbers: 16,384 tokens and a cache of 4,096."""
-    assert [overlong(tokens, 20480, 4096) for tokens in (0, 16384, 18432, 20480, 30000)] == [0, 0, -0.5, -1, -1]
-    assert Reward({"length": 2.0}, limit=64, cache=16)(PROBLEM, "1" * 500, tokens=56).total == -1, "tokens count, not characters"
+    assert [overlong(tokens, 20480, 4096) for tokens in (0, 16384, 18432, 20480, 30000)] == [
+        0,
+        0,
+        -0.5,
+        -1,
+        -1,
+    ]
+    assert Reward({"length": 2.0}, limit=64, cache=16)(PROBLEM, "1" * 500, tokens=56).total == -1, (
+        "tokens count, not characters"
+    )
 
 
 @given(st.integers(1, 500), st.integers(1, 500), st.integers(0, 2000))
@@ -85,40 +141,76 @@ constant = 3
 
 
 def test_own_rewards(own):
-    scored = Reward({"accuracy": 1.0, "own_rewards:short": 2.0, "own_rewards:whole": 1})(PROBLEM, GOOD, tokens=4)
-    assert scored.total == 3.5 and scored.parts == {"accuracy": 1, "format": 1, "own_rewards:short": 0.25, "own_rewards:whole": 2} and not scored.error
+    scored = Reward({"accuracy": 1.0, "own_rewards:short": 2.0, "own_rewards:whole": 1})(
+        PROBLEM, GOOD, tokens=4
+    )
+    assert (
+        scored.total == 3.5
+        and scored.parts
+        == {"accuracy": 1, "format": 1, "own_rewards:short": 0.25, "own_rewards:whole": 2}
+        and not scored.error
+    )
 
 
-@pytest.mark.parametrize("name, error", [
-    ("raises", "own_rewards:raises raised KeyError: 'gone'"), ("nan", "own_rewards:nan returned nan, not a finite number"), ("infinite", "returned inf"),
-    ("nothing", "own_rewards:nothing returned None, not a finite number"), ("words", "returned '1.0', not a finite number"), ("few", "raised TypeError"),
-])
+@pytest.mark.parametrize(
+    "name, error",
+    [
+        ("raises", "own_rewards:raises raised KeyError: 'gone'"),
+        ("nan", "own_rewards:nan returned nan, not a finite number"),
+        ("infinite", "returned inf"),
+        ("nothing", "own_rewards:nothing returned None, not a finite number"),
+        ("words", "returned '1.0', not a finite number"),
+        ("few", "raised TypeError"),
+    ],
+)
 def test_own_rewards_that_fail_are_named_and_not_zero(own, name, error):
-    scored = Reward({"accuracy": 1.0, f"own_rewards:{name}": 0.0, "own_rewards:short": 1.0})(PROBLEM, GOOD, tokens=4)
-    assert math.isnan(scored.total) and math.isnan(scored.parts[f"own_rewards:{name}"]) and scored.parts["accuracy"] == 1 and error in scored.error
+    scored = Reward({"accuracy": 1.0, f"own_rewards:{name}": 0.0, "own_rewards:short": 1.0})(
+        PROBLEM, GOOD, tokens=4
+    )
+    assert (
+        math.isnan(scored.total)
+        and math.isnan(scored.parts[f"own_rewards:{name}"])
+        and scored.parts["accuracy"] == 1
+        and error in scored.error
+    )
 
 
 def test_a_verifier_that_fails_is_named_and_not_zero(monkeypatch):
     broken = Problem("addition", 2, "47+85=", "", {})
     scored = Reward({"accuracy": 1.0})(broken, GOOD, tokens=4)
-    assert math.isnan(scored.total) and scored.error == "the verifier of addition failed: KeyError: 'numbers'"
+    assert (
+        math.isnan(scored.total)
+        and scored.error == "the verifier of addition failed: KeyError: 'numbers'"
+    )
     assert judge(broken, "no form")[2] == "", "what has no form does not reach the verifier"
 
 
-@pytest.mark.parametrize("settings, message", [
-    ({"weights": {"acuracy": 1}}, "no reward 'acuracy': did you mean 'accuracy'"), ({"weights": {}}, "at least one part"),
-    ({"weights": {"format": math.nan}}, "finite number"), ({"weights": {"format": "1"}}, "finite number"),
-    ({"weights": {"length": 1}}, "0 < cache <= limit"), ({"weights": {"length": 1}, "limit": 8, "cache": 9}, "0 < cache <= limit"),
-    ({"weights": {"language": 1}, "language": "fr"}, "en and zh, not 'fr'"), ({"weights": {"own_rewards:absent": 1}}, "cannot be imported: AttributeError"),
-    ({"weights": {"absent.module:f": 1}}, "'absent.module:f' cannot be imported: ModuleNotFoundError"), ({"weights": {":f": 1}}, "cannot be imported"),
-    ({"weights": {"own_broken:f": 1}}, "nowhere_to_be_found"), ({"weights": {"own_rewards:constant": 1}}, "no function"),
-])
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"weights": {"acuracy": 1}}, "no reward 'acuracy': did you mean 'accuracy'"),
+        ({"weights": {}}, "at least one part"),
+        ({"weights": {"format": math.nan}}, "finite number"),
+        ({"weights": {"format": "1"}}, "finite number"),
+        ({"weights": {"length": 1}}, "0 < cache <= limit"),
+        ({"weights": {"length": 1}, "limit": 8, "cache": 9}, "0 < cache <= limit"),
+        ({"weights": {"language": 1}, "language": "fr"}, "en and zh, not 'fr'"),
+        ({"weights": {"own_rewards:absent": 1}}, "cannot be imported: AttributeError"),
+        (
+            {"weights": {"absent.module:f": 1}},
+            "'absent.module:f' cannot be imported: ModuleNotFoundError",
+        ),
+        ({"weights": {":f": 1}}, "cannot be imported"),
+        ({"weights": {"own_broken:f": 1}}, "nowhere_to_be_found"),
+        ({"weights": {"own_rewards:constant": 1}}, "no function"),
+    ],
+)
 def test_settings_that_cannot_work_are_told_at_once(own, settings, message):
     with pytest.raises(DataError, match=message):
         Reward(**settings)
 
 
-FAKE = '''
+FAKE = """
 import random
 class Curriculum:
     def __init__(self): self.attributes = {}
@@ -136,7 +228,7 @@ class Writing(Sum):
 DATASETS = {"sum": (Sum, None), "broken": (Broken, None), "writing": (Writing, None)}
 CURRICULA = {}
 def create_dataset(name, seed, size): return DATASETS[name][0](seed)
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -159,16 +251,29 @@ def gym(tmp_path_factory):
 
 def test_gym_problems_are_problems(gym):
     task = find_task("gym:sum")
-    train, held_out = ({p.key: p for p in map(Problems(task, (1,), side).__getitem__, range(40))} for side in (False, True))
+    train, held_out = (
+        {p.key: p for p in map(Problems(task, (1,), side).__getitem__, range(40))}
+        for side in (False, True)
+    )
     assert not train.keys() & held_out.keys() and "reasoning_gym.factory" not in sys.modules
     problem = Problems(task, (1,), False)[3]
     assert problem == Problems(task, (1,), False)[3]
     thought, answer = task.solve(problem, None)
     assert Reward({"accuracy": 1.0})(problem, wrap(thought, answer), tokens=9).total == 1
-    assert task.verify(problem, "1+1") == (0.0, "reasoning-gym scores it 0.05"), "scores for trying are not paid"
+    assert task.verify(problem, "1+1") == (0.0, "reasoning-gym scores it 0.05"), (
+        "scores for trying are not paid"
+    )
     with ThreadPoolExecutor(4) as threads:
-        assert [verdict.reward for verdict in threads.map(lambda i: task.verify(problem, answer if i % 3 else "1"), range(12))] == [0, 1, 1] * 4
-    assert task.verify(problem, "word") == (0.0, "the text does what no answer does: scoring was stopped")
+        assert [
+            verdict.reward
+            for verdict in threads.map(
+                lambda i: task.verify(problem, answer if i % 3 else "1"), range(12)
+            )
+        ] == [0, 1, 1] * 4
+    assert task.verify(problem, "word") == (
+        0.0,
+        "the text does what no answer does: scoring was stopped",
+    )
 
 
 def test_gym_scorers_run_nothing_of_the_models(gym, tmp_path, monkeypatch):
@@ -176,10 +281,29 @@ def test_gym_scorers_run_nothing_of_the_models(gym, tmp_path, monkeypatch):
     monkeypatch.setenv("SECRET", "x")
     problem = task.make(random.Random(0), 1)
     right, start = problem.data["answer"], time.perf_counter()
-    for text in (f"open({mark!r}, 'w')", f"__import__('os').system('touch {mark}')", f"exec('import os; os.mkdir({mark!r})')", "__import__('os').fork()",
-                 "open('/etc/passwd').read()", "__import__('socket').socket()", "__import__('os').write(3, b'{\"score\": 1.0}')", "9**9**9**9",
-                 "__import__('os').kill(__import__('os').getppid(), 9)", "'a' * 10**11", "[0] * 10**11", "exit()", "().__class__.__base__.__subclasses__()", "print(1)",
-                 "__import__('time').sleep(99)", "(lambda: open)()", "type('A', (), {'__eq__': lambda a, b: True})()", "(x := 1)", "globals()", "\0", "1" * 10**5):
+    for text in (
+        f"open({mark!r}, 'w')",
+        f"__import__('os').system('touch {mark}')",
+        f"exec('import os; os.mkdir({mark!r})')",
+        "__import__('os').fork()",
+        "open('/etc/passwd').read()",
+        "__import__('socket').socket()",
+        "__import__('os').write(3, b'{\"score\": 1.0}')",
+        "9**9**9**9",
+        "__import__('os').kill(__import__('os').getppid(), 9)",
+        "'a' * 10**11",
+        "[0] * 10**11",
+        "exit()",
+        "().__class__.__base__.__subclasses__()",
+        "print(1)",
+        "__import__('time').sleep(99)",
+        "(lambda: open)()",
+        "type('A', (), {'__eq__': lambda a, b: True})()",
+        "(x := 1)",
+        "globals()",
+        "\0",
+        "1" * 10**5,
+    ):
         verdict = task.verify(problem, text)
         assert verdict.reward == 0 and verdict.reason, text
     assert not os.path.exists(mark) and time.perf_counter() - start < 5
@@ -190,13 +314,24 @@ def test_gym_scorers_that_fail_are_not_wrong_answers(gym):
     task = find_task("gym:broken")
     problem = task.make(random.Random(0), 1)
     scored = Reward({"accuracy": 1.0})(problem, wrap("a", "1"), tokens=3)
-    assert math.isnan(scored.total) and scored.error == "the verifier of gym:broken failed: reasoning-gym's scorer raises RuntimeError: never works"
-    assert math.isnan(find_task("gym:writing").verify(find_task("gym:writing").make(random.Random(0), 1), "1").reward), "one that needs what is forbidden"
-    assert find_task("gym:sum").verify(problem := find_task("gym:sum").make(random.Random(0), 1), "1 +") == \
-        (0.0, "reasoning-gym's scorer raises SyntaxError: invalid syntax (<string>, line 1)")
+    assert (
+        math.isnan(scored.total)
+        and scored.error
+        == "the verifier of gym:broken failed: reasoning-gym's scorer raises RuntimeError: never works"
+    )
+    assert math.isnan(
+        find_task("gym:writing")
+        .verify(find_task("gym:writing").make(random.Random(0), 1), "1")
+        .reward
+    ), "one that needs what is forbidden"
+    assert find_task("gym:sum").verify(
+        problem := find_task("gym:sum").make(random.Random(0), 1), "1 +"
+    ) == (0.0, "reasoning-gym's scorer raises SyntaxError: invalid syntax (<string>, line 1)")
     WORKER.process.kill()
     WORKER.process.wait()
-    assert find_task("gym:sum").verify(problem, problem.data["answer"]).reward == 1, "a process that died is started again"
+    assert find_task("gym:sum").verify(problem, problem.data["answer"]).reward == 1, (
+        "a process that died is started again"
+    )
 
 
 def test_gym_families_and_their_absence(gym, monkeypatch):

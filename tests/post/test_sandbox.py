@@ -23,7 +23,10 @@ from seekjax.post.sandbox.execute import Outcome, execute, outcome
 from seekjax.post.sandbox.grade import same
 from seekjax.post.sandbox.inside.syscalls import ARCHITECTURES, CALLS, program
 
-GRADE, BACKEND = sys.modules["seekjax.post.sandbox.grade"], sys.modules["seekjax.post.sandbox.backend"]  # their names are functions of the package
+GRADE, BACKEND = (
+    sys.modules["seekjax.post.sandbox.grade"],
+    sys.modules["seekjax.post.sandbox.backend"],
+)  # their names are functions of the package
 SHORT = Limits(seconds=0.4, memory=96 << 20, output=4096, scratch=64 << 10)
 CASES = [([[1, 2, 3]], 6), ([[]], 0), ([[1]], 1), ([[20, -4]], 16)]  # the sum
 HONEST = "def f(v):\n    return sum(v)"
@@ -31,7 +34,9 @@ try:
     NAME = sandbox.backend()[0]
 except SandboxError:
     NAME = None
-needs_sandbox = pytest.mark.skipif(NAME is None, reason="no sandbox works here: every attack asserts the refusal instead")
+needs_sandbox = pytest.mark.skipif(
+    NAME is None, reason="no sandbox works here: every attack asserts the refusal instead"
+)
 
 # Each body is that of `def f(v)`; SECRET, PORT and LIBC stand for a host file, a listening host port and the C library.
 BODIES = {
@@ -39,11 +44,11 @@ BODIES = {
     "exit": "import os; os._exit(0)",
     "system exit": "import sys; sys.exit(0)",
     "raise system exit": "raise SystemExit('right')",
-    "fake verdict on stdout": "print('{\"reward\": 1.0, \"reason\": \"right\"}', flush=True)",
+    "fake verdict on stdout": 'print(\'{"reward": 1.0, "reason": "right"}\', flush=True)',
     "fake verdict as the value": "return {'reward': 1.0, 'reason': 'right'}",
     "fake verdict tuple": "return (1.0, 'right')",
     "fake answers on every descriptor": "import os\n    for i in range(64):\n        try: os.write(i, b'v6' + b'00000002v6' * 4)\n"
-                                       "        except OSError: pass\n    os._exit(0)",
+    "        except OSError: pass\n    os._exit(0)",
     "zeroes for the secret": "import os\n    os.write(3, bytes(32) + b'00000002v600000002v000000002v100000003v16'); os._exit(0)",
     "a reason that says right": "import os; os.write(3, b'eright'); os._exit(0)",
     "two results": "import os; os.write(3, b'v6'); return 6",
@@ -81,13 +86,13 @@ BODIES = {
     "harness called": "import __main__ as m\n    m.serve()",
     "harness frames": "import sys\n    frame = sys._getframe()\n    while frame.f_back: frame = frame.f_back\n    return repr(frame.f_globals)[:3000]",
     "expected values by garbage collector": "import gc\n"
-        "    return [repr(x)[:60] for x in gc.get_objects() if 'expected' in repr(x)[:1000] or '16' in repr(x)[:1000]][:20]",
+    "    return [repr(x)[:60] for x in gc.get_objects() if 'expected' in repr(x)[:1000] or '16' in repr(x)[:1000]][:20]",
     "secret from standard input": "import os; return os.read(0, 100).hex()",
     "secret through /proc": "import os\n    return [os.read(os.open(f'/proc/{p}/fd/0', 0), 99).hex() for p in (1, 'self')]",
     "memory of process 1": "return open('/proc/1/mem', 'rb').read(10).hex()",
     "ptrace": "return 16 if LIBC.ptrace(16, 1, 0, 0) == 0 else 'refused'",
     "process_vm_readv": "import ctypes\n    page = ctypes.create_string_buffer(64)\n"
-                        "    return 16 if LIBC.process_vm_readv(1, page, 1, page, 1, 0) >= 0 else 'refused'",
+    "    return 16 if LIBC.process_vm_readv(1, page, 1, page, 1, 0) >= 0 else 'refused'",
     "descriptors of process 1": "fd = LIBC.syscall(434, 1, 0); return LIBC.syscall(438, fd, 1, 0) if fd >= 0 else 'refused'",
     "limits of process 1": "import resource; return resource.prlimit(1, resource.RLIMIT_CPU, (1, 1))",
     "kill process 1": "import os; os.kill(1, 9)",
@@ -98,7 +103,7 @@ BODIES = {
     # never ending, never enough
     "endless loop": "while True: pass",
     "endless loop that catches all": "import signal\n    signal.signal(signal.SIGXCPU, signal.SIG_IGN)\n    while True:\n"
-                                    "        try:\n            while True: 9 ** 9 ** 5\n        except BaseException: pass",
+    "        try:\n            while True: 9 ** 9 ** 5\n        except BaseException: pass",
     "sleep": "import time; time.sleep(1000)",
     "print without end": "while True:\n        try: print('x' * 10 ** 4, flush=True)\n        except OSError: pass",
     "result held open": "import os, time; os.write(3, b'v6'); time.sleep(1000)",
@@ -127,7 +132,7 @@ BODIES = {
     "a link to a file": "import os; os.symlink(SECRET, 'link'); return open('link').read()",
     "through the parent folders": "return open('/..' + SECRET).read() or open('../' * 20 + SECRET).read()",
     "every file there is": "import os\n    names = {p for _, d, f in os.walk('/') for p in d + f}\n"
-                           "    return 16 if names & {'etc', 'home', 'proc', 'sys', 'tmp', 'passwd', 'conftest.py', 'seekjax'} else len(names)",
+    "    return 16 if names & {'etc', 'home', 'proc', 'sys', 'tmp', 'passwd', 'conftest.py', 'seekjax'} else len(names)",
     "delete": "import os; os.remove(SECRET)",
     "overwrite": "open(SECRET, 'w').write('harm')",
     "poison the standard library": "import sys; open(sys.path[0] + '/os.py', 'a').write('raise SystemExit')",
@@ -143,7 +148,7 @@ BODIES = {
     "device": "import os; os.mknod('disk', 0o60666, 0x801); return open('disk', 'rb').read(9).hex()",
     "raw system calls": "return 16 if any(LIBC.syscall(n, 0, 0, 0, 0, 0) >= 0 for n in (248, 250, 321, 323, 425, 298, 319)) else 'refused'",
     "32-bit system calls": "import ctypes, mmap\n    page = mmap.mmap(-1, 4096, prot=7); page.write(bytes.fromhex('b814000000cd80c3'))\n"  # getpid by int 0x80
-                           "    return 16 if ctypes.CFUNCTYPE(int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))() else 0",
+    "    return 16 if ctypes.CFUNCTYPE(int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))() else 0",
     "x32 system calls": "return 16 if any(LIBC.syscall(1 << 30 | n, 2, 1, 0) >= 0 for n in (39, 41, 57)) else 'refused'",
     # the network
     "connect": "import socket; socket.create_connection(('127.0.0.1', PORT)).send(b'stolen')",
@@ -167,7 +172,10 @@ WHOLE = {
     "state between calls": "import os\ndef f(v):\n    open('seen', 'a').write('x'); return len(open('seen').read()) * 6",
     "destructor": "class A:\n    def __del__(self):\n        while True: pass\ndef f(v): A(); return 6",
 }
-ATTACKS = {name: "def f(v):\n    " + body.replace("LIBC", "__import__('ctypes').CDLL(None)") for name, body in BODIES.items()} | WHOLE
+ATTACKS = {
+    name: "def f(v):\n    " + body.replace("LIBC", "__import__('ctypes').CDLL(None)")
+    for name, body in BODIES.items()
+} | WHOLE
 
 
 @pytest.fixture(scope="module")
@@ -179,17 +187,28 @@ def host(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as server:
         patch.setenv("SEEKJAX_TEST_SECRET", secret)
         server.settimeout(0)
-        yield SimpleNamespace(secret=secret, file=file, server=server, port=str(server.getsockname()[1]), state=host_state())
+        yield SimpleNamespace(
+            secret=secret,
+            file=file,
+            server=server,
+            port=str(server.getsockname()[1]),
+            state=host_state(),
+        )
 
 
 def host_state():
     """What attacks may not change."""
-    return [(path, os.stat(path).st_mode) for path in ("/dev/null", python()[1])] + [(os.__file__, os.stat(os.__file__).st_mtime_ns)]
+    return [(path, os.stat(path).st_mode) for path in ("/dev/null", python()[1])] + [
+        (os.__file__, os.stat(os.__file__).st_mtime_ns)
+    ]
 
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_no_attack_earns_or_harms_or_lasts(name, host, monkeypatch):
-    text, outcomes = ATTACKS[name].replace("SECRET", repr(str(host.file))).replace("PORT", host.port), []
+    text, outcomes = (
+        ATTACKS[name].replace("SECRET", repr(str(host.file))).replace("PORT", host.port),
+        [],
+    )
     if NAME is None:
         with pytest.raises(SandboxError, match="install bubblewrap"):
             grade(text, "f", CASES, SHORT)
@@ -213,12 +232,15 @@ def test_there_are_attacks_enough():
 
 
 @needs_sandbox
-@pytest.mark.parametrize("text", [
-    HONEST,
-    "import math, re, typing, dataclasses, collections.abc, itertools\ndef f(v):\n    print('x' * 1000)\n    return int(math.fsum(v))",
-    "def f(v):\n    open('a', 'w').write(repr(v))\n    return sum(eval(open('a').read()))",
-    "class A:\n    def f(self, v): return v and v[0] + self.f(v[1:]) or 0\nf = A().f",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        HONEST,
+        "import math, re, typing, dataclasses, collections.abc, itertools\ndef f(v):\n    print('x' * 1000)\n    return int(math.fsum(v))",
+        "def f(v):\n    open('a', 'w').write(repr(v))\n    return sum(eval(open('a').read()))",
+        "class A:\n    def f(self, v): return v and v[0] + self.f(v[1:]) or 0\nf = A().f",
+    ],
+)
 def test_honest_programs_earn(text):
     assert grade(text, "f", CASES, Limits(seconds=5)) == (1.0, "right")
 
@@ -231,23 +253,47 @@ def test_sandboxes_run_side_by_side():
 
 @needs_sandbox
 def test_values_come_back_as_they_were_and_reasons_say_what_happened():
-    values = [None, True, -7, 0.1, 1e300, "a\n\"\\\x00é😀", [], [[1, "b"], {"k": [False]}], {"": {}}]
-    assert [found.value for found in run("def f(v): return v", "f", [[value] for value in values], Limits(seconds=5))] == values
+    values = [None, True, -7, 0.1, 1e300, 'a\n"\\\x00é😀', [], [[1, "b"], {"k": [False]}], {"": {}}]
+    assert [
+        found.value
+        for found in run(
+            "def f(v): return v", "f", [[value] for value in values], Limits(seconds=5)
+        )
+    ] == values
     text = "def f(n):\n    if n == 0: return 1 // n\n    while n == 2: pass\n    return (n, n)"
     assert run(text, "f", [[1], [0], [2], [3]], Limits(seconds=0.7)) == [
-        Outcome([1, 1], ""), Outcome(None, "exception ZeroDivisionError"), Outcome(None, "time limit"), Outcome(None, "time limit")]
+        Outcome([1, 1], ""),
+        Outcome(None, "exception ZeroDivisionError"),
+        Outcome(None, "time limit"),
+        Outcome(None, "time limit"),
+    ]
 
 
 @needs_sandbox
 def test_the_order_of_sets_repeats_so_that_rewards_do():
-    assert len({json.dumps(run("def f(): return list(set('abcdefgh'))", "f", [[]])[0].value) for _ in range(3)}) == 1
+    assert (
+        len(
+            {
+                json.dumps(run("def f(): return list(set('abcdefgh'))", "f", [[]])[0].value)
+                for _ in range(3)
+            }
+        )
+        == 1
+    )
 
 
 @needs_sandbox
 def test_expected_values_and_a_used_secret_never_enter(monkeypatch):
     sent, communicate = [], subprocess.Popen.communicate
-    monkeypatch.setattr(subprocess.Popen, "communicate", lambda self, text, **given: sent.append(text) or communicate(self, text, **given))
-    assert [grade("def f(): return 1", "f", [([], "expected-value")])[0] for _ in range(2)] == [0.0, 0.0]
+    monkeypatch.setattr(
+        subprocess.Popen,
+        "communicate",
+        lambda self, text, **given: sent.append(text) or communicate(self, text, **given),
+    )
+    assert [grade("def f(): return 1", "f", [([], "expected-value")])[0] for _ in range(2)] == [
+        0.0,
+        0.0,
+    ]
     assert b"expected-value" not in b"".join(sent) and len({text[-32:] for text in sent}) == 2
 
 
@@ -260,10 +306,10 @@ def test_an_unsigned_answer_is_an_error_and_no_verdict():
 
 BARE = {  # without the system call filter
     "daemon": "import os, ctypes, time\ndef f(n):\n    pid = os.fork()\n    if pid: return pid > 1\n    os.setsid()\n    if os.fork(): os._exit(0)\n"
-              "    ctypes.CDLL(None).prctl(15, b'MARK', 0, 0, 0)\n    os.closerange(0, 64)\n    while True: time.sleep(1)",
+    "    ctypes.CDLL(None).prctl(15, b'MARK', 0, 0, 0)\n    os.closerange(0, 64)\n    while True: time.sleep(1)",
     "kill": "import os\ndef f(n):\n    for signal in (2, 9, 15, 19): os.kill(1, signal)\n    return True",
     "read process 1": "import ctypes\ndef f(n):\n    c = ctypes.CDLL(None)\n    page = ctypes.create_string_buffer(64)\n"
-                      "    return c.ptrace(16, 1, 0, 0) == -1 == c.syscall(438, c.syscall(434, 1, 0), 0, 0)",
+    "    return c.ptrace(16, 1, 0, 0) == -1 == c.syscall(438, c.syscall(434, 1, 0), 0, 0)",
 }
 
 
@@ -271,7 +317,17 @@ BARE = {  # without the system call filter
 @pytest.mark.parametrize("name", BARE)
 def test_namespaces_hold_without_the_filter(name):
     mark = uuid.uuid4().hex[:12]
-    assert execute(sandbox.backend()[1], BARE[name].replace("MARK", mark), "f", [[1], [2]], Limits(seconds=3), filtered=False) == [Outcome(True, "")] * 2
+    assert (
+        execute(
+            sandbox.backend()[1],
+            BARE[name].replace("MARK", mark),
+            "f",
+            [[1], [2]],
+            Limits(seconds=3),
+            filtered=False,
+        )
+        == [Outcome(True, "")] * 2
+    )
     assert mark not in {name_of(pid) for pid in os.listdir("/proc") if pid.isdigit()}
 
 
@@ -285,7 +341,9 @@ def name_of(pid):
 @needs_sandbox
 def test_it_ends_by_itself_when_its_starter_is_killed():
     code = "from seekjax.post.sandbox import *; backend(); print(flush=True); run('f = lambda: [0 for i in iter(int, 1)]', 'f', [[]], Limits(seconds=1.5))"
-    starter = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
+    starter = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
+    )
     starter.stdout.readline()
     until = time.monotonic() + 8
     while not (family := descendants(starter.pid)) and time.monotonic() < until:
@@ -293,7 +351,11 @@ def test_it_ends_by_itself_when_its_starter_is_killed():
     assert family
     starter.kill()
     starter.communicate()
-    while alive := [pid for pid in family if Path(f"/proc/{pid}").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text()]:
+    while alive := [
+        pid
+        for pid in family
+        if Path(f"/proc/{pid}").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text()
+    ]:
         assert time.monotonic() < until, alive
         time.sleep(0.05)
 
@@ -312,10 +374,22 @@ def descendants(pid):
 
 @needs_sandbox
 @pytest.mark.skipif(NAME != "unshare", reason="takes options of unshare away")
-@pytest.mark.parametrize("missing, hole", [("--net", "reaches the network"), ("--pid", "process 1"), ("root", "reads "), ("--uts", "sethostname")])
+@pytest.mark.parametrize(
+    "missing, hole",
+    [
+        ("--net", "reaches the network"),
+        ("--pid", "process 1"),
+        ("root", "reads "),
+        ("--uts", "sethostname"),
+    ],
+)
 def test_a_sandbox_with_a_hole_is_found_out(missing, hole):
     command = sandbox.backend()[1]
-    opened = (lambda scratch: command(scratch)[:-2]) if missing == "root" else lambda scratch: [word for word in command(scratch) if word != missing]
+    opened = (
+        (lambda scratch: command(scratch)[:-2])
+        if missing == "root"
+        else lambda scratch: [word for word in command(scratch) if word != missing]
+    )
     with pytest.raises(BACKEND.Broken, match=hole):
         prove(opened)
 
@@ -324,8 +398,16 @@ HOLES = [
     ("syscalls.py", 'check(LIBC.capset(header, none), "giving up capabilities")', "mounts"),
     ("harness.py", "        restrict()", "makes sockets"),
     ("root.py", 'check(LIBC.umount2(b".", DETACH), "leaving the old root")', r"reads /\.\."),
-    ("root.py", "mount(None, HERE + inside, None, REMOUNT | BIND | flags)", "can write to the standard library"),
-    ("root.py", 'mount(None, "/", None, REMOUNT | BIND | READ_ONLY | NO_SETUID | NO_DEVICES)', "can write to /"),
+    (
+        "root.py",
+        "mount(None, HERE + inside, None, REMOUNT | BIND | flags)",
+        "can write to the standard library",
+    ),
+    (
+        "root.py",
+        'mount(None, "/", None, REMOUNT | BIND | READ_ONLY | NO_SETUID | NO_DEVICES)',
+        "can write to /",
+    ),
 ]
 
 
@@ -333,7 +415,9 @@ HOLES = [
 @pytest.mark.skipif(NAME != "unshare", reason="bubblewrap does some of this itself")
 @pytest.mark.parametrize("file, line, hole", HOLES, ids=[hole for *_, hole in HOLES])
 def test_every_line_that_shuts_a_door_is_needed(file, line, hole, monkeypatch, tmp_path):
-    inside = shutil.copytree(BACKEND.INSIDE, tmp_path / "inside", ignore=shutil.ignore_patterns("__pycache__"))
+    inside = shutil.copytree(
+        BACKEND.INSIDE, tmp_path / "inside", ignore=shutil.ignore_patterns("__pycache__")
+    )
     text = (inside / file).read_text()
     assert text.count(line) == 1
     (inside / file).write_text(text.replace(line, line[: len(line) - len(line.lstrip())] + "pass"))
@@ -347,13 +431,21 @@ def test_without_a_backend_it_refuses_in_one_sentence(monkeypatch, tmp_path):
     BACKEND.find.cache_clear()
     try:
         for attempt in (lambda: run(HONEST, "f", [[[1]]]), lambda: grade(HONEST, "f", CASES)):
-            with pytest.raises(SandboxError, match="bwrap: not installed; unshare: not installed.*install bubblewrap") as refusal:
+            with pytest.raises(
+                SandboxError,
+                match="bwrap: not installed; unshare: not installed.*install bubblewrap",
+            ) as refusal:
                 attempt()
             assert "\n" not in str(refusal.value) and ". " not in str(refusal.value)
         for name in ("bwrap", "unshare"):  # as where user namespaces are off
-            (tmp_path / name).write_text("#!/bin/sh\necho 'unshare failed: Operation not permitted' >&2\nexit 1\n")
+            (tmp_path / name).write_text(
+                "#!/bin/sh\necho 'unshare failed: Operation not permitted' >&2\nexit 1\n"
+            )
             (tmp_path / name).chmod(0o755)
-        with pytest.raises(SandboxError, match="bwrap: .*Operation not permitted.*unshare: .*Operation not permitted.*install bubblewrap"):
+        with pytest.raises(
+            SandboxError,
+            match="bwrap: .*Operation not permitted.*unshare: .*Operation not permitted.*install bubblewrap",
+        ):
             grade(HONEST, "f", CASES)
     finally:
         BACKEND.find.cache_clear()
@@ -363,8 +455,12 @@ def test_without_a_backend_it_refuses_in_one_sentence(monkeypatch, tmp_path):
 def test_the_filter_allows_what_is_listed_and_nothing_else(machine):
     lines, allowed = program(machine), set(CALLS[machine].values())
     for number in [*range(600), 1 << 30, (1 << 30) + 1, 2**32 - 1]:
-        assert verdict_of(lines, number, ARCHITECTURES[machine]) == (0x7FFF0000 if number in allowed else 0x50000 | 38)
-        assert verdict_of(lines, number, 0x40000003) == 0x80000000  # the 32-bit calls of x86: killed
+        assert verdict_of(lines, number, ARCHITECTURES[machine]) == (
+            0x7FFF0000 if number in allowed else 0x50000 | 38
+        )
+        assert (
+            verdict_of(lines, number, 0x40000003) == 0x80000000
+        )  # the 32-bit calls of x86: killed
     assert all(line == struct.unpack("HBBI", struct.pack("HBBI", *line)) for line in lines)
     with pytest.raises(SystemExit, match="riscv64"):
         program("riscv64")
@@ -381,29 +477,61 @@ def verdict_of(lines, number, architecture):
         at += 1 + (0 if code == 0x20 else yes if held == operand else no)
 
 
-@pytest.mark.parametrize("machine, header", [("x86_64", "x86_64-linux-gnu/asm/unistd_64.h"), ("aarch64", "asm-generic/unistd.h")])
+@pytest.mark.parametrize(
+    "machine, header",
+    [("x86_64", "x86_64-linux-gnu/asm/unistd_64.h"), ("aarch64", "asm-generic/unistd.h")],
+)
 def test_call_numbers_are_the_kernels(machine, header):
     path = Path("/usr/include") / header
     if not path.exists():
         pytest.skip(f"{path} is not installed")
     numbers = dict(re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", path.read_text()))
     renamed = {"newfstatat": "fstatat"} if machine == "aarch64" else {}
-    assert {name: int(numbers[renamed.get(name, name)]) for name in CALLS[machine]} == CALLS[machine]
+    assert {name: int(numbers[renamed.get(name, name)]) for name in CALLS[machine]} == CALLS[
+        machine
+    ]
 
 
 def test_equal_is_equal_in_type():
-    assert same([1, "a", {"k": (2,)}], [1, "a", {"k": [2]}]) is False and same([1, {"k": [2]}], (1, {"k": (2,)}))
-    for value, expected in ((1, True), (True, 1), (1.0, 1), (0, None), ("1", 1), ([1, 2], [1]), ({"a": 1}, {"b": 1}), ([True], [1])):
+    assert same([1, "a", {"k": (2,)}], [1, "a", {"k": [2]}]) is False and same(
+        [1, {"k": [2]}], (1, {"k": (2,)})
+    )
+    for value, expected in (
+        (1, True),
+        (True, 1),
+        (1.0, 1),
+        (0, None),
+        ("1", 1),
+        ([1, 2], [1]),
+        ({"a": 1}, {"b": 1}),
+        ([True], [1]),
+    ):
         assert not same(value, expected)
 
 
-@pytest.mark.parametrize("text", [
-    b"", b"eright", b"e" + b"x" * 99, b"v", b"v{", b"v" + b"[" * 9999, b"v\xff", b"v" + b"9" * 9999,
-    b"v" + b"[" * 900 + b"]" * 900, b"v" + b'{"a":' * 70 + b"1" + b"}" * 70, b"6", b"e\xff\n",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"eright",
+        b"e" + b"x" * 99,
+        b"v",
+        b"v{",
+        b"v" + b"[" * 9999,
+        b"v\xff",
+        b"v" + b"9" * 9999,
+        b"v" + b"[" * 900 + b"]" * 900,
+        b"v" + b'{"a":' * 70 + b"1" + b"}" * 70,
+        b"6",
+        b"e\xff\n",
+    ],
+)
 def test_what_a_program_writes_is_read_with_suspicion(text):
     assert outcome(b"v" + b"[" * 64 + b"]" * 64).reason == ""
-    assert outcome(text).value is None and outcome(text).reason in ("ended without a result", "its value is not plain data")
+    assert outcome(text).value is None and outcome(text).reason in (
+        "ended without a result",
+        "its value is not plain data",
+    )
 
 
 def test_bad_input_is_refused():

@@ -18,7 +18,12 @@ def test_probabilities_among_kept_tokens_are_those_of_the_whole_softmax():
         return (found := jnp.take_along_axis(found, target[..., None], -1)[..., 0]).sum(), found
 
     def tiled(hidden, head):
-        return (found := log_probs_among(np.packbits(kept, axis=-1), hidden, head, target, rows=6)).sum(), found
+        return (
+            found := log_probs_among(np.packbits(kept, axis=-1), hidden, head, target, rows=6)
+        ).sum(), found
 
-    wanted, seen = (jax.jit(jax.value_and_grad(form, (0, 1), has_aux=True))(hidden, head) for form in (plain, tiled))
+    wanted, seen = (
+        jax.jit(jax.value_and_grad(form, (0, 1), has_aux=True))(hidden, head)
+        for form in (plain, tiled)
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), seen, wanted)

@@ -31,33 +31,60 @@ def run(config):
 
 
 def leaves(state):
-    return [np.asarray(x) for x in jax.tree.leaves(state.replace(key=jax.random.key_data(state.key)))]
+    return [
+        np.asarray(x) for x in jax.tree.leaves(state.replace(key=jax.random.key_data(state.key)))
+    ]
 
 
 def without_clock(record):
-    return {name: value for name, value in record.items() if name not in ("tokens_per_second", "share_of_peak")}
+    return {
+        name: value
+        for name, value in record.items()
+        if name not in ("tokens_per_second", "share_of_peak")
+    }
 
 
 @pytest.fixture(scope="module")
 def tuned(tiny, chats, tmp_path_factory):
-    return run(tiny(tmp_path_factory.mktemp("sft") / "run", SftConfig(chats=(chats,), tasks=("addition:1",)), ema=0.9, micro_batch=2))
+    return run(
+        tiny(
+            tmp_path_factory.mktemp("sft") / "run",
+            SftConfig(chats=(chats,), tasks=("addition:1",)),
+            ema=0.9,
+            micro_batch=2,
+        )
+    )
 
 
 @pytest.fixture(scope="module")
 def score(tuned):
     stage = tuned.stage
-    return jax.jit(lambda params, balance, batch: log_probs(stage.plan.model, stage.config, params, balance, batch)[0])
+    return jax.jit(
+        lambda params, balance, batch: log_probs(
+            stage.plan.model, stage.config, params, balance, batch
+        )[0]
+    )
 
 
 def test_a_run_says_what_it_learns_and_learns_it(tuned, chats):
     records = metrics.read(tuned.folder)
     train, held = ([r for r in records if r["split"] == split] for split in ("train", "held_out"))
-    assert [r["step"] for r in train] == [1, 2, 3, 4, 5, 6] and all(0.1 < r["trained"] < 0.9 and 0.5 < r["filled"] <= 1 for r in train)
-    assert train[-1]["loss"] < train[0]["loss"] - 0.5 and {f"loss/{chats}", "loss/addition:1", "loss", "bits_per_byte"} <= held[-1].keys()
+    assert [r["step"] for r in train] == [1, 2, 3, 4, 5, 6] and all(
+        0.1 < r["trained"] < 0.9 and 0.5 < r["filled"] <= 1 for r in train
+    )
+    assert (
+        train[-1]["loss"] < train[0]["loss"] - 0.5
+        and {f"loss/{chats}", "loss/addition:1", "loss", "bits_per_byte"} <= held[-1].keys()
+    )
     manifest = json.loads((tuned.folder / "data.json").read_text())["sources"]
-    assert manifest[0]["train"] + manifest[0]["held_out"] == 12 and len(manifest[0]["files"][0]["sha256"]) == 64
+    assert (
+        manifest[0]["train"] + manifest[0]["held_out"] == 12
+        and len(manifest[0]["files"][0]["sha256"]) == 64
+    )
     lines = tuned.stage.finish(tuned.state, tuned.folder)
-    assert lines[0] == "a sample:" and lines[-1] == f"next: talk with it: seekjax chat {tuned.folder}"
+    assert (
+        lines[0] == "a sample:" and lines[-1] == f"next: talk with it: seekjax chat {tuned.folder}"
+    )
     assert "add_generation_prompt" in (tuned.folder / "chat_template.jinja").read_text()
     assert read_config(tuned.folder / "config.json").post == tuned.config.post
 
@@ -66,27 +93,47 @@ def test_samples_that_share_a_row_have_the_loss_they_have_alone(tuned, score):
     stage, state = tuned.stage, tuned.state
     packed = {name: x[:1] for name, x in next(stage.samples()).items()}
     rows = {name: np.zeros((9, 65), x.dtype) for name, x in packed.items()}
-    spans = [np.flatnonzero(packed["segments"][0] == n) for n in range(1, packed["segments"].max() + 1)]
+    spans = [
+        np.flatnonzero(packed["segments"][0] == n) for n in range(1, packed["segments"].max() + 1)
+    ]
     assert 2 <= len(spans) <= 8
     for row, span in enumerate(spans, 1):
-        rows["tokens"][row, :len(span)], rows["segments"][row, :len(span)] = packed["tokens"][0, span], 1
+        rows["tokens"][row, : len(span)], rows["segments"][row, : len(span)] = (
+            packed["tokens"][0, span],
+            1,
+        )
     for name in packed:
         rows[name][0] = packed[name][0]
     logp = np.asarray(score(state.params, state.balance, rows))
     for row, span in enumerate(spans, 1):
-        np.testing.assert_allclose(logp[0, span[:-1]], logp[row, :len(span) - 1], atol=2e-5)
+        np.testing.assert_allclose(logp[0, span[:-1]], logp[row, : len(span) - 1], atol=2e-5)
 
 
 def test_the_loss_is_the_mean_over_what_the_assistant_said(tuned, score):
     stage, state = tuned.stage, tuned.state
     batch = next(stage.samples())
-    logp, learnt = np.asarray(score(state.params, state.balance, batch)), batch["trained"][:, 1:].astype(bool)
-    criterion, whole = Answers(stage.plan, stage.tokenizer.bytes_V), {name: jnp.asarray(x)[None] for name, x in batch.items()}
-    seen = jax.jit(lambda state, whole: criterion.loss(state.params, state, jax.tree.map(lambda x: x[0], whole), criterion.totals(whole))[1])(state, whole)
+    logp, learnt = (
+        np.asarray(score(state.params, state.balance, batch)),
+        batch["trained"][:, 1:].astype(bool),
+    )
+    criterion, whole = (
+        Answers(stage.plan, stage.tokenizer.bytes_V),
+        {name: jnp.asarray(x)[None] for name, x in batch.items()},
+    )
+    seen = jax.jit(
+        lambda state, whole: criterion.loss(
+            state.params, state, jax.tree.map(lambda x: x[0], whole), criterion.totals(whole)
+        )[1]
+    )(state, whole)
     np.testing.assert_allclose(seen["loss"], -logp[learnt].mean(), rtol=1e-5)
     figures = criterion.metrics(whole, criterion.totals(whole))
-    assert figures["tokens"] == learnt.sum() and np.isclose(figures["trained"], learnt.sum() / (batch["segments"][:, 1:] > 0).sum())
-    assert {stage.tokenizer.eos} == {int(row[np.flatnonzero(kept)[-1]]) for row, kept in zip(batch["tokens"], batch["trained"].astype(bool))}
+    assert figures["tokens"] == learnt.sum() and np.isclose(
+        figures["trained"], learnt.sum() / (batch["segments"][:, 1:] > 0).sum()
+    )
+    assert {stage.tokenizer.eos} == {
+        int(row[np.flatnonzero(kept)[-1]])
+        for row, kept in zip(batch["tokens"], batch["trained"].astype(bool))
+    }
 
 
 def test_a_stopped_run_goes_on_bit_for_bit(tuned, tmp_path, monkeypatch):
@@ -102,17 +149,35 @@ def test_a_stopped_run_goes_on_bit_for_bit(tuned, tmp_path, monkeypatch):
         stopped = run(config)
     assert not stopped.finished
     resumed = run(config)
-    assert resumed.finished and all(np.array_equal(a, b) for a, b in zip(leaves(resumed.state), leaves(tuned.state), strict=True))
-    assert list(map(without_clock, metrics.read(tmp_path))) == list(map(without_clock, metrics.read(tuned.folder)))
+    assert resumed.finished and all(
+        np.array_equal(a, b)
+        for a, b in zip(leaves(resumed.state), leaves(tuned.state), strict=True)
+    )
+    assert list(map(without_clock, metrics.read(tmp_path))) == list(
+        map(without_clock, metrics.read(tuned.folder))
+    )
     with pytest.raises(DataError, match="template"):  # another template means other tokens
-        run(replace(config, post=replace(config.post, template="r1"), train=replace(config.train, steps=8)))
+        run(
+            replace(
+                config,
+                post=replace(config.post, template="r1"),
+                train=replace(config.train, steps=8),
+            )
+        )
 
 
 def test_settings_that_do_not_fit_are_refused(tiny, chats, tmp_path):
     config = tiny(tmp_path, SftConfig(chats=(chats,)))
-    for wrong, says in [(replace(config, data=replace(config.data, tokenizer="bpe")), "--init"), (replace(config, post=SftConfig(expert_share=2.0)), "share"),
-                        (replace(config, post=SftConfig(expert_share=0.5), lora=replace(config.lora, rank=2)), "choose one"),
-                        (replace(config, data=replace(config.data, workers=1)), "workers"), (replace(config, lora=replace(config.lora, rank=-1)), "lora.rank")]:
+    for wrong, says in [
+        (replace(config, data=replace(config.data, tokenizer="bpe")), "--init"),
+        (replace(config, post=SftConfig(expert_share=2.0)), "share"),
+        (
+            replace(config, post=SftConfig(expert_share=0.5), lora=replace(config.lora, rank=2)),
+            "choose one",
+        ),
+        (replace(config, data=replace(config.data, workers=1)), "workers"),
+        (replace(config, lora=replace(config.lora, rank=-1)), "lora.rank"),
+    ]:
         with pytest.raises((ConfigError, DataError), match=says):
             run(wrong)
 
@@ -120,7 +185,11 @@ def test_settings_that_do_not_fit_are_refused(tiny, chats, tmp_path):
 @pytest.fixture(scope="module")
 def specialised(tuned, tiny, chats, tmp_path_factory):
     """ESFT from the tuned run: half of the relevance."""
-    config = tiny(tmp_path_factory.mktemp("esft") / "run", SftConfig(chats=(chats,), expert_share=0.5), steps=2)
+    config = tiny(
+        tmp_path_factory.mktemp("esft") / "run",
+        SftConfig(chats=(chats,), expert_share=0.5),
+        steps=2,
+    )
     shutil.copy(tuned.folder / "tokenizer.json", config.out.parent)
     return run(replace(config, init=tuned.folder))
 
@@ -129,7 +198,10 @@ def test_esft_moves_chosen_experts_and_no_other_bit(specialised):
     _, before = read_run(specialised.config.init)
     chosen = specialised.stage.plan.chosen_LE
     assert chosen.any(1).all() and not chosen.all(1).any()
-    for (path, old), new in zip(jax.tree_util.tree_leaves_with_path(before["params"]), jax.tree.leaves(specialised.state.params)):
+    for (path, old), new in zip(
+        jax.tree_util.tree_leaves_with_path(before["params"]),
+        jax.tree.leaves(specialised.state.params),
+    ):
         keys = [entry.key for entry in path]
         same = np.asarray(old).view(np.int32) == np.asarray(new).view(np.int32)
         if keys[:2] == ["expert_layers", "ffn"] and keys[2] in ("w_gate", "w_up", "w_down"):
@@ -141,7 +213,14 @@ def test_esft_moves_chosen_experts_and_no_other_bit(specialised):
 
 def test_the_choice_is_kept_and_needed(specialised, tmp_path):
     shutil.copytree(specialised.folder, tmp_path / "run")
-    config, file = replace(specialised.config, out=tmp_path / "run", train=replace(specialised.config.train, steps=3)), tmp_path / "run" / "experts.json"
+    config, file = (
+        replace(
+            specialised.config,
+            out=tmp_path / "run",
+            train=replace(specialised.config.train, steps=3),
+        ),
+        tmp_path / "run" / "experts.json",
+    )
     with pytest.raises(RunError, match="asks for"):
         run(replace(config, post=replace(config.post, expert_share=0.6)))
     kept = file.read_text()
@@ -158,14 +237,30 @@ def test_the_choice_is_kept_and_needed(specialised, tmp_path):
 def test_relevance_counts_choices_and_gates(tuned):
     stage, state = tuned.stage, tuned.state
     batch = next(stage.samples())
-    found = {kind: np.asarray(jax.jit(partial(relevance, stage.plan, kind))(state.params, state.balance, batch)) for kind in ("token", "gate")}
-    seen = jax.jit(lambda v: stage.plan.model.apply(v, batch["tokens"][:, :-1], batch["segments"][:, :-1]).balance["expert_layers"])(
-        {"params": state.params, "balance": state.balance})
-    choice, gate, real = np.asarray(seen["choice_BTK"]), np.asarray(seen["gate_BTK"]), batch["segments"][:, :-1] > 0
+    found = {
+        kind: np.asarray(
+            jax.jit(partial(relevance, stage.plan, kind))(state.params, state.balance, batch)
+        )
+        for kind in ("token", "gate")
+    }
+    seen = jax.jit(
+        lambda v: stage.plan.model.apply(
+            v, batch["tokens"][:, :-1], batch["segments"][:, :-1]
+        ).balance["expert_layers"]
+    )({"params": state.params, "balance": state.balance})
+    choice, gate, real = (
+        np.asarray(seen["choice_BTK"]),
+        np.asarray(seen["gate_BTK"]),
+        batch["segments"][:, :-1] > 0,
+    )
     for layer in range(2):
         for expert in range(8):
             at = (choice[layer] == expert) & real[..., None]
-            np.testing.assert_allclose([found["token"][layer, expert], found["gate"][layer, expert]], [at.sum(), gate[layer][at].sum()], rtol=1e-5)
+            np.testing.assert_allclose(
+                [found["token"][layer, expert], found["gate"][layer, expert]],
+                [at.sum(), gate[layer][at].sum()],
+                rtol=1e-5,
+            )
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=7).filter(any), st.integers(1, 20))

@@ -19,13 +19,25 @@ from seekjax.post.tasks.expression import canonical, draw, value, write
 from seekjax.post.tasks.knights import _key
 from seekjax.post.traces import Traces
 
-EACH = [(name, level) for name in ("addition", "countdown", "arithmetic", "equation", "knights") for level in TASKS[name].levels]
+EACH = [
+    (name, level)
+    for name in ("addition", "countdown", "arithmetic", "equation", "knights")
+    for level in TASKS[name].levels
+]
 each = pytest.mark.parametrize("name, level", EACH)
-LONGEST = {"addition": (14, 100), "countdown": (19, 160), "arithmetic": (24, 60), "equation": (12, 45), "knights": (110, 300)}  # characters: prompt, thought
+LONGEST = {
+    "addition": (14, 100),
+    "countdown": (19, 160),
+    "arithmetic": (24, 60),
+    "equation": (12, 45),
+    "knights": (110, 300),
+}  # characters: prompt, thought
 
 
 def problems(name, level, count=40, **settings):
-    return (lambda found: [found[index] for index in range(count)])(Problems(TASKS[name], (level,), settings.pop("held_out", False), **settings))
+    return (lambda found: [found[index] for index in range(count)])(
+        Problems(TASKS[name], (level,), settings.pop("held_out", False), **settings)
+    )
 
 
 @each
@@ -36,7 +48,9 @@ def test_solutions_are_short_right_and_of_the_form(name, level):
         assert task.verify(problem, answer) == (1.0, "right"), problem
         assert parse(wrap(thought, answer)) == Parsed(thought, answer)
         assert len(problem.prompt) <= LONGEST[name][0] and len(thought) <= LONGEST[name][1]
-        assert replace(problem, data=json.loads(json.dumps(problem.data))).data == problem.data, "a problem can be written to a file"
+        assert replace(problem, data=json.loads(json.dumps(problem.data))).data == problem.data, (
+            "a problem can be written to a file"
+        )
         assert problem.task == name and problem.level == level
 
 
@@ -44,7 +58,9 @@ def test_solutions_are_short_right_and_of_the_form(name, level):
 def test_problems_are_functions_of_seed_and_index(name, level):
     first = Problems(TASKS[name], (level,), False, seed=3)
     again = [Problems(TASKS[name], (level,), False, seed=3)[index] for index in (7, 2, 10**9)]
-    assert [first[index] for index in (7, 2, 10**9)] == again and [problem.data for problem in again] == [first[index].data for index in (7, 2, 10**9)]
+    assert [first[index] for index in (7, 2, 10**9)] == again and [
+        problem.data for problem in again
+    ] == [first[index].data for index in (7, 2, 10**9)]
     solved = [TASKS[name].solve(again[0], random.Random(5)) for _ in range(2)]
     assert solved[0] == solved[1]
 
@@ -52,43 +68,89 @@ def test_problems_are_functions_of_seed_and_index(name, level):
 @pytest.mark.parametrize("name", ["addition", "countdown", "arithmetic", "equation", "knights"])
 def test_no_problem_is_on_both_sides(name):
     levels = tuple(TASKS[name].levels)
-    train = {problem.key for seed in range(3) for problem in map(Problems(TASKS[name], levels, False, seed=seed).__getitem__, range(350))}
-    held_out = {problem.key for seed in (0, 1, 99) for problem in map(Problems(TASKS[name], levels, True, seed=seed).__getitem__, range(35))}
+    train = {
+        problem.key
+        for seed in range(3)
+        for problem in map(Problems(TASKS[name], levels, False, seed=seed).__getitem__, range(350))
+    }
+    held_out = {
+        problem.key
+        for seed in (0, 1, 99)
+        for problem in map(Problems(TASKS[name], levels, True, seed=seed).__getitem__, range(35))
+    }
     assert train and held_out and not train & held_out
     assert all(map(is_held_out, problems(name, levels[-1], 10, held_out=True)))
 
 
 def test_the_same_question_is_on_one_side_whoever_asks():
     arithmetic = {problem.prompt: problem.key for problem in problems("arithmetic", 1, 1500)}
-    addition = {problem.prompt: problem.key for level in (1, 2) for problem in problems("addition", level, 1500)}
-    assert len(shared := arithmetic.keys() & addition.keys()) > 20 and all(arithmetic[prompt] == addition[prompt] for prompt in shared)
+    addition = {
+        problem.prompt: problem.key
+        for level in (1, 2)
+        for problem in problems("addition", level, 1500)
+    }
+    assert len(shared := arithmetic.keys() & addition.keys()) > 20 and all(
+        arithmetic[prompt] == addition[prompt] for prompt in shared
+    )
 
 
 def test_canonical_forms():
     sums = {problem.prompt: problem.key for problem in problems("addition", 1, 300)}
     pairs = [(prompt, f"{prompt[2]}+{prompt[0]}=") for prompt in sums if prompt[0] != prompt[2]]
-    assert len(found := [pair for pair in pairs if pair[1] in sums]) > 20 and all(sums[a] == sums[b] for a, b in found)
-    assert canonical(("+", 3, ("*", 4, 2))) == canonical(("+", ("*", 2, 4), 3)) != canonical(("*", ("+", 3, 4), 2))
-    assert canonical(("-", 9, ("-", 4, 2))) == canonical(("+", ("-", 9, 4), 2)) != canonical(("-", ("-", 9, 4), 2))
+    assert len(found := [pair for pair in pairs if pair[1] in sums]) > 20 and all(
+        sums[a] == sums[b] for a, b in found
+    )
+    assert (
+        canonical(("+", 3, ("*", 4, 2)))
+        == canonical(("+", ("*", 2, 4), 3))
+        != canonical(("*", ("+", 3, 4), 2))
+    )
+    assert (
+        canonical(("-", 9, ("-", 4, 2)))
+        == canonical(("+", ("-", 9, 4), 2))
+        != canonical(("-", ("-", 9, 4), 2))
+    )
     equations = problems("equation", 3, 100)
-    assert all(problem.key == "=".join(sorted(f"{a}x{b:+d}" for a, b in (problem.data["left"], problem.data["right"]))) for problem in equations)
+    assert all(
+        problem.key
+        == "=".join(sorted(f"{a}x{b:+d}" for a, b in (problem.data["left"], problem.data["right"])))
+        for problem in equations
+    )
     puzzle = problems("knights", 2, 1)[0]
     for to in permutations(range(3)):  # the same puzzle under other names and in another order
-        claims = [[to[speaker], relation, *((to[p] for p in about) if relation in ("same", "differ") else (to[p] if i % 2 == 0 else p for i, p in enumerate(about)))]
-                  for speaker, relation, *about in puzzle.data["claims"]]
+        claims = [
+            [
+                to[speaker],
+                relation,
+                *(
+                    (to[p] for p in about)
+                    if relation in ("same", "differ")
+                    else (to[p] if i % 2 == 0 else p for i, p in enumerate(about))
+                ),
+            ]
+            for speaker, relation, *about in puzzle.data["claims"]
+        ]
         assert _key(claims[::-1], 3) == puzzle.key
 
 
 def test_countdown_problems_differ_in_more_than_order():
     found = problems("countdown", 1, 100)
-    assert all(problem.key == f"{problem.data['target']} from {' '.join(map(str, sorted(problem.data['numbers'])))}" for problem in found)
+    assert all(
+        problem.key
+        == f"{problem.data['target']} from {' '.join(map(str, sorted(problem.data['numbers'])))}"
+        for problem in found
+    )
 
 
 @given(st.randoms(use_true_random=False), st.lists(st.integers(1, 99), min_size=1, max_size=5))
 def test_expressions_are_written_as_they_are_valued(rng, numbers):
     tree = draw(rng, numbers, "+-*/")
     found = evaluate(write(tree))
-    assert isinstance(found, Refused) if value(tree) is None else (found.value, sorted(found.numbers)) == (value(tree), sorted(numbers))
+    assert (
+        isinstance(found, Refused)
+        if value(tree) is None
+        else (found.value, sorted(found.numbers)) == (value(tree), sorted(numbers))
+    )
 
 
 def test_ways_counts_every_expression():
@@ -101,13 +163,21 @@ def test_ways_counts_every_expression():
     assert ways(numbers, "+-*/") == found and sum(ways([1, 2, 3, 4], "+-").values()) == 24 * 5 * 8
 
 
-@pytest.mark.parametrize("level, once, sixteen", [(1, 0.056, 0.53), (2, 0.097, 0.775), (3, 0.034, 0.405)])
+@pytest.mark.parametrize(
+    "level, once, sixteen", [(1, 0.056, 0.53), (2, 0.097, 0.775), (3, 0.034, 0.405)]
+)
 def test_random_expressions_solve_no_more_countdown_than_is_known(level, once, sixteen):
     found = problems("countdown", level, 250)
-    assert floor(found) == pytest.approx(once, abs=0.008) and floor(found, 16) == pytest.approx(sixteen, abs=0.05)
+    assert floor(found) == pytest.approx(once, abs=0.008) and floor(found, 16) == pytest.approx(
+        sixteen, abs=0.05
+    )
     problem, rng = found[0], random.Random(0)
-    tried = [value(draw(rng, problem.data["numbers"], LEVELS[level].operators)) for _ in range(3000)]
-    hits = sum(result == problem.data["target"] for result in tried) / sum(result is not None for result in tried)
+    tried = [
+        value(draw(rng, problem.data["numbers"], LEVELS[level].operators)) for _ in range(3000)
+    ]
+    hits = sum(result == problem.data["target"] for result in tried) / sum(
+        result is not None for result in tried
+    )
     assert hits == pytest.approx(float(chance(problem)), abs=0.02)
 
 
@@ -115,19 +185,39 @@ def test_countdown_says_what_is_wrong():
     task, problem = TASKS["countdown"], problems("countdown", 1, 1)[0]
     problem = replace(problem, prompt="24 from 3 5 9", data={"target": 24, "numbers": [3, 5, 9]})
     for answer, reason in {
-        "3*5+9": "right", "9+5*3": "right", "(3*5) + 9": "right", "9-5*-3": "- where a number belongs", "3*5": "9 is not used", "24": "3 is not used", "3*5+9+3": "3 is used too often",
-        "3*8": "5 is not used", "3*5+9+0": "0 is used but not given", "3+5+9": "17 is not 24", "3*5/9": "5/3 is not 24", "35-9-2": "3 is not used",
-        "3*5+9=24": "'=' is no digit, operator or bracket", "3**5+9": "* where a number belongs", "3*5+9 or 9+3*5": "'o' is no digit, operator or bracket",
-        "3*5+9-(3-3)": "3 is used too often", "3*5+9*1": "1 is used but not given", "9**9**9**9": "* where a number belongs",
+        "3*5+9": "right",
+        "9+5*3": "right",
+        "(3*5) + 9": "right",
+        "9-5*-3": "- where a number belongs",
+        "3*5": "9 is not used",
+        "24": "3 is not used",
+        "3*5+9+3": "3 is used too often",
+        "3*8": "5 is not used",
+        "3*5+9+0": "0 is used but not given",
+        "3+5+9": "17 is not 24",
+        "3*5/9": "5/3 is not 24",
+        "35-9-2": "3 is not used",
+        "3*5+9=24": "'=' is no digit, operator or bracket",
+        "3**5+9": "* where a number belongs",
+        "3*5+9 or 9+3*5": "'o' is no digit, operator or bracket",
+        "3*5+9-(3-3)": "3 is used too often",
+        "3*5+9*1": "1 is used but not given",
+        "9**9**9**9": "* where a number belongs",
     }.items():
         assert task.verify(problem, answer) == (float(reason == "right"), reason)
     twice = replace(problem, data={"target": 15, "numbers": [5, 5, 5]})
-    assert task.verify(twice, "5+5+5").reward == 1 and task.verify(twice, "5*(5-2)").reason == "5 is not used often enough"
+    assert (
+        task.verify(twice, "5+5+5").reward == 1
+        and task.verify(twice, "5*(5-2)").reason == "5 is not used often enough"
+    )
 
 
 def test_countdown_can_be_thought_in_chinese():
     for index, problem in enumerate(problems("countdown", 1)):
-        english, chinese = (TASKS["countdown"].solve(problem, random.Random(index), language) for language in ("en", "zh"))
+        english, chinese = (
+            TASKS["countdown"].solve(problem, random.Random(index), language)
+            for language in ("en", "zh")
+        )
         for word, other in zip(WORDS["en"].values(), WORDS["zh"].values()):
             english = (english[0].replace(f" {word}", f" {other}"), english[1])
         assert english == chinese
@@ -142,7 +232,9 @@ def test_every_line_of_a_trace_is_true(name):
         for problem in problems(name, level, 60):
             thought, answer = TASKS[name].solve(problem, random.Random(0))
             if name == "arithmetic":
-                assert {evaluate(line).value for line in [problem.prompt[:-1], *thought.split("\n")]} == {int(answer)}
+                assert {
+                    evaluate(line).value for line in [problem.prompt[:-1], *thought.split("\n")]
+                } == {int(answer)}
             for line in thought.split("\n") if name != "arithmetic" else ():
                 left, right = line.split(" ")[0].split("=")
                 assert signed(left) == signed(right)
@@ -169,15 +261,27 @@ def at(side, x):
 
 def test_puzzles_have_one_solution_and_say_so_plainly():
     """The prompt alone, read again from its words, has the answer for its only solution."""
-    for problem in [problem for level in TASKS["knights"].levels for problem in problems("knights", level, 30)]:
+    for problem in [
+        problem for level in TASKS["knights"].levels for problem in problems("knights", level, 30)
+    ]:
         names = sorted(problem.data["names"])
         solutions = []
         for kinds in product((False, True), repeat=len(names)):
             is_knight = dict(zip(names, kinds))
-            if all(is_knight[claim[0]] == says(claim[3:], is_knight) for claim in problem.prompt.split(", ")):
-                solutions.append(" ".join(f"{name} {'knight' if is_knight[name] else 'knave'}" for name in names))
+            if all(
+                is_knight[claim[0]] == says(claim[3:], is_knight)
+                for claim in problem.prompt.split(", ")
+            ):
+                solutions.append(
+                    " ".join(f"{name} {'knight' if is_knight[name] else 'knave'}" for name in names)
+                )
         assert solutions == [TASKS["knights"].solve(problem, random.Random(0))[1]]
-        assert TASKS["knights"].verify(problem, " ".join(solutions[0].split()[-2:] + solutions[0].split()[:-2])).reward == 1, "any order"
+        assert (
+            TASKS["knights"]
+            .verify(problem, " ".join(solutions[0].split()[-2:] + solutions[0].split()[:-2]))
+            .reward
+            == 1
+        ), "any order"
 
 
 def says(claim, is_knight):
@@ -186,11 +290,47 @@ def says(claim, is_knight):
             return judge(says(part, is_knight) for part in claim.split(word))
     *who, what = claim.split()
     kinds = [is_knight[name] for name in who]
-    return {"knight": kinds[0], "knave": not kinds[0], "same": len(set(kinds)) == 1, "differ": len(set(kinds)) == 2}[what]
+    return {
+        "knight": kinds[0],
+        "knave": not kinds[0],
+        "same": len(set(kinds)) == 1,
+        "differ": len(set(kinds)) == 2,
+    }[what]
 
 
-HOSTILE = ["", " ", "\0", "9**9**9**9", "(" * 10**5, "9" * 10**5, "1+" * 10**4, "__import__('os').system('true')", "٣", "３", "nan", "inf", "1e999", "-", "--1", "0" * 50,
-           "knight", "A knight " * 10**4, "A B C D", "<answer>", "None", "True", "\ud800", "a" * 10**6, "right", "1 or 2", "x=5", "5.0", "5/1", "+5", "any"]
+HOSTILE = [
+    "",
+    " ",
+    "\0",
+    "9**9**9**9",
+    "(" * 10**5,
+    "9" * 10**5,
+    "1+" * 10**4,
+    "__import__('os').system('true')",
+    "٣",
+    "３",
+    "nan",
+    "inf",
+    "1e999",
+    "-",
+    "--1",
+    "0" * 50,
+    "knight",
+    "A knight " * 10**4,
+    "A B C D",
+    "<answer>",
+    "None",
+    "True",
+    "\ud800",
+    "a" * 10**6,
+    "right",
+    "1 or 2",
+    "x=5",
+    "5.0",
+    "5/1",
+    "+5",
+    "any",
+]
 
 
 @pytest.mark.parametrize("name", ["addition", "countdown", "arithmetic", "equation", "knights"])
@@ -198,11 +338,15 @@ HOSTILE = ["", " ", "\0", "9**9**9**9", "(" * 10**5, "9" * 10**5, "1+" * 10**4, 
 def test_attacks_earn_nothing_and_are_told_why(name, text):
     problem, start = problems(name, TASKS[name].levels[-1], 1)[0], time.perf_counter()
     verdict = TASKS[name].verify(problem, text)
-    assert verdict.reward == 0 and 0 < len(verdict.reason) < 120 and time.perf_counter() - start < 0.3
+    assert (
+        verdict.reward == 0 and 0 < len(verdict.reason) < 120 and time.perf_counter() - start < 0.3
+    )
 
 
 @settings(max_examples=60)
-@given(st.sampled_from(EACH), st.integers(0, 5), st.text() | st.text("0123456789+-*/() knightveABCD"))
+@given(
+    st.sampled_from(EACH), st.integers(0, 5), st.text() | st.text("0123456789+-*/() knightveABCD")
+)
 def test_verifiers_never_raise(which, index, text):
     name, level = which
     problem = problems(name, level, index + 1)[-1]
@@ -218,26 +362,39 @@ def test_what_is_asked_wrongly_is_told():
         Problems(TASKS["countdown"], (4,), False)
     with pytest.raises(DataError, match="held-out share is 0"):
         Problems(TASKS["countdown"], (1,), True, share=0)
+
     class Single:
         name, levels = "single", range(1, 2)
+
         def make(self, rng, level):
             return problems("addition", 2, 1)[0]
+
     with pytest.raises(DataError, match="single at levels \\(1,\\) gives no held-out problem"):
         Problems(Single(), (1,), True)[0]
 
 
-@pytest.mark.parametrize(("name", "level", "least", "most"), [("countdown", 1, 0.13, 0.23), ("addition", 3, 0.52, 0.68)])
+@pytest.mark.parametrize(
+    ("name", "level", "least", "most"), [("countdown", 1, 0.13, 0.23), ("addition", 3, 0.52, 0.68)]
+)
 def test_attempts_have_the_right_form_and_are_right_by_chance(name, level, least, most):
     task = find_task(name)
     problems = Problems(task, (level,), held_out=False)
     tries = [(problems[i], attempt(task, problems[i], random.Random(i))) for i in range(1000)]
     assert all(isinstance(parse(wrap(*made)), Parsed) for _, made in tries)
-    assert least < sum(task.verify(problem, answer).reward for problem, (_, answer) in tries) / 1000 < most
+    assert (
+        least
+        < sum(task.verify(problem, answer).reward for problem, (_, answer) in tries) / 1000
+        < most
+    )
     with pytest.raises(DataError, match="has solutions but no attempts"):
         attempt(find_task("equation"), problems[0], random.Random(0))
 
 
-@pytest.mark.parametrize("write", [attempt, lambda task, problem, rng: task.solve(problem, rng)], ids=["attempt", "solution"])
+@pytest.mark.parametrize(
+    "write",
+    [attempt, lambda task, problem, rng: task.solve(problem, rng)],
+    ids=["attempt", "solution"],
+)
 def test_countdown_compares_truly_and_answers_what_it_tried_last(write):
     """Each line ends with the target and yes where its last value is the target, else no."""
     task = TASKS["countdown"]
@@ -252,6 +409,16 @@ def test_countdown_compares_truly_and_answers_what_it_tried_last(write):
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_some_of_what_a_base_model_reads_are_attempts(share):
     """A solution always ends right, an attempt seldom."""
-    side = Traces("countdown:1", Problems(TASKS["countdown"], (1,), False), "en", None, 512, 400, False, share)
-    right = sum(TASKS["countdown"].verify(side.problems[i], parse(side.solution(i, side.problems[i])).answer).reward for i in range(400)) / 400
+    side = Traces(
+        "countdown:1", Problems(TASKS["countdown"], (1,), False), "en", None, 512, 400, False, share
+    )
+    right = (
+        sum(
+            TASKS["countdown"]
+            .verify(side.problems[i], parse(side.solution(i, side.problems[i])).answer)
+            .reward
+            for i in range(400)
+        )
+        / 400
+    )
     assert right == 1 if share == 0 else abs(right - (1 - share + 0.18 * share)) < 0.07

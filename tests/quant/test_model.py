@@ -26,9 +26,29 @@ from sharding.mesh import MeshConfig, make_mesh
 from sharding.place import axes_of
 from sharding.rules import use
 
-MODEL = ModelConfig(vocab=64, embed=64, layers=2, heads=4, q_latent=32, kv_latent=32, nope=16, rotary=8, value=16, hidden=128, expert_hidden=64,
-                    experts=8, experts_per_token=2, init_std=0.1, context=64, mtp_depth=0)
-KINDS = {"int8": 0.03, "int4": 0.25, "fp8": 0.08}  # and how far logits may move in the median, of their own spread
+MODEL = ModelConfig(
+    vocab=64,
+    embed=64,
+    layers=2,
+    heads=4,
+    q_latent=32,
+    kv_latent=32,
+    nope=16,
+    rotary=8,
+    value=16,
+    hidden=128,
+    expert_hidden=64,
+    experts=8,
+    experts_per_token=2,
+    init_std=0.1,
+    context=64,
+    mtp_depth=0,
+)
+KINDS = {
+    "int8": 0.03,
+    "int4": 0.25,
+    "fp8": 0.08,
+}  # and how far logits may move in the median, of their own spread
 PLAIN = KernelConfig(attention="plain", experts="block", remat="none")
 
 
@@ -37,8 +57,10 @@ def folder(tmp_path_factory):
     """A published checkpoint of the model, and the same in every format."""
     folder = tmp_path_factory.mktemp("quant")
     named, shapes = named_variables(MODEL, PLAIN), abstract_variables(MODEL, PLAIN)
-    variables = {"params": draw(MODEL, shapes["params"], axes_of(named)["params"], 0),
-                 "balance": jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes["balance"])}
+    variables = {
+        "params": draw(MODEL, shapes["params"], axes_of(named)["params"], 0),
+        "balance": jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes["balance"]),
+    }
     save(folder / "whole", MODEL, variables, "f32")
     for kind in KINDS:
         before, after = quantised(folder / "whole", kind, folder / kind)
@@ -48,7 +70,9 @@ def folder(tmp_path_factory):
 
 def said(model, variables, kernel=PLAIN):
     tokens = np.random.default_rng(0).integers(0, MODEL.vocab, (8, 24))
-    return np.asarray(jax.jit(lambda v, t: logits(Transformer(model, kernel).apply(v, t)))(variables, tokens))
+    return np.asarray(
+        jax.jit(lambda v, t: logits(Transformer(model, kernel).apply(v, t)))(variables, tokens)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +84,25 @@ def whole(folder):
 def test_says_nearly_what_the_whole_weights_say(kind, folder, whole):
     opened = open_model(folder / kind)
     assert opened.kernel.weights == kind and replace(opened.model, init_std=MODEL.init_std) == MODEL
-    planned = weight_bytes(abstract_variables(MODEL, PLAIN)["params"], axes_of(named_variables(MODEL, PLAIN))["params"])
+    planned = weight_bytes(
+        abstract_variables(MODEL, PLAIN)["params"], axes_of(named_variables(MODEL, PLAIN))["params"]
+    )
     assert planned[kind] == tree_bytes(opened.variables["params"])
     ours = said(opened.model, opened.variables)
-    off = np.median(np.abs(ours - whole)) / whole.std()  # not the mean: a token near the border between two experts may take the other one
+    off = (
+        np.median(np.abs(ours - whole)) / whole.std()
+    )  # not the mean: a token near the border between two experts may take the other one
     assert off < KINDS[kind], off
-    kept = [path[-1].key for path, x in jax.tree_util.tree_leaves_with_path(opened.variables, is_leaf=lambda x: isinstance(x, Quantised))
-            if not isinstance(x, Quantised)]
-    assert {"embed", "head", "w_router", "bias"} <= set(kept) and not [name for name in kept if name.startswith("w_") and name != "w_router"]
+    kept = [
+        path[-1].key
+        for path, x in jax.tree_util.tree_leaves_with_path(
+            opened.variables, is_leaf=lambda x: isinstance(x, Quantised)
+        )
+        if not isinstance(x, Quantised)
+    ]
+    assert {"embed", "head", "w_router", "bias"} <= set(kept) and not [
+        name for name in kept if name.startswith("w_") and name != "w_router"
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -85,7 +120,9 @@ def test_decodes_and_a_mesh_changes_no_token(folder):
 
     def written():
         opened = open_model(folder / "int8")
-        generator = Generator(opened.model, opened.variables, replace(opened.kernel, attention="plain"))
+        generator = Generator(
+            opened.model, opened.variables, replace(opened.kernel, attention="plain")
+        )
         return [row.ids for row in generator(prompts, Sampling(max_new=5, temperature=0))]
 
     alone = written()
@@ -97,11 +134,19 @@ def test_decodes_and_a_mesh_changes_no_token(folder):
 def test_what_a_cpu_reads(kind, folder):
     """It has fast products of int8 and of float32 only, and no fast conversion."""
     opened = open_model(folder / kind)
-    whole = {name: w.dense() for name, w in opened.variables["params"]["expert_layers"]["attention"].items() if isinstance(w, Quantised)}
-    for name, w in prepare(Decoder(MODEL, opened.kernel), opened.variables)["params"]["expert_layers_0"]["attention"].items():
+    whole = {
+        name: w.dense()
+        for name, w in opened.variables["params"]["expert_layers"]["attention"].items()
+        if isinstance(w, Quantised)
+    }
+    for name, w in prepare(Decoder(MODEL, opened.kernel), opened.variables)["params"][
+        "expert_layers_0"
+    ]["attention"].items():
         if name in whole:
             assert isinstance(w, Quantised) == (kind != "fp8" and name not in ("w_uk", "w_uv"))
-            np.testing.assert_allclose(dense(w, "float32"), whole[name][0], atol=0.0041 * np.abs(whole[name]).max() + 1e-6)
+            np.testing.assert_allclose(
+                dense(w, "float32"), whole[name][0], atol=0.0041 * np.abs(whole[name]).max() + 1e-6
+            )
 
 
 def test_the_command(folder, monkeypatch, capsys):
@@ -113,12 +158,23 @@ def test_the_command(folder, monkeypatch, capsys):
 
     code, text = command(folder / "whole", "--to", "int8", "--out", folder / "new")
     assert code == 0 and "saved; next: seekjax generate" in text
-    jax.tree.map(np.testing.assert_array_equal, read_run(folder / "new")[1], read_run(folder / "int8")[1])
+    jax.tree.map(
+        np.testing.assert_array_equal, read_run(folder / "new")[1], read_run(folder / "int8")[1]
+    )
     assert "already there" in command(folder / "whole", "--to", "int8", "--out", folder / "new")[1]
-    assert "int8 weights already" in command(folder / "int8", "--to", "int4", "--out", folder / "other")[1]
-    monkeypatch.setattr(sys, "argv", ["seekjax", "convert", "--from", str(folder / "int8"), "--to", str(folder / "back")])
+    assert (
+        "int8 weights already"
+        in command(folder / "int8", "--to", "int4", "--out", folder / "other")[1]
+    )
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["seekjax", "convert", "--from", str(folder / "int8"), "--to", str(folder / "back")],
+    )
     assert main() == 2 and "convert the run that they are from" in capsys.readouterr().err
-    monkeypatch.setattr(sys, "argv", ["seekjax", "show", str(folder / "int8"), "--data.sequence", "32"])
+    monkeypatch.setattr(
+        sys, "argv", ["seekjax", "show", str(folder / "int8"), "--data.sequence", "32"]
+    )
     assert main() == 0 and "w_down/values" in capsys.readouterr().out
 
 

@@ -12,7 +12,11 @@ def sequence_balance(score, choice):
     (tokens, experts), per_token = score.shape, len(choice[0])
     total = 0.0
     for i in range(experts):
-        f = experts / (per_token * tokens) * sum(i in chosen for chosen in np.asarray(choice).tolist())
+        f = (
+            experts
+            / (per_token * tokens)
+            * sum(i in chosen for chosen in np.asarray(choice).tolist())
+        )
         p = sum(token[i] / token.sum() for token in score) / tokens
         total += f * p
     return total
@@ -20,7 +24,10 @@ def sequence_balance(score, choice):
 
 def loads(choice, experts):
     """How many tokens chose each expert."""
-    return [sum(row.count(i) for row in np.asarray(choice).reshape(-1, np.shape(choice)[-1]).tolist()) for i in range(experts)]
+    return [
+        sum(row.count(i) for row in np.asarray(choice).reshape(-1, np.shape(choice)[-1]).tolist())
+        for i in range(experts)
+    ]
 
 
 def updated_bias(bias, load, rate):

@@ -6,11 +6,20 @@ import numpy as np
 def numpy_kl(p, q, kind, top_k):
     """KL and its gradient with respect to the student's logits, row by row, from probabilities in double precision."""
     if kind == "reverse":
-        def term(a, b): return b * np.log(b / a)
-        def slope(a, b): return np.log(b / a) + 1
+
+        def term(a, b):
+            return b * np.log(b / a)
+
+        def slope(a, b):
+            return np.log(b / a) + 1
     else:
-        def term(a, b): return a * np.log(a / b)
-        def slope(a, b): return -a / b
+
+        def term(a, b):
+            return a * np.log(a / b)
+
+        def slope(a, b):
+            return -a / b
+
     found, gradient = [], []
     for p_row, q_row in zip(p, q):
         top = np.argsort(-p_row, kind="stable")[:top_k] if top_k else np.arange(len(p_row))

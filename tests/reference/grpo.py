@@ -40,7 +40,9 @@ def per_sequence(groups, how, low, high, beta):
             new, old, ref = output["new"], output["old"], output["ref"]
             inner = 0.0
             for t in range(len(new)):
-                inner += pessimistic(math.exp(new[t] - old[t]), advantage, low, high) - beta * k3(new[t], ref[t])
+                inner += pessimistic(math.exp(new[t] - old[t]), advantage, low, high) - beta * k3(
+                    new[t], ref[t]
+                )
             total += inner / len(new)
     return -total / sum(len(group) for group in groups)
 
@@ -64,7 +66,9 @@ def v3_2(groups, length, delta=0.5):
             inner = 0.0
             for t in range(len(new)):
                 ratio = math.exp(new[t] - old[t])
-                inner += pessimistic(ratio, advantage, 0.2, 0.2) * kept - 0.001 * ratio * k3(new[t], ref[t])
+                inner += pessimistic(ratio, advantage, 0.2, 0.2) * kept - 0.001 * ratio * k3(
+                    new[t], ref[t]
+                )
             total += inner / len(new)
             count += 1
     return -total / count
@@ -113,7 +117,15 @@ def cispo(groups, length):
     return -total / tokens
 
 
-LOSS = {"grpo": grpo, "r1": r1, "v3_2": v3_2, "dr_grpo": dr_grpo, "dapo": dapo, "gspo": gspo, "cispo": cispo}
+LOSS = {
+    "grpo": grpo,
+    "r1": r1,
+    "v3_2": v3_2,
+    "dr_grpo": dr_grpo,
+    "dapo": dapo,
+    "gspo": gspo,
+    "cispo": cispo,
+}
 
 
 def gradient(loss, groups, length, step=1e-6):

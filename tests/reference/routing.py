@@ -40,7 +40,9 @@ def route_v3(logits, bias, groups, groups_kept, count, scale):
     for token in logits:
         score = sigmoid([float(x) for x in token])
         biased = [s + float(b) for s, b in zip(score, bias, strict=True)]
-        choices.append(within_groups(biased, groups, groups_kept, count, lambda group: sum(sorted(group)[-2:])))
+        choices.append(
+            within_groups(biased, groups, groups_kept, count, lambda group: sum(sorted(group)[-2:]))
+        )
         total = sum(score[i] for i in choices[-1]) + 1e-20
         gates.append([score[i] / total * scale for i in choices[-1]])
     return choices, gates

@@ -15,20 +15,30 @@ from sharding.rules import use
 
 B, T, D, F, E, K = 8, 6, 8, 16, 16, 3
 MESHES = {
-    "1": MeshConfig(data=1), "data 8": MeshConfig(data=8), "expert 8": MeshConfig(expert=8), "data 2 x expert 4": MeshConfig(data=2, expert=4),
-    "data 2 x fsdp 2 x expert 2": MeshConfig(data=2, fsdp=2, expert=2), "data 2 x expert 2 x tensor 2": MeshConfig(data=2, expert=2, tensor=2),
+    "1": MeshConfig(data=1),
+    "data 8": MeshConfig(data=8),
+    "expert 8": MeshConfig(expert=8),
+    "data 2 x expert 4": MeshConfig(data=2, expert=4),
+    "data 2 x fsdp 2 x expert 2": MeshConfig(data=2, fsdp=2, expert=2),
+    "data 2 x expert 2 x tensor 2": MeshConfig(data=2, expert=2, tensor=2),
 }
 KERNELS = {
-    "dense": KernelConfig(dispatch="dense", experts="loop"), "static": KernelConfig(dispatch="static", experts="loop"),
+    "dense": KernelConfig(dispatch="dense", experts="loop"),
+    "static": KernelConfig(dispatch="static", experts="loop"),
     "static, ample capacity": KernelConfig(dispatch="static", experts="loop", capacity=16.0),
     "ragged": KernelConfig(dispatch="ragged", experts="loop"),
 }
 
 
-def plain_ragged_all_to_all(operand, output, input_offsets, send_sizes, output_offsets, recv_sizes, *, axis_name):
+def plain_ragged_all_to_all(
+    operand, output, input_offsets, send_sizes, output_offsets, recv_sizes, *, axis_name
+):
     """`jax.lax.ragged_all_to_all` by its documentation, out of all_gather: XLA's CPU backend has none. NaN if the two ends disagree on a size."""
     me = jax.lax.axis_index(axis_name)
-    operand_PND, from_PP, size_PP, to_PP = (jax.lax.all_gather(a, axis_name) for a in (operand, input_offsets, send_sizes, output_offsets))
+    operand_PND, from_PP, size_PP, to_PP = (
+        jax.lax.all_gather(a, axis_name)
+        for a in (operand, input_offsets, send_sizes, output_offsets)
+    )
     from_P, size_P, to_P = from_PP[:, me], size_PP[:, me], to_PP[:, me]
     row_R1 = jnp.arange(output.shape[0])[:, None]
     hit_RP = (to_P <= row_R1) & (row_R1 < to_P + size_P)
@@ -46,15 +56,22 @@ def ragged_on_cpu(monkeypatch):
 def inputs(seed=0, skew=0.0):
     """x, gates, weights; and K distinct choices of each token, with a skew towards the first experts."""
     random = np.random.default_rng(seed)
-    x, gate, *weights = (random.normal(size=shape).astype(np.float32) for shape in ((B, T, D), (B, T, K), (E, D, F), (E, D, F), (E, F, D)))
-    choice = np.argsort(-random.normal(size=(B, T, E)) + skew * np.arange(E), -1)[..., :K].astype(np.int32)
+    x, gate, *weights = (
+        random.normal(size=shape).astype(np.float32)
+        for shape in ((B, T, D), (B, T, K), (E, D, F), (E, D, F), (E, F, D))
+    )
+    choice = np.argsort(-random.normal(size=(B, T, E)) + skew * np.arange(E), -1)[..., :K].astype(
+        np.int32
+    )
     return x, choice, np.abs(gate) + 0.1, tuple(weights)
 
 
 def plain(x_BTD, choice_BTK, gate_BTK, weights):
     """Every token through every expert."""
     w_gate_EDF, w_up_EDF, w_down_EFD = weights
-    gate_BTEF, up_BTEF = (jnp.einsum("BTD,EDF->BTEF", x_BTD, w_EDF) for w_EDF in (w_gate_EDF, w_up_EDF))
+    gate_BTEF, up_BTEF = (
+        jnp.einsum("BTD,EDF->BTEF", x_BTD, w_EDF) for w_EDF in (w_gate_EDF, w_up_EDF)
+    )
     y_BTED = jnp.einsum("BTEF,EFD->BTED", jax.nn.silu(gate_BTEF) * up_BTEF, w_down_EFD)
     mix_BTE = jnp.where(choice_BTK[..., None] == jnp.arange(E), gate_BTK[..., None], 0).sum(2)
     return jnp.einsum("BTED,BTE->BTD", y_BTED, mix_BTE)
@@ -69,7 +86,9 @@ def with_gradients(function):
         return (y * pull).sum(), (y, dropped)
 
     graded = jax.jit(jax.value_and_grad(total, (0, 1, 2), has_aux=True))
-    return lambda x, choice, gate, weights: (lambda out: (*out[0][1], *out[1]))(graded(x, gate, weights, choice))
+    return lambda x, choice, gate, weights: (lambda out: (*out[0][1], *out[1]))(
+        graded(x, gate, weights, choice)
+    )
 
 
 def close(found, expected, tolerance=2e-6):
@@ -121,8 +140,12 @@ def kept(choice, gate, batch_parts, expert_parts, capacity):
     """V2 section 2.2.4 row by row: each device sends each expert shard its highest gates, up to so many balanced shares."""
     keep = np.zeros(choice.shape, bool)
     for own in np.split(np.arange(B), batch_parts):
-        rows = sorted(((b, t, k) for b in own for t in range(T) for k in range(K)), key=lambda row: -gate[row])  # stable: ties go to the earlier row
-        room = dict.fromkeys(range(expert_parts), max(1, round(capacity * len(rows) / expert_parts)))
+        rows = sorted(
+            ((b, t, k) for b in own for t in range(T) for k in range(K)), key=lambda row: -gate[row]
+        )  # stable: ties go to the earlier row
+        room = dict.fromkeys(
+            range(expert_parts), max(1, round(capacity * len(rows) / expert_parts))
+        )
         for row in rows:
             shard = choice[row] // (E // expert_parts)
             keep[row] = room[shard] > 0
@@ -131,19 +154,29 @@ def kept(choice, gate, batch_parts, expert_parts, capacity):
 
 
 @pytest.mark.parametrize("form", ["static", "ragged"])
-@pytest.mark.parametrize("mesh, parts, capacity, skew, ties", [
-    ("data 2 x expert 4", (8, 4), 1.0, 0.3, False), ("data 2 x expert 4", (8, 4), 0.25, 100.0, False), ("expert 8", (8, 8), 1.5, 0.0, True),
-    ("data 2 x expert 2 x tensor 2", (4, 2), 0.8, -0.3, False), ("data 8", (8, 1), 0.1, 0.0, False),
-])
+@pytest.mark.parametrize(
+    "mesh, parts, capacity, skew, ties",
+    [
+        ("data 2 x expert 4", (8, 4), 1.0, 0.3, False),
+        ("data 2 x expert 4", (8, 4), 0.25, 100.0, False),
+        ("expert 8", (8, 8), 1.5, 0.0, True),
+        ("data 2 x expert 2 x tensor 2", (4, 2), 0.8, -0.3, False),
+        ("data 8", (8, 1), 0.1, 0.0, False),
+    ],
+)
 def test_a_capacity_drops_the_lowest_gates_and_counts_them(form, mesh, parts, capacity, skew, ties):
     x, choice, gate, weights = inputs(3, skew)
     if ties:
         gate = np.ceil(gate)
-    keep = kept(choice, gate, *parts, capacity) if parts[1] > 1 else np.ones(choice.shape, bool)  # one shard: nothing travels, nothing is dropped
+    keep = (
+        kept(choice, gate, *parts, capacity) if parts[1] > 1 else np.ones(choice.shape, bool)
+    )  # one shard: nothing travels, nothing is dropped
     assert keep.all() == (parts[1] == 1)
     kernel = KernelConfig(dispatch=form, experts="loop", capacity=capacity)
     with use(make_mesh(MESHES[mesh])):
-        y, dropped, dx, d_gate, d_weights = with_gradients(lambda *a: mixture(*a, kernel))(x, choice, gate, weights)
+        y, dropped, dx, d_gate, d_weights = with_gradients(lambda *a: mixture(*a, kernel))(
+            x, choice, gate, weights
+        )
     assert dropped == (~keep).sum()
     expected = reference(x, choice, gate * keep, weights)
     close((y, dx, d_gate, d_weights), (expected[0], expected[2], expected[3] * keep, expected[4]))
@@ -151,5 +184,10 @@ def test_a_capacity_drops_the_lowest_gates_and_counts_them(form, mesh, parts, ca
 
 def test_auto_is_ragged_only_where_it_is_native_and_someone_listens():
     assert pick("auto", "tpu", 8) is FORMS["ragged"]
-    assert pick("auto", "tpu", 1) is pick("auto", "cpu", 8) is pick("auto", "gpu", 8) is FORMS["static"]
+    assert (
+        pick("auto", "tpu", 1)
+        is pick("auto", "cpu", 8)
+        is pick("auto", "gpu", 8)
+        is FORMS["static"]
+    )
     assert pick("dense", "tpu", 8) is FORMS["dense"]

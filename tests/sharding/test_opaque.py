@@ -9,8 +9,20 @@ from seekjax.kernels.attention import attend_plain
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import local, use
 
-AXES = ("batch sequence heads nope", "batch sequence heads rotary", "batch sequence heads nope", "batch sequence rotary", "batch sequence heads value")
-SHAPES = (8, 6, 4, 8), (8, 6, 4, 2), (8, 6, 4, 8), (8, 6, 2), (8, 6, 4, 8)  # the rotary key has no heads: its gradient adds up over tensor
+AXES = (
+    "batch sequence heads nope",
+    "batch sequence heads rotary",
+    "batch sequence heads nope",
+    "batch sequence rotary",
+    "batch sequence heads value",
+)
+SHAPES = (
+    (8, 6, 4, 8),
+    (8, 6, 4, 2),
+    (8, 6, 4, 8),
+    (8, 6, 2),
+    (8, 6, 4, 8),
+)  # the rotary key has no heads: its gradient adds up over tensor
 
 
 def test_gradients_are_those_of_the_checked_body():
@@ -29,7 +41,14 @@ def test_gradients_are_those_of_the_checked_body():
 
 @pytest.mark.parametrize("outputs", ["batch sequence", "", ("batch sequence heads", "batch")])
 def test_an_output_that_claims_to_be_alike_somewhere_is_refused(outputs):
-    with use(make_mesh(MeshConfig(data=2, tensor=4))), pytest.raises(ValueError, match="every mesh axis, but nothing in it is split by (data, )?tensor"):
+    with (
+        use(make_mesh(MeshConfig(data=2, tensor=4))),
+        pytest.raises(
+            ValueError, match="every mesh axis, but nothing in it is split by (data, )?tensor"
+        ),
+    ):
         local(abs, "batch sequence", outputs, opaque=True)
     with use(make_mesh(MeshConfig(data=1))):
-        local(abs, "batch sequence", outputs, opaque=True)  # one device has nothing to disagree with
+        local(
+            abs, "batch sequence", outputs, opaque=True
+        )  # one device has nothing to disagree with

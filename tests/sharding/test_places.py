@@ -24,8 +24,10 @@ from sharding.rules import sharding, use
 
 ROOT, GOLDEN = Path(__file__).parents[2], Path(__file__).parent / "golden"
 PLACES = {
-    "tiny_data2_fsdp2_expert2": ("tiny", MeshConfig(data=2, fsdp=2, expert=2)), "tiny_all": ("tiny", MeshConfig(data=2, fsdp=2, expert=2, tensor=2)),
-    "v2_lite_fsdp8_expert8": ("v2_lite", MeshConfig(fsdp=8, expert=8, data=1)), "v3_fsdp8_expert64": ("v3", MeshConfig(data=1, fsdp=8, expert=64)),
+    "tiny_data2_fsdp2_expert2": ("tiny", MeshConfig(data=2, fsdp=2, expert=2)),
+    "tiny_all": ("tiny", MeshConfig(data=2, fsdp=2, expert=2, tensor=2)),
+    "v2_lite_fsdp8_expert8": ("v2_lite", MeshConfig(fsdp=8, expert=8, data=1)),
+    "v3_fsdp8_expert64": ("v3", MeshConfig(data=1, fsdp=8, expert=64)),
     "v3_fsdp8_expert64_tensor4": ("v3", MeshConfig(data=1, fsdp=8, expert=64, tensor=4)),
 }
 places = pytest.mark.parametrize("place", PLACES)
@@ -55,17 +57,28 @@ def test_no_large_array_is_held_twice(place):
         whole = sum(row.bytes for row in show.rows(state.params, axes.params))
     parts = mesh.size // mesh.shape["data"]
     large = [row for row in rows if row.bytes > whole / 100]
-    assert large and {row.path: row.bytes // row.bytes_per_device for row in large} == {row.path: parts for row in large}
+    assert large and {row.path: row.bytes // row.bytes_per_device for row in large} == {
+        row.path: parts for row in large
+    }
 
 
 def test_v3_lowers_for_2048_chips():
     """The whole train step with the kernels a TPU would pick, from a host with neither chips nor memory."""
     config = config_at("v3_fsdp8_expert64_tensor4")
-    config = replace(config, kernel=replace(config.kernel, attention="splash", experts="ragged", dispatch="ragged"))
+    config = replace(
+        config,
+        kernel=replace(config.kernel, attention="splash", experts="ragged", dispatch="ragged"),
+    )
     train = config.train
     with use(mesh := abstract_mesh(config.mesh, 1)):
-        plan, tokens = Plan(config), (train.batch // train.micro_batch, train.micro_batch, config.data.sequence + 1)
-        batch = dict.fromkeys(("tokens", "segments"), jax.ShapeDtypeStruct(tokens, jnp.int32, sharding=sharding(BATCH)))
+        plan, tokens = (
+            Plan(config),
+            (train.batch // train.micro_batch, train.micro_batch, config.data.sequence + 1),
+        )
+        batch = dict.fromkeys(
+            ("tokens", "segments"),
+            jax.ShapeDtypeStruct(tokens, jnp.int32, sharding=sharding(BATCH)),
+        )
         step = compile_steps(plan, np.zeros(config.model.vocab, np.int32))[0]
         text = step.trace(plan.abstract_state(), batch).lower(lowering_platforms=("tpu",)).as_text()
     assert mesh.size == 2048 and '"fsdp"=8, "expert"=64, "tensor"=4' in text
@@ -95,8 +108,16 @@ with use(make_mesh(MeshConfig(data=2, fsdp=2, expert=2))):
 
 def test_xla_finds_a_way_between_all_layouts():
     """No "involuntary full rematerialization", which two odd layouts do draw: the model never asks for one that XLA reaches only by gathering."""
-    done = subprocess.run([sys.executable, "-c", COMPILE], cwd=ROOT, capture_output=True, text=True,
-                          env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"})
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ
+        | {"TF_CPP_MIN_LOG_LEVEL": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+    )
     assert done.returncode == 0, done.stderr
     control, tiny = done.stderr.split("AND NOW TINY")
-    assert "Involuntary full rematerialization" in control and "rematerialization" not in tiny.lower()
+    assert (
+        "Involuntary full rematerialization" in control and "rematerialization" not in tiny.lower()
+    )

@@ -13,12 +13,17 @@ from sharding.rules import RULES, constrain, local, mesh_axes, sharding, spec, s
 SIXTEEN = abstract_mesh(MeshConfig(data=2, fsdp=2, expert=2, tensor=2), 16)
 
 
-@pytest.mark.parametrize("ask", [spec, lambda axes: constrain(jnp.zeros((2, 2)), axes)], ids=["spec", "constrain"])
+@pytest.mark.parametrize(
+    "ask", [spec, lambda axes: constrain(jnp.zeros((2, 2)), axes)], ids=["spec", "constrain"]
+)
 @pytest.mark.parametrize("meshed", [False, True])
 def test_an_unknown_name_raises(ask, meshed):
     def wrong():
-        with pytest.raises(ValueError, match="'widgets' is not a logical axis; .*batch, sequence, embed"):
+        with pytest.raises(
+            ValueError, match="'widgets' is not a logical axis; .*batch, sequence, embed"
+        ):
             ask("batch widgets")
+
     if meshed:
         with use(SIXTEEN):
             wrong()
@@ -27,26 +32,41 @@ def test_an_unknown_name_raises(ask, meshed):
 
 
 def test_an_unknown_name_in_the_rules_raises():
-    with pytest.raises(ValueError, match="'widgets' is not a logical axis"), use(SIXTEEN, (("widgets", ("data",)),)):
+    with (
+        pytest.raises(ValueError, match="'widgets' is not a logical axis"),
+        use(SIXTEEN, (("widgets", ("data",)),)),
+    ):
         pass
-    with pytest.raises(ValueError, match="'dta' is not a mesh axis; .*data, fsdp"), use(SIXTEEN, (("batch", ("dta",)),)):
+    with (
+        pytest.raises(ValueError, match="'dta' is not a mesh axis; .*data, fsdp"),
+        use(SIXTEEN, (("batch", ("dta",)),)),
+    ):
         pass
     with pytest.raises(ValueError, match="not a logical axis"):
         mesh_axes("batch sequence")
 
 
-@pytest.mark.parametrize("axes, expected", [
-    ("batch sequence embed", P(("data", "fsdp", "expert"), None, None)),  # sequences take all, the width gets nothing
-    ("batch sequence heads nope", P(("data", "fsdp", "expert"), None, "tensor", None)),
-    ("embed hidden", P(("fsdp", "expert"), "tensor")),
-    ("layers experts embed expert_hidden", P(None, "expert", "fsdp", "tensor")),  # embed gets what experts left
-    ("embed experts", P("fsdp", "expert")),  # whichever stands first
-    ("heads value embed", P("tensor", None, ("fsdp", "expert"))),
-    ("embed embed", P(("fsdp", "expert"), None)),
-    ("- batch sequence", P(None, ("data", "fsdp", "expert"), None)),
-    ("- -", P(None, None)),
-    ("", P()),
-])
+@pytest.mark.parametrize(
+    "axes, expected",
+    [
+        (
+            "batch sequence embed",
+            P(("data", "fsdp", "expert"), None, None),
+        ),  # sequences take all, the width gets nothing
+        ("batch sequence heads nope", P(("data", "fsdp", "expert"), None, "tensor", None)),
+        ("embed hidden", P(("fsdp", "expert"), "tensor")),
+        (
+            "layers experts embed expert_hidden",
+            P(None, "expert", "fsdp", "tensor"),
+        ),  # embed gets what experts left
+        ("embed experts", P("fsdp", "expert")),  # whichever stands first
+        ("heads value embed", P("tensor", None, ("fsdp", "expert"))),
+        ("embed embed", P(("fsdp", "expert"), None)),
+        ("- batch sequence", P(None, ("data", "fsdp", "expert"), None)),
+        ("- -", P(None, None)),
+        ("", P()),
+    ],
+)
 def test_earlier_rules_go_first(axes, expected):
     with use(SIXTEEN):
         assert spec(axes) == expected
@@ -55,7 +75,9 @@ def test_earlier_rules_go_first(axes, expected):
 
 def test_the_order_of_the_rules_decides():
     with use(SIXTEEN, tuple(reversed(RULES))):
-        assert spec("layers experts embed expert_hidden") == P(None, None, ("fsdp", "expert"), "tensor")
+        assert spec("layers experts embed expert_hidden") == P(
+            None, None, ("fsdp", "expert"), "tensor"
+        )
 
 
 def test_without_a_mesh_arrays_stay_where_they_are():
@@ -86,10 +108,15 @@ def test_constrain_lays_out():
 
 @pytest.mark.parametrize("opaque", [False, True])
 def test_local_sums_the_gradient_of_what_it_was_given_whole(opaque):
-    x, w = np.arange(16.0, dtype=np.float32).reshape(8, 2), np.array([[1.0, -2], [3, 0.5]], np.float32)
+    x, w = (
+        np.arange(16.0, dtype=np.float32).reshape(8, 2),
+        np.array([[1.0, -2], [3, 0.5]], np.float32),
+    )
 
     def total(w, x):
-        return (local(lambda x, w: jnp.tanh(x @ w), ("batch -", "- -"), "batch -", opaque)(x, w) ** 2).sum()
+        return (
+            local(lambda x, w: jnp.tanh(x @ w), ("batch -", "- -"), "batch -", opaque)(x, w) ** 2
+        ).sum()
 
     alone = jax.grad(total)(w, x)
     with use(make_mesh(MeshConfig(data=2, fsdp=2, expert=2))):
@@ -97,7 +124,10 @@ def test_local_sums_the_gradient_of_what_it_was_given_whole(opaque):
 
 
 def test_an_opaque_body_must_be_split_by_all():
-    with use(make_mesh(MeshConfig(data=4, tensor=2))), pytest.raises(ValueError, match="'batch -' by every mesh axis.* tensor"):
+    with (
+        use(make_mesh(MeshConfig(data=4, tensor=2))),
+        pytest.raises(ValueError, match="'batch -' by every mesh axis.* tensor"),
+    ):
         local(abs, ("batch -",), "batch -", opaque=True)
 
 
@@ -122,7 +152,9 @@ def test_named_arrays_carry_their_axes():
     assert jax.tree.map(jnp.shape, unbox(tree)) == {"w": (3, 4), "count": ()}
     with use(SIXTEEN):
         assert shardings(tree)["w"].spec == P(None, ("fsdp", "expert"), "tensor")
-        assert abstract({"w": Named(jnp.zeros((3, 4)), "- heads")})["w"].sharding.shard_shape((3, 4)) == (3, 2)
+        assert abstract({"w": Named(jnp.zeros((3, 4)), "- heads")})["w"].sharding.shard_shape(
+            (3, 4)
+        ) == (3, 2)
 
 
 def test_batches_are_split_by_sequences():

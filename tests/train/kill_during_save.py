@@ -21,19 +21,28 @@ from seekjax.train.manifest import damage
 
 def state_at(step):
     """Every array of the state tells its step."""
-    return {"step": jnp.int32(step), "params": {f"w{n}": jnp.full((64, 64), step, jnp.float32) for n in range(4)}, "key": jax.random.key(step)}
+    return {
+        "step": jnp.int32(step),
+        "params": {f"w{n}": jnp.full((64, 64), step, jnp.float32) for n in range(4)},
+        "key": jax.random.key(step),
+    }
 
 
 def child(folder, pipe):
     """Restore, check, report; then save step after step until killed."""
+
     def report(*words):
         os.write(pipe, (json.dumps(words) + "\n").encode())
 
     checkpoints = Checkpoints(folder, keep=2)
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state_at(0))
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state_at(0)
+    )
     step, state, data = checkpoints.restore(abstract) or (0, state_at(0), {"position": 0})
     for have, want in zip(jax.tree.leaves(state), jax.tree.leaves(state_at(step)), strict=True):
-        assert have.dtype == want.dtype and bool((have == want).all()), f"step {step} holds another step's arrays"
+        assert have.dtype == want.dtype and bool((have == want).all()), (
+            f"step {step} holds another step's arrays"
+        )
     assert data == {"position": step}, f"step {step} holds another step's data position {data}"
     report("restored", step)
     while True:
@@ -52,7 +61,10 @@ def trial(folder, saves, delay):
             os.close(reading)
             child(folder, writing)
         except BaseException as error:
-            os.write(writing, (json.dumps(["failed", f"{type(error).__name__}: {error}"]) + "\n").encode())
+            os.write(
+                writing,
+                (json.dumps(["failed", f"{type(error).__name__}: {error}"]) + "\n").encode(),
+            )
         os._exit(0)
     os.close(writing)
     with open(reading) as pipe:
@@ -70,7 +82,9 @@ def trial(folder, saves, delay):
 def main(folder, kills):
     warnings.filterwarnings("ignore", message=".*fork.*")
     safe, interrupted, restored = 0, 0, []
-    for n in range(kills):  # a child in its third save has finished its first: every third trial goes on by a step at least
+    for n in range(
+        kills
+    ):  # a child in its third save has finished its first: every third trial goes on by a step at least
         for word, value in trial(folder, saves=1 + n % 3, delay=random.uniform(0, 0.15)):
             assert word != "failed", value
             if word == "restored":
@@ -79,9 +93,13 @@ def main(folder, kills):
             if word == "saved":
                 safe = max(safe, value)
         names = set()
-        for path in (folder / "checkpoints").glob("*"):  # no folder yet when the first kill came before the first save
+        for path in (folder / "checkpoints").glob(
+            "*"
+        ):  # no folder yet when the first kill came before the first save
             names.add(path.name.partition("-")[0])
-            assert not path.name.isdecimal() or damage(path) is None, f"a kill left step {path.name} neither whole nor absent"
+            assert not path.name.isdecimal() or damage(path) is None, (
+                f"a kill left step {path.name} neither whole nor absent"
+            )
         interrupted += bool(names & {"saving", "deleted"})
     print(json.dumps({"kills": kills, "interrupted": interrupted, "restored": restored}))
 

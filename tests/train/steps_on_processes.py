@@ -8,7 +8,14 @@ import sys
 import jax
 import numpy as np
 
-from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, OptimizerConfig, TrainConfig
+from seekjax.config import (
+    Config,
+    DataConfig,
+    KernelConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from seekjax.train.state import Plan
 from seekjax.train.step import BATCH, compile_steps
 from sharding.mesh import MeshConfig, join_hosts, make_mesh
@@ -17,9 +24,29 @@ from sharding.rules import sharding, use
 
 SEQUENCES, T, STEPS = 16, 16, 3
 CONFIG = Config(
-    ModelConfig(vocab=64, embed=32, layers=2, dense_layers=0, mtp_depth=0, heads=2, q_latent=16, kv_latent=16, nope=8, rotary=4, value=8, expert_hidden=16,
-                experts=8, experts_per_token=2, expert_groups=4, groups_per_token=2, init_std=0.1),
-    DataConfig(sequence=T), OptimizerConfig(eps=1e-3), MeshConfig(data=2, fsdp=2, expert=2), KernelConfig(attention="plain", experts="loop", remat="none"),
+    ModelConfig(
+        vocab=64,
+        embed=32,
+        layers=2,
+        dense_layers=0,
+        mtp_depth=0,
+        heads=2,
+        q_latent=16,
+        kv_latent=16,
+        nope=8,
+        rotary=4,
+        value=8,
+        expert_hidden=16,
+        experts=8,
+        experts_per_token=2,
+        expert_groups=4,
+        groups_per_token=2,
+        init_std=0.1,
+    ),
+    DataConfig(sequence=T),
+    OptimizerConfig(eps=1e-3),
+    MeshConfig(data=2, fsdp=2, expert=2),
+    KernelConfig(attention="plain", experts="loop", remat="none"),
     TrainConfig(steps=STEPS, batch=SEQUENCES, micro_batch=8, balance_rate=0.01),
 )
 
@@ -32,15 +59,28 @@ def main(file):
         state = plan.start()
         step, train = compile_steps(plan, np.ones(64, np.int32))[0], None
         for _ in range(STEPS):
-            tokens = random.integers(0, 64, (2, 8, T + 1)).astype(np.int32)  # two micro-batches, the same in every process
+            tokens = random.integers(0, 64, (2, 8, T + 1)).astype(
+                np.int32
+            )  # two micro-batches, the same in every process
             own = tokens.reshape(2, jax.process_count(), -1, T + 1)[:, jax.process_index()]
             batch = put_batch({"tokens": own, "segments": np.ones_like(own)}, BATCH)
             train = train or step.lower(state, batch).compile()
             state, metrics = train(state, batch)
-            seen.append({"loss": float(metrics["loss"]), "load": np.asarray(metrics["experts"]["load"]), "tokens": int(metrics["tokens"])})
-        whole = jax.jit(lambda tree: tree, out_shardings=sharding(""))((state.params, state.balance))
+            seen.append(
+                {
+                    "loss": float(metrics["loss"]),
+                    "load": np.asarray(metrics["experts"]["load"]),
+                    "tokens": int(metrics["tokens"]),
+                }
+            )
+        whole = jax.jit(lambda tree: tree, out_shardings=sharding(""))(
+            (state.params, state.balance)
+        )
     if jax.process_index() == 0:
-        leaves = {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path((whole, seen))}
+        leaves = {
+            jax.tree_util.keystr(path): np.asarray(x)
+            for path, x in jax.tree_util.tree_leaves_with_path((whole, seen))
+        }
         np.savez(file, processes=jax.process_count(), devices=jax.device_count(), **leaves)
 
 

@@ -37,19 +37,31 @@ class State(flax.struct.PyTreeNode):
 
 def make_state(step, width=16):
     key = jax.random.key(step)
-    params = {"dense": {"w_uk": jax.random.normal(key, (8, width))}, "norm": jnp.ones(width).at[0].set(jnp.nan),
-              "embed": jax.random.normal(key, (8, 4), jnp.bfloat16)}
+    params = {
+        "dense": {"w_uk": jax.random.normal(key, (8, width))},
+        "norm": jnp.ones(width).at[0].set(jnp.nan),
+        "embed": jax.random.normal(key, (8, 4), jnp.bfloat16),
+    }
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
     return State(step=jnp.int32(step), params=params, opt_state=optimizer.init(params), key=key)
 
 
 def place(shape, width=16):
     """The abstract state on a mesh: matrices split over all its axes, the rest everywhere."""
-    mesh = jax.make_mesh(shape, ("rows", "columns")[:len(shape)], axis_types=(AxisType.Auto,) * len(shape))
+    mesh = jax.make_mesh(
+        shape, ("rows", "columns")[: len(shape)], axis_types=(AxisType.Auto,) * len(shape)
+    )
+
     def one(x):
         spec = PartitionSpec(*mesh.axis_names) if x.ndim == 2 else PartitionSpec()
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec))
-    return jax.tree.map(one, jax.eval_shape(make_state, 0) if width == 16 else jax.eval_shape(lambda: make_state(0, width)))
+
+    return jax.tree.map(
+        one,
+        jax.eval_shape(make_state, 0)
+        if width == 16
+        else jax.eval_shape(lambda: make_state(0, width)),
+    )
 
 
 def on(shape, step):
@@ -57,7 +69,12 @@ def on(shape, step):
 
 
 def bits(tree):
-    raw = jax.tree.map(lambda x: jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x, tree)
+    raw = jax.tree.map(
+        lambda x: (
+            jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+        ),
+        tree,
+    )
     return [(x.dtype, x.shape, np.asarray(x).tobytes()) for x in jax.tree.leaves(raw)]
 
 
@@ -103,8 +120,12 @@ def test_restored_on_any_mesh_is_bit_for_bit_what_was_saved(tmp_path, shape):
     step, state, data = Checkpoints(tmp_path, 1).restore(place(shape))
     assert (step, data) == (3, {"position": 3})
     assert bits(state) == bits(make_state(3))
-    assert jax.tree.structure(state) == jax.tree.structure(make_state(3))  # named tuples, empty states and None included
-    assert jax.tree.map(lambda x: x.sharding, state) == jax.tree.map(lambda x: x.sharding, place(shape))
+    assert jax.tree.structure(state) == jax.tree.structure(
+        make_state(3)
+    )  # named tuples, empty states and None included
+    assert jax.tree.map(lambda x: x.sharding, state) == jax.tree.map(
+        lambda x: x.sharding, place(shape)
+    )
     assert jax.random.bits(state.key) == jax.random.bits(jax.random.key(3))
 
 
@@ -113,15 +134,27 @@ def test_an_ema_is_kept(tmp_path):
     state = state.replace(ema=state.params)
     checkpoints = Checkpoints(tmp_path, 1)
     checkpoints.save(1, state, data={}, config={})
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
     assert bits(checkpoints.restore(abstract)[1]) == bits(state)
 
 
 def test_the_caller_may_donate_what_it_just_saved(tmp_path):
     state = on((8,), 1)
-    state = state.replace(ema={"big": jax.device_put(jnp.ones((1 << 22,)), state.step.sharding)})  # 16 MB: long enough to be caught half-written
-    want, abstract = bits(state), jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-    clear = jax.jit(lambda s: jax.tree.map(lambda x: x * 0 if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x, s), donate_argnums=0)
+    state = state.replace(
+        ema={"big": jax.device_put(jnp.ones((1 << 22,)), state.step.sharding)}
+    )  # 16 MB: long enough to be caught half-written
+    want, abstract = (
+        bits(state),
+        jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state),
+    )
+    clear = jax.jit(
+        lambda s: jax.tree.map(
+            lambda x: x * 0 if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x, s
+        ),
+        donate_argnums=0,
+    )
     checkpoints = Checkpoints(tmp_path, 1)
     checkpoints.save(1, state, data={}, config={})
     given = state.ema["big"]
@@ -134,7 +167,9 @@ def test_the_caller_may_donate_what_it_just_saved(tmp_path):
 
 def test_saving_goes_on_behind_the_loop(tmp_path, monkeypatch):
     may_finish, write_manifest = threading.Event(), checkpoint.write_manifest
-    monkeypatch.setattr(checkpoint, "write_manifest", lambda folder: may_finish.wait(60) and write_manifest(folder))
+    monkeypatch.setattr(
+        checkpoint, "write_manifest", lambda folder: may_finish.wait(60) and write_manifest(folder)
+    )
     checkpoints = Checkpoints(tmp_path, 2)
     checkpoints.save(1, make_state(1), data={}, config={})
     assert checkpoints.latest is None and names(tmp_path) == ["saving-1"]
@@ -156,7 +191,9 @@ def test_a_step_folder_holds_the_config_and_lists_its_files(run):
     step = run / "checkpoints" / "2"
     assert json.loads((step / "config.json").read_text()) == {"width": 16}
     listed = json.loads((step / "manifest.json").read_text())
-    assert set(listed) == {path.relative_to(step).as_posix() for path in files(step)} - {"manifest.json"}
+    assert set(listed) == {path.relative_to(step).as_posix() for path in files(step)} - {
+        "manifest.json"
+    }
     assert {"config.json", "data-0.json", "state/_METADATA"} <= set(listed)
 
 
@@ -167,14 +204,18 @@ def test_only_the_newest_are_kept(tmp_path):
 
 def test_saving_a_step_again(run):
     checkpoints = Checkpoints(run, 2)
-    with pytest.raises(CheckpointError, match="step 2 is not newer than step 2 .* resume"):  # this run never read step 2
+    with pytest.raises(
+        CheckpointError, match="step 2 is not newer than step 2 .* resume"
+    ):  # this run never read step 2
         checkpoints.save(2, make_state(2), data={}, config={})
     checkpoints.restore(place((1,)))
     checkpoints.save(2, make_state(2), data={}, config={})  # nothing to do: it is there
     with pytest.raises(CheckpointError, match="step 1 is not newer than step 2"):
         checkpoints.save(1, make_state(1), data={}, config={})
     checkpoints.close()
-    assert names(run) == ["1", "2"] and not any(damage(run / "checkpoints" / step) for step in ("1", "2"))
+    assert names(run) == ["1", "2"] and not any(
+        damage(run / "checkpoints" / step) for step in ("1", "2")
+    )
 
 
 def test_every_flipped_bit_is_seen(run):
@@ -194,21 +235,50 @@ def test_every_flipped_bit_is_seen(run):
 
 
 def test_a_position_that_all_processes_share_fits_any_number_of_them(run, capfd):
-    (run / "checkpoints" / "2" / "data-1.json").write_text('{"position": 2}')  # as if two had saved it
-    assert Checkpoints(run, 2).restore(place((1,)))[2] is None and "was saved by 2 processes" in capfd.readouterr().err
-    assert Checkpoints(run, 2).restore(place((1,)), alike=True)[2] == {"position": 2} and not capfd.readouterr().err
+    (run / "checkpoints" / "2" / "data-1.json").write_text(
+        '{"position": 2}'
+    )  # as if two had saved it
+    assert (
+        Checkpoints(run, 2).restore(place((1,)))[2] is None
+        and "was saved by 2 processes" in capfd.readouterr().err
+    )
+    assert (
+        Checkpoints(run, 2).restore(place((1,)), alike=True)[2] == {"position": 2}
+        and not capfd.readouterr().err
+    )
 
 
-@pytest.mark.parametrize("hurt, reason", [
-    (lambda step: flip(random.choice([p for p in files(step) if p.name != "manifest.json"]), 7), "does not match its SHA-256"),
-    (lambda step: os.truncate(max(files(step), key=os.path.getsize), 100), "is 100 bytes, not"),
-    (lambda step: (step / "state" / "_METADATA").unlink(), "state/_METADATA is missing"),
-    (lambda step: (step / "manifest.json").unlink(), "manifest.json is missing"),
-    (lambda step: (step / "manifest.json").write_text(""), "manifest.json is damaged"),
-    (lambda step: (step / "manifest.json").write_text("{}"), "manifest.json is empty"),
-    (lambda step: (step / "manifest.json").write_text('{"config.json": 3}'), "manifest.json is damaged"),
-    (lambda step: [path.unlink() for path in files(step)], "manifest.json is missing"),
-], ids=["bit", "truncated", "missing", "no manifest", "blank manifest", "empty manifest", "strange manifest", "half deleted"])
+@pytest.mark.parametrize(
+    "hurt, reason",
+    [
+        (
+            lambda step: flip(
+                random.choice([p for p in files(step) if p.name != "manifest.json"]), 7
+            ),
+            "does not match its SHA-256",
+        ),
+        (lambda step: os.truncate(max(files(step), key=os.path.getsize), 100), "is 100 bytes, not"),
+        (lambda step: (step / "state" / "_METADATA").unlink(), "state/_METADATA is missing"),
+        (lambda step: (step / "manifest.json").unlink(), "manifest.json is missing"),
+        (lambda step: (step / "manifest.json").write_text(""), "manifest.json is damaged"),
+        (lambda step: (step / "manifest.json").write_text("{}"), "manifest.json is empty"),
+        (
+            lambda step: (step / "manifest.json").write_text('{"config.json": 3}'),
+            "manifest.json is damaged",
+        ),
+        (lambda step: [path.unlink() for path in files(step)], "manifest.json is missing"),
+    ],
+    ids=[
+        "bit",
+        "truncated",
+        "missing",
+        "no manifest",
+        "blank manifest",
+        "empty manifest",
+        "strange manifest",
+        "half deleted",
+    ],
+)
 def test_a_damaged_step_is_set_aside_and_the_one_before_is_used(run, capfd, hurt, reason):
     hurt(run / "checkpoints" / "2")
     checkpoints = Checkpoints(run, 2)
@@ -216,8 +286,15 @@ def test_a_damaged_step_is_set_aside_and_the_one_before_is_used(run, capfd, hurt
     assert (step, data) == (1, {"position": 1}) and bits(state) == bits(make_state(1))
     assert names(run) == ["1", "bad-2"] and checkpoints.latest == 1
     said = capfd.readouterr().err
-    assert "checkpoints/2 is damaged" in said and reason in said and "bad-2" in said and "Traceback" not in said
-    checkpoints.save(2, make_state(2), data={}, config={})  # the run goes on, and step 2 comes again
+    assert (
+        "checkpoints/2 is damaged" in said
+        and reason in said
+        and "bad-2" in said
+        and "Traceback" not in said
+    )
+    checkpoints.save(
+        2, make_state(2), data={}, config={}
+    )  # the run goes on, and step 2 comes again
     assert checkpoints.restore(place((1,)))[0] == 2
     hurt(run / "checkpoints" / "2")
     assert checkpoints.restore(place((1,)))[0] == 1
@@ -250,17 +327,26 @@ def test_another_config_is_one_clear_sentence(run, capfd):
     with pytest.raises(CheckpointError) as caught:
         checkpoints.restore(place((1,), width=32))
     folder = run / "checkpoints" / "2"
-    assert str(caught.value) == (f"checkpoint {folder} holds params/dense/w_uk as float32[8, 16], this config wants float32[8, 32]; "
-                                 "holds params/norm as float32[16], this config wants float32[32]; "
-                                 "holds opt_state/1/0/mu/dense/w_uk as float32[8, 16], this config wants float32[8, 32]; and 3 more: "
-                                 f"use the config saved in {folder}/config.json or another --out")
+    assert str(caught.value) == (
+        f"checkpoint {folder} holds params/dense/w_uk as float32[8, 16], this config wants float32[8, 32]; "
+        "holds params/norm as float32[16], this config wants float32[32]; "
+        "holds opt_state/1/0/mu/dense/w_uk as float32[8, 16], this config wants float32[8, 32]; and 3 more: "
+        f"use the config saved in {folder}/config.json or another --out"
+    )
     abstract = place((1,))
-    half = abstract.replace(params=abstract.params | {"norm": jax.ShapeDtypeStruct((16,), jnp.bfloat16)})
-    with pytest.raises(CheckpointError, match=r"holds params/norm as float32\[16\], this config wants bfloat16\[16\]: use"):
+    half = abstract.replace(
+        params=abstract.params | {"norm": jax.ShapeDtypeStruct((16,), jnp.bfloat16)}
+    )
+    with pytest.raises(
+        CheckpointError,
+        match=r"holds params/norm as float32\[16\], this config wants bfloat16\[16\]: use",
+    ):
         checkpoints.restore(half)  # Orbax would cast without a word
     with pytest.raises(CheckpointError, match=r"lacks ema/norm float32\[16\]: use"):
         checkpoints.restore(abstract.replace(ema={"norm": abstract.params["norm"]}))
-    with pytest.raises(CheckpointError, match=r"holds key uint32\[2\], which this config lacks: use"):
+    with pytest.raises(
+        CheckpointError, match=r"holds key uint32\[2\], which this config lacks: use"
+    ):
         checkpoints.restore(abstract.replace(key=None))
     assert names(run) == ["1", "2"] and capfd.readouterr().err == ""
 
@@ -275,14 +361,21 @@ def test_the_data_position_of_other_processes_is_not_used(run, capfd):
 def test_an_error_in_the_background_is_told_at_the_next_call(run, monkeypatch):
     checkpoints = Checkpoints(run, 2)
     checkpoints.restore(place((1,)))
-    for error, words in [(OSError(errno.ENOSPC, "No space left on device"), "the disk is full, free some space"),
-                         (OSError(errno.EIO, "broken"), "OSError: .*broken")]:
+    for error, words in [
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full, free some space"),
+        (OSError(errno.EIO, "broken"), "OSError: .*broken"),
+    ]:
+
         def fail(folder):
             raise error
+
         with monkeypatch.context() as patch:
             patch.setattr(checkpoint, "write_manifest", fail)
             checkpoints.save(3, make_state(3), data={}, config={})
-            with pytest.raises(CheckpointError, match=f"step 3 could not be saved in .*: {words}.*; the steps saved before are unharmed"):
+            with pytest.raises(
+                CheckpointError,
+                match=f"step 3 could not be saved in .*: {words}.*; the steps saved before are unharmed",
+            ):
                 checkpoints.save(4, make_state(4), data={}, config={})
         assert names(run) == ["1", "2"]
     checkpoints.save(4, make_state(4), data={}, config={})  # told once; the next may succeed
@@ -293,7 +386,11 @@ def test_an_error_in_the_background_is_told_at_the_next_call(run, monkeypatch):
 def test_a_full_disk_harms_no_earlier_step(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)],
+        capture_output=True,
+        text=True,
+    )
     if mounted.returncode:
         pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
     try:
@@ -301,7 +398,10 @@ def test_a_full_disk_harms_no_earlier_step(tmp_path):
         checkpoints = Checkpoints(disk, 1)
         big = {"w": jax.random.normal(jax.random.key(0), (1 << 21,))}  # 8 MiB of noise
         checkpoints.save(2, big, data={}, config={})
-        with pytest.raises(CheckpointError, match="step 2 could not be saved in .*: the disk is full, free some space"):
+        with pytest.raises(
+            CheckpointError,
+            match="step 2 could not be saved in .*: the disk is full, free some space",
+        ):
             checkpoints.wait()
         (disk / "filler").write_bytes(bytes(os.statvfs(disk).f_bavail * os.statvfs(disk).f_bsize))
         with pytest.raises(CheckpointError, match="the disk is full"):  # not even room to begin
@@ -320,8 +420,16 @@ def outputs(script, *arguments, devices):
     """Run the script once for each list of arguments, at the same time: what each said on stdout."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": str(devices)}
     command = [sys.executable, str(Path(__file__).with_name(script))]
-    processes = [subprocess.Popen(command + [str(a) for a in one], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-                 for one in arguments]
+    processes = [
+        subprocess.Popen(
+            command + [str(a) for a in one],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for one in arguments
+    ]
     try:
         said = [process.communicate(timeout=120) for process in processes]
     finally:
@@ -342,16 +450,27 @@ def test_two_processes_save_and_restore_together(tmp_path):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
-    first, second = outputs("checkpoint_on_two.py", [tmp_path, port, 0], [tmp_path, port, 1], devices=2)
+    first, second = outputs(
+        "checkpoint_on_two.py", [tmp_path, port, 0], [tmp_path, port, 1], devices=2
+    )
     assert "PermissionError: read-only" in first and "another process could not save" in second
     assert names(tmp_path) == ["1", "3", "bad-2"]
 
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))  # and one process with other devices reads it
+    mesh = jax.make_mesh(
+        (8,), ("data",), axis_types=(AxisType.Auto,)
+    )  # and one process with other devices reads it
     everywhere = NamedSharding(mesh, PartitionSpec())
-    abstract = {"step": jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere),
-                "key": jax.ShapeDtypeStruct((), jax.random.key(0).dtype, sharding=everywhere),
-                "w": jax.ShapeDtypeStruct((8, 4), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec("data")))}
+    abstract = {
+        "step": jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere),
+        "key": jax.ShapeDtypeStruct((), jax.random.key(0).dtype, sharding=everywhere),
+        "w": jax.ShapeDtypeStruct(
+            (8, 4), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec("data"))
+        ),
+    }
     step, state, data = Checkpoints(tmp_path, 2).restore(abstract)
     assert step == state["step"] == 3 and data is None
     assert (np.asarray(state["w"]) == 3 * np.arange(32.0).reshape(8, 4)).all()
-    assert json.loads((tmp_path / "checkpoints" / "3" / "data-1.json").read_text()) == {"rank": 1, "position": 3}
+    assert json.loads((tmp_path / "checkpoints" / "3" / "data-1.json").read_text()) == {
+        "rank": 1,
+        "position": 3,
+    }

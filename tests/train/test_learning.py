@@ -4,19 +4,55 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, OptimizerConfig, Schedule, TrainConfig
+from seekjax.config import (
+    Config,
+    DataConfig,
+    KernelConfig,
+    ModelConfig,
+    OptimizerConfig,
+    Schedule,
+    TrainConfig,
+)
 from seekjax.train import metrics
 from seekjax.train.loop import fit
 from sharding.mesh import MeshConfig
 
 STEPS = 100
 CONFIG = Config(
-    model=ModelConfig(vocab=512, embed=64, layers=1, dense_layers=0, heads=4, q_latent=32, kv_latent=32, nope=16, rotary=16, value=16,
-                      expert_hidden=64, experts=8, experts_per_token=2, mtp_depth=0, init_std=0.1),
+    model=ModelConfig(
+        vocab=512,
+        embed=64,
+        layers=1,
+        dense_layers=0,
+        heads=4,
+        q_latent=32,
+        kv_latent=32,
+        nope=16,
+        rotary=16,
+        value=16,
+        expert_hidden=64,
+        experts=8,
+        experts_per_token=2,
+        mtp_depth=0,
+        init_std=0.1,
+    ),
     data=DataConfig(sources=("stories",), sequence=64),
-    optimizer=OptimizerConfig(learning_rate=1e-2, schedule=Schedule((0.5, 1.0), (1.0, 0.05), ("constant", "cosine"))),
-    mesh=MeshConfig(data=1), kernel=KernelConfig(attention="plain", remat="none"),
-    train=TrainConfig(steps=STEPS, batch=8, log_every=1, eval_every=STEPS, eval_batches=8, save_every=STEPS, balance_rate=0.01, balance_loss=0.0))
+    optimizer=OptimizerConfig(
+        learning_rate=1e-2, schedule=Schedule((0.5, 1.0), (1.0, 0.05), ("constant", "cosine"))
+    ),
+    mesh=MeshConfig(data=1),
+    kernel=KernelConfig(attention="plain", remat="none"),
+    train=TrainConfig(
+        steps=STEPS,
+        batch=8,
+        log_every=1,
+        eval_every=STEPS,
+        eval_batches=8,
+        save_every=STEPS,
+        balance_rate=0.01,
+        balance_loss=0.0,
+    ),
+)
 
 
 @pytest.fixture(scope="module")
@@ -25,15 +61,21 @@ def balanced(tmp_path_factory):
 
 
 def late_violation(records):
-    return np.mean([r["max_violation"] for r in records if r["split"] == "train" and r["step"] > STEPS // 2])
+    return np.mean(
+        [r["max_violation"] for r in records if r["split"] == "train" and r["step"] > STEPS // 2]
+    )
 
 
 def test_the_loss_comes_near_the_entropy_of_the_stories_and_never_under_it(balanced):
     excess = balanced[-1]["above_entropy/stories"]
-    assert balanced[-1]["split"] == "held_out" and -0.02 < excess < 0.7  # benchmarks/entropy.py trains on until little is left
+    assert (
+        balanced[-1]["split"] == "held_out" and -0.02 < excess < 0.7
+    )  # benchmarks/entropy.py trains on until little is left
 
 
 def test_the_bias_keeps_the_experts_balanced_and_nothing_else_does(balanced, tmp_path):
-    alone = metrics.read(fit(replace(CONFIG, out=tmp_path, train=replace(CONFIG.train, balance_rate=0.0))).folder)
+    alone = metrics.read(
+        fit(replace(CONFIG, out=tmp_path, train=replace(CONFIG.train, balance_rate=0.0))).folder
+    )
     assert late_violation(balanced) < 0.5 < late_violation(alone)
     assert balanced[-2]["layer_bias_norm"][0] > 0 == alone[-2]["layer_bias_norm"][0]

@@ -9,7 +9,14 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, OptimizerConfig, TrainConfig
+from seekjax.config import (
+    Config,
+    DataConfig,
+    KernelConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from seekjax.train import metrics
 from seekjax.train.checkpoint import CheckpointError
 from seekjax.train.loop import fit
@@ -19,11 +26,39 @@ from sharding.mesh import MeshConfig
 def small(out, **train) -> Config:
     """Seconds to compile, milliseconds a step."""
     return Config(
-        model=ModelConfig(vocab=320, embed=32, layers=2, dense_layers=0, mtp_depth=0, heads=2, q_latent=16, kv_latent=16, nope=8, rotary=8,
-                          value=8, expert_hidden=32, experts=8, experts_per_token=2),
+        model=ModelConfig(
+            vocab=320,
+            embed=32,
+            layers=2,
+            dense_layers=0,
+            mtp_depth=0,
+            heads=2,
+            q_latent=16,
+            kv_latent=16,
+            nope=8,
+            rotary=8,
+            value=8,
+            expert_hidden=32,
+            experts=8,
+            experts_per_token=2,
+        ),
         data=DataConfig(sources=("stories",), tokenizer="byte", sequence=48),
-        optimizer=OptimizerConfig(warmup=2), mesh=MeshConfig(data=1), kernel=KernelConfig(attention="plain", experts="loop", remat="none"),
-        train=TrainConfig(**{"steps": 6, "batch": 4, "log_every": 1, "eval_every": 3, "eval_batches": 1, "save_every": 2, **train}), out=out)
+        optimizer=OptimizerConfig(warmup=2),
+        mesh=MeshConfig(data=1),
+        kernel=KernelConfig(attention="plain", experts="loop", remat="none"),
+        train=TrainConfig(
+            **{
+                "steps": 6,
+                "batch": 4,
+                "log_every": 1,
+                "eval_every": 3,
+                "eval_batches": 1,
+                "save_every": 2,
+                **train,
+            }
+        ),
+        out=out,
+    )
 
 
 def leaves(state):
@@ -32,7 +67,11 @@ def leaves(state):
 
 
 def without_clock(record: dict) -> dict:
-    return {name: value for name, value in record.items() if name not in ("tokens_per_second", "share_of_peak")}
+    return {
+        name: value
+        for name, value in record.items()
+        if name not in ("tokens_per_second", "share_of_peak")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +84,37 @@ def test_a_run_leaves_config_metrics_checkpoints_and_pictures(unbroken):
     records = metrics.read(unbroken.folder)
     train = [r for r in records if r["split"] == "train"]
     held_out = [r for r in records if r["split"] == "held_out"]
-    assert [r["step"] for r in train] == [1, 2, 3, 4, 5, 6] and [r["step"] for r in held_out] == [3, 6]
-    assert {"step", "loss", "learning_rate", "grad_norm", "tokens_per_second", "max_violation"} <= train[0].keys()
-    assert all(r["bits_per_byte"] > 0 for r in records) and len(train[0]["layer_max_violation"]) == 2
+    assert [r["step"] for r in train] == [1, 2, 3, 4, 5, 6] and [r["step"] for r in held_out] == [
+        3,
+        6,
+    ]
+    assert {
+        "step",
+        "loss",
+        "learning_rate",
+        "grad_norm",
+        "tokens_per_second",
+        "max_violation",
+    } <= train[0].keys()
+    assert (
+        all(r["bits_per_byte"] > 0 for r in records) and len(train[0]["layer_max_violation"]) == 2
+    )
     assert json.loads((unbroken.folder / "config.json").read_text())["train"]["steps"] == 6
-    assert {path.name for path in unbroken.folder.glob("*.png")} == {"loss.png", "load.png", "max_violation.png"}
-    assert "xz -6" in lines[0] and lines[-2] == f"checkpoint: {unbroken.folder / 'checkpoints' / '6'}" and (unbroken.folder / "checkpoints" / "6").is_dir()
+    assert {path.name for path in unbroken.folder.glob("*.png")} == {
+        "loss.png",
+        "load.png",
+        "max_violation.png",
+    }
+    assert (
+        "xz -6" in lines[0]
+        and lines[-2] == f"checkpoint: {unbroken.folder / 'checkpoints' / '6'}"
+        and (unbroken.folder / "checkpoints" / "6").is_dir()
+    )
 
 
-def test_a_stopped_run_saves_and_the_same_line_continues_bit_for_bit(unbroken, tmp_path, monkeypatch):
+def test_a_stopped_run_saves_and_the_same_line_continues_bit_for_bit(
+    unbroken, tmp_path, monkeypatch
+):
     write, config = metrics.Recorder.write, small(tmp_path, ema=0.9, micro_batch=2)
     signals = {1: signal.SIGINT, 4: signal.SIGTERM}
 
@@ -68,15 +129,23 @@ def test_a_stopped_run_saves_and_the_same_line_continues_bit_for_bit(unbroken, t
             stopped = fit(config)
             assert not stopped.finished and after <= int(stopped.state.step) < after + 2
     resumed = fit(config)
-    assert resumed.finished and all(np.array_equal(a, b) for a, b in zip(leaves(resumed.state), leaves(unbroken.state), strict=True))
-    assert list(map(without_clock, metrics.read(tmp_path))) == list(map(without_clock, metrics.read(unbroken.folder)))
+    assert resumed.finished and all(
+        np.array_equal(a, b)
+        for a, b in zip(leaves(resumed.state), leaves(unbroken.state), strict=True)
+    )
+    assert list(map(without_clock, metrics.read(tmp_path))) == list(
+        map(without_clock, metrics.read(unbroken.folder))
+    )
 
 
 def test_a_finished_run_started_again_does_nothing_but_report(unbroken):
     before = metrics.read(unbroken.folder)
     again = fit(unbroken.config)
     assert again.finished and metrics.read(unbroken.folder) == before
-    assert all(np.array_equal(a, b) for a, b in zip(leaves(again.state), leaves(unbroken.state), strict=True))
+    assert all(
+        np.array_equal(a, b)
+        for a, b in zip(leaves(again.state), leaves(unbroken.state), strict=True)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +158,20 @@ def on_eight(tmp_path_factory):
     return whole, folder / "killed"
 
 
-@pytest.mark.parametrize("mesh", [MeshConfig(data=4), MeshConfig(data=1), MeshConfig(data=2, expert=4)])
+@pytest.mark.parametrize(
+    "mesh", [MeshConfig(data=4), MeshConfig(data=1), MeshConfig(data=2, expert=4)]
+)
 def test_a_run_continues_on_another_mesh_and_says_what_differs(on_eight, tmp_path, capsys, mesh):
     whole, killed = on_eight
     shutil.copytree(killed, tmp_path / "run")
     resumed = fit(replace(whole.config, mesh=mesh, out=tmp_path / "run"))
     assert f"unlike the run so far: mesh.data: 8 -> {mesh.data}" in capsys.readouterr().out
-    assert [r["step"] for r in metrics.read(tmp_path / "run") if r["split"] == "train"] == [1, 2, 3, 4]
+    assert [r["step"] for r in metrics.read(tmp_path / "run") if r["split"] == "train"] == [
+        1,
+        2,
+        3,
+        4,
+    ]
     for a, b in zip(leaves(resumed.state), leaves(whole.state), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=2e-5)
 
@@ -108,12 +184,16 @@ def test_a_run_refused_by_its_checkpoint_keeps_its_config(unbroken):
 
 
 def test_a_growing_batch_accumulates_more_micro_batches(tmp_path):
-    config = small(tmp_path, steps=6, batch=4, batch_start=2, batch_ramp=0.6, micro_batch=2, eval_every=6)
+    config = small(
+        tmp_path, steps=6, batch=4, batch_start=2, batch_ramp=0.6, micro_batch=2, eval_every=6
+    )
     tokens = [r["tokens"] for r in metrics.read(fit(config).folder) if r["split"] == "train"]
     assert tokens[0] == 2 * 48 and tokens[-1] == 4 * 48 and tokens == sorted(tokens)
 
 
 def test_muon_learns(tmp_path):
     config = small(tmp_path, steps=20, batch=8, eval_every=20)
-    records = metrics.read(fit(replace(config, optimizer=replace(config.optimizer, name="muon"))).folder)
+    records = metrics.read(
+        fit(replace(config, optimizer=replace(config.optimizer, name="muon"))).folder
+    )
     assert records[-1]["loss"] < records[0]["loss"] - 0.5

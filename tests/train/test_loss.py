@@ -13,28 +13,57 @@ from seekjax.train.loss import NextToken, Totals, target_mask
 from seekjax.train.state import Plan
 from sharding.place import unbox
 
-MODEL = ModelConfig(vocab=48, embed=32, layers=1, dense_layers=0, heads=2, q_latent=16, kv_latent=16, nope=8, rotary=8, value=8, expert_hidden=32,
-                    experts=8, experts_per_token=2, mtp_depth=2, init_std=0.1)
+MODEL = ModelConfig(
+    vocab=48,
+    embed=32,
+    layers=1,
+    dense_layers=0,
+    heads=2,
+    q_latent=16,
+    kv_latent=16,
+    nope=8,
+    rotary=8,
+    value=8,
+    expert_hidden=32,
+    experts=8,
+    experts_per_token=2,
+    mtp_depth=2,
+    init_std=0.1,
+)
 
 
 def made(model, tokens):
-    return jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape) * 0.1, unbox(jax.eval_shape(model.init, jax.random.key(0), tokens)))
+    return jax.tree.map(
+        lambda x: jax.random.normal(jax.random.key(x.size), x.shape) * 0.1,
+        unbox(jax.eval_shape(model.init, jax.random.key(0), tokens)),
+    )
 
 
 @cache
 def run(masked: bool, rows: tuple):
-    config = Config(model=MODEL, data=DataConfig(sequence=12, mask_documents=masked), kernel=KernelConfig(attention="plain", experts="loop", vocab_chunk=16),
-                    train=TrainConfig(balance_loss=0.01))
+    config = Config(
+        model=MODEL,
+        data=DataConfig(sequence=12, mask_documents=masked),
+        kernel=KernelConfig(attention="plain", experts="loop", vocab_chunk=16),
+        train=TrainConfig(balance_loss=0.01),
+    )
     model = Transformer(MODEL, config.kernel)
     tokens = jax.random.randint(jax.random.key(1), (3, 13), 0, MODEL.vocab)
     variables = made(model, tokens[:, :-1])
     segments = np.array(rows, np.int32)
     batch = {"tokens": tokens, "segments": jnp.asarray(segments)}
     count = target_mask(batch, 1, masked).sum().astype(jnp.float32)
-    criterion, state = NextToken(Plan(config), np.ones(MODEL.vocab)), SimpleNamespace(balance=variables["balance"], frozen={}, step=0)
-    total, seen = jax.jit(lambda params: criterion.loss(params, state, batch, Totals(count, 3)))(variables["params"])
+    criterion, state = (
+        NextToken(Plan(config), np.ones(MODEL.vocab)),
+        SimpleNamespace(balance=variables["balance"], frozen={}, step=0),
+    )
+    total, seen = jax.jit(lambda params: criterion.loss(params, state, batch, Totals(count, 3)))(
+        variables["params"]
+    )
     segment = batch["segments"][:, :-1]
-    output = jax.jit(model.apply)(variables, tokens[:, :-1], segment if masked else None, segment > 0, tokens)
+    output = jax.jit(model.apply)(
+        variables, tokens[:, :-1], segment if masked else None, segment > 0, tokens
+    )
     return total, seen, output, np.asarray(tokens), segments
 
 
@@ -55,20 +84,31 @@ def test_every_depth_predicts_its_own_token_and_all_share_one_divisor(masked):
         target, mask = np.zeros((3, 12), int), np.zeros((3, 12))
         for b in range(3):
             for i in range(12):
-                if i + depth < 13 and segments[b, i] and segments[b, i + depth] and (not masked or segments[b, i] == segments[b, i + depth]):
+                if (
+                    i + depth < 13
+                    and segments[b, i]
+                    and segments[b, i + depth]
+                    and (not masked or segments[b, i] == segments[b, i + depth])
+                ):
                     target[b, i], mask[b, i] = tokens[b, i + depth], 1
         sums.append(cross_entropy(hidden, output.head_DV, target, mask))
         count = mask.sum() if depth == 1 else count
     np.testing.assert_allclose(seen["loss"], sums[0] / count, rtol=2e-6)
     np.testing.assert_allclose(seen["mtp_loss"], (sums[1] + sums[2]) / 2 / count, rtol=2e-6)
-    np.testing.assert_allclose(total, seen["loss"] + 0.3 * seen["mtp_loss"] + 0.01 * seen["balance_loss"], rtol=1e-6)
+    np.testing.assert_allclose(
+        total, seen["loss"] + 0.3 * seen["mtp_loss"] + 0.01 * seen["balance_loss"], rtol=1e-6
+    )
 
 
 def test_balance_loss_is_one_per_layer_when_tokens_are_spread_evenly():
     _, seen, output, *_ = run(False, ((1,) * 13,) * 3)
     layers = sum(np.size(layer["dropped"]) for layer in seen["experts"].values())
-    assert layers == 3 and 0.9 * layers < seen["balance_loss"] < 2 * layers  # E/K sum f P is least, 1, at perfect balance
-    assert all(np.allclose(layer["load_E"].sum(-1), 3 * 12 * 2) for layer in seen["experts"].values())
+    assert (
+        layers == 3 and 0.9 * layers < seen["balance_loss"] < 2 * layers
+    )  # E/K sum f P is least, 1, at perfect balance
+    assert all(
+        np.allclose(layer["load_E"].sum(-1), 3 * 12 * 2) for layer in seen["experts"].values()
+    )
 
 
 def test_no_position_sees_its_future():
@@ -76,11 +116,17 @@ def test_no_position_sees_its_future():
     variables = made(model, jnp.arange(10)[None])
     embed = variables["params"]["embed"]
 
-    def at(position, rows):  # token i is id i, so that row i of the embedding is what position i reads
+    def at(
+        position, rows
+    ):  # token i is id i, so that row i of the embedding is what position i reads
         params = variables["params"] | {"embed": rows}
-        return logits(model.apply({**variables, "params": params}, jnp.arange(10)[None]))[0, position].sum()
+        return logits(model.apply({**variables, "params": params}, jnp.arange(10)[None]))[
+            0, position
+        ].sum()
 
-    gradients = jax.jit(jax.jacrev(lambda rows: jnp.stack([at(position, rows) for position in (0, 4, 9)])))(embed)
+    gradients = jax.jit(
+        jax.jacrev(lambda rows: jnp.stack([at(position, rows) for position in (0, 4, 9)]))
+    )(embed)
     for position, gradient in zip((0, 4, 9), gradients):
         reached = np.abs(gradient[:10]).max(-1) > 0
-        assert reached[:position + 1].all() and not reached[position + 1:].any()
+        assert reached[: position + 1].all() and not reached[position + 1 :].any()

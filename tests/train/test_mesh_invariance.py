@@ -24,23 +24,54 @@ from sharding.rules import sharding, use
 TOLERANCE = 1e-5
 SEQUENCES, T = 32, 16
 MESHES = {
-    "1": MeshConfig(data=1), "data 8": MeshConfig(data=8), "fsdp 8": MeshConfig(data=1, fsdp=8), "expert 8": MeshConfig(data=1, expert=8),
-    "tensor 2": MeshConfig(data=1, tensor=2), "data 2 x expert 4": MeshConfig(data=2, expert=4),
+    "1": MeshConfig(data=1),
+    "data 8": MeshConfig(data=8),
+    "fsdp 8": MeshConfig(data=1, fsdp=8),
+    "expert 8": MeshConfig(data=1, expert=8),
+    "tensor 2": MeshConfig(data=1, tensor=2),
+    "data 2 x expert 4": MeshConfig(data=2, expert=4),
     "data 2 x fsdp 2 x expert 2": MeshConfig(data=2, fsdp=2, expert=2),
 }
 # The forms of dispatch that CPU has, and with "auto" all its fast kernels; ragged is TPU's: tests/sharding/test_exchange.py holds it to the same oracle.
 DENSE = KernelConfig(attention="plain", experts="loop", dispatch="dense", remat="none")
-KERNELS = {"dense": DENSE, "static": replace(DENSE, dispatch="static"), "auto": KernelConfig(vocab_chunk=24)}
+KERNELS = {
+    "dense": DENSE,
+    "static": replace(DENSE, dispatch="static"),
+    "auto": KernelConfig(vocab_chunk=24),
+}
 MIXED = "data 2 x fsdp 2 x expert 2"
 FORMS = ("dense", "static")
 # Of the meshes, two run all three kinds of layer, and the others the experts alone: what is left out is compiled, at a cost, but placed no other way.
-CASES = [(mesh, kernel, 1, False, mesh in ("1", MIXED)) for mesh in MESHES for kernel in FORMS] + [
-    (MIXED, kernel, micro, False, False) for kernel in FORMS for micro in (2, 4)] + [("1", "auto", 2, False, True), (MIXED, "auto", 4, True, False)]
+CASES = (
+    [(mesh, kernel, 1, False, mesh in ("1", MIXED)) for mesh in MESHES for kernel in FORMS]
+    + [(MIXED, kernel, micro, False, False) for kernel in FORMS for micro in (2, 4)]
+    + [("1", "auto", 2, False, True), (MIXED, "auto", 4, True, False)]
+)
 
-MODEL = ModelConfig(vocab=64, embed=32, layers=3, heads=4, q_latent=16, kv_latent=16, nope=8, rotary=4, value=8, hidden=32, expert_hidden=16,
-                    experts=16, experts_per_token=4, expert_groups=4, groups_per_token=2, init_std=0.1)
-CONFIG = Config(MODEL, DataConfig(sequence=T), kernel=DENSE,
-                train=TrainConfig(batch=SEQUENCES, balance_loss=0.1, balance_rate=0.01))
+MODEL = ModelConfig(
+    vocab=64,
+    embed=32,
+    layers=3,
+    heads=4,
+    q_latent=16,
+    kv_latent=16,
+    nope=8,
+    rotary=4,
+    value=8,
+    hidden=32,
+    expert_hidden=16,
+    experts=16,
+    experts_per_token=4,
+    expert_groups=4,
+    groups_per_token=2,
+    init_std=0.1,
+)
+CONFIG = Config(
+    MODEL,
+    DataConfig(sequence=T),
+    kernel=DENSE,
+    train=TrainConfig(batch=SEQUENCES, balance_loss=0.1, balance_rate=0.01),
+)
 EXPERTS = replace(CONFIG, model=replace(MODEL, layers=2, dense_layers=0, mtp_depth=0))
 BYTES_V = np.arange(64, dtype=np.int32) % 5
 
@@ -58,8 +89,12 @@ def start(model):
     with use(make_mesh(MeshConfig(data=1))):
         state = gradient_plan(replace(CONFIG, model=model)).start()
     random = np.random.default_rng(0)
-    balance = jax.tree.map(lambda bias: random.uniform(-0.1, 0.1, bias.shape).astype(np.float32), state.balance)
-    return jax.tree.map(np.asarray, state.replace(balance=balance, key=jax.random.key_data(state.key)))
+    balance = jax.tree.map(
+        lambda bias: random.uniform(-0.1, 0.1, bias.shape).astype(np.float32), state.balance
+    )
+    return jax.tree.map(
+        np.asarray, state.replace(balance=balance, key=jax.random.key_data(state.key))
+    )
 
 
 def make_batch(micro):
@@ -68,14 +103,21 @@ def make_batch(micro):
     segments = np.sort(random.integers(1, 4, (SEQUENCES, T + 1)), -1)
     segments[::3, -5:] = segments[5] = segments[20] = 0
     batch = {"tokens": random.integers(0, 64, segments.shape), "segments": segments}
-    return {name: x.astype(np.int32).reshape(micro, SEQUENCES // micro, T + 1) for name, x in batch.items()}
+    return {
+        name: x.astype(np.int32).reshape(micro, SEQUENCES // micro, T + 1)
+        for name, x in batch.items()
+    }
 
 
 @cache
 def reference(config):
     """Gradients, bias and metrics of the plainest path: no mesh, one batch, plain kernels."""
     plan = gradient_plan(config)
-    return read(*jax.jit(partial(train_step, plan, NextToken(plan, BYTES_V)))(start(config.model), make_batch(1)))
+    return read(
+        *jax.jit(partial(train_step, plan, NextToken(plan, BYTES_V)))(
+            start(config.model), make_batch(1)
+        )
+    )
 
 
 def on_mesh(config, mesh, micro):
@@ -88,7 +130,15 @@ def on_mesh(config, mesh, micro):
 
 
 def read(state, metrics):
-    return jax.tree.map(np.asarray, {"gradient": state.opt_state.trace, "balance": state.balance, "metrics": metrics, "step": state.step})
+    return jax.tree.map(
+        np.asarray,
+        {
+            "gradient": state.opt_state.trace,
+            "balance": state.balance,
+            "metrics": metrics,
+            "step": state.step,
+        },
+    )
 
 
 @pytest.mark.parametrize("mesh, kernel, micro, mask_documents, whole", CASES)
@@ -96,20 +146,41 @@ def test_a_step_is_the_same_everywhere(mesh, kernel, micro, mask_documents, whol
     config = CONFIG if whole else EXPERTS
     config = replace(config, data=replace(config.data, mask_documents=mask_documents))
     expected = reference(config)
-    found = on_mesh(replace(config, kernel=KERNELS[kernel], train=replace(config.train, micro_batch=SEQUENCES // micro)), mesh, micro)
+    found = on_mesh(
+        replace(
+            config,
+            kernel=KERNELS[kernel],
+            train=replace(config.train, micro_batch=SEQUENCES // micro),
+        ),
+        mesh,
+        micro,
+    )
     chex.assert_trees_all_equal_structs(found, expected)
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected)):
-        np.testing.assert_allclose(a, b, atol=TOLERANCE * np.abs(b).max(), rtol=0, err_msg=jax.tree_util.keystr(path))
+        np.testing.assert_allclose(
+            a, b, atol=TOLERANCE * np.abs(b).max(), rtol=0, err_msg=jax.tree_util.keystr(path)
+        )
 
 
 def test_the_reference_says_something():
     """Every array has a gradient, every load is counted once, and masks of documents matter."""
-    seen, masked = reference(CONFIG), reference(replace(CONFIG, data=replace(CONFIG.data, mask_documents=True)))
+    seen, masked = (
+        reference(CONFIG),
+        reference(replace(CONFIG, data=replace(CONFIG.data, mask_documents=True))),
+    )
     assert all(np.abs(g).max() > 1e-6 for g in jax.tree.leaves(seen["gradient"]))
     metrics, tokens = seen["metrics"], make_batch(1)["segments"][0]
     assert metrics["tokens"] == (tokens[:, 1:] > 0).sum() > masked["metrics"]["tokens"]
-    np.testing.assert_array_equal(metrics["experts"]["load"].sum(-1), 4 * (tokens[:, :-1] > 0).sum())
-    assert metrics["experts"]["load"].shape == (3, 16) and (metrics["experts"]["max_violation"] > 0.1).all()
+    np.testing.assert_array_equal(
+        metrics["experts"]["load"].sum(-1), 4 * (tokens[:, :-1] > 0).sum()
+    )
+    assert (
+        metrics["experts"]["load"].shape == (3, 16)
+        and (metrics["experts"]["max_violation"] > 0.1).all()
+    )
     moved = jax.tree.map(lambda new, old: np.abs(new - old), seen["balance"], start(MODEL).balance)
-    assert all(set(np.unique(x.round(6))) <= {0, np.float32(0.01)} and x.any() for x in jax.tree.leaves(moved))
+    assert all(
+        set(np.unique(x.round(6))) <= {0, np.float32(0.01)} and x.any()
+        for x in jax.tree.leaves(moved)
+    )
     assert abs(metrics["loss"] - masked["metrics"]["loss"]) > 1e-3

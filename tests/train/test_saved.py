@@ -17,9 +17,26 @@ from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use
 
 SMALL = Config(
-    model=ModelConfig(vocab=64, embed=32, layers=2, heads=2, q_latent=16, kv_latent=16, nope=8, rotary=8, value=8, hidden=64, expert_hidden=16,
-                      experts=8, experts_per_token=2, init_std=0.1),
-    kernel=KernelConfig(attention="plain", experts="loop", remat="none"), mesh=MeshConfig(data=1), train=TrainConfig(steps=3, batch=8, ema=0.9))
+    model=ModelConfig(
+        vocab=64,
+        embed=32,
+        layers=2,
+        heads=2,
+        q_latent=16,
+        kv_latent=16,
+        nope=8,
+        rotary=8,
+        value=8,
+        hidden=64,
+        expert_hidden=16,
+        experts=8,
+        experts_per_token=2,
+        init_std=0.1,
+    ),
+    kernel=KernelConfig(attention="plain", experts="loop", remat="none"),
+    mesh=MeshConfig(data=1),
+    train=TrainConfig(steps=3, batch=8, ema=0.9),
+)
 
 
 def save_run(config, folder, change=lambda state: state):
@@ -35,7 +52,9 @@ def save_run(config, folder, change=lambda state: state):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    return folder, save_run(SMALL, folder, lambda state: state.replace(ema=jax.tree.map(lambda x: x + 1, state.params)))
+    return folder, save_run(
+        SMALL, folder, lambda state: state.replace(ema=jax.tree.map(lambda x: x + 1, state.params))
+    )
 
 
 def equal(a, b):
@@ -62,7 +81,12 @@ def test_a_run_is_found_by_a_relative_path(run, monkeypatch):
 
 def test_every_published_config_survives_json(tmp_path):
     from seekjax.cli import config_names, load_config
-    for config in (replace(found, out=Path("runs") / name) for name in config_names() if isinstance(found := load_config(name), Config)):
+
+    for config in (
+        replace(found, out=Path("runs") / name)
+        for name in config_names()
+        if isinstance(found := load_config(name), Config)
+    ):
         (tmp_path / "config.json").write_text(json.dumps(to_json(config)))
         assert read_config(tmp_path / "config.json") == config
 
@@ -84,7 +108,9 @@ def test_what_is_no_run_is_one_sentence(run, tmp_path):
 
 
 def test_weights_that_belong_to_another_config(run, tmp_path):
-    other = replace(SMALL, model=replace(SMALL.model, embed=64), train=replace(SMALL.train, ema=0.0))
+    other = replace(
+        SMALL, model=replace(SMALL.model, embed=64), train=replace(SMALL.train, ema=0.0)
+    )
     save_run(SMALL, tmp_path / "a")
     step = tmp_path / "a" / "checkpoints" / "3"
     (step / "config.json").write_text(json.dumps(to_json(other)))

@@ -13,8 +13,15 @@ ROOT = CHILD.parents[2]
 
 
 def launch(file, devices, **env):
-    return subprocess.Popen([sys.executable, str(CHILD), str(file)], cwd=ROOT, stderr=subprocess.PIPE, text=True,
-                            env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "JAX_NUM_CPU_DEVICES": str(devices)} | env)
+    return subprocess.Popen(
+        [sys.executable, str(CHILD), str(file)],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ
+        | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "JAX_NUM_CPU_DEVICES": str(devices)}
+        | env,
+    )
 
 
 def finish(*children):
@@ -32,9 +39,22 @@ def test_two_processes_train_like_one(tmp_path):
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     finish(launch(tmp_path / "one.npz", 8))
-    finish(*(launch(tmp_path / "two.npz", 4, JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(rank)) for rank in range(2)))
+    finish(
+        *(
+            launch(
+                tmp_path / "two.npz",
+                4,
+                JAX_COORDINATOR_ADDRESS=address,
+                JAX_NUM_PROCESSES="2",
+                JAX_PROCESS_ID=str(rank),
+            )
+            for rank in range(2)
+        )
+    )
     one, two = np.load(tmp_path / "one.npz"), np.load(tmp_path / "two.npz")
     assert (one["processes"], two["processes"], one["devices"], two["devices"]) == (1, 2, 8, 8)
     assert one.files == two.files and len(one.files) > 30
     for name in set(one.files) - {"processes", "devices"}:
-        np.testing.assert_allclose(two[name], one[name], atol=1e-5 * np.abs(one[name]).max(), rtol=0, err_msg=name)
+        np.testing.assert_allclose(
+            two[name], one[name], atol=1e-5 * np.abs(one[name]).max(), rtol=0, err_msg=name
+        )

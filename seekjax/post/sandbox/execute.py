@@ -10,9 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-ENVIRONMENT = {"PYTHONHASHSEED": "0"}  # all of it: nothing of the host's, and the same order of sets in every run, so that rewards repeat
+ENVIRONMENT = {
+    "PYTHONHASHSEED": "0"
+}  # all of it: nothing of the host's, and the same order of sets in every run, so that rewards repeat
 REASON = re.compile(
-    r"time limit|memory|output too large|no function \w+|exception \w+|crashed with signal \d+|ended without a result|its value is not plain data")
+    r"time limit|memory|output too large|no function \w+|exception \w+|crashed with signal \d+|ended without a result|its value is not plain data"
+)
 START = 20.0  # seconds a busy machine may take to start the sandbox, which the program under test cannot prolong
 
 
@@ -31,7 +34,10 @@ class Limits:
     files: int = 32  # open at once
 
     def __post_init__(self):
-        if not 0 < self.seconds <= 3600 or min(self.memory, self.output, self.scratch, self.files) <= 0:
+        if (
+            not 0 < self.seconds <= 3600
+            or min(self.memory, self.output, self.scratch, self.files) <= 0
+        ):
             raise ValueError(f"limits must be positive and seconds at most 3600, not {self}")
 
 
@@ -41,25 +47,51 @@ class Outcome(NamedTuple):
 
 
 def execute(
-    command: Callable[[int], list[str]], program: str, function: str, inputs: Sequence[list], limits: Limits, filtered: bool = True,
+    command: Callable[[int], list[str]],
+    program: str,
+    function: str,
+    inputs: Sequence[list],
+    limits: Limits,
+    filtered: bool = True,
 ) -> list[Outcome]:
     """What `function` returns for each list of arguments; without the system call filter only to show that namespaces hold by themselves."""
-    job = marshal.dumps({
-        "program": program, "function": function, "inputs": [list(values) for values in inputs], "filter": filtered, "seconds": limits.seconds,
-        "memory": limits.memory, "output": limits.output, "scratch": limits.scratch, "files": limits.files,
-    })
+    job = marshal.dumps(
+        {
+            "program": program,
+            "function": function,
+            "inputs": [list(values) for values in inputs],
+            "filter": filtered,
+            "seconds": limits.seconds,
+            "memory": limits.memory,
+            "output": limits.output,
+            "scratch": limits.scratch,
+            "files": limits.files,
+        }
+    )
     secret = secrets.token_bytes(32)
     with subprocess.Popen(
-        command(limits.scratch), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT, cwd="/", start_new_session=True,
+        command(limits.scratch),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+        cwd="/",
+        start_new_session=True,
     ) as process:
         try:
-            answer, complaint = process.communicate(b"%08d" % len(job) + job + secret, timeout=START + limits.seconds)
+            answer, complaint = process.communicate(
+                b"%08d" % len(job) + job + secret, timeout=START + limits.seconds
+            )
         except subprocess.TimeoutExpired:
-            raise SandboxError(f"the sandbox did not end within {START + limits.seconds:g} seconds and was killed") from None
+            raise SandboxError(
+                f"the sandbox did not end within {START + limits.seconds:g} seconds and was killed"
+            ) from None
         finally:
             process.kill()
     if not hmac.compare_digest(answer[:32], secret):
-        said = complaint.decode(errors="replace").strip().splitlines() or [f"exit status {process.returncode}"]
+        said = complaint.decode(errors="replace").strip().splitlines() or [
+            f"exit status {process.returncode}"
+        ]
         raise SandboxError(f"the sandbox gave no signed answer ({said[-1][:200]})")
     return [outcome(text) for text in frames(answer[32:], len(inputs))]
 
@@ -83,7 +115,11 @@ def outcome(text: bytes) -> Outcome:
             value = json.loads(text[1:])
         except (ValueError, RecursionError):
             value = ...
-        return Outcome(value, "") if value is not ... and shallow(value) else Outcome(None, "its value is not plain data")
+        return (
+            Outcome(value, "")
+            if value is not ... and shallow(value)
+            else Outcome(None, "its value is not plain data")
+        )
     reason = text[1:101].decode(errors="replace")
     return Outcome(None, reason if REASON.fullmatch(reason) else "ended without a result")
 
@@ -92,5 +128,10 @@ def shallow(value: Any, deepest: int = 64) -> bool:
     """Whether lists lie in lists no deeper than whoever prints or compares them can follow."""
     layer = [value]
     for _ in range(deepest):
-        layer = [item for box in layer if isinstance(box, list | dict) for item in (box.values() if isinstance(box, dict) else box)]
+        layer = [
+            item
+            for box in layer
+            if isinstance(box, list | dict)
+            for item in (box.values() if isinstance(box, dict) else box)
+        ]
     return not layer

@@ -12,7 +12,10 @@ from .knights import Knights
 from .program import PROGRAM
 from .task import Problem, Problems, Task, Verdict, attempt, is_held_out
 
-TASKS: dict[str, Task] = {task.name: task for task in (Addition(), Countdown(), Arithmetic(), Equation(), Knights(), PROGRAM)}
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (Addition(), Countdown(), Arithmetic(), Equation(), Knights(), PROGRAM)
+}
 
 __all__ = ["TASKS", "Problem", "Problems", "Task", "Verdict", "attempt", "find_task", "is_held_out"]
 
@@ -21,8 +24,11 @@ def find_task(name: str) -> Task:
     """A task by name; "gym:FAMILY" is a family of reasoning-gym. Raises DataError."""
     if name.startswith("gym:"):
         from .gym import open_family  # an optional extra, looked for only when asked
+
         return open_family(name.removeprefix("gym:"))
     if name not in TASKS:
         near = get_close_matches(name, TASKS, 1)
-        raise DataError(f"there is no task {name!r}{f': did you mean {near[0]!r}?' if near else ''} There are {', '.join(TASKS)}, and gym:FAMILY.")
+        raise DataError(
+            f"there is no task {name!r}{f': did you mean {near[0]!r}?' if near else ''} There are {', '.join(TASKS)}, and gym:FAMILY."
+        )
     return TASKS[name]

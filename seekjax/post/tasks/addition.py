@@ -1,7 +1,7 @@
 """Addition with carries, column by column as on paper: the smoke test of reinforcement.
 
-    47+85=     <think>7+5=12 carry 1
-               4+8+1=13</think><answer>132</answer>
+47+85=     <think>7+5=12 carry 1
+           4+8+1=13</think><answer>132</answer>
 """
 
 import random
@@ -34,11 +34,15 @@ class Addition:
         """The columns from the right, the carry told where there is one."""
         return self._columns(problem, language, lambda: True)
 
-    def attempt(self, problem: Problem, rng: random.Random, language: str = "en") -> tuple[str, str]:
+    def attempt(
+        self, problem: Problem, rng: random.Random, language: str = "en"
+    ) -> tuple[str, str]:
         """The same by somebody who forgets every second carry."""
         return self._columns(problem, language, lambda: rng.random() < 0.5)
 
-    def _columns(self, problem: Problem, language: str, carries: Callable[[], bool]) -> tuple[str, str]:
+    def _columns(
+        self, problem: Problem, language: str, carries: Callable[[], bool]
+    ) -> tuple[str, str]:
         words, carry, lines, digits = speak(self.name, WORDS, language), 0, [], ""
         a, b = map(str, problem.data["numbers"])
         for place, (p, q) in enumerate(zip(reversed(a), reversed(b), strict=True), 1):

@@ -1,8 +1,8 @@
 """The value of an expression with precedence and brackets, one step a line.
 
-    3+4*(5-2)=     <think>3+4*3
-                   3+12
-                   15</think><answer>15</answer>
+3+4*(5-2)=     <think>3+4*3
+               3+12
+               15</think><answer>15</answer>
 """
 
 import random
@@ -12,7 +12,10 @@ from .expression import RANK, Tree, apply, canonical, draw, write
 from .task import Problem, Verdict, speak
 
 WORDS = {"en": {}, "zh": {}}  # signs alone
-LARGEST, MOST = 20, 99  # of a number in the problem, and of what stands in between: all are whole and none below zero
+LARGEST, MOST = (
+    20,
+    99,
+)  # of a number in the problem, and of what stands in between: all are whole and none below zero
 
 
 class Arithmetic:
@@ -26,7 +29,9 @@ class Arithmetic:
         while True:
             tree = draw(rng, [rng.randint(1, LARGEST) for _ in range(level + 1)], "+-*/")
             if _is_plain(tree) and _value(tree) is not None:
-                return Problem(self.name, level, f"{write(tree)}=", canonical(tree), {"steps": _steps(tree)})
+                return Problem(
+                    self.name, level, f"{write(tree)}=", canonical(tree), {"steps": _steps(tree)}
+                )
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
         """Judge the text between the answer tags."""
@@ -71,4 +76,8 @@ def _reduce(tree: Tree) -> Tree:
     operator, left, right = tree
     if isinstance(left, tuple):
         return operator, _reduce(left), right
-    return (operator, left, _reduce(right)) if isinstance(right, tuple) else apply(operator, left, right)
+    return (
+        (operator, left, _reduce(right))
+        if isinstance(right, tuple)
+        else apply(operator, left, right)
+    )

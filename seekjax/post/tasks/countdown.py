@@ -46,7 +46,13 @@ class Countdown:
             reached = sorted(v for v in ways(numbers, terms.operators) if v in terms.targets)
         target = int(rng.choice(reached))
         key = f"{target} from {' '.join(map(str, sorted(numbers)))}"
-        return Problem(self.name, level, f"{target} from {' '.join(map(str, numbers))}", key, {"target": target, "numbers": numbers})
+        return Problem(
+            self.name,
+            level,
+            f"{target} from {' '.join(map(str, numbers))}",
+            key,
+            {"target": target, "numbers": numbers},
+        )
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
         """Right where the expression has the target's value and uses each number once."""
@@ -55,11 +61,20 @@ class Countdown:
             return Verdict(0.0, found.reason)
         given, used = Counter(problem.data["numbers"]), Counter(found.numbers)
         if missing := given - used:
-            return Verdict(0.0, f"{min(missing)} is not used{' often enough' if min(missing) in used else ''}")
+            return Verdict(
+                0.0, f"{min(missing)} is not used{' often enough' if min(missing) in used else ''}"
+            )
         if surplus := used - given:
-            return Verdict(0.0, f"{min(surplus)} is used {'too often' if min(surplus) in given else 'but not given'}")
+            return Verdict(
+                0.0,
+                f"{min(surplus)} is used {'too often' if min(surplus) in given else 'but not given'}",
+            )
         target = problem.data["target"]
-        return Verdict(1.0, "right") if found.value == target else Verdict(0.0, f"{str(found.value)[:40]} is not {target}")
+        return (
+            Verdict(1.0, "right")
+            if found.value == target
+            else Verdict(0.0, f"{str(found.value)[:40]} is not {target}")
+        )
 
     def solve(self, problem: Problem, rng: random.Random, language: str = "en") -> tuple[str, str]:
         """Up to three near misses, as of somebody who looks before trying, and an expression that is right."""
@@ -71,10 +86,14 @@ class Countdown:
                 near = min(tries, key=lambda tree: abs(value(tree) - target))
                 lines[write(near)] = tried(near, target, words)
         while right is None:
-            right = next((tree for tree in self._draw(problem, rng, LOOK) if value(tree) == target), None)
+            right = next(
+                (tree for tree in self._draw(problem, rng, LOOK) if value(tree) == target), None
+            )
         return "\n".join([*lines.values(), tried(right, target, words)]), write(right)
 
-    def attempt(self, problem: Problem, rng: random.Random, language: str = "en") -> tuple[str, str]:
+    def attempt(
+        self, problem: Problem, rng: random.Random, language: str = "en"
+    ) -> tuple[str, str]:
         """Random expressions with values that a target may have, worked out rightly, and the last of them for an answer: right by chance, and more often
         the longer one tries. Somebody who stops two times in three when it is right, gives up one time in three when it is not, and never tries more
         than MOST."""

@@ -1,7 +1,7 @@
 """Linear equations with a whole solution, solved by one sum or quotient a line.
 
-    3x+4=19     <think>19-4=15
-                15/3=5</think><answer>5</answer>
+3x+4=19     <think>19-4=15
+            15/3=5</think><answer>5</answer>
 """
 
 import random
@@ -31,7 +31,13 @@ class Equation:
         if rng.random() < 0.5:
             sides.reverse()
         key = "=".join(sorted(f"{slope}x{rest:+d}" for slope, rest in (left, right)))
-        return Problem(self.name, level, "=".join(sides), key, {"left": left, "right": right, "x": x, "inner": inner if level == 4 else None})
+        return Problem(
+            self.name,
+            level,
+            "=".join(sides),
+            key,
+            {"left": left, "right": right, "x": x, "inner": inner if level == 4 else None},
+        )
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
         """Judge the text between the answer tags: the number alone."""

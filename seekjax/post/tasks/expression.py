@@ -53,7 +53,9 @@ def write(tree: Tree) -> str:
     first, second = write(left), write(right)
     if isinstance(left, tuple) and RANK[left[0]] < RANK[operator]:
         first = f"({first})"
-    if isinstance(right, tuple) and (RANK[right[0]] < RANK[operator] or operator in "-/" and RANK[right[0]] == RANK[operator]):
+    if isinstance(right, tuple) and (
+        RANK[right[0]] < RANK[operator] or operator in "-/" and RANK[right[0]] == RANK[operator]
+    ):
         second = f"({second})"
     return f"{first}{operator}{second}"
 
@@ -63,7 +65,9 @@ def canonical(tree: Tree) -> str:
     if isinstance(tree, int):
         return str(tree)
     rank = RANK[tree[0]]
-    parts = sorted((sign, canonical(part)) for sign, part in _flat(tree, rank, "+" if rank == 1 else "*"))
+    parts = sorted(
+        (sign, canonical(part)) for sign, part in _flat(tree, rank, "+" if rank == 1 else "*")
+    )
     return "(" + "".join(f"{sign}{part}" for sign, part in parts) + ")"
 
 
@@ -81,7 +85,11 @@ def _grow(rng: random.Random, numbers: list[int], operators: str) -> Tree:
         return numbers[0]
     sizes = range(1, len(numbers))
     left = rng.choices(sizes, [_shapes(size) * _shapes(len(numbers) - size) for size in sizes])[0]
-    return rng.choice(operators), _grow(rng, numbers[:left], operators), _grow(rng, numbers[left:], operators)
+    return (
+        rng.choice(operators),
+        _grow(rng, numbers[:left], operators),
+        _grow(rng, numbers[left:], operators),
+    )
 
 
 def _shapes(leaves: int) -> int:

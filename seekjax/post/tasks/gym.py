@@ -43,7 +43,9 @@ class Worker:
             if not line:
                 self.stop()
         if not line:
-            raise DataError("the reasoning-gym process ended without an answer; try `python -c 'import reasoning_gym'` to see why.")
+            raise DataError(
+                "the reasoning-gym process ended without an answer; try `python -c 'import reasoning_gym'` to see why."
+            )
         return json.loads(line)
 
     def stop(self) -> None:
@@ -55,11 +57,24 @@ class Worker:
 
     def _start(self) -> None:
         if importlib.util.find_spec("reasoning_gym") is None:
-            raise DataError("tasks named gym:FAMILY need reasoning-gym: pip install 'seekjax[gym]'.")
+            raise DataError(
+                "tasks named gym:FAMILY need reasoning-gym: pip install 'seekjax[gym]'."
+            )
         # Equal hashes in every run: some families draw from sets. No more of the environment than Python needs: it may hold secrets.
-        environment = {"PATH": os.environ.get("PATH", ""), "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONHASHSEED": "0"}
-        self.process = subprocess.Popen([sys.executable, str(Path(__file__).with_name("gym_worker.py"))], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=subprocess.DEVNULL, env=environment, text=True, start_new_session=True)
+        environment = {
+            "PATH": os.environ.get("PATH", ""),
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "PYTHONHASHSEED": "0",
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("gym_worker.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            text=True,
+            start_new_session=True,
+        )
 
 
 WORKER = Worker()  # one for all families: it takes seconds to start
@@ -77,33 +92,59 @@ class Gym:
         seed = rng.getrandbits(31)
         made = WORKER.ask(do="make", family=self.family, level=level, seed=seed)
         if "error" in made:
-            raise DataError(f"reasoning-gym cannot make a problem of {self.family} at level {level}: {made['error']}.")
+            raise DataError(
+                f"reasoning-gym cannot make a problem of {self.family} at level {level}: {made['error']}."
+            )
         same = " ".join(f"{made['question']} {made['answer']}".lower().split())
         key = hashlib.blake2b(same.encode(), digest_size=16).hexdigest()
-        return Problem(self.name, level, made["question"], key, {"seed": seed, "answer": made["answer"]})
+        return Problem(
+            self.name, level, made["question"], key, {"seed": seed, "answer": made["answer"]}
+        )
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
         """Right where reasoning-gym gives the full score: its scores for trying would be farmed. nan where its scorer fails."""
         if len(answer) > LONGEST or "\0" in answer:
-            return Verdict(0.0, f"over {LONGEST} characters" if len(answer) > LONGEST else "a null character")
+            return Verdict(
+                0.0, f"over {LONGEST} characters" if len(answer) > LONGEST else "a null character"
+            )
         said = self._score(problem, answer)
         if "score" not in said:
             # A scorer that gets through the right answer and not this one has found it wrong; one that gets through neither is broken.
             right = problem.data["answer"]
-            works = "died" in said if right is None else self._score(problem, right).get("score", 0) >= 1
-            return Verdict(0.0 if works else math.nan, said.get("died") or f"reasoning-gym's scorer raises {said['error']}")
-        return Verdict(1.0, "right") if said["score"] >= 1 else Verdict(0.0, f"reasoning-gym scores it {said['score']:.3g}")
+            works = (
+                "died" in said
+                if right is None
+                else self._score(problem, right).get("score", 0) >= 1
+            )
+            return Verdict(
+                0.0 if works else math.nan,
+                said.get("died") or f"reasoning-gym's scorer raises {said['error']}",
+            )
+        return (
+            Verdict(1.0, "right")
+            if said["score"] >= 1
+            else Verdict(0.0, f"reasoning-gym scores it {said['score']:.3g}")
+        )
 
     def _score(self, problem: Problem, answer: str) -> dict:
         try:
-            return WORKER.ask(do="score", family=self.family, level=problem.level, seed=problem.data["seed"], text=answer, limit=SECONDS)
+            return WORKER.ask(
+                do="score",
+                family=self.family,
+                level=problem.level,
+                seed=problem.data["seed"],
+                text=answer,
+                limit=SECONDS,
+            )
         except DataError as error:
             return {"error": str(error)}
 
     def solve(self, problem: Problem, rng: random.Random, language: str = "en") -> tuple[str, str]:
         """The family's answer, with no more of a thought than that: reasoning-gym tells no way to it. Raises DataError where it tells no answer either."""
         if language != "en" or problem.data["answer"] is None:
-            raise DataError(f"{self.name} tells no {'answer to this problem' if language == 'en' else f'answers in {language!r}'}.")
+            raise DataError(
+                f"{self.name} tells no {'answer to this problem' if language == 'en' else f'answers in {language!r}'}."
+            )
         return f"It is {problem.data['answer']}.", problem.data["answer"]
 
 
@@ -117,5 +158,7 @@ def open_family(family: str) -> Gym:
     """A family by name. Raises DataError."""
     if family not in (known := families()):
         near = get_close_matches(family, known, 1)
-        raise DataError(f"reasoning-gym has no family {family!r}{f': did you mean {near[0]!r}?' if near else f'; it has {len(known)}, countdown among them.'}")
+        raise DataError(
+            f"reasoning-gym has no family {family!r}{f': did you mean {near[0]!r}?' if near else f'; it has {len(known)}, countdown among them.'}"
+        )
     return Gym(family, known[family])

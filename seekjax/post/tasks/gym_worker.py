@@ -16,12 +16,46 @@ import sys
 import time
 from functools import lru_cache
 
-MEMORY, SECONDS = 4 * 2**30, 10  # of a fork: address space, and processor time whatever the limit on waiting
+MEMORY, SECONDS = (
+    4 * 2**30,
+    10,
+)  # of a fork: address space, and processor time whatever the limit on waiting
 # What scoring may do once its libraries are there, beside running code and reading what Python imports late.
-ALLOWED = {"compile", "import", "marshal.loads", "os.listdir", "os.scandir", "object.__getattr__", "sys._getframe", "builtins.id"}
+ALLOWED = {
+    "compile",
+    "import",
+    "marshal.loads",
+    "os.listdir",
+    "os.scandir",
+    "object.__getattr__",
+    "sys._getframe",
+    "builtins.id",
+}
 # What evaluated text may name beside single letters: SymPy's numbers and functions of school mathematics ("sympy" is its own import).
-MATHEMATICS = {"sympy", "Integer", "Float", "Rational", "Symbol", "Abs", "sqrt", "exp", "log", "ln", "pi", "E", "I", "sin", "cos", "tan", "asin", "acos",
-               "atan", "sinh", "cosh", "tanh"}
+MATHEMATICS = {
+    "sympy",
+    "Integer",
+    "Float",
+    "Rational",
+    "Symbol",
+    "Abs",
+    "sqrt",
+    "exp",
+    "log",
+    "ln",
+    "pi",
+    "E",
+    "I",
+    "sin",
+    "cos",
+    "tan",
+    "asin",
+    "acos",
+    "atan",
+    "sinh",
+    "cosh",
+    "tanh",
+}
 
 
 def main() -> None:
@@ -43,22 +77,33 @@ def answer(request: dict) -> dict:
     """{"families"}, one problem, or the score of a text."""
     if request["do"] == "list":
         from reasoning_gym import factory
-        return {"families": {name: levels(factory.CURRICULA.get(name)) for name in factory.DATASETS}}
+
+        return {
+            "families": {name: levels(factory.CURRICULA.get(name)) for name in factory.DATASETS}
+        }
     dataset, entry = make(request["family"], request["level"], request["seed"])
     if request["do"] == "make":
-        return {"question": str(entry["question"]), "answer": None if entry["answer"] is None else str(entry["answer"])}
+        return {
+            "question": str(entry["question"]),
+            "answer": None if entry["answer"] is None else str(entry["answer"]),
+        }
     return score(lambda: float(dataset.score_answer(request["text"], entry)), request["limit"])
 
 
 def levels(curriculum) -> int:
     """How many difficulties a family has: those of its longest attribute, or one."""
-    return max([len(attribute.levels) for attribute in curriculum().attributes.values()], default=1) if curriculum else 1
+    return (
+        max([len(attribute.levels) for attribute in curriculum().attributes.values()], default=1)
+        if curriculum
+        else 1
+    )
 
 
 @lru_cache(1024)  # a group of samples is scored on one problem, and some take seconds to make
 def make(family: str, level: int, seed: int) -> tuple:
     """A data set of one problem, every attribute of its curriculum at this level or its last; and the problem."""
     from reasoning_gym import factory
+
     random.seed(seed)  # for the few families that draw from the module
     if family not in factory.CURRICULA:
         dataset = factory.create_dataset(family, seed=seed, size=1)
@@ -90,27 +135,52 @@ def score(judge, limit: float) -> dict:
     os.close(writing)
     text = b""
     end = time.monotonic() + limit
-    while select.select([reading], [], [], max(0, end - time.monotonic()))[0] and (piece := os.read(reading, 4096)) and len(text) < 4096:
+    while (
+        select.select([reading], [], [], max(0, end - time.monotonic()))[0]
+        and (piece := os.read(reading, 4096))
+        and len(text) < 4096
+    ):
         text += piece
     late = time.monotonic() >= end
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     os.close(reading)
     if not text.startswith(nonce.encode()):
-        return {"died": f"scoring took over {limit:g} s" if late else "the text does what no answer does: scoring was stopped"}
-    return json.loads(text[len(nonce):])
+        return {
+            "died": f"scoring took over {limit:g} s"
+            if late
+            else "the text does what no answer does: scoring was stopped"
+        }
+    return json.loads(text[len(nonce) :])
 
 
 def confine() -> None:
     """From here on this process can reckon, and nothing else."""
-    for what, most in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_CPU, SECONDS), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
+    for what, most in (
+        (resource.RLIMIT_AS, MEMORY),
+        (resource.RLIMIT_CPU, SECONDS),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+    ):
         resource.setrlimit(what, (most, most))
-    roots = tuple(os.path.realpath(path) + os.sep for path in sys.path if path and os.path.isdir(path))
+    roots = tuple(
+        os.path.realpath(path) + os.sep for path in sys.path if path and os.path.isdir(path)
+    )
 
     def watch(event: str, details: tuple) -> None:
-        reads_code = event == "open" and isinstance(details[0], str) and details[1] in ("r", "rb", None) and not details[2] & (os.O_WRONLY | os.O_RDWR) \
-            and os.path.realpath(details[0]).startswith(roots) and details[0].endswith((".py", ".pyc", ".so"))
-        if event not in ALLOWED and not reads_code and not (event == "exec" and is_harmless(details[0])):
+        reads_code = (
+            event == "open"
+            and isinstance(details[0], str)
+            and details[1] in ("r", "rb", None)
+            and not details[2] & (os.O_WRONLY | os.O_RDWR)
+            and os.path.realpath(details[0]).startswith(roots)
+            and details[0].endswith((".py", ".pyc", ".so"))
+        )
+        if (
+            event not in ALLOWED
+            and not reads_code
+            and not (event == "exec" and is_harmless(details[0]))
+        ):
             os._exit(3)
 
     sys.addaudithook(watch)
@@ -119,8 +189,14 @@ def confine() -> None:
 def is_harmless(code) -> bool:
     """Whether code comes from a file, which only an import can bring, or names nothing but mathematics (SymPy writes its monomial_mul as text)."""
     parts = [part for part in code.co_consts if hasattr(part, "co_names")]
-    return not code.co_filename.startswith("<string") or all(len(name) == 1 or name in MATHEMATICS or name.startswith("monomial_") for name in code.co_names) \
+    return (
+        not code.co_filename.startswith("<string")
+        or all(
+            len(name) == 1 or name in MATHEMATICS or name.startswith("monomial_")
+            for name in code.co_names
+        )
         and all(map(is_harmless, parts))
+    )
 
 
 if __name__ == "__main__":

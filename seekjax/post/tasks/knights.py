@@ -1,10 +1,10 @@
 """Knights and knaves: knights tell the truth, knaves lie; who is what? A puzzle with one solution, found by cases.
 
-    A: B knave, B: A B differ     <think>A knight
-                                  B knight no
-                                  B knave no
-                                  A knave
-                                  B knight yes</think><answer>A knave B knight</answer>
+A: B knave, B: A B differ     <think>A knight
+                              B knight no
+                              B knave no
+                              A knave
+                              B knight yes</think><answer>A knave B knight</answer>
 """
 
 import random
@@ -29,20 +29,38 @@ class Knights:
         people, claims, found = level + 1, [], []
         while len(found) != 1:
             claims = [_claim(rng, speaker, people) for speaker in range(people)]
-            found = [kinds for kinds in product((False, True), repeat=people) if all(_holds(claim, kinds) for claim in claims)]
+            found = [
+                kinds
+                for kinds in product((False, True), repeat=people)
+                if all(_holds(claim, kinds) for claim in claims)
+            ]
         names = rng.sample(NAMES, people)
         order = rng.sample(range(people), people)
         prompt = ", ".join(_say(claims[speaker], names) for speaker in order)
-        return Problem(self.name, level, prompt, _key(claims, people), {"names": names, "claims": claims, "kinds": list(found[0]), "order": order})
+        return Problem(
+            self.name,
+            level,
+            prompt,
+            _key(claims, people),
+            {"names": names, "claims": claims, "kinds": list(found[0]), "order": order},
+        )
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
         """Right where everyone is told, once, and truly; in any order."""
         words, right = answer.split(), dict(zip(problem.data["names"], problem.data["kinds"]))
         said = dict(zip(words[::2], words[1::2]))
-        if len(words) != 2 * len(right) or set(said) != set(right) or not set(said.values()) <= set(KINDS):
-            return Verdict(0.0, f"not of the form {' '.join(f'{name} knight' for name in sorted(right))}")
+        if (
+            len(words) != 2 * len(right)
+            or set(said) != set(right)
+            or not set(said.values()) <= set(KINDS)
+        ):
+            return Verdict(
+                0.0, f"not of the form {' '.join(f'{name} knight' for name in sorted(right))}"
+            )
         wrong = [name for name in sorted(right) if said[name] != KINDS[right[name]]]
-        return Verdict(0.0, f"{wrong[0]} is no {said[wrong[0]]}") if wrong else Verdict(1.0, "right")
+        return (
+            Verdict(0.0, f"{wrong[0]} is no {said[wrong[0]]}") if wrong else Verdict(1.0, "right")
+        )
 
     def solve(self, problem: Problem, rng: random.Random, language: str = "en") -> tuple[str, str]:
         """One person after another is supposed a knight, then a knave; "no" where someone who can be judged says what one of their kind would not."""
@@ -56,7 +74,9 @@ class Knights:
             person = order[len(kinds)]
             for kind in (True, False):
                 new = {**kinds, person: kind}
-                fails = any(_about(claim) <= set(new) and not _holds(claim, new) for claim in claims)
+                fails = any(
+                    _about(claim) <= set(new) and not _holds(claim, new) for claim in claims
+                )
                 end = words["no"] if fails else words["yes"] if len(new) == len(order) else ""
                 lines.append(f"{names[person]} {KINDS[kind]} {end}".strip())
                 if not fails and suppose(new):
@@ -64,16 +84,27 @@ class Knights:
             return False
 
         suppose({})
-        return "\n".join(lines), " ".join(f"{names[person]} {KINDS[problem.data['kinds'][person]]}" for person in order)
+        return "\n".join(lines), " ".join(
+            f"{names[person]} {KINDS[problem.data['kinds'][person]]}" for person in order
+        )
 
 
 def _claim(rng: random.Random, speaker: int, people: int) -> Claim:
     """Of others alone, or of two people of whom the speaker may be one."""
     if rng.random() < 0.5:
-        return [speaker, "is", rng.choice([p for p in range(people) if p != speaker]), rng.random() < 0.5]
+        return [
+            speaker,
+            "is",
+            rng.choice([p for p in range(people) if p != speaker]),
+            rng.random() < 0.5,
+        ]
     p, q = sorted(rng.sample(range(people), 2))
     relation = rng.choice(("same", "differ", "or", "and"))
-    return [speaker, relation, p, q] if relation in ("same", "differ") else [speaker, relation, p, rng.random() < 0.5, q, rng.random() < 0.5]
+    return (
+        [speaker, relation, p, q]
+        if relation in ("same", "differ")
+        else [speaker, relation, p, rng.random() < 0.5, q, rng.random() < 0.5]
+    )
 
 
 def _holds(claim: Claim, kinds) -> bool:
@@ -84,7 +115,9 @@ def _holds(claim: Claim, kinds) -> bool:
     elif relation in ("same", "differ"):
         true = (kinds[about[0]] == kinds[about[1]]) == (relation == "same")
     else:
-        true = (all if relation == "and" else any)((kinds[about[0]] == about[1], kinds[about[2]] == about[3]))
+        true = (all if relation == "and" else any)(
+            (kinds[about[0]] == about[1], kinds[about[2]] == about[3])
+        )
     return true == kinds[speaker]
 
 
@@ -99,15 +132,25 @@ def _say(claim: Claim, names: list[str]) -> str:
     if relation in ("same", "differ"):
         said = f"{names[about[0]]} {names[about[1]]} {relation}"
     else:
-        said = f" {relation} ".join(f"{names[who]} {KINDS[kind]}" for who, kind in zip(about[::2], about[1::2]))
+        said = f" {relation} ".join(
+            f"{names[who]} {KINDS[kind]}" for who, kind in zip(about[::2], about[1::2])
+        )
     return f"{names[speaker]}: {said}"
 
 
 def _key(claims: list[Claim], people: int) -> str:
     """The claims under that numbering of the people which gives the least text, each claim's own order undone."""
+
     def renumbered(claim: Claim, to: tuple[int, ...]) -> str:
         speaker, relation, *about = claim
-        pairs = [f"{to[p]}" for p in about] if relation in ("same", "differ") else [f"{to[p]}{KINDS[k]}" for p, k in zip(about[::2], about[1::2])]
+        pairs = (
+            [f"{to[p]}" for p in about]
+            if relation in ("same", "differ")
+            else [f"{to[p]}{KINDS[k]}" for p, k in zip(about[::2], about[1::2])]
+        )
         return f"{to[speaker]} {relation} {' '.join(sorted(pairs))}"
 
-    return min(", ".join(sorted(renumbered(claim, to) for claim in claims)) for to in permutations(range(people)))
+    return min(
+        ", ".join(sorted(renumbered(claim, to) for claim in claims))
+        for to in permutations(range(people))
+    )

@@ -12,7 +12,9 @@ PATIENCE = 10_000  # tries at a problem of one side before a task counts as too 
 
 class Verdict(NamedTuple):
     reward: float  # 0 wrong to 1 right; nan where the verifier itself failed, which is nobody's mistake and must be counted
-    reason: str  # one short clause for whoever reads a rollout: "right", "uses 7 twice", "13 is not 24"
+    reason: (
+        str  # one short clause for whoever reads a rollout: "right", "uses 7 twice", "13 is not 24"
+    )
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,9 @@ class Problem:
     level: int
     prompt: str  # what the user says
     key: str
-    data: dict[str, Any] = field(hash=False, compare=False, default_factory=dict)  # what the verifier needs, JSON-able
+    data: dict[str, Any] = field(
+        hash=False, compare=False, default_factory=dict
+    )  # what the verifier needs, JSON-able
 
 
 class Task(Protocol):
@@ -46,7 +50,9 @@ class Task(Protocol):
         """
 
 
-def attempt(task: Task, problem: Problem, rng: random.Random, language: str = "en") -> tuple[str, str]:
+def attempt(
+    task: Task, problem: Problem, rng: random.Random, language: str = "en"
+) -> tuple[str, str]:
     """A thought and an answer of the right form that are right by chance: what a base model has read, where reinforcement is to start from it.
 
     Raises DataError for a task that has no such.
@@ -62,12 +68,22 @@ class Problems:
     The hash of the canonical form decides the side, so that no problem is on both, whatever the seeds.
     """
 
-    def __init__(self, task: Task, levels: tuple[int, ...], held_out: bool, seed: int = 0, share: float = 0.1):
+    def __init__(
+        self, task: Task, levels: tuple[int, ...], held_out: bool, seed: int = 0, share: float = 0.1
+    ):
         if not levels or not set(levels) <= set(task.levels):
-            raise DataError(f"{task.name} has levels {task.levels[0]} to {task.levels[-1]}, not {levels}.")
+            raise DataError(
+                f"{task.name} has levels {task.levels[0]} to {task.levels[-1]}, not {levels}."
+            )
         if not 0 < share < 1:
             raise DataError(f"the held-out share is {share}; give one between 0 and 1.")
-        self.task, self.levels, self.held_out, self.seed, self.share = task, tuple(levels), held_out, seed, share
+        self.task, self.levels, self.held_out, self.seed, self.share = (
+            task,
+            tuple(levels),
+            held_out,
+            seed,
+            share,
+        )
 
     def __getitem__(self, index: int) -> Problem:
         for attempt in range(PATIENCE):
@@ -76,8 +92,10 @@ class Problems:
             problem = self.task.make(rng, rng.choice(self.levels))
             if is_held_out(problem, self.share) == self.held_out:
                 return problem
-        raise DataError(f"{self.task.name} at levels {self.levels} gives no {'held-out' if self.held_out else 'training'} problem in {PATIENCE} tries; "
-                        "take a harder level or another share.")
+        raise DataError(
+            f"{self.task.name} at levels {self.levels} gives no {'held-out' if self.held_out else 'training'} problem in {PATIENCE} tries; "
+            "take a harder level or another share."
+        )
 
 
 def is_held_out(problem: Problem, share: float = 0.1) -> bool:

@@ -27,14 +27,16 @@ def serve() -> None:
     if len(sys.argv) > 1:
         build(sys.argv[1], int(sys.argv[2]))
     sys.argv = ["program"]
-    LIBC.signal(2, 0)  # SIG_DFL, as which process 1 gets no signal from its own namespace; Python had set a handler
+    LIBC.signal(
+        2, 0
+    )  # SIG_DFL, as which process 1 gets no signal from its own namespace; Python had set a handler
     drop_privileges()
     job = marshal.loads(take(int(take(8))))
     deadline = time.monotonic() + job["seconds"]
     answers = [call(job, values, deadline) for values in job["inputs"]]
     answer = take(32) + b"".join(b"%08d" % len(text) + text for text in answers)
     while answer:
-        answer = answer[os.write(1, answer):]
+        answer = answer[os.write(1, answer) :]
 
 
 def take(count: int) -> bytes:
@@ -76,7 +78,11 @@ def call(job: dict, values: list, deadline: float) -> bytes:
     if text:
         return text
     number = os.waitstatus_to_exitcode(status)
-    return b"ecrashed with signal %d" % -number if number < 0 and number != -9 else b"eended without a result"
+    return (
+        b"ecrashed with signal %d" % -number
+        if number < 0 and number != -9
+        else b"eended without a result"
+    )
 
 
 def listen(source: int, most: int, deadline: float) -> bytes:
@@ -94,15 +100,24 @@ def listen(source: int, most: int, deadline: float) -> bytes:
 
 def work(job: dict, values: list, deadline: float, sink: int) -> None:
     """The child: shut every door, then run the program and write its value to the pipe."""
-    printed = os.memfd_create("printed")  # where print() goes: a file of memory of its own, and there is nothing to read
+    printed = os.memfd_create(
+        "printed"
+    )  # where print() goes: a file of memory of its own, and there is nothing to read
     for number in (0, 1, 2):
         os.dup2(printed, number)
     os.dup2(sink, 3)
     os.closerange(4, 1024)
     seconds = max(1, int(deadline - time.monotonic() + 1))
     for what, most in (
-        (resource.RLIMIT_AS, job["memory"]), (resource.RLIMIT_CPU, seconds), (resource.RLIMIT_FSIZE, job["scratch"]), (resource.RLIMIT_NOFILE, job["files"]),
-        (resource.RLIMIT_NPROC, 8), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_MEMLOCK, 0), (resource.RLIMIT_MSGQUEUE, 0), (resource.RLIMIT_STACK, 8 << 20),
+        (resource.RLIMIT_AS, job["memory"]),
+        (resource.RLIMIT_CPU, seconds),
+        (resource.RLIMIT_FSIZE, job["scratch"]),
+        (resource.RLIMIT_NOFILE, job["files"]),
+        (resource.RLIMIT_NPROC, 8),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_MEMLOCK, 0),
+        (resource.RLIMIT_MSGQUEUE, 0),
+        (resource.RLIMIT_STACK, 8 << 20),
     ):
         ceiling = resource.getrlimit(what)[1]
         most = most if ceiling == resource.RLIM_INFINITY else min(most, ceiling)
@@ -113,7 +128,7 @@ def work(job: dict, values: list, deadline: float, sink: int) -> None:
     if len(text) > job["output"] + 1:
         text = b"eoutput too large"
     while text:
-        text = text[os.write(3, text):]
+        text = text[os.write(3, text) :]
     os._exit(0)
 
 

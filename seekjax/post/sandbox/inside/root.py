@@ -6,7 +6,9 @@ import sys
 from syscalls import LIBC, check
 
 READ_ONLY, NO_SETUID, NO_DEVICES, NO_PROGRAMS, REMOUNT, BIND = 1, 2, 4, 8, 32, 4096  # MS_*
-KEEP = 8 | 1024 | 2048  # noexec, noatime, nodiratime: a user namespace may not take these off a mount, and statvfs spells them as mount does
+KEEP = (
+    8 | 1024 | 2048
+)  # noexec, noatime, nodiratime: a user namespace may not take these off a mount, and statvfs spells them as mount does
 DETACH = 2  # MNT_DETACH
 HERE = "/proc"  # the new root is mounted over it first: always there, never where Python lives, and no process wants it any more
 
@@ -18,12 +20,20 @@ def build(library: str, scratch: int) -> None:
     mount("tmpfs", HERE, "tmpfs", NO_SETUID | NO_DEVICES, "size=64k,mode=755")
     os.makedirs(HERE + inside)
     os.mkdir(f"{HERE}/scratch")
-    mount(library, HERE + inside, None, BIND)  # not recursive: where a mount is hidden in there, the kernel refuses
+    mount(
+        library, HERE + inside, None, BIND
+    )  # not recursive: where a mount is hidden in there, the kernel refuses
     flags = READ_ONLY | NO_SETUID | NO_DEVICES | (os.statvfs(HERE + inside).f_flag & KEEP)
     mount(None, HERE + inside, None, REMOUNT | BIND | flags)
     if os.path.isdir(packages):
         mount("tmpfs", packages, "tmpfs", READ_ONLY | NO_SETUID | NO_DEVICES, "size=4k")
-    mount("tmpfs", f"{HERE}/scratch", "tmpfs", NO_SETUID | NO_DEVICES | NO_PROGRAMS, f"size={scratch},nr_inodes=64,mode=700")
+    mount(
+        "tmpfs",
+        f"{HERE}/scratch",
+        "tmpfs",
+        NO_SETUID | NO_DEVICES | NO_PROGRAMS,
+        f"size={scratch},nr_inodes=64,mode=700",
+    )
     os.chdir(HERE)
     check(LIBC.pivot_root(b".", b"."), "pivot_root")  # the old root now lies on the new one ...
     check(LIBC.umount2(b".", DETACH), "leaving the old root")  # ... and is taken off
