@@ -1,9 +1,10 @@
-"""Train a DeepSeek model: `python train.py [CONFIG] [--field value ...]`; `--help` explains every field.
+"""Train a DeepSeek model: `python train.py [CONFIG] [--field value ...]`; `--help` explains every
+field.
 
-python train.py                                        the default run, configs/tiny.py, on whatever is here
-python train.py small --train.steps 2000 --out runs/a
-python train.py r1                                     a pipeline of several runs
-JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=8 python train.py tiny --mesh.data 2 --mesh.fsdp 2 --mesh.expert 2
+python train.py                                        the default run, configs/tiny.py, on whatever
+is here python train.py small --train.steps 2000 --out runs/a python train.py r1
+a pipeline of several runs JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=8 python train.py tiny --mesh.data
+2 --mesh.fsdp 2 --mesh.expert 2
 """
 
 import shlex

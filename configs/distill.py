@@ -1,14 +1,18 @@
-"""Distillation from a teacher's probabilities (1503.02531) into a model of any width with the same tokenizer; or on the student's own answers (GKD).
+"""Distillation from a teacher's probabilities (1503.02531) into a model of any width with the same
+tokenizer; or on the student's own answers (GKD).
 
     python train.py distill --post.teacher runs/sft --model.vocab 2048 --model.embed 64 --post.chats chats.jsonl --out runs/small
     python train.py distill --post.teacher runs/big --init runs/small --post.tasks countdown:1 --post.top-k 64 --post.save-logits logits
     python train.py distill --post.teacher runs/big --init runs/small --post.tasks countdown:1 --post.on-policy True --out runs/own
 
-Hardware: two CPU cores for models of configs/tiny.py's size; a step costs a forward pass of the teacher more than fine-tuning does, and with saved logits
-only the first run pays it. On its own answers a step also draws train.batch texts. Expect kl to fall, fast at first: it is what the student still lacks, in
-nats per token, and 0 only where it is as good as its teacher. A student with --init may keep its balance: --train.balance-rate 0.
+Hardware: two CPU cores for models of configs/tiny.py's size; a step costs a forward pass of the
+teacher more than fine-tuning does, and with saved logits only the first run pays it. On its own
+answers a step also draws train.batch texts. Expect kl to fall, fast at first: it is what the
+student still lacks, in nats per token, and 0 only where it is as good as its teacher. A student
+with --init may keep its balance: --train.balance-rate 0.
 
-Distillation from samples, as DeepSeek-R1's small models were made, needs nothing of this, nor the same tokenizer:
+Distillation from samples, as DeepSeek-R1's small models were made, needs nothing of this, nor the
+same tokenizer:
 
     seekjax sample runs/big --task countdown:1 --out kept.jsonl
     python train.py sft --init runs/small --post.chats kept.jsonl --out runs/distilled

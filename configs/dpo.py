@@ -1,10 +1,13 @@
-"""Direct preference optimisation (2305.18290) on pairs of a better and a worse answer, from a fine-tuned run.
+"""Direct preference optimisation (2305.18290) on pairs of a better and a worse answer, from a
+fine-tuned run.
 
     python train.py dpo --init runs/sft --post.pairs pairs.jsonl --out runs/dpo
 
-Hardware: two CPU cores for a model of configs/tiny.py's size; the reference is a second copy of the weights (with --lora.rank, of the adapters alone).
-train.batch counts texts, two of each pair. Expect the loss to begin at log 2 = 0.693, where policy and reference agree, and the share of pairs whose
-margin is positive to rise above one half. For a large model take the paper's rate: --optimizer.learning-rate 1e-6.
+Hardware: two CPU cores for a model of configs/tiny.py's size; the reference is a second copy of the
+weights (with --lora.rank, of the adapters alone). train.batch counts texts, two of each pair.
+Expect the loss to begin at log 2 = 0.693, where policy and reference agree, and the share of pairs
+whose margin is positive to rise above one half. For a large model take the paper's rate:
+--optimizer.learning-rate 1e-6.
 """
 
 from seekjax.config import (

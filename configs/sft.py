@@ -1,12 +1,15 @@
-"""Supervised fine-tuning on chats and solved tasks: the cold start of DeepSeek-R1, from any run or published checkpoint.
+"""Supervised fine-tuning on chats and solved tasks: the cold start of DeepSeek-R1, from any run or
+published checkpoint.
 
     python train.py sft --init runs/tiny --post.chats chats.jsonl --out runs/sft
     python train.py sft --init runs/tiny --post.tasks countdown:1 --out runs/cold
     python train.py sft --init runs/tiny --post.chats chats.jsonl --lora.rank 8 --out runs/lora
 
-Hardware: two CPU cores for a model of configs/tiny.py's size, about a minute per 100 steps. Expect the loss on answers to fall from what plain text
-gives to that of the tasks' own chance: a solved countdown has a random search in it, an addition nothing. The balance bias stays as it was, and
-prediction modules learn with V3's later weight of 0.1. For a large model take R1's rate: --optimizer.learning-rate 5e-5 (section B.4.1: 5e-5 to 5e-6).
+Hardware: two CPU cores for a model of configs/tiny.py's size, about a minute per 100 steps. Expect
+the loss on answers to fall from what plain text gives to that of the tasks' own chance: a solved
+countdown has a random search in it, an addition nothing. The balance bias stays as it was, and
+prediction modules learn with V3's later weight of 0.1. For a large model take R1's rate:
+--optimizer.learning-rate 5e-5 (section B.4.1: 5e-5 to 5e-6).
 """
 
 from seekjax.config import (

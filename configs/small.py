@@ -1,9 +1,11 @@
-"""A 509M-parameter DeepSeek-V3 in proportion, 121M active per token: about an evening on one accelerator.
+"""A 509M-parameter DeepSeek-V3 in proportion, 121M active per token: about an evening on one
+accelerator.
 
     python train.py small --data.sources my_text/ --data.tokenizer my_tokenizer.json
 
-Hardware: one GPU or TPU chip with 40 GB; 2.6B tokens. `--mesh.expert 8` on eight of them. Without --data.sources it reads Python's
-standard library many times over, which is enough to measure speed and too little to learn from.
+Hardware: one GPU or TPU chip with 40 GB; 2.6B tokens. `--mesh.expert 8` on eight of them. Without
+--data.sources it reads Python's standard library many times over, which is enough to measure speed
+and too little to learn from.
 """
 
 from seekjax.config import (

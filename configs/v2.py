@@ -2,13 +2,15 @@
 
     python train.py v2 --data.tokenizer tokenizer.json --data.sources corpus/
 
-Hardware: a multiple of 256 accelerators of 80 GB; micro_batch gives each of 256 one sequence per forward pass.
-Expect 235.7B parameters of which 21B are active, 155.3 GFLOPs per token and 69,120 bytes of bf16 cache per token.
-Time: 172,800 H800 hours per 1T tokens are published, 1.4M hours in all.
+Hardware: a multiple of 256 accelerators of 80 GB; micro_batch gives each of 256 one sequence per
+forward pass. Expect 235.7B parameters of which 21B are active, 155.3 GFLOPs per token and 69,120
+bytes of bf16 cache per token. Time: 172,800 H800 hours per 1T tokens are published, 1.4M hours in
+all.
 
-`--model.context 163840` is the released model, which YaRN extends to 160K positions (128K claimed). The balance loss is the paper's
-sequence-wise expert loss, alpha1 = 0.003. Not included: its device loss (alpha2 = 0.05), its communication loss (alpha3 = 0.02) and the
-dropping of tokens per device, which tie the model to one way of sharding it. Nothing moves the routing bias.
+`--model.context 163840` is the released model, which YaRN extends to 160K positions (128K claimed).
+The balance loss is the paper's sequence-wise expert loss, alpha1 = 0.003. Not included: its device
+loss (alpha2 = 0.05), its communication loss (alpha3 = 0.02) and the dropping of tokens per device,
+which tie the model to one way of sharding it. Nothing moves the routing bias.
 """
 
 from seekjax.config import (

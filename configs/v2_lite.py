@@ -2,12 +2,13 @@
 
     python train.py v2_lite --data.tokenizer tokenizer.json --data.sources corpus/
 
-Hardware: a multiple of 64 accelerators of 80 GB; micro_batch gives each of 64 eight sequences per forward pass.
-Expect 15.7B parameters of which 2.4B are active, and 31,104 bytes of bf16 cache per token.
-Time: 302,000 steps of 18.9M tokens; at 200 TFLOP/s each, 64 accelerators need 82 days.
+Hardware: a multiple of 64 accelerators of 80 GB; micro_batch gives each of 64 eight sequences per
+forward pass. Expect 15.7B parameters of which 2.4B are active, and 31,104 bytes of bf16 cache per
+token. Time: 302,000 steps of 18.9M tokens; at 200 TFLOP/s each, 64 accelerators need 82 days.
 
-`--model.context 163840` is the released model, which YaRN extends to 160K positions (32K claimed). The balance loss is the paper's
-sequence-wise expert loss, alpha1 = 0.001, the only one V2-Lite trains with; nothing moves the routing bias.
+`--model.context 163840` is the released model, which YaRN extends to 160K positions (32K claimed).
+The balance loss is the paper's sequence-wise expert loss, alpha1 = 0.001, the only one V2-Lite
+trains with; nothing moves the routing bias.
 """
 
 from seekjax.config import (

@@ -26,7 +26,8 @@ def config_names() -> list[str]:
 
 
 def load_config(name: str) -> Config | Pipeline:
-    """The config or the pipeline of a file in configs/, of a Python file that defines one, or the config of the folder of a run that has begun."""
+    """The config or the pipeline of a file in configs/, of a Python file that defines one, or the
+    config of the folder of a run that has begun."""
     if name.endswith(".py"):
         if not Path(name).is_file():
             raise UsageError(f"there is no config file {name}.")
@@ -42,7 +43,8 @@ def load_config(name: str) -> Config | Pipeline:
     else:
         near = difflib.get_close_matches(name, config_names(), 1)
         raise UsageError(
-            f"there is no config {name!r}{f': did you mean {near[0]!r}?' if near else ''} configs/ has: {', '.join(config_names())}."
+            f"there is no config {name!r}{f': did you mean {near[0]!r}?' if near else ''} "
+            f"configs/ has: {', '.join(config_names())}."
         )
     if not isinstance(found, (Config, Pipeline)):
         raise UsageError(
@@ -52,12 +54,14 @@ def load_config(name: str) -> Config | Pipeline:
 
 
 def parse(argv: list[str], program: str, default: str = "tiny") -> Config:
-    """The config named first (default: tiny) with every later --field replaced; exits with help or a did-you-mean on bad input."""
+    """The config named first (default: tiny) with every later --field replaced; exits with help or
+    a did-you-mean on bad input."""
     name = named(argv, default)
     config = load_config(name)
     if isinstance(config, Pipeline):
         raise UsageError(
-            f"{name} is several runs: start them with python train.py {name}, and name one of them by its own folder."
+            f"{name} is several runs: start them with python train.py {name}, and name "
+            "one of them by its own folder."
         )
     config = replace(config, out=config.out or Path("runs") / Path(name).stem)
     return tyro.cli(
@@ -66,7 +70,9 @@ def parse(argv: list[str], program: str, default: str = "tiny") -> Config:
         default=config,
         args=argv[argv[:1] == [name] :],
         config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
-        description=f"{importlib.import_module(f'configs.{name}').__doc__ if name in config_names() else ''}\nConfigs: {', '.join(config_names())}.",
+        description=f"{importlib.import_module(f'configs.{name}').__doc__ if name in config_names() else ''}\nConfigs: "
+        ""
+        f"{', '.join(config_names())}.",
     )
 
 
@@ -100,7 +106,8 @@ def run(work) -> int:
 
 
 def show(argv: list[str]) -> int:
-    """CONFIG [--field value]    Print every array of a config or a run: shape, logical axes, spec, bytes per device, the totals, and what quantising saves."""
+    """CONFIG [--field value]    Print every array of a config or a run: shape, logical axes, spec,
+    bytes per device, the totals, and what quantising saves."""
     from seekjax.plan.arrays import table
 
     print(table(parse(argv, "seekjax show")))
@@ -108,21 +115,24 @@ def show(argv: list[str]) -> int:
 
 
 def convert(argv: list[str]) -> None:
-    """--from A --to B           A published checkpoint into a run, a run into a published checkpoint (--dtype), or either for llama.cpp (--to-gguf)."""
+    """--from A --to B           A published checkpoint into a run, a run into a published
+    checkpoint (--dtype), or either for llama.cpp (--to-gguf)."""
     from seekjax.hf.convert import convert
 
     convert(argv)
 
 
 def quantize(argv: list[str]) -> None:
-    """MODEL --to int8 --out B   The same model with matrices in int8, int4 or fp8, for generate, chat and eval."""
+    """MODEL --to int8 --out B   The same model with matrices in int8, int4 or fp8, for generate,
+    chat and eval."""
     from seekjax.generate.quantize import quantize
 
     quantize(argv)
 
 
 def generate(argv: list[str]) -> None:
-    """MODEL --prompt TEXT       Continue a text with a run or a published checkpoint (--max-new, --temperature, --top-p, ...)."""
+    """MODEL --prompt TEXT       Continue a text with a run or a published checkpoint (--max-new,
+    --temperature, --top-p, ...)."""
     from seekjax.serve.terminal import generate
 
     generate(argv)
@@ -136,21 +146,24 @@ def chat(argv: list[str]) -> None:
 
 
 def evaluate(argv: list[str]) -> None:
-    """MODEL --data PATH         Bits per byte and perplexity of a text; or --task NAME: pass@1, pass@k and cons@k on held-out problems."""
+    """MODEL --data PATH         Bits per byte and perplexity of a text; or --task NAME: pass@1,
+    pass@k and cons@k on held-out problems."""
     from seekjax.eval.command import evaluate
 
     evaluate(argv)
 
 
 def rollouts(argv: list[str]) -> None:
-    """RUN [--step N]            What a run of reinforcement wrote, and what each sample earned and why."""
+    """RUN [--step N]            What a run of reinforcement wrote, and what each sample earned and
+    why."""
     from seekjax.post.viewer import rollouts
 
     rollouts(argv)
 
 
 def sample(argv: list[str]) -> None:
-    """MODEL --task T --out F    Sample answers to training problems and keep the right ones as chats to fine-tune on."""
+    """MODEL --task T --out F    Sample answers to training problems and keep the right ones as
+    chats to fine-tune on."""
     from seekjax.post.keep import sample
 
     sample(argv)
@@ -181,7 +194,8 @@ def main() -> int:
             f"    seekjax {command} {work.__doc__}" for command, work in COMMANDS.items()
         )
         print(
-            f"usage:\n    python train.py [CONFIG] [--field value]    Train; `python train.py --help` explains every field.\n{commands}"
+            "usage:\n    python train.py [CONFIG] [--field value]    Train; `python "
+            f"train.py --help` explains every field.\n{commands}"
         )
         return 0 if name in ("-h", "--help") else 2
     return run(lambda: COMMANDS[name](sys.argv[2:]))

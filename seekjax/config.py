@@ -1,7 +1,8 @@
-"""Every setting of a run, as frozen dataclasses: one comment per field with its unit and where the paper defines it.
+"""Every setting of a run, as frozen dataclasses: one comment per field with its unit and where the
+paper defines it.
 
-DeepSeek's own names stand in brackets. `Vn` is the paper of DeepSeek-Vn (V2: 2405.04434, V3: 2412.19437).
-Validation is in `seekjax/validate.py`; one file per run is in `configs/`.
+DeepSeek's own names stand in brackets. `Vn` is the paper of DeepSeek-Vn (V2: 2405.04434, V3:
+2412.19437). Validation is in `seekjax/validate.py`; one file per run is in `configs/`.
 """
 
 from dataclasses import dataclass, field
@@ -49,7 +50,8 @@ class ModelConfig:
     dense_layers: int = (
         1  # [first_k_dense_replace] first layers with a dense FFN instead of experts
     )
-    context: int = 4096  # [max_seq_len] positions it must serve; YaRN is on when this exceeds rope.original_context
+    # [max_seq_len] positions it must serve; YaRN is on when this exceeds rope.original_context
+    context: int = 4096
     # attention (V2 section 2.1)
     attention: Literal["mla", "mha"] = "mla"  # mha: the DeepSeekMoE-16B baseline without latents
     heads: int = 4  # [num_attention_heads]
@@ -91,12 +93,15 @@ class DataConfig:
     weights: tuple[
         float, ...
     ] = ()  # share of documents drawn from each source; empty = by equal shares
-    tokenizer: str = "bpe"  # bpe: byte-level, trained on the corpus and cached; byte: 256 bytes; or the path of a tokenizer.json
+    # bpe: byte-level, trained on the corpus and cached; byte: 256 bytes; or the path of a
+    # tokenizer.json
+    tokenizer: str = "bpe"
     sequence: int = 256  # tokens per training sequence
     packing: Literal["split", "fit"] = (
         "split"  # split: concatenate and cut (V3 pre-training); fit: whole documents, first fit
     )
-    mask_documents: bool = False  # true: no attention and no loss across documents (V3 SFT; V3 pre-training has it off)
+    # true: no attention and no loss across documents (V3 SFT; V3 pre-training has it off)
+    mask_documents: bool = False
     fim_rate: float = (
         0.0  # share of documents turned into prefix-suffix-middle form (V3 section 4.1: 0.1)
     )
@@ -126,7 +131,8 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class KernelConfig:
-    """Which of several equal implementations runs; auto asks the platform. Every choice is tested against the plain one."""
+    """Which of several equal implementations runs; auto asks the platform. Every choice is tested
+    against the plain one."""
 
     dtype: Literal["float32", "bfloat16"] = (
         "float32"  # of activations and matrix products; weights, router and loss stay float32
@@ -135,7 +141,9 @@ class KernelConfig:
         "float32"  # as stored; the others by `seekjax quantize`, for use alone (seekjax/quant)
     )
     cache: Literal["same", "bfloat16", "fp8"] = (
-        "same"  # of latents while decoding; same: as dtype; fp8: E4M3 with float32 scales, rotary in bfloat16
+        # of latents while decoding; same: as dtype; fp8: E4M3 with float32 scales, rotary in
+        # bfloat16
+        "same"
     )
     attention: Literal["auto", "plain", "block", "splash", "dot"] = "auto"
     experts: Literal["auto", "loop", "block", "ragged"] = (
@@ -144,7 +152,9 @@ class KernelConfig:
     dispatch: Literal["auto", "dense", "static", "ragged", "few"] = (
         "auto"  # how tokens reach their experts (sharding/exchange.py); few: decoding
     )
-    capacity: float = 0.0  # rows a device may send each expert shard, in balanced shares; the rest is dropped. 0 = dropless
+    # rows a device may send each expert shard, in balanced shares; the rest is dropped. 0 =
+    # dropless
+    capacity: float = 0.0
     remat: Literal["none", "product", "latent", "full"] = (
         "latent"  # kept for the backward pass: all, matrix products, narrow latents, nothing
     )
@@ -159,7 +169,8 @@ class TrainConfig:
 
     steps: int = 400  # optimizer steps in the whole run
     batch: int = 32  # sequences per optimizer step, over the whole mesh
-    micro_batch: int = 0  # sequences per forward pass, over the whole mesh; 0 = batch. The rest is gradient accumulation
+    # sequences per forward pass, over the whole mesh; 0 = batch. The rest is gradient accumulation
+    micro_batch: int = 0
     batch_start: int = (
         0  # sequences per step at the start, growing to batch; 0 = batch from the start
     )
@@ -184,10 +195,12 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class GrpoConfig:
-    """Reinforcement on verifiable answers by groups of samples (GRPO: 2402.03300, R1: 2501.12948, V3.2: 2512.02556).
+    """Reinforcement on verifiable answers by groups of samples (GRPO: 2402.03300, R1: 2501.12948,
+    V3.2: 2512.02556).
 
-    train.batch counts samples per optimizer step: a rollout of prompts x group samples makes prompts x group / batch of them, `epochs` times over.
-    data.sequence holds a prompt and max_new tokens.
+    train.batch counts samples per optimizer step: a rollout of prompts x group samples makes
+    prompts x group / batch of them, `epochs` times over. data.sequence holds a prompt and max_new
+    tokens.
     """
 
     tasks: tuple[str, ...] = (
@@ -216,7 +229,9 @@ class GrpoConfig:
     kl: float | None = None  # weight of the distance to the reference; 0 = no reference
     kl_form: Literal["k1", "k2", "k3", "unbiased"] | None = None
     mask_ratio: float | None = (
-        None  # [delta] bad samples that the trainer finds so much less likely than the sampler are left out; 0 = none
+        # [delta] bad samples that the trainer finds so much less likely than the sampler are left
+        # out; 0 = none
+        None
     )
     truncate: float | None = (
         None  # cap of the importance weight between trainer and sampler; 0 = no correction
@@ -229,7 +244,8 @@ class GrpoConfig:
         0  # rollouts after which the policy becomes the reference (R1: 400); 0 = never
     )
     resample: bool | None = (
-        None  # replace groups whose samples all earn the same (DAPO: all right or all wrong) by others
+        # replace groups whose samples all earn the same (DAPO: all right or all wrong) by others
+        None
     )
     rounds: int = 4  # rollouts that may be drawn for that
     move_bias: bool = False  # let the balance bias move, as in pre-training
@@ -241,7 +257,8 @@ class GrpoConfig:
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Training small additions to the matrices instead of the weights themselves (2106.09685): w + alpha / rank a b, with b = 0 at first."""
+    """Training small additions to the matrices instead of the weights themselves (2106.09685): w +
+    alpha / rank a b, with b = 0 at first."""
 
     rank: int = 0  # [r] inner width of an addition; 0 = off, all weights learn
     alpha: float = 16.0
@@ -252,15 +269,21 @@ class LoraConfig:
 
 @dataclass(frozen=True)
 class SftConfig:
-    """Supervised fine-tuning on chats and on solved tasks; only what the assistant says is learnt (R1: 2501.12948, section 2.3)."""
+    """Supervised fine-tuning on chats and on solved tasks; only what the assistant says is learnt
+    (R1: 2501.12948, section 2.3)."""
 
     chats: tuple[
         str, ...
-    ] = ()  # .jsonl files of {"messages": [{"role", "content"}, ...]}; the content of an answer may hold <think>...</think>
+        # .jsonl files of {"messages": [{"role", "content"}, ...]}; the content of an answer may
+        # hold
+        # <think>...</think>
+    ] = ()
     tasks: tuple[
         str, ...
     ] = ()  # of seekjax/post/tasks, as NAME (all levels) or NAME:LEVEL: endless solved problems
-    attempts: float = 0.0  # share of the tasks' problems answered by tries that are right by chance: what a base model has read for R1-Zero to start from
+    # share of the tasks' problems answered by tries that are right by chance: what a base model has
+    # read for R1-Zero to start from
+    attempts: float = 0.0
     weights: tuple[
         float, ...
     ] = ()  # share of samples drawn from each of chats, then of tasks; empty = equal shares
@@ -270,8 +293,11 @@ class SftConfig:
     template: Literal["auto", "v2", "v3", "r1"] = (
         "auto"  # of the chat; auto: the checkpoint's own, else v3
     )
-    drop_long: bool = False  # leave out samples longer than data.sequence and say how many, instead of refusing them
-    expert_share: float = 0.0  # train only the fewest experts of each layer that have this share of the relevance to the samples (ESFT: 2407.01906); 0 = off
+    # leave out samples longer than data.sequence and say how many, instead of refusing them
+    drop_long: bool = False
+    # train only the fewest experts of each layer that have this share of the relevance to the
+    # samples (ESFT: 2407.01906); 0 = off
+    expert_share: float = 0.0
     expert_score: Literal["token", "gate"] = (
         "token"  # relevance: how often an expert is chosen, or how much it counts when chosen
     )
@@ -283,27 +309,35 @@ class DpoConfig:
 
     pairs: tuple[
         str, ...
-    ] = ()  # .jsonl files of {"prompt": text or "messages": [...], "chosen": text, "rejected": text}
+        # .jsonl files of {"prompt": text or "messages": [...], "chosen": text, "rejected": text}
+    ] = ()
     beta: float = (
         0.1  # how dearly the distance from the reference, the weights at the start, is paid for
     )
     template: Literal["auto", "v2", "v3", "r1"] = (
         "auto"  # of the chat; auto: the checkpoint's own, else v3
     )
-    drop_long: bool = False  # leave out pairs longer than data.sequence and say how many, instead of refusing them
+    # leave out pairs longer than data.sequence and say how many, instead of refusing them
+    drop_long: bool = False
 
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """Learning what a teacher thinks of every token: of given answers (1503.02531), or of the student's own (GKD: 2306.13649)."""
+    """Learning what a teacher thinks of every token: of given answers (1503.02531), or of the
+    student's own (GKD: 2306.13649)."""
 
     teacher: Path | None = (
-        None  # a run or a published folder with the same tokenizer; its width, depth and experts may be others
+        # a run or a published folder with the same tokenizer; its width, depth and experts may be
+        # others
+        None
     )
     chats: tuple[str, ...] = ()  # .jsonl files of conversations, as for fine-tuning
     tasks: tuple[
         str, ...
-    ] = ()  # of seekjax/post/tasks, as NAME (all levels) or NAME:LEVEL: solved problems, or with on_policy those to answer
+        # of seekjax/post/tasks, as NAME (all levels) or NAME:LEVEL: solved problems, or with
+        # on_policy
+        # those to answer
+    ] = ()
     weights: tuple[
         float, ...
     ] = ()  # share of samples drawn from each of chats, then of tasks; empty = equal shares
@@ -311,21 +345,31 @@ class DistillConfig:
         "en"  # of the tasks' thoughts; mixed: one or the other, problem by problem
     )
     template: Literal["auto", "v2", "v3", "r1"] = (
-        "auto"  # of the chat; auto: the student's own, the teacher's for a student without --init, else v3
+        # of the chat; auto: the student's own, the teacher's for a student without --init, else v3
+        "auto"
     )
-    drop_long: bool = False  # leave out samples longer than data.sequence and say how many, instead of refusing them
+    # leave out samples longer than data.sequence and say how many, instead of refusing them
+    drop_long: bool = False
     divergence: Literal["auto", "forward", "reverse"] = (
-        "auto"  # forward: KL(teacher || student), reverse: KL(student || teacher); auto: reverse on_policy
+        # forward: KL(teacher || student), reverse: KL(student || teacher); auto: reverse on_policy
+        "auto"
     )
     temperature: float = (
         1.0  # [T] logits of both are divided by it, and the divergence multiplied by its square
     )
-    top_k: int = 0  # compare the teacher's likeliest tokens one by one and all others as one; 0 = the whole vocabulary
-    cross_entropy: float = 0.0  # share of the loss that is cross entropy on the tokens of the samples; the rest is divergence
+    # compare the teacher's likeliest tokens one by one and all others as one; 0 = the whole
+    # vocabulary
+    top_k: int = 0
+    # share of the loss that is cross entropy on the tokens of the samples; the rest is divergence
+    cross_entropy: float = 0.0
     save_logits: Path | None = (
-        None  # folder for what the teacher says, with top_k: written once, and read by later runs instead of the teacher
+        # folder for what the teacher says, with top_k: written once, and read by later runs instead
+        # of the teacher
+        None
     )
-    on_policy: bool = False  # let the student answer problems of the tasks and learn from what the teacher thinks of its answers
+    # let the student answer problems of the tasks and learn from what the teacher thinks of its
+    # answers
+    on_policy: bool = False
     group: int = 4  # on_policy: answers to each problem; a step learns from train.batch answers
     max_new: int = 64  # on_policy: tokens an answer may have
     eval_problems: int = 512  # on_policy: held-out problems of an evaluation
@@ -347,7 +391,9 @@ class Config:
     )
     out: Path | None = None  # run folder; default runs/<config>
     init: Path | None = (
-        None  # weights to start from, a run or a published folder: its model and tokenizer replace those of the config
+        # weights to start from, a run or a published folder: its model and tokenizer replace those
+        # of the config
+        None
     )
     tensorboard: bool = False  # also write TensorBoard events (extra [tensorboard])
     wandb: str = ""  # also log to this Weights & Biases project (extra [wandb])

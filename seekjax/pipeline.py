@@ -1,4 +1,5 @@
-"""Several commands as one run: each is a line that also works by itself, and what is finished is not done again.
+"""Several commands as one run: each is a line that also works by itself, and what is finished is
+not done again.
 
 python train.py r1 --out runs/r1 --seed 0 --cold.train.steps 300
 """
@@ -15,6 +16,7 @@ import tyro
 from seekjax.data.whole import write
 from seekjax.post.measure import sentence
 from seekjax.train.run import RunError
+import itertools
 
 TRAIN, TOOL = "train.py", "seekjax"  # what a line may begin with
 MADE = ("--out", "--report")  # the word before the name of what a line makes
@@ -30,7 +32,8 @@ class Pipeline:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a user may say of all stages; --STAGE.FIELD VALUE adds --FIELD VALUE to the line of one."""
+    """What a user may say of all stages; --STAGE.FIELD VALUE adds --FIELD VALUE to the line of
+    one."""
 
     out: Path  # the folder of all stages
     seed: int = 0  # of all stages
@@ -49,8 +52,10 @@ def follow(
     commands: dict[str, Command],
     check: Callable[[list[str]], object],
 ) -> int:
-    """Run the stages that are not finished. `check` reads the words of a training line and raises, so that a mistake in the last stage is met
-    before the first. Raises RunError for a line that is none, and where a finished stage was made by another line."""
+    """Run the stages that are not finished. `check` reads the words of a training line and raises,
+    so that a mistake in the last stage is met before the first. Raises RunError for a line that is
+    none, and where a finished stage was made by another line.
+    """
     rest, more = parted(argv, pipeline.stages)
     asked = tyro.cli(
         Asked,
@@ -79,7 +84,9 @@ def follow(
     finished = record.matching(lines)
     for number, (stage, words) in enumerate(lines.items(), 1):
         print(
-            f"== {stage} ({number} of {len(lines)}){': finished before' if stage in finished else ''}\n   {command_of(words)}",
+            f"== {stage} ({number} of "
+            f"{len(lines)}){': finished before' if stage in finished else ''}\n   "
+            f"{command_of(words)}",
             flush=True,
         )
         if stage in finished:
@@ -98,7 +105,8 @@ def follow(
     print(
         "\n".join(
             [
-                f"== all {len(lines)} stages of {name} are finished: {asked.out}; {record.total(lines) / 60:.1f} minutes",
+                f"== all {len(lines)} stages of {name} are finished: {asked.out}; "
+                f"{record.total(lines) / 60:.1f} minutes",
                 *reports(lines),
             ]
         )
@@ -117,7 +125,8 @@ def reports(lines: dict[str, list[str]]) -> list[str]:
 
 
 class Record:
-    """pipeline.json: the lines that were begun, whether they came to their end, and how long each took, over all its starts."""
+    """pipeline.json: the lines that were begun, whether they came to their end, and how long each
+    took, over all its starts."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -125,12 +134,14 @@ class Record:
             self.stages = json.loads(path.read_text()) if path.exists() else {}
         except ValueError as error:
             raise RunError(
-                f"{path} cannot be read ({error}): move it away, and stages that are finished say so themselves."
+                f"{path} cannot be read ({error}): move it away, and stages that are "
+                "finished say so themselves."
             ) from error
 
     def matching(self, lines: dict[str, list[str]]) -> set[str]:
-        """The stages that are finished. What was made and then deleted is to be made again. Raises RunError for a line that has changed since, or reads what
-        is to be made again."""
+        """The stages that are finished. What was made and then deleted is to be made again. Raises
+        RunError for a line that has changed since, or reads what is to be made again.
+        """
         finished = {
             stage
             for stage, words in lines.items()
@@ -140,17 +151,20 @@ class Record:
         for stage in sorted(finished):
             if sources := made_anew & set(lines[stage]):
                 raise RunError(
-                    f"stage {stage} of {self.path.parent} was made from {sources.pop()}, which is to be made anew: delete {product(lines[stage])} too."
+                    f"stage {stage} of {self.path.parent} was made from {sources.pop()}, "
+                    f"which is to be made anew: delete {product(lines[stage])} too."
                 )
             if self.stages[stage]["line"] != (line := command_of(lines[stage])):
                 raise RunError(
-                    f"stage {stage} of {self.path.parent} was made by another line ({self.stages[stage]['line']}; now {line}): name another --out, "
+                    f"stage {stage} of {self.path.parent} was made by another line "
+                    f"({self.stages[stage]['line']}; now {line}): name another --out, "
                     f"or delete {product(lines[stage])} to make it anew."
                 )
         return finished
 
     def begin(self, stage: str, words: list[str]) -> None:
-        """From here on the stage is not finished, though what it makes may be there; its clock goes on where it was stopped."""
+        """From here on the stage is not finished, though what it makes may be there; its clock goes
+        on where it was stopped."""
         before = self.stages.get(stage, {})
         self.stages[stage] = {
             "line": command_of(words),
@@ -187,7 +201,8 @@ def words_of(stage: str, line: str, asked: Asked) -> list[str]:
         ) from error
     if words[:1] not in ([TRAIN], [TOOL]) or not set(MADE) & set(words):
         raise RunError(
-            f"stage {stage} must begin with {TRAIN} or {TOOL} and name what it makes with {' or '.join(MADE)}: {line}"
+            f"stage {stage} must begin with {TRAIN} or {TOOL} and name what it makes with "
+            f"{' or '.join(MADE)}: {line}"
         )
     return words
 
@@ -199,11 +214,12 @@ def command_of(words: list[str]) -> str:
 
 def product(words: list[str]) -> Path:
     """What a line makes."""
-    return next(Path(value) for word, value in zip(words, words[1:]) if word in MADE)
+    return next(Path(value) for word, value in itertools.pairwise(words) if word in MADE)
 
 
 def parted(argv: list[str], stages: dict[str, str]) -> tuple[list[str], dict[str, list[str]]]:
-    """Words for all stages, and those for one: --cold.train.steps 300 gives {"cold": ["--train.steps", "300"]}."""
+    """Words for all stages, and those for one: --cold.train.steps 300 gives {"cold":
+    ["--train.steps", "300"]}."""
     rest, more, home = [], {}, None
     for word in argv:
         if word.startswith("--"):

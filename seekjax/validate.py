@@ -1,4 +1,5 @@
-"""What a config must satisfy before anything expensive happens; every complaint is one sentence that says what to change."""
+"""What a config must satisfy before anything expensive happens; every complaint is one sentence
+that says what to change."""
 
 import math
 from dataclasses import fields
@@ -10,6 +11,7 @@ from seekjax.config import Config, ModelConfig, Schedule
 from sharding.mesh import make_mesh
 from sharding.place import check_divisible
 from sharding.rules import use
+import itertools
 
 
 class ConfigError(ValueError):
@@ -17,7 +19,8 @@ class ConfigError(ValueError):
 
 
 def validate(config: Config, mesh_of=make_mesh) -> None:
-    """Raise ConfigError for the first thing wrong with the model, the run, or their fit to the devices there are (or to another mesh)."""
+    """Raise ConfigError for the first thing wrong with the model, the run, or their fit to the
+    devices there are (or to another mesh)."""
     try:
         check_model(config.model)
         check_run(config)
@@ -51,15 +54,18 @@ def check_model(model: ModelConfig) -> None:
     )
     need(
         model.experts % model.expert_groups == 0,
-        f"model.experts {model.experts} cannot be split into model.expert_groups {model.expert_groups}.",
+        f"model.experts {model.experts} cannot be split into model.expert_groups "
+        f"{model.expert_groups}.",
     )
     need(
         model.groups_per_token <= model.expert_groups,
-        f"model.groups_per_token {model.groups_per_token} exceeds model.expert_groups {model.expert_groups}.",
+        f"model.groups_per_token {model.groups_per_token} exceeds model.expert_groups "
+        f"{model.expert_groups}.",
     )
     need(
         model.experts_per_token <= open_experts,
-        f"model.experts_per_token {model.experts_per_token} exceeds the {open_experts} experts of a token's {model.groups_per_token} groups.",
+        f"model.experts_per_token {model.experts_per_token} exceeds the {open_experts} "
+        f"experts of a token's {model.groups_per_token} groups.",
     )
     need(
         model.group_score == "max"
@@ -92,7 +98,8 @@ def check_run(config: Config) -> None:
     )
     need(
         0 <= train.batch_start <= train.batch and train.batch_start % micro == 0,
-        f"train.batch_start {train.batch_start} must be a multiple of train.micro_batch {micro} and at most train.batch {train.batch}.",
+        f"train.batch_start {train.batch_start} must be a multiple of train.micro_batch "
+        f"{micro} and at most train.batch {train.batch}.",
     )
     need(
         0 <= train.batch_ramp < 1,
@@ -100,7 +107,8 @@ def check_run(config: Config) -> None:
     )
     need(
         not train.batch_start or train.batch_start == train.batch or train.batch_ramp > 0,
-        "train.batch_start without train.batch_ramp: say over which share of the run the batch grows.",
+        "train.batch_start without train.batch_ramp: say over which share of the run the "
+        "batch grows.",
     )
     need(
         data.sequence > config.model.mtp_depth,
@@ -112,15 +120,18 @@ def check_run(config: Config) -> None:
     )
     need(
         config.kernel.dispatch != "few",
-        "kernel.dispatch few is for decoding and has no gradient: choose auto, dense, static or ragged.",
+        "kernel.dispatch few is for decoding and has no gradient: choose auto, dense, "
+        "static or ragged.",
     )
     need(
         config.kernel.weights == "float32",
-        f"kernel.weights is {config.kernel.weights}: quantised weights cannot be trained, train the run they are from.",
+        f"kernel.weights is {config.kernel.weights}: quantised weights cannot be trained, "
+        "train the run they are from.",
     )
     need(
         config.lora.rank >= 0 and config.lora.alpha > 0,
-        f"lora.rank is {config.lora.rank} and lora.alpha {config.lora.alpha}: a rank is 0 (off) or more, alpha above 0.",
+        f"lora.rank is {config.lora.rank} and lora.alpha {config.lora.alpha}: a rank is 0 "
+        "(off) or more, alpha above 0.",
     )
     need(0 <= train.ema < 1, f"train.ema is {train.ema}: a decay lies from 0 (none) to below 1.")
     for name, schedule in (
@@ -136,11 +147,12 @@ def check_schedule(name: str, schedule: Schedule) -> None:
     until = schedule.until
     need(
         len(until) == len(schedule.scale) == len(schedule.shape),
-        f"{name} has {len(until)} until, {len(schedule.scale)} scale and {len(schedule.shape)} shape: give one of each per piece.",
+        f"{name} has {len(until)} until, {len(schedule.scale)} scale and "
+        f"{len(schedule.shape)} shape: give one of each per piece.",
     )
     need(
         bool(until)
-        and all(0 < a < b for a, b in zip(until, until[1:]))
+        and all(0 < a < b for a, b in itertools.pairwise(until))
         and math.isclose(until[-1], 1)
         and until[0] > 0,
         f"{name}.until is {until}: the pieces must end at rising shares of the run, the last at 1.",

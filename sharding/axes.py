@@ -1,4 +1,5 @@
-"""The vocabulary: what a dimension of an array means, and what a dimension of the device mesh is for."""
+"""The vocabulary: what a dimension of an array means, and what a dimension of the device mesh is
+for."""
 
 LOGICAL = {
     "batch": "sequences",

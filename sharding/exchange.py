@@ -1,14 +1,18 @@
-"""Expert dispatch and combine: the one communication that is written out instead of left to the compiler.
+"""Expert dispatch and combine: the one communication that is written out instead of left to the
+compiler.
 
 Three forms of one signature run inside `local`, on each device's m tokens:
 
     dispatch(x_mD, choice_mK, gate_mK, weights, experts, axes, capacity) -> (y_mD, dropped)
 
-`weights` are the local experts' matrices, `experts(x_RD, mix_R, *weights, size_E) -> y_RD` applies them to rows sorted by expert and scales each
-by its gate, `axes` are the mesh axes that split the experts (none: no exchange). `dropped` counts the rows (token, choice) this device's tokens lost.
+`weights` are the local experts' matrices, `experts(x_RD, mix_R, *weights, size_E) -> y_RD` applies
+them to rows sorted by expert and scales each by its gate, `axes` are the mesh axes that split the
+experts (none: no exchange). `dropped` counts the rows (token, choice) this device's tokens lost.
 
     dense    every token visits every expert: the reference
-    static   sort, all-to-all in buffers of a fixed size, sort, experts, and back; dropless when capacity is 0
+    # sort, all-to-all in buffers of a fixed size, sort, experts, and back; dropless when capacity
+    # is 0
+    static
     ragged   the same rows in an all-to-all of their true number, where the backend has one (TPU)
 """
 
@@ -24,7 +28,8 @@ Experts = Callable[..., jax.Array]
 
 
 def dense(x_mD, choice_mK, gate_mK, weights, experts: Experts, axes=(), capacity=0.0):
-    """Gather the group's tokens, let each local expert see them all, weight by the gate, and scatter the sums back."""
+    """Gather the group's tokens, let each local expert see them all, weight by the gate, and
+    scatter the sums back."""
     local_experts = weights[0].shape[0]
     if axes:
         x_mD, choice_mK, gate_mK = (
@@ -44,10 +49,11 @@ def dense(x_mD, choice_mK, gate_mK, weights, experts: Experts, axes=(), capacity
 
 
 def static(x_mD, choice_mK, gate_mK, weights, experts: Experts, axes=(), capacity=0.0):
-    """Send rows to the devices of their experts in one buffer of fixed size per peer, and the results back the same way.
+    """Send rows to the devices of their experts in one buffer of fixed size per peer, and the
+    results back the same way.
 
-    The buffer holds the worst case, tokens x min(K, local experts) rows. A positive capacity makes it that many balanced shares and
-    drops the rows with the lowest gates (V2 section 2.2.4).
+    The buffer holds the worst case, tokens x min(K, local experts) rows. A positive capacity makes
+    it that many balanced shares and drops the rows with the lowest gates (V2 section 2.2.4).
     """
     return _dispatch(x_mD, choice_mK, gate_mK, weights, experts, axes, capacity, _fixed)
 
@@ -74,7 +80,8 @@ def _dispatch(x_mD, choice_mK, gate_mK, weights, experts, axes, capacity, transp
     if peers == 1:
         y_nD = experts(x_nD, gate_n1[:, 0], *weights, count_E)
     else:
-        # Every device learns how many rows each sender has for each expert, so no expert ids travel with the rows.
+        # Every device learns how many rows each sender has for each expert, so no expert ids travel
+        # with the rows.
         count_PE = jax.lax.all_gather(count_E, axes).reshape(peers, peers, local_experts)
         send, give_back, expert_R = transport(count_PE, room, rows, axes)
         order_R, position_R = _sort(expert_R)
@@ -86,7 +93,8 @@ def _dispatch(x_mD, choice_mK, gate_mK, weights, experts, axes, capacity, transp
 
 
 def _fixed(count_PE, room, rows, axes):
-    """Transport in `room` rows per peer: rows sorted by expert -> [peers * room] rows by sender, padded; and its inverse."""
+    """Transport in `room` rows per peer: rows sorted by expert -> [peers * room] rows by sender,
+    padded; and its inverse."""
     peers, me = count_PE.shape[0], _index(axes)
     count_P = count_PE[me].sum(-1)
     start_P = jnp.cumsum(count_P) - count_P
@@ -149,14 +157,16 @@ def _ragged(count_PE, room, rows, axes):
 def permute(x_ND, source_M, target_N, repeat=1):
     """Rows source_M // repeat of x; an index past the end gives zeros.
 
-    target is the inverse (where row n, or its copies, went; past the end if nowhere), so the gradient is a gather too and not a slow scatter.
+    target is the inverse (where row n, or its copies, went; past the end if nowhere), so the
+    gradient is a gather too and not a slow scatter.
     """
     return x_ND.at[source_M // repeat].get(mode="fill", fill_value=0)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def gather_sum(x_MD, target_N, source_M, repeat=1):
-    """The transpose of `permute`: for each so many rows of target, the sum of the rows of x that they name, summed in float32."""
+    """The transpose of `permute`: for each so many rows of target, the sum of the rows of x that
+    they name, summed in float32."""
     target_kN = target_N.reshape(-1, repeat).T
     parts = (
         x_MD.at[target_n].get(mode="fill", fill_value=0).astype(jnp.float32)
@@ -211,7 +221,8 @@ FORMS = {"dense": dense, "static": static, "ragged": ragged}
 
 
 def pick(name: str, platform: str, peers: int) -> Callable:
-    """The form of that name; "auto" is ragged where the backend has a native one and there is someone to talk to."""
+    """The form of that name; "auto" is ragged where the backend has a native one and there is
+    someone to talk to."""
     return FORMS[
         name if name != "auto" else "ragged" if platform == "tpu" and peers > 1 else "static"
     ]

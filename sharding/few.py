@@ -1,6 +1,8 @@
-"""Expert dispatch for a handful of tokens: all of a group's tokens go to all its devices, and the sums come back.
+"""Expert dispatch for a handful of tokens: all of a group's tokens go to all its devices, and the
+sums come back.
 
-The signature is that of `exchange`, except for `experts(x_RD, mix_RE, *weights) -> y_RD`, which gates and sums over the local experts itself.
+The signature is that of `exchange`, except for `experts(x_RD, mix_RE, *weights) -> y_RD`, which
+gates and sums over the local experts itself.
 """
 
 import jax
@@ -8,7 +10,8 @@ import jax.numpy as jnp
 
 
 def few(x_mD, choice_mK, gate_mK, weights, experts, axes=(), capacity=0.0):
-    """Each device runs its own experts on every token of the group; nothing is sorted and nothing dropped, so `capacity` has no say."""
+    """Each device runs its own experts on every token of the group; nothing is sorted and nothing
+    dropped, so `capacity` has no say."""
     local_experts = weights[0].shape[0]
     if axes:
         x_mD, choice_mK, gate_mK = (

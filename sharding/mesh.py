@@ -15,13 +15,15 @@ from jax.sharding import AbstractMesh, AxisType, Mesh
 class MeshConfig:
     """How many devices each mesh axis spans; the product is the number of devices a run uses."""
 
-    data: int = 0  # replicas that share nothing but the gradient sum; 0 = all devices that the other axes leave
+    # replicas that share nothing but the gradient sum; 0 = all devices that the other axes leave
+    data: int = 0
     fsdp: int = 1  # replicas that also split parameters and optimizer moments (ZeRO-3)
     expert: int = 1  # splits the routed experts; tokens travel to them and back (V3 section 3.2)
     tensor: int = 1  # splits heads, hidden widths and the vocabulary
 
     def sizes(self, devices: int) -> dict[str, int]:
-        """Axis sizes with `data = 0` filled in for so many devices. Raises ValueError when they cannot fit."""
+        """Axis sizes with `data = 0` filled in for so many devices. Raises ValueError when they
+        cannot fit."""
         sizes = {f.name: getattr(self, f.name) for f in fields(self)}
         for name, size in sizes.items():
             if size < (0 if name == "data" else 1):
@@ -30,7 +32,8 @@ class MeshConfig:
         if not self.data:
             if devices % rest:
                 raise ValueError(
-                    f"the mesh asks for fsdp x expert x tensor = {rest} devices, which does not divide the {devices} there are; "
+                    f"the mesh asks for fsdp x expert x tensor = {rest} devices, which "
+                    f"does not divide the {devices} there are; "
                     f"change these axes or set mesh.data yourself{_hint(rest)}."
                 )
             sizes["data"] = devices // rest
@@ -38,7 +41,8 @@ class MeshConfig:
         if wanted > devices:
             asked = " x ".join(f"{name} {size}" for name, size in sizes.items() if size > 1)
             raise ValueError(
-                f"the mesh asks for {wanted} devices ({asked}) but there {'is' if devices == 1 else 'are'} {devices}: "
+                f"the mesh asks for {wanted} devices ({asked}) but there "
+                f"{'is' if devices == 1 else 'are'} {devices}: "
                 f"make the axes smaller{_hint(wanted)}."
             )
         return sizes
@@ -49,18 +53,23 @@ def _hint(devices: int) -> str:
 
 
 def make_mesh(config: MeshConfig, devices=None) -> Mesh:
-    """The mesh of the given (default: all) devices; surplus devices stay idle on one host and are an error on several."""
+    """The mesh of the given (default: all) devices; surplus devices stay idle on one host and are
+    an error on several."""
     devices = jax.devices() if devices is None else devices
     sizes = config.sizes(len(devices))
     count = math.prod(sizes.values())
     if count < len(devices) and jax.process_count() > 1:
         raise ValueError(
-            f"the mesh uses {count} of {len(devices)} devices, but with several processes it must use them all: change mesh.data."
+            f"the mesh uses {count} of {len(devices)} devices, but with several processes "
+            "it must use them all: change mesh.data."
         )
     shape = tuple(sizes.values())
     if (
         count == len(devices)
-    ):  # let JAX lay the axes along the hardware's links; an 8 x 8 mesh has to split one of a 4 x 4 x 4 torus
+        # let JAX lay the axes along the hardware's links; an 8 x 8 mesh has to split one of a 4 x 4
+        # x 4
+        # torus
+    ):
         placed = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     else:
         placed = np.array(devices[:count]).reshape(shape)
@@ -68,7 +77,8 @@ def make_mesh(config: MeshConfig, devices=None) -> Mesh:
 
 
 def abstract_mesh(config: MeshConfig, devices: int) -> AbstractMesh:
-    """The mesh without its devices, to describe or lower a run of any size; data = 0 is what the other axes leave of so many, at least 1."""
+    """The mesh without its devices, to describe or lower a run of any size; data = 0 is what the
+    other axes leave of so many, at least 1."""
     rest = config.fsdp * config.expert * config.tensor
     sizes = replace(config, data=config.data or max(1, devices // max(1, rest))).sizes(sys.maxsize)
     return AbstractMesh(
@@ -77,9 +87,11 @@ def abstract_mesh(config: MeshConfig, devices: int) -> AbstractMesh:
 
 
 def join_hosts() -> None:
-    """Join the other processes of a Slurm, Open MPI or Cloud TPU job; a single process stays single.
+    """Join the other processes of a Slurm, Open MPI or Cloud TPU job; a single process stays
+    single.
 
-    Anywhere else JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID name the processes by hand.
+    Anywhere else JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID name the
+    processes by hand.
     """
     if jax.distributed.is_initialized():
         return

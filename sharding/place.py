@@ -12,7 +12,8 @@ from .rules import sharding, spec
 
 
 class Named(struct.PyTreeNode, meta.AxisMetadata):
-    """An array with its logical axes. Flax stores it as a weight; optax maps over it, so moments inherit the axes."""
+    """An array with its logical axes. Flax stores it as a weight; optax maps over it, so moments
+    inherit the axes."""
 
     value: Any
     axes: str = struct.field(pytree_node=False)
@@ -44,17 +45,20 @@ def unbox(tree: Any) -> Any:
 
 
 def axes_of(tree: Any) -> Any:
-    """The logical-axes string of every leaf; what carries none (a step counter, a key) is whole: ""."""
+    """The logical-axes string of every leaf; what carries none (a step counter, a key) is whole:
+    ""."""
     return jax.tree.map(lambda x: x.axes if _is_named(x) else "", tree, is_leaf=_is_named)
 
 
 def shardings(tree: Any) -> Any:
-    """A NamedSharding for every array of a (possibly abstract) tree of Named, on the mesh in use."""
+    """A NamedSharding for every array of a (possibly abstract) tree of Named, on the mesh in
+    use."""
     return jax.tree.map(sharding, axes_of(tree))
 
 
 def abstract(tree: Any) -> Any:
-    """ShapeDtypeStructs with shardings for an abstract tree of Named: what a restore or an ahead-of-time compile needs."""
+    """ShapeDtypeStructs with shardings for an abstract tree of Named: what a restore or an
+    ahead-of-time compile needs."""
     return jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
         unbox(tree),
@@ -75,7 +79,8 @@ def check_divisible(
 ) -> None:
     """Raise ValueError when a logical axis does not divide over the mesh axes its rule names.
 
-    `sizes` has the size of each logical axis, `field` the config field that sets it, for the message.
+    `sizes` has the size of each logical axis, `field` the config field that sets it, for the
+    message.
     """
     for logical, size in sizes.items():
         split = spec(logical)[0]
@@ -86,5 +91,6 @@ def check_divisible(
                 f"mesh.{name} {mesh_sizes[name]}" for name in names if mesh_sizes[name] > 1
             )
             raise ValueError(
-                f"{field[logical]} is {size}, which {asked} cannot split evenly: make it a multiple of {parts} or shrink the mesh."
+                f"{field[logical]} is {size}, which {asked} cannot split evenly: make it "
+                f"a multiple of {parts} or shrink the mesh."
             )

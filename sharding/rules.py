@@ -1,7 +1,9 @@
-"""The policy: which mesh axes split which logical axis, and the three verbs a model needs: `use`, `constrain`, `local`.
+"""The policy: which mesh axes split which logical axis, and the three verbs a model needs: `use`,
+`constrain`, `local`.
 
-A rule lists the mesh axes a logical axis would like. Rules are ordered: in each array an earlier rule takes its mesh axes first and a
-later one gets what is left, so "batch sequence embed" is split by sequences only, and the weight "embed hidden" also over its width.
+A rule lists the mesh axes a logical axis would like. Rules are ordered: in each array an earlier
+rule takes its mesh axes first and a later one gets what is left, so "batch sequence embed" is split
+by sequences only, and the weight "embed hidden" also over its width.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -40,14 +42,16 @@ _current: ContextVar[Placement | None] = ContextVar("placement", default=None)
 
 @contextmanager
 def use(mesh: Mesh | AbstractMesh, rules: Rules = RULES) -> Iterator[None]:
-    """Place arrays on this mesh by these rules within the block. Without it every verb below leaves arrays where they are."""
+    """Place arrays on this mesh by these rules within the block. Without it every verb below leaves
+    arrays where they are."""
     for logical, wanted in rules:
         _known(logical, LOGICAL, "logical axis")
         for axis in wanted:
             _known(axis, MESH, "mesh axis")
     token = _current.set(Placement(mesh, rules))
     try:
-        # The mesh enters jit's cache key, so a function traced for one mesh is never reused on another.
+        # The mesh enters jit's cache key, so a function traced for one mesh is never reused on
+        # another.
         with (
             jax.set_mesh(mesh)
             if _here(mesh)
@@ -64,7 +68,8 @@ def in_use() -> bool:
 
 
 def spec(axes: str) -> PartitionSpec:
-    """The mesh axes for an array described by its logical axes, as in "embed heads nope"; "-" is a dimension kept whole.
+    """The mesh axes for an array described by its logical axes, as in "embed heads nope"; "-" is a
+    dimension kept whole.
 
     Raises ValueError for a name that is not in sharding/axes.py, with or without a mesh in use.
     """
@@ -93,7 +98,8 @@ def sharding(axes: str) -> NamedSharding:
 
 
 def constrain(x: jax.Array, axes: str) -> jax.Array:
-    """Ask the compiler to lay x out by its logical axes; only checks the names when no mesh is in use."""
+    """Ask the compiler to lay x out by its logical axes; only checks the names when no mesh is in
+    use."""
     layout = spec(axes)
     placement = _current.get()
     return (
@@ -104,13 +110,16 @@ def constrain(x: jax.Array, axes: str) -> jax.Array:
 
 
 def local(function: Callable, inputs, outputs, opaque: bool = False) -> Callable:
-    """`function` run on each device's own part: inputs and outputs are trees of logical-axes strings.
+    """`function` run on each device's own part: inputs and outputs are trees of logical-axes
+    strings.
 
-    The body is a plain array function that sees local shapes and may use collectives over `mesh_axes(...)`. What a spec leaves
-    whole is gathered on entry, and its gradient is summed over the mesh on the way back (shard_map with check_vma).
+    The body is a plain array function that sees local shapes and may use collectives over
+    `mesh_axes(...)`. What a spec leaves whole is gathered on entry, and its gradient is summed over
+    the mesh on the way back (shard_map with check_vma).
 
-    `opaque`: the body has a kernel that cannot say over which axes its result differs (Pallas ones that JAX ships). Raises ValueError unless
-    every mesh axis splits every output: then none claims to be alike on two devices, and there is nothing for check_vma to prove.
+    `opaque`: the body has a kernel that cannot say over which axes its result differs (Pallas ones
+    that JAX ships). Raises ValueError unless every mesh axis splits every output: then none claims
+    to be alike on two devices, and there is nothing for check_vma to prove.
     """
     placement = _current.get()
     if placement is None:
@@ -125,7 +134,8 @@ def local(function: Callable, inputs, outputs, opaque: bool = False) -> Callable
                 for axis in ((part,) if isinstance(part, str) else part)
             }:
                 raise ValueError(
-                    f"an opaque body must split {axes!r} by every mesh axis, but nothing in it is split by {', '.join(sorted(left))}."
+                    f"an opaque body must split {axes!r} by every mesh axis, but nothing "
+                    f"in it is split by {', '.join(sorted(left))}."
                 )
 
     def split(
@@ -135,7 +145,7 @@ def local(function: Callable, inputs, outputs, opaque: bool = False) -> Callable
     ):  # an axis of one device splits nothing, but would cost its sums: they are not free on CPU
         return PartitionSpec(
             *(
-                part and _wide(placement, (part,) if isinstance(part, str) else part) or None
+                (part and _wide(placement, (part,) if isinstance(part, str) else part)) or None
                 for part in spec(axes)
             )
         )
@@ -150,7 +160,8 @@ def local(function: Callable, inputs, outputs, opaque: bool = False) -> Callable
 
 
 def mesh_axes(logical: str) -> tuple[str, ...]:
-    """The mesh axes that split a logical axis, for collectives inside `local`; () when no mesh is in use or none has two devices."""
+    """The mesh axes that split a logical axis, for collectives inside `local`; () when no mesh is
+    in use or none has two devices."""
     _known(logical, LOGICAL, "logical axis")
     placement = _current.get()
     return _wide(placement, dict(placement.rules).get(logical, ())) if placement else ()
@@ -174,7 +185,8 @@ def platform() -> str:
 
 
 def _here(mesh: Mesh | AbstractMesh) -> bool:
-    """Whether the mesh can run something: not an abstract one, nor one of devices that only compile (jax.experimental.topologies)."""
+    """Whether the mesh can run something: not an abstract one, nor one of devices that only compile
+    (jax.experimental.topologies)."""
     return (
         isinstance(mesh, Mesh)
         and mesh.devices.flat[0].client in jax.extend.backend.backends().values()

@@ -1,4 +1,5 @@
-"""A table of arrays for a person to read: path, shape, type, logical axes, where the rules put each on the mesh in use, bytes per device."""
+"""A table of arrays for a person to read: path, shape, type, logical axes, where the rules put each
+on the mesh in use, bytes per device."""
 
 import math
 from typing import Any, NamedTuple
@@ -41,7 +42,8 @@ class Row(NamedTuple):
 
 
 def rows(tree: Any, axes: Any) -> list[Row]:
-    """A Row for every array of an abstract (or real) tree; `axes` has a logical-axes string for each. Needs a mesh in use."""
+    """A Row for every array of an abstract (or real) tree; `axes` has a logical-axes string for
+    each. Needs a mesh in use."""
     leaves, strings = jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(axes)
     return [
         _row(jax.tree_util.keystr(path, simple=True, separator="/"), x, names)
@@ -83,7 +85,8 @@ def table(listed: list[Row]) -> str:
 
 
 def totals(groups: dict[str, list[Row]]) -> str:
-    """Per group and over all: how many arrays, how many of them every device holds whole, bytes in all and per device."""
+    """Per group and over all: how many arrays, how many of them every device holds whole, bytes in
+    all and per device."""
     everything = {**groups, "all": [row for group in groups.values() for row in group]}
     lines = [("", "arrays", "replicated", "in all", "per device", "replicated")]
     for name, group in everything.items():

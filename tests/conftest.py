@@ -1,4 +1,5 @@
-"""Tests run on eight emulated CPU devices, with deprecations as errors; set before anything imports jax."""
+"""Tests run on eight emulated CPU devices, with deprecations as errors; set before anything imports
+jax."""
 
 import atexit
 import gc
@@ -10,7 +11,8 @@ from importlib.metadata import version
 FLAGS = (
     "--xla_cpu_collective_call_warn_stuck_timeout_seconds=300",
     "--xla_cpu_collective_call_terminate_timeout_seconds=600",
-    # Tiny arrays and many programs: the suite's time is compilation, and this halves it. JAX 0.11 has no slow emitters to turn off.
+    # Tiny arrays and many programs: the suite's time is compilation, and this halves it. JAX 0.11
+    # has no slow emitters to turn off.
     "--xla_backend_optimization_level=0",
     *(["--xla_cpu_use_fusion_emitters=false"] if version("jax") < "0.11" else []),
 )

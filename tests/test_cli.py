@@ -1,4 +1,5 @@
-"""The command line as a user meets it: help, overrides, and one clear sentence for every kind of bad input, before anything compiles."""
+"""The command line as a user meets it: help, overrides, and one clear sentence for every kind of
+bad input, before anything compiles."""
 
 import re
 import subprocess
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import jax
 import pytest
+
 from seekjax.cli import config_names, load_config, main, parse, run
 from seekjax.train import loop, pretrain
 from seekjax.train.run import keep_compiled
@@ -88,7 +90,8 @@ def test_bad_input_is_one_sentence(argv, said, tmp_path, capsys):
 def test_a_wrong_override_names_the_nearest_field(argv, said, tmp_path, capsys):
     with pytest.raises(SystemExit) as exit:
         train(*argv, out=tmp_path)
-    assert exit.value.code == 2 and said in capsys.readouterr().err
+    assert exit.value.code == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_run_folder_that_cannot_be_written(tmp_path, capsys):
@@ -114,14 +117,16 @@ def test_help_explains_every_field(capsys):
         "--out",
     ):
         assert words in text
-    assert "[q_lora_rank]" in text and "V3" in text
+    assert "[q_lora_rank]" in text
+    assert "V3" in text
 
 
 @pytest.mark.parametrize("name", config_names())
 def test_every_config_loads_and_says_what_to_expect(name):
     import importlib
 
-    assert load_config(name) and importlib.import_module(f"configs.{name}").__doc__.count("\n") >= 3
+    assert load_config(name)
+    assert importlib.import_module(f"configs.{name}").__doc__.count("\n") >= 3
     assert len((ROOT / "configs" / f"{name}.py").read_text().splitlines()) <= 40
 
 
@@ -150,7 +155,8 @@ def test_a_config_by_path_and_overrides(tmp_path):
 
 
 def test_show_says_what_quantising_saves(monkeypatch, capsys):
-    """v3 as published on one device of 8: FP8 weights, float32 scales, and embedding, head, router and norms as they are."""
+    """v3 as published on one device of 8: FP8 weights, float32 scales, and embedding, head, router
+    and norms as they are."""
     monkeypatch.setattr(
         sys,
         "argv",
@@ -175,16 +181,16 @@ def test_show_says_what_quantising_saves(monkeypatch, capsys):
         for line in text.partition("weights kept in")[2].splitlines()[1:]
     }
     assert list(kept) == ["float32", "bfloat16", "int8", "int4", "fp8"]
-    assert kept["float32"][:2] == ["2.48", "TiB"] and kept["bfloat16"] == [
+    assert kept["float32"][:2] == ["2.48", "TiB"]
+    assert kept["bfloat16"] == [
         "1.24",
         "TiB",
         "1.24",
         "TiB,",
         "50%",
     ]
-    assert "moments" not in text and re.search(
-        r"w_gate/values +58 x 256 x 7168 x 2048 +float8_e4m3fn", text
-    )
+    assert "moments" not in text
+    assert re.search(r"w_gate/values +58 x 256 x 7168 x 2048 +float8_e4m3fn", text)
     assert re.search(
         r"parameters +\d+ +\d+ +" + " ".join(kept["fp8"][:2]), text
     )  # what the table adds up to
@@ -192,14 +198,17 @@ def test_show_says_what_quantising_saves(monkeypatch, capsys):
 
 def test_show_of_a_run_is_of_its_own_config(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["seekjax", "show", str(tmp_path)])
-    assert main() == 2 and "there is no config" in capsys.readouterr().err
+    assert main() == 2
+    assert "there is no config" in capsys.readouterr().err
     (tmp_path / "checkpoints").mkdir()
-    assert main() == 2 and "cannot be read as a config" in capsys.readouterr().err
+    assert main() == 2
+    assert "cannot be read as a config" in capsys.readouterr().err
 
 
 def test_the_console_script_lists_its_commands(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["seekjax"])
-    assert main() == 0 and "seekjax show CONFIG" in capsys.readouterr().out
+    assert main() == 0
+    assert "seekjax show CONFIG" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", ["seekjax", "shwo"])
     assert main() == 2
 
@@ -223,11 +232,9 @@ def test_train_py_is_short_and_fails_fast():
         text=True,
         timeout=60,
     )
-    assert (
-        done.returncode == 2
-        and done.stderr.startswith("error: the mesh asks for")
-        and "Traceback" not in done.stderr
-    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the mesh asks for")
+    assert "Traceback" not in done.stderr
 
 
 def test_what_is_compiled_is_kept_beside_tokenizers_unless_said_otherwise(monkeypatch, tmp_path):

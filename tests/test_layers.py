@@ -1,4 +1,5 @@
-"""The layers of the design: a module imports only what stands below it, files stay short, and mesh axes are named in sharding/ alone."""
+"""The layers of the design: a module imports only what stands below it, files stay short, and mesh
+axes are named in sharding/ alone."""
 
 import ast
 from pathlib import Path

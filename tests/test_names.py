@@ -1,4 +1,5 @@
-"""Shapes in names cannot rot: every einsum string spells the suffixes of its operands and of its target."""
+"""Shapes in names cannot rot: every einsum string spells the suffixes of its operands and of its
+target."""
 
 import ast
 import re
@@ -22,7 +23,8 @@ CASTS = {
 
 
 def is_einsum(node):
-    """A call whose first argument is an einsum string: einsum itself or a function that wraps it."""
+    """A call whose first argument is an einsum string: einsum itself or a function that wraps
+    it."""
     first = node.args[0] if isinstance(node, ast.Call) and node.args else None
     return (
         isinstance(first, ast.Constant)
@@ -32,7 +34,8 @@ def is_einsum(node):
 
 
 def einsums(tree):
-    """(call, target or None) of every einsum; the target where the einsum's own value is assigned."""
+    """(call, target or None) of every einsum; the target where the einsum's own value is
+    assigned."""
     targets = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign | ast.AugAssign):
@@ -62,7 +65,8 @@ def callee(node):
 
 
 def suffix(node):
-    """ "BTD" of x_BTD, of x_BTD.astype(...) and of output.x_BTD; None where a name says no shape."""
+    """ "BTD" of x_BTD, of x_BTD.astype(...) and of output.x_BTD; None where a name says no
+    shape."""
     if isinstance(node, ast.Call) and callee(node) in CASTS:
         return suffix(node.func.value if callee(node) == "astype" else node.args[0])
     name = (
@@ -81,7 +85,8 @@ def suffix(node):
 
 
 def check(path):
-    """How many operands and targets of the file spell the letters of their einsum string; raises AssertionError at the first that does not."""
+    """How many operands and targets of the file spell the letters of their einsum string; raises
+    AssertionError at the first that does not."""
     checked = 0
     for call, target in einsums(ast.parse(path.read_text())):
         equation, *operands = call.args
@@ -105,7 +110,7 @@ def spelled(path, call, letters, name):
 
 
 @pytest.mark.parametrize(
-    "line, wrong",
+    ("line", "wrong"),
     [
         ('q_BTC = jnp.einsum("BTD,DC->BTC", x_BTD, w_DC)', False),
         ('q_BTC = jnp.einsum("BTD,DC->BTC", x_BTD, w_CD)', True),

@@ -1,10 +1,12 @@
-"""A pipeline: each stage once, on where it was stopped, and every mistake met before the first stage."""
+"""A pipeline: each stage once, on where it was stopped, and every mistake met before the first
+stage."""
 
 import json
 import shlex
 from pathlib import Path
 
 import pytest
+
 from seekjax.cli import UsageError, config_names, load_config, parse
 from seekjax.pipeline import Pipeline, command_of, follow, parted
 from seekjax.train.run import RunError
@@ -53,30 +55,28 @@ def go(tmp_path, *argv, stop=None, stages=THREE.stages):
 
 def test_stages_follow_each_other_once(tmp_path, capsys):
     status, ran, asked = go(tmp_path, "--seed", "3")
-    assert status == 0 and ran == ["first", "second", "third"]
+    assert status == 0
+    assert ran == ["first", "second", "third"]
     assert asked[0] == ["tiny", "--out", f"{tmp_path}/first", "--train.seed", "3"]
     said = capsys.readouterr().out
     assert (
         f"== second (2 of 3)\n   seekjax sample {tmp_path}/first --out {tmp_path}/second.jsonl\n"
         in said
-        and "all 3 stages of three are finished" in said
     )
+    assert "all 3 stages of three are finished" in said
     assert go(tmp_path, "--seed", "3")[1] == []
     assert "== first (1 of 3): finished before" in capsys.readouterr().out
 
 
 def test_what_was_stopped_or_deleted_is_made_again(tmp_path, capsys):
     status, ran, _ = go(tmp_path, stop="second")
-    assert (
-        status == 1
-        and ran == ["first", "second"]
-        and "the same command continues" in capsys.readouterr().out
-    )
+    assert status == 1
+    assert ran == ["first", "second"]
+    assert "the same command continues" in capsys.readouterr().out
     assert go(tmp_path)[1] == ["second", "third"]
     (tmp_path / "third").rmdir()
-    assert (
-        go(tmp_path, stop="third")[0] == 1 and (tmp_path / "third").is_dir()
-    )  # what a stopped start left is not what was finished once
+    assert go(tmp_path, stop="third")[0] == 1
+    assert (tmp_path / "third").is_dir()
     assert go(tmp_path)[1] == ["third"]
     assert go(tmp_path)[1] == []
 
@@ -86,7 +86,8 @@ def test_what_was_made_from_something_to_be_made_anew_is_not_taken_for_finished(
     (tmp_path / "first").rmdir()
     with pytest.raises(
         RunError,
-        match="stage second of .* was made from .*first, which is to be made anew: delete .*second.jsonl too",
+        match="stage second of .* was made from .*first, which is to be made anew: delete "
+        ".*second.jsonl too",
     ):
         go(tmp_path)
     for name in ("second.jsonl", "third"):
@@ -97,10 +98,8 @@ def test_what_was_made_from_something_to_be_made_anew_is_not_taken_for_finished(
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RunError("nothing can be learnt")])
 def test_a_tool_that_is_interrupted_or_fails_leaves_what_is_finished(tmp_path, capsys, error):
     if isinstance(error, KeyboardInterrupt):
-        assert (
-            go(tmp_path, stop=error)[0] == 1
-            and "stopped in second; the same command continues" in capsys.readouterr().out
-        )
+        assert go(tmp_path, stop=error)[0] == 1
+        assert "stopped in second; the same command continues" in capsys.readouterr().out
     else:
         with pytest.raises(RunError, match="nothing can be learnt"):
             go(tmp_path, stop=error)
@@ -139,7 +138,8 @@ def test_another_line_for_what_is_finished_is_refused(tmp_path):
     before = (tmp_path / "pipeline.json").read_bytes()
     with pytest.raises(
         RunError,
-        match="stage third of .* was made by another line .*name another --out, or delete .*third to make it anew",
+        match="stage third of .* was made by another line .*name another --out, or delete "
+        ".*third to make it anew",
     ):
         go(tmp_path, "--third.train.steps", "7")
     assert (tmp_path / "pipeline.json").read_bytes() == before
@@ -172,7 +172,8 @@ def test_words_go_to_their_stage():
 def test_a_mistake_in_the_last_stage_is_met_before_the_first(tmp_path, capsys):
     with pytest.raises(SystemExit):
         go(tmp_path, "--third.train.stesp", "7")
-    assert "train.steps" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert "train.steps" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_plan_is_shown_and_nothing_done(tmp_path, capsys):
@@ -192,17 +193,17 @@ def test_a_pipeline_is_no_run():
     "name", [name for name in config_names() if isinstance(load_config(name), Pipeline)]
 )
 def test_every_line_of_ours_can_be_read(name, tmp_path):
-    """Training lines by the parser of train.py; the tools' lines begin with a tool. Each makes what a later one starts from."""
+    """Training lines by the parser of train.py; the tools' lines begin with a tool. Each makes what
+    a later one starts from."""
     made = set()
     for stage, line in load_config(name).stages.items():
         words = shlex.split(line.format(out=tmp_path, seed=5))
-        assert words[0] in ("train.py", "seekjax") and shlex.join(words) in command_of(words)
+        assert words[0] in ("train.py", "seekjax")
+        assert shlex.join(words) in command_of(words)
         assert words[:2] != ["seekjax", "eval"] or Path(words[2]) in made
         if words[0] == "train.py":
             config = parse(words[1:], "train.py")
-            assert (
-                config.train.seed == 5
-                and config.out == tmp_path / stage
-                and (config.init is None or config.init in made)
-            )
+            assert config.train.seed == 5
+            assert config.out == tmp_path / stage
+            assert config.init is None or config.init in made
             made.add(config.out)

@@ -1,9 +1,9 @@
 """What the model reads: corpora, tokenizers, and batches whose position resumes exactly.
 
-corpus = load_corpus(config.data)                                   every document read and checked once
-tokenizer = load_tokenizer(config.data, config.model.vocab, corpus)
-batches = train_batches(config.data, corpus, tokenizer, batch=32, seed=0)
-for batch in batches: ...                                           {"tokens", "segments"}: int32 [batch, sequence + 1]
+corpus = load_corpus(config.data)                                   every document read and checked
+once tokenizer = load_tokenizer(config.data, config.model.vocab, corpus) batches =
+train_batches(config.data, corpus, tokenizer, batch=32, seed=0) for batch in batches: ...
+{"tokens", "segments"}: int32 [batch, sequence + 1]
 """
 
 from . import stories

@@ -1,4 +1,5 @@
-"""Worked arithmetic: sums, differences and products of small numbers, digit by digit, as one does them on paper.
+"""Worked arithmetic: sums, differences and products of small numbers, digit by digit, as one does
+them on paper.
 
 47+85
 7+5+0=12 write 2 carry 1
@@ -10,7 +11,8 @@ import random
 
 
 def generate(rng: random.Random) -> str:
-    """One worked problem with operands of 1 to 4 digits (products: up to 3 by 2), ending in `=answer`."""
+    """One worked problem with operands of 1 to 4 digits (products: up to 3 by 2), ending in
+    `=answer`."""
     work = (_add, _subtract, _multiply)[int(rng.random() * 3)]
     return "\n".join(work(rng)) + "\n"
 

@@ -1,6 +1,7 @@
 """Conversations as text: DeepSeek's chat templates, and the thinking within an answer.
 
-A template is a program that comes with the weights, so it runs in a sandbox (sandbox.py): it reads the messages and builds text, and nothing else.
+A template is a program that comes with the weights, so it runs in a sandbox (sandbox.py): it reads
+the messages and builds text, and nothing else.
 """
 
 import json
@@ -45,7 +46,8 @@ class Chat:
     eos: str
 
     def render(self, messages: Sequence[Message], answer: bool = True, **settings: Any) -> str:
-        """The conversation as text, up to where the assistant's next answer begins. Raises DataError where the template will not have it."""
+        """The conversation as text, up to where the assistant's next answer begins. Raises
+        DataError where the template will not have it."""
         try:
             with budget([*messages, settings]):
                 return self.template.render(
@@ -57,7 +59,8 @@ class Chat:
                 )
         except Exception as error:  # a template may fail in any way Python can
             raise DataError(
-                f"the chat template fails on this conversation: {str(error).partition(chr(10))[0]}; name another with --template."
+                "the chat template fails on this conversation: "
+                f"{str(error).partition(chr(10))[0]}; name another with --template."
             ) from error
 
     def ids(self, tokenizer: Tokenizer, messages: Sequence[Message], **settings: Any) -> list[int]:
@@ -65,8 +68,10 @@ class Chat:
         return tokenizer.encode(self.render(messages, **settings), special=True).tolist()
 
     def keep(self, folder: Path, first: bool = True) -> None:
-        """Leave the template beside the weights of a run, so that `seekjax chat` asks as the model was taught; the `first` process does. Raises DataError
-        where those that were saved have learnt another."""
+        """Leave the template beside the weights of a run, so that `seekjax chat` asks as the model
+        was taught; the `first` process does. Raises DataError where those that were saved have
+        learnt another.
+        """
         file = folder / FILE
         if (
             file.is_file()
@@ -74,7 +79,8 @@ class Chat:
             and file.read_text(encoding="utf-8") != self.source
         ):
             raise DataError(
-                f"the run in {folder} learns another chat template ({file}): name that one with --post.template, or another --out."
+                f"the run in {folder} learns another chat template ({file}): name that "
+                "one with --post.template, or another --out."
             )
         if first:
             write(file, self.source)
@@ -91,9 +97,11 @@ def load_chat(folder: Path, tokenizer: Tokenizer, name: Name = "auto") -> Chat:
 
 
 def find_template(folder: Path, tokenizer: Tokenizer, name: Name = "auto") -> str:
-    """The text of a checkpoint's template (chat_template.jinja or tokenizer_config.json in its folder), or of a built-in one by name.
+    """The text of a checkpoint's template (chat_template.jinja or tokenizer_config.json in its
+    folder), or of a built-in one by name.
 
-    auto without one in the folder: v3 where the tokenizer has DeepSeek's tokens for the two speakers, else v2. Raises DataError.
+    auto without one in the folder: v3 where the tokenizer has DeepSeek's tokens for the two
+    speakers, else v2. Raises DataError.
     """
     source = None
     if name != "auto":
@@ -124,7 +132,8 @@ def compile_chat(source: str, bos: str = BOS, eos: str = EOS) -> Chat:
     """A template ready to render. Raises DataError."""
     if not isinstance(source, str) or len(source) > LONGEST:
         raise DataError(
-            f"the chat template is no text of at most {LONGEST} characters; name a built-in one with --template."
+            f"the chat template is no text of at most {LONGEST} characters; name a "
+            "built-in one with --template."
         )
 
     try:
@@ -132,18 +141,21 @@ def compile_chat(source: str, bos: str = BOS, eos: str = EOS) -> Chat:
             return Chat(source, Sandbox().template(source), bos, eos)
     except Exception as error:  # Python's compiler too may refuse what a template becomes
         raise DataError(
-            f"the chat template is no Jinja that we run: {str(error).partition(chr(10))[0]}; name a built-in one with --template."
+            "the chat template is no Jinja that we run: "
+            f"{str(error).partition(chr(10))[0]}; name a built-in one with --template."
         ) from error
 
 
 class Thoughts:
-    """Tells the thinking of an answer from the rest, as it comes. `add` gives (is it thinking, text) pieces; tags belong to neither."""
+    """Tells the thinking of an answer from the rest, as it comes. `add` gives (is it thinking,
+    text) pieces; tags belong to neither."""
 
     def __init__(self, thinking: bool = False):
         self.thinking, self._held = thinking, ""
 
     def add(self, text: str, last: bool = False) -> list[tuple[bool, str]]:
-        """What is certain after `text`: the beginning of a tag waits until it is one, or is none."""
+        """What is certain after `text`: the beginning of a tag waits until it is one, or is
+        none."""
         pieces, text = [], self._held + text
         while (at := text.find(tag := THINK_END if self.thinking else THINK)) >= 0:
             pieces.append((self.thinking, text[:at]))

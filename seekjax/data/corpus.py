@@ -24,7 +24,8 @@ HELD_OUT = 20_000  # its held-out documents
 
 @dataclass(frozen=True)
 class Source:
-    """One source. Its two sequences of documents are random access, safe to read from threads, and picklable."""
+    """One source. Its two sequences of documents are random access, safe to read from threads, and
+    picklable."""
 
     name: str
     weight: float  # share of the documents drawn from it
@@ -32,7 +33,10 @@ class Source:
     held_out: Sequence[str]
     files: tuple[
         dict, ...
-    ]  # of every file: name, bytes, sha256, and its documents on each side. Of a generator: the hash of a sample
+        # of every file: name, bytes, sha256, and its documents on each side. Of a generator: the
+        # hash
+        # of a sample
+    ]
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,8 @@ class Corpus:
             if source.name == name:
                 return source
         raise DataError(
-            f"the corpus has no source {name!r}; it has {', '.join(source.name for source in self.sources)}."
+            f"the corpus has no source {name!r}; it has "
+            f"{', '.join(source.name for source in self.sources)}."
         )
 
     def manifest(self) -> dict:
@@ -66,7 +71,8 @@ class Corpus:
         }
 
     def fingerprint(self) -> str:
-        """A hash of the documents, their split and their weights; file names do not matter, so a corpus may move."""
+        """A hash of the documents, their split and their weights; file names do not matter, so a
+        corpus may move."""
         content = [
             [
                 source.weight,
@@ -95,7 +101,8 @@ class Documents:
 
 
 def load_corpus(config: DataConfig) -> Corpus:
-    """Resolves data.sources and reads every document once, so that bad input is found before training starts.
+    """Resolves data.sources and reads every document once, so that bad input is found before
+    training starts.
 
     Raises:
         DataError: a source that is unknown, empty, damaged or not text; weights that do not match.
@@ -106,7 +113,8 @@ def load_corpus(config: DataConfig) -> Corpus:
         )
     if len(set(config.sources)) != len(config.sources):
         raise DataError(
-            f"data.sources names a source twice in {config.sources}; use data.weights to give one more weight."
+            f"data.sources names a source twice in {config.sources}; use data.weights to "
+            "give one more weight."
         )
     if not 0 <= config.held_out < 1:
         raise DataError(
@@ -119,7 +127,8 @@ def load_corpus(config: DataConfig) -> Corpus:
 
 
 def is_held_out(text: str, share: float) -> bool:
-    """Which side of the split a document is on: a hash of its text decides, so copies stay together and other documents do not matter."""
+    """Which side of the split a document is on: a hash of its text decides, so copies stay together
+    and other documents do not matter."""
     return _score(text) < share
 
 
@@ -132,18 +141,21 @@ def _shares(config: DataConfig) -> list[float]:
     weights = config.weights or (1.0,) * len(config.sources)
     if len(weights) != len(config.sources):
         raise DataError(
-            f"data.weights has {len(weights)} numbers for {len(config.sources)} sources; give one per source, or none."
+            f"data.weights has {len(weights)} numbers for {len(config.sources)} sources; "
+            "give one per source, or none."
         )
     if min(weights) <= 0:
         raise DataError(
-            f"data.weights={config.weights} must be positive; leave a source out of data.sources instead of giving it no weight."
+            f"data.weights={config.weights} must be positive; leave a source out of "
+            "data.sources instead of giving it no weight."
         )
     return [weight / sum(weights) for weight in weights]
 
 
 def _load(name: str, weight: float, config: DataConfig) -> Source:
     if name == "stories":
-        # Held-out stories are fresh draws, not other strings: only then is the true entropy the floor on both sides.
+        # Held-out stories are fresh draws, not other strings: only then is the true entropy the
+        # floor on both sides.
         return _generated(name, weight, stories.generate, None, None)
     if name == "arithmetic":
         share = (
@@ -209,7 +221,8 @@ def _split(name: str, weight: float, files: Sequence[DocumentFile], share: float
 
 
 def _held_out(scores: np.ndarray, share: float) -> np.ndarray:
-    """bool [documents]. Of a few documents all may fall on one side; then the nearest to the border changes over."""
+    """Bool [documents]. Of a few documents all may fall on one side; then the nearest to the border
+    changes over."""
     held_out = scores < share
     if share and not held_out.any():
         held_out[scores.argmin()] = True

@@ -2,4 +2,5 @@
 
 
 class DataError(ValueError):
-    """Something is wrong with the data or its settings; the message says what, where, and what to do about it."""
+    """Something is wrong with the data or its settings; the message says what, where, and what to
+    do about it."""

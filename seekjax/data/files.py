@@ -1,7 +1,8 @@
 """Documents in the user's own files: text, JSON lines, Parquet and ArrayRecord.
 
-Every class here is a sequence of documents (`len(file)`, `file[row] -> str`) that can be read from several threads and sent to another process:
-it keeps a path and an index, never an open handle. A document is checked when it is read, and `load_corpus` reads each one once before training.
+Every class here is a sequence of documents (`len(file)`, `file[row] -> str`) that can be read from
+several threads and sent to another process: it keeps a path and an index, never an open handle. A
+document is checked when it is read, and `load_corpus` reads each one once before training.
 """
 
 import importlib
@@ -20,7 +21,8 @@ from .errors import DataError
 
 @dataclass
 class DocumentFile:
-    """What all formats share. `name` is how messages and the manifest call the file; `text_field` is the column or key that holds the text."""
+    """What all formats share. `name` is how messages and the manifest call the file; `text_field`
+    is the column or key that holds the text."""
 
     path: Path
     name: str
@@ -36,7 +38,8 @@ class DocumentFile:
         return (self[row] for row in range(len(self)))
 
     def __getstate__(self) -> dict:
-        """What `cached_property` opened or read stays behind when the file is sent to another process, which opens its own."""
+        """What `cached_property` opened or read stays behind when the file is sent to another
+        process, which opens its own."""
         return {
             key: value
             for key, value in self.__dict__.items()
@@ -46,8 +49,10 @@ class DocumentFile:
 
 @dataclass
 class TextFile(DocumentFile):
-    """UTF-8 text, one document. A longer one is cut at line starts into sections that count as documents: otherwise a single book
-    could be neither shuffled nor split into training and held-out text."""
+    """UTF-8 text, one document. A longer one is cut at line starts into sections that count as
+    documents: otherwise a single book could be neither shuffled nor split into training and
+    held-out text.
+    """
 
     section: int | None = 16_000  # bytes from which a section may end; None = never
     sections: list[tuple[int, int]] = field(init=False, repr=False)  # byte offset and bytes of each
@@ -117,13 +122,15 @@ class JsonLines(DocumentFile):
             return json.loads(_decode(line, where))
         except json.JSONDecodeError as error:
             raise DataError(
-                f"{where} is not valid JSON ({error.msg} at column {error.colno}); the file may be truncated: "
+                f"{where} is not valid JSON ({error.msg} at column {error.colno}); the "
+                "file may be truncated: "
                 "repair or delete that line."
             ) from error
 
 
 class Parquet(DocumentFile):
-    """The rows of one text column, held in memory: for a corpus larger than memory use ArrayRecord, which is read in place."""
+    """The rows of one text column, held in memory: for a corpus larger than memory use ArrayRecord,
+    which is read in place."""
 
     @cached_property
     def column(self):
@@ -134,17 +141,20 @@ class Parquet(DocumentFile):
                 names = file.schema_arrow.names
                 if self.text_field not in names:
                     raise DataError(
-                        f"{self.name} has no column {self.text_field!r}; set data.text_field to one of: {', '.join(names)}."
+                        f"{self.name} has no column {self.text_field!r}; set "
+                        f"data.text_field to one of: {', '.join(names)}."
                     )
                 column = file.read(columns=[self.text_field]).column(0)
         except (pyarrow.ArrowException, OSError) as error:
             reason = str(error).splitlines()[0].rstrip(".")
             raise DataError(
-                f"{self.name} is not a readable Parquet file ({reason}); it may be truncated: write or copy it again."
+                f"{self.name} is not a readable Parquet file ({reason}); it may be "
+                "truncated: write or copy it again."
             ) from error
         if not (pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type)):
             raise DataError(
-                f"{self.name} column {self.text_field!r} holds {column.type}, not text; set data.text_field to a string column."
+                f"{self.name} column {self.text_field!r} holds {column.type}, not text; "
+                "set data.text_field to a string column."
             )
         if len(column) == 0:
             raise DataError(f"{self.name} has no rows; remove it from data.sources.")
@@ -176,7 +186,8 @@ class ArrayRecord(DocumentFile):
         with self._checked():
             reader = module.ArrayRecordReader(str(self.path))
             if reader.num_records() == 0:
-                reader.read_all()  # a damaged file also claims to have no records; only reading says why
+                # a damaged file also claims to have no records; only reading says why
+                reader.read_all()
                 raise DataError(f"{self.name} has no records; remove it from data.sources.")
         return reader
 
@@ -203,7 +214,8 @@ class ArrayRecord(DocumentFile):
         except (RuntimeError, OSError, IndexError) as error:
             reason = str(error).split(";")[0].rstrip(".")
             raise DataError(
-                f"{self.name} is not a readable ArrayRecord file ({reason}); it may be truncated: write or copy it again."
+                f"{self.name} is not a readable ArrayRecord file ({reason}); it may be "
+                "truncated: write or copy it again."
             ) from error
 
 
@@ -217,7 +229,8 @@ FORMATS = {
 
 
 def open_path(path: Path, text_field: str) -> list[DocumentFile]:
-    """The document files at an existing path: the file itself, or every file of a known format below a folder, sorted by name, hidden ones left out.
+    """The document files at an existing path: the file itself, or every file of a known format
+    below a folder, sorted by name, hidden ones left out.
 
     Raises:
         DataError: there is none of a known format.
@@ -244,15 +257,18 @@ def open_path(path: Path, text_field: str) -> list[DocumentFile]:
 def _text_of(record, text_field: str, where: str) -> str:
     if not isinstance(record, dict):
         raise DataError(
-            f"{where} is a JSON {type(record).__name__}, not an object; write {{{json.dumps(text_field)}: ...}}."
+            f"{where} is a JSON {type(record).__name__}, not an object; write "
+            f"{{{json.dumps(text_field)}: ...}}."
         )
     if text_field not in record:
         raise DataError(
-            f"{where} has no key {text_field!r}; set data.text_field to one of: {', '.join(record) or 'none, the object is empty'}."
+            f"{where} has no key {text_field!r}; set data.text_field to one of: "
+            f"{', '.join(record) or 'none, the object is empty'}."
         )
     if not isinstance(record[text_field], str):
         raise DataError(
-            f"{where} has a {type(record[text_field]).__name__} under {text_field!r}, not a string; set data.text_field to a text key."
+            f"{where} has a {type(record[text_field]).__name__} under {text_field!r}, not "
+            "a string; set data.text_field to a text key."
         )
     return record[text_field]
 
@@ -267,7 +283,8 @@ def _decode(data: bytes, where: str) -> str:
 
 
 def _read(file: DocumentFile, offset: int, size: int) -> bytes:
-    """Opened for each read: a handle could be shared neither between threads nor with another process."""
+    """Opened for each read: a handle could be shared neither between threads nor with another
+    process."""
     with _reading(file.name), file.path.open("rb") as stream:
         stream.seek(offset)
         return stream.read(size)

@@ -10,7 +10,8 @@ from itertools import count
 class Generated:
     """The documents that `generate` writes from a random number generator, by index.
 
-    `keep` confines them to the texts it accepts; a rejected text is drawn again. Training and held-out documents of one generator differ by `stream`.
+    `keep` confines them to the texts it accepts; a rejected text is drawn again. Training and
+    held-out documents of one generator differ by `stream`.
     """
 
     generate: Callable[[random.Random], str]

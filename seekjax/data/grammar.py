@@ -1,11 +1,15 @@
-"""A stochastic grammar whose texts have a known probability, so that a model's loss can be held against the truth.
+"""A stochastic grammar whose texts have a known probability, so that a model's loss can be held
+against the truth.
 
-A text is a sequence of acts; each act is one of a few templates; a template mentions slots: `{hero} saw a {colour} kite. {She} ...`.
-A slot is drawn at its first mention and *repeated* at every later one, and words such as `She` agree with a slot: this is what a model
-must carry over a distance. The n-th template of an act, and the n-th word of a slot, has weight 1/n.
+A text is a sequence of acts; each act is one of a few templates; a template mentions slots: `{hero}
+saw a {colour} kite. {She} ...`. A slot is drawn at its first mention and *repeated* at every later
+one, and words such as `She` agree with a slot: this is what a model must carry over a distance. The
+n-th template of an act, and the n-th word of a slot, has weight 1/n.
 
-The choices are independent given the templates, and (tests/data/test_stories.py) no text arises from two different sequences of choices. Hence
-    log p(text) = sum of log p(choice)        H(text) = sum over acts of H(act) + sum over slots of P(slot is mentioned) H(slot).
+The choices are independent given the templates, and (tests/data/test_stories.py) no text arises
+from two different sequences of choices. Hence
+    # H(text) = sum over acts of H(act) + sum over slots of P(slot is mentioned) H(slot).
+    log p(text) = sum of log p(choice)
 """
 
 import math
@@ -20,7 +24,8 @@ from string import Formatter
 
 @dataclass(frozen=True)
 class Grammar:
-    """`agreement` maps a word to the slot it agrees with and to its form for each value of that slot."""
+    """`agreement` maps a word to the slot it agrees with and to its form for each value of that
+    slot."""
 
     acts: tuple[tuple[str, ...], ...]
     slots: Mapping[str, tuple[str, ...]]
@@ -38,7 +43,8 @@ class Grammar:
         total = 0.0
         for template, probability, pattern in self._patterns:
             match = pattern.fullmatch(text)
-            # The pattern allows any form of an agreeing word; rendering again demands the right one.
+            # The pattern allows any form of an agreeing word; rendering again demands the right
+            # one.
             if match and self._render(template, match.groupdict()) == text:
                 total += probability * math.prod(
                     _zipf(self.slots[slot])[value] for slot, value in match.groupdict().items()
@@ -81,7 +87,8 @@ class Grammar:
         ]
 
     def _pattern(self, template: str) -> str:
-        """A regular expression for the texts of a template: a slot's first mention is a group, every later one refers back to it."""
+        """A regular expression for the texts of a template: a slot's first mention is a group,
+        every later one refers back to it."""
         pattern, seen = "", set()
         for literal, field in _parts(template):
             pattern += re.escape(literal)
@@ -103,7 +110,8 @@ class Grammar:
         return template.format(**values, **agreeing)
 
     def _slots_in(self, template: str) -> list[str]:
-        """The slots a template mentions, in order; an agreeing word mentions the slot it agrees with."""
+        """The slots a template mentions, in order; an agreeing word mentions the slot it agrees
+        with."""
         return list(
             dict.fromkeys(
                 self.agreement[field][0] if field in self.agreement else field

@@ -1,4 +1,5 @@
-"""Measuring a model on a given text: every byte counts once, so that a compressor can be given the very same bytes."""
+"""Measuring a model on a given text: every byte counts once, so that a compressor can be given the
+very same bytes."""
 
 import lzma
 import math
@@ -21,7 +22,8 @@ def held_out_text(corpus: Corpus, source: str, limit_bytes: int) -> str:
     documents, text, size = corpus.source(source).held_out, [], 0
     if not len(documents):
         raise DataError(
-            f"source {source!r} has no held-out documents; set data.held_out above 0 or give it more documents."
+            f"source {source!r} has no held-out documents; set data.held_out above 0 or "
+            "give it more documents."
         )
     for index in range(len(documents)):
         if size >= limit_bytes:
@@ -36,10 +38,12 @@ def held_out_text(corpus: Corpus, source: str, limit_bytes: int) -> str:
 def exact_batches(
     text: str, tokenizer: Tokenizer, sequence: int, batch: int
 ) -> list[dict[str, np.ndarray]]:
-    """Batches, int32 [batch, sequence + 1], in which every token of the text is a target exactly once.
+    """Batches, int32 [batch, sequence + 1], in which every token of the text is a target exactly
+    once.
 
-    The first is predicted from the end-of-document token before it. Rows overlap by one token; the last ones are filled with padding,
-    segment 0: only targets with a segment above 0 count. `tokenizer.bytes_V` of those targets sums to the bytes of the text.
+    The first is predicted from the end-of-document token before it. Rows overlap by one token; the
+    last ones are filled with padding, segment 0: only targets with a segment above 0 count.
+    `tokenizer.bytes_V` of those targets sums to the bytes of the text.
     """
     tokens = np.concatenate([[tokenizer.eos], tokenizer.encode(text)]).astype(np.int32)
     count = max(1, math.ceil((len(tokens) - 1) / (sequence * batch))) * batch
@@ -59,9 +63,11 @@ def document_batches(
 ) -> list[dict[str, np.ndarray]]:
     """Batches, int32 [batch, sequence + 1], of whole documents: no row begins in the middle of one.
 
-    Every token of every document, and the end-of-document after it, is a target (with a segment above 0) exactly once. So the summed
-    loss can be held against the documents' own probability: for stories, against -sum(stories.log_prob(text)), which no model is
-    expected to beat. Rows of `eval_batches` begin anywhere, and what was cut off costs a model a little more than the entropy.
+    Every token of every document, and the end-of-document after it, is a target (with a segment
+    above 0) exactly once. So the summed loss can be held against the documents' own probability:
+    for stories, against -sum(stories.log_prob(text)), which no model is expected to beat. Rows of
+    `eval_batches` begin anywhere, and what was cut off costs a model a little more than the
+    entropy.
 
     Raises:
         DataError: a document is longer than `sequence`, its end included.
@@ -71,7 +77,8 @@ def document_batches(
         tokens = [*tokenizer.encode(text), tokenizer.eos]
         if len(tokens) > sequence:
             raise DataError(
-                f"a document has {len(tokens)} tokens but data.sequence={sequence}; set data.sequence to at least {len(tokens)}."
+                f"a document has {len(tokens)} tokens but data.sequence={sequence}; set "
+                f"data.sequence to at least {len(tokens)}."
             )
         if not rows or len(rows[-1]) + len(tokens) > sequence + 1:
             rows.append([tokenizer.eos])

@@ -1,12 +1,14 @@
 """Documents of any length into rows of one length, from a position that is a handful of integers.
 
-A row of `window` tokens holds `window - 1` predictions. Consecutive rows of a text share one token, the last of one being the first
-of the next, so that every token is predicted exactly once and none is lost at the cut.
+A row of `window` tokens holds `window - 1` predictions. Consecutive rows of a text share one token,
+the last of one being the first of the next, so that every token is predicted exactly once and none
+is lost at the cut.
 
-Several documents are read side by side, one per *lane*, and the lanes take turns; otherwise a long document would fill whole batches
-with one subject. A lane that ends its document opens the next of the one shared stream. The position is therefore: the document and
-offset of each lane, how many documents were opened, and whose turn it is. It counts documents and tokens only, so batch size, worker
-processes and threads may change when a run resumes.
+Several documents are read side by side, one per *lane*, and the lanes take turns; otherwise a long
+document would fill whole batches with one subject. A lane that ends its document opens the next of
+the one shared stream. The position is therefore: the document and offset of each lane, how many
+documents were opened, and whose turn it is. It counts documents and tokens only, so batch size,
+worker processes and threads may change when a run resumes.
 """
 
 from collections.abc import Callable, Iterator
@@ -52,8 +54,8 @@ class Stream:
 class Rows(grain.IterDataset):
     """Rows of int32 {"tokens", "segments"}; segments count the documents of a row from 1.
 
-    With `split`, each has `window` tokens and a document may begin where another ended; without, up to `window` tokens of a single
-    document, for a packer to fit together.
+    With `split`, each has `window` tokens and a document may begin where another ended; without, up
+    to `window` tokens of a single document, for a packer to fit together.
     """
 
     def __init__(self, stream: Stream, *, window: int, lanes: int, split: bool):

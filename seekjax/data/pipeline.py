@@ -40,7 +40,9 @@ class Batches(grain.DatasetIterator):
         for name, value in self._made_for.items():
             if state["made_for"].get(name) != value:
                 raise DataError(
-                    f"the saved data position belongs to {name}={state['made_for'].get(name)} but this run has {name}={value}; "
+                    "the saved data position belongs to "
+                    f"{name}={state['made_for'].get(name)} but this run has "
+                    f"{name}={value}; "
                     "restore that setting, or start a new run from the weights."
                 )
         self._batches.set_state(state["position"])
@@ -56,11 +58,13 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Batches:
-    """Endless training batches of this process, int32 [batch / process_count, sequence + 1] "tokens" and "segments".
+    """Endless training batches of this process, int32 [batch / process_count, sequence + 1]
+    "tokens" and "segments".
 
-    Segments count the documents within a row from 1; 0 is padding. `get_state()` is JSON-able and exact: `set_state` continues with
-    the very next row, also under another batch size or number of workers. Processes read disjoint documents. With workers, call it
-    under `if __name__ == "__main__"`, because worker processes import the main module.
+    Segments count the documents within a row from 1; 0 is padding. `get_state()` is JSON-able and
+    exact: `set_state` continues with the very next row, also under another batch size or number of
+    workers. Processes read disjoint documents. With workers, call it under `if __name__ ==
+    "__main__"`, because worker processes import the main module.
 
     Raises:
         DataError: settings that do not fit together; from set_state, a position saved with other data or settings.
@@ -105,10 +109,12 @@ def sample_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Batches:
-    """Endless training batches of samples that are tokens already: dicts of equally long arrays, at most sequence + 1, with the keys of `fill`.
+    """Endless training batches of samples that are tokens already: dicts of equally long arrays, at
+    most sequence + 1, with the keys of `fill`.
 
-    Whole samples share rows of int32 [batch / process_count, sequence + 1] beside their "segments"; `fill` says what follows the last. The position
-    is exact, and refuses other settings than those of `made_for` and these.
+    Whole samples share rows of int32 [batch / process_count, sequence + 1] beside their "segments";
+    `fill` says what follows the last. The position is exact, and refuses other settings than those
+    of `made_for` and these.
     """
     samples = _mixed(corpus, seed)[process_index::process_count].to_iter_dataset(
         grain.ReadOptions(num_threads=1, prefetch_buffer_size=AHEAD)
@@ -136,9 +142,11 @@ def eval_batches(
     process_count: int = 1,
     source: str | None = None,
 ) -> list[dict[str, np.ndarray]]:
-    """The same `count` held-out batches every time, always packed by splitting, without FIM; a small held-out split is repeated.
+    """The same `count` held-out batches every time, always packed by splitting, without FIM; a
+    small held-out split is repeated.
 
-    Every process packs all rows and keeps its own, so that the loss does not depend on how many processes there are.
+    Every process packs all rows and keeps its own, so that the loss does not depend on how many
+    processes there are.
 
     Raises:
         DataError: there is no such source, or nothing is held out.
@@ -147,7 +155,8 @@ def eval_batches(
     for each in sources:
         if not len(each.held_out):
             raise DataError(
-                f"source {each.name!r} has no held-out documents; set data.held_out above 0 or give it more documents."
+                f"source {each.name!r} has no held-out documents; set data.held_out above "
+                "0 or give it more documents."
             )
     documents = grain.MapDataset.mix(
         [grain.MapDataset.source(each.held_out).seed(0).shuffle().repeat() for each in sources],
@@ -177,7 +186,8 @@ def stack(rows: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 def _rows_per_process(batch: int, process_count: int) -> int:
     if batch % process_count:
         raise DataError(
-            f"a batch of {batch} rows cannot be shared by {process_count} processes; make train.batch a multiple of {process_count}."
+            f"a batch of {batch} rows cannot be shared by {process_count} processes; make "
+            f"train.batch a multiple of {process_count}."
         )
     return batch // process_count
 
@@ -189,7 +199,8 @@ def _tokens(documents: grain.MapDataset, tokenizer: Tokenizer) -> grain.MapDatas
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads a dataset in order, ahead of use: in a thread, or in worker processes. The order does not depend on which."""
+    """Reads a dataset in order, ahead of use: in a thread, or in worker processes. The order does
+    not depend on which."""
 
     workers: int
 
@@ -208,7 +219,8 @@ class _Reader:
 
 @dataclass(frozen=True)
 class _FillInTheMiddle(grain.transforms.RandomMap):
-    """Turns a share of documents into prefix, suffix, middle (V3 section 4.1): <begin>prefix<hole>suffix<end>middle<eos>."""
+    """Turns a share of documents into prefix, suffix, middle (V3 section 4.1):
+    <begin>prefix<hole>suffix<end>middle<eos>."""
 
     rate: float
     prefix: int
@@ -237,7 +249,8 @@ def _fill_in_the_middle(rate: float, tokenizer: Tokenizer) -> _FillInTheMiddle:
     ids = (tokenizer.fim_prefix, tokenizer.fim_hole, tokenizer.fim_end)
     if None in ids:
         raise DataError(
-            f"data.fim_rate={rate} needs a tokenizer with DeepSeek's three FIM tokens; set it to 0 or use data.tokenizer=bpe."
+            f"data.fim_rate={rate} needs a tokenizer with DeepSeek's three FIM tokens; "
+            "set it to 0 or use data.tokenizer=bpe."
         )
     return _FillInTheMiddle(rate, *ids)
 
@@ -256,7 +269,8 @@ def _mixed(corpus: Corpus, seed: int) -> grain.MapDataset:
 def _first_fit(
     rows: grain.IterDataset, window: int, fill: dict[str, int], seed: int
 ) -> grain.IterDataset:
-    """Whole documents into the first of several rows with room for them; the rest of a row is `fill`, segment 0."""
+    """Whole documents into the first of several rows with room for them; the rest of a row is
+    `fill`, segment 0."""
     packed = grain.experimental.FirstFitPackIterDataset(
         rows,
         length_struct=dict.fromkeys(fill, window),

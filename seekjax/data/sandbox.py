@@ -1,7 +1,9 @@
-"""Where chat templates run: Jinja's sandbox, with a meter on what a template builds and on how often it goes around.
+"""Where chat templates run: Jinja's sandbox, with a meter on what a template builds and on how
+often it goes around.
 
-A template is a program that comes with weights from anywhere. Jinja's own sandbox lets it reach nothing, but any operation may make gigabytes of a
-few characters or run for years. Here every operation first pays for the size of what it reads and may build, from a budget that grows with the
+A template is a program that comes with weights from anywhere. Jinja's own sandbox lets it reach
+nothing, but any operation may make gigabytes of a few characters or run for years. Here every
+operation first pays for the size of what it reads and may build, from a budget that grows with the
 conversation, and there are only the filters and methods that published templates use.
 """
 
@@ -126,7 +128,8 @@ def spend(amount: int) -> None:
 
 
 def size(value: Any, depth: int = DEEPEST) -> int:
-    """How much there is to read or to write of a value, what it holds several times counted as often; at most what is left of the budget."""
+    """How much there is to read or to write of a value, what it holds several times counted as
+    often; at most what is left of the budget."""
     if depth == 0:
         raise TemplateError(f"it puts lists into lists more than {DEEPEST} deep")
     if isinstance(value, str):
@@ -162,7 +165,7 @@ def walked(values: Any) -> Any:
 
 
 def joined(*values: Any) -> str:
-    """a ~ b"""
+    """A ~ b"""
     return "".join(str(weighed(value)) for value in values)
 
 
@@ -211,14 +214,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context, operator: str, left: Any, right: Any) -> Any:
         both = isinstance(left, (int, float)) and isinstance(right, (int, float))
-        if (
-            operator == "**"
-            and not (both and abs(left) <= 2**16 and abs(right) <= 16)
-            or operator != "+"
-            and not both
+        if (operator == "**" and not (both and abs(left) <= 2**16 and abs(right) <= 16)) or (
+            operator != "+" and not both
         ):
             raise TemplateError(
-                f"a chat template has no need of {type(left).__name__} {operator} {type(right).__name__}"
+                f"a chat template has no need of {type(left).__name__} {operator} "
+                f"{type(right).__name__}"
             )
         return super().call_binop(context, operator, weighed(left), weighed(right))
 

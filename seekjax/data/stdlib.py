@@ -1,4 +1,5 @@
-"""The source code of the running Python's standard library: real text that is on every machine, with no download."""
+"""The source code of the running Python's standard library: real text that is on every machine,
+with no download."""
 
 import sysconfig
 from pathlib import Path
@@ -40,7 +41,8 @@ def files() -> list[TextFile]:
             found.append(TextFile(path, name.as_posix(), section=None))
     if not found:
         raise DataError(
-            f"no Python sources in {root}; choose another source in data.sources, for instance stories."
+            f"no Python sources in {root}; choose another source in data.sources, for "
+            "instance stories."
         )
     return found
 

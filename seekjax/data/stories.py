@@ -2,7 +2,8 @@
 
     Mia had a red kite and the fox had a blue boat. They met in the garden. She was happy to see the fox. That night the fox dreamt of the blue boat.
 
-To come near the floor a model must look back: who is `She`, which of two colours goes with which thing, where they met.
+To come near the floor a model must look back: who is `She`, which of two colours goes with which
+thing, where they met.
 """
 
 import random
@@ -27,7 +28,8 @@ GRAMMAR = Grammar(
         (
             "{hero} had a {colour} {thing} and the {friend} had a {shade} {toy}. ",
             "The {friend} found a {shade} {toy} for {hero}, who had lost a {colour} {thing}. ",
-            "There was a {colour} {thing} that {hero} liked and a {shade} {toy} that the {friend} liked. ",
+            "There was a {colour} {thing} that {hero} liked and a {shade} {toy} that the "
+            "{friend} liked. ",
         ),
         (
             "They met in the {place}. ",
@@ -77,7 +79,8 @@ def entropy_per_byte() -> float:
 def expected_tokens(tokenizer) -> float:
     """Expected tokens per story, its end-of-document token included.
 
-    Exact where every token is one byte; otherwise the mean over the same 20,000 stories each time (its standard error is below 0.1%).
+    Exact where every token is one byte; otherwise the mean over the same 20,000 stories each time
+    (its standard error is below 0.1%).
     """
     rng = random.Random("stories/tokens")
     story = generate(rng)
@@ -89,6 +92,7 @@ def expected_tokens(tokenizer) -> float:
 def entropy_per_token(tokenizer) -> float:
     """Nats per token of a long stream of stories: the least loss any model can reach on it.
 
-    The stream is packed across documents, so its end-of-document tokens count in the mean although they cost nothing to predict.
+    The stream is packed across documents, so its end-of-document tokens count in the mean although
+    they cost nothing to predict.
     """
     return entropy() / expected_tokens(tokenizer)

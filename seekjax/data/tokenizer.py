@@ -1,4 +1,5 @@
-"""Text to token ids and back: byte-level BPE in the tokenizer.json format of DeepSeek and of the `tokenizers` library."""
+"""Text to token ids and back: byte-level BPE in the tokenizer.json format of DeepSeek and of the
+`tokenizers` library."""
 
 import hashlib
 import json
@@ -28,7 +29,8 @@ ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
 def special_in(text: str) -> str | None:
-    """The name of a special token that a text spells, or None: it would become that token, or came from one."""
+    """The name of a special token that a text spells, or None: it would become that token, or came
+    from one."""
     return next((name for name in SPECIAL if name in text), None)
 
 
@@ -56,16 +58,19 @@ class Tokenizer:
         self.size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
         if self.size > vocab:
             raise DataError(
-                f"{origin} has {self.size} tokens but model.vocab={vocab}; set model.vocab to at least {self.size}."
+                f"{origin} has {self.size} tokens but model.vocab={vocab}; set "
+                f"model.vocab to at least {self.size}."
             )
         if "ByteLevel" not in json.dumps(json.loads(backend.to_str())["decoder"]):
             raise DataError(
-                f"{origin} is not a byte-level tokenizer, so bits per byte cannot be counted; use one like DeepSeek's."
+                f"{origin} is not a byte-level tokenizer, so bits per byte cannot be "
+                "counted; use one like DeepSeek's."
             )
         self.eos = backend.token_to_id(EOS)
         if self.eos is None:
             raise DataError(
-                f"{origin} has no token {EOS}; add DeepSeek's special tokens to it or use data.tokenizer=bpe."
+                f"{origin} has no token {EOS}; add DeepSeek's special tokens to it or use "
+                "data.tokenizer=bpe."
             )
         self.pad = backend.token_to_id(PAD)
         self.pad = self.eos if self.pad is None else self.pad
@@ -79,11 +84,13 @@ class Tokenizer:
         self.bytes_V = _bytes_per_id(backend, vocab)
 
     def __reduce__(self):
-        """Sent to another process, it is made anew: the library's pickle forgets `encode_special_tokens`."""
+        """Sent to another process, it is made anew: the library's pickle forgets
+        `encode_special_tokens`."""
         return Tokenizer, (self._backend, self._vocab, self._origin)
 
     def encode(self, text: str, *, special: bool = False) -> np.ndarray:
-        """int32 ids of a text. With `special`, names of special tokens in the text become those tokens: for chat templates, never for documents."""
+        """int32 ids of a text. With `special`, names of special tokens in the text become those
+        tokens: for chat templates, never for documents."""
         if not special:
             return np.array(self._backend.encode(text, add_special_tokens=False).ids, np.int32)
         pieces = re.split(f"({'|'.join(map(re.escape, self._added))})", text)
@@ -97,7 +104,8 @@ class Tokenizer:
         )
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
-        """The text of some ids; special tokens are left out, or with `special` named, and bytes that form no character become U+FFFD."""
+        """The text of some ids; special tokens are left out, or with `special` named, and bytes
+        that form no character become U+FFFD."""
         return self._backend.decode([int(id) for id in ids], skip_special_tokens=not special)
 
     def save(self, folder: Path) -> Path:
@@ -131,7 +139,8 @@ def read_tokenizer(path: Path, vocab: int) -> Tokenizer:
     file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
         raise DataError(
-            f"{file} does not exist; data.tokenizer must be bpe, byte or the path of a tokenizer.json."
+            f"{file} does not exist; data.tokenizer must be bpe, byte or the path of a "
+            "tokenizer.json."
         )
     try:
         backend = tokenizers.Tokenizer.from_file(str(file))
@@ -151,7 +160,8 @@ def _cached_bpe(vocab: int, corpus: Corpus) -> Tokenizer:
     least = len(ALPHABET) + len(SPECIAL) + len(MARKS)
     if vocab < least:
         raise DataError(
-            f"data.tokenizer=bpe needs at least {least} tokens but model.vocab={vocab}; set model.vocab to at least {least}."
+            f"data.tokenizer=bpe needs at least {least} tokens but model.vocab={vocab}; "
+            f"set model.vocab to at least {least}."
         )
     key = hashlib.sha256(
         f"{corpus.fingerprint()} {vocab} {TRAINING_BYTES} {SPECIAL} and {MARKS}".encode()
@@ -175,13 +185,16 @@ def _train_bpe(vocab: int, corpus: Corpus) -> tokenizers.Tokenizer:
     made = json.loads(backend.to_str())
     for token in made[
         "added_tokens"
-    ]:  # the trainer calls all of them special, and would have decoding leave the thinking's marks out
+        # the trainer calls all of them special, and would have decoding leave the thinking's marks
+        # out
+    ]:
         token["special"] = token["content"] in SPECIAL
     return tokenizers.Tokenizer.from_str(json.dumps(made))
 
 
 def _training_text(corpus: Corpus) -> Iterator[str]:
-    """Training documents spread evenly over each source, up to its weight's share of TRAINING_BYTES."""
+    """Training documents spread evenly over each source, up to its weight's share of
+    TRAINING_BYTES."""
     for source in corpus.sources:
         room, order = (
             int(source.weight * TRAINING_BYTES),
@@ -196,7 +209,8 @@ def _training_text(corpus: Corpus) -> Iterator[str]:
 
 
 def _byte_backend() -> tokenizers.Tokenizer:
-    """Ids 0 to 255 are the bytes; the special tokens follow. A BPE without merges, so that it is saved and read like any other."""
+    """Ids 0 to 255 are the bytes; the special tokens follow. A BPE without merges, so that it is
+    saved and read like any other."""
     backend = _empty_backend(
         models.BPE(vocab={_char_of(byte): byte for byte in range(256)}, merges=[])
     )
@@ -205,7 +219,8 @@ def _byte_backend() -> tokenizers.Tokenizer:
 
 
 def _empty_backend(model) -> tokenizers.Tokenizer:
-    """Digits stand alone, so that arithmetic sees every column; words and runs of spaces are split as in GPT-2."""
+    """Digits stand alone, so that arithmetic sees every column; words and runs of spaces are split
+    as in GPT-2."""
     backend = tokenizers.Tokenizer(model)
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -224,7 +239,8 @@ def _added_tokens() -> list[AddedToken]:
 
 
 def _char_of(byte: int) -> str:
-    """GPT-2's printable stand-in for a byte: itself if printable in Latin-1, else the next unused character from U+0100."""
+    """GPT-2's printable stand-in for a byte: itself if printable in Latin-1, else the next unused
+    character from U+0100."""
     printable = [
         *range(ord("!"), ord("~") + 1),
         *range(ord("¡"), ord("¬") + 1),
@@ -238,7 +254,8 @@ def _char_of(byte: int) -> str:
 
 
 def _bytes_per_id(backend: tokenizers.Tokenizer, vocab: int) -> np.ndarray:
-    """int32 [vocab]. In a byte-level vocabulary every character of a token's name is one byte; an added token's name is its text."""
+    """int32 [vocab]. In a byte-level vocabulary every character of a token's name is one byte; an
+    added token's name is its text."""
     bytes_V = np.zeros(vocab, np.int32)
     for name, id in backend.get_vocab(with_added_tokens=False).items():
         bytes_V[id] = len(name)

@@ -7,7 +7,8 @@ from typing import IO
 
 
 def write(path: Path, content: str | bytes | Callable[[IO[bytes]], object]) -> None:
-    """Replace the file in one rename; content is what it shall hold, or writes it into an open file. Raises OSError, and leaves the old file then."""
+    """Replace the file in one rename; content is what it shall hold, or writes it into an open
+    file. Raises OSError, and leaves the old file then."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with unfinished.open("wb") as file:

@@ -1,7 +1,9 @@
-"""Bits per byte of a text, and perplexity: the same number on any mesh and batch size, and after an interruption.
+"""Bits per byte of a text, and perplexity: the same number on any mesh and batch size, and after an
+interruption.
 
-Documents follow one another, each begun by the token that begins a text; every token of a document is a target once, that token never. Rows of
-`sequence` targets overlap by one token and know nothing of the row before.
+Documents follow one another, each begun by the token that begins a text; every token of a document
+is a target once, that token never. Rows of `sequence` targets overlap by one token and know nothing
+of the row before.
 """
 
 import json
@@ -76,7 +78,8 @@ def measure(
     batch: int,
     sums: Sums = Sums(),
 ) -> Iterator[Sums]:
-    """The sums after each batch, from where `sums` stands; rows that it counts already are skipped."""
+    """The sums after each batch, from where `sums` stands; rows that it counts already are
+    skipped."""
     batch = -(-batch // split_by("batch")) * split_by("batch")
     for group in _batched(islice(iter(rows), sums.rows, None), batch):
         tokens_BX, mask_BT = (np.stack(part) for part in zip(*group))
@@ -106,7 +109,8 @@ class Progress:
         self.path, self.made_for = path, made_for
 
     def load(self) -> tuple[Sums, bool]:
-        """Where to go on, and whether that is the end; from nothing where the file speaks of something else."""
+        """Where to go on, and whether that is the end; from nothing where the file speaks of
+        something else."""
         try:
             found = json.loads(self.path.read_text())
             if found["made_for"] == self.made_for:
@@ -115,7 +119,8 @@ class Progress:
             pass
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(
-                f"{self.path} is no progress of an evaluation: delete it or name another with --progress."
+                f"{self.path} is no progress of an evaluation: delete it or name another "
+                "with --progress."
             ) from error
         return Sums(), False
 

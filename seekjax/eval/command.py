@@ -28,20 +28,27 @@ SAVE_EVERY = 10.0  # seconds
 
 @dataclass(frozen=True)
 class Eval:
-    """Bits per byte and perplexity of a text, or pass@1, pass@k and cons@k on held-out problems of tasks."""
+    """Bits per byte and perplexity of a text, or pass@1, pass@k and cons@k on held-out problems of
+    tasks."""
 
     folder: Annotated[
         Path, tyro.conf.Positional, tyro.conf.arg(name="model")
     ]  # a run's folder, or that of a published checkpoint
-    data: str = ""  # a .txt .jsonl .parquet .arrayrecord file or folder, or stdlib, arithmetic, stories: their held-out documents
+    # a .txt .jsonl .parquet .arrayrecord file or folder, or stdlib, arithmetic, stories: their
+    # held-out documents
+    data: str = ""
     documents: int = 0  # only so many; 0 = all, 1,000 of a built-in source
     sequence: int = 256  # tokens per row; the model sees nothing before its row
     batch: int | None = (
-        None  # rows at a time, over the whole mesh; it changes the speed alone. Default: 8 rows of text, 128 samples
+        # rows at a time, over the whole mesh; it changes the speed alone. Default: 8 rows of text,
+        # 128 samples
+        None
     )
     text_field: str = "text"  # column or key that holds the text in .jsonl and .parquet
     progress: Path | None = (
-        None  # remembers how far it came: the same command goes on there; default: eval-DATA.json beside the weights
+        # remembers how far it came: the same command goes on there; default: eval-DATA.json beside
+        # the weights
+        None
     )
     questions: Flat[Questions] = field(default_factory=Questions)
     report: Path | None = (
@@ -55,7 +62,8 @@ def evaluate(argv: list[str]) -> None:
     asked = tyro.cli(Eval, prog="seekjax eval", args=argv, config=(tyro.conf.FlagConversionOff,))
     need(
         bool(asked.data) != bool(asked.questions.task),
-        "name either --data, for the bits per byte of a text, or --task, for problems as countdown:1.",
+        "name either --data, for the bits per byte of a text, or --task, for problems as "
+        "countdown:1.",
     )
     keep_compiled()
     with on(asked.mesh):
@@ -71,7 +79,8 @@ def evaluate(argv: list[str]) -> None:
         sums, seconds = evaluated(asked)
     speed = f"; {sums.tokens / seconds:,.0f} tokens/s" if seconds else "; measured before"
     print(
-        f"{asked.data}: {sums.bytes:,} bytes, {sums.bits_per_byte:.4f} bits/byte, perplexity {sums.perplexity:.3f} per token{speed}"
+        f"{asked.data}: {sums.bytes:,} bytes, {sums.bits_per_byte:.4f} bits/byte, "
+        f"perplexity {sums.perplexity:.3f} per token{speed}"
     )
 
 

@@ -22,7 +22,8 @@ FLOORS = {
 
 
 def examined(opened: Opened, asked: Questions, rows: int | None) -> tuple[dict[str, Any], float]:
-    """What report.json holds of a model, and the tokens per second. Raises DataError where no answer could be judged."""
+    """What report.json holds of a model, and the tokens per second. Raises DataError where no
+    answer could be judged."""
     exam = Examiner(opened, asked, held_out=True, rows=rows)
     groups = [group for some in exam for group in some]
     post = exam.config.post
@@ -33,7 +34,8 @@ def examined(opened: Opened, asked: Questions, rows: int | None) -> tuple[dict[s
     }
     if not seen.get("problems", 1):
         raise DataError(
-            f"the verifier failed on every problem: {next(one.error for group in groups for one in group if one.error)}."
+            "the verifier failed on every problem: "
+            f"{next(one.error for group in groups for one in group if one.error)}."
         )
     if len(exam.problems) < asked.problems:
         seen["wanted"] = asked.problems
@@ -78,7 +80,8 @@ def tell(asked: Questions, seen: dict[str, Any], rate: float, path: Path) -> Non
     few = f" (there are no {seen['wanted']} that differ)" if "wanted" in seen else ""
     speed = f"; {rate:,.0f} tokens/s" if rate else ""
     print(
-        f"{', '.join(asked.task)}: {seen['problems']} held-out problems{few} x {seen['samples']}: {sentence(seen)}{speed}; {path}"
+        f"{', '.join(asked.task)}: {seen['problems']} held-out problems{few} x "
+        f"{seen['samples']}: {sentence(seen)}{speed}; {path}"
     )
     try:
         write(path, json.dumps(seen, indent=1) + "\n")

@@ -1,7 +1,8 @@
 """Decoding on the device: one prefill, then a compiled loop that ends when every row has.
 
-A token's slot in the cache is its position, and each row has a length of its own, so prompts of different lengths share a batch: what a shorter
-row computes beyond its end is overwritten before any of its tokens can see it.
+A token's slot in the cache is its position, and each row has a length of its own, so prompts of
+different lengths share a batch: what a shorter row computes beyond its end is overwritten before
+any of its tokens can see it.
 """
 
 from dataclasses import dataclass, replace
@@ -22,7 +23,9 @@ from sharding.rules import constrain, platform
 from .record import begin_record, record_choice, record_draw
 from .sampling import Dials, at, draw, log_prob, shape
 
-FEW = 128  # tokens up to which a CPU runs experts on all of them rather than sort them: below that a sorted tile would be as large
+# tokens up to which a CPU runs experts on all of them rather than sort them: below that a sorted
+# tile would be as large
+FEW = 128
 
 
 class State(struct.PyTreeNode):
@@ -35,7 +38,9 @@ class State(struct.PyTreeNode):
     limit_B: jax.Array  # length at which a row ends
     done_B: jax.Array
     key_B: jax.Array
-    draft: Any = None  # with a draft: {"cache", "token_B", "logit_BV"}, the next token it expects and what it drew that from
+    # with a draft: {"cache", "token_B", "logit_BV"}, the next token it expects and what it drew
+    # that from
+    draft: Any = None
     record: Any = None  # with Decoder.record: see generate/record.py
     rounds: Any = 0  # steps of live rows, summed over rows
     accepted: Any = 0  # of them, those whose draft was right
@@ -66,8 +71,9 @@ class Decoder:
 
 
 def prepare(decoder: Decoder, variables: dict, consume: bool = False) -> dict:
-    """Variables as decoding reads them: layers apart, and matrices in the compute dtype, or as `quant.tree.ready` has them. Router, bias and norms
-    stay float32."""
+    """Variables as decoding reads them: layers apart, and matrices in the compute dtype, or as
+    `quant.tree.ready` has them. Router, bias and norms stay float32.
+    """
 
     def cast(path, x):
         name = path[-1].key
@@ -96,9 +102,11 @@ def start(
     slots: int,
     group: int = 1,
 ) -> State:
-    """Read the prompts, tokens_BT[b, :length_B[b]], and draw the first token of each; rows with limit_B = length_B end at once.
+    """Read the prompts, tokens_BT[b, :length_B[b]], and draw the first token of each; rows with
+    limit_B = length_B end at once.
 
-    group: write so many texts after each prompt, which is read once; limit_B and key_B are then those of the texts.
+    group: write so many texts after each prompt, which is read once; limit_B and key_B are then
+    those of the texts.
     """
     from .speculative import first_draft  # it speaks of State too
 
@@ -139,7 +147,8 @@ def start(
 
 @partial(jax.jit, static_argnames="decoder", donate_argnames="state")
 def advance(decoder: Decoder, variables: dict, state: State, dials: Dials, stop_X, steps) -> State:
-    """Up to `steps` further steps, fewer when all rows end; a step writes one token per row, or with a draft up to two."""
+    """Up to `steps` further steps, fewer when all rows end; a step writes one token per row, or
+    with a draft up to two."""
     from .speculative import step_with_draft
 
     step = step_with_draft if decoder.draft else step_plain

@@ -1,4 +1,5 @@
-"""A model by its folder: a run that train.py or `seekjax convert` made, or a published checkpoint."""
+"""A model by its folder: a run that train.py or `seekjax convert` made, or a published
+checkpoint."""
 
 import json
 from collections.abc import Iterator
@@ -28,8 +29,9 @@ class Opened(NamedTuple):
 def open_model(path: Path, kernel: KernelConfig | None = None) -> Opened:
     """The newest weights in a folder and the tokenizer beside them.
 
-    `kernel`: instead of a run's own choice, or of the default for a checkpoint. Raises GenerateError where there is neither, and RunError,
-    CheckpointError, WeightsError or DataError where one is damaged.
+    `kernel`: instead of a run's own choice, or of the default for a checkpoint. Raises
+    GenerateError where there is neither, and RunError, CheckpointError, WeightsError or DataError
+    where one is damaged.
     """
     folder = Path(path).expanduser()
     if (folder / "checkpoints").is_dir():
@@ -42,11 +44,13 @@ def open_model(path: Path, kernel: KernelConfig | None = None) -> Opened:
         model, variables = load(folder, kernel)
     elif folder.is_dir():
         raise GenerateError(
-            f"{folder} holds no model: name a run folder (with checkpoints/) or a published checkpoint (config.json, *.safetensors)."
+            f"{folder} holds no model: name a run folder (with checkpoints/) or a "
+            "published checkpoint (config.json, *.safetensors)."
         )
     else:
         raise GenerateError(
-            f"there is no folder {folder}: name that of a run, by default runs/CONFIG, or of a published checkpoint."
+            f"there is no folder {folder}: name that of a run, by default runs/CONFIG, or "
+            "of a published checkpoint."
         )
     tokenizer = (
         read_tokenizer(folder, model.vocab) if (folder / "tokenizer.json").is_file() else None
@@ -58,7 +62,8 @@ def open_model(path: Path, kernel: KernelConfig | None = None) -> Opened:
 
 @contextmanager
 def on(mesh: MeshConfig) -> Iterator[None]:
-    """Place arrays on such a mesh of the devices here; raises GenerateError where they are too few."""
+    """Place arrays on such a mesh of the devices here; raises GenerateError where they are too
+    few."""
     try:
         made = make_mesh(mesh)
     except ValueError as error:
@@ -75,7 +80,8 @@ def need_tokenizer(opened: Opened) -> Tokenizer:
 
 
 def first_id(folder: Path, tokenizer: Tokenizer) -> int:
-    """The bos_token that tokenizer_config.json names, as published models have it; without one eos, for ours read documents that follow others."""
+    """The bos_token that tokenizer_config.json names, as published models have it; without one eos,
+    for ours read documents that follow others."""
     try:
         settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         named = settings.get("bos_token")

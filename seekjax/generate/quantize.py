@@ -1,4 +1,5 @@
-"""`seekjax quantize MODEL --to int8|int4|fp8 --out DIR`: a run folder with smaller weights, for use but not for training."""
+"""`seekjax quantize MODEL --to int8|int4|fp8 --out DIR`: a run folder with smaller weights, for use
+but not for training."""
 
 import json
 from contextlib import closing
@@ -26,12 +27,14 @@ from .sampling import GenerateError
 
 @dataclass(frozen=True)
 class Quantize:
-    """Matrices of a run or of a published checkpoint in few bits; embedding, head, norms and router stay as they are."""
+    """Matrices of a run or of a published checkpoint in few bits; embedding, head, norms and router
+    stay as they are."""
 
     folder: Annotated[
         Path, tyro.conf.Positional, tyro.conf.arg(name="model")
     ]  # a run's folder, or that of a published checkpoint
-    to: Kind  # int8 per output channel; int4 in groups of up to 128; fp8 (E4M3) in blocks of up to 128 x 128
+    # int8 per output channel; int4 in groups of up to 128; fp8 (E4M3) in blocks of up to 128 x 128
+    to: Kind
     out: Path  # a new run folder
     mesh: MeshConfig = MeshConfig(data=1)  # where the weights live on their way
 
@@ -44,12 +47,14 @@ def quantize(argv: list[str]) -> None:
     with on(asked.mesh):
         before, after = quantised(asked.folder.expanduser(), asked.to, asked.out.expanduser())
     print(
-        f"{asked.out}: weights of {human(after)} instead of {human(before)}, {human(before - after)} saved; next: seekjax generate {asked.out}"
+        f"{asked.out}: weights of {human(after)} instead of {human(before)}, "
+        f"{human(before - after)} saved; next: seekjax generate {asked.out}"
     )
 
 
 def quantised(source: Path, kind: Kind, run: Path) -> tuple[int, int]:
-    """Write the run folder; bytes of the weights before, in float32, and after. Raises WeightsError, RunError or GenerateError."""
+    """Write the run folder; bytes of the weights before, in float32, and after. Raises
+    WeightsError, RunError or GenerateError."""
     with appearing(run) as folder:
         if (source / "checkpoints").is_dir():
             config, variables = read_run(source)
@@ -66,7 +71,8 @@ def quantised(source: Path, kind: Kind, run: Path) -> tuple[int, int]:
             )
         if config.kernel.weights != "float32":
             raise GenerateError(
-                f"{source} has {config.kernel.weights} weights already: quantise the model that they are from."
+                f"{source} has {config.kernel.weights} weights already: quantise the "
+                "model that they are from."
             )
         before = tree_bytes(variables)
         axes = axes_of(named_variables(config.model, config.kernel))["params"]

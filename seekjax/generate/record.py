@@ -1,10 +1,15 @@
-"""What a trainer must know of how a text was drawn, to follow it exactly (V3.2 section 3.1, "keep routing" and "keep sampling mask").
+"""What a trainer must know of how a text was drawn, to follow it exactly (V3.2 section 3.1, "keep
+routing" and "keep sampling mask").
 
-    log_prob, entropy  [B, S] float32, of the distribution that was drawn from: after temperature and cuts
+    # [B, S] float32, of the distribution that was drawn from: after temperature and cuts
+    log_prob, entropy
     choice             {layer: [B, S, K] int32}: the experts that each token visited
-    kept               [B, S, V / 8] uint8, with Decoder.masks: bit by bit, the tokens that were let through; ones where nothing was drawn
+    # [B, S, V / 8] uint8, with Decoder.masks: bit by bit, the tokens that were let through; ones
+    # where nothing was drawn
+    kept
 
-Everything of a token stands at its position; what led to it, as its log_prob, too. The newest token has visited no expert yet.
+Everything of a token stands at its position; what led to it, as its log_prob, too. The newest token
+has visited no expert yet.
 """
 
 from typing import Any

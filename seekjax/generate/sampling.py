@@ -71,8 +71,9 @@ def keys(sampling: Sampling, rows: int) -> jax.Array:
 def shape(logit_BV: jax.Array, dials: Dials) -> jax.Array:
     """Logits whose softmax is the distribution to draw from; -inf where a token cannot come.
 
-    Temperature first, then top-k, top-p of what is left, min-p. Equally likely tokens at a border stay together. Temperature 0 leaves the first
-    likeliest token alone, so that greedy decoding is drawing too.
+    Temperature first, then top-k, top-p of what is left, min-p. Equally likely tokens at a border
+    stay together. Temperature 0 leaves the first likeliest token alone, so that greedy decoding is
+    drawing too.
     """
     V = logit_BV.shape[-1]
 
@@ -102,8 +103,9 @@ def shape(logit_BV: jax.Array, dials: Dials) -> jax.Array:
 
 
 def draw(key_B: jax.Array, logit_BV: jax.Array) -> jax.Array:
-    """A token of each row's softmax, int32 [B], by the inverse of its cumulative distribution: one random number a row, looked up first among stretches
-    of about sqrt(V) tokens and then inside one. A token at -inf is never drawn, so a row with one possible token needs no luck.
+    """A token of each row's softmax, int32 [B], by the inverse of its cumulative distribution: one
+    random number a row, looked up first among stretches of about sqrt(V) tokens and then inside
+    one. A token at -inf is never drawn, so a row with one possible token needs no luck.
     """
     share_BV = jnp.exp(logit_BV - logit_BV.max(-1, keepdims=True))
     V = logit_BV.shape[1]
@@ -117,7 +119,8 @@ def draw(key_B: jax.Array, logit_BV: jax.Array) -> jax.Array:
 
 
 def look_up(share_BX: jax.Array, luck_B: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Which of the intervals of these widths, end to end from 0, holds a number, and how far inside; whatever rounding says, one whose width is not 0."""
+    """Which of the intervals of these widths, end to end from 0, holds a number, and how far
+    inside; whatever rounding says, one whose width is not 0."""
     end_BX = jnp.where(share_BX > 0, jnp.cumsum(share_BX, -1), -jnp.inf)
     luck_B = jnp.minimum(luck_B, jnp.nextafter(end_BX.max(-1), jnp.float32(0)))
     index_B = (end_BX > luck_B[:, None]).argmax(-1)
@@ -135,5 +138,6 @@ def at(key_B: jax.Array, position_B: jax.Array, use: int = 0) -> jax.Array:
 
 
 def log_prob(logit_BV: jax.Array, token_B: jax.Array) -> jax.Array:
-    """The model's own log probability of the tokens, whatever the settings did to it, [B] in float32."""
+    """The model's own log probability of the tokens, whatever the settings did to it, [B] in
+    float32."""
     return jnp.take_along_axis(jax.nn.log_softmax(logit_BV, -1), token_B[:, None], -1)[:, 0]

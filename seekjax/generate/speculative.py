@@ -1,8 +1,10 @@
-"""The prediction module as a draft (V3 section 5.4.3): it guesses the next token, and the main model reads newest and guess in one step.
+"""The prediction module as a draft (V3 section 5.4.3): it guesses the next token, and the main
+model reads newest and guess in one step.
 
-With q the distribution the guess d was drawn from and p the one that is wanted, d is kept with probability min(1, p(d) / q(d)), and replaced
-otherwise by a draw from max(p - q, 0), normalised: what is written has distribution p exactly (2211.17192). At temperature 0 both are certain,
-and the rule reads: keep the guess if it is the likeliest token.
+With q the distribution the guess d was drawn from and p the one that is wanted, d is kept with
+probability min(1, p(d) / q(d)), and replaced otherwise by a draw from max(p - q, 0), normalised:
+what is written has distribution p exactly (2211.17192). At temperature 0 both are certain, and the
+rule reads: keep the guess if it is the likeliest token.
 """
 
 import jax
@@ -20,7 +22,8 @@ DRAW, GUESS, JUDGE = 0, 1, 2  # uses of a position's randomness
 def predict(
     decoder: Decoder, variables: dict, hidden_BTD, next_BT, cache: dict, start, **how
 ) -> tuple[jax.Array, dict]:
-    """The first prediction module on the main model's hidden states at `start` and on, and the tokens that followed them."""
+    """The first prediction module on the main model's hidden states at `start` and on, and the
+    tokens that followed them."""
     B, T = next_BT.shape
     angle = angles(
         decoder.model, jnp.broadcast_to(jnp.reshape(start, (-1, 1)) + jnp.arange(T), (B, T))
@@ -37,7 +40,8 @@ def predict(
 def first_draft(
     decoder: Decoder, variables: dict, state: State, output, length_B, dials: Dials
 ) -> State:
-    """The guess after a prefill, which also fills the module's cache: position i reads h_i and the token at i + 1."""
+    """The guess after a prefill, which also fills the module's cache: position i reads h_i and the
+    token at i + 1."""
     T = output.hidden_BTD.shape[1]
     x_BTD, cache = predict(
         decoder,
@@ -61,7 +65,8 @@ def guess(state: State, x_BD, head_DV, cache: dict, dials: Dials) -> State:
 def step_with_draft(decoder: Decoder, variables: dict, state: State, dials: Dials, stop_X) -> State:
     """One or two tokens more for every live row.
 
-    What the main model wrote in its cache for a guess that failed lies one slot beyond the row's newest token: the next step overwrites it.
+    What the main model wrote in its cache for a guess that failed lies one slot beyond the row's
+    newest token: the next step overwrites it.
     """
     start_B, draft, live_B = state.length_B - 1, state.draft, ~state.done_B
     output = decoder.run(
@@ -97,7 +102,8 @@ def step_with_draft(decoder: Decoder, variables: dict, state: State, dials: Dial
 
 
 def judge(key_B, position_B, guess_B, wanted_BV, drawn_BV) -> tuple[jax.Array, jax.Array]:
-    """Whether each guess, drawn from softmax(drawn_BV), is kept, and the token that stands there now, distributed as softmax(wanted_BV)."""
+    """Whether each guess, drawn from softmax(drawn_BV), is kept, and the token that stands there
+    now, distributed as softmax(wanted_BV)."""
     p_BV, q_BV = jax.nn.softmax(wanted_BV, -1), jax.nn.softmax(drawn_BV, -1)
     p_B, q_B = (jnp.take_along_axis(a, guess_B[:, None], 1)[:, 0] for a in (p_BV, q_BV))
     luck_B = jax.vmap(jax.random.uniform)(at(key_B, position_B, JUDGE))

@@ -1,4 +1,5 @@
-"""Writing from prompts: lengths into buckets, device calls of a few steps each, tokens and text as they come."""
+"""Writing from prompts: lengths into buckets, device calls of a few steps each, tokens and text as
+they come."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +34,8 @@ class Row:
 
 
 class Writing:
-    """Iterate over it to write on; after every device call `rows` has grown. Ends when all rows have."""
+    """Iterate over it to write on; after every device call `rows` has grown. Ends when all rows
+    have."""
 
     def __init__(self, rows: list[Row], calls: Iterator):
         self.rows, self._calls = rows, calls
@@ -51,7 +53,8 @@ class Writing:
         return sum(len(row.ids) for row in self.rows)
 
     def rate(self) -> float:
-        """Tokens per second, from the second decoding call on where there was one: the first two calls may have compiled."""
+        """Tokens per second, from the second decoding call on where there was one: the first two
+        calls may have compiled."""
         (begin, before), (end, tokens) = (
             self.clock[1] if len(self.clock) > 2 else (0.0, 0),
             self.clock[-1],
@@ -62,10 +65,16 @@ class Writing:
         """ "96 tokens, 120.3 tokens/s", and with a draft how often it was right."""
         if not self.clock:
             return "0 tokens"
-        line = f"{self.tokens} tokens, {self.rate():.1f} tokens/s, the first after {self.clock[0][0]:.2f} s"
+        line = (
+            f"{self.tokens} tokens, {self.rate():.1f} tokens/s, the first after "
+            f"{self.clock[0][0]:.2f} s"
+        )
         if self.accepted is None or not self.rounds:
             return line
-        return f"{line}; draft accepted {self.accepted / self.rounds:.0%}, {(self.tokens - len(self.rows)) / self.rounds:.2f} tokens per step"
+        return (
+            f"{line}; draft accepted {self.accepted / self.rounds:.0%}, "
+            f"{(self.tokens - len(self.rows)) / self.rounds:.2f} tokens per step"
+        )
 
 
 class Generator:
@@ -81,8 +90,8 @@ class Generator:
     ):
         """Copies the stacks of layers apart; `consume` frees them on the way.
 
-        draft: whether the first prediction module guesses ahead. None: where there is one, but not on a CPU, for which a step of two tokens is twice
-        a step of one.
+        draft: whether the first prediction module guesses ahead. None: where there is one, but not
+        on a CPU, for which a step of two tokens is twice a step of one.
         """
         has = "mtp_1" in variables["params"]
         if draft and not has:
@@ -103,7 +112,8 @@ class Generator:
     ) -> Writing:
         """Begin to write after each prompt; nothing runs until the result is iterated.
 
-        Raises GenerateError for prompts that are empty, hold unknown ids or fill the context, and for stop strings without `spell`.
+        Raises GenerateError for prompts that are empty, hold unknown ids or fill the context, and
+        for stop strings without `spell`.
         """
         check(prompts, self.decoder.model, sampling, spell)
         rows = [Row(text=Text(spell, sampling.stop) if spell else None) for _ in prompts]
@@ -204,15 +214,18 @@ def check(
             )
         if min(prompt) < 0 or max(prompt) >= model.vocab:
             raise GenerateError(
-                f"prompt {b} has id {max(prompt) if min(prompt) >= 0 else min(prompt)}: the model knows ids from 0 to {model.vocab - 1}."
+                f"prompt {b} has id {max(prompt) if min(prompt) >= 0 else min(prompt)}: "
+                f"the model knows ids from 0 to {model.vocab - 1}."
             )
         if len(prompt) >= model.context:
             raise GenerateError(
-                f"prompt {b} has {len(prompt)} tokens and leaves no room in the model's context of {model.context}: shorten it."
+                f"prompt {b} has {len(prompt)} tokens and leaves no room in the model's "
+                f"context of {model.context}: shorten it."
             )
 
 
 def bucket(length: int) -> int:
-    """The length that is compiled for this one: four per doubling, so at most a quarter is padding from 64 on; multiples of 16."""
+    """The length that is compiled for this one: four per doubling, so at most a quarter is padding
+    from 64 on; multiples of 16."""
     step = max(16, 2 ** max(0, (length - 1).bit_length() - 1) // 4)
     return -(-length // step) * step

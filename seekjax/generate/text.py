@@ -17,7 +17,8 @@ class Text:
         return self._text
 
     def add(self, id: int) -> bool:
-        """Take one more id; True once a stop string is complete, after which the text ends before it."""
+        """Take one more id; True once a stop string is complete, after which the text ends before
+        it."""
         self._pending.append(id)
         piece = self._spell(self._pending)
         if (
@@ -45,7 +46,8 @@ class Text:
             )
 
     def fresh(self) -> str:
-        """What is certain and was not handed out before; the beginning of a stop string waits until it is one, or is none."""
+        """What is certain and was not handed out before; the beginning of a stop string waits until
+        it is one, or is none."""
         certain = len(self._text)
         if not self._ended:
             certain -= max(

@@ -1,4 +1,5 @@
-"""DeepSeek's published checkpoints, read and written: the only place that knows another project's names.
+"""DeepSeek's published checkpoints, read and written: the only place that knows another project's
+names.
 
 names    one table: every tensor of the published layout, its shape, and where it lives in seekjax
 config   config.json <-> ModelConfig, in the published dialect and in that of transformers 5

@@ -1,6 +1,8 @@
-"""config.json <-> ModelConfig, in two dialects: the published one (rope_theta, rope_scaling) and that of transformers 5 (rope_parameters).
+"""config.json <-> ModelConfig, in two dialects: the published one (rope_theta, rope_scaling) and
+that of transformers 5 (rope_parameters).
 
-Every key is used, must have the one value that this project implements, says nothing about what the weights compute, or is refused by name.
+Every key is used, must have the one value that this project implements, says nothing about what the
+weights compute, or is refused by name.
 """
 
 from dataclasses import replace
@@ -65,7 +67,9 @@ ONLY = {  # what all published models have and this project therefore takes as g
     "add_cross_attention": (False,),
     "pruned_heads": ({}, None),
 }
-SILENT = {  # training, token ids, and habits of one library: nothing that changes what the weights compute. The papers' init_std is not 0.02.
+# training, token ids, and habits of one library: nothing that changes what the weights compute. The
+# papers' init_std is not 0.02.
+SILENT = {
     "architectures",
     "auto_map",
     "dtype",
@@ -168,15 +172,18 @@ def read_config(config: dict[str, Any]) -> Published:
     )
     need(
         not (renormalise and kind == "deepseek_v2"),
-        "config.json has norm_topk_prob true: DeepSeek's own code and transformers differ on it in deepseek_v2.",
+        "config.json has norm_topk_prob true: DeepSeek's own code and transformers differ "
+        "on it in deepseek_v2.",
     )
     need(
         config.get("num_key_value_heads") in (None, heads),
-        "config.json has num_key_value_heads unlike num_attention_heads: latent attention has one number.",
+        "config.json has num_key_value_heads unlike num_attention_heads: latent attention "
+        "has one number.",
     )
     need(
         fields["norm_eps"] == 1e-6,
-        f"config.json has rms_norm_eps {fields['norm_eps']}: the latents' norms are published with 1e-6 whatever it says, "
+        f"config.json has rms_norm_eps {fields['norm_eps']}: the latents' norms are "
+        "published with 1e-6 whatever it says, "
         "and seekjax has one epsilon.",
     )
     head = fields["nope"] + fields["rotary"]
@@ -232,14 +239,16 @@ def read_rope(config: dict[str, Any]) -> RopeConfig:
     unknown = sorted(set(rope) - ROPE)
     need(
         not unknown,
-        f"config.json asks for rotary settings that seekjax does not know: {', '.join(map(quoted, unknown[:40]))}.",
+        "config.json asks for rotary settings that seekjax does not know: "
+        f"{', '.join(map(quoted, unknown[:40]))}.",
     )
     kinds = {rope[name] for name in ("type", "rope_type") if isinstance(rope.get(name), str)} or {
         "default"
     }
     need(
         kinds <= {"yarn"} or kinds <= {"default"},
-        f"config.json asks for rotary positions of type {quoted(sorted(kinds)[-1])}: seekjax has yarn and default.",
+        f"config.json asks for rotary positions of type {quoted(sorted(kinds)[-1])}: "
+        "seekjax has yarn and default.",
     )
     need(
         rope.get("truncate") in (None, True),
@@ -263,7 +272,8 @@ def read_rope(config: dict[str, Any]) -> RopeConfig:
     ]
     need(
         all(scales) or scales in ([0, 0], [1, 0]),
-        "config.json has one of mscale and mscale_all_dim: DeepSeek's own code and transformers differ on it.",
+        "config.json has one of mscale and mscale_all_dim: DeepSeek's own code and "
+        "transformers differ on it.",
     )
     found = RopeConfig(
         base=base,
@@ -286,13 +296,15 @@ def read_rope(config: dict[str, Any]) -> RopeConfig:
     need(
         whole(config["max_position_embeddings"], "max_position_embeddings")
         > found.original_context,
-        "config.json asks for yarn, but max_position_embeddings does not exceed original_max_position_embeddings.",
+        "config.json asks for yarn, but max_position_embeddings does not exceed "
+        "original_max_position_embeddings.",
     )
     return found
 
 
 def quantised(config: Any) -> bool:
-    """Whether a quantization_config stands for FP8 blocks of 128 x 128. Raises WeightsError for any other."""
+    """Whether a quantization_config stands for FP8 blocks of 128 x 128. Raises WeightsError for any
+    other."""
     if config is None:
         return False
     need(isinstance(config, dict), "config.json has a quantization_config that is no table.")
@@ -317,7 +329,8 @@ def quantised(config: Any) -> bool:
     ]
     need(
         not wrong,
-        f"config.json asks for a quantisation that seekjax does not know: {', '.join(wrong)} (known: fp8 e4m3 in blocks of 128 x 128).",
+        "config.json asks for a quantisation that seekjax does not know: "
+        f"{', '.join(wrong)} (known: fp8 e4m3 in blocks of 128 x 128).",
     )
     return True
 
@@ -325,12 +338,14 @@ def quantised(config: Any) -> bool:
 def write_config(
     model: ModelConfig, dtype: str, fp8: bool = False, ue8m0: bool = False
 ) -> dict[str, Any]:
-    """config.json in the published dialect. Raises WeightsError for a model that has no place in it."""
+    """config.json in the published dialect. Raises WeightsError for a model that has no place in
+    it."""
     check(model)
     check_prediction(model)
     need(
         model.attention == "mla",
-        f"model.attention {model.attention} has no place in the published layout: it knows latent attention only.",
+        f"model.attention {model.attention} has no place in the published layout: it "
+        "knows latent attention only.",
     )
     kind = next(
         (name for name, (scoring, score, _) in KINDS.items() if scoring == model.scoring), ""
@@ -338,15 +353,18 @@ def write_config(
     ungrouped = model.groups_per_token == model.expert_groups
     need(
         ungrouped or KINDS[kind][1] == model.group_score,
-        f"model.scoring {model.scoring} with model.group_score {model.group_score} has no place in the published layout.",
+        f"model.scoring {model.scoring} with model.group_score {model.group_score} has no "
+        "place in the published layout.",
     )
     need(
         model.norm_eps == 1e-6,
-        f"model.norm_eps is {model.norm_eps}: readers of the published layout use 1e-6 for the latents' norms.",
+        f"model.norm_eps is {model.norm_eps}: readers of the published layout use 1e-6 "
+        "for the latents' norms.",
     )
     need(
         not (model.renormalise and kind == "deepseek_v2"),
-        "model.renormalise with model.scoring softmax: readers of the published layout differ on it.",
+        "model.renormalise with model.scoring softmax: readers of the published layout "
+        "differ on it.",
     )
     groups = (
         (1, 1) if ungrouped else (model.expert_groups, model.groups_per_token)

@@ -1,5 +1,6 @@
-"""`seekjax convert --from A --to B`: a published checkpoint into a run folder, a run's newest weights into a published checkpoint, or either into
-a GGUF file."""
+"""`seekjax convert --from A --to B`: a published checkpoint into a run folder, a run's newest
+weights into a published checkpoint, or either into a GGUF file.
+"""
 
 import json
 import shutil
@@ -42,7 +43,8 @@ TOKENIZER_BYTES = 2**26
 
 @dataclass(frozen=True)
 class Convert:
-    """A published checkpoint (a folder with config.json and .safetensors files) into a run, a run into a published checkpoint, or either for llama.cpp."""
+    """A published checkpoint (a folder with config.json and .safetensors files) into a run, a run
+    into a published checkpoint, or either for llama.cpp."""
 
     source: Annotated[Path, tyro.conf.arg(name="from")]  # a checkpoint's folder, or that of a run
     to: Path | None = None  # a new folder
@@ -51,12 +53,15 @@ class Convert:
     )
     type: Type = "f32"  # of the matrices in a GGUF file
     dtype: Dtype = "bf16"  # of the matrices in a published checkpoint; a run has float32
-    trainable: bool = False  # also give the run an optimizer's moments, so that train.py can go on from it; three times the size
+    # also give the run an optimizer's moments, so that train.py can go on from it; three times the
+    # size
+    trainable: bool = False
     mesh: MeshConfig = MeshConfig(data=1)  # where the weights live on their way
 
 
 def convert(argv: list[str]) -> None:
-    """Raises WeightsError, RunError, CheckpointError or DataError, each with one sentence; B appears whole or not at all."""
+    """Raises WeightsError, RunError, CheckpointError or DataError, each with one sentence; B
+    appears whole or not at all."""
     asked = tyro.cli(
         Convert, prog="seekjax convert", args=argv, config=(tyro.conf.FlagConversionOff,)
     )
@@ -66,14 +71,16 @@ def convert(argv: list[str]) -> None:
     )
     need(
         jax.process_count() == 1,
-        f"seekjax convert is started on {jax.process_count()} processes, and each would write the same files: start it on one "
+        f"seekjax convert is started on {jax.process_count()} processes, and each would "
+        "write the same files: start it on one "
         "that has room for the weights.",
     )
     source = asked.source.expanduser()
     if asked.to_gguf:
         to_gguf(source, asked.to_gguf, asked.type, asked.mesh)
         print(
-            f"{asked.to_gguf}: {asked.to_gguf.expanduser().stat().st_size / 1e6:,.1f} MB of deepseek2 in {asked.type}; "
+            f"{asked.to_gguf}: {asked.to_gguf.expanduser().stat().st_size / 1e6:,.1f} MB "
+            f"of deepseek2 in {asked.type}; "
             f"next: llama-cli -m {asked.to_gguf}"
         )
         return
@@ -82,7 +89,8 @@ def convert(argv: list[str]) -> None:
         if (source / "checkpoints").is_dir():
             export(source, to, asked.dtype)
             print(
-                f"{to}: the published layout in {asked.dtype}; transformers reads it with AutoModelForCausalLM.from_pretrained({str(to)!r})"
+                f"{to}: the published layout in {asked.dtype}; transformers reads it with "
+                f"AutoModelForCausalLM.from_pretrained({str(to)!r})"
             )
         else:
             config = adopt(source, to, asked.trainable)
@@ -95,7 +103,8 @@ def convert(argv: list[str]) -> None:
 
 
 def to_gguf(source: Path, path: Path, kind: Type, mesh: MeshConfig) -> None:
-    """A run's newest weights, or a published checkpoint tensor by tensor, as one file for llama.cpp."""
+    """A run's newest weights, or a published checkpoint tensor by tensor, as one file for
+    llama.cpp."""
     package()  # before anything is read
     if not (source / "checkpoints").is_dir():
         published, files = check(source)
@@ -158,7 +167,8 @@ def export(run: Path, to: Path, dtype: Dtype) -> None:
 
 
 def adopt(directory: Path, run: Path, trainable: bool = False) -> Config:
-    """A run folder around the weights of a published checkpoint, as step 0. Without `trainable` it has weights only: enough for all but training."""
+    """A run folder around the weights of a published checkpoint, as step 0. Without `trainable` it
+    has weights only: enough for all but training."""
     with appearing(run) as folder:
         model, variables = load(directory)
         keep_scales(Files(directory), folder / SCALES)
@@ -198,13 +208,15 @@ def adopt(directory: Path, run: Path, trainable: bool = False) -> Config:
                 )
             )
             (folder / "config.py").write_text(
-                f"from seekjax.config import {kinds}\nfrom sharding.mesh import MeshConfig\n\nconfig = {replace(config, out=None)}\n"
+                f"from seekjax.config import {kinds}\nfrom sharding.mesh import "
+                f"MeshConfig\n\nconfig = {replace(config, out=None)}\n"
             )
     return config
 
 
 def keep_scales(files: Files, path: Path) -> None:
-    """The scales of a checkpoint's FP8 blocks, which its values alone do not tell: writing the run out again finds them here."""
+    """The scales of a checkpoint's FP8 blocks, which its values alone do not tell: writing the run
+    out again finds them here."""
     stored = [
         (name, np.dtype(np.float32), entry.shape)
         for name, entry in files.entries.items()
@@ -215,7 +227,8 @@ def keep_scales(files: Files, path: Path) -> None:
 
 
 def token_ids(folder: Path, vocab: int) -> dict[str, int | None]:
-    """What config.json says of the tokenizer beside it; nothing where that is none of DeepSeek's kind."""
+    """What config.json says of the tokenizer beside it; nothing where that is none of DeepSeek's
+    kind."""
     try:
         tokenizer = read_tokenizer(folder, vocab)
     except DataError:
@@ -228,7 +241,8 @@ def token_ids(folder: Path, vocab: int) -> dict[str, int | None]:
 
 
 def copy_tokenizer(source: Path, to: Path) -> None:
-    """The files beside the weights that say how text becomes tokens: copied as they are, never run."""
+    """The files beside the weights that say how text becomes tokens: copied as they are, never
+    run."""
     for name in TOKENIZER:
         if (source / name).exists():
             file_size(source / name, TOKENIZER_BYTES)

@@ -2,7 +2,8 @@
 
 
 class WeightsError(ValueError):
-    """A checkpoint cannot be read or written; the message is one sentence that says what is wrong, and where."""
+    """A checkpoint cannot be read or written; the message is one sentence that says what is wrong,
+    and where."""
 
 
 def need(condition: bool, sentence: str) -> None:
@@ -11,9 +12,11 @@ def need(condition: bool, sentence: str) -> None:
 
 
 def listed(found: dict[str, list[str]], most: int = 40) -> str:
-    """ "2 are missing: a, b; 1 is unknown: c", each list cut after `most` names that a stranger chose, hence quoted."""
+    """ "2 are missing: a, b; 1 is unknown: c", each list cut after `most` names that a stranger
+    chose, hence quoted."""
     return "; ".join(
-        f"{len(names)} {what}: {', '.join(map(quoted, names[:most]))}{', ...' if len(names) > most else ''}"
+        f"{len(names)} {what}: "
+        f"{', '.join(map(quoted, names[:most]))}{', ...' if len(names) > most else ''}"
         for what, names in found.items()
         if names
     )

@@ -1,5 +1,7 @@
-"""safetensors files from strangers. Eight bytes of length, a JSON header, then the tensors one after another: nothing is executed, and no number
-of the header is believed before it fits the file. Tensors are read one at a time; no file is ever held whole."""
+"""safetensors files from strangers. Eight bytes of length, a JSON header, then the tensors one
+after another: nothing is executed, and no number of the header is believed before it fits the file.
+Tensors are read one at a time; no file is ever held whole.
+"""
 
 import json
 import math
@@ -52,7 +54,8 @@ class Files:
             bool(weights)
             or index.exists()
             or not any(path.suffix in PICKLES for path in folder.iterdir()),
-            f"{folder} holds pickled weights only, which can run any program: convert them to safetensors where they come from.",
+            f"{folder} holds pickled weights only, which can run any program: convert "
+            "them to safetensors where they come from.",
         )
         need(bool(weights), f"{folder} holds no .safetensors file.")
         placed = read_index(index) if index.exists() else None
@@ -104,7 +107,8 @@ def _read(entry: Entry, start: int, count: int) -> np.ndarray:
 
 
 def read_header(path: Path) -> Iterator[tuple[str, Entry]]:
-    """Every tensor that a file declares. Raises WeightsError unless they fill the file exactly, without gap or overlap."""
+    """Every tensor that a file declares. Raises WeightsError unless they fill the file exactly,
+    without gap or overlap."""
     size = file_size(path)
     need(size >= 8, f"{path} is cut short: it has {size} bytes.")
     with path.open("rb") as file:
@@ -128,14 +132,16 @@ def read_header(path: Path) -> Iterator[tuple[str, Entry]]:
         ranges.append((start, end, name))
         need(
             8 + length + end <= size,
-            f"{path} is cut short or lies: {quoted(name)} would end at byte {8 + length + end} of {size}.",
+            f"{path} is cut short or lies: {quoted(name)} would end at byte "
+            f"{8 + length + end} of {size}.",
         )
         yield name, Entry(path, 8 + length + start, dtype, shape)
     at = 0
     for start, end, name in sorted(ranges):
         need(
             start == at,
-            f"{path}: {quoted(name)} {'overlaps the tensor before it' if start < at else 'leaves a gap before it'}.",
+            f"{path}: {quoted(name)} "
+            f"{'overlaps the tensor before it' if start < at else 'leaves a gap before it'}.",
         )
         at = end
     need(
@@ -170,13 +176,15 @@ def _entry(name: str, entry: Any, path: Path) -> tuple[int, int, np.dtype, tuple
     bytes_ = math.prod(shape) * DTYPES[dtype].itemsize
     need(
         offsets[1] - offsets[0] == bytes_,
-        f"{path}: {quoted(name)} takes {offsets[1] - offsets[0]} bytes, its shape and type {bytes_}.",
+        f"{path}: {quoted(name)} takes {offsets[1] - offsets[0]} bytes, its shape and "
+        f"type {bytes_}.",
     )
     return offsets[0], offsets[1], DTYPES[dtype], tuple(shape)
 
 
 def write_file(path: Path, stored: list[Stored], values: Iterable[np.ndarray]) -> None:
-    """One file: the header follows from names, types and shapes, so that the values can follow one by one."""
+    """One file: the header follows from names, types and shapes, so that the values can follow one
+    by one."""
     header, at = {"__metadata__": {"format": "pt"}}, 0
     for name, dtype, shape in stored:
         size = math.prod(shape) * dtype.itemsize
@@ -223,7 +231,8 @@ def read_json(path: Path, most: int = 2**20) -> dict[str, Any]:
 
 
 def _json(text: bytes, path: Path) -> dict[str, Any]:
-    """A JSON object without repeated keys. Brackets are counted first: empty ones would take twenty times their size in memory."""
+    """A JSON object without repeated keys. Brackets are counted first: empty ones would take twenty
+    times their size in memory."""
     need(
         text.count(b"[") + text.count(b"{") <= len(text) // 12 + 8,
         f"{path} is not what it should be: its JSON is brackets for the most part.",

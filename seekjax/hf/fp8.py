@@ -1,6 +1,8 @@
-"""Matrices in FP8 (E4M3), one float32 scale for each block of 128 x 128; the blocks at the far edges may be smaller.
+"""Matrices in FP8 (E4M3), one float32 scale for each block of 128 x 128; the blocks at the far
+edges may be smaller.
 
-A published `weight_scale_inv` is, despite its name, the multiplier: w = fp8 * scale. Plain NumPy in and out.
+A published `weight_scale_inv` is, despite its name, the multiplier: w = fp8 * scale. Plain NumPy in
+and out.
 """
 
 import jax.numpy as jnp
@@ -33,10 +35,11 @@ def dequantise(x: np.ndarray, scale: np.ndarray) -> np.ndarray:
 def quantise(
     w: np.ndarray, ue8m0: bool = False, known: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """E4M3 and float32 scales: the largest value of a block over 448, with `ue8m0` rounded up to a power of two.
+    """E4M3 and float32 scales: the largest value of a block over 448, with `ue8m0` rounded up to a
+    power of two.
 
-    `known` are scales that the matrix once had: a block keeps its own where that still gives back every value. The values alone cannot tell it,
-    for 448 times a scale is 224 times its double.
+    `known` are scales that the matrix once had: a block keeps its own where that still gives back
+    every value. The values alone cannot tell it, for 448 times a scale is 224 times its double.
     """
     tiles = _tiles(w.astype(np.float32))
     scale = np.maximum(np.abs(tiles).max((1, 3)), np.float32(FLOOR)) / np.float32(LARGEST)

@@ -1,7 +1,9 @@
-"""Weights into one GGUF file of llama.cpp's deepseek2 architecture, which runs them on a laptop: through the `gguf` package and its quantisers.
+"""Weights into one GGUF file of llama.cpp's deepseek2 architecture, which runs them on a laptop:
+through the `gguf` package and its quantisers.
 
-The file's tensors are the published ones under llama.cpp's names, except that all experts of a layer are one tensor and that kv_b_proj is its two
-parts, the first one transposed, as attention in the latent space reads them. Prediction modules are left out: llama.cpp has no use for them there.
+The file's tensors are the published ones under llama.cpp's names, except that all experts of a
+layer are one tensor and that kv_b_proj is its two parts, the first one transposed, as attention in
+the latent space reads them. Prediction modules are left out: llama.cpp has no use for them there.
 """
 
 import math
@@ -54,8 +56,9 @@ def save_gguf(
 ) -> None:
     """Write a file that llama.cpp opens; it appears whole, or not at all.
 
-    `read` gives the published tensors (`reader`, or from files); `tokenizer` is the folder that has tokenizer.json, without which the file knows
-    ids only. Norms, router and balance bias stay float32, the embedding and the head are at least q8_0, and a matrix whose rows no block of 32
+    `read` gives the published tensors (`reader`, or from files); `tokenizer` is the folder that has
+    tokenizer.json, without which the file knows ids only. Norms, router and balance bias stay
+    float32, the embedding and the head are at least q8_0, and a matrix whose rows no block of 32
     divides is float16. Raises WeightsError.
     """
     gguf = package()
@@ -94,7 +97,8 @@ def reader(variables: dict) -> Read:
 
 
 def check(model: ModelConfig) -> None:
-    """Raise WeightsError for a model that llama.cpp's deepseek2 would not open or would compute otherwise."""
+    """Raise WeightsError for a model that llama.cpp's deepseek2 would not open or would compute
+    otherwise."""
 
     def fits(condition: bool, what: str) -> None:
         need(condition, f"llama.cpp's deepseek2 has no place for a model with {what}.")
@@ -106,7 +110,8 @@ def check(model: ModelConfig) -> None:
     )
     fits(
         bool(model.q_latent) != (model.layers in LITE),
-        f"model.q_latent {model.q_latent} and {model.layers} layers: it takes 26 or 27 layers for one "
+        f"model.q_latent {model.q_latent} and {model.layers} layers: it takes 26 or 27 "
+        "layers for one "
         "without a query latent, and any other number for one with it",
     )
     fits(not mixture or model.shared_experts > 0, "experts of which none is shared")
@@ -121,8 +126,9 @@ def check(model: ModelConfig) -> None:
 
 
 def describe(writer, model: ModelConfig, gguf: ModuleType) -> None:
-    """The keys that say how the model computes. Latent attention is told as one key and value head as wide as the cache, with what each head
-    really has beside it."""
+    """The keys that say how the model computes. Latent attention is told as one key and value head
+    as wide as the cache, with what each head really has beside it.
+    """
     writer.add_name("seekjax")
     for add, value in (
         (writer.add_vocab_size, model.vocab),
@@ -223,7 +229,8 @@ def _half(x: np.ndarray, tensor: Tensor, part: int) -> np.ndarray:
 
 @contextmanager
 def appearing(path: Path) -> Iterator[Path]:
-    """A file to write, which gets its name when the block ends and is removed when it fails. Raises WeightsError when the name is taken."""
+    """A file to write, which gets its name when the block ends and is removed when it fails. Raises
+    WeightsError when the name is taken."""
     need(not path.exists(), f"{path} is already there: name a new file.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -1,4 +1,5 @@
-"""The tokenizer and the chat template of a GGUF file, out of tokenizer.json and the files beside it."""
+"""The tokenizer and the chat template of a GGUF file, out of tokenizer.json and the files beside
+it."""
 
 import json
 from pathlib import Path
@@ -23,7 +24,8 @@ SPLITS = {  # what tells a way to cut text before merging -> llama.cpp's name fo
 
 
 def add_tokenizer(writer, vocab: int, folder: Path | None) -> None:
-    """Tokens, merges, special ids and chat template; without tokenizer.json the word that there are none. Raises WeightsError or DataError."""
+    """Tokens, merges, special ids and chat template; without tokenizer.json the word that there are
+    none. Raises WeightsError or DataError."""
     if folder is None or not (folder / "tokenizer.json").is_file():
         writer.add_tokenizer_model("no_vocab")
         return
@@ -36,7 +38,8 @@ def add_tokenizer(writer, vocab: int, folder: Path | None) -> None:
     ]
     need(
         bool(merges),
-        f"{folder / 'tokenizer.json'} merges nothing, and llama.cpp reads no such tokenizer: train with data.tokenizer=bpe.",
+        f"{folder / 'tokenizer.json'} merges nothing, and llama.cpp reads no such "
+        "tokenizer: train with data.tokenizer=bpe.",
     )
     tokens, kinds = (
         [f"[PAD{id}]" for id in range(vocab)],
@@ -73,7 +76,8 @@ def first_id(folder: Path, tokenizer) -> int:
 
 
 def split_name(described: dict | None, folder: Path) -> str:
-    """llama.cpp knows no patterns, only names of tokenizers whose way of cutting text it has built in."""
+    """llama.cpp knows no patterns, only names of tokenizers whose way of cutting text it has built
+    in."""
     steps = (described or {}).get("pretokenizers", [described or {}])
     for step in steps:
         if (name := SPLITS.get((step.get("pattern") or {}).get("Regex"))) is not None:
@@ -84,5 +88,6 @@ def split_name(described: dict | None, folder: Path) -> str:
     if kinds == ["ByteLevel"]:
         return "gpt-2"
     raise WeightsError(
-        f"{folder / 'tokenizer.json'} cuts text in a way that llama.cpp has no name for: it knows DeepSeek's own and seekjax's."
+        f"{folder / 'tokenizer.json'} cuts text in a way that llama.cpp has no name for: "
+        "it knows DeepSeek's own and seekjax's."
     )

@@ -1,7 +1,7 @@
 """A published checkpoint into sharded arrays, one tensor of the files at a time.
 
-Our layers are stacked, so an array is filled layer by layer where it lives; the host holds one layer of one array, and of that only what its own
-devices need.
+Our layers are stacked, so an array is filled layer by layer where it lives; the host holds one
+layer of one array, and of that only what its own devices need.
 """
 
 from collections import defaultdict
@@ -31,10 +31,11 @@ Source = dict[
 
 
 def load(directory: Path, kernel: KernelConfig = KernelConfig()) -> tuple[ModelConfig, dict]:
-    """The model of a published checkpoint and its {"params", "balance"}, placed by the rules on the mesh in use, or on the default device.
+    """The model of a published checkpoint and its {"params", "balance"}, placed by the rules on the
+    mesh in use, or on the default device.
 
-    Matrices are in kernel.dtype, norms, router and bias in float32. Nothing is read before names, shapes and types of all tensors are known to fit
-    config.json. Raises WeightsError.
+    Matrices are in kernel.dtype, norms, router and bias in float32. Nothing is read before names,
+    shapes and types of all tensors are known to fit config.json. Raises WeightsError.
     """
     published, files = check(Path(directory).expanduser())
     model = published.model
@@ -64,7 +65,8 @@ def load(directory: Path, kernel: KernelConfig = KernelConfig()) -> tuple[ModelC
 
 
 def check(folder: Path) -> tuple[Published, Files]:
-    """Whether a folder is a checkpoint: its config, and its tensors by name, shape and type. Raises WeightsError, listing all that is wrong."""
+    """Whether a folder is a checkpoint: its config, and its tensors by name, shape and type. Raises
+    WeightsError, listing all that is wrong."""
     need(folder.is_dir(), f"there is no folder {folder}.")
     need((folder / "config.json").exists(), f"{folder} holds no config.json.")
     published = read_config(read_json(folder / "config.json"))
@@ -82,7 +84,8 @@ def check(folder: Path) -> tuple[Published, Files]:
     )  # before as many names are made as a config can ask for
     need(
         (model.layers + model.mtp_depth) * model.experts <= most,
-        f"{folder / 'config.json'} asks for {model.layers} layers of {model.experts} experts, but there are only {len(files.entries)} tensors.",
+        f"{folder / 'config.json'} asks for {model.layers} layers of {model.experts} "
+        f"experts, but there are only {len(files.entries)} tensors.",
     )
     wanted = {tensor.name: tensor for tensor in tensors(published.model)}
     wrong: dict[str, list[str]] = defaultdict(list)
@@ -109,7 +112,8 @@ def check(folder: Path) -> tuple[Published, Files]:
                 or scale.dtype.name not in ("float32", "float8_e8m0fnu")
             ):
                 wrong["scales of another shape or type"].append(
-                    f"{name}{SCALE} {scale.dtype.name}{list(scale.shape)} instead of float32{list(fp8.blocks(tensor.shape))}"
+                    f"{name}{SCALE} {scale.dtype.name}{list(scale.shape)} instead of "
+                    f"float32{list(fp8.blocks(tensor.shape))}"
                 )
         elif entry.dtype.name == "float8_e8m0fnu":
             wrong["of a type that only scales have"].append(name)
@@ -177,7 +181,8 @@ def _stacked(
 def _whole(
     wanted: jax.ShapeDtypeStruct, here: Source, files: Files, interleaved: bool
 ) -> jax.Array:
-    """An array out of one tensor, or out of one per expert: the host reads the smallest box that has all of its devices' parts."""
+    """An array out of one tensor, or out of one per expert: the host reads the smallest box that
+    has all of its devices' parts."""
     indices = wanted.sharding.addressable_devices_indices_map(wanted.shape).values()
     cuts = [[cut.indices(size)[:2] for cut, size in zip(index, wanted.shape)] for index in indices]
     box = [

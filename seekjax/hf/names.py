@@ -1,8 +1,11 @@
-"""One table for both directions: the tensors of DeepSeek's published layout, and where each lives in seekjax.
+"""One table for both directions: the tensors of DeepSeek's published layout, and where each lives
+in seekjax.
 
-A row states a tensor's name within its layer, its shape in the letters of seekjax/model, and our arrays. `(N|R)` is a dimension in which two
-arrays lie one after the other: "H(N|R) Q" is a matrix [heads * (nope + rotary), query latent], per head first the rows without position, and it
-is our w_uq_QHN and w_qr_QHR. F is the inner width of whichever feed-forward the row belongs to; {} stands for the number of an expert.
+A row states a tensor's name within its layer, its shape in the letters of seekjax/model, and our
+arrays. `(N|R)` is a dimension in which two arrays lie one after the other: "H(N|R) Q" is a matrix
+[heads * (nope + rotary), query latent], per head first the rows without position, and it is our
+w_uq_QHN and w_qr_QHR. F is the inner width of whichever feed-forward the row belongs to; {} stands
+for the number of an expert.
 """
 
 import math
@@ -185,7 +188,8 @@ def _made(
 
 
 def factors(axes: str) -> list[str]:
-    """ "H(N|R) Q" -> ["H", "NR", "Q"]: a string of several letters is one dimension in which several arrays lie."""
+    """ "H(N|R) Q" -> ["H", "NR", "Q"]: a string of several letters is one dimension in which
+    several arrays lie."""
     return [factor.replace("|", "") for factor in re.findall(r"\w(?:\|\w)+|\w", axes)]
 
 

@@ -1,4 +1,5 @@
-"""Weights into a checkpoint of the published layout, one tensor at a time: config.json, safetensors files, and an index where they are several."""
+"""Weights into a checkpoint of the published layout, one tensor at a time: config.json, safetensors
+files, and an index where they are several."""
 
 import json
 import math
@@ -38,8 +39,9 @@ def save(
 ) -> None:
     """Write a folder that `load`, transformers and others read; it appears whole, or not at all.
 
-    `dtype` is that of the matrices: fp8 has blocks of 128 x 128 with float32 scales, fp8-ue8m0 has powers of two as scales. Embedding, head, norms
-    and router are in bf16 beside FP8, the balance bias in float32 always. `scales` is a file or checkpoint with the scales that the matrices once
+    `dtype` is that of the matrices: fp8 has blocks of 128 x 128 with float32 scales, fp8-ue8m0 has
+    powers of two as scales. Embedding, head, norms and router are in bf16 beside FP8, the balance
+    bias in float32 always. `scales` is a file or checkpoint with the scales that the matrices once
     had: blocks that did not change keep theirs. Raises WeightsError.
     """
     directory = Path(directory).expanduser()
@@ -94,9 +96,10 @@ def save(
 
 @contextmanager
 def appearing(directory: Path) -> Iterator[Path]:
-    """A folder to fill, which gets its name when the block ends and is removed when it fails. Raises WeightsError when the name is taken."""
+    """A folder to fill, which gets its name when the block ends and is removed when it fails.
+    Raises WeightsError when the name is taken."""
     need(
-        not directory.exists() or directory.is_dir() and not any(directory.iterdir()),
+        not directory.exists() or (directory.is_dir() and not any(directory.iterdir())),
         f"{directory} is already there: name a new folder.",
     )
     temporary = directory.absolute().with_name(f".{directory.absolute().name}.{os.getpid()}")
@@ -169,7 +172,8 @@ def _values(
 
 
 def fetch(variables: dict, part: Part) -> np.ndarray:
-    """One of our arrays, or its slice at a layer and an expert, put together on the host from the devices that have it."""
+    """One of our arrays, or its slice at a layer and an expert, put together on the host from the
+    devices that have it."""
     x = variables
     for name in part.path:
         x = x[name]
@@ -198,12 +202,14 @@ def _cut(x: jax.Array, start: list[int], size: tuple[int, ...]) -> jax.Array:
 
 
 def check_bias(model: ModelConfig, variables: dict) -> None:
-    """Only the layout of sigmoid routing has a place for the balance bias. Raises WeightsError where another has one."""
+    """Only the layout of sigmoid routing has a place for the balance bias. Raises WeightsError
+    where another has one."""
     if model.scoring == "softmax":
         moved = any(
             bool(jnp.any(bias != 0)) for bias in jax.tree.leaves(variables.get("balance", {}))
         )
         need(
             not moved,
-            "this model routes by softmax with a balance bias that has moved: the published layout has no place for it.",
+            "this model routes by softmax with a balance bias that has moved: the "
+            "published layout has no place for it.",
         )

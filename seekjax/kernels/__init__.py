@@ -1,1 +1,2 @@
-"""Fast forms of the few operations that need one, each beside its plain form: arrays in, arrays out."""
+"""Fast forms of the few operations that need one, each beside its plain form: arrays in, arrays
+out."""

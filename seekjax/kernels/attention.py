@@ -1,7 +1,9 @@
-"""Causal attention of MLA in training: softmax((q_N k_N + q_R k_R) scale) v, the rotary key shared by all heads (arXiv:2405.04434, section 2.1.3).
+"""Causal attention of MLA in training: softmax((q_N k_N + q_R k_R) scale) v, the rotary key shared
+by all heads (arXiv:2405.04434, section 2.1.3).
 
-Every form is `attend_X(q_BTHN, q_BTHR, k_BTHN, k_BTR, v_BTHU, scale, segment_BT=None) -> o_BTHU`, causal over equal positions, its softmax in fp32.
-With segment_BT (int32; packed documents) a token sees only earlier tokens of its own segment. A below stands for the joined width N + R.
+Every form is `attend_X(q_BTHN, q_BTHR, k_BTHN, k_BTR, v_BTHU, scale, segment_BT=None) -> o_BTHU`,
+causal over equal positions, its softmax in fp32. With segment_BT (int32; packed documents) a token
+sees only earlier tokens of its own segment. A below stands for the joined width N + R.
 """
 
 import functools
@@ -14,9 +16,12 @@ from jax.ad_checkpoint import checkpoint_name
 
 from sharding.vary import vary, vary_like
 
-# Queries and keys of one tile of `attend_block`: small enough for one head's scores to stay in the cache from matmul to matmul.
+# Queries and keys of one tile of `attend_block`: small enough for one head's scores to stay in the
+# cache from matmul to matmul.
 TILE = 64
-MASKED = -1e30  # finite, so that a row whose keys are all masked in one tile gives no NaN; its sum is wiped out by the diagonal tile
+# finite, so that a row whose keys are all masked in one tile gives no NaN; its sum is wiped out by
+# the diagonal tile
+MASKED = -1e30
 
 
 def pick(platform):
@@ -38,7 +43,8 @@ def attend_plain(q_BTHN, q_BTHR, k_BTHN, k_BTR, v_BTHU, scale, segment_BT=None):
 
 
 def attend_dot(q_BTHN, q_BTHR, k_BTHN, k_BTR, v_BTHU, scale, segment_BT=None):
-    """`jax.nn.dot_product_attention`, which wants values as wide as keys: pad them, cut the result."""
+    """`jax.nn.dot_product_attention`, which wants values as wide as keys: pad them, cut the
+    result."""
     q_BTHA, k_BTHA = _join(q_BTHN, q_BTHR, k_BTHN, k_BTR)
     mask_B1TS = None if segment_BT is None else _sees(q_BTHN.shape[1], segment_BT)[:, None]
     width = max(q_BTHA.shape[-1], v_BTHU.shape[-1])
@@ -50,7 +56,8 @@ def attend_dot(q_BTHN, q_BTHR, k_BTHN, k_BTR, v_BTHU, scale, segment_BT=None):
 
 
 def attend_splash(q_BTHN, q_BTHR, k_BTHN, k_BTR, v_BTHU, scale, segment_BT=None):
-    """TPU: the Pallas splash kernel, widths padded to whole lanes of 128 and positions to whole tiles (a padded key stands after every query)."""
+    """TPU: the Pallas splash kernel, widths padded to whole lanes of 128 and positions to whole
+    tiles (a padded key stands after every query)."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
@@ -68,7 +75,7 @@ def attend_splash(q_BTHN, q_BTHR, k_BTHN, k_BTR, v_BTHU, scale, segment_BT=None)
     )
     block = next(size for size in (512, 256, 128) if padded % size == 0)
     sizes = kernel.BlockSizes(
-        **{name: block for name in _SPLASH_BLOCKS}
+        **dict.fromkeys(_SPLASH_BLOCKS, block)
     )  # the fused backward kernel holds T / block copies of dq: 369 MiB, not 129
     mask = masks.MultiHeadMask([masks.CausalMask((padded, padded))] * H)
     attend = kernel.make_splash_mha(mask, block_sizes=sizes, head_shards=1, q_seq_shards=1)
@@ -93,9 +100,11 @@ _SPLASH_BLOCKS = (
 
 
 def attend_block(q_BTHN, q_BTHR, k_BTHN, k_BTR, v_BTHU, scale, segment_BT=None):
-    """Tiles on and below the diagonal, one sequence at a time, with a running softmax (arXiv:2205.14135); the backward pass computes scores again.
+    """Tiles on and below the diagonal, one sequence at a time, with a running softmax
+    (arXiv:2205.14135); the backward pass computes scores again.
 
-    Memory beyond the inputs is one tile's scores; the loop keeps program and compile time independent of T.
+    Memory beyond the inputs is one tile's scores; the loop keeps program and compile time
+    independent of T.
     """
     T = v_BTHU.shape[1]
     q_BTHA, k_BTHA = _join(q_BTHN, q_BTHR, k_BTHN, k_BTR)

@@ -1,9 +1,12 @@
-"""Negative log likelihood of a target under the output head, without ever holding the logits of all rows: -log softmax(x w)[target].
+"""Negative log likelihood of a target under the output head, without ever holding the logits of all
+rows: -log softmax(x w)[target].
 
-Every form is `nll_X(x_MD, w_DV, target_M, axes=()) -> nll_M`, in fp32 whatever the inputs are. Inside `shard_map`, `axes` names the mesh axes that
-share out the vocabulary: w_DV is then the local slice, target_M stays global, and the result is the same on every device along `axes`.
+Every form is `nll_X(x_MD, w_DV, target_M, axes=()) -> nll_M`, in fp32 whatever the inputs are.
+Inside `shard_map`, `axes` names the mesh axes that share out the vocabulary: w_DV is then the local
+slice, target_M stays global, and the result is the same on every device along `axes`.
 
-`nll_sum(..., weight_M)` is the sum of weight times `nll`, for a loss whose weights are known in advance: a quarter fewer matmuls than `nll_chunked`.
+`nll_sum(..., weight_M)` is the sum of weight times `nll`, for a loss whose weights are known in
+advance: a quarter fewer matmuls than `nll_chunked`.
 """
 
 from functools import partial
@@ -31,9 +34,11 @@ def nll_plain(x_MD, w_DV, target_M, axes=()):
 
 
 def nll_chunked(x_MD, w_DV, target_M, axes=(), chunk=1024, rows=512):
-    """Goes through the vocabulary `chunk` words at a time with a running logsumexp; the backward pass computes each chunk's logits again.
+    """Goes through the vocabulary `chunk` words at a time with a running logsumexp; the backward
+    pass computes each chunk's logits again.
 
-    `rows` bounds the logits held at once to rows x chunk: on CPU few enough to stay in the cache, on an accelerator many enough to fill it.
+    `rows` bounds the logits held at once to rows x chunk: on CPU few enough to stay in the cache,
+    on an accelerator many enough to fill it.
     """
     x_MD, w_DV, target_M = vary(x_MD, w_DV, target_M - _first(w_DV, axes))
     M, D = x_MD.shape
@@ -111,8 +116,9 @@ _chunked.defvjp(_chunked_forward, _chunked_backward)
 def nll_sum(x_MD, w_DV, target_M, weight_M, axes=(), rows=512):
     """sum_m weight_m nll_m over this device's rows, a scalar. No gradient with respect to weight_M.
 
-    Goes through `rows` rows at a time with the whole vocabulary (held: rows x V). Each row's weight in the sum being known, its part of the gradient is
-    taken while its logits are at hand, and the backward pass only scales: three matmuls instead of four (arXiv:2410.10989, section 3.2).
+    Goes through `rows` rows at a time with the whole vocabulary (held: rows x V). Each row's weight
+    in the sum being known, its part of the gradient is taken while its logits are at hand, and the
+    backward pass only scales: three matmuls instead of four (arXiv:2410.10989, section 3.2).
     """
     x_MD, w_DV, target_M, weight_M = vary(
         x_MD, w_DV, target_M - _first(w_DV, axes), lax.stop_gradient(weight_M).astype(jnp.float32)
@@ -163,7 +169,8 @@ _sum.defvjp(_sum_forward, _sum_backward)
 
 
 def _tile_sum(x_mD, w_DV, target_m, weight_m, axes):
-    """One tile's share of the sum, with what its gradient needs: logits, which of them is the target, log of the sum of exponentials."""
+    """One tile's share of the sum, with what its gradient needs: logits, which of them is the
+    target, log of the sum of exponentials."""
     logit_mV, hit_mV = _logits(x_mD, w_DV, target_m, 0)
     max_m = logit_mV.max(axis=1)
     if axes:
@@ -184,7 +191,8 @@ def _logits(x_mD, w_Dv, target_m, first):
 
 
 def _each_chunk(visit, carry, w_DV, chunk):
-    """Fold `visit(carry, first, fresh_v, w_Dv)` over equal chunks of words; where the last one overlaps the one before, fresh_v marks the new words."""
+    """Fold `visit(carry, first, fresh_v, w_Dv)` over equal chunks of words; where the last one
+    overlaps the one before, fresh_v marks the new words."""
     V = w_DV.shape[1]
     count = -(-V // chunk)
     width = -(-V // count)

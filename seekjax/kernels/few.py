@@ -1,7 +1,9 @@
-"""Expert feed-forward for a handful of tokens, as in a decoding step: y = sum_e mix_e expert_e(x), with every token in sight of every expert.
+"""Expert feed-forward for a handful of tokens, as in a decoding step: y = sum_e mix_e expert_e(x),
+with every token in sight of every expert.
 
-A step of some tokens is as slow as the weights it reads, so nothing is gained by sorting rows, and much is lost by reading an expert that no
-token chose, or by copying the weights of those that were. DeepSeek-V2 (arXiv:2405.04434) equation 20.
+A step of some tokens is as slow as the weights it reads, so nothing is gained by sorting rows, and
+much is lost by reading an expert that no token chose, or by copying the weights of those that were.
+DeepSeek-V2 (arXiv:2405.04434) equation 20.
 """
 
 import jax
@@ -12,7 +14,8 @@ from sharding.vary import vary, vary_like
 
 
 def experts_every(x_MD, mix_ME, w_gate_EDF, w_up_EDF, w_down_EFD):
-    """Plain form: all experts on all tokens. mix_ME float32: each token's gate for each expert, 0 where it did not choose it."""
+    """Plain form: all experts on all tokens. mix_ME float32: each token's gate for each expert, 0
+    where it did not choose it."""
     gate_EMF = jnp.einsum("MD,EDF->EMF", x_MD, w_gate_EDF)
     hidden_EMF = jax.nn.silu(gate_EMF) * jnp.einsum("MD,EDF->EMF", x_MD, w_up_EDF)
     y_EMD = jnp.einsum("EMF,EFD->EMD", hidden_EMF, w_down_EFD)
@@ -20,7 +23,8 @@ def experts_every(x_MD, mix_ME, w_gate_EDF, w_up_EDF, w_down_EFD):
 
 
 def experts_few(x_MD, mix_ME, w_gate_EDF, w_up_EDF, w_down_EFD):
-    """A loop over the experts in use, which reads their weights where they are. Not for training: its length is data, so it has no gradient."""
+    """A loop over the experts in use, which reads their weights where they are. Not for training:
+    its length is data, so it has no gradient."""
     x_MD, mix_ME, w_gate_EDF, w_up_EDF, w_down_EFD = vary(
         x_MD, mix_ME, w_gate_EDF, w_up_EDF, w_down_EFD
     )

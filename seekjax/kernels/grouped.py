@@ -1,11 +1,14 @@
-"""Expert feed-forward over rows already sorted by expert: y = (mix * silu(x @ gate) * (x @ up)) @ down with each row's own expert.
+"""Expert feed-forward over rows already sorted by expert: y = (mix * silu(x @ gate) * (x @ up)) @
+down with each row's own expert.
 
-Every form is `experts_X(x_MD, mix_M, w_gate_EDF, w_up_EDF, w_down_EFD, size_E) -> y_MD`. The first size_E[0] rows belong to expert 0, the next
-size_E[1] to expert 1, and so on; sum(size_E) <= M, and the rows past the sum give zero output and take zero gradient. mix is what the token's
-router gives the row's expert (float32). It enters before the last product: so its gradient needs the hidden values, which are kept anyway, and
-not the outputs, and no backward pass has to keep them, compute them again or send them back between devices again. Weights may be Quantised: each
-form writes them out as suits it, one expert at a time or all at once.
-DeepSeek-V2 (arXiv:2405.04434) equation 20, one routed expert.
+Every form is `experts_X(x_MD, mix_M, w_gate_EDF, w_up_EDF, w_down_EFD, size_E) -> y_MD`. The first
+size_E[0] rows belong to expert 0, the next size_E[1] to expert 1, and so on; sum(size_E) <= M, and
+the rows past the sum give zero output and take zero gradient. mix is what the token's router gives
+the row's expert (float32). It enters before the last product: so its gradient needs the hidden
+values, which are kept anyway, and not the outputs, and no backward pass has to keep them, compute
+them again or send them back between devices again. Weights may be Quantised: each form writes them
+out as suits it, one expert at a time or all at once. DeepSeek-V2 (arXiv:2405.04434) equation 20,
+one routed expert.
 """
 
 import jax
@@ -16,8 +19,10 @@ from jax.ad_checkpoint import checkpoint_name
 from seekjax.quant.formats import Quantised, dense
 from sharding.vary import vary, vary_like
 
-# Row tiles of `experts_block`, tried in this order: as many big ones as fit, then one small one for the rest of the expert. Below 128 rows XLA's
-# CPU matmul loses more to starting its threads than the smaller tile saves; above 256 the last tile wastes more than the bigger matmul gains.
+# Row tiles of `experts_block`, tried in this order: as many big ones as fit, then one small one for
+# the rest of the expert. Below 128 rows XLA's
+# CPU matmul loses more to starting its threads than the smaller tile saves; above 256 the last tile
+# wastes more than the bigger matmul gains.
 TILES = (256, 128)
 FEW_TILES = (
     64,
@@ -57,7 +62,8 @@ def experts_ragged(x_MD, mix_M, w_gate_EDF, w_up_EDF, w_down_EFD, size_E):
     x_MD, mix_M, w_gate_EDF, w_up_EDF, w_down_EFD, size_E = vary(
         x_MD, mix_M, w_gate_EDF, w_up_EDF, w_down_EFD, size_E
     )
-    # What a native kernel leaves in the rows of no expert is unspecified, forward and backward: mask on the way in and on the way out.
+    # What a native kernel leaves in the rows of no expert is unspecified, forward and backward:
+    # mask on the way in and on the way out.
     own_M1 = (jnp.arange(x_MD.shape[0]) < jnp.sum(size_E))[:, None]
     x_MD = jnp.where(own_M1, x_MD, 0)
     gate_MF = lax.ragged_dot(x_MD, w_gate_EDF, size_E)
@@ -67,7 +73,8 @@ def experts_ragged(x_MD, mix_M, w_gate_EDF, w_up_EDF, w_down_EFD, size_E):
 
 
 def experts_block(x_MD, mix_M, w_gate_EDF, w_up_EDF, w_down_EFD, size_E):
-    """Tiles of rows, each with its one expert, in a loop as long as the rows are many: work follows sum(size_E), neither M nor E."""
+    """Tiles of rows, each with its one expert, in a loop as long as the rows are many: work follows
+    sum(size_E), neither M nor E."""
     x_MD, mix_M1, *rest = vary(x_MD, mix_M[:, None], w_gate_EDF, w_up_EDF, w_down_EFD, size_E)
     if isinstance(w_gate_EDF, Quantised):  # has no gradient, and needs none
         return _block_forward(x_MD, mix_M1, *rest)[0]
@@ -167,33 +174,41 @@ _block.defvjp(_block_forward, _block_backward)
 
 
 def _written_out(dtype, *weights):
-    """The weights of all experts as arrays, for a form that cannot take them one expert at a time."""
+    """The weights of all experts as arrays, for a form that cannot take them one expert at a
+    time."""
     return [dense(w_EXY, dtype) for w_EXY in weights]
 
 
 def _few(M, size_E):
-    """Whether experts have fewer rows than a tile on average, as when reading a prompt: then a copy of their weights costs as much as a product."""
-    return M < TILES[-1] * size_E.shape[0]
+    """Whether experts have fewer rows than a tile on average, as when reading a prompt: then a copy
+    of their weights costs as much as a product."""
+    return TILES[-1] * size_E.shape[0] > M
 
 
 def _joined(w_gate_DF, w_up_DF):
-    """Both side by side in one matrix w_DJ, J = 2 F: with many rows, one product twice as wide is faster than two."""
+    """Both side by side in one matrix w_DJ, J = 2 F: with many rows, one product twice as wide is
+    faster than two."""
     return jnp.concatenate([w_gate_DF, w_up_DF], -1)
 
 
 def _each_expert(body, carry, M, size_E):
-    """Fold `body(number, each_tile, carry)` over the experts, and in it `each_tile(tile, carry)` over the tiles of the expert's rows.
+    """Fold `body(number, each_tile, carry)` over the experts, and in it `each_tile(tile, carry)`
+    over the tiles of the expert's rows.
 
-    `tile(read, own, put, carry)`: `read(a_MX)` gives the rows a_mX of a tile, some of which may be another expert's, `own(a_mX)` puts zero in
-    their place, and `put(a_MX, a_mX)` writes back all but them.
+    `tile(read, own, put, carry)`: `read(a_MX)` gives the rows a_mX of a tile, some of which may be
+    another expert's, `own(a_mX)` puts zero in their place, and `put(a_MX, a_mX)` writes back all
+    but them.
     """
     end_E = jnp.cumsum(size_E)
     tiles = FEW_TILES if _few(M, size_E) else TILES
 
     def at(row, m, end, tile, carry):
         start = jnp.minimum(
-            row, M - m
-        )  # the last tile of a full buffer would hang over its end: move it back, it owns what is left
+            row,
+            M - m,
+            # the last tile of a full buffer would hang over its end: move it back, it owns what is
+            # left
+        )
         row_m = start + jnp.arange(m)
         own_m1 = ((row <= row_m) & (row_m < end))[:, None]
 

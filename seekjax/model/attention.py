@@ -1,10 +1,13 @@
-"""Multi-head latent attention (V2 section 2.1): keys and values of all heads from one narrow latent per token.
+"""Multi-head latent attention (V2 section 2.1): keys and values of all heads from one narrow latent
+per token.
 
-    q = w_uq norm(w_dq x), w_qr norm(w_dq x)     c = norm(w_dkv x)     k_R = rotate(w_kr x), one for all heads
+    # c = norm(w_dkv x)     k_R = rotate(w_kr x), one for all heads
+    q = w_uq norm(w_dq x), w_qr norm(w_dq x)
     score = (q_N . w_uk c + rotate(q_R) . k_R) * scale                 o = softmax(score) w_uv c
 
-`attend_expanded` forms the keys and values; `attend_absorbed` moves w_uk to the query side and w_uv behind the sum, so that attention reads
-only the latent, as decoding from a cache wants. Training uses a causal kernel on the expanded form (seekjax/kernels/attention.py).
+`attend_expanded` forms the keys and values; `attend_absorbed` moves w_uk to the query side and w_uv
+behind the sum, so that attention reads only the latent, as decoding from a cache wants. Training
+uses a causal kernel on the expanded form (seekjax/kernels/attention.py).
 """
 
 from functools import partial
@@ -23,7 +26,8 @@ from .weight import Weighted, project, rms_norm
 
 
 def attend_expanded(q_BTHN, q_BTHR, c_BSC, k_BSR, w_uk_CHN, w_uv_CHU, scale, mask_B1TS):
-    """Attention over keys and values formed from the latents; o_BTHU. The plain reading of V2 equations 37-47."""
+    """Attention over keys and values formed from the latents; o_BTHU. The plain reading of V2
+    equations 37-47."""
     k_BSHN = jnp.einsum("BSC,CHN->BSHN", c_BSC, w_uk_CHN)
     v_BSHU = jnp.einsum("BSC,CHU->BSHU", c_BSC, w_uv_CHU)
     score_BHTS = jnp.einsum("BTHN,BSHN->BHTS", q_BTHN, k_BSHN) + jnp.einsum(
@@ -34,9 +38,11 @@ def attend_expanded(q_BTHN, q_BTHR, c_BSC, k_BSR, w_uk_CHN, w_uv_CHU, scale, mas
 
 
 def attend_absorbed(q_BTHN, q_BTHR, c_BSC, k_BSR, w_uk_CHN, w_uv_CHU, scale, mask_B1TS):
-    """The same attention in the latent space: C + R numbers read per token, however many heads (V2 section 2.1.2)."""
+    """The same attention in the latent space: C + R numbers read per token, however many heads (V2
+    section 2.1.2)."""
     q_BTHC = jnp.einsum("BTHN,CHN->BTHC", q_BTHN, w_uk_CHN)
-    # The cache stands first in the product, as it lies in memory: XLA would turn it around to put the few queries first.
+    # The cache stands first in the product, as it lies in memory: XLA would turn it around to put
+    # the few queries first.
     score_BSTH = jnp.einsum("BSC,BTHC->BSTH", c_BSC, q_BTHC) + jnp.einsum(
         "BSR,BTHR->BSTH", k_BSR, q_BTHR
     )
@@ -52,7 +58,8 @@ def masked_softmax(score_BHTS, scale, mask_B1TS):
 
 
 def attend_causal(kernel: str, q_BTHN, q_BTHR, k_BTHN, k_BTR, v_BTHU, scale, segment_BT):
-    """A whole causal sequence through the chosen kernel, each device on its own sequences and heads."""
+    """A whole causal sequence through the chosen kernel, each device on its own sequences and
+    heads."""
     attend = kernels.pick(platform()) if kernel == "auto" else getattr(kernels, f"attend_{kernel}")
     batch = ("batch sequence",) if segment_BT is not None else ()
     axes = (
@@ -73,8 +80,9 @@ def attend_causal(kernel: str, q_BTHN, q_BTHR, k_BTHN, k_BTR, v_BTHU, scale, seg
 class LatentAttention(Weighted):
     """MLA with or without a query latent.
 
-    With a cache, T new tokens are written at `start` (one position, or [B]) and attend to all before them; with attend=None they see only each
-    other, which is all there is where the cache was empty, and the kernel of training does it.
+    With a cache, T new tokens are written at `start` (one position, or [B]) and attend to all
+    before them; with attend=None they see only each other, which is all there is where the cache
+    was empty, and the kernel of training does it.
     """
 
     @nn.compact
@@ -134,7 +142,8 @@ class LatentAttention(Weighted):
 
 
 class MultiHeadAttention(Weighted):
-    """The baseline that MLA replaced (DeepSeekMoE-16B): full keys and values per head, all of the head rotary."""
+    """The baseline that MLA replaced (DeepSeekMoE-16B): full keys and values per head, all of the
+    head rotary."""
 
     @nn.compact
     def __call__(self, x_BTD, angle, segment_BT=None, cache=None, start=0, attend=attend_absorbed):
@@ -174,13 +183,15 @@ class MultiHeadAttention(Weighted):
 
 
 def visible(length: int, slots: int, start) -> jax.Array:
-    """Query t, at position start + t, sees the cache slots up to its own; [B, 1, T, S], with B = 1 where all rows start at one position."""
+    """Query t, at position start + t, sees the cache slots up to its own; [B, 1, T, S], with B = 1
+    where all rows start at one position."""
     position_B1T1 = jnp.reshape(start, (-1, 1, 1, 1)) + jnp.arange(length)[:, None]
     return jnp.arange(slots) <= position_B1T1
 
 
 def write(cache: dict, start, **new: jax.Array) -> dict:
-    """The cache with the new tokens' entries from position `start` on, each row from its own where start is [B]."""
+    """The cache with the new tokens' entries from position `start` on, each row from its own where
+    start is [B]."""
     put = partial(jax.lax.dynamic_update_slice_in_dim, axis=1)
     if jnp.ndim(start):
         put = jax.vmap(partial(jax.lax.dynamic_update_slice_in_dim, axis=0))

@@ -52,7 +52,8 @@ def rematted(kernel) -> type[Block]:
 
 
 def stacked(kernel, layers: int) -> type[Block]:
-    """So many Blocks with their weights stacked, run by a scan: compile time does not grow with depth."""
+    """So many Blocks with their weights stacked, run by a scan: compile time does not grow with
+    depth."""
     return nn.scan(
         rematted(kernel),
         length=layers,
@@ -64,10 +65,12 @@ def stacked(kernel, layers: int) -> type[Block]:
 
 
 def unstack(model: ModelConfig, tree: dict, consume: bool = False) -> dict:
-    """A tree of variables, or of anything with their stacks, with each layer's arrays apart: "expert_layers" becomes "expert_layers_0" and on.
+    """A tree of variables, or of anything with their stacks, with each layer's arrays apart:
+    "expert_layers" becomes "expert_layers_0" and on.
 
-    A decoding step reads every weight once, so it must not first copy its layer out of a stack, as a scan does. `consume` frees each array of a
-    stack once its layers are copied, so that there is never a second whole.
+    A decoding step reads every weight once, so it must not first copy its layer out of a stack, as
+    a scan does. `consume` frees each array of a stack once its layers are copied, so that there is
+    never a second whole.
     """
     stacks = {
         "dense_layers": model.dense_layers,

@@ -1,7 +1,9 @@
-"""The decoding cache: per token and layer one latent and one rotary key, C + R numbers (V2 section 2.1.4).
+"""The decoding cache: per token and layer one latent and one rotary key, C + R numbers (V2 section
+2.1.4).
 
-In fp8 as FlashMLA has it: the latent in E4M3 with one float32 scale for every 128 values, the rotary key in bfloat16; 656 bytes in V3 instead of
-1,152. Full keys and values per head, the baseline's, are then in bfloat16.
+In fp8 as FlashMLA has it: the latent in E4M3 with one float32 scale for every 128 values, the
+rotary key in bfloat16; 656 bytes in V3 instead of 1,152. Full keys and values per head, the
+baseline's, are then in bfloat16.
 """
 
 import jax
@@ -12,7 +14,8 @@ from seekjax.quant.formats import E4M3_FLOOR, E4M3_MAX, block
 
 
 def empty_cache(model: ModelConfig, batch: int, slots: int, dtype: str = "float32") -> dict:
-    """Zeros for `slots` positions of every layer: {"dense_layers", "expert_layers"} -> {"c": [L, B, S, C], "k": [L, B, S, R]}."""
+    """Zeros for `slots` positions of every layer: {"dense_layers", "expert_layers"} -> {"c": [L, B,
+    S, C], "k": [L, B, S, R]}."""
     layers = {
         "dense_layers": (model.dense_layers,),
         "expert_layers": (model.layers - model.dense_layers,),

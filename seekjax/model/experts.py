@@ -1,4 +1,5 @@
-"""Feed-forward layers: SwiGLU, and the DeepSeekMoE mixture of shared and routed experts (V2 section 2.2, V3 section 2.1.2)."""
+"""Feed-forward layers: SwiGLU, and the DeepSeekMoE mixture of shared and routed experts (V2 section
+2.2, V3 section 2.1.2)."""
 
 import flax.linen as nn
 import jax
@@ -26,7 +27,8 @@ def swiglu(x_BTD, w_gate_DF, w_up_DF, w_down_FD):
 
 
 def mixture(x_BTD, choice_BTK, gate_BTK, weights, kernel: KernelConfig):
-    """sum_k gate_k expert_k(x), each device on its own tokens and experts; and how many rows were dropped in all."""
+    """sum_k gate_k expert_k(x), each device on its own tokens and experts; and how many rows were
+    dropped in all."""
     axes, summed, everyone = mesh_axes("experts"), mesh_axes("expert_hidden"), mesh_axes("batch")
     into, out = "experts - expert_hidden", "experts expert_hidden -"
     weights, layout = laid_out(weights, (into, into, out))
@@ -67,16 +69,19 @@ class FeedForward(Weighted):
 
 
 class MixtureOfExperts(Weighted):
-    """Shared experts plus the routed ones. Returns the output, who was chosen, and what the balance needs to know of this layer.
+    """Shared experts plus the routed ones. Returns the output, who was chosen, and what the balance
+    needs to know of this layer.
 
-    `choice_BTK` has tokens visit these experts instead of those they would choose; the gates are the live ones (V3.2's "keep routing").
+    `choice_BTK` has tokens visit these experts instead of those they would choose; the gates are
+    the live ones (V3.2's "keep routing").
     """
 
     @nn.compact
     def __call__(self, x_BTD, mask_BT, choice_BTK=None):
         m = self.model
         w_router_DE = self.weight("w_router", "embed experts", dtype="float32")
-        # Every device routes over all experts, so the bias is whole on each. It is no parameter: the optimizer never sees it.
+        # Every device routes over all experts, so the bias is whole on each. It is no parameter:
+        # the optimizer never sees it.
         bias_E = meta.unbox(
             self.variable(
                 "balance", "bias", lambda: Named(jnp.zeros(m.experts, jnp.float32), "-")

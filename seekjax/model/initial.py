@@ -1,7 +1,8 @@
 """The first values of all weights, drawn by NumPy on the host.
 
-`Transformer.init` draws from the same distribution with jax.random, but compiling the random bits of every weight takes longer than all the rest
-of a small run's start. Here nothing is compiled, each device's part is drawn alone, and the values are the same on every backend and mesh.
+`Transformer.init` draws from the same distribution with jax.random, but compiling the random bits
+of every weight takes longer than all the rest of a small run's start. Here nothing is compiled,
+each device's part is drawn alone, and the values are the same on every backend and mesh.
 """
 
 import itertools
@@ -15,7 +16,8 @@ from seekjax.config import ModelConfig
 
 
 def draw(model: ModelConfig, shapes: Any, axes: Any, seed: int, places: Any = None) -> Any:
-    """Arrays for a tree of ShapeDtypeStructs with logical axes: normal with model.init_std for matrices, ones for the scales of norms.
+    """Arrays for a tree of ShapeDtypeStructs with logical axes: normal with model.init_std for
+    matrices, ones for the scales of norms.
 
     `places`: a NamedSharding for each; without it everything is on the default device.
     """
@@ -49,7 +51,8 @@ def draw(model: ModelConfig, shapes: Any, axes: Any, seed: int, places: Any = No
 def _matrix(
     key: np.random.SeedSequence, at: tuple[int, ...], outer: tuple[int, ...], shape: tuple[int, ...]
 ) -> np.ndarray:
-    """The standard normal matrix at one place of the leading axes; a counter-based generator jumps there directly."""
+    """The standard normal matrix at one place of the leading axes; a counter-based generator jumps
+    there directly."""
     number = int(np.ravel_multi_index(at, outer)) if outer else 0
     bits = np.random.Philox(key=key.generate_state(2, np.uint64), counter=[0, 0, 0, number])
     return np.random.Generator(bits).standard_normal(shape, np.float32)

@@ -1,4 +1,5 @@
-"""Multi-token prediction (V3 section 2.2): module k reads h^{k-1}_i and the embedding of t_{i+k}, and predicts t_{i+k+1}."""
+"""Multi-token prediction (V3 section 2.2): module k reads h^{k-1}_i and the embedding of t_{i+k},
+and predicts t_{i+k+1}."""
 
 import flax.linen as nn
 import jax
@@ -18,10 +19,12 @@ def ahead(tokens_BX: jax.Array, by: int, length: int) -> jax.Array:
 
 
 class PredictionModule(Weighted):
-    """One depth: join the two normed inputs, run one block, norm. Embedding and head are the main model's.
+    """One depth: join the two normed inputs, run one block, norm. Embedding and head are the main
+    model's.
 
-    The released weights join with the embedding first and read the main model's hidden state after its final norm; `w_token` and `w_hidden`
-    are the two halves of their eh_proj. As a draft for decoding it has a cache of its own, whose slots are the positions of h.
+    The released weights join with the embedding first and read the main model's hidden state after
+    its final norm; `w_token` and `w_hidden` are the two halves of their eh_proj. As a draft for
+    decoding it has a cache of its own, whose slots are the positions of h.
     """
 
     @nn.compact

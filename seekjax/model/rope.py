@@ -10,12 +10,14 @@ from seekjax.config import ModelConfig, RopeConfig
 
 
 def extended(model: ModelConfig) -> bool:
-    """YaRN applies, at every length, to a model meant for more positions than it was first trained on."""
+    """YaRN applies, at every length, to a model meant for more positions than it was first trained
+    on."""
     return model.context > model.rope.original_context and model.rope.factor > 1
 
 
 def rope_frequencies(model: ModelConfig) -> np.ndarray:
-    """Radians per position for each of the rotary / 2 pairs: base^(-2i/R), slow pairs divided by YaRN's factor."""
+    """Radians per position for each of the rotary / 2 pairs: base^(-2i/R), slow pairs divided by
+    YaRN's factor."""
     rope, width = model.rope, model.rotary
     frequency_r = rope.base ** (-np.arange(0, width, 2, dtype=np.float64) / width)
     if not extended(model):
@@ -42,7 +44,8 @@ def mscale(factor: float, weight: float) -> float:
 
 
 def rope_gain(rope: RopeConfig) -> float:
-    """What cos and sin are multiplied by: 1 in every released model, because both mscales are equal."""
+    """What cos and sin are multiplied by: 1 in every released model, because both mscales are
+    equal."""
     return mscale(rope.factor, rope.mscale) / mscale(rope.factor, rope.mscale_all)
 
 
@@ -55,7 +58,7 @@ def softmax_scale(model: ModelConfig) -> float:
 
 
 def angles(model: ModelConfig, position_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """cos and sin of every pair at every position, [B, T, R/2] in float32."""
+    """Cos and sin of every pair at every position, [B, T, R/2] in float32."""
     angle_BTr = position_BT.astype(jnp.float32)[..., None] * rope_frequencies(model).astype(
         np.float32
     )

@@ -1,4 +1,5 @@
-"""Who computes which token: the V2 and V3 routers, the balance bias, and what is measured of the balance."""
+"""Who computes which token: the V2 and V3 routers, the balance bias, and what is measured of the
+balance."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +8,8 @@ from seekjax.config import ModelConfig
 
 
 def affinity(logit_BTE: jax.Array, model: ModelConfig) -> jax.Array:
-    """How well each expert suits each token: softmax (V2 equation 22) or sigmoid (V3 equation 15) of float32 logits."""
+    """How well each expert suits each token: softmax (V2 equation 22) or sigmoid (V3 equation 15)
+    of float32 logits."""
     return (
         jax.nn.softmax(logit_BTE, -1) if model.scoring == "softmax" else jax.nn.sigmoid(logit_BTE)
     )
@@ -16,8 +18,9 @@ def affinity(logit_BTE: jax.Array, model: ModelConfig) -> jax.Array:
 def choose(score_BTE: jax.Array, bias_E: jax.Array, model: ModelConfig) -> jax.Array:
     """The K experts of each token (V3 equation 16, V2 section 2.2.2).
 
-    The bias decides who is chosen and never how much they count. A token chooses among the experts of its best groups, a group's score
-    being the sum of its two best experts (V3) or its best one (V2); ties go to the lower index.
+    The bias decides who is chosen and never how much they count. A token chooses among the experts
+    of its best groups, a group's score being the sum of its two best experts (V3) or its best one
+    (V2); ties go to the lower index.
     """
     G, limit = model.expert_groups, model.groups_per_token
     biased_BTE = jax.lax.stop_gradient(score_BTE + bias_E)
@@ -63,8 +66,9 @@ def sequence_balance(
 ) -> jax.Array:
     """sum_i f_i P_i of each sequence, [B] (V3 equations 17-20 without alpha); 1 when balanced.
 
-    f_i = E / (K T) * how often expert i is in choice_BTK; P_i = mean over tokens of the normalised score. By the letter of equation 18,
-    the choice is the top K of the bare scores: neither bias nor groups are in it.
+    f_i = E / (K T) * how often expert i is in choice_BTK; P_i = mean over tokens of the normalised
+    score. By the letter of equation 18, the choice is the top K of the bare scores: neither bias
+    nor groups are in it.
     """
     mask_BT = jnp.ones(score_BTE.shape[:2], bool) if mask_BT is None else mask_BT
     E, K = score_BTE.shape[-1], choice_BTK.shape[-1]
@@ -76,7 +80,8 @@ def sequence_balance(
 
 
 def update_bias(bias_E: jax.Array, load_E: jax.Array, rate: jax.Array | float) -> jax.Array:
-    """b + gamma sign(mean load - load): overloaded experts become less likely to be chosen (2408.15664, V3 section 2.1.2)."""
+    """B + gamma sign(mean load - load): overloaded experts become less likely to be chosen
+    (2408.15664, V3 section 2.1.2)."""
     return bias_E + rate * jnp.sign(load_E.mean(-1, keepdims=True) - load_E)
 
 
@@ -87,6 +92,7 @@ def max_violation(load_E: jax.Array) -> jax.Array:
 
 
 def load_entropy(load_E: jax.Array) -> jax.Array:
-    """Entropy of the shares of load over its maximum, log E: 1 when balanced, 0 when one expert does everything."""
+    """Entropy of the shares of load over its maximum, log E: 1 when balanced, 0 when one expert
+    does everything."""
     share_E = load_E / jnp.maximum(load_E.sum(-1, keepdims=True), 1e-9)
     return jax.scipy.special.entr(share_E).sum(-1) / jnp.log(load_E.shape[-1])

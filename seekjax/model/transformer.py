@@ -1,4 +1,5 @@
-"""The whole model: embedding, dense layers, expert layers, final norm, head, and multi-token prediction."""
+"""The whole model: embedding, dense layers, expert layers, final norm, head, and multi-token
+prediction."""
 
 from typing import Any, NamedTuple
 
@@ -8,29 +9,34 @@ import jax.numpy as jnp
 
 from sharding.rules import constrain
 
-from .block import Block, stacked
 from .attention import attend_absorbed
+from .block import Block, stacked
 from .mtp import PredictionModule, ahead
 from .rope import angles
 from .weight import Weighted, rms_norm
 
 
 class Output(NamedTuple):
-    """hidden_BTD is normed: logits are hidden_BTD @ head_DV, left to the caller, who may never want them whole."""
+    """hidden_BTD is normed: logits are hidden_BTD @ head_DV, left to the caller, who may never want
+    them whole."""
 
     hidden_BTD: jax.Array
     mtp_BTD: tuple[jax.Array, ...]  # of each prediction depth
     head_DV: jax.Array
     balance: dict[
         str, dict[str, jax.Array]
-    ]  # load_E, balance_loss, dropped, choice_BTK, gate_BTK by name of the stack (one more axis: L) or prediction module
+        # load_E, balance_loss, dropped, choice_BTK, gate_BTK by name of the stack (one more axis:
+        # L) or
+        # prediction module
+    ]
     cache: Any
 
 
 class Transformer(Weighted):
     """Pure: `init(key, tokens)` gives {"params", "balance"}, `apply` an Output.
 
-    unrolled: the layers' weights come apart (`block.unstack`), and so does the cache; for decoding, which reads each of them once.
+    unrolled: the layers' weights come apart (`block.unstack`), and so does the cache; for decoding,
+    which reads each of them once.
     """
 
     unrolled: bool = False
@@ -49,9 +55,10 @@ class Transformer(Weighted):
     ) -> Output:
         """Run T tokens.
 
-        segment_BT: documents a token may look within (None: everything before it); mask_BT: which tokens count in the balance;
-        mtp_tokens_BX: the tokens from position 0 on and beyond T, to run the prediction modules; cache and start: see LatentAttention;
-        choice: the experts that tokens visit instead of choosing, {stack: choice_BTK} as in Output.balance.
+        segment_BT: documents a token may look within (None: everything before it); mask_BT: which
+        tokens count in the balance; mtp_tokens_BX: the tokens from position 0 on and beyond T, to
+        run the prediction modules; cache and start: see LatentAttention; choice: the experts that
+        tokens visit instead of choosing, {stack: choice_BTK} as in Output.balance.
         """
         m = self.model
         B, T = tokens_BT.shape
@@ -99,7 +106,8 @@ class Transformer(Weighted):
 
 
 def logits(output: Output) -> jax.Array:
-    """Float32 logits of every position: for generation and tests; the training loss never holds them whole."""
+    """Float32 logits of every position: for generation and tests; the training loss never holds
+    them whole."""
     return jnp.einsum(
         "BTD,DV->BTV", output.hidden_BTD, output.head_DV, preferred_element_type=jnp.float32
     )

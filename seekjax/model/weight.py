@@ -14,15 +14,18 @@ from sharding.rules import platform
 
 
 class Weighted(nn.Module):
-    """A module that declares weights by their logical axes; the config knows the size of each axis."""
+    """A module that declares weights by their logical axes; the config knows the size of each
+    axis."""
 
     model: ModelConfig
     kernel: KernelConfig = KernelConfig()
 
     def weight(self, name: str, axes: str, dtype: str | None = None, **sizes: int) -> jax.Array:
-        """A float32 matrix, normal with the config's init_std, cast to `dtype` (default: the compute dtype).
+        """A float32 matrix, normal with the config's init_std, cast to `dtype` (default: the
+        compute dtype).
 
-        `sizes` overrides the config's size of an axis. What is stored Quantised is returned so: for `project`, or for `dense` to write out.
+        `sizes` overrides the config's size of an axis. What is stored Quantised is returned so: for
+        `project`, or for `dense` to write out.
         """
         if isinstance(stored := self.get_variable("params", name), Quantised):
             return stored
@@ -47,10 +50,12 @@ class Weighted(nn.Module):
 
 
 def project(x_BTX: jax.Array, *weights: jax.Array, keep: str = "product") -> list[jax.Array]:
-    """x times each of the matrices w_XY, [B, T, Y] each; X and Y may be several axes. `keep` names the result for the remat policies.
+    """X times each of the matrices w_XY, [B, T, Y] each; X and Y may be several axes. `keep` names
+    the result for the remat policies.
 
-    One axis of tokens instead of two, because the gradient of a weight sums over it, and XLA would turn the activations around to sum over two.
-    On CPU one wide product beats several narrow ones, once the tokens are so many that joining the weights costs little beside it.
+    One axis of tokens instead of two, because the gradient of a weight sums over it, and XLA would
+    turn the activations around to sum over two. On CPU one wide product beats several narrow ones,
+    once the tokens are so many that joining the weights costs little beside it.
     """
     B, T, *X = x_BTX.shape
     x_mX = x_BTX.reshape(B * T, *X)
@@ -64,7 +69,7 @@ def project(x_BTX: jax.Array, *weights: jax.Array, keep: str = "product") -> lis
     if (
         len(weights) == 1
         or platform() != "cpu"
-        or B * T < X[0]
+        or X[0] > B * T
         or any(isinstance(w_XY, Quantised) for w_XY in weights)
     ):
         return [times(w_XY) for w_XY in weights]
@@ -78,7 +83,7 @@ def project(x_BTX: jax.Array, *weights: jax.Array, keep: str = "product") -> lis
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
-    """x / sqrt(mean(x^2) + eps) * scale over the last axis, in float32."""
+    """X / sqrt(mean(x^2) + eps) * scale over the last axis, in float32."""
     x32 = x.astype(jnp.float32)
     return (x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, -1, keepdims=True) + eps) * scale).astype(
         x.dtype

@@ -1,4 +1,5 @@
-"""Every array of a run and where it lives, from its config alone: nothing is allocated, no device is needed."""
+"""Every array of a run and where it lives, from its config alone: nothing is allocated, no device
+is needed."""
 
 import math
 import typing
@@ -19,10 +20,12 @@ from sharding.rules import use
 
 
 def table(config: Config) -> str:
-    """One line per array on the config's mesh, the totals of parameters, moments and balance, and what quantising the weights saves.
+    """One line per array on the config's mesh, the totals of parameters, moments and balance, and
+    what quantising the weights saves.
 
-    Quantised weights are shown as they are kept, without the moments of a training that they cannot have. Where mesh.data is 0 it is what the
-    devices here leave to it, at least 1. Raises ConfigError as a run would.
+    Quantised weights are shown as they are kept, without the moments of a training that they cannot
+    have. Where mesh.data is 0 it is what the devices here leave to it, at least 1. Raises
+    ConfigError as a run would.
     """
     mesh_of, kind = partial(abstract_mesh, devices=jax.device_count()), config.kernel.weights
     config = replace(config, kernel=replace(config.kernel, weights="float32"))
@@ -58,7 +61,8 @@ def table(config: Config) -> str:
 
 
 def weight_bytes(params: Any, axes: Any) -> dict[str, int]:
-    """Bytes of all weights by the type they are kept in: float32, as trained; bfloat16, as published; and those of `seekjax quantize`."""
+    """Bytes of all weights by the type they are kept in: float32, as trained; bfloat16, as
+    published; and those of `seekjax quantize`."""
 
     def quantised(kind, path, x, names):
         return (

@@ -1,4 +1,5 @@
-"""Parameters, cache and FLOPs of a model, from its config alone: exact integers, no arrays, at once for 671B."""
+"""Parameters, cache and FLOPs of a model, from its config alone: exact integers, no arrays, at once
+for 671B."""
 
 from dataclasses import dataclass
 
@@ -7,7 +8,8 @@ from seekjax.config import ModelConfig
 
 @dataclass(frozen=True)
 class Count:
-    """How many parameters each piece has. Total and active leave out multi-token prediction, as DeepSeek's own figures do."""
+    """How many parameters each piece has. Total and active leave out multi-token prediction, as
+    DeepSeek's own figures do."""
 
     embedding: int  # the input embedding; the head is as large again
     attention: int  # of one layer, with the norms of its latents
@@ -31,7 +33,8 @@ class Count:
 
 
 def parameters(model: ModelConfig) -> Count:
-    """Count every weight. The router has a balance bias where groups score by their top two, as V3's `noaux_tc` has."""
+    """Count every weight. The router has a balance bias where groups score by their top two, as
+    V3's `noaux_tc` has."""
     width, swiglu = model.embed, lambda hidden: 3 * model.embed * hidden
     attention, expert = _attention(model), swiglu(model.expert_hidden)
     bias = model.experts if model.group_score == "top2" else 0
@@ -67,7 +70,8 @@ def parameters(model: ModelConfig) -> Count:
 
 
 def cache_elements(model: ModelConfig) -> int:
-    """Numbers kept per token over all layers: the latent and one rotary key, or keys and values of every head."""
+    """Numbers kept per token over all layers: the latent and one rotary key, or keys and values of
+    every head."""
     per_layer = (
         model.kv_latent + model.rotary
         if model.attention == "mla"
@@ -84,10 +88,12 @@ def cache_bytes(model: ModelConfig, element: int = 2) -> int:
 def flops_per_token(
     model: ModelConfig, sequence: int, training: bool = True, causal: bool = True
 ) -> int:
-    """Average FLOPs of one token in a sequence: two per active weight without the embedding, and attention over what stands before it.
+    """Average FLOPs of one token in a sequence: two per active weight without the embedding, and
+    attention over what stands before it.
 
-    Training costs three times the forward pass. `causal=False` counts the whole square of scores, as some published figures do.
-    Keys and values count as expanded. Multi-token prediction is left out, as in DeepSeek's figures.
+    Training costs three times the forward pass. `causal=False` counts the whole square of scores,
+    as some published figures do. Keys and values count as expanded. Multi-token prediction is left
+    out, as in DeepSeek's figures.
     """
     scores = model.layers * model.heads * sequence * _key_and_value(model)
     forward = 2 * parameters(model).active_without_embedding + scores * (1 if causal else 2)

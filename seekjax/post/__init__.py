@@ -1,1 +1,2 @@
-"""Post-training: supervised fine-tuning, reinforcement on verifiable answers, preference tuning and distillation (DeepSeek-R1, 2501.12948)."""
+"""Post-training: supervised fine-tuning, reinforcement on verifiable answers, preference tuning and
+distillation (DeepSeek-R1, 2501.12948)."""

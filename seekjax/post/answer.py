@@ -1,8 +1,10 @@
-"""What a completion must look like, and what an expression may say: the one judge of form for rewards, rejection sampling and evaluation.
+"""What a completion must look like, and what an expression may say: the one judge of form for
+rewards, rejection sampling and evaluation.
 
     <think>THOUGHT</think><answer>ANSWER</answer>
 
-Nothing is executed and nothing is forgiven: a pattern that lets trailing text, two answers or an empty thought pass is the first thing RL finds.
+Nothing is executed and nothing is forgiven: a pattern that lets trailing text, two answers or an
+empty thought pass is the first thing RL finds.
 """
 
 import re
@@ -21,7 +23,9 @@ LONGEST, DEEPEST, DIGITS = (
     128,
     16,
     9,
-)  # of an expression: characters, nested brackets, digits of a number; so no value has over 450 bits
+    # of an expression: characters, nested brackets, digits of a number; so no value has over 450
+    # bits
+)
 
 
 class Parsed(NamedTuple):
@@ -43,12 +47,14 @@ class _Wrong(Exception):
 
 
 def wrap(thought: str, answer: str, opened: bool = False) -> str:
-    """The completion that says so: what `parse` reads back. `opened`: the chat template has written `<think>` already."""
+    """The completion that says so: what `parse` reads back. `opened`: the chat template has written
+    `<think>` already."""
     return f"{'' if opened else '<think>'}{thought}</think><answer>{answer}</answer>"
 
 
 def parse(text: str, opened: bool = False) -> Parsed | Refused:
-    """Thought and answer of a whole completion, or why it is none. Blanks may stand around the two blocks, and nothing else.
+    """Thought and answer of a whole completion, or why it is none. Blanks may stand around the two
+    blocks, and nothing else.
 
     `opened`: the chat template has written `<think>` already, as R1's does.
     """
@@ -79,7 +85,8 @@ def parse(text: str, opened: bool = False) -> Parsed | Refused:
 
 
 def evaluate(text: str) -> Value | Refused:
-    """The exact value of + - * / and brackets over whole numbers, and the numbers used; or why it has none. No sign before a number, no power.
+    """The exact value of + - * / and brackets over whole numbers, and the numbers used; or why it
+    has none. No sign before a number, no power.
 
     Recursive descent over a bounded text: it takes microseconds whatever the text says.
     """
@@ -100,7 +107,7 @@ def integer(text: str) -> int | Refused:
     if not re.fullmatch(r"-?[0-9]+", text, re.ASCII):
         return Refused("not a whole number")
     digits = text.removeprefix("-")
-    if len(digits) > DIGITS or digits[0] == "0" and text != "0":
+    if len(digits) > DIGITS or (digits[0] == "0" and text != "0"):
         return Refused(f"over {DIGITS} digits" if len(digits) > DIGITS else "a leading zero")
     return int(text)
 
@@ -111,7 +118,7 @@ def _tokens(text: str) -> list[str]:
         if text[at] != " ":
             found = _TOKEN.match(text, at)
             if not found:
-                raise _Wrong(f"{ascii(text[at])} is no digit, operator or bracket")
+                raise _Wrong(f"{text[at]!a} is no digit, operator or bracket")
             tokens.append(found[0])
         at = at + 1 if text[at] == " " else found.end()
     return tokens

@@ -1,6 +1,8 @@
-"""Conversations as training samples: which tokens a template makes of them, and which of those the assistant has said.
+"""Conversations as training samples: which tokens a template makes of them, and which of those the
+assistant has said.
 
-A sample is what the model will meet when it is used: the prompt exactly as `chat` and the rollouts render it, the answer, and the end of the turn.
+A sample is what the model will meet when it is used: the prompt exactly as `chat` and the rollouts
+render it, the answer, and the end of the turn.
 """
 
 import hashlib
@@ -27,7 +29,8 @@ class Sample(NamedTuple):
 
 
 class Form:
-    """How a template writes conversations, found out once. Raises DataError where it writes none that can be learnt."""
+    """How a template writes conversations, found out once. Raises DataError where it writes none
+    that can be learnt."""
 
     def __init__(self, chat: Chat, tokenizer: Tokenizer):
         self.chat, self.tokenizer = chat, tokenizer
@@ -35,7 +38,8 @@ class Form:
         before, ready = (chat.render(asked, answer=answer) for answer in (False, True))
         if ready == before:
             raise DataError(
-                "the chat template has no generation prompt, so nothing tells the model to answer: name another with --post.template."
+                "the chat template has no generation prompt, so nothing tells the model "
+                "to answer: name another with --post.template."
             )
         head, found, tail = chat.render(
             [*asked, {"role": "assistant", "content": HERE}], answer=False
@@ -45,14 +49,16 @@ class Form:
             ready[len(head) :],
         )  # what stands before an answer; what the template says of it already: R1's <think>
         if not found or not (
-            head.startswith(ready) or ready.startswith(head) and self.opened.strip() == THINK
+            head.startswith(ready) or (ready.startswith(head) and self.opened.strip() == THINK)
         ):
             raise DataError(
-                "the chat template does not write an answer behind its generation prompt: name another with --post.template."
+                "the chat template does not write an answer behind its generation prompt: "
+                "name another with --post.template."
             )
         if not (end := self._ids(tail)).size or end[0] != tokenizer.eos:
             raise DataError(
-                "the chat template does not end an answer with the tokenizer's end of text, so the model would never learn to stop: "
+                "the chat template does not end an answer with the tokenizer's end of "
+                "text, so the model would never learn to stop: "
                 "name another with --post.template."
             )
 
@@ -66,7 +72,8 @@ class Form:
             begun = self.opened.strip()
             if not content.lstrip().startswith(begun):
                 raise DataError(
-                    f"the chat template begins every answer with {begun}, and this one has none: name another with --post.template."
+                    f"the chat template begins every answer with {begun}, and this one "
+                    "has none: name another with --post.template."
                 )
             content = (
                 content.lstrip()
@@ -76,8 +83,10 @@ class Form:
         return np.append(self._ids(self.lead + content), np.int32(self.tokenizer.eos))
 
     def samples(self, messages: Sequence[Message]) -> list[Sample]:
-        """Every answer trained on once, behind what the model would have read. Most conversations are one sample; but templates drop the
-        thinking of answers in the past, so an answer that later turns show otherwise than it was given ends a sample of its own."""
+        """Every answer trained on once, behind what the model would have read. Most conversations
+        are one sample; but templates drop the thinking of answers in the past, so an answer that
+        later turns show otherwise than it was given ends a sample of its own.
+        """
         found: list[Sample] = []
         for i in reversed(
             [i for i, message in enumerate(messages) if message["role"] == "assistant"]
@@ -128,7 +137,8 @@ class Rows(JsonLines):
             ValueError,
         ) as error:  # brackets nested a thousand deep, a number of thousands of digits
             raise DataError(
-                f"{where} is no JSON that we read ({type(error).__name__}): repair or delete that line."
+                f"{where} is no JSON that we read ({type(error).__name__}): repair or "
+                "delete that line."
             ) from error
         if not isinstance(record, dict):
             raise DataError(f"{where} is a JSON {type(record).__name__}, not an object.")
@@ -155,7 +165,8 @@ def messages_of(value: Any, where: str) -> list[Message]:
     """What stands under "messages", checked. Raises DataError."""
     if not isinstance(value, list) or not value:
         raise DataError(
-            f'{where} has no conversation under "messages": write [{{"role": "user", "content": ...}}, ...].'
+            f'{where} has no conversation under "messages": write [{{"role": "user", '
+            '"content": ...}}, ...].'
         )
     checked = []
     for number, message in enumerate(value, 1):
@@ -163,7 +174,9 @@ def messages_of(value: Any, where: str) -> list[Message]:
         role = message.get("role") if isinstance(message, dict) else None
         if role not in ROLES:
             raise DataError(
-                f"{turn} has {f'the role {role!r}' if isinstance(role, str) else 'no role'}: roles are {', '.join(ROLES)}."
+                f"{turn} has "
+                f"{f'the role {role!r}' if isinstance(role, str) else 'no role'}: roles "
+                f"are {', '.join(ROLES)}."
             )
         checked.append(
             {
@@ -197,7 +210,8 @@ def text_of(value: Any, where: str) -> str:
 
 @dataclass
 class Samples:
-    """Some samples of a file, by place: [n, 2] row, which of its samples. Rendered when they are asked for."""
+    """Some samples of a file, by place: [n, 2] row, which of its samples. Rendered when they are
+    asked for."""
 
     rows: Rows
     form: Form
@@ -226,7 +240,8 @@ def conversation(rows: Rows, row: int, record: dict[str, Any], form: Form) -> li
 
 
 def asked(messages: Sequence[Message]) -> str:
-    """What decides the side of a conversation: all that is said before the first answer, so that several answers to one question stay together."""
+    """What decides the side of a conversation: all that is said before the first answer, so that
+    several answers to one question stay together."""
     first = next(
         (i for i, message in enumerate(messages) if message["role"] == "assistant"), len(messages)
     )
@@ -234,7 +249,8 @@ def asked(messages: Sequence[Message]) -> str:
 
 
 def held_out_side(keys: Sequence[str], share: float) -> np.ndarray:
-    """bool per key: which are kept out of training, by hash, copies together; at least one on each side where there are two and a share is asked for."""
+    """Bool per key: which are kept out of training, by hash, copies together; at least one on each
+    side where there are two and a share is asked for."""
     score = {
         key: int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64
         for key in keys

@@ -1,10 +1,15 @@
-"""Distillation as a stage of the loop: fine-tuning whose target is all that a teacher thinks of the next token, not the one that was written.
+"""Distillation as a stage of the loop: fine-tuning whose target is all that a teacher thinks of the
+next token, not the one that was written.
 
-    L = (1 - w) T^2 KL + w CE      KL(teacher || student) or KL(student || teacher) of softmax(logits / T), w = post.cross_entropy (1503.02531, section 2)
+    # KL(teacher || student) or KL(student || teacher) of softmax(logits / T), w =
+    # post.cross_entropy (1503.02531, section 2)
+    L = (1 - w) T^2 KL + w CE
 
-each the mean over what the assistant said. post/divergence.py has the two directions and their top-k form, post/teacher.py the teacher and what it
-keeps, post/on_policy.py the same loss on the student's own answers. Distillation from samples, R1's own (2501.12948, section 2.4), is plain
-fine-tuning: `seekjax sample TEACHER --task T --out kept.jsonl`, then `python train.py sft --post.chats kept.jsonl`; there vocabularies may differ.
+each the mean over what the assistant said. post/divergence.py has the two directions and their
+top-k form, post/teacher.py the teacher and what it keeps, post/on_policy.py the same loss on the
+student's own answers. Distillation from samples, R1's own (2501.12948, section 2.4), is plain
+fine-tuning: `seekjax sample TEACHER --task T --out kept.jsonl`, then `python train.py sft
+--post.chats kept.jsonl`; there vocabularies may differ.
 """
 
 from dataclasses import replace
@@ -42,14 +47,16 @@ THOUGHTS = ("index", "log_prob", "hidden")  # of the teacher, within a batch
 
 
 class Match(Answers):
-    """The criterion: train.loss.Criterion on batches {"tokens", "segments", "trained"} with what the teacher thinks of them."""
+    """The criterion: train.loss.Criterion on batches {"tokens", "segments", "trained"} with what
+    the teacher thinks of them."""
 
     def __init__(self, plan: Plan, post: DistillConfig, bytes_V: Any, head_DV: jax.Array | None):
         super().__init__(plan, bytes_V)
         self.post, self.head_DV = post, head_DV
 
     def sums(self, params, state: TrainState, piece: dict[str, jax.Array], mtp: bool):
-        """Summed KL over the trained tokens of a micro-batch, summed cross entropy of each prediction depth, and the model's output."""
+        """Summed KL over the trained tokens of a micro-batch, summed cross entropy of each
+        prediction depth, and the model's output."""
         config = self.plan.config
         output, nll = forward(
             self.plan.model,
@@ -114,7 +121,8 @@ class Distillation(FineTuning):
         self.corpus = load_samples(self.config, self.form)
 
     def begin(self, config: Config) -> None:
-        """Look at the teacher, and read samples as fine-tuning does. A student without --init has its teacher's tokenizer and template."""
+        """Look at the teacher, and read samples as fine-tuning does. A student without --init has
+        its teacher's tokenizer and template."""
         self.post, home = config.post, config.init or config.post.teacher
         check(config)
         self.teacher = Teacher(config)
@@ -145,7 +153,8 @@ class Distillation(FineTuning):
             else "the whole vocabulary"
         )
         return (
-            f"teacher: {teacher.folder}, {teacher.model.layers} layers of width {teacher.model.embed}; {direction(post)} divergence over {compared}"
+            f"teacher: {teacher.folder}, {teacher.model.layers} layers of width "
+            f"{teacher.model.embed}; {direction(post)} divergence over {compared}"
             + (f"; what it says is kept in {post.save_logits}" if post.save_logits else "")
         )
 
@@ -167,7 +176,8 @@ class Distillation(FineTuning):
             )
 
     def compile(self) -> None:
-        """The step and the measurement; both take the teacher's head, which changes nothing where only its likeliest tokens are compared."""
+        """The step and the measurement; both take the teacher's head, which changes nothing where
+        only its likeliest tokens are compared."""
         plan, places = self.plan, self.plan.shardings()
 
         def criterion(head_DV) -> Match:
@@ -203,7 +213,8 @@ class Distillation(FineTuning):
         return f"kl {record['kl']:.4f}  {super().describe(record)}"
 
     def evaluate(self, state: TrainState) -> tuple[dict[str, float], str]:
-        """KL and loss on what the assistant says in held-out samples, of every source apart; from the moving average of the weights, where one is kept."""
+        """KL and loss on what the assistant says in held-out samples, of every source apart; from
+        the moving average of the weights, where one is kept."""
         record, total, params = {}, {}, state.params if state.ema is None else state.ema
         for number, (name, batches) in enumerate(self.held_out.items()):
             placed = [
@@ -231,7 +242,8 @@ class Distillation(FineTuning):
         }
         parts = [f"{name} {record[f'kl/{name}']:.4f}" for name in self.held_out]
         return record, (
-            f"kl {record['kl']:.4f}, loss {record['loss']:.3f} on {int(total['tokens']):,} tokens of answers"
+            f"kl {record['kl']:.4f}, loss {record['loss']:.3f} on "
+            f"{int(total['tokens']):,} tokens of answers"
             + (f" (kl of {', '.join(parts)})" if len(parts) > 1 else "")
         )
 
@@ -271,9 +283,11 @@ def check(config: Config) -> None:
     )
     need(
         not post.save_logits or post.top_k > 0,
-        "post.save_logits would keep whole vocabularies for every token: say how many of the likeliest with --post.top-k.",
+        "post.save_logits would keep whole vocabularies for every token: say how many of "
+        "the likeliest with --post.top-k.",
     )
     need(
         not post.save_logits or jax.process_count() == 1,
-        "post.save_logits is for one process: save them on one host, or let the teacher stay in memory.",
+        "post.save_logits is for one process: save them on one host, or let the teacher "
+        "stay in memory.",
     )

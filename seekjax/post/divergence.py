@@ -1,9 +1,13 @@
-"""How far student and teacher are apart at every token, and which tokens the teacher finds likeliest; logits are held for some rows at a time.
+"""How far student and teacher are apart at every token, and which tokens the teacher finds
+likeliest; logits are held for some rows at a time.
 
-    forward  KL(p || q) = sum_v p_v (log p_v - log q_v)      reverse  KL(q || p)      p of the teacher, q of the student: softmax(logits / temperature)
+    # KL(p || q) = sum_v p_v (log p_v - log q_v)      reverse  KL(q || p)      p of the teacher, q
+    # of the student: softmax(logits / temperature)
+    forward
 
-Either over the whole vocabulary, or over the teacher's K likeliest tokens and one more outcome, any other token: a bound from below that is the whole
-where p and q agree on all others up to a factor. What either model gives the others together is summed over them, never 1 - sum, which rounds to 0.
+Either over the whole vocabulary, or over the teacher's K likeliest tokens and one more outcome, any
+other token: a bound from below that is the whole where p and q agree on all others up to a factor.
+What either model gives the others together is summed over them, never 1 - sum, which rounds to 0.
 """
 
 from collections.abc import Callable
@@ -28,7 +32,8 @@ def divergence(
 ) -> jax.Array:
     """KL of each token, [B, T] in float32; no gradient reaches the teacher.
 
-    teacher: what `likeliest` gives, or "hidden" [B, T, D] and "head" [D, V] of a model with the same vocabulary.
+    teacher: what `likeliest` gives, or "hidden" [B, T, D] and "head" [D, V] of a model with the
+    same vocabulary.
     """
     axes = mesh_axes("vocab")
 
@@ -58,7 +63,8 @@ def divergence(
 def likeliest(
     hidden_BTD: jax.Array, head_DV: jax.Array, top_k: int, temperature: float
 ) -> dict[str, jax.Array]:
-    """ "index" [B, T, K], the likeliest tokens first, and "log_prob" [B, T, K + 1] in float32, the last of all other tokens together. K < V."""
+    """ "index" [B, T, K], the likeliest tokens first, and "log_prob" [B, T, K + 1] in float32, the
+    last of all other tokens together. K < V."""
     axes, parts = mesh_axes("vocab"), split_by("vocab")
 
     def body(hidden_mD, head_Dv):
@@ -91,7 +97,7 @@ def scaled(hidden_mD: jax.Array, head_Dv: jax.Array, temperature: float) -> jax.
 
 
 def log_total(logit_mv: jax.Array, axes: tuple[str, ...]) -> jax.Array:
-    """log sum exp over the whole vocabulary."""
+    """Log sum exp over the whole vocabulary."""
     max_m = lax.stop_gradient(logit_mv).max(1)
     max_m = lax.pmax(max_m, axes) if axes else max_m
     total_m = jnp.exp(logit_mv - max_m[:, None]).sum(1)
@@ -119,9 +125,11 @@ def at_tokens(logit_mv: jax.Array, index_mK: jax.Array, axes: tuple[str, ...]) -
 def over_tokens(
     function: Callable[..., Any], tokens: tuple[jax.Array, ...], whole: tuple[jax.Array, ...]
 ) -> Any:
-    """function(*tokens, *whole) of ROWS tokens at a time, each device its own; logits are made again in the backward pass instead of being kept.
+    """function(*tokens, *whole) of ROWS tokens at a time, each device its own; logits are made
+    again in the backward pass instead of being kept.
 
-    tokens: [B, T, X] each; whole: output heads [D, V], each device its part of the vocabulary. The function gives trees of [m, ...].
+    tokens: [B, T, X] each; whole: output heads [D, V], each device its part of the vocabulary. The
+    function gives trees of [m, ...].
     """
 
     def body(tokens, whole):
@@ -149,6 +157,7 @@ def _first(logit_mv: jax.Array, axes: tuple[str, ...]) -> Any:
 
 
 def _side_by_side(x_mK: jax.Array, axes: tuple[str, ...], parts: int) -> jax.Array:
-    """What each part of the vocabulary has, [m, parts * K], the same on every device along `axes`."""
+    """What each part of the vocabulary has, [m, parts * K], the same on every device along
+    `axes`."""
     slots = jnp.zeros((parts, *x_mK.shape), x_mK.dtype).at[lax.axis_index(axes)].set(x_mK)
     return jnp.concatenate(lax.psum(slots, axes), 1)

@@ -1,9 +1,12 @@
-"""Direct preference optimisation as a stage of the loop (2305.18290): what people preferred, made likelier than what they did not.
+"""Direct preference optimisation as a stage of the loop (2305.18290): what people preferred, made
+likelier than what they did not.
 
-    L = -mean over pairs of log sigmoid(beta m)      m = (log pi(chosen) - log ref(chosen)) - (log pi(rejected) - log ref(rejected))
+    # m = (log pi(chosen) - log ref(chosen)) - (log pi(rejected) - log ref(rejected))
+    L = -mean over pairs of log sigmoid(beta m)
 
-log pi(answer) is the sum over its tokens, its end included. The reference is the weights at the start. The two texts of a pair are neighbouring rows
-of a batch, so that no cut into micro-batches parts them.
+log pi(answer) is the sum over its tokens, its end included. The reference is the weights at the
+start. The two texts of a pair are neighbouring rows of a batch, so that no cut into micro-batches
+parts them.
 """
 
 from pathlib import Path
@@ -15,8 +18,8 @@ import numpy as np
 
 from seekjax.config import Config
 from seekjax.data import DataError
-from seekjax.train.loss import balance_loss, loads
 from seekjax.train.lora import make_plan
+from seekjax.train.loss import balance_loss, loads
 from seekjax.train.state import Plan, TrainState
 from seekjax.train.step import compile_train
 from seekjax.validate import need
@@ -41,13 +44,15 @@ class Margin(NamedTuple):
 
 
 def margin(logp_BT: jax.Array, ref_BT: jax.Array, mask_BT: jax.Array) -> Margin:
-    """From log-probabilities of rows chosen, rejected, chosen, rejected, ... over the tokens of the answers."""
+    """From log-probabilities of rows chosen, rejected, chosen, rejected, ... over the tokens of the
+    answers."""
     gain_B = jnp.where(mask_BT, logp_BT - ref_BT, 0).sum(-1)
     return Margin(gain_B[0::2], gain_B[1::2])
 
 
 class Pairwise:
-    """The criterion: train.loss.Criterion on batches {"tokens", "segments", "trained"} whose rows are pairs."""
+    """The criterion: train.loss.Criterion on batches {"tokens", "segments", "trained"} whose rows
+    are pairs."""
 
     def __init__(self, plan: Plan):
         self.plan, self.beta = plan, plan.config.post.beta
@@ -140,7 +145,8 @@ class Preference(FineTuning):
         self.form.chat.keep(folder, jax.process_index() == 0)
 
     def rows_of(self, pairs: Pairs) -> list[dict[str, np.ndarray]]:
-        """Batches of these pairs, of this process's share; the last is filled up with empty rows."""
+        """Batches of these pairs, of this process's share; the last is filled up with empty
+        rows."""
         size, train = self.config.train.micro_batch or self.config.train.batch, self.config.train
         rows = [
             {name: x[side] for name, x in pairs[index].items()}
@@ -153,10 +159,14 @@ class Preference(FineTuning):
         return {}
 
     def describe(self, record: dict[str, Any]) -> str:
-        return f"loss {record['loss']:.3f}  prefers the chosen {record['accuracy']:.0%}  margin {record['margin']:+.3f}"
+        return (
+            f"loss {record['loss']:.3f}  prefers the chosen {record['accuracy']:.0%}  margin "
+            f"{record['margin']:+.3f}"
+        )
 
     def evaluate(self, state: TrainState) -> tuple[dict[str, float], str]:
-        """Loss, accuracy and margin on held-out pairs; from the moving average of the weights, where one is kept."""
+        """Loss, accuracy and margin on held-out pairs; from the moving average of the weights,
+        where one is kept."""
         params = state.params if state.ema is None else state.ema
         seen = [
             self.measure(params, state, put_batch(batch, "batch sequence"))
@@ -170,7 +180,8 @@ class Preference(FineTuning):
         record = {name: value / pairs for name, value in sums.items()}
         return (
             record,
-            f"loss {record['loss']:.3f}, prefers the chosen of {record['accuracy']:.0%} of {pairs:.0f} pairs, margin {record['margin']:+.3f}",
+            f"loss {record['loss']:.3f}, prefers the chosen of {record['accuracy']:.0%} "
+            f"of {pairs:.0f} pairs, margin {record['margin']:+.3f}",
         )
 
     def finish(self, state: TrainState, folder: Path) -> list[str]:
@@ -197,12 +208,14 @@ def check(config: Config) -> None:
     micro = train.micro_batch or train.batch
     if config.init is None and config.data.tokenizer == "bpe":
         raise DataError(
-            "preference tuning starts from a model: name the folder of a run or of a published checkpoint with --init."
+            "preference tuning starts from a model: name the folder of a run or of a "
+            "published checkpoint with --init."
         )
     need(post.beta > 0, f"post.beta is {post.beta}: it must be above 0.")
     need(
         micro % (2 * jax.process_count()) == 0,
-        f"train.micro_batch (train.batch where that is 0) is {micro}: it must hold whole pairs, so make it a multiple "
+        f"train.micro_batch (train.batch where that is 0) is {micro}: it must hold whole "
+        "pairs, so make it a multiple "
         f"of {2 * jax.process_count()}.",
     )
     need(

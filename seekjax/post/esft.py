@@ -1,8 +1,11 @@
-"""Expert-specialised fine-tuning (ESFT, 2407.01906): train only the experts that a task uses, and leave every other weight as it is.
+"""Expert-specialised fine-tuning (ESFT, 2407.01906): train only the experts that a task uses, and
+leave every other weight as it is.
 
-Before the first step the samples are run through the model. The relevance R of an expert is its share of all choices of its layer ("token", the
-paper's token selection ratio) or of all their gates ("gate", its average gate score, here normalised so that a layer's sum to 1). Of each layer the
-smallest set with sum R >= post.expert_share is trained (equation 7); experts.json in the run's folder says which.
+Before the first step the samples are run through the model. The relevance R of an expert is its
+share of all choices of its layer ("token", the paper's token selection ratio) or of all their gates
+("gate", its average gate score, here normalised so that a layer's sum to 1). Of each layer the
+smallest set with sum R >= post.expert_share is trained (equation 7); experts.json in the run's
+folder says which.
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ STACK = "expert_layers"
 
 
 class Chosen(Plan):
-    """A plan in which only some experts learn: the rest gets no gradient, no decay, and keeps its bits."""
+    """A plan in which only some experts learn: the rest gets no gradient, no decay, and keeps its
+    bits."""
 
     def __init__(self, config: Config):
         super().__init__(config)
@@ -82,12 +86,14 @@ class Experts:
             self.plan.chosen_LE = self._read()
 
     def choose(self, step: int, state: TrainState) -> None:
-        """Before a run's first step, measure and write down; afterwards nothing. Raises RunError where the choice of a run that goes on is lost."""
+        """Before a run's first step, measure and write down; afterwards nothing. Raises RunError
+        where the choice of a run that goes on is lost."""
         if self.plan.chosen_LE is not None:
             return
         if step:
             raise RunError(
-                f"{self.path} is missing: without it the run cannot go on with the experts it trains; start again under another --out."
+                f"{self.path} is missing: without it the run cannot go on with the "
+                "experts it trains; start again under another --out."
             )
         relevance_LE = self._measure(state)
         self.plan.chosen_LE = smallest(relevance_LE, self.asked["share"])
@@ -101,7 +107,9 @@ class Experts:
                 + "\n"
             )
             print(
-                f"learning: {sum(map(len, chosen))} of {self.plan.chosen_LE.size} experts, {' '.join(str(len(row)) for row in chosen)} by layer ({self.path})"
+                f"learning: {sum(map(len, chosen))} of {self.plan.chosen_LE.size} "
+                f"experts, {' '.join(str(len(row)) for row in chosen)} by layer "
+                f"({self.path})"
             )
 
     def _measure(self, state: TrainState) -> np.ndarray:
@@ -133,11 +141,13 @@ class Experts:
             before = {name: found[name] for name in self.asked}
         except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
             raise RunError(
-                f"{self.path} does not say which experts this run trains: restore it, or start again under another --out."
+                f"{self.path} does not say which experts this run trains: restore it, or "
+                "start again under another --out."
             ) from error
         if before != self.asked:
             raise RunError(
-                f"{self.path} was chosen with {before}, and this run asks for {self.asked}: restore that, or use another --out."
+                f"{self.path} was chosen with {before}, and this run asks for "
+                f"{self.asked}: restore that, or use another --out."
             )
         return chosen_LE
 
@@ -145,7 +155,8 @@ class Experts:
 def relevance(
     plan: Plan, kind: str, params: Any, balance: Any, batch: dict[str, jax.Array]
 ) -> jax.Array:
-    """How often the experts of each layer are chosen, or the sum of their gates, [L, E], over the tokens of a batch."""
+    """How often the experts of each layer are chosen, or the sum of their gates, [L, E], over the
+    tokens of a batch."""
     tokens_BX, segment_BX = batch["tokens"], batch["segments"]
     mask_BT = segment_BX[:, :-1] > 0
     seen = plan.model.apply(
@@ -160,7 +171,8 @@ def relevance(
 
 
 def smallest(relevance_LE: np.ndarray, share: float) -> np.ndarray:
-    """bool [L, E]: of each layer the fewest experts whose relevance sums to the share, the most relevant first."""
+    """Bool [L, E]: of each layer the fewest experts whose relevance sums to the share, the most
+    relevant first."""
     order_LE = np.argsort(-relevance_LE, axis=-1, kind="stable")
     before_LE = np.cumsum(np.take_along_axis(relevance_LE, order_LE, -1), -1) - np.take_along_axis(
         relevance_LE, order_LE, -1

@@ -1,4 +1,5 @@
-"""Problems put to a finished model, many at a time: what `seekjax eval --task` and `seekjax sample` share."""
+"""Problems put to a finished model, many at a time: what `seekjax eval --task` and `seekjax sample`
+share."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -46,7 +47,8 @@ class Questions:
 
 
 class Examiner:
-    """Asks a model. Make and use it within `use(mesh)`. Raises ConfigError or DataError for what cannot work, before anything is drawn."""
+    """Asks a model. Make and use it within `use(mesh)`. Raises ConfigError or DataError for what
+    cannot work, before anything is drawn."""
 
     def __init__(self, opened: Opened, asked: Questions, held_out: bool, rows: int | None = None):
         check(asked)
@@ -60,7 +62,8 @@ class Examiner:
         longest, most = max(map(len, self.prompts)), config.post.max_new
         if longest + most > opened.model.context:
             raise DataError(
-                f"a prompt of {longest} tokens and {most} new ones do not fit the model's context of {opened.model.context}: lower --max-new."
+                f"a prompt of {longest} tokens and {most} new ones do not fit the model's "
+                f"context of {opened.model.context}: lower --max-new."
             )
         room = min(bucket(longest), opened.model.context - most)
         self.config = replace(config, data=replace(config.data, sequence=room + most - 1))
@@ -73,7 +76,8 @@ class Examiner:
         self.rate = 0.0  # tokens per second
 
     def __iter__(self) -> Iterator[list[list[Judged]]]:
-        """The samples of some problems after another. What is drawn depends on the seed and the problem's number, not on what is drawn beside it."""
+        """The samples of some problems after another. What is drawn depends on the seed and the
+        problem's number, not on what is drawn beside it."""
         keys_B = group_keys(
             jax.random.key(self.asked.seed), len(self.problems) + self.size, self.asked.samples
         )
@@ -132,7 +136,7 @@ def config_for(opened: Opened, asked: Questions) -> Config:
     folder, longest = opened.folder, LONGEST
     if (folder / "checkpoints").is_dir():
         run = read_config(newest_whole(folder.absolute() / "checkpoints") / "config.json").post
-        if isinstance(run, GrpoConfig) or isinstance(run, DistillConfig) and run.on_policy:
+        if isinstance(run, GrpoConfig) or (isinstance(run, DistillConfig) and run.on_policy):
             longest = run.max_new
     post = GrpoConfig(
         tasks=asked.task,
@@ -155,7 +159,8 @@ def config_for(opened: Opened, asked: Questions) -> Config:
 
 
 def distinct(side: Any, wanted: int) -> list[Problem]:
-    """The first `wanted` problems of a side that differ in their canonical form; fewer where a task has no more."""
+    """The first `wanted` problems of a side that differ in their canonical form; fewer where a task
+    has no more."""
     found: dict[tuple[str, str], Problem] = {}
     for index in count():
         if len(found) == wanted or index == 1000 + 4 * wanted:

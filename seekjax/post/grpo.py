@@ -1,4 +1,5 @@
-"""Group relative policy optimisation as a stage of the loop: rollouts where the batches were (DeepSeekMath, R1, V3.2; formulas in recipes.py)."""
+"""Group relative policy optimisation as a stage of the loop: rollouts where the batches were
+(DeepSeekMath, R1, V3.2; formulas in recipes.py)."""
 
 import time
 from dataclasses import fields, replace
@@ -11,8 +12,8 @@ import numpy as np
 
 from seekjax.config import Config, GrpoConfig
 from seekjax.data import read_tokenizer
-from seekjax.train.loss import balance_loss, loads
 from seekjax.train.lora import make_plan
+from seekjax.train.loss import balance_loss, loads
 from seekjax.train.state import Plan, TrainState
 from seekjax.train.step import BATCH, compile_train
 from seekjax.validate import ConfigError, need
@@ -118,8 +119,12 @@ class Reinforcement:
     def about(self) -> list[str]:
         post = self.config.post
         return [
-            f"tasks: {', '.join(post.tasks)}; rewards: {', '.join(f'{weight:g} {name}' for name, weight in self.judge.reward.weights.items())}; {self.tokenizer.size} token ids",
-            f"recipe: {post.recipe}; {post.prompts} prompts x {post.group} samples of up to {post.max_new} tokens a rollout, from {self.config.init}",
+            f"tasks: {', '.join(post.tasks)}; rewards: "
+            f"{', '.join(f'{weight:g} {name}' for name, weight in self.judge.reward.weights.items())}; "
+            ""
+            f"{self.tokenizer.size} token ids",
+            f"recipe: {post.recipe}; {post.prompts} prompts x {post.group} samples of up "
+            f"to {post.max_new} tokens a rollout, from {self.config.init}",
         ]
 
     def manifest(self) -> dict[str, Any]:
@@ -133,7 +138,8 @@ class Reinforcement:
         post = self.config.post
         need(
             post.prompts % split_by("batch") == 0,
-            f"post.prompts {post.prompts} must be a multiple of the {split_by('batch')} devices that share a batch.",
+            f"post.prompts {post.prompts} must be a multiple of the {split_by('batch')} "
+            "devices that share a batch.",
         )
         self.plan = make_plan(self.config, ("reference",) if self.objective.kl else ())
         self.update = compile_train(self.plan, GroupRelative(self.plan, self.objective))
@@ -168,7 +174,8 @@ class Reinforcement:
         return state, metrics | self.seen
 
     def collect(self, step: int, state: TrainState) -> list[dict[str, Any]]:
-        """A rollout: texts, their rewards and advantages, the probabilities they are compared with, cut into the batches of its updates."""
+        """A rollout: texts, their rewards and advantages, the probabilities they are compared with,
+        cut into the batches of its updates."""
         post, every = self.config.post, self.config.post.reference_every
         jax.block_until_ready(state)  # else the update before would count as drawing
         self.watch.before(step, state)
@@ -216,8 +223,10 @@ class Reinforcement:
     def drawn_groups(
         self, state: TrainState
     ) -> tuple[dict[str, Any], list[Judged], np.ndarray, tuple[list[Judged], np.ndarray]]:
-        """Texts of `prompts` groups, what they are worth, their advantages, and the latter two of all that was drawn. With resampling, groups without
-        signal are replaced by others as long as rounds are left (DAPO's dynamic sampling); every round has the same shapes."""
+        """Texts of `prompts` groups, what they are worth, their advantages, and the latter two of
+        all that was drawn. With resampling, groups without signal are replaced by others as long as
+        rounds are left (DAPO's dynamic sampling); every round has the same shapes.
+        """
         post = self.config.post
         kept, judged, advantage_B = self.draw_round(state, 0)
         everything = judged, advantage_B
@@ -297,7 +306,8 @@ class Reinforcement:
         return jax.random.fold_in(root, ("draw", "order").index(use))
 
     def _score(self, params, frozen, balance, texts: dict[str, Any]) -> jax.Array:
-        """log_probs of a whole rollout, as many rows at a time as a forward pass of training has."""
+        """log_probs of a whole rollout, as many rows at a time as a forward pass of training
+        has."""
         train = self.config.train
         pieces = jax.tree.map(
             lambda x: constrain(
@@ -317,7 +327,8 @@ class Reinforcement:
 
 
 def replaced(old_B: np.ndarray, new_B: np.ndarray, group: int) -> np.ndarray:
-    """Which rows of old and new together to keep: groups of new with signal take the places of those of old without, in order."""
+    """Which rows of old and new together to keep: groups of new with signal take the places of
+    those of old without, in order."""
 
     def signal(advantage_B):
         return (advantage_B.reshape(-1, group) != 0).any(1)
@@ -348,21 +359,25 @@ def check(config: Config) -> None:
     rows = post.prompts * post.group
     need(
         rows % train.batch == 0,
-        f"a rollout has post.prompts {post.prompts} x post.group {post.group} = {rows} samples: make train.batch {train.batch} divide them.",
+        f"a rollout has post.prompts {post.prompts} x post.group {post.group} = {rows} "
+        f"samples: make train.batch {train.batch} divide them.",
     )
     updates = rows // train.batch * post.epochs
     need(
         train.steps % updates == 0,
-        f"train.steps {train.steps} must be a multiple of the {updates} steps that a rollout is learnt from.",
+        f"train.steps {train.steps} must be a multiple of the {updates} steps that a "
+        "rollout is learnt from.",
     )
     need(
         not config.kernel.capacity,
-        f"kernel.capacity is {config.kernel.capacity}: the sampler drops no tokens, so a trainer that does would not follow it; make it 0.",
+        f"kernel.capacity is {config.kernel.capacity}: the sampler drops no tokens, so a "
+        "trainer that does would not follow it; make it 0.",
     )
     need(not train.batch_start, "train.batch_start is for pre-training: a rollout has one size.")
     need(
         post.max_new < config.data.sequence,
-        f"data.sequence {config.data.sequence} must hold a prompt and post.max_new {post.max_new} tokens.",
+        f"data.sequence {config.data.sequence} must hold a prompt and post.max_new "
+        f"{post.max_new} tokens.",
     )
     try:
         kl = objective_of(post).kl
@@ -370,5 +385,6 @@ def check(config: Config) -> None:
         raise ConfigError(str(error).replace("objective.", "post.")) from error
     need(
         not (kl and post.move_bias),
-        f"post.kl is {kl} and post.move_bias True: the reference would move with the balance bias, set one of them to 0 or False.",
+        f"post.kl is {kl} and post.move_bias True: the reference would move with the "
+        "balance bias, set one of them to 0 or False.",
     )

@@ -1,4 +1,5 @@
-"""From texts to rewards: what is asked, how it is spelled, and what every sample is worth and why."""
+"""From texts to rewards: what is asked, how it is spelled, and what every sample is worth and
+why."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,7 +35,8 @@ class Judged:
 
 
 class Judge:
-    """The problems of a run's tasks as chats, and the rewards of what is answered. Raises DataError for what cannot work."""
+    """The problems of a run's tasks as chats, and the rewards of what is answered. Raises DataError
+    for what cannot work."""
 
     def __init__(self, config: Config, tokenizer: Tokenizer, overlong: float = 0.0):
         post = config.post
@@ -72,7 +74,8 @@ class Judge:
         )
 
     def __call__(self, texts: dict[str, Any], problems: list[Problem], group: int) -> list[Judged]:
-        """Every text of a rollout, `group` of each problem. One process judges and tells the others, so that they cannot disagree."""
+        """Every text of a rollout, `group` of each problem. One process judges and tells the
+        others, so that they cannot disagree."""
         tokens_BS, mask_BT = fetched((texts["tokens"], texts["mask"]))
         answers = [row[1:][mask] for row, mask in zip(tokens_BS, mask_BT)]
         asked = [problem for problem in problems for _ in range(group)]
@@ -88,7 +91,8 @@ class Judge:
             rewards
         ).all():  # known to every process, so that none waits for one that has stopped
             raise DataError(
-                f"the reward failed for every sample of a rollout: {judged[0].error if judged else 'the first process says why'}."
+                "the reward failed for every sample of a rollout: "
+                f"{judged[0].error if judged else 'the first process says why'}."
             )
         return judged or [
             Judged(problem, "", float(reward), {}, "", len(ids), False)
@@ -136,11 +140,13 @@ def family(name: str) -> tuple[Any, tuple[int, ...]]:
 
 
 def begins_in_thought(chat) -> bool:
-    """Whether the template itself opens the thinking, as R1's does. Raises DataError where it does not begin an answer at all."""
+    """Whether the template itself opens the thinking, as R1's does. Raises DataError where it does
+    not begin an answer at all."""
     asked = [{"role": "user", "content": "1+1"}]
     before, ready = chat.render(asked, answer=False), chat.render(asked)
     if ready == before:
         raise DataError(
-            "the chat template has no generation prompt, so nothing tells the model to answer: name another with --post.template."
+            "the chat template has no generation prompt, so nothing tells the model to "
+            "answer: name another with --post.template."
         )
     return ready.rstrip().endswith(THINK)

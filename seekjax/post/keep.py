@@ -1,4 +1,5 @@
-"""`seekjax sample`: rejection sampling, from a model's right answers to a file that fine-tuning reads (R1: 2501.12948, section 2.3.3)."""
+"""`seekjax sample`: rejection sampling, from a model's right answers to a file that fine-tuning
+reads (R1: 2501.12948, section 2.3.3)."""
 
 import json
 import math
@@ -32,12 +33,15 @@ EVERY = 10.0  # seconds between lines of progress
 
 @dataclass(frozen=True)
 class Sample:
-    """Sample answers to training problems of tasks, and keep the right ones as chats to fine-tune on."""
+    """Sample answers to training problems of tasks, and keep the right ones as chats to fine-tune
+    on."""
 
     folder: Annotated[
         Path, tyro.conf.Positional, tyro.conf.arg(name="model")
     ]  # a run's folder, or that of a published checkpoint
-    out: Path  # the .jsonl file to write: {"messages": [...], "task", "level", "reward"} by line; what is there is replaced
+    # the .jsonl file to write: {"messages": [...], "task", "level", "reward"} by line; what is
+    # there is replaced
+    out: Path
     questions: Flat[Questions] = field(default_factory=lambda: Questions(problems=2000, samples=4))
     keep: Literal["right", "all"] = (
         "right"  # all: whatever has ended, as a student may learn its teacher's mistakes too
@@ -66,7 +70,8 @@ def sample(argv: list[str]) -> None:
 
 
 def collect(asked: Sample) -> str:
-    """Sample, choose and write; the closing line. Raises DataError where nothing is left to write."""
+    """Sample, choose and write; the closing line. Raises DataError where nothing is left to
+    write."""
     exam = Examiner(open_model(asked.folder), asked.questions, held_out=False, rows=asked.batch)
     opened, rows, drawn, solved, said = exam.judge.opened, [], 0, 0, time.monotonic()
     for some in exam:
@@ -81,13 +86,15 @@ def collect(asked: Sample) -> str:
         return ""
     if not rows:
         raise DataError(
-            f"none of {drawn:,} samples can be kept, so {asked.out} is not written: take an easier task, more samples, or a model that was "
+            f"none of {drawn:,} samples can be kept, so {asked.out} is not written: take "
+            "an easier task, more samples, or a model that was "
             "trained further."
         )
     write(asked.out, rows)
     speed = f"; {exam.rate:,.0f} tokens/s" if exam.rate else ""
     return (
-        f"kept {len(rows):,} of {drawn:,} samples ({len(rows) / drawn:.1%}), of {solved:,} of {len(exam.problems):,} problems{speed}: {asked.out}\n"
+        f"kept {len(rows):,} of {drawn:,} samples ({len(rows) / drawn:.1%}), of "
+        f"{solved:,} of {len(exam.problems):,} problems{speed}: {asked.out}\n"
         f"next: python train.py sft --init {asked.folder} --post.chats {asked.out}"
     )
 
@@ -108,7 +115,8 @@ def choose(group: Sequence[Judged], opened: bool, asked: Sample) -> list[Judged]
 
 
 def teachable(one: Judged) -> bool:
-    """Whether it has ended, says something, and is text through and through: no name of a special token, no broken character."""
+    """Whether it has ended, says something, and is text through and through: no name of a special
+    token, no broken character."""
     return (
         not one.truncated
         and bool(one.text.strip())

@@ -1,9 +1,15 @@
-"""What a teacher says of every trained token, kept in files, so that it is asked once and need not be in memory again.
+"""What a teacher says of every trained token, kept in files, so that it is asked once and need not
+be in memory again.
 
-    about.json          what it was kept for: teacher, tokenizer, template, data, top_k, temperature; another run's is refused
-    NAME.npz            of one batch: "index" [N, K] int32, "log_prob" [N, K + 1] float32 of its N trained tokens, "rows" the SHA-256 of what was read
+    # what it was kept for: teacher, tokenizer, template, data, top_k, temperature; another run's is
+    # refused
+    about.json
+    # of one batch: "index" [N, K] int32, "log_prob" [N, K + 1] float32 of its N trained tokens,
+    # "rows" the SHA-256 of what was read
+    NAME.npz
 
-K = 64 takes 516 bytes a token. Files appear whole; they hold arrays alone, and no number in them is believed before it fits.
+K = 64 takes 516 bytes a token. Files appear whole; they hold arrays alone, and no number in them is
+believed before it fits.
 """
 
 import hashlib
@@ -38,11 +44,13 @@ class Kept:
             found = json.loads(path.read_bytes())
         except OSError as error:
             raise DataError(
-                f"{folder} cannot hold logits: {error.strerror}. Name another folder with --post.save-logits."
+                f"{folder} cannot hold logits: {error.strerror}. Name another folder with "
+                "--post.save-logits."
             ) from error
         except ValueError as error:
             raise DataError(
-                f"{path} is no description of saved logits: name another folder with --post.save-logits."
+                f"{path} is no description of saved logits: name another folder with "
+                "--post.save-logits."
             ) from error
         if found != made_for:
             of = [
@@ -51,11 +59,13 @@ class Kept:
                 if not isinstance(found, dict) or found.get(name) != value
             ]
             raise DataError(
-                f"{folder} holds logits of another {', '.join(of) or 'run'} than this run's: name another folder with --post.save-logits."
+                f"{folder} holds logits of another {', '.join(of) or 'run'} than this "
+                "run's: name another folder with --post.save-logits."
             )
 
     def __call__(self, batch: Batch, name: str, ask: Callable[[Batch], Batch]) -> Batch:
-        """What is kept of a batch [A, B, T + 1], or else what `ask` says of it, which is then kept."""
+        """What is kept of a batch [A, B, T + 1], or else what `ask` says of it, which is then
+        kept."""
         host = jax.device_get({part: batch[part] for part in ("tokens", "segments", "trained")})
         mask = np.stack(
             [np.asarray(target_mask(piece, 1, True), bool) for piece in unstacked(host)]
@@ -83,7 +93,8 @@ class Kept:
             ) from error
         if of != rows:
             raise DataError(
-                f"{path} is of other rows than this run reads there: restore the data, train.seed and batch sizes that it was "
+                f"{path} is of other rows than this run reads there: restore the data, "
+                "train.seed and batch sizes that it was "
                 "saved with, or name another folder with --post.save-logits."
             )
         wanted = {
@@ -99,7 +110,8 @@ class Kept:
         )
         if not believed or any((x.shape, x.dtype) != wanted[part] for part, x in found.items()):
             raise DataError(
-                f"{path} does not hold log-probabilities of {top_k} tokens at {tokens} places: delete it, and the teacher is asked again."
+                f"{path} does not hold log-probabilities of {top_k} tokens at {tokens} "
+                "places: delete it, and the teacher is asked again."
             )
         whole = {part: np.zeros((*mask.shape, x.shape[1]), x.dtype) for part, x in found.items()}
         for part, x in found.items():

@@ -1,4 +1,5 @@
-"""What samples of problems say of a model: pass@k, cons@k, and how sure that is. Pure functions of what was judged."""
+"""What samples of problems say of a model: pass@k, cons@k, and how sure that is. Pure functions of
+what was judged."""
 
 import math
 from collections import Counter
@@ -9,16 +10,21 @@ from .answer import Parsed, parse
 from .judge import Judged
 
 Z = 1.959963984540054  # standard deviations that hold 95 % of a normal distribution
-METHOD = "95 %, Wilson's, over problems: of p (1 - p) / error^2 tries, the error of the mean counting problems and not their samples as independent"
+METHOD = (
+    "95 %, Wilson's, over problems: of p (1 - p) / error^2 tries, the error of the mean "
+    "counting problems and not their samples as independent"
+)
 
 
 def pass_at(k: int, samples: int, right: int) -> float:
-    """How likely k of a problem's samples, drawn without putting back, hold a right one: 1 - C(n - c, k) / C(n, k) (2107.03374, equation 1)."""
+    """How likely k of a problem's samples, drawn without putting back, hold a right one: 1 - C(n -
+    c, k) / C(n, k) (2107.03374, equation 1)."""
     return 1 - math.comb(samples - right, k) / math.comb(samples, k)
 
 
 def consensus(answers: Sequence[str | None], right: Sequence[bool]) -> float:
-    """Whether the answer given most often is right; of several equally often, the share that is. None, for a sample without an answer, has no vote."""
+    """Whether the answer given most often is right; of several equally often, the share that is.
+    None, for a sample without an answer, has no vote."""
     votes = Counter(answer for answer in answers if answer is not None)
     if not votes:
         return 0.0
@@ -29,8 +35,9 @@ def consensus(answers: Sequence[str | None], right: Sequence[bool]) -> float:
 def interval(values: Sequence[float], tries: float) -> tuple[float, float]:
     """Where the mean of values from 0 to 1, one per problem, lies with 95 % confidence.
 
-    Wilson's score interval, which does not vanish at 0 and 1, of as many tries as would have the error of this mean: the values themselves where they
-    are 0 and 1, at most `tries` where they are means of several.
+    Wilson's score interval, which does not vanish at 0 and 1, of as many tries as would have the
+    error of this mean: the values themselves where they are 0 and 1, at most `tries` where they are
+    means of several.
     """
     mean = sum(values) / len(values)
     square = sum((value - mean) ** 2 for value in values) / len(values) ** 2
@@ -56,7 +63,8 @@ def is_right(one: Judged) -> bool:
 
 
 def answer_of(one: Judged, opened: bool) -> str | None:
-    """What a sample votes for: its answer, blanks apart, unless it has several lines, as a program whose blanks mean something."""
+    """What a sample votes for: its answer, blanks apart, unless it has several lines, as a program
+    whose blanks mean something."""
     parsed = None if one.truncated else parse(one.text, opened)
     if not isinstance(parsed, Parsed):
         return None
@@ -64,9 +72,11 @@ def answer_of(one: Judged, opened: bool) -> str | None:
 
 
 def figures(groups: Sequence[Sequence[Judged]], opened: bool) -> dict[str, Any]:
-    """All of it, from equally many samples of each problem: {"pass@1": [mean, low, high], "pass@2", ..., "cons@k", "form", ...}.
+    """All of it, from equally many samples of each problem: {"pass@1": [mean, low, high], "pass@2",
+    ..., "cons@k", "form", ...}.
 
-    pass@k is given for powers of two and the number of samples. A problem whose verifier failed for some sample is left out, and counted.
+    pass@k is given for powers of two and the number of samples. A problem whose verifier failed for
+    some sample is left out, and counted.
     """
     whole = [group for group in groups if not any(one.error for one in group)]
     seen: dict[str, Any] = {

@@ -1,7 +1,9 @@
-"""What reinforcement maximises: group-relative advantages, ratios of probabilities, clipped surrogates and the divergence from a reference.
+"""What reinforcement maximises: group-relative advantages, ratios of probabilities, clipped
+surrogates and the divergence from a reference.
 
-Axes beside the model's: P prompts, G samples of one prompt (a group); B = P * G sequences, T completion tokens. pi is the policy that learns,
-pi_old the same trainer's at the rollout, pi_sampler what the sampler says it drew with, pi_ref the reference. `logp` are log-probabilities of
+Axes beside the model's: P prompts, G samples of one prompt (a group); B = P * G sequences, T
+completion tokens. pi is the policy that learns, pi_old the same trainer's at the rollout,
+pi_sampler what the sampler says it drew with, pi_ref the reference. `logp` are log-probabilities of
 the sampled tokens. The named settings, with their papers, are in `recipes.py`.
 """
 
@@ -13,12 +15,15 @@ import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 
-FARTHEST = 20.0  # nats: beyond e^20 a ratio is noise, and e^89 would overflow float32 and turn a zero advantage into NaN
+# nats: beyond e^20 a ratio is noise, and e^89 would overflow float32 and turn a zero advantage into
+# NaN
+FARTHEST = 20.0
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Every choice between the published variants of GRPO; the defaults are DeepSeek-V3.2's. Raises ValueError where a number has no meaning."""
+    """Every choice between the published variants of GRPO; the defaults are DeepSeek-V3.2's. Raises
+    ValueError where a number has no meaning."""
 
     advantage: Literal["standardised", "centred"] = (
         "centred"  # (r - mean) / std or r - mean within a group
@@ -31,17 +36,21 @@ class Objective:
     )
     clip_low: float = 0.2  # the ratio counts from 1 - clip_low; 1 or more = no lower bound
     clip_high: float = 0.2  # up to 1 + clip_high
-    kl: float = 0.001  # [beta] weight of the divergence from the reference, in the loss; 0 = no reference needed
+    # [beta] weight of the divergence from the reference, in the loss; 0 = no reference needed
+    kl: float = 0.001
     kl_form: Literal["k1", "k2", "k3", "unbiased"] = (
         "unbiased"  # see kl_estimate: k1 teaches nothing and k3 the other divergence
     )
     average: Literal["sequence", "token", "constant"] = (
         "sequence"  # over a sequence's tokens, then sequences; over all tokens; over a fixed length
     )
-    mask_ratio: float = 0.5  # [delta] leave out sequences with A < 0 whose mean log(pi_sampler / pi) exceeds this; 0 = none
-    truncate: float = 0.0  # cap of the weight pi_old / pi_sampler that corrects the sampler's error; 0 = no correction
+    # [delta] leave out sequences with A < 0 whose mean log(pi_sampler / pi) exceeds this; 0 = none
+    mask_ratio: float = 0.5
+    # cap of the weight pi_old / pi_sampler that corrects the sampler's error; 0 = no correction
+    truncate: float = 0.0
     resample: bool = False  # replace groups without signal by others (the rollouts do)
-    overlong: float = 0.0  # share of the longest completion over which a penalty grows to 1; 0 = none (the rewards do)
+    # share of the longest completion over which a penalty grows to 1; 0 = none (the rewards do)
+    overlong: float = 0.0
     keep_routing: bool = True  # the trainer replays the sampler's expert choices
     keep_mask: bool = (
         True  # the trainer renormalises over the words that top-k and top-p left the sampler
@@ -53,12 +62,14 @@ class Objective:
                 raise ValueError(f"objective.{name} is {getattr(self, name)}: it must be 0 or more")
         if self.overlong > 1:
             raise ValueError(
-                f"objective.overlong is {self.overlong}: it is a share of the longest completion, at most 1"
+                f"objective.overlong is {self.overlong}: it is a share of the longest "
+                "completion, at most 1"
             )
 
 
 class Totals(NamedTuple):
-    """What describes the whole minibatch, all micro-batches and devices: sums are divided by it, so that splitting changes nothing."""
+    """What describes the whole minibatch, all micro-batches and devices: sums are divided by it, so
+    that splitting changes nothing."""
 
     tokens: jax.Array | float  # unmasked tokens
     sequences: jax.Array | float
@@ -69,7 +80,9 @@ class Metrics(NamedTuple):
     """Sums over the unmasked tokens of a micro-batch; shares and means are these over `tokens`."""
 
     tokens: jax.Array
-    clip_low: jax.Array  # tokens whose ratio is held at the lower bound, and so teach nothing (for CISPO: are weighted by the bound)
+    # tokens whose ratio is held at the lower bound, and so teach nothing (for CISPO: are weighted
+    # by the bound)
+    clip_low: jax.Array
     clip_high: jax.Array
     ratio: jax.Array
     log_ratio: jax.Array  # log pi / pi_old
@@ -82,10 +95,12 @@ class Metrics(NamedTuple):
 def advantages(
     reward_PG: jax.Array, valid_PG: jax.Array, how: Literal["standardised", "centred"]
 ) -> jax.Array:
-    """How much better each sample is than its group: r - mean, and over std + 1e-6 if standardised; float32 [P, G].
+    """How much better each sample is than its group: r - mean, and over std + 1e-6 if standardised;
+    float32 [P, G].
 
-    Samples that are not valid, or whose reward is not finite (the reward function failed), count in no mean and get 0. A group whose rewards are
-    all equal gets exactly 0. DeepSeekMath (2402.03300, 4.1.2) writes std without saying which: n - 1 here, as in the public trainers.
+    Samples that are not valid, or whose reward is not finite (the reward function failed), count in
+    no mean and get 0. A group whose rewards are all equal gets exactly 0. DeepSeekMath (2402.03300,
+    4.1.2) writes std without saying which: n - 1 here, as in the public trainers.
     """
     reward_PG = reward_PG.astype(jnp.float32)
     valid_PG = valid_PG & jnp.isfinite(reward_PG)
@@ -104,19 +119,22 @@ def advantages(
 
 
 def log_ratio(above: jax.Array, below: jax.Array) -> jax.Array:
-    """above - below, as far as exp of it is of use."""
+    """Above - below, as far as exp of it is of use."""
     return jnp.clip(above - below, -FARTHEST, FARTHEST)
 
 
 def kl_estimate(
     form: Literal["k1", "k2", "k3", "unbiased"], logp: jax.Array, ref: jax.Array, old: jax.Array
 ) -> jax.Array:
-    """KL(pi || pi_ref) from one token drawn by pi_old, elementwise; what its gradient is on average depends on the form.
+    """KL(pi || pi_ref) from one token drawn by pi_old, elementwise; what its gradient is on average
+    depends on the form.
 
-    k1        log pi/ref                        right value if pi = pi_old; its gradient is zero on average: it teaches nothing
-    k2        (log pi/ref)^2 / 2                biased value; exact gradient if pi = pi_old
-    k3        ref/pi - log ref/pi - 1           right value if pi = pi_old; its gradient is that of KL(ref || pi) (DeepSeekMath equation 4)
-    unbiased  pi/pi_old (ref/pi - log ref/pi - 1)   right value and exact gradient for every pi_old (DeepSeek-V3.2, 2512.02556, 3.1)
+    k1        log pi/ref                        right value if pi = pi_old; its gradient is zero on
+    average: it teaches nothing k2        (log pi/ref)^2 / 2                biased value; exact
+    gradient if pi = pi_old k3        ref/pi - log ref/pi - 1           right value if pi = pi_old;
+    its gradient is that of KL(ref || pi) (DeepSeekMath equation 4) unbiased  pi/pi_old (ref/pi -
+    log ref/pi - 1)   right value and exact gradient for every pi_old (DeepSeek-V3.2, 2512.02556,
+    3.1)
     """
     away = log_ratio(logp, ref)
     if form == "k1":
@@ -151,15 +169,19 @@ def surrogate(
 def policy_loss(
     objective: Objective, logp_BT, old_BT, sampler_BT, ref_BT, advantage_B, mask_BT, totals: Totals
 ) -> tuple[jax.Array, Metrics]:
-    """This micro-batch's share of the loss of the whole minibatch, -(surrogate M - kl * KL) averaged, and what to report of it.
+    """This micro-batch's share of the loss of the whole minibatch, -(surrogate M - kl * KL)
+    averaged, and what to report of it.
 
-    Only `logp_BT` carries a gradient. `ref_BT` may be None where objective.kl is 0. Where mask_BT is False the arrays may hold anything. M, V3.2's
-    mask, drops the surrogate of a sequence and keeps its divergence, as the paper writes it; the sampler's correction weighs both, being a
-    correction of what they are expectations over. Raises ValueError if a reference is needed and missing.
+    Only `logp_BT` carries a gradient. `ref_BT` may be None where objective.kl is 0. Where mask_BT
+    is False the arrays may hold anything. M, V3.2's mask, drops the surrogate of a sequence and
+    keeps its divergence, as the paper writes it; the sampler's correction weighs both, being a
+    correction of what they are expectations over. Raises ValueError if a reference is needed and
+    missing.
     """
     if objective.kl and ref_BT is None:
         raise ValueError(
-            f"objective.kl is {objective.kl}: it needs log-probabilities of a reference model; give them or set it to 0"
+            f"objective.kl is {objective.kl}: it needs log-probabilities of a reference "
+            "model; give them or set it to 0"
         )
     logp_BT, old_BT, sampler_BT, ref_BT = (
         None if x_BT is None else jnp.where(mask_BT, x_BT, 0).astype(jnp.float32)
@@ -169,7 +191,8 @@ def policy_loss(
     advantage_B1, length_B = stop_gradient(advantage_B)[:, None], jnp.maximum(mask_BT.sum(1), 1)
 
     away_BT = log_ratio(logp_BT, old_BT)
-    # One number a sequence, and every token's own gradient: their mean is the gradient of GSPO's s_i (2507.18071, section 4.3).
+    # One number a sequence, and every token's own gradient: their mean is the gradient of GSPO's
+    # s_i (2507.18071, section 4.3).
     center_BT = (
         away_BT
         if objective.ratio == "token"

@@ -1,9 +1,12 @@
-"""On-policy distillation as a stage of the loop: the student answers, and learns at every token of its answer what its teacher would have thought there.
+"""On-policy distillation as a stage of the loop: the student answers, and learns at every token of
+its answer what its teacher would have thought there.
 
-    L = E_{x ~ student} mean_t KL(student || teacher)(. | x_<t)      (GKD, 2306.13649, with lambda = 1; no gradient through the draws)
+    # (GKD, 2306.13649, with lambda = 1; no gradient through the draws)
+    L = E_{x ~ student} mean_t KL(student || teacher)(. | x_<t)
 
-The student is corrected where its own mistakes lead it, which no given text shows. Nothing is rewarded: accuracy is only reported. The gradient goes
-through the whole distribution of every token (or the teacher's likeliest), not through the one that was drawn: the expectation over it is exact.
+The student is corrected where its own mistakes lead it, which no given text shows. Nothing is
+rewarded: accuracy is only reported. The gradient goes through the whole distribution of every token
+(or the teacher's likeliest), not through the one that was drawn: the expectation over it is exact.
 """
 
 from dataclasses import replace
@@ -28,7 +31,8 @@ from .watch import Watch
 
 
 class OnPolicy(Distillation):
-    """The stage of `python train.py distill --post.on-policy True`; see train.stage.Stage for the methods."""
+    """The stage of `python train.py distill --post.on-policy True`; see train.stage.Stage for the
+    methods."""
 
     alike = True
 
@@ -53,7 +57,8 @@ class OnPolicy(Distillation):
     def about(self) -> list[str]:
         rows, group = self.config.train.batch, self.post.group
         return [
-            f"tasks: {', '.join(self.post.tasks)}; {rows // group} problems x {group} answers of up to {self.post.max_new} tokens a step, by "
+            f"tasks: {', '.join(self.post.tasks)}; {rows // group} problems x {group} "
+            f"answers of up to {self.post.max_new} tokens a step, by "
             f"{self.config.init}; {self.tokenizer.size} token ids",
             self.asks(),
         ]
@@ -70,7 +75,8 @@ class OnPolicy(Distillation):
         problems = self.config.train.batch // self.post.group
         need(
             problems % split_by("batch") == 0,
-            f"train.batch {self.config.train.batch} holds {problems} problems of post.group {self.post.group} answers: they "
+            f"train.batch {self.config.train.batch} holds {problems} problems of "
+            f"post.group {self.post.group} answers: they "
             f"must be a multiple of the {split_by('batch')} devices that share a batch.",
         )
         self.plan = make_plan(self.config)
@@ -138,12 +144,14 @@ class OnPolicy(Distillation):
 
     def describe(self, record: dict[str, Any]) -> str:
         return (
-            f"kl {record['kl']:.4f}  right {record['accuracy']:.1%}  form {record['parsed']:.0%}  length {record['length']:.0f}  "
+            f"kl {record['kl']:.4f}  right {record['accuracy']:.1%}  form "
+            f"{record['parsed']:.0%}  length {record['length']:.0f}  "
             f"entropy {record['entropy']:.2f}"
         )
 
     def evaluate(self, state: TrainState) -> tuple[dict[str, float], str]:
-        """Accuracy on held-out problems, one answer each, and how far the teacher is from those answers."""
+        """Accuracy on held-out problems, one answer each, and how far the teacher is from those
+        answers."""
         judged, sums, rows = [], [], self.config.train.batch
         for first in range(0, self.post.eval_problems, rows):
             texts, some = self.answers(
@@ -168,20 +176,24 @@ def check(config: Config) -> None:
     post, train = config.post, config.train
     need(
         not post.save_logits,
-        "post.save_logits keeps what a teacher says of given answers, and post.on_policy makes new ones every step: choose one.",
+        "post.save_logits keeps what a teacher says of given answers, and post.on_policy "
+        "makes new ones every step: choose one.",
     )
     need(
         config.init is not None,
-        "on-policy distillation learns from the student's own answers, so it starts from a model that gives some: name its folder "
+        "on-policy distillation learns from the student's own answers, so it starts from "
+        "a model that gives some: name its folder "
         "with --init.",
     )
     need(
         bool(post.tasks) and not post.chats,
-        "on-policy distillation answers problems of tasks: name some with --post.tasks, and no post.chats.",
+        "on-policy distillation answers problems of tasks: name some with --post.tasks, "
+        "and no post.chats.",
     )
     need(
         post.cross_entropy == 0,
-        f"post.cross_entropy is {post.cross_entropy}: it learns the tokens of given answers, and post.on_policy has none, set it to 0.",
+        f"post.cross_entropy is {post.cross_entropy}: it learns the tokens of given "
+        "answers, and post.on_policy has none, set it to 0.",
     )
     need(post.language != "mixed", "post.language mixed is for solved problems: choose en or zh.")
     for name in ("group", "max_new", "eval_problems"):
@@ -190,17 +202,20 @@ def check(config: Config) -> None:
         )
     need(
         train.batch % post.group == 0,
-        f"train.batch {train.batch} must be a multiple of post.group {post.group}: a step learns from whole groups of answers.",
+        f"train.batch {train.batch} must be a multiple of post.group {post.group}: a step "
+        "learns from whole groups of answers.",
     )
     need(not train.batch_start, "train.batch_start is for pre-training: a rollout has one size.")
     need(
         post.max_new < config.data.sequence,
-        f"data.sequence {config.data.sequence} must hold a prompt and post.max_new {post.max_new} tokens.",
+        f"data.sequence {config.data.sequence} must hold a prompt and post.max_new "
+        f"{post.max_new} tokens.",
     )
 
 
 def shown(texts: dict[str, Any], micro: int, place: Any) -> dict[str, jax.Array]:
-    """The rows of a rollout as micro-batches {"tokens", "segments", "trained"} [A, B, T + 1]: what was drawn is trained on."""
+    """The rows of a rollout as micro-batches {"tokens", "segments", "trained"} [A, B, T + 1]: what
+    was drawn is trained on."""
     rows = {
         "tokens": texts["tokens"],
         "segments": texts["segments"],

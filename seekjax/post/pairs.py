@@ -1,4 +1,5 @@
-"""Pairs of a better and a worse answer to one prompt, from .jsonl files: {"prompt": text or "messages": [...], "chosen": text, "rejected": text}."""
+"""Pairs of a better and a worse answer to one prompt, from .jsonl files: {"prompt": text or
+"messages": [...], "chosen": text, "rejected": text}."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,8 @@ SIDES = ("chosen", "rejected")
 
 @dataclass
 class Pairs:
-    """Some pairs of a file: each {"tokens", "segments", "trained"} [2, sequence + 1], chosen first. Rendered when they are asked for."""
+    """Some pairs of a file: each {"tokens", "segments", "trained"} [2, sequence + 1], chosen first.
+    Rendered when they are asked for."""
 
     rows: Rows
     form: Form
@@ -58,7 +60,8 @@ def pair(
     )
     if messages[-1]["role"] == "assistant":
         raise DataError(
-            f"{where} ends with an answer of the assistant: the answers to compare belong under chosen and rejected."
+            f"{where} ends with an answer of the assistant: the answers to compare belong "
+            "under chosen and rejected."
         )
     said = [text_of(record.get(side), f"{where}, {side},") for side in SIDES]
     if said[0] == said[1]:
@@ -106,7 +109,8 @@ def load_pairs(config: Config, form: Form, pad: int) -> Corpus:
 def pair_batches(
     corpus: Corpus, batch: int, seed: int, made_for: dict, process_index: int, process_count: int
 ) -> Batches:
-    """Endless batches of this process, int32 [batch / process_count, sequence + 1]; the two texts of a pair are neighbours. The position is exact."""
+    """Endless batches of this process, int32 [batch / process_count, sequence + 1]; the two texts
+    of a pair are neighbours. The position is exact."""
     mixed = grain.MapDataset.mix(
         [
             grain.MapDataset.source(source.train).seed(seed + index).shuffle().repeat()

@@ -1,4 +1,5 @@
-"""What post-training looks like: accuracy and length, rewards apart, signal, entropy and divergence; drawn from metrics.jsonl alone."""
+"""What post-training looks like: accuracy and length, rewards apart, signal, entropy and
+divergence; drawn from metrics.jsonl alone."""
 
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from seekjax.train.pictures import _load, _max_violation, _save
 
 
 def draw(folder: Path) -> list[Path]:
-    """Write accuracy.png, rewards.png, load.png and max_violation.png into a run's folder; those for which there is something to show."""
+    """Write accuracy.png, rewards.png, load.png and max_violation.png into a run's folder; those
+    for which there is something to show."""
     records = read(folder)
     train = [r for r in records if r["split"] == "train" and "accuracy" in r]
     held_out = [r for r in records if r["split"] == "held_out" and "accuracy" in r]
@@ -21,7 +23,8 @@ def draw(folder: Path) -> list[Path]:
 
 
 def draw_figures(folder: Path, name: str, title: str, figures: dict[str, str]) -> Path:
-    """Some figures over steps, of training and of held-out data, one below the other: {name in metrics.jsonl: what its axis says}."""
+    """Some figures over steps, of training and of held-out data, one below the other: {name in
+    metrics.jsonl: what its axis says}."""
     records, figure = (
         read(folder),
         Figure(figsize=(8, 2 + 2.5 * len(figures)), layout="constrained"),

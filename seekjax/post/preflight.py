@@ -1,7 +1,8 @@
-"""Before reinforcement starts: sample as it will, say what there is to learn from, and stop with a diagnosis where there is nothing.
+"""Before reinforcement starts: sample as it will, say what there is to learn from, and stop with a
+diagnosis where there is nothing.
 
-A run without signal fails silently: its loss is 0 and its curves are flat, for hours. A rollout with signal is enough to go ahead; a run is given up
-only after several.
+A run without signal fails silently: its loss is 0 and its curves are flat, for hours. A rollout
+with signal is enough to go ahead; a run is given up only after several.
 """
 
 import json
@@ -38,7 +39,8 @@ KEY = 0x5EED  # sets these draws apart from those of training and evaluation
 
 @dataclass(frozen=True)
 class Findings:
-    """What samples of training problems look like; shares but for `samples`, `group` and the last lines."""
+    """What samples of training problems look like; shares but for `samples`, `group` and the last
+    lines."""
 
     samples: int
     group: int
@@ -89,15 +91,17 @@ def find(judged: Sequence[Judged], group: int, weights: dict[str, float]) -> Fin
 
 
 def diagnose(found: Findings, accuracy: float, max_new: int) -> str:
-    """Why nothing can be learnt, and what to do; "" where something can. `accuracy`: the weight of that part."""
+    """Why nothing can be learnt, and what to do; "" where something can. `accuracy`: the weight of
+    that part."""
     count = f"of {found.samples} samples"
     if found.failed > 0.5:
         return f"the reward failed for {found.failed:.0%} {count} ({found.error}): repair it first."
-    if found.other or found.signal and (not accuracy or found.right >= HOPELESS):
+    if found.other or (found.signal and (not accuracy or found.right >= HOPELESS)):
         return ""
     if found.truncated > 0.9 and found.right < HOPELESS:
         return (
-            f"{found.truncated:.0%} {count} were cut off at post.max_new {max_new} tokens before they ended, and so earn nothing: raise post.max_new, or "
+            f"{found.truncated:.0%} {count} were cut off at post.max_new {max_new} tokens "
+            "before they ended, and so earn nothing: raise post.max_new, or "
             "teach the model to end its answers by SFT first."
             + (
                 f" Hardly one has any tag of {FORM}: the model may not have seen this form of chat."
@@ -107,21 +111,31 @@ def diagnose(found: Findings, accuracy: float, max_new: int) -> str:
         )
     if not found.form and found.tagged < 0.05:
         return (
-            f"none {count} has the form {FORM}, and hardly one has any of its tags: the model has not seen this form of "
-            "chat. Fine-tune it on solved problems first (python train.py sft), or name the chat template it knows with --post.template."
+            f"none {count} has the form {FORM}, and hardly one has any of its tags: the "
+            "model has not seen this form of "
+            "chat. Fine-tune it on solved problems first (python train.py sft), or name "
+            "the chat template it knows with --post.template."
         )
     if not found.form:
         return (
-            f"none {count} has the form {FORM}; the commonest fault: {found.fault}. Fine-tune the model on solved problems "
+            f"none {count} has the form {FORM}; the commonest fault: {found.fault}. "
+            "Fine-tune the model on solved problems "
             "first (python train.py sft), or reward the form too with --post.rewards."
         )
     if found.right == 1:
-        return f"every one {count} is right, so there is nothing to learn: take a harder level or another task."
+        return (
+            f"every one {count} is right, so there is nothing to learn: take a harder level "
+            "or another task."
+        )
     if not accuracy:
-        return f"all samples of a problem earn the same reward in {count}: raise post.temperature, or reward what differs between them."
+        return (
+            f"all samples of a problem earn the same reward in {count}: raise "
+            "post.temperature, or reward what differs between them."
+        )
     if found.right == 0:
         return (
-            f"none {count} is right and no other reward tells them apart ({found.form:.0%} have the form): take an easier level, or fine-tune the "
+            f"none {count} is right and no other reward tells them apart "
+            f"({found.form:.0%} have the form): take an easier level, or fine-tune the "
             "model on solved problems first (python train.py sft)."
         )
     if found.right < HOPELESS:
@@ -129,46 +143,56 @@ def diagnose(found: Findings, accuracy: float, max_new: int) -> str:
             f"{p:.0%}: {signal_at(p, found.group):.0%}" for p in (0.01, 0.03, 0.05, 0.1, 0.2)
         )
         return (
-            f"{found.right:.1%} {count} are right, and below {HOPELESS:.0%} reinforcement does not start, for hardly any group has both right and wrong "
-            f"samples (groups of {found.group} that do, by the share that is right: {chances}). Take an easier level, or fine-tune the model on solved "
+            f"{found.right:.1%} {count} are right, and below {HOPELESS:.0%} reinforcement "
+            "does not start, for hardly any group has both right and wrong "
+            f"samples (groups of {found.group} that do, by the share that is right: "
+            f"{chances}). Take an easier level, or fine-tune the model on solved "
             "problems until 5% to 10% are right."
         )
     return (
-        f"{found.right:.1%} {count} are right, but every group of {found.group} is all right or all wrong: raise post.temperature or post.group, or "
+        f"{found.right:.1%} {count} are right, but every group of {found.group} is all "
+        "right or all wrong: raise post.temperature or post.group, or "
         "mix levels whose problems are neither trivial nor hopeless."
     )
 
 
 def signal_at(p: float, group: int) -> float:
-    """The share of groups that hold both right and wrong samples, where each is right with probability p: 1 - p^G - (1 - p)^G."""
+    """The share of groups that hold both right and wrong samples, where each is right with
+    probability p: 1 - p^G - (1 - p)^G."""
     return 1 - p**group - (1 - p) ** group
 
 
 def lines(found: Findings, max_new: int) -> list[str]:
     """What is found, for the screen."""
     said = [
-        f"pre-flight: {found.samples} samples of training problems: cut off {found.truncated:.0%}, form {found.form:.0%}, "
+        f"pre-flight: {found.samples} samples of training problems: cut off "
+        f"{found.truncated:.0%}, form {found.form:.0%}, "
         f"right {found.right:.1%} (one of {found.group}: {found.solved:.0%})",
-        f"    groups with signal {found.signal:.0%}; reward {found.reward:.3f}, standard deviation {found.reward_std:.3f}",
+        f"    groups with signal {found.signal:.0%}; reward {found.reward:.3f}, standard "
+        f"deviation {found.reward_std:.3f}",
     ]
     if found.failed:
         said.append(
-            f"    A REWARD FAILED for {found.failed:.0%} of them, which teach nothing: {found.error}"
+            f"    A REWARD FAILED for {found.failed:.0%} of them, which teach nothing: "
+            f"{found.error}"
         )
     if found.truncated > MANY:
         said.append(
-            f"    {found.truncated:.0%} are cut off at post.max_new {max_new} tokens and count as wrong: raise it if their answers are still to come"
+            f"    {found.truncated:.0%} are cut off at post.max_new {max_new} tokens and "
+            "count as wrong: raise it if their answers are still to come"
         )
     if found.right < HOPELESS and found.other:
         said.append(
-            f"    hardly any is right: other rewards tell apart the samples of {found.other:.0%} of the groups, but accuracy seldom starts "
+            "    hardly any is right: other rewards tell apart the samples of "
+            f"{found.other:.0%} of the groups, but accuracy seldom starts "
             f"below {HOPELESS:.0%}"
         )
     return said
 
 
 def preflight(stage: "Reinforcement", state: TrainState, folder: Path) -> None:
-    """Draw rollouts that are learnt from by nobody, write preflight.json, and raise RunError where they show that nothing can be learnt."""
+    """Draw rollouts that are learnt from by nobody, write preflight.json, and raise RunError where
+    they show that nothing can be learnt."""
     post, weights = stage.config.post, stage.judge.reward.weights
     variables = {"params": stage.plan.weights(state.params, state.frozen), "balance": state.balance}
     key, judged, first = (
@@ -198,7 +222,9 @@ def preflight(stage: "Reinforcement", state: TrainState, folder: Path) -> None:
         print("\n".join(lines(found, post.max_new)), flush=True)
     if stop:
         raise RunError(
-            f"the pre-flight stops the run: {reason if first else 'the first process says why.'} To run all the same: --post.preflight False."
+            "the pre-flight stops the run: "
+            f"{reason if first else 'the first process says why.'} To run all the same: "
+            "--post.preflight False."
         )
 
 

@@ -1,7 +1,8 @@
-"""Rewards by rule, in named parts, each with a reason: reinforcement finds every hole in a judge, and a judge's own failure must not look like a wrong answer.
+"""Rewards by rule, in named parts, each with a reason: reinforcement finds every hole in a judge,
+and a judge's own failure must not look like a wrong answer.
 
-reward = Reward({"accuracy": 1.0, "format": 1.0, "language": 0.5, "my_module:function": 0.1}, language="en")
-scored = reward(problem, text, tokens=52, truncated=False, opened=True)
+reward = Reward({"accuracy": 1.0, "format": 1.0, "language": 0.5, "my_module:function": 0.1},
+language="en") scored = reward(problem, text, tokens=52, truncated=False, opened=True)
 """
 
 import importlib
@@ -40,10 +41,10 @@ class Scored(NamedTuple):
 class Reward:
     """The weighted sum of parts; accuracy and format are told apart whatever their weights.
 
-    accuracy   what the task says of the answer, 0 where the form is wrong
-    format     1 where the completion parses and has ended
-    language   R1's (2501.12948, 2.3.2): the share of the thought's words that are of `language`; 0 where the form is wrong
-    length     DAPO's soft overlong penalty (2503.14476, eq. 13), in tokens: 0 up to limit - cache, from there falling to -1 at the limit
+    accuracy   what the task says of the answer, 0 where the form is wrong format     1 where the
+    completion parses and has ended language   R1's (2501.12948, 2.3.2): the share of the thought's
+    words that are of `language`; 0 where the form is wrong length     DAPO's soft overlong penalty
+    (2503.14476, eq. 13), in tokens: 0 up to limit - cache, from there falling to -1 at the limit
     "a.b:f"    f(problem=, text=, tokens=) of the module a.b: a finite number
 
     Raises DataError for a part that does not exist, cannot be imported, or lacks its setting.
@@ -54,7 +55,8 @@ class Reward:
     ):
         if not weights or not all(_is_number(weight) for weight in weights.values()):
             raise DataError(
-                f"the weights of the reward are {weights}; name at least one part, each with a finite number."
+                f"the weights of the reward are {weights}; name at least one part, each "
+                "with a finite number."
             )
         if language not in LANGUAGES:
             raise DataError(
@@ -62,7 +64,8 @@ class Reward:
             )
         if weights.get("length") and not 0 < cache <= limit:
             raise DataError(
-                f"the length reward needs 0 < cache <= limit in tokens, not cache={cache} and limit={limit}."
+                f"the length reward needs 0 < cache <= limit in tokens, not cache={cache} "
+                f"and limit={limit}."
             )
         self.weights, self.language, self.limit, self.cache = dict(weights), language, limit, cache
         self.own = {name: _load(name) for name in weights if name not in PARTS}
@@ -75,7 +78,8 @@ class Reward:
         truncated: bool = False,
         opened: bool = False,
     ) -> Scored:
-        """Scores one completion of so many tokens. `truncated`: it was cut off; `opened`: the chat template wrote `<think>`."""
+        """Scores one completion of so many tokens. `truncated`: it was cut off; `opened`: the chat
+        template wrote `<think>`."""
         verdict, parsed, error = judge(problem, text, truncated, opened)
         good = isinstance(parsed, Parsed)
         parts = {"accuracy": verdict.reward, "format": float(good)}
@@ -97,7 +101,8 @@ class Reward:
 def judge(
     problem: Problem, text: str, truncated: bool = False, opened: bool = False
 ) -> tuple[Verdict, Parsed | Refused, str]:
-    """What the task says of a completion, what it parses to, and "" or how the verifier failed. What evaluation and rejection sampling use too."""
+    """What the task says of a completion, what it parses to, and "" or how the verifier failed.
+    What evaluation and rejection sampling use too."""
     parsed = parse(text, opened)
     if truncated:
         parsed = Refused(
@@ -118,7 +123,8 @@ def judge(
 
 
 def share(thought: str, language: str) -> float:
-    """The share of words that are of the language: a run of Latin letters is one word, and so is each Chinese character. 1 where there are none."""
+    """The share of words that are of the language: a run of Latin letters is one word, and so is
+    each Chinese character. 1 where there are none."""
     words = [
         found.lastgroup
         for found in _WORDS.finditer(thought)
@@ -138,14 +144,16 @@ def _load(name: str) -> Callable:
     if not colon:
         near = get_close_matches(name, PARTS, 1)
         raise DataError(
-            f"there is no reward {name!r}{f': did you mean {near[0]!r}?' if near else ''} There are {', '.join(PARTS)}, and your own as "
+            f"there is no reward {name!r}{f': did you mean {near[0]!r}?' if near else ''} "
+            f"There are {', '.join(PARTS)}, and your own as "
             "module:function."
         )
     try:
         found = getattr(importlib.import_module(module), function)
     except Exception as failure:  # importing runs a module, which may fail in any way
         raise DataError(
-            f"the reward {name!r} cannot be imported: {_told(failure)}. Is its folder on PYTHONPATH?"
+            f"the reward {name!r} cannot be imported: {_told(failure)}. Is its folder on "
+            "PYTHONPATH?"
         ) from failure
     if not callable(found):
         raise DataError(f"the reward {name!r} is no function.")

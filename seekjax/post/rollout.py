@@ -1,4 +1,5 @@
-"""Rollouts: groups of texts by the policy as it stands, in the trainer's own program and on its mesh, with all that a trainer needs to follow them."""
+"""Rollouts: groups of texts by the policy as it stands, in the trainer's own program and on its
+mesh, with all that a trainer needs to follow them."""
 
 from functools import partial
 from typing import Any
@@ -30,10 +31,11 @@ def sample(
     group: int,
     max_new: int,
 ) -> dict[str, Any]:
-    """`group` texts of up to max_new tokens after each prompt tokens_PT[p, :length_P[p]], one after the other along B = P * group.
+    """`group` texts of up to max_new tokens after each prompt tokens_PT[p, :length_P[p]], one after
+    the other along B = P * group.
 
-    {"tokens" [B, S], "segments" [B, S] (1 up to the end), "mask" [B, S - 1] (targets that were drawn), "length" [B], "log_prob", "entropy",
-    "choice", "kept"?: see generate/record.py}.
+    {"tokens" [B, S], "segments" [B, S] (1 up to the end), "mask" [B, S - 1] (targets that were
+    drawn), "length" [B], "log_prob", "entropy", "choice", "kept"?: see generate/record.py}.
     """
     start_B = jnp.repeat(length_P, group)
     variables = prepare(decoder, variables)
@@ -63,7 +65,8 @@ def sample(
 
 
 class Sampler:
-    """Draws texts of fixed shapes: prompts of up to data.sequence + 1 - max_new tokens, so that nothing compiles anew."""
+    """Draws texts of fixed shapes: prompts of up to data.sequence + 1 - max_new tokens, so that
+    nothing compiles anew."""
 
     def __init__(self, config: Config, tokenizer: Tokenizer):
         post = config.post
@@ -84,14 +87,16 @@ class Sampler:
         for prompt in prompts:
             if len(prompt) > self.room:
                 raise DataError(
-                    f"a prompt has {len(prompt)} tokens, and data.sequence {self.slots - 1} leaves it {self.room} beside post.max_new "
+                    f"a prompt has {len(prompt)} tokens, and data.sequence "
+                    f"{self.slots - 1} leaves it {self.room} beside post.max_new "
                     f"{self.max_new}: raise data.sequence or lower post.max_new."
                 )
 
     def __call__(
         self, variables: dict, prompts: list[np.ndarray], group: int, key: jax.Array
     ) -> dict[str, Any]:
-        """Texts on the devices; text g of prompt p draws by fold_in(fold_in(key, p), g), whatever else is drawn beside it."""
+        """Texts on the devices; text g of prompt p draws by fold_in(fold_in(key, p), g), whatever
+        else is drawn beside it."""
         self.check(prompts)
         tokens_PT = np.full((len(prompts), self.room), self.pad, np.int32)
         for row, prompt in zip(tokens_PT, prompts):

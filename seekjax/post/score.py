@@ -1,4 +1,5 @@
-"""Log-probabilities of given tokens, by the model that learns: in the sampler's own words, where those are known."""
+"""Log-probabilities of given tokens, by the model that learns: in the sampler's own words, where
+those are known."""
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,12 @@ from sharding.rules import constrain, local, mesh_axes
 def log_probs(
     model: Transformer, config: Config, params, balance, batch: dict, temperature: float = 1.0
 ) -> tuple[jax.Array, Output]:
-    """log p of tokens 1..T given those before, [B, T] in float32, under softmax(logits / temperature).
+    """Log p of tokens 1..T given those before, [B, T] in float32, under softmax(logits /
+    temperature).
 
-    batch: "tokens" [B, T + 1] and "segments" (0: padding; documents are kept apart if the config masks them); of the sampler's record, as far as
-    there, each as it stands at its token: "choice" {layer: [B, T + 1, K]}, the experts to visit, and "kept" [B, T + 1, V / 8], the tokens to
+    batch: "tokens" [B, T + 1] and "segments" (0: padding; documents are kept apart if the config
+    masks them); of the sampler's record, as far as there, each as it stands at its token: "choice"
+    {layer: [B, T + 1, K]}, the experts to visit, and "kept" [B, T + 1, V / 8], the tokens to
     renormalise over. What padding gives has no meaning.
     """
     tokens_BX, segment_BX = batch["tokens"], batch["segments"]
@@ -45,7 +48,8 @@ def log_probs_among(
     target_BT: jax.Array,
     rows: int = 512,
 ) -> jax.Array:
-    """log p of every target among the tokens whose bits kept_BTX [B, T, V / 8] has, in float32; logits of about `rows` positions at a time."""
+    """Log p of every target among the tokens whose bits kept_BTX [B, T, V / 8] has, in float32;
+    logits of about `rows` positions at a time."""
     B, T = target_BT.shape
     many = -(-T // max(1, rows // B))
     spare = -T % many
@@ -74,7 +78,8 @@ def log_probs_among(
 
 
 def nll(hidden_BTD: jax.Array, head_DV: jax.Array, target_BT: jax.Array, chunk: int) -> jax.Array:
-    """-log p(target) of every position in float32, each device on its own tokens and vocabulary, never with all logits at once."""
+    """-log p(target) of every position in float32, each device on its own tokens and vocabulary,
+    never with all logits at once."""
     axes = mesh_axes("vocab")
 
     def body(hidden_btD, head_Dv, target_bt):
@@ -93,7 +98,8 @@ def nll(hidden_BTD: jax.Array, head_DV: jax.Array, target_BT: jax.Array, chunk: 
 def stacked_choice(
     config: Config, choice: dict[str, jax.Array], length: int
 ) -> dict[str, jax.Array]:
-    """The layers' choices as the training model takes them, {"expert_layers": [L, B, T, K]}; {} for a model without experts."""
+    """The layers' choices as the training model takes them, {"expert_layers": [L, B, T, K]}; {} for
+    a model without experts."""
     layers = [
         choice[f"expert_layers_{layer}"][:, :length]
         for layer in range(config.model.layers - config.model.dense_layers)

@@ -1,4 +1,5 @@
-"""Supervised fine-tuning as a stage of the loop: pre-training's next-token loss on what the assistant says (R1: 2501.12948, section 2.3)."""
+"""Supervised fine-tuning as a stage of the loop: pre-training's next-token loss on what the
+assistant says (R1: 2501.12948, section 2.3)."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,8 @@ from seekjax.data.chat import load_chat
 from seekjax.data.pipeline import sample_batches
 from seekjax.generate.sampling import Sampling
 from seekjax.generate.stream import Generator
-from seekjax.train.loss import NextToken
 from seekjax.train.lora import make_plan
+from seekjax.train.loss import NextToken
 from seekjax.train.pictures import draw
 from seekjax.train.pretrain import Pretraining, stacked
 from seekjax.train.state import TrainState
@@ -29,7 +30,8 @@ from .traces import load_samples, whole_rows
 
 
 class Answers(NextToken):
-    """The next-token loss over the tokens that batches say are trained on, and how many those are."""
+    """The next-token loss over the tokens that batches say are trained on, and how many those
+    are."""
 
     def metrics(self, batch: dict[str, jax.Array], totals: Any) -> dict[str, jax.Array]:
         held = (batch["segments"][..., 1:] > 0).sum()
@@ -124,7 +126,8 @@ class FineTuning(Pretraining):
         )
 
     def shared(self, rows: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
-        """Rows as batches, of which this process keeps its part; the last is filled up with empty rows."""
+        """Rows as batches, of which this process keeps its part; the last is filled up with empty
+        rows."""
         size = self.config.train.micro_batch or self.config.train.batch
         empty = {"tokens": np.full_like(rows[0]["tokens"], self.tokenizer.pad)}
         rows = rows + [{name: empty.get(name, np.zeros_like(x)) for name, x in rows[0].items()}] * (
@@ -140,10 +143,14 @@ class FineTuning(Pretraining):
         return super().batch(step, state)
 
     def describe(self, record: dict[str, Any]) -> str:
-        return f"loss {record['loss']:.3f}  learns {record['trained']:.0%} of tokens, rows {record['filled']:.0%} full"
+        return (
+            f"loss {record['loss']:.3f}  learns {record['trained']:.0%} of tokens, rows "
+            f"{record['filled']:.0%} full"
+        )
 
     def evaluate(self, state: TrainState) -> tuple[dict[str, float], str]:
-        """Loss on what the assistant says in held-out samples, of every source apart; from the moving average of the weights, where one is kept."""
+        """Loss on what the assistant says in held-out samples, of every source apart; from the
+        moving average of the weights, where one is kept."""
         record, total, params = {}, np.zeros(3), state.params if state.ema is None else state.ema
         for name, batches in self.held_out.items():
             seen = [
@@ -205,7 +212,8 @@ def check(config: Config) -> None:
     post, model = config.post, config.model
     if config.init is None and config.data.tokenizer == "bpe":
         raise DataError(
-            "fine-tuning starts from a model: name the folder of a run or of a published checkpoint with --init."
+            "fine-tuning starts from a model: name the folder of a run or of a published "
+            "checkpoint with --init."
         )
     need(0 <= post.attempts <= 1, f"post.attempts is {post.attempts}: it is a share, from 0 to 1.")
     need(

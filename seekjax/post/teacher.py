@@ -1,4 +1,5 @@
-"""The model that is learnt from in distillation: opened when something is asked of it that has not been kept."""
+"""The model that is learnt from in distillation: opened when something is asked of it that has not
+been kept."""
 
 from dataclasses import replace
 from functools import cached_property, partial
@@ -20,45 +21,57 @@ from .logits import Kept
 
 
 class Teacher:
-    """What it thinks of batches, on the mesh in use: teacher(batch, name) -> {"index", "log_prob"}, or {"hidden"} where the whole vocabulary is asked for."""
+    """What it thinks of batches, on the mesh in use: teacher(batch, name) -> {"index", "log_prob"},
+    or {"hidden"} where the whole vocabulary is asked for."""
 
     def __init__(self, config: Config):
-        """Looks at its folder and loads nothing. Raises ConfigError, RunError or WeightsError where there is no model."""
+        """Looks at its folder and loads nothing. Raises ConfigError, RunError or WeightsError where
+        there is no model."""
         post = config.post
         need(
             post.teacher is not None,
-            "distillation needs a teacher: name the folder of a run or of a published checkpoint with --post.teacher.",
+            "distillation needs a teacher: name the folder of a run or of a published "
+            "checkpoint with --post.teacher.",
         )
         self.folder, self.config, self.kept = post.teacher.expanduser(), config, None
         self.model = adopt(replace(config, init=self.folder)).model
         self.tokenizer = read_tokenizer(self.folder, self.model.vocab)
-        self.elsewhere = f"let the student learn from its texts instead (seekjax sample {self.folder} ..., then python train.py sft)"
+        self.elsewhere = (
+            "let the student learn from its texts instead (seekjax sample "
+            f"{self.folder} ..., then python train.py sft)"
+        )
         self.mark = weights_mark(self.folder)
 
     def check_vocabulary(self, config: Config) -> None:
-        """Raise ConfigError where the student's has another size: before its tokenizer is read, which might not fit it."""
+        """Raise ConfigError where the student's has another size: before its tokenizer is read,
+        which might not fit it."""
         change = self.elsewhere if config.init else f"set --model.vocab {self.model.vocab}"
         need(
             self.model.vocab == config.model.vocab,
-            f"the teacher {self.folder} has a vocabulary of {self.model.vocab} and the student one of "
+            f"the teacher {self.folder} has a vocabulary of {self.model.vocab} and the "
+            "student one of "
             f"{config.model.vocab}: {change}.",
         )
 
     def check(self, config: Config, tokenizer: Tokenizer) -> None:
-        """Raise ConfigError or DataError where teacher and student cannot be compared token by token."""
+        """Raise ConfigError or DataError where teacher and student cannot be compared token by
+        token."""
         if tokenizer.fingerprint() != self.tokenizer.fingerprint():
             raise DataError(
-                f"the teacher {self.folder} reads text by another tokenizer than the student: {self.elsewhere}."
+                f"the teacher {self.folder} reads text by another tokenizer than the "
+                f"student: {self.elsewhere}."
             )
         need(
             config.data.sequence <= self.model.context,
-            f"data.sequence {config.data.sequence} exceeds the {self.model.context} positions that the teacher "
+            f"data.sequence {config.data.sequence} exceeds the {self.model.context} "
+            "positions that the teacher "
             f"{self.folder} was made for.",
         )
         top_k = self.config.post.top_k
         need(
             0 <= top_k < self.model.vocab,
-            f"post.top_k is {top_k}: it must be at least 0 (the whole vocabulary) and below the vocabulary's "
+            f"post.top_k is {top_k}: it must be at least 0 (the whole vocabulary) and "
+            "below the vocabulary's "
             f"{self.model.vocab}.",
         )
 
@@ -66,11 +79,13 @@ class Teacher:
         """Raise DataError where a run goes on with other weights than it began with."""
         if mark != self.mark:
             raise DataError(
-                f"the run so far learnt from other weights than {self.folder} has now: restore them, or start again under another --out."
+                f"the run so far learnt from other weights than {self.folder} has now: "
+                "restore them, or start again under another --out."
             )
 
     def keep(self, made_for: dict[str, Any]) -> None:
-        """From now on keep what it says in post.save_logits, and read there what is kept. Raises DataError where that is another teacher's or of other data."""
+        """From now on keep what it says in post.save_logits, and read there what is kept. Raises
+        DataError where that is another teacher's or of other data."""
         post = self.config.post
         self.kept = Kept(
             post.save_logits.expanduser(),
@@ -78,7 +93,8 @@ class Teacher:
         )
 
     def __call__(self, batch: dict[str, jax.Array], name: str) -> dict[str, jax.Array]:
-        """Of a batch {"tokens", "segments", "trained"} [A, B, T + 1]; `name` is what it is kept under."""
+        """Of a batch {"tokens", "segments", "trained"} [A, B, T + 1]; `name` is what it is kept
+        under."""
         return self.read(batch) if self.kept is None else self.kept(batch, name, self.read)
 
     def read(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -99,7 +115,8 @@ class Teacher:
 
     @cached_property
     def opened(self) -> Opened:
-        """A run's weights compute as the run did, published ones as the student does. Whatever the run did, no token is dropped."""
+        """A run's weights compute as the run did, published ones as the student does. Whatever the
+        run did, no token is dropped."""
         published = not (self.folder / "checkpoints").is_dir()
         opened = open_model(self.folder, self.config.kernel if published else None)
         return opened._replace(

@@ -1,4 +1,5 @@
-"""What fine-tuning reads: files of conversations and solved problems of tasks, as a corpus of samples with a training and a held-out side."""
+"""What fine-tuning reads: files of conversations and solved problems of tasks, as a corpus of
+samples with a training and a held-out side."""
 
 import hashlib
 import random
@@ -24,21 +25,25 @@ TRIED = 64  # of each task before a run starts
 
 
 def load_samples(config: Config, form: Form) -> Corpus:
-    """The sources of post.chats and post.tasks, with every row of the files read once and checked. Raises DataError."""
+    """The sources of post.chats and post.tasks, with every row of the files read once and checked.
+    Raises DataError."""
     post: SftConfig = config.post
     names = [*post.chats, *post.tasks]
     if not names:
         raise DataError(
-            "there is nothing to learn from: name .jsonl files with --post.chats, or tasks with --post.tasks."
+            "there is nothing to learn from: name .jsonl files with --post.chats, or "
+            "tasks with --post.tasks."
         )
     if len(set(names)) != len(names):
         raise DataError(
-            f"a source is named twice in {', '.join(names)}: use post.weights to give one more weight."
+            f"a source is named twice in {', '.join(names)}: use post.weights to give one "
+            "more weight."
         )
     weights = post.weights or (1.0,) * len(names)
     if len(weights) != len(names) or min(weights) <= 0:
         raise DataError(
-            f"post.weights is {weights}: give a positive number for each of {', '.join(names)}, or none."
+            f"post.weights is {weights}: give a positive number for each of "
+            f"{', '.join(names)}, or none."
         )
     limit = config.data.sequence + 1  # the last token is only predicted
     shares = [weight / sum(weights) for weight in weights]
@@ -73,7 +78,8 @@ def _chats(
                 raise too_long(rows.where(row), len(sample.tokens), limit)
     if not places:
         raise DataError(
-            f"every conversation of {name} is longer than data.sequence {limit - 1}: make it longer."
+            f"every conversation of {name} is longer than data.sequence {limit - 1}: make "
+            "it longer."
         )
     held_out, places = held_out_side(keys, share), np.array(places)
     train, kept = (Samples(rows, form, places[side]) for side in (~held_out, held_out))
@@ -93,14 +99,16 @@ def file_facts(rows: Rows) -> dict:
 
 def too_long(where: str, tokens: int, limit: int) -> DataError:
     return DataError(
-        f"{where} has {tokens} tokens, and data.sequence {limit - 1} holds {limit}: make it longer, or leave such samples out with "
+        f"{where} has {tokens} tokens, and data.sequence {limit - 1} holds {limit}: make "
+        "it longer, or leave such samples out with "
         "--post.drop-long True."
     )
 
 
 @dataclass(frozen=True)
 class Traces(Sequence):
-    """Problems of a task on one side of the split and their solutions, by index, each a function of the seed and its index."""
+    """Problems of a task on one side of the split and their solutions, by index, each a function of
+    the seed and its index."""
 
     name: str
     problems: Problems
@@ -187,7 +195,8 @@ def _side(
 def whole_rows(
     sides: Sequence[dict[str, np.ndarray]], rows: int, window: int, pad: int
 ) -> list[dict[str, np.ndarray]]:
-    """Up to `rows` rows of whole samples, each in the first row with room, in an order of their own; the same ones every time."""
+    """Up to `rows` rows of whole samples, each in the first row with room, in an order of their
+    own; the same ones every time."""
     filled: list[list[dict[str, np.ndarray]]] = []
     for index in np.random.default_rng(0).permutation(len(sides)):
         sample = sides[int(index)]

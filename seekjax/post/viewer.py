@@ -1,6 +1,8 @@
-"""`seekjax rollouts RUN`: what a run of reinforcement wrote, and what it earned by it, coloured by advantage.
+"""`seekjax rollouts RUN`: what a run of reinforcement wrote, and what it earned by it, coloured by
+advantage.
 
-A model may write anything, and a terminal obeys what it is sent: characters that do not stand for themselves are shown by their number.
+A model may write anything, and a terminal obeys what it is sent: characters that do not stand for
+themselves are shown by their number.
 """
 
 import json
@@ -30,7 +32,8 @@ INDENT = "      "
 
 @dataclass(frozen=True)
 class Rollouts:
-    """What a run of reinforcement wrote: prompts, samples, rewards with their reasons, coloured by advantage."""
+    """What a run of reinforcement wrote: prompts, samples, rewards with their reasons, coloured by
+    advantage."""
 
     folder: Annotated[
         Path, tyro.conf.Positional, tyro.conf.arg(name="run")
@@ -47,7 +50,8 @@ def rollouts(argv: list[str]) -> None:
     path = asked.folder.expanduser() / "rollouts.jsonl"
     if not path.is_file():
         raise DataError(
-            f"{path} is not there: name the folder of a run of reinforcement (python train.py grpo --out ...), which writes it with its first "
+            f"{path} is not there: name the folder of a run of reinforcement (python "
+            "train.py grpo --out ...), which writes it with its first "
             "rollout."
         )
     steps, chosen = choose(path, asked.step)
@@ -57,12 +61,14 @@ def rollouts(argv: list[str]) -> None:
             console.print(piece)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(
-            f"{path} holds something else than rollouts at step {chosen.get('step')} ({type(error).__name__}: {visible(str(error))[:80]})."
+            f"{path} holds something else than rollouts at step {chosen.get('step')} "
+            f"({type(error).__name__}: {visible(str(error))[:80]})."
         ) from error
 
 
 def choose(path: Path, step: int | None) -> tuple[list[int], dict[str, Any]]:
-    """All steps of the file, and the rollout of one of them or the newest. Raises DataError. A last line still being written is left out."""
+    """All steps of the file, and the rollout of one of them or the newest. Raises DataError. A last
+    line still being written is left out."""
     steps, chosen, nearest = [], None, None
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
@@ -73,7 +79,8 @@ def choose(path: Path, step: int | None) -> tuple[list[int], dict[str, Any]]:
                 steps.append(int(record["step"]))
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise DataError(
-                    f"{path} line {number} is no rollout ({type(error).__name__}): delete that line."
+                    f"{path} line {number} is no rollout ({type(error).__name__}): delete "
+                    "that line."
                 ) from error
             if step in (None, steps[-1]):
                 chosen = record
@@ -82,7 +89,8 @@ def choose(path: Path, step: int | None) -> tuple[list[int], dict[str, Any]]:
     if chosen is None:
         nearest = min(steps, key=lambda one: abs(one - step))
         raise DataError(
-            f"{path} has no rollout of step {step}: it has {ranges(steps)}, the nearest being {nearest}."
+            f"{path} has no rollout of step {step}: it has {ranges(steps)}, the nearest "
+            f"being {nearest}."
         )
     return steps, chosen
 
@@ -91,7 +99,8 @@ def page(steps: list[int], record: dict[str, Any], groups: int) -> Iterator[Text
     """What is shown, line by line."""
     some = record["groups"][:groups]
     yield Text(
-        f"step {record['step']}; {len(some)} of the {len(record['groups'])} groups kept; rollouts of steps {ranges(steps)}",
+        f"step {record['step']}; {len(some)} of the {len(record['groups'])} groups kept; "
+        f"rollouts of steps {ranges(steps)}",
         "bold",
     )
     for group in some:
@@ -122,7 +131,8 @@ def told(one: dict[str, Any], most: float) -> Text:
 
 
 def colour(advantage: float, most: float) -> str:
-    """Green for better than the group, red for worse, the stronger the further; dim where there is nothing to learn."""
+    """Green for better than the group, red for worse, the stronger the further; dim where there is
+    nothing to learn."""
     if not advantage or not most:
         return "dim"
     strong, faint = (
@@ -133,7 +143,8 @@ def colour(advantage: float, most: float) -> str:
 
 
 def visible(text: str) -> str:
-    """Text that a terminal shows and does not obey: what is hidden, or moves or hides other text, by its number as in Python, ends of line too."""
+    """Text that a terminal shows and does not obey: what is hidden, or moves or hides other text,
+    by its number as in Python, ends of line too."""
     return "".join(
         one if unicodedata.category(one) not in HIDDEN else ascii(one)[1:-1] for one in str(text)
     )

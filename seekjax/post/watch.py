@@ -1,4 +1,5 @@
-"""What one sees of reinforcement: the figures of a rollout, its texts in rollouts.jsonl, the progress line, and the pictures."""
+"""What one sees of reinforcement: the figures of a rollout, its texts in rollouts.jsonl, the
+progress line, and the pictures."""
 
 import json
 import math
@@ -31,7 +32,8 @@ class Watch:
         self.stage, self.path, self.begun = stage, folder / "rollouts.jsonl", False
 
     def before(self, step: int, state: TrainState) -> None:
-        """Once, before the first rollout of this start: forget what an interrupted one wrote beyond it."""
+        """Once, before the first rollout of this start: forget what an interrupted one wrote beyond
+        it."""
         if self.begun:
             return
         self.begun = True
@@ -46,8 +48,10 @@ class Watch:
         advantage_B: np.ndarray,
         everything: tuple[Sequence[Judged], np.ndarray],
     ) -> dict[str, float]:
-        """The figures of a rollout, to be reported with its updates; its first groups go to rollouts.jsonl. `everything` that was drawn, samples and
-        advantages, tells how good the policy is: what is learnt from may have been chosen."""
+        """The figures of a rollout, to be reported with its updates; its first groups go to
+        rollouts.jsonl. `everything` that was drawn, samples and advantages, tells how good the
+        policy is: what is learnt from may have been chosen.
+        """
         group = self.stage.config.post.group
         entropy_BS, mask_BT = fetched((texts["entropy"], texts["mask"]))
         figures = summary(everything[0]) | {
@@ -76,7 +80,8 @@ class Watch:
         kl = f"  kl {record['kl']:.4f}" if "kl" in record else ""
         failed = f"  {record['failed']:.0f} REWARDS FAILED" if record.get("failed") else ""
         return (
-            f"reward {record['reward']:.3f}  right {record['accuracy']:.1%}  form {record['parsed']:.0%}  signal {record['signal']:.0%}  "
+            f"reward {record['reward']:.3f}  right {record['accuracy']:.1%}  form "
+            f"{record['parsed']:.0%}  signal {record['signal']:.0%}  "
             f"length {record['length']:.0f}  entropy {record['entropy']:.2f}{kl}{failed}"
         )
 
@@ -87,7 +92,8 @@ class Watch:
         low, high = interval(whole, len(whole)) if whole else (0.0, 1.0)
         return (
             figures | {"accuracy_low": low, "accuracy_high": high},
-            f"{figures['accuracy']:.1%} right ({low:.1%} to {high:.1%}, {len(whole)} problems), form {figures['parsed']:.0%}, length {figures['length']:.1f}",
+            f"{figures['accuracy']:.1%} right ({low:.1%} to {high:.1%}, {len(whole)} "
+            f"problems), form {figures['parsed']:.0%}, length {figures['length']:.1f}",
         )
 
     def finish(self, state: TrainState, folder: Path) -> list[str]:
@@ -106,7 +112,8 @@ class Watch:
 
 
 def summary(judged: Sequence[Judged]) -> dict[str, float]:
-    """Means over samples, of rewards over those that have one: reward, its parts, accuracy, parsed, length, truncated; and how many failed."""
+    """Means over samples, of rewards over those that have one: reward, its parts, accuracy, parsed,
+    length, truncated; and how many failed."""
     whole = [one for one in judged if not math.isnan(one.reward)]
     parts = {
         name: float(np.mean([one.parts[name] for one in whole]))

@@ -1,10 +1,14 @@
-"""Weights of 8 or 4 bits with scales beside them, in place of the float32 array of the same shape: w = values * scale.
+"""Weights of 8 or 4 bits with scales beside them, in place of the float32 array of the same shape:
+w = values * scale.
 
     int8   one scale per output channel
     int4   one scale per group of up to 128 along the contraction, two values in a byte
-    fp8    E4M3 with one scale per block of up to 128 x 128 of the contraction and the last axis (V3 section 3.3.2)
+    # E4M3 with one scale per block of up to 128 x 128 of the contraction and the last axis (V3
+    # section 3.3.2)
+    fp8
 
-Groups and blocks are the largest that divide their axis, so there are no ragged ones: 128 in every published shape but the 64 rotary columns.
+Groups and blocks are the largest that divide their axis, so there are no ragged ones: 128 in every
+published shape but the 64 rotary columns.
 """
 
 import math
@@ -33,13 +37,18 @@ INT4_RANGE = (
     1.0,
 )  # shares of a group's range that are tried: the best may clip its outliers
 ROWS = 8  # of an int8 product on CPU: XLA has a fast kernel for so many, and none for fewer
-FEW = 128  # rows up to which a CPU multiplies int8 by int8; for more, writing the matrix out once costs less than it saves
+# rows up to which a CPU multiplies int8 by int8; for more, writing the matrix out once costs less
+# than it saves
+FEW = 128
 
 
 class Quantised(struct.PyTreeNode):
-    """A weight. `scale` has the rank of the weight and divides each of its axes; leading axes (layers, experts) may be sliced off both."""
+    """A weight. `scale` has the rank of the weight and divides each of its axes; leading axes
+    (layers, experts) may be sliced off both."""
 
-    values: jax.Array  # int8, float8_e4m3fn, or for int4 uint8 with two neighbours along `inner` in a byte, the first in its low half
+    # int8, float8_e4m3fn, or for int4 uint8 with two neighbours along `inner` in a byte, the first
+    # in its low half
+    values: jax.Array
     scale: jax.Array  # float32
     kind: Kind = struct.field(pytree_node=False)
     inner: int = struct.field(
@@ -62,7 +71,7 @@ class Quantised(struct.PyTreeNode):
         return self.replace(values=self.values[at], scale=self.scale[at])
 
     def __rmatmul__(self, x_MX: jax.Array) -> jax.Array:
-        """x @ w."""
+        """X @ w."""
         return product(x_MX, self)
 
     def dense(self, dtype="float32") -> jax.Array:
@@ -77,15 +86,17 @@ class Quantised(struct.PyTreeNode):
         )
 
     def axes(self, axes: str) -> "Quantised":
-        """The logical axes of both arrays of a weight with these: a scale is whole along an axis that it has one of, or too few to split."""
+        """The logical axes of both arrays of a weight with these: a scale is whole along an axis
+        that it has one of, or too few to split."""
         each = [
-            name if name == "-" or n > 1 and n % split_by(name) == 0 else "-"
+            name if name == "-" or (n > 1 and n % split_by(name) == 0) else "-"
             for name, n in zip(axes.split(), self.scale.shape)
         ]
         return self.replace(values=axes, scale=" ".join(each))
 
     def aligned(self, axes: str) -> "Quantised":
-        """The same weight with scales so fine that a mesh which splits these axes cuts through no group."""
+        """The same weight with scales so fine that a mesh which splits these axes cuts through no
+        group."""
         scale, shape = self.scale, self.shape
         for axis, name in enumerate(axes.split()):
             n, parts = scale.shape[axis], 1 if name == "-" else split_by(name)
@@ -101,7 +112,8 @@ def dense(w, dtype) -> jax.Array:
 
 
 def laid_out(weights: tuple, axes: tuple[str, ...]) -> tuple[tuple, tuple]:
-    """Weights as a mesh can split them, and the logical axes of their arrays: what `local` takes."""
+    """Weights as a mesh can split them, and the logical axes of their arrays: what `local`
+    takes."""
     weights = tuple(
         w.aligned(names) if isinstance(w, Quantised) else w for w, names in zip(weights, axes)
     )
@@ -111,9 +123,10 @@ def laid_out(weights: tuple, axes: tuple[str, ...]) -> tuple[tuple, tuple]:
 
 
 def product(x_mX: jax.Array, w: Quantised) -> jax.Array:
-    """x times w_XY, [m, Y] in the dtype of x; X and Y may be several axes.
+    """X times w_XY, [m, Y] in the dtype of x; X and Y may be several axes.
 
-    A few rows on CPU are themselves rounded to int8, each with a scale of its own: writing the matrix out first would take ten times as long.
+    A few rows on CPU are themselves rounded to int8, each with a scale of its own: writing the
+    matrix out first would take ten times as long.
     """
     m, K = x_mX.shape[0], math.prod(x_mX.shape[1:])
     if w.kind != "int8" or m > FEW or platform() != "cpu":
@@ -127,7 +140,8 @@ def product(x_mX: jax.Array, w: Quantised) -> jax.Array:
 
 
 def contracted(axes: str) -> tuple[int, ...]:
-    """Which axes of a weight its products sum over, counted from the end: the first that is neither layers nor experts, or both of a head's."""
+    """Which axes of a weight its products sum over, counted from the end: the first that is neither
+    layers nor experts, or both of a head's."""
     names = axes.split()
     first = next(i for i, name in enumerate(names) if name not in ("layers", "experts"))
     return tuple(
@@ -136,7 +150,8 @@ def contracted(axes: str) -> tuple[int, ...]:
 
 
 def quantise(w: jax.Array, kind: Kind, sums: tuple[int, ...]) -> Quantised:
-    """The nearest weight of a format, `sums` being its contracted axes; int4 becomes int8 where the contraction is odd."""
+    """The nearest weight of a format, `sums` being its contracted axes; int4 becomes int8 where the
+    contraction is odd."""
     w, inner = w.astype(jnp.float32), sums[-1]
     if kind == "int4" and w.shape[inner] % 2:
         kind = "int8"
@@ -156,7 +171,8 @@ def quantise(w: jax.Array, kind: Kind, sums: tuple[int, ...]) -> Quantised:
 
 
 def block(size: int, even: bool = False) -> int:
-    """The length of a group along an axis: the largest divisor of its size up to 128, even where two values share a byte."""
+    """The length of a group along an axis: the largest divisor of its size up to 128, even where
+    two values share a byte."""
     return max(d for d in range(1, GROUP + 1) if size % d == 0 and not (even and d % 2))
 
 
@@ -167,7 +183,8 @@ def _largest(x: jax.Array, axis: int, parts: int) -> jax.Array:
 
 
 def _int4(w: jax.Array, inner: int) -> Quantised:
-    """Of the ranges tried, each group takes the one with the least squared error. -8 to 7, the extreme value of a group taking the -8."""
+    """Of the ranges tried, each group takes the one with the least squared error. -8 to 7, the
+    extreme value of a group taking the -8."""
     axis, size = inner % w.ndim, w.shape[inner]
     n = size // block(size, even=True)
     groups = w.reshape(*w.shape[:axis], n, size // n, *w.shape[axis + 1 :])

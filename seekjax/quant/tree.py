@@ -1,4 +1,5 @@
-"""Quantised weights in a tree of variables: which of them are, what they look like before they exist, and as a device reads them best."""
+"""Quantised weights in a tree of variables: which of them are, what they look like before they
+exist, and as a device reads them best."""
 
 from functools import partial
 
@@ -27,7 +28,8 @@ def chosen(path) -> bool:
 
 
 def quantise_tree(params: dict, axes: dict, kind: Kind, consume: bool = False) -> dict:
-    """params with its matrices in a format, one after another where they live; `consume` frees each once it is rounded."""
+    """Params with its matrices in a format, one after another where they live; `consume` frees each
+    once it is rounded."""
 
     def one(path, x, names):
         if not chosen(path):
@@ -43,7 +45,8 @@ def quantise_tree(params: dict, axes: dict, kind: Kind, consume: bool = False) -
 
 
 def abstract_tree(params: dict, axes: dict, kind: Kind) -> dict:
-    """What `quantise_tree` makes of ShapeDtypeStructs, each with its place. Raises ValueError where a mesh would cut through a byte."""
+    """What `quantise_tree` makes of ShapeDtypeStructs, each with its place. Raises ValueError where
+    a mesh would cut through a byte."""
 
     def one(path, x, names):
         if not chosen(path):
@@ -58,7 +61,8 @@ def abstract_tree(params: dict, axes: dict, kind: Kind) -> dict:
             jax.tree.map(lambda a, place: place.shard_shape(a.shape), made, places)
         except ValueError as error:
             raise ValueError(
-                f"{kind} weights along {names} cannot be split as this mesh would: {made.values.shape} by {spec(names)}; "
+                f"{kind} weights along {names} cannot be split as this mesh would: "
+                f"{made.values.shape} by {spec(names)}; "
                 "make an axis of --mesh smaller."
             ) from error
         return jax.tree.map(
@@ -69,7 +73,8 @@ def abstract_tree(params: dict, axes: dict, kind: Kind) -> dict:
 
 
 def ready(name: str, w: Quantised, dtype: str):
-    """A weight as decoding reads it. A CPU has fast products of int8 and of float32 and slow conversions: int4 becomes int8, and fp8 float32, once."""
+    """A weight as decoding reads it. A CPU has fast products of int8 and of float32 and slow
+    conversions: int4 becomes int8, and fp8 float32, once."""
     if platform() != "cpu":
         return w
     if name in WRITTEN_OUT or w.kind == "fp8":

@@ -35,7 +35,9 @@ class Model:
     )
     cache: Literal["same", "bfloat16", "fp8"] = "same"  # of latents; same: as dtype
     draft: bool | None = (
-        None  # let the prediction module guess ahead; default: where there is one and it is faster, so not on a CPU
+        # let the prediction module guess ahead; default: where there is one and it is faster, so
+        # not on a CPU
+        None
     )
 
     def open(self) -> tuple[Opened, Generator]:
@@ -150,7 +152,8 @@ def answer(
     messages: list[Message],
     out: TextIO | None = None,
 ) -> str:
-    """Write one answer, its thinking dimmed, then the speed; Ctrl-C ends it. What was written stays in the conversation."""
+    """Write one answer, its thinking dimmed, then the speed; Ctrl-C ends it. What was written stays
+    in the conversation."""
     out = out or sys.stdout
     asked = template.render(messages)
     thinking = asked.rstrip().endswith(THINK)

@@ -1,1 +1,2 @@
-"""Training: state, loss, optimizer, step, loop, checkpoints, and the schedules that move with the tokens seen."""
+"""Training: state, loss, optimizer, step, loop, checkpoints, and the schedules that move with the
+tokens seen."""

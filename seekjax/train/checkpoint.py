@@ -5,9 +5,10 @@
     config.json         the run's settings
     manifest.json       size and SHA-256 of the files above, written last
 
-A step is written as `saving-<step>` and renamed once its manifest stands; an old one is renamed `deleted-<step>` before it is
-deleted. So a process killed at any moment leaves whole steps, and leftovers under names that nobody takes for a step; the next
-save removes those. A step that does not match its manifest is set aside as `bad-<step>`, and the one before it is used.
+A step is written as `saving-<step>` and renamed once its manifest stands; an old one is renamed
+`deleted-<step>` before it is deleted. So a process killed at any moment leaves whole steps, and
+leftovers under names that nobody takes for a step; the next save removes those. A step that does
+not match its manifest is set aside as `bad-<step>`, and the one before it is used.
 """
 
 import errno
@@ -38,15 +39,17 @@ NONE, ALL_BAD = -1, -2  # in place of a step
 
 
 class CheckpointError(Exception):
-    """A checkpoint cannot be saved or restored; the message is one sentence that says what to do."""
+    """A checkpoint cannot be saved or restored; the message is one sentence that says what to
+    do."""
 
 
 class Checkpoints:
     """Step folders under `folder`/checkpoints, each whole or absent.
 
-    On several processes all of them call each method, in the same order, and `folder` is on a disk they share; only process 0
-    renames and deletes. Use it in `with contextlib.closing(...)`: a program that ends with a save in flight loses it and may
-    hang, because Python takes the threads that Orbax still needs.
+    On several processes all of them call each method, in the same order, and `folder` is on a disk
+    they share; only process 0 renames and deletes. Use it in `with contextlib.closing(...)`: a
+    program that ends with a save in flight loses it and may hang, because Python takes the threads
+    that Orbax still needs.
     """
 
     def __init__(self, folder: Path, keep: int):
@@ -68,10 +71,12 @@ class Checkpoints:
         return max(self._steps(), default=None)
 
     def save(self, step: int, state: Any, *, data: Any, config: dict) -> None:
-        """Save in the background; returns once the arrays are copied, so that the caller may donate them.
+        """Save in the background; returns once the arrays are copied, so that the caller may donate
+        them.
 
-        First waits for the save before. Saving the step just saved or restored does nothing. Raises CheckpointError, also for
-        an error met in the background by the save before; steps already on the disk are never harmed.
+        First waits for the save before. Saving the step just saved or restored does nothing. Raises
+        CheckpointError, also for an error met in the background by the save before; steps already
+        on the disk are never harmed.
         """
         self.wait()
         data_text, config_text = json.dumps(data), json.dumps(config, indent=1)
@@ -80,7 +85,8 @@ class Checkpoints:
             return
         if step <= newest:
             raise CheckpointError(
-                f"step {step} is not newer than step {newest} in {self.folder}: resume from that, or use another --out"
+                f"step {step} is not newer than step {newest} in {self.folder}: resume "
+                "from that, or use another --out"
             )
         saving = self.folder / f"saving-{step}"
         try:
@@ -103,9 +109,10 @@ class Checkpoints:
     def restore(self, abstract: Any, alike: bool = False) -> tuple[int, Any, Any] | None:
         """The newest step that is whole: (step, state, data), or None when nothing was ever saved.
 
-        `abstract` is the state as jax.ShapeDtypeStructs with shardings, of any mesh. `data` is None when another number of
-        processes saved it, unless all processes stand `alike` in it. Raises CheckpointError when steps exist but none is whole,
-        or when the newest whole one does not fit `abstract`.
+        `abstract` is the state as jax.ShapeDtypeStructs with shardings, of any mesh. `data` is None
+        when another number of processes saved it, unless all processes stand `alike` in it. Raises
+        CheckpointError when steps exist but none is whole, or when the newest whole one does not
+        fit `abstract`.
         """
         self.wait()
         step = self._agree(self._newest_whole() if self._first else NONE)
@@ -113,7 +120,8 @@ class Checkpoints:
             return None
         if step == ALL_BAD:
             raise CheckpointError(
-                f"no checkpoint in {self.folder} is whole: repair or delete its bad-* folders, or use another --out"
+                f"no checkpoint in {self.folder} is whole: repair or delete its bad-* "
+                "folders, or use another --out"
             )
         folder = self.folder / str(step)
         differences = mismatches(
@@ -129,13 +137,15 @@ class Checkpoints:
             state = self._orbax.restore(folder / "state", args=ocp.args.StandardRestore(abstract))
         except Exception as error:
             raise CheckpointError(
-                f"checkpoint {folder} is whole, but Orbax {ocp.__version__} cannot read it: {_line(error)}"
+                f"checkpoint {folder} is whole, but Orbax {ocp.__version__} cannot read "
+                f"it: {_line(error)}"
             ) from error
         self._held = step
         processes = len(list(folder.glob("data-*.json")))
         if processes != jax.process_count() and not alike:
             _shout(
-                f"checkpoint {folder} was saved by {processes} processes: its data position does not fit {jax.process_count()}"
+                f"checkpoint {folder} was saved by {processes} processes: its data "
+                f"position does not fit {jax.process_count()}"
             )
             return step, state, None
         return (
@@ -145,7 +155,8 @@ class Checkpoints:
         )
 
     def wait(self) -> None:
-        """Return once nothing is being saved; raise CheckpointError if the save in flight failed, on any process."""
+        """Return once nothing is being saved; raise CheckpointError if the save in flight failed,
+        on any process."""
         if self._thread is None:
             return
         self._thread.join()
@@ -164,7 +175,8 @@ class Checkpoints:
             self._orbax.close()
 
     def _commit(self, step: int, saving: Path) -> None:
-        """In the background: when Orbax is done on every process, vouch for the step, give it its name, and prune."""
+        """In the background: when Orbax is done on every process, vouch for the step, give it its
+        name, and prune."""
         try:
             self._orbax.wait_until_finished()
             if self._first:
@@ -186,7 +198,8 @@ class Checkpoints:
         )
         reason = "the disk is full, free some space or lower train.keep" if full else _line(error)
         sentence = CheckpointError(
-            f"step {step} could not be saved in {self.folder}: {reason}; the steps saved before are unharmed"
+            f"step {step} could not be saved in {self.folder}: {reason}; the steps saved "
+            "before are unharmed"
         )
         sentence.__cause__ = error
         return sentence
@@ -197,7 +210,8 @@ class Checkpoints:
         return [int(path.name) for path in self.folder.iterdir() if path.name.isdecimal()]
 
     def _newest_whole(self) -> int:
-        """The newest step that is as its manifest says; sets newer ones aside, loudly. NONE and ALL_BAD stand for no step."""
+        """The newest step that is as its manifest says; sets newer ones aside, loudly. NONE and
+        ALL_BAD stand for no step."""
         for step in sorted(self._steps(), reverse=True):
             folder = self.folder / str(step)
             reason = damage(folder)
@@ -210,7 +224,8 @@ class Checkpoints:
             )
             rename(folder, aside)
             _shout(
-                f"checkpoint {folder} is damaged ({reason}): moved to {aside}, trying the step before"
+                f"checkpoint {folder} is damaged ({reason}): moved to {aside}, trying the "
+                "step before"
             )
         return ALL_BAD if any(self.folder.glob("bad-*")) else NONE
 
@@ -227,7 +242,8 @@ def _maximum(value: int) -> int:
 
 
 def mismatches(saved: Any, abstract: Any) -> list[str]:
-    """One clause for each array that differs in presence, shape or type between the saved tree and the one that is wanted."""
+    """One clause for each array that differs in presence, shape or type between the saved tree and
+    the one that is wanted."""
 
     def table(tree: Any) -> dict[str, str]:
         return {

@@ -32,7 +32,8 @@ PROMPTS = {
 
 
 def finish(stage: Pretraining, state: TrainState, folder: Path) -> list[str]:
-    """The closing lines of a run: bits per byte beside xz, a sample, and where everything is. Draws the pictures."""
+    """The closing lines of a run: bits per byte beside xz, a sample, and where everything is. Draws
+    the pictures."""
     lines = [*compare_with_xz(stage, state), *talk(stage, state)]
     if jax.process_index() == 0:
         lines.append(f"pictures: {', '.join(str(path) for path in draw(folder))}")
@@ -45,7 +46,8 @@ def finish(stage: Pretraining, state: TrainState, folder: Path) -> list[str]:
 
 
 def compare_with_xz(stage: Pretraining, state: TrainState) -> list[str]:
-    """Bits per byte on the first held-out bytes of each source, by the model and by `xz -6` on the same bytes."""
+    """Bits per byte on the first held-out bytes of each source, by the model and by `xz -6` on the
+    same bytes."""
     config, lines = stage.config, []
     params = state.params if state.ema is None else state.ema
     with use(make_mesh(config.mesh)):
@@ -71,7 +73,8 @@ def compare_with_xz(stage: Pretraining, state: TrainState) -> list[str]:
             ]
             bits = sum(float(one["nats"]) for one in seen) / np.log(2)
             lines.append(
-                f"held-out {source.name}, {len(text.encode()):,} bytes: {bits / len(text.encode()):.3f} bits/byte; "
+                f"held-out {source.name}, {len(text.encode()):,} bytes: "
+                f"{bits / len(text.encode()):.3f} bits/byte; "
                 f"xz -6 on the same bytes: {xz_bits_per_byte(text):.3f}"
             )
     return lines

@@ -37,9 +37,11 @@ class Fitted:
 
 
 def fit(config: Config, make_stage: type[Stage] = Pretraining) -> Fitted:
-    """Train from scratch, from config.init or from the newest checkpoint in config.out, save, and return the final state.
+    """Train from scratch, from config.init or from the newest checkpoint in config.out, save, and
+    return the final state.
 
-    Raises ConfigError, DataError, RunError or CheckpointError, each with one sentence, before anything expensive where that is possible.
+    Raises ConfigError, DataError, RunError or CheckpointError, each with one sentence, before
+    anything expensive where that is possible.
     """
     join_hosts()
     config = adopt(config)
@@ -66,14 +68,15 @@ def fit(config: Config, make_stage: type[Stage] = Pretraining) -> Fitted:
             announce(screen.say, config, folder, stage, done)
             recorder = Recorder(config, folder, done)
             report = Report(config, stage, screen, recorder)
-            due = False  # a save that came in the middle of what a rollout is learnt from waits for its end
+            # a save that came in the middle of what a rollout is learnt from waits for its end
+            due = False
             try:
                 for step in range(done, steps):
                     state, metrics = stage.step(state, stage.batch(step, state))
                     position = stage.position()
                     step += 1
                     report(step, metrics)
-                    last = step == steps or position is not None and agreed(stop, step, config)
+                    last = step == steps or (position is not None and agreed(stop, step, config))
                     if step % config.train.eval_every == 0 or step == steps:
                         report.flush()
                         record, sentence = stage.evaluate(state)
@@ -81,13 +84,15 @@ def fit(config: Config, make_stage: type[Stage] = Pretraining) -> Fitted:
                         screen.say(f"step {step}: held out {sentence}")
                         report.restart()
                     due |= step % config.train.save_every == 0
-                    if due and position is not None or last:
+                    if (due and position is not None) or last:
                         save()
                         due = False
                     if last:
                         break
                 report.flush()
-            except DataError:  # bad input costs no step that was made; of several processes one alone may meet it, and the others would not come to save
+            # bad input costs no step that was made; of several processes one alone may meet it, and
+            # the others would not come to save
+            except DataError:
                 if int(state.step) > done and position is not None and jax.process_count() == 1:
                     report.flush()
                     save()
@@ -97,14 +102,16 @@ def fit(config: Config, make_stage: type[Stage] = Pretraining) -> Fitted:
                 raise
             if stop:
                 screen.say(
-                    f"{stop.signal.name}: saved step {int(state.step)}; the same command continues from there."
+                    f"{stop.signal.name}: saved step {int(state.step)}; the same command "
+                    "continues from there."
                 )
         checkpoints.wait()
     return Fitted(config, folder, stage, state, int(state.step) >= steps)
 
 
 def agreed(stop: Stop, step: int, config: Config) -> bool:
-    """Whether any process was asked to stop; several processes ask each other at every report only, for it makes them wait."""
+    """Whether any process was asked to stop; several processes ask each other at every report only,
+    for it makes them wait."""
     if jax.process_count() == 1:
         return bool(stop)
     return step % config.train.log_every == 0 and bool(
@@ -113,7 +120,8 @@ def agreed(stop: Stop, step: int, config: Config) -> bool:
 
 
 class Report:
-    """Turns the metrics of a step into a record and a progress line, one step late so that the devices never wait for the screen."""
+    """Turns the metrics of a step into a record and a progress line, one step late so that the
+    devices never wait for the screen."""
 
     def __init__(self, config: Config, stage: Stage, screen: Screen, recorder: Recorder):
         self.config, self.stage, self.screen, self.recorder = config, stage, screen, recorder

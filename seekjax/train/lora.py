@@ -1,9 +1,13 @@
-"""Low-rank adapters (LoRA, 2106.09685): the weights stay as they are, and what learns is a small product added to each matrix.
+"""Low-rank adapters (LoRA, 2106.09685): the weights stay as they are, and what learns is a small
+product added to each matrix.
 
-    w + alpha / rank * a b      a: [..., inputs, rank], normal; b: [..., rank, outputs], zero at first, so that the model begins as it was
+    # a: [..., inputs, rank], normal; b: [..., rank, outputs], zero at first, so that the model
+    # begins as it was
+    w + alpha / rank * a b
 
-A matrix may be stacked, one per layer and expert, and have several axes on either side, as "layers q_latent heads nope". The adapters are the
-parameters of the run, `frozen["base"]` the weights; whatever else a stage freezes, a reference for instance, are copies of the adapters.
+A matrix may be stacked, one per layer and expert, and have several axes on either side, as "layers
+q_latent heads nope". The adapters are the parameters of the run, `frozen["base"]` the weights;
+whatever else a stage freezes, a reference for instance, are copies of the adapters.
 """
 
 import zlib
@@ -27,7 +31,8 @@ def make_plan(config: Config, frozen: tuple[str, ...] = ()) -> Plan:
 
 
 class Adapted(Plan):
-    """A plan whose parameters are adapters, {"expert_layers": {"attention": {"w_dq": {"a", "b"}, ...}}}, beside frozen weights."""
+    """A plan whose parameters are adapters, {"expert_layers": {"attention": {"w_dq": {"a", "b"},
+    ...}}}, beside frozen weights."""
 
     def __init__(self, config: Config, frozen: tuple[str, ...] = ()):
         super().__init__(config, frozen)
@@ -54,7 +59,10 @@ class Adapted(Plan):
             sum(x.size for x in jax.tree.leaves(tree))
             for tree in (self.shape.params, self.shape.frozen["base"])
         )
-        return f"adapters of rank {self.config.lora.rank}: {own:,} parameters beside {all_of:,} that stay as they are, prediction modules included"
+        return (
+            f"adapters of rank {self.config.lora.rank}: {own:,} parameters beside {all_of:,} "
+            "that stay as they are, prediction modules included"
+        )
 
 
 def adapted(axes: str, lora: LoraConfig) -> bool:
@@ -65,7 +73,8 @@ def adapted(axes: str, lora: LoraConfig) -> bool:
 
 
 def adapter_axes(axes: Any, lora: LoraConfig) -> Any:
-    """The logical axes of each adapter, for a tree of those of the weights; the rank is whole on every device."""
+    """The logical axes of each adapter, for a tree of those of the weights; the rank is whole on
+    every device."""
 
     def pair(names: str) -> dict[str, str] | None:
         if not adapted(names, lora):
@@ -122,7 +131,8 @@ def merge(base: Any, params: Any, axes: Any, lora: LoraConfig) -> Any:
 
 
 def _pruned(tree: Any) -> Any:
-    """Nested dicts without what is None, and without dicts that this leaves empty; None for nothing at all."""
+    """Nested dicts without what is None, and without dicts that this leaves empty; None for nothing
+    at all."""
     if not isinstance(tree, dict):
         return tree
     kept = {name: part for name, whole in tree.items() if (part := _pruned(whole)) is not None}

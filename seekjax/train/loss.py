@@ -1,4 +1,5 @@
-"""What training minimises: next-token and multi-token cross entropy, and the sequence-wise balance loss (V3 equations 17-25)."""
+"""What training minimises: next-token and multi-token cross entropy, and the sequence-wise balance
+loss (V3 equations 17-25)."""
 
 from typing import Any, NamedTuple, Protocol
 
@@ -16,7 +17,8 @@ from .state import Plan, TrainState
 
 
 class Criterion(Protocol):
-    """What a kind of training minimises. Nothing in it depends on how a step's sequences are cut into micro-batches."""
+    """What a kind of training minimises. Nothing in it depends on how a step's sequences are cut
+    into micro-batches."""
 
     def totals(self, batch: dict[str, jax.Array]) -> Any:
         """What to divide sums by, from all micro-batches of a step, [A, B, ...] each."""
@@ -24,22 +26,26 @@ class Criterion(Protocol):
     def loss(
         self, params, state, piece: dict[str, jax.Array], totals: Any
     ) -> tuple[jax.Array, dict]:
-        """A micro-batch's share of the loss, and what to report of it: sums, "experts" {name: {"load_E", "dropped"}}, "maxima" (optional)."""
+        """A micro-batch's share of the loss, and what to report of it: sums, "experts" {name:
+        {"load_E", "dropped"}}, "maxima" (optional)."""
 
     def metrics(self, batch: dict[str, jax.Array], totals: Any) -> dict[str, jax.Array]:
         """Further figures of the step."""
 
 
 class Totals(NamedTuple):
-    """Counts over the whole batch, all micro-batches and devices: what sums are divided by, so that splitting it changes nothing."""
+    """Counts over the whole batch, all micro-batches and devices: what sums are divided by, so that
+    splitting it changes nothing."""
 
     tokens: jax.Array
     sequences: int
 
 
 def target_mask(batch: dict[str, jax.Array], by: int, mask_documents: bool) -> jax.Array:
-    """Which of the first X - 1 positions have a target `by` positions ahead, [B, X - 1]: in the same document, if documents are masked, and
-    among the tokens that are "trained" on, if the batch {"segments", "trained"?} [B, X] says so."""
+    """Which of the first X - 1 positions have a target `by` positions ahead, [B, X - 1]: in the
+    same document, if documents are masked, and among the tokens that are "trained" on, if the batch
+    {"segments", "trained"?} [B, X] says so.
+    """
     segment_BX = batch["segments"]
     T = segment_BX.shape[1] - 1
     here_BT, there_BT = segment_BX[:, :T], ahead(segment_BX, by, T)
@@ -50,9 +56,11 @@ def target_mask(batch: dict[str, jax.Array], by: int, mask_documents: bool) -> j
 def cross_entropy(
     hidden_BTD: jax.Array, head_DV: jax.Array, target_BT: jax.Array, mask_BT: jax.Array, chunk: int
 ) -> jax.Array:
-    """Sum of -log p(target) over the unmasked positions in float32, each device on its own tokens and vocabulary.
+    """Sum of -log p(target) over the unmasked positions in float32, each device on its own tokens
+    and vocabulary.
 
-    Logits are held for some rows and at most `chunk` words at a time; a vocabulary that fits in one chunk needs a matrix product less.
+    Logits are held for some rows and at most `chunk` words at a time; a vocabulary that fits in one
+    chunk needs a matrix product less.
     """
     axes, everyone = mesh_axes("vocab"), mesh_axes("batch")
 
@@ -79,7 +87,8 @@ def cross_entropy(
 def forward(
     model: Transformer, config: Config, params, balance, batch: dict[str, jax.Array], mtp: bool
 ) -> tuple[Output, jax.Array]:
-    """The model on a batch {"tokens", "segments"} [B, T + 1], and the summed cross entropy of each prediction depth, [1 + mtp_depth]."""
+    """The model on a batch {"tokens", "segments"} [B, T + 1], and the summed cross entropy of each
+    prediction depth, [1 + mtp_depth]."""
     tokens_BX, segment_BX = batch["tokens"], batch["segments"]
     T, masked = tokens_BX.shape[1] - 1, config.data.mask_documents
     output = model.apply(
@@ -99,8 +108,10 @@ def forward(
 
 
 class NextToken:
-    """L = CE + lambda / depth sum_k CE_k + alpha sum_layers balance (V3 equations 17-25), each CE over the same main targets (equation 24
-    divides by T), the balance loss over the sequences. Batches are {"tokens", "segments", "trained"?} [A, B, T + 1]."""
+    """L = CE + lambda / depth sum_k CE_k + alpha sum_layers balance (V3 equations 17-25), each CE
+    over the same main targets (equation 24 divides by T), the balance loss over the sequences.
+    Batches are {"tokens", "segments", "trained"?} [A, B, T + 1].
+    """
 
     def __init__(self, plan: Plan, bytes_V: jax.Array):
         self.plan, self.bytes_V, self.mtp_weight = (

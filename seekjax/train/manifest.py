@@ -1,4 +1,5 @@
-"""The manifest of a folder: size and SHA-256 of every file in it, written last, so that a folder is whole or is not believed.
+"""The manifest of a folder: size and SHA-256 of every file in it, written last, so that a folder is
+whole or is not believed.
 
 Storage formats are atomic at best; they do not notice a flipped bit. The manifest does.
 """
@@ -13,7 +14,8 @@ NAME = "manifest.json"
 
 
 def write_manifest(folder: Path) -> None:
-    """Vouch for every file now in `folder`: all of them reach the disk first, then the manifest appears in one rename."""
+    """Vouch for every file now in `folder`: all of them reach the disk first, then the manifest
+    appears in one rename."""
     for path in (*folder.rglob("*"), folder):
         _sync(path)
     names = sorted(
@@ -27,7 +29,8 @@ def write_manifest(folder: Path) -> None:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with `folder`, or None when every file is as its manifest says; files it does not list are ignored."""
+    """What is wrong with `folder`, or None when every file is as its manifest says; files it does
+    not list are ignored."""
     try:
         stated = json.loads((folder / NAME).read_text())
         missing = [name for name in stated if not (folder / name).is_file()]

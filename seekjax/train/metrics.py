@@ -1,4 +1,5 @@
-"""What a run reports: JSON lines always, TensorBoard and Weights & Biases on request, a progress line on the screen."""
+"""What a run reports: JSON lines always, TensorBoard and Weights & Biases on request, a progress
+line on the screen."""
 
 import json
 import math
@@ -47,7 +48,8 @@ class Recorder:
 
 
 def keep_until(path: Path, step: int) -> None:
-    """Drop what an earlier, interrupted start wrote beyond the step it is resumed at, and a line it could not finish."""
+    """Drop what an earlier, interrupted start wrote beyond the step it is resumed at, and a line it
+    could not finish."""
     if path.exists():
         lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
         path.write_text("".join(line + "\n" for line in lines))
@@ -95,7 +97,8 @@ def _wandb(config: Config, folder: Path):
 
 
 class Screen:
-    """A live line on a terminal, a plain line per report elsewhere; silent on all processes but the first."""
+    """A live line on a terminal, a plain line per report elsewhere; silent on all processes but the
+    first."""
 
     def __init__(self, steps: int, done: int):
         self.console = Console(soft_wrap=True, highlight=False, quiet=jax.process_index() > 0)
@@ -132,7 +135,8 @@ class Screen:
         step = record["step"]
         text = (
             f"{learnt}  {record['tokens_per_second']:,.0f} tok/s  "
-            f"{record['share_of_peak']:.0%} of peak  |g| {record['grad_norm']:.2f}  MaxVio {record['max_violation']:.2f}"
+            f"{record['share_of_peak']:.0%} of peak  |g| {record['grad_norm']:.2f}  "
+            f"MaxVio {record['max_violation']:.2f}"
         )
         if self.live:
             self.live.update(self.task, description=text, completed=step)

@@ -1,4 +1,5 @@
-"""AdamW as DeepSeek trained with it, and Muon for the matrices (V3 section 4.2; Muon: 2502.16982)."""
+"""AdamW as DeepSeek trained with it, and Muon for the matrices (V3 section 4.2; Muon:
+2502.16982)."""
 
 from typing import Any
 
@@ -12,12 +13,15 @@ from .schedule import learning_rate
 
 
 def make_optimizer(config: Config, axes: Any) -> optax.GradientTransformation:
-    """Clip by global norm, scale by Adam or Muon, decay, follow the learning rate. `axes`: the logical axes of each parameter."""
+    """Clip by global norm, scale by Adam or Muon, decay, follow the learning rate. `axes`: the
+    logical axes of each parameter."""
     o = config.optimizer
     scale = optax.scale_by_adam(o.beta1, o.beta2, o.eps)
     if (
         o.name == "muon"
-    ):  # a rate of -1 cancels the sign that Muon brings along: decay and rate follow below, as for Adam
+        # a rate of -1 cancels the sign that Muon brings along: decay and rate follow below, as for
+        # Adam
+    ):
         scale = optax.contrib.muon(
             -1.0,
             beta=0.95,
@@ -36,14 +40,17 @@ def make_optimizer(config: Config, axes: Any) -> optax.GradientTransformation:
 
 
 def decays(axes: str) -> bool:
-    """Weight decay is for matrices, stacked or not; a norm's scale has one axis beside the layers."""
+    """Weight decay is for matrices, stacked or not; a norm's scale has one axis beside the
+    layers."""
     return len([name for name in axes.split() if name != "layers"]) > 1
 
 
 def matrix(axes: str) -> MuonDimensionNumbers | None:
-    """Which axes Muon multiplies from and to; None for embedding, head and norms, which stay with Adam.
+    """Which axes Muon multiplies from and to; None for embedding, head and norms, which stay with
+    Adam.
 
-    The axes after layers and experts go from the first to the rest, or from all but the last to the width they return to.
+    The axes after layers and experts go from the first to the rest, or from all but the last to the
+    width they return to.
     """
     names = axes.split()
     if "vocab" in names or not decays(axes):

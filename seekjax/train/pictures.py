@@ -1,4 +1,5 @@
-"""What a run looks like: loss curves, expert load over steps and layers, MaxVio over time; drawn from metrics.jsonl alone."""
+"""What a run looks like: loss curves, expert load over steps and layers, MaxVio over time; drawn
+from metrics.jsonl alone."""
 
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from .metrics import read
 
 
 def draw(folder: Path) -> list[Path]:
-    """Write loss.png, load.png and max_violation.png into a run's folder; those for which there is something to show."""
+    """Write loss.png, load.png and max_violation.png into a run's folder; those for which there is
+    something to show."""
     records = read(folder)
     train = [r for r in records if r["split"] == "train"]
     evals = [r for r in records if r["split"] == "held_out"]

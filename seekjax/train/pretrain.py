@@ -1,4 +1,5 @@
-"""Pre-training as a stage of the loop: batches of packed text, the next-token loss, bits per byte."""
+"""Pre-training as a stage of the loop: batches of packed text, the next-token loss, bits per
+byte."""
 
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,10 @@ class Pretraining:
 
     def about(self) -> list[str]:
         return [
-            f"data: {', '.join(f'{source.name} ({len(source.train):,} documents)' for source in self.corpus.sources)}; {self.tokenizer.size} token ids"
+            "data: "
+            f"{', '.join(f'{source.name} ({len(source.train):,} documents)' for source in self.corpus.sources)}; "
+            ""
+            f"{self.tokenizer.size} token ids"
         ]
 
     def manifest(self) -> dict[str, Any]:

@@ -25,7 +25,8 @@ class RunError(ValueError):
 
 
 def open_folder(config: Config) -> Path:
-    """Make the run's folder. What it already holds stays as it is until the run is known to fit it."""
+    """Make the run's folder. What it already holds stays as it is until the run is known to fit
+    it."""
     folder = config.out
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -39,12 +40,15 @@ def open_folder(config: Config) -> Path:
 def announce(
     say: Callable[[str], None], config: Config, folder: Path, stage: Stage, done: int
 ) -> None:
-    """Say what is about to run and what differs from the run it resumes; write config.json, tokenizer.json, and data.json with every file read."""
+    """Say what is about to run and what differs from the run it resumes; write config.json,
+    tokenizer.json, and data.json with every file read."""
     model, count = config.model, parameters(config.model)
     devices = jax.devices()
     say(
-        f"model: {count.total / 1e6:,.1f}M parameters, {count.active / 1e6:,.1f}M active per token; {model.layers} layers, "
-        f"{model.experts} routed experts of which a token visits {model.experts_per_token}, prediction depth {model.mtp_depth}"
+        f"model: {count.total / 1e6:,.1f}M parameters, {count.active / 1e6:,.1f}M active "
+        f"per token; {model.layers} layers, "
+        f"{model.experts} routed experts of which a token visits "
+        f"{model.experts_per_token}, prediction depth {model.mtp_depth}"
     )
     for line in stage.about():
         say(line)
@@ -52,7 +56,8 @@ def announce(
         f"{name} {size}" for name, size in config.mesh.sizes(len(devices)).items() if size > 1
     )
     say(
-        f"devices: {axes or '1'} of {len(devices)} {devices[0].platform.upper()}; run folder: {folder}"
+        f"devices: {axes or '1'} of {len(devices)} {devices[0].platform.upper()}; run "
+        f"folder: {folder}"
     )
     if done:
         say(f"resuming after step {done} of {config.train.steps}")
@@ -96,7 +101,8 @@ class Stop:
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Turn the first Ctrl-C or SIGTERM into a request that the loop meets after the current step; a second Ctrl-C ends at once."""
+    """Turn the first Ctrl-C or SIGTERM into a request that the loop meets after the current step; a
+    second Ctrl-C ends at once."""
     stop = Stop()
 
     def ask(number, _frame):
@@ -113,14 +119,16 @@ def stop_on_signals() -> Iterator[Stop]:
 
 
 def keep_compiled() -> None:
-    """Programs compiled by one command serve the next: a start takes seconds less. JAX_COMPILATION_CACHE_DIR says where else, or nowhere."""
+    """Programs compiled by one command serve the next: a start takes seconds less.
+    JAX_COMPILATION_CACHE_DIR says where else, or nowhere."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def matmul_peak(dtype: str, seconds: float = 0.3) -> float:
-    """FLOP/s of large square products on all devices together, measured: what "share of peak" refers to."""
+    """FLOP/s of large square products on all devices together, measured: what "share of peak"
+    refers to."""
     cpu = jax.default_backend() == "cpu"
     size = 1024 if cpu else 8192
     x = jax.random.normal(jax.random.key(0), (size, size), dtype)

@@ -1,4 +1,5 @@
-"""Reading what a run has saved, for whoever only wants to use the model: no optimizer, no data pipeline."""
+"""Reading what a run has saved, for whoever only wants to use the model: no optimizer, no data
+pipeline."""
 
 import hashlib
 import json
@@ -28,21 +29,24 @@ HASHED = 2**20  # bytes of each published file, from its beginning, that tell it
 
 
 def read_run(folder: Path, kernel: KernelConfig | None = None) -> tuple[Config, dict]:
-    """The config of a run and its newest whole weights {"params", "balance"}, the moving average of the weights where the run keeps one, and
-    with its adapters added in where it trains those.
+    """The config of a run and its newest whole weights {"params", "balance"}, the moving average of
+    the weights where the run keeps one, and with its adapters added in where it trains those.
 
-    They are placed by the rules on the mesh in use, or on the default device. `kernel` replaces the run's own choice of kernels, except for the
-    format of its weights. The folder is only read: a damaged step is passed over, not set aside. Raises RunError when it is not a run's, or its
+    They are placed by the rules on the mesh in use, or on the default device. `kernel` replaces the
+    run's own choice of kernels, except for the format of its weights. The folder is only read: a
+    damaged step is passed over, not set aside. Raises RunError when it is not a run's, or its
     weights do not fit its config.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise RunError(
-            f"there is no run folder {folder}: name one that train.py has written (--out, by default runs/CONFIG)."
+            f"there is no run folder {folder}: name one that train.py has written (--out, "
+            "by default runs/CONFIG)."
         )
     if not (folder / "checkpoints").is_dir():
         raise RunError(
-            f"{folder} is not a run folder: it holds no checkpoints/ (train.py writes one at its first save)."
+            f"{folder} is not a run folder: it holds no checkpoints/ (train.py writes one "
+            "at its first save)."
         )
     step = newest_whole(folder.absolute() / "checkpoints")  # Orbax finds nothing by a relative path
     config = read_config(step / "config.json")
@@ -56,7 +60,8 @@ def read_run(folder: Path, kernel: KernelConfig | None = None) -> tuple[Config, 
 
 
 def adopt(config: Config) -> Config:
-    """A run that starts from weights has their model and their tokenizer. Raises RunError or WeightsError for a folder without them."""
+    """A run that starts from weights has their model and their tokenizer. Raises RunError or
+    WeightsError for a folder without them."""
     if config.init is None:
         return config
     folder = config.init.expanduser()
@@ -74,8 +79,10 @@ def adopt(config: Config) -> Config:
 
 
 def weights_mark(folder: Path) -> str:
-    """A hash that tells a folder's weights from others without reading them: of the manifest of a run's newest step, which has their SHA-256; of the
-    size and first megabyte of each published file."""
+    """A hash that tells a folder's weights from others without reading them: of the manifest of a
+    run's newest step, which has their SHA-256; of the size and first megabyte of each published
+    file.
+    """
     steps = {
         int(path.parent.name): path
         for path in folder.glob("checkpoints/*/manifest.json")
@@ -91,7 +98,8 @@ def weights_mark(folder: Path) -> str:
 
 
 def newest_whole(checkpoints: Path) -> Path:
-    """The folder of the newest step that is as its manifest says. Raises RunError when there is none."""
+    """The folder of the newest step that is as its manifest says. Raises RunError when there is
+    none."""
     steps = sorted(
         (path for path in checkpoints.iterdir() if path.name.isdecimal()),
         key=lambda path: int(path.name),
@@ -110,7 +118,8 @@ def newest_whole(checkpoints: Path) -> Path:
 
 
 def read_config(path: Path) -> Config:
-    """The Config that `to_json` wrote. A field it lacks has its default; raises RunError for one that this version does not know."""
+    """The Config that `to_json` wrote. A field it lacks has its default; raises RunError for one
+    that this version does not know."""
     try:
         return _made(Config, json.loads(path.read_text()), "")
     except (OSError, ValueError, TypeError) as error:
@@ -120,14 +129,16 @@ def read_config(path: Path) -> Config:
 
 
 def abstract_variables(model: ModelConfig, kernel: KernelConfig) -> dict:
-    """{"params", "balance"} as ShapeDtypeStructs, each with its place by the rules on the mesh in use, or on the default device.
+    """{"params", "balance"} as ShapeDtypeStructs, each with its place by the rules on the mesh in
+    use, or on the default device.
 
     Raises RunError where that mesh cannot split the model.
     """
     for name, size in split_sizes(model).items():
         if size % split_by(name):
             raise RunError(
-                f"the model's {name} is {size}, which this mesh cannot split {split_by(name)} ways: make an axis of --mesh smaller."
+                f"the model's {name} is {size}, which this mesh cannot split "
+                f"{split_by(name)} ways: make an axis of --mesh smaller."
             )
     named = named_variables(model, kernel)
     default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -156,8 +167,9 @@ def named_variables(model: ModelConfig, kernel: KernelConfig) -> dict:
 
 
 def restore(step: Path, abstract: dict) -> dict:
-    """The arrays of `abstract` out of one step's train state, each read where it lives; moments are left on the disk. "params" are the moving
-    average of the weights, where there is one."""
+    """The arrays of `abstract` out of one step's train state, each read where it lives; moments are
+    left on the disk. "params" are the moving average of the weights, where there is one.
+    """
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         there = reader.metadata(step / "state").item_metadata.tree
         params = "ema" if there.get("ema") else "params"
@@ -174,7 +186,9 @@ def restore(step: Path, abstract: dict) -> dict:
             wanted,
         ):
             raise RunError(
-                f"checkpoint {step} {found[0]}{f'; and {len(found) - 1} more' if len(found) > 1 else ''}: its config.json is not its own."
+                f"checkpoint {step} "
+                f"{found[0]}{f'; and {len(found) - 1} more' if len(found) > 1 else ''}: "
+                "its config.json is not its own."
             )
         how = jax.tree.map(
             lambda x: ocp.ArrayRestoreArgs(
@@ -188,7 +202,8 @@ def restore(step: Path, abstract: dict) -> dict:
             )
         except Exception as error:
             raise CheckpointError(
-                f"checkpoint {step} is whole, but Orbax {ocp.__version__} cannot read it: {type(error).__name__}: {error}"
+                f"checkpoint {step} is whole, but Orbax {ocp.__version__} cannot read it: "
+                f"{type(error).__name__}: {error}"
             ) from error
     return {name: state.get(params if name == "params" else name, {}) for name in abstract}
 

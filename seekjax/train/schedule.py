@@ -1,7 +1,9 @@
-"""What moves during a run: the batch, the learning rate, the bias rate and the MTP weight (V3 section 4.2).
+"""What moves during a run: the batch, the learning rate, the bias rate and the MTP weight (V3
+section 4.2).
 
-Everything is a function of the share of training tokens seen, as the papers state it. While the batch grows, tokens are not proportional
-to steps; the growth is a staircase whose few steps are kept in a table, so every function here is a look-up.
+Everything is a function of the share of training tokens seen, as the papers state it. While the
+batch grows, tokens are not proportional to steps; the growth is a staircase whose few steps are
+kept in a table, so every function here is a look-up.
 """
 
 import math
@@ -16,7 +18,8 @@ from seekjax.config import Config, Schedule, TrainConfig
 
 
 def multiplier(schedule: Schedule, share) -> jax.Array:
-    """The schedule at a share (0 to 1) of the training tokens, float32; a path in the first piece starts from 1."""
+    """The schedule at a share (0 to 1) of the training tokens, float32; a path in the first piece
+    starts from 1."""
     share = jnp.asarray(share, jnp.float32)
     value = jnp.float32(schedule.scale[-1])
     starts, before = (0.0, *schedule.until), (1.0, *schedule.scale)
@@ -35,11 +38,13 @@ def multiplier(schedule: Schedule, share) -> jax.Array:
 
 @lru_cache
 def stairs(train: TrainConfig) -> tuple[tuple[int, int, int], ...]:
-    """The growing batch as a staircase: (first step, sequences seen before it, sequences per step) of each stair.
+    """The growing batch as a staircase: (first step, sequences seen before it, sequences per step)
+    of each stair.
 
-    The batch follows the line `start + (batch - start) * seen / ramp` to the nearest micro-batch. A run of `steps` steps sees, with
-    d seen / d step = batch, `ramp * ln(batch / start) / (batch - start) + (all - ramp) / batch` = steps, which gives `all` sequences in closed
-    form, and with it the `ramp = batch_ramp * all` over which the batch grows.
+    The batch follows the line `start + (batch - start) * seen / ramp` to the nearest micro-batch. A
+    run of `steps` steps sees, with d seen / d step = batch, `ramp * ln(batch / start) / (batch -
+    start) + (all - ramp) / batch` = steps, which gives `all` sequences in closed form, and with it
+    the `ramp = batch_ramp * all` over which the batch grows.
     """
     start, batch, unit = (
         train.batch_start or train.batch,
@@ -48,7 +53,8 @@ def stairs(train: TrainConfig) -> tuple[tuple[int, int, int], ...]:
     )
     if start > batch or start % unit or batch % unit:
         raise ValueError(
-            f"train.batch_start {start} and train.batch {batch} must be multiples of train.micro_batch {unit}, the first not above the second."
+            f"train.batch_start {start} and train.batch {batch} must be multiples of "
+            f"train.micro_batch {unit}, the first not above the second."
         )
     rise, rows, step, seen = batch - start, [], 0, 0
     if rise:
@@ -71,13 +77,15 @@ def batch_at(train: TrainConfig, step: int) -> int:
 
 
 def tokens_at(config: Config, step: int) -> int:
-    """Tokens seen before optimizer step `step`; `tokens_at(config, config.train.steps)` is the whole run."""
+    """Tokens seen before optimizer step `step`; `tokens_at(config, config.train.steps)` is the
+    whole run."""
     first, seen, size = _stair(config.train, step)
     return (seen + (step - first) * size) * config.data.sequence
 
 
 def share_at(config: Config) -> Callable[[jax.Array], jax.Array]:
-    """The function from a step, traced or not, to the share of the training tokens seen before it, float32."""
+    """The function from a step, traced or not, to the share of the training tokens seen before it,
+    float32."""
     steps = config.train.steps
     knots = sorted({first for first, _, _ in stairs(config.train) if first < steps} | {steps})
     shares = [tokens_at(config, knot) / tokens_at(config, steps) for knot in knots]
@@ -89,7 +97,8 @@ def share_at(config: Config) -> Callable[[jax.Array], jax.Array]:
 
 
 def learning_rate(config: Config) -> Callable[[jax.Array], jax.Array]:
-    """The function from a step to its learning rate: linear warm-up, whose last step is at the peak, times the schedule."""
+    """The function from a step to its learning rate: linear warm-up, whose last step is at the
+    peak, times the schedule."""
     rate, warmup = config.optimizer, max(config.optimizer.warmup, 1)
     follow = _follow(config, rate.learning_rate, rate.schedule)
     return lambda step: (

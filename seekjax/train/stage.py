@@ -12,7 +12,8 @@ from .state import Plan, TrainState
 
 
 class Stage(Protocol):
-    """A kind of training. Made before anything expensive: its __init__ reads the input, and raises DataError or ConfigError for what is bad."""
+    """A kind of training. Made before anything expensive: its __init__ reads the input, and raises
+    DataError or ConfigError for what is bad."""
 
     config: Config
     tokenizer: Tokenizer
@@ -28,7 +29,8 @@ class Stage(Protocol):
         """What exactly is read, for data.json."""
 
     def open(self, folder: Path) -> None:
-        """Make the plan and compile, on the mesh in use. `folder` is for what the stage wants to keep of its own."""
+        """Make the plan and compile, on the mesh in use. `folder` is for what the stage wants to
+        keep of its own."""
 
     def batch(self, step: int, state: TrainState) -> dict[str, jax.Array]:
         """What the step after so many learns from, [A, B, ...] on the devices."""
@@ -42,7 +44,8 @@ class Stage(Protocol):
         """Tokens in that step, for the rate."""
 
     def position(self) -> Any:
-        """Where the stage stands, JSON-able; None in the middle of something that is only saved as a whole."""
+        """Where the stage stands, JSON-able; None in the middle of something that is only saved as
+        a whole."""
 
     def seek(self, position: Any) -> None:
         """Go on from there."""

@@ -25,11 +25,13 @@ class TrainState(struct.PyTreeNode):
     opt_state: optax.OptState
     key: jax.Array  # root of the run's randomness: fold in the step, never reuse
     ema: Any  # moving average of params, or None
-    frozen: Any  # weights no gradient reaches, by what they are for, as {"reference": ...}; {} in pre-training
+    # weights no gradient reaches, by what they are for, as {"reference": ...}; {} in pre-training
+    frozen: Any
 
 
 class Plan:
-    """The parts of a run that its config alone decides: model, optimizer, initial state, and the sharding of each array."""
+    """The parts of a run that its config alone decides: model, optimizer, initial state, and the
+    sharding of each array."""
 
     def __init__(self, config: Config, frozen: tuple[str, ...] = ()):
         """frozen: names of copies of the first weights to keep beside those that learn."""
@@ -86,7 +88,7 @@ class Plan:
             moments,
             "",
             self.axes["params"] if self.shape.ema else None,
-            {name: self.axes["params"] for name in self.frozen},
+            dict.fromkeys(self.frozen, self.axes["params"]),
         )
 
     def shardings(self) -> TrainState:
@@ -102,7 +104,8 @@ class Plan:
         )
 
     def start(self) -> TrainState:
-        """The state before the first step, each array made where it lives; from config.init's weights, where it names any."""
+        """The state before the first step, each array made where it lives; from config.init's
+        weights, where it names any."""
         places = self.shardings()
         if self.config.init:
             return self._start_from(self.config.init, places)

@@ -19,7 +19,8 @@ BATCH = "- batch"  # micro-batches, sequences of one forward pass
 def train_step(
     plan: Plan, criterion: Criterion, state: TrainState, batch: dict[str, jax.Array]
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """`batch`: arrays [A, B, ...]; A micro-batches make one step, and how they are cut changes nothing."""
+    """`batch`: arrays [A, B, ...]; A micro-batches make one step, and how they are cut changes
+    nothing."""
     totals = criterion.totals(batch)
 
     def gradient(piece):
@@ -75,7 +76,8 @@ def joined(before: tuple, now: tuple) -> tuple:
 
 
 def expert_metrics(seen: dict, balance: dict, experts_per_token: int) -> dict[str, jax.Array]:
-    """Per expert layer (then prediction module): load [L, E], MaxVio, entropy, dropped share and the norm of the bias, each [L]."""
+    """Per expert layer (then prediction module): load [L, E], MaxVio, entropy, dropped share and
+    the norm of the bias, each [L]."""
     if not seen:
         return {}
     load_LE = jnp.concatenate([jnp.atleast_2d(layer["load_E"]) for layer in seen.values()])
@@ -93,7 +95,8 @@ def expert_metrics(seen: dict, balance: dict, experts_per_token: int) -> dict[st
 def eval_step(
     plan: Plan, bytes_V: jax.Array, params, state: TrainState, batch: dict[str, jax.Array]
 ) -> dict[str, jax.Array]:
-    """Summed nats, tokens and bytes of text over a batch {"tokens", "segments", "trained"?} [B, T + 1]."""
+    """Summed nats, tokens and bytes of text over a batch {"tokens", "segments", "trained"?} [B, T +
+    1]."""
     _, nll = forward(
         plan.model, plan.config, plan.weights(params, state.frozen), state.balance, batch, mtp=False
     )
@@ -106,7 +109,8 @@ def eval_step(
 
 
 def compile_train(plan: Plan, criterion: Criterion):
-    """The jitted, donated train step, with every array where the rules put it on the mesh in use."""
+    """The jitted, donated train step, with every array where the rules put it on the mesh in
+    use."""
     places = plan.shardings()
     return jax.jit(
         partial(train_step, plan, criterion),
@@ -117,7 +121,8 @@ def compile_train(plan: Plan, criterion: Criterion):
 
 
 def compile_steps(plan: Plan, bytes_V):
-    """The train step of pre-training, and the eval step, which takes the weights to measure beside the state."""
+    """The train step of pre-training, and the eval step, which takes the weights to measure beside
+    the state."""
     places, bytes_V = plan.shardings(), jnp.asarray(bytes_V)
     evaluate = jax.jit(
         partial(eval_step, plan, bytes_V),

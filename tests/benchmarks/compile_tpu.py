@@ -1,9 +1,12 @@
-"""Compile the real train step for TPU v5p without a TPU, and write down what the compiler says of it.
+"""Compile the real train step for TPU v5p without a TPU, and write down what the compiler says of
+it.
 
     pip install "jax[tpu]"
-    python tests/benchmarks/compile_tpu.py [tiny] [v2_lite] [v3] ...        (1 and 10 minutes, and more for v3; leave it the machine)
+    # (1 and 10 minutes, and more for v3; leave it the machine)
+    python tests/benchmarks/compile_tpu.py [tiny] [v2_lite] [v3] ...
 
-A name replaces its section of tests/benchmarks/results/compile_tpu.md; RUNS has them all. HLO=folder keeps the compiled programs.
+A name replaces its section of tests/benchmarks/results/compile_tpu.md; RUNS has them all.
+HLO=folder keeps the compiled programs.
 """
 
 import os
@@ -85,7 +88,8 @@ def section(name: str) -> str:
     lines = [
         f"## {name}: {parameters(config.model).total / 1e9:.4g}B parameters on v5p {torus}",
         "",
-        f"* Mesh: {describe(placed)}. Batch: {shape[0]} x {shape[1]} sequences of {config.data.sequence}. "
+        f"* Mesh: {describe(placed)}. Batch: {shape[0]} x {shape[1]} sequences of "
+        f"{config.data.sequence}. "
         f"Changed from configs/{module}.py beside the mesh: {changed}.",
     ]
     with use(placed):
@@ -101,7 +105,8 @@ def section(name: str) -> str:
             return "\n".join(
                 [
                     *lines,
-                    f"* **Refused** after {time.perf_counter() - start:.0f} s: {' '.join(str(error).split())[:600]}",
+                    f"* **Refused** after {time.perf_counter() - start:.0f} s: "
+                    f"{' '.join(str(error).split())[:600]}",
                     "",
                 ]
             )
@@ -119,10 +124,13 @@ def section(name: str) -> str:
         / len(devices)
     )
     lines += [
-        f"* Lowered in {lowering:.0f} s, compiled in {compiling:.0f} s (jax {jax.__version__}, libtpu {metadata.version('libtpu')}).",
-        f"* Per chip: arguments {human(arguments)}, outputs {human(outputs)} of which aliased {human(aliased)}, temporaries {human(temporaries)}; "
+        f"* Lowered in {lowering:.0f} s, compiled in {compiling:.0f} s (jax "
+        f"{jax.__version__}, libtpu {metadata.version('libtpu')}).",
+        f"* Per chip: arguments {human(arguments)}, outputs {human(outputs)} of which "
+        f"aliased {human(aliased)}, temporaries {human(temporaries)}; "
         f"**peak {human(arguments + outputs - aliased + temporaries)} of 95.7 GiB**.",
-        f"* FLOPs per chip: {compiled.cost_analysis()['flops']:.3g} by cost_analysis, {expected:.3g} by seekjax.plan (no recomputation).",
+        f"* FLOPs per chip: {compiled.cost_analysis()['flops']:.3g} by cost_analysis, "
+        f"{expected:.3g} by seekjax.plan (no recomputation).",
         f"* Kernels: {kernels(text)}.",
         "",
         "| collective | in the program | per step | bytes per chip and step |",
@@ -148,14 +156,16 @@ def kernels(text: str) -> str:
         f"{kernel} {f'yes ({count} calls)' if count else '**no**'}"
         for kernel, count in found.items()
     ) + (
-        f"; **but {masked} weight gradients of experts are dense and masked**, each expert over all rows"
+        f"; **but {masked} weight gradients of experts are dense and masked**, each "
+        "expert over all rows"
         if masked
         else ""
     )
 
 
 def collectives(text: str) -> dict[str, tuple[int, int, int]]:
-    """By kind: how many stand in the program, how many run in a step, and their bytes. A reduce-scatter is a fusion named all-reduce-scatter."""
+    """By kind: how many stand in the program, how many run in a step, and their bytes. A
+    reduce-scatter is a fusion named all-reduce-scatter."""
     pieces = re.split(r"^(?:ENTRY )?%([\w.-]+) \(.*\{$", text, flags=re.M)
     bodies = {name: body.split("\n") for name, body in zip(pieces[1::2], pieces[2::2])}
     seen, runs = defaultdict(lambda: [0, 0, 0]), defaultdict(int)

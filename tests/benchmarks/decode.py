@@ -1,11 +1,14 @@
-"""Tokens per second of `mini` and `small` when decoding: seekjax against transformers' DeepseekV3ForCausalLM `generate` on torch, same shape, f32.
+"""Tokens per second of `mini` and `small` when decoding: seekjax against transformers'
+DeepseekV3ForCausalLM `generate` on torch, same shape, f32.
 
     python tests/benchmarks/decode.py [--peer PYTHON] [--shape mini] [--turns 5] [--cases 1x32 8x32 1x512] [--new 128]
 
-A case is batch x prompt; each writes --new tokens greedily after random prompts (1: for the prefill alone). Reported apart: the prefill (until the
-first token), and the rate of prompt and text together. PYTHON is the interpreter that has torch and transformers (default: this one); the peer runs its experts in each of
-its ways, and its best counts. Every side is a process of its own that sleeps while another one runs, and all take turns, so that a busy machine
-slows them alike. `draft` is ours with the prediction module, untrained: what a step with a guess costs, not what one gains.
+A case is batch x prompt; each writes --new tokens greedily after random prompts (1: for the prefill
+alone). Reported apart: the prefill (until the first token), and the rate of prompt and text
+together. PYTHON is the interpreter that has torch and transformers (default: this one); the peer
+runs its experts in each of its ways, and its best counts. Every side is a process of its own that
+sleeps while another one runs, and all take turns, so that a busy machine slows them alike. `draft`
+is ours with the prediction module, untrained: what a step with a guess costs, not what one gains.
 Results: tests/benchmarks/results/decode.md
 """
 
@@ -77,8 +80,10 @@ SIDES = {"plain": "ours", "draft": "ours", "grouped_mm": "peer", "eager": "peer"
 
 
 def drawn(model):
-    """Weights as a run begins with them: matrices normal, norms 1, the routing bias 0, so that tokens spread over the experts as the peer's do."""
+    """Weights as a run begins with them: matrices normal, norms 1, the routing bias 0, so that
+    tokens spread over the experts as the peer's do."""
     import jax
+
     from seekjax.config import KernelConfig
     from seekjax.model.initial import draw
     from seekjax.train.saved import abstract_variables, named_variables
@@ -98,6 +103,7 @@ def ours(variant: str, shape: str, new: int):
     """(batch, prompt) -> seconds of the prefill and of everything; and versions."""
     import numpy as np
     from mini import heading
+
     from seekjax.config import KernelConfig, ModelConfig
     from seekjax.generate.sampling import Sampling
     from seekjax.generate.stream import Generator
@@ -221,7 +227,8 @@ def main() -> None:
     for side in sides:
         print(f"{side.name}: {side.answer()}", flush=True)
     print(
-        f"{options.shape}, {options.new} new tokens, {options.turns} turns\n\n| batch x prompt | | prefill ms | tokens/s | against the best peer: prefill, tokens/s |"
+        f"{options.shape}, {options.new} new tokens, {options.turns} turns\n\n| batch x "
+        "prompt | | prefill ms | tokens/s | against the best peer: prefill, tokens/s |"
         "\n|---|---|---|---|---|"
     )
     for case in options.cases:
@@ -243,7 +250,9 @@ def main() -> None:
         ]
         for name in seen:
             print(
-                f"| {case} | {name} | {1e3 * first[name]:.1f} | {batch * options.new / whole[name]:.1f} | {best[0] / first[name]:.2f}x, "
+                f"| {case} | {name} | {1e3 * first[name]:.1f} | "
+                f"{batch * options.new / whole[name]:.1f} | {best[0] / first[name]:.2f}x, "
+                ""
                 f"{best[1] / whole[name]:.2f}x |",
                 flush=True,
             )

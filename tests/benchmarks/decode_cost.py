@@ -1,11 +1,14 @@
-"""What a token costs when decoding: with 8 to 128 routed experts, and with 128 to 4096 tokens in the cache, against the bytes it reads.
+"""What a token costs when decoding: with 8 to 128 routed experts, and with 128 to 4096 tokens in
+the cache, against the bytes it reads.
 
     PYTHONPATH=. python tests/benchmarks/decode_cost.py [--turns 9]
 
-The shape is `mini` of decode.py, f32, greedy, random weights and prompts; the number of choices per token and the width of an expert stay. Bytes are
-counted: every matrix of the layers and the head once per step, of the experts those that some token of the step chose (counted on random tokens, per
-layer), one row of the embedding per token, and every slot of the latent cache once. Bandwidth is measured in the same turns: the sum of an array of
-1 GiB by NumPy on every core, and a product of a vector with a matrix of 1 GiB by XLA. Results: tests/benchmarks/results/decode_cost.md
+The shape is `mini` of decode.py, f32, greedy, random weights and prompts; the number of choices per
+token and the width of an expert stay. Bytes are counted: every matrix of the layers and the head
+once per step, of the experts those that some token of the step chose (counted on random tokens, per
+layer), one row of the embedding per token, and every slot of the latent cache once. Bandwidth is
+measured in the same turns: the sum of an array of 1 GiB by NumPy on every core, and a product of a
+vector with a matrix of 1 GiB by XLA. Results: tests/benchmarks/results/decode_cost.md
 """
 
 import argparse
@@ -18,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from decode import SHAPES, drawn
 from mini import alternate, heading
+
 from seekjax.config import KernelConfig, ModelConfig
 from seekjax.generate.decode import Decoder, advance, prepare, start
 from seekjax.generate.sampling import Sampling, dials, keys
@@ -124,10 +128,12 @@ def main() -> None:
     seconds = alternate(steps | reads, turns)
     best = 2**30 / min(seconds["numpy"], seconds["xla"])
     print(
-        f"reading 1 GiB: NumPy {2**30 / seconds['numpy'] / 1e9:.1f} GB/s, XLA {2**30 / seconds['xla'] / 1e9:.1f} GB/s\n"
+        f"reading 1 GiB: NumPy {2**30 / seconds['numpy'] / 1e9:.1f} GB/s, XLA "
+        f"{2**30 / seconds['xla'] / 1e9:.1f} GB/s\n"
     )
     print(
-        "| batch | routed experts | parameters | tokens/s | cost of a token against 8 experts | experts read per layer | MB read per step | GB/s | of the bandwidth |"
+        "| batch | routed experts | parameters | tokens/s | cost of a token against 8 "
+        "experts | experts read per layer | MB read per step | GB/s | of the bandwidth |"
         "\n|---|---|---|---|---|---|---|---|---|"
     )
     for (batch, experts), run in steps.items():
@@ -137,7 +143,9 @@ def main() -> None:
         )
         count = sum(x.size for x in jax.tree.leaves(ready[experts].variables["params"])) / 1e6
         print(
-            f"| {batch} | {experts} | {count:.0f}M | {batch / took:.1f} | {seconds[batch, experts] / seconds[batch, 8]:.2f}x | {ready[experts].used(batch):.1f} | "
+            f"| {batch} | {experts} | {count:.0f}M | {batch / took:.1f} | "
+            f"{seconds[batch, experts] / seconds[batch, 8]:.2f}x | "
+            f"{ready[experts].used(batch):.1f} | "
             f"{size / 1e6:.1f} | {size / took / 1e9:.1f} | {size / took / best:.0%} |",
             flush=True,
         )
@@ -152,10 +160,12 @@ def main() -> None:
     seconds = alternate(steps | reads, turns)
     best = 2**30 / min(seconds["numpy"], seconds["xla"])
     print(
-        f"\nreading 1 GiB: NumPy {2**30 / seconds['numpy'] / 1e9:.1f} GB/s, XLA {2**30 / seconds['xla'] / 1e9:.1f} GB/s\n"
+        f"\nreading 1 GiB: NumPy {2**30 / seconds['numpy'] / 1e9:.1f} GB/s, XLA "
+        f"{2**30 / seconds['xla'] / 1e9:.1f} GB/s\n"
     )
     print(
-        "| batch | tokens in the cache | slots | ms per step | MB of weights | MB of cache | ms beyond the shortest | MB beyond it | GB/s of what is beyond |"
+        "| batch | tokens in the cache | slots | ms per step | MB of weights | MB of "
+        "cache | ms beyond the shortest | MB beyond it | GB/s of what is beyond |"
         "\n|---|---|---|---|---|---|---|---|---|"
     )
     for (batch, prompt), run in steps.items():
@@ -165,7 +175,9 @@ def main() -> None:
         )
         rate = f"{bytes_more / more / 1e9:.1f}" if bytes_more and more > 0 else "-"
         print(
-            f"| {batch} | {prompt} | {run.slots} | {1e3 * seconds[batch, prompt] / STEPS:.2f} | {one.weight_bytes(batch) / 1e6:.1f} | {run.cache_bytes() / 1e6:.1f} | "
+            f"| {batch} | {prompt} | {run.slots} | "
+            f"{1e3 * seconds[batch, prompt] / STEPS:.2f} | "
+            f"{one.weight_bytes(batch) / 1e6:.1f} | {run.cache_bytes() / 1e6:.1f} | "
             f"{1e3 * more:.2f} | {bytes_more / 1e6:.1f} | {rate} |",
             flush=True,
         )

@@ -1,8 +1,10 @@
-"""How tracing, lowering and compiling a training step of `mini` grow with depth: layers are scanned, so they should not.
+"""How tracing, lowering and compiling a training step of `mini` grow with depth: layers are
+scanned, so they should not.
 
     python tests/benchmarks/depth.py
 
-Every depth is compiled in turn, three times, without a compilation cache. Results: tests/benchmarks/results/depth.md
+Every depth is compiled in turn, three times, without a compilation cache. Results:
+tests/benchmarks/results/depth.md
 """
 
 from statistics import median
@@ -28,12 +30,14 @@ def main() -> None:
             compiling[layers].append(step.compiling)
     first = median(compiling[DEPTHS[0]])
     print(
-        f"\n| layers | s to trace and lower | s to compile | compile against {DEPTHS[0]} layers |\n|---|---|---|---|"
+        f"\n| layers | s to trace and lower | s to compile | compile against {DEPTHS[0]} "
+        "layers |\n|---|---|---|---|"
     )
     for layers in DEPTHS:
         seconds = median(compiling[layers])
         print(
-            f"| {layers} | {median(lowering[layers]):.1f} | {seconds:.1f} | {seconds / first:.2f}x |"
+            f"| {layers} | {median(lowering[layers]):.1f} | {seconds:.1f} | "
+            f"{seconds / first:.2f}x |"
         )
 
 

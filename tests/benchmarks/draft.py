@@ -1,10 +1,12 @@
-"""What the prediction module brings as a draft for a trained run: acceptance, tokens per step and tokens/s beside plain decoding, in turn in one process.
+"""What the prediction module brings as a draft for a trained run: acceptance, tokens per step and
+tokens/s beside plain decoding, in turn in one process.
 
     python train.py tiny --out runs/tiny
     PYTHONPATH=. python tests/benchmarks/draft.py runs/tiny [--turns 7] [--batches 1 8]
 
-Prompts are the first 32 ids of held-out documents, each turn others; 128 tokens after each, prefill left out. "greedy" is temperature 0, "0.7" as the
-README's example has it, "1" plain sampling. Results: tests/benchmarks/results/decode.md
+Prompts are the first 32 ids of held-out documents, each turn others; 128 tokens after each, prefill
+left out. "greedy" is temperature 0, "0.7" as the README's example has it, "1" plain sampling.
+Results: tests/benchmarks/results/decode.md
 """
 
 import argparse
@@ -12,6 +14,7 @@ from pathlib import Path
 from statistics import median
 
 from mini import heading
+
 from seekjax.config import DataConfig
 from seekjax.data import load_corpus
 from seekjax.generate.open import need_tokenizer, on, open_model
@@ -53,7 +56,8 @@ def main() -> None:
             for draft in (False, True)
         }
         print(
-            "| batch | temperature | plain tokens/s | with draft | | accepted | tokens per step |\n|---|---|---|---|---|---|---|"
+            "| batch | temperature | plain tokens/s | with draft | | accepted | tokens "
+            "per step |\n|---|---|---|---|---|---|---|"
         )
         for batch in asked.batches:
             for way, dial in WAYS.items():
@@ -79,7 +83,8 @@ def main() -> None:
                 )
                 ratio = median(b / a for a, b in zip(rates[False], rates[True]))
                 print(
-                    f"| {batch} | {way} | {median(rates[False]):.0f} | {median(rates[True]):.0f} | {ratio:.2f}x | {accepted / rounds:.0%} "
+                    f"| {batch} | {way} | {median(rates[False]):.0f} | "
+                    f"{median(rates[True]):.0f} | {ratio:.2f}x | {accepted / rounds:.0%} "
                     f"| {tokens / rounds:.2f} |",
                     flush=True,
                 )

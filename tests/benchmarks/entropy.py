@@ -1,6 +1,8 @@
-"""How near the loss on generated stories comes to their exact entropy: `python tests/benchmarks/entropy.py [--train.steps N ...]`.
+"""How near the loss on generated stories comes to their exact entropy: `python
+tests/benchmarks/entropy.py [--train.steps N ...]`.
 
-Trains a small model on whole stories and measures it on 1,000 held-out ones, beside -log p of the same stories under the grammar.
+Trains a small model on whole stories and measures it on 1,000 held-out ones, beside -log p of the
+same stories under the grammar.
 """
 
 import sys
@@ -73,7 +75,8 @@ def main(config: Config):
         -sum(map(stories.log_prob, texts)) / tokens,
     )
     print(
-        f"loss {loss:.4f} nats per token, true entropy of these stories {true:.4f}: {loss / true - 1:+.1%}"
+        f"loss {loss:.4f} nats per token, true entropy of these stories {true:.4f}: "
+        f"{loss / true - 1:+.1%}"
     )
 
 

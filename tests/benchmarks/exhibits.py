@@ -1,15 +1,25 @@
-"""What post-training does to a small model, from nothing: the exhibits of the README, three seeds each, with their controls.
+"""What post-training does to a small model, from nothing: the exhibits of the README, three seeds
+each, with their controls.
 
     PYTHONPATH=.:tests/benchmarks python tests/benchmarks/exhibits.py run --out runs/exhibits [--seeds 0 1 2] [--only zero r1]
     PYTHONPATH=.:tests/benchmarks python tests/benchmarks/exhibits.py show --out runs/exhibits
 
-`run` trains, each part on a core of its own so that wall clocks can be compared, and goes on where it was stopped. `show` writes exhibits.json, exhibits.png
-and curves.png into tests/benchmarks/results/exhibits/. A part is a pipeline, so `python tests/benchmarks/exhibits.py plan --out runs/exhibits` prints every line.
+`run` trains, each part on a core of its own so that wall clocks can be compared, and goes on where
+it was stopped. `show` writes exhibits.json, exhibits.png and curves.png into
+tests/benchmarks/results/exhibits/. A part is a pipeline, so `python tests/benchmarks/exhibits.py
+plan --out runs/exhibits` prints every line.
 
-    zero       R1-Zero: reinforcement from the base model; the same with rewards dealt out regardless of the answer
-    r1         a cold start on solved problems, then reinforcement; instead of the latter, the same time of more of the cold start
-    language   a cold start that thinks in one language or another, then reinforcement with and without the reward for consistency
-    distill    a narrower base model: the teacher's probabilities against reinforcement for the same time
+    # R1-Zero: reinforcement from the base model; the same with rewards dealt out regardless of the
+    # answer
+    zero
+    # a cold start on solved problems, then reinforcement; instead of the latter, the same time of
+    # more of the cold start
+    r1
+    # a cold start that thinks in one language or another, then reinforcement with and without the
+    # reward for consistency
+    language
+    # a narrower base model: the teacher's probabilities against reinforcement for the same time
+    distill
     addition   the smoke test: sums by somebody who forgets every second carry
 """
 
@@ -34,13 +44,15 @@ def measured(*names: str, task: str = "countdown:1") -> dict[str, str]:
 
 def grpo(name: str, init: str, steps: int = RL, more: str = COUNT) -> dict[str, str]:
     return {
-        name: f"train.py grpo --init {{out}}/{init} {FROM % name} {GRPO} --train.steps {steps} {more}"
+        name: f"train.py grpo --init {{out}}/{init} {FROM % name} {GRPO} --train.steps {steps} "
+        f"{more}"
     }
 
 
 def sft(name: str, init: str, steps: int, more: str = COUNT) -> dict[str, str]:
     return {
-        name: f"train.py sft --init {{out}}/{init} {FROM % name} {more} --train.steps {steps} {MUON}"
+        name: f"train.py sft --init {{out}}/{init} {FROM % name} {more} --train.steps {steps} "
+        f"{MUON}"
     }
 
 
@@ -61,7 +73,8 @@ PARTS = {
         **measured("dealt"),
     },
     "addition": {
-        "forgetful": f"train.py countdown {FROM % 'forgetful'} --post.tasks addition:3 --post.attempts 1.0 --data.sequence 192 --train.steps 600",
+        "forgetful": f"train.py countdown {FROM % 'forgetful'} --post.tasks addition:3 "
+        "--post.attempts 1.0 --data.sequence 192 --train.steps 600",
         **measured("forgetful", task="addition:3"),
         **grpo(
             "carrying", "forgetful", 30, "--post.tasks addition:3 --optimizer.learning-rate 2e-4"
@@ -76,7 +89,8 @@ PARTS = {
     "distill": {
         "little": f"train.py countdown {FROM % 'little'} {NARROW} --train.steps 500",
         **measured("little"),
-        "taught": f"train.py distill --init {{out}}/little --post.teacher {{out}}/../r1/reason {FROM % 'taught'} {COUNT} --train.steps 250 {MUON}",
+        "taught": f"train.py distill --init {{out}}/little --post.teacher {{out}}/../r1/reason "
+        f"{FROM % 'taught'} {COUNT} --train.steps 250 {MUON}",
         **measured("taught"),
         **grpo("alone", "little", 48),
         **measured("alone"),
@@ -113,7 +127,8 @@ def everything(out: Path, seeds: list[int], only: list[str]) -> None:
             job, process = running.pop(core)
             done.add(job)
             print(
-                f"{time.strftime('%H:%M:%S')} {job[0]} of seed {job[1]}: {'finished' if process.returncode == 0 else 'FAILED'}",
+                f"{time.strftime('%H:%M:%S')} {job[0]} of seed {job[1]}: "
+                f"{'finished' if process.returncode == 0 else 'FAILED'}",
                 flush=True,
             )
         for core in cores:
@@ -169,7 +184,8 @@ def main() -> int:
         for part in asked.only:
             for stage, line in PARTS[part].items():
                 print(
-                    f"{stage:>10}  {command_of(line.format(out=asked.out / '0' / part, seed=0).split())}"
+                    f"{stage:>10}  "
+                    f"{command_of(line.format(out=asked.out / '0' / part, seed=0).split())}"
                 )
     else:
         from exhibits_show import show

@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import mean
 
 from matplotlib.figure import Figure
+
 from seekjax.train.metrics import read
 
 HERE = Path(__file__).parent / "results" / "exhibits"
@@ -84,7 +85,9 @@ def table(found: dict) -> str:
         ones = [value[0] for value in seen["pass@1"]]
         floor = f"{mean(one['pass@1'] for one in seen['floor']):.1%}" if seen["floor"][0] else ""
         lines.append(
-            f"| {stage} | **{mean(ones):.1%}** | {', '.join(f'{one:.1%}' for one in ones)} | {mean(value[0] for value in seen['pass@4']):.1%} | {floor} | "
+            f"| {stage} | **{mean(ones):.1%}** | "
+            f"{', '.join(f'{one:.1%}' for one in ones)} | "
+            f"{mean(value[0] for value in seen['pass@4']):.1%} | {floor} | "
             f"{', '.join(f'{one:.0f}' for one in seen['seconds'])} |"
         )
     lines += [
@@ -178,7 +181,8 @@ def bars(found: dict) -> Figure:
 
 
 def curves(out: Path, seeds: list[int], only: list[str]) -> Figure:
-    """Accuracy and length of rollouts over steps: the mean over seeds, and all between the lowest and the highest."""
+    """Accuracy and length of rollouts over steps: the mean over seeds, and all between the lowest
+    and the highest."""
     figure = Figure(figsize=(9, 6), layout="constrained")
     axes = figure.subplots(2, sharex=True)
     for number, (title, (part, stage)) in enumerate(

@@ -1,10 +1,12 @@
-"""What a training step of `mini` costs with 8 to 64 routed experts, and what eight emulated devices cost against one.
+"""What a training step of `mini` costs with 8 to 64 routed experts, and what eight emulated devices
+cost against one.
 
     python tests/benchmarks/experts.py [--turns 5]
     JAX_NUM_CPU_DEVICES=8 python tests/benchmarks/experts.py
 
-The number of choices per token and the width of an expert stay, so the matrix products stay; parameters, and with them the optimizer, grow.
-With eight devices: the same batch on one of them, on eight by data, on eight by experts (dropless). Results: tests/benchmarks/results/experts.md
+The number of choices per token and the width of an expert stay, so the matrix products stay;
+parameters, and with them the optimizer, grow. With eight devices: the same batch on one of them, on
+eight by data, on eight by experts (dropless). Results: tests/benchmarks/results/experts.md
 """
 
 import argparse
@@ -55,7 +57,8 @@ def main() -> None:
         for name, step in steps.items():
             room = step.compiled.memory_analysis().temp_size_in_bytes / 2**20
             print(
-                f"| {name} | {seconds[name]:.2f} | {seconds[name] / seconds['one']:.2f}x | {room:.0f} |"
+                f"| {name} | {seconds[name]:.2f} | {seconds[name] / seconds['one']:.2f}x "
+                f"| {room:.0f} |"
             )
         return
     steps = {experts: mini.Step(mini.config(experts=experts)) for experts in (8, 16, 32, 64)}
@@ -68,13 +71,15 @@ def main() -> None:
         turns,
     )
     print(
-        "\n| routed experts | parameters | s per step | against 8 | s of the optimizer | s without it | against 8 |\n|---|---|---|---|---|---|---|"
+        "\n| routed experts | parameters | s per step | against 8 | s of the optimizer | "
+        "s without it | against 8 |\n|---|---|---|---|---|---|---|"
     )
     for experts, step in steps.items():
         whole, part = seconds[experts, "step"], seconds[experts, "update"]
         size = sum(x.size for x in jax.tree.leaves(step.state.params)) / 1e6
         print(
-            f"| {experts} | {size:.1f}M | {whole:.2f} | {whole / seconds[8, 'step']:.2f}x | {part:.2f} | {whole - part:.2f} | "
+            f"| {experts} | {size:.1f}M | {whole:.2f} | {whole / seconds[8, 'step']:.2f}x "
+            f"| {part:.2f} | {whole - part:.2f} | "
             f"{(whole - part) / (seconds[8, 'step'] - seconds[8, 'update']):.2f}x |"
         )
 

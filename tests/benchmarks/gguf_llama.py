@@ -1,16 +1,24 @@
-"""Our GGUF file in llama.cpp: greedy tokens in f32 are ours, and it decodes at the speed of llama.cpp's own conversion of the same checkpoint.
+"""Our GGUF file in llama.cpp: greedy tokens in f32 are ours, and it decodes at the speed of
+llama.cpp's own conversion of the same checkpoint.
 
-llama-cpp-python has no wheel on the package index and takes some 20 minutes to build on two cores, so this is no test. Once:
+llama-cpp-python has no wheel on the package index and takes some 20 minutes to build on two cores,
+so this is no test. Once:
 
     pip install -e '.[gguf]' llama-cpp-python==0.3.36
-    PYTHONPATH=. python tests/benchmarks/gguf_llama.py RUN_OR_CHECKPOINT           # agreement, and tokens/s of every type
-    PYTHONPATH=. python tests/benchmarks/gguf_llama.py --make FOLDER               # random `small`, published layout, R1's vocabulary and tokenizer
-    PYTHONPATH=. python tests/benchmarks/gguf_llama.py --make FOLDER --shape lite  # or v3: random and small, ids without a tokenizer
-    python llama.cpp/convert_hf_to_gguf.py FOLDER --outtype q8_0 --outfile THEIRS  # of the source in the same package; needs torch
-    PYTHONPATH=. python tests/benchmarks/gguf_llama.py FOLDER --theirs THEIRS ...  # keys and tensors that differ, and tokens/s in turn
+    # # agreement, and tokens/s of every type
+    PYTHONPATH=. python tests/benchmarks/gguf_llama.py RUN_OR_CHECKPOINT
+    # # random `small`, published layout, R1's vocabulary and tokenizer
+    PYTHONPATH=. python tests/benchmarks/gguf_llama.py --make FOLDER
+    # # or v3: random and small, ids without a tokenizer
+    PYTHONPATH=. python tests/benchmarks/gguf_llama.py --make FOLDER --shape lite
+    # # of the source in the same package; needs torch
+    python llama.cpp/convert_hf_to_gguf.py FOLDER --outtype q8_0 --outfile THEIRS
+    # # keys and tensors that differ, and tokens/s in turn
+    PYTHONPATH=. python tests/benchmarks/gguf_llama.py FOLDER --theirs THEIRS ...
 
-Tokens are compared up to the first one on which our two best logits are nearer to each other than 1e-3: there either answer is right.
-llama.cpp keeps its cache in f32 for that, as ours is; the speeds are with its own choice, f16. Results: tests/benchmarks/results/gguf.md
+Tokens are compared up to the first one on which our two best logits are nearer to each other than
+1e-3: there either answer is right. llama.cpp keeps its cache in f32 for that, as ours is; the
+speeds are with its own choice, f16. Results: tests/benchmarks/results/gguf.md
 """
 
 import argparse
@@ -25,6 +33,7 @@ import jax
 import numpy as np
 from decode import SHAPES
 from mini import heading
+
 from seekjax.config import KernelConfig, ModelConfig, RopeConfig
 from seekjax.generate.open import on, open_model
 from seekjax.generate.sampling import Sampling
@@ -59,7 +68,8 @@ SHAPES = {
 
 
 def ours(folder: Path) -> list[tuple[list[int], list[int], np.ndarray]]:
-    """Of every prompt, random ids: the prompt, what we write after it, and the logits of each token of that."""
+    """Of every prompt, random ids: the prompt, what we write after it, and the logits of each token
+    of that."""
     opened = open_model(folder)
     random = np.random.default_rng(0)
     size = opened.tokenizer.size if opened.tokenizer else opened.model.vocab
@@ -116,10 +126,12 @@ class Theirs:
 
 
 def agreement(folder: Path, threads: int) -> None:
-    """Our file of every type against what we write ourselves; raises AssertionError where f32 writes otherwise."""
+    """Our file of every type against what we write ourselves; raises AssertionError where f32
+    writes otherwise."""
     written = ours(folder)
     print(
-        "| type | MB | tokens/s | texts as ours | beyond doubt | logits differ by: mean, at most |\n|---|---|---|---|---|---|"
+        "| type | MB | tokens/s | texts as ours | beyond doubt | logits differ by: mean, "
+        "at most |\n|---|---|---|---|---|---|"
     )
     with tempfile.TemporaryDirectory() as scratch:
         for kind in FILE_TYPE:
@@ -139,7 +151,8 @@ def agreement(folder: Path, threads: int) -> None:
                 apart.append(np.abs(their_scores[:shared] - scores[:shared]))
             rate = median(quick.write(prompt)[2] for prompt, _, _ in written)
             print(
-                f"| {kind} | {path.stat().st_size / 1e6:,.1f} | {rate:.1f} | {same} of {PROMPTS} | {beyond} "
+                f"| {kind} | {path.stat().st_size / 1e6:,.1f} | {rate:.1f} | {same} of "
+                f"{PROMPTS} | {beyond} "
                 f"| {np.mean([a.mean() for a in apart]):.1e}, {max(a.max() for a in apart):.1e} |",
                 flush=True,
             )
@@ -186,7 +199,8 @@ def beside(folder: Path, paths: list[Path], turns: int, threads: int) -> None:
                 for name, tensor in tensors[0].items()
             )
             print(
-                f"    {equal} of {len(tensors[0])} tensors equal byte for byte; of another type: {types or 'none'}"
+                f"    {equal} of {len(tensors[0])} tensors equal byte for byte; of "
+                f"another type: {types or 'none'}"
             )
             sides, rates = (
                 {"theirs": Theirs(path, threads), "ours": Theirs(mine, threads)},
@@ -199,13 +213,15 @@ def beside(folder: Path, paths: list[Path], turns: int, threads: int) -> None:
                     rates[name] += [rate] if turn >= 0 else []  # the first reads the file
             ratio = median(b / a for a, b in zip(rates["theirs"], rates["ours"]))
             print(
-                f"    theirs {median(rates['theirs']):.1f} tokens/s, ours {median(rates['ours']):.1f}: {ratio:.2f}x",
+                f"    theirs {median(rates['theirs']):.1f} tokens/s, ours "
+                f"{median(rates['ours']):.1f}: {ratio:.2f}x",
                 flush=True,
             )
 
 
 def make(folder: Path, shape: str) -> None:
-    """A checkpoint of random weights; `small` has R1's tokenizer, which llama.cpp's script knows."""
+    """A checkpoint of random weights; `small` has R1's tokenizer, which llama.cpp's script
+    knows."""
     model, random = ModelConfig(**SHAPES[shape], mtp_depth=0), np.random.default_rng(0)
     balance = 0.05 * (
         model.scoring == "sigmoid"

@@ -1,8 +1,11 @@
-"""Milliseconds of each kernel form on this machine's CPU at the shapes of `mini`: forward, and forward with backward.
+"""Milliseconds of each kernel form on this machine's CPU at the shapes of `mini`: forward, and
+forward with backward.
 
-    python tests/benchmarks/kernels.py [experts] [attention] [head]        (all three without a name; about two minutes)
+    # (all three without a name; about two minutes)
+    python tests/benchmarks/kernels.py [experts] [attention] [head]
 
-Forms take turns, so that a busy machine slows them alike; the least of seven turns is shown. Results: tests/benchmarks/results/kernels.md
+Forms take turns, so that a busy machine slows them alike; the least of seven turns is shown.
+Results: tests/benchmarks/results/kernels.md
 """
 
 import sys
@@ -17,7 +20,8 @@ TURNS = 7
 
 
 def race(title, forms, inputs):
-    """Print the least time of each form over TURNS alternating runs, forward and with the gradients of all inputs."""
+    """Print the least time of each form over TURNS alternating runs, forward and with the gradients
+    of all inputs."""
     runs = {}
     for name, form in forms.items():
         y, _ = jax.eval_shape(lambda: (form(*inputs), 0))
@@ -36,7 +40,8 @@ def race(title, forms, inputs):
             least[key] = min(least[key], time.perf_counter() - start)
     for name in forms:
         print(
-            f"| {title} | {name} | {1e3 * least[name, 'forward']:.0f} | {1e3 * least[name, 'both']:.0f} |",
+            f"| {title} | {name} | {1e3 * least[name, 'forward']:.0f} | "
+            f"{1e3 * least[name, 'both']:.0f} |",
             flush=True,
         )
 
@@ -46,7 +51,8 @@ def normal(*shape):
 
 
 def experts():
-    """16384 filled rows of width 256 in turn over few and many experts, and in a buffer eight times too long."""
+    """16384 filled rows of width 256 in turn over few and many experts, and in a buffer eight times
+    too long."""
     rows, D, F = 16384, 256, 256
     for E, M in ((8, rows), (16, rows), (64, rows), (16, 8 * rows)):
         share_E = jax.random.dirichlet(jax.random.key(0), jnp.full(E, 20.0))
@@ -89,7 +95,8 @@ def head():
 
 if __name__ == "__main__":
     print(
-        f"jax {jax.__version__}\n\n| shape | form | forward ms | forward + backward ms |\n|---|---|---|---|"
+        f"jax {jax.__version__}\n\n| shape | form | forward ms | forward + backward ms "
+        "|\n|---|---|---|---|"
     )
     for name, run in {"experts": experts, "attention": heads, "head": head}.items():
         if name in sys.argv[1:] or len(sys.argv) == 1:

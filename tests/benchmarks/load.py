@@ -1,10 +1,12 @@
-"""Seconds and memory that loading a published checkpoint costs per GB: a random model of V2-Lite's proportions, written by our own `save`.
+"""Seconds and memory that loading a published checkpoint costs per GB: a random model of V2-Lite's
+proportions, written by our own `save`.
 
     PYTHONPATH=. python tests/benchmarks/load.py [--folder DIR] [--layers 6] [--turns 3]
 
-Each load is a process of its own. Cold: the files were put out of the page cache first (posix_fadvise); warm: read just before. Beyond: the highest
-resident memory over what the process held before and over the bytes of the weights. The copy column reads the same files by NumPy into fresh memory,
-what the disk and the memory alone allow. Results: tests/benchmarks/results/load.md
+Each load is a process of its own. Cold: the files were put out of the page cache first
+(posix_fadvise); warm: read just before. Beyond: the highest resident memory over what the process
+held before and over the bytes of the weights. The copy column reads the same files by NumPy into
+fresh memory, what the disk and the memory alone allow. Results: tests/benchmarks/results/load.md
 """
 
 import argparse
@@ -44,6 +46,7 @@ MODEL = {
 def write(folder: Path, layers: int) -> None:
     """The checkpoint, in bf16."""
     from decode import drawn
+
     from seekjax.config import ModelConfig
     from seekjax.hf.save import save
 
@@ -54,6 +57,7 @@ def write(folder: Path, layers: int) -> None:
 def once(folder: Path, dtype: str) -> dict:
     """One load here."""
     import jax
+
     from seekjax.config import KernelConfig
     from seekjax.hf.load import load
 
@@ -69,7 +73,8 @@ def once(folder: Path, dtype: str) -> dict:
 
 
 def peak() -> int:
-    """The highest resident memory of this program; the one that getrusage tells may be that of the process it was started from."""
+    """The highest resident memory of this program; the one that getrusage tells may be that of the
+    process it was started from."""
     [line] = [
         line
         for line in Path("/proc/self/status").read_text().splitlines()
@@ -130,7 +135,8 @@ def main() -> None:
             2 * MODEL["vocab"] * MODEL["embed"] / 1e6,
         )
         print(
-            f"{size:.2f} GB of bf16, the largest tensor {largest:.0f} MB; drawing and writing took {time.perf_counter() - began:.0f} s\n"
+            f"{size:.2f} GB of bf16, the largest tensor {largest:.0f} MB; drawing and "
+            f"writing took {time.perf_counter() - began:.0f} s\n"
         )
         kinds = [
             (what, dtype, cold)
@@ -150,12 +156,15 @@ def main() -> None:
                 ).stdout
                 seen[kind].append(json.loads(out))
         print(
-            "| | into | page cache | s per GB of files | CPU s per GB | GB held | MB of memory beyond that |\n|---|---|---|---|---|---|---|"
+            "| | into | page cache | s per GB of files | CPU s per GB | GB held | MB of "
+            "memory beyond that |\n|---|---|---|---|---|---|---|"
         )
         for (what, dtype, cold), runs in seen.items():
             wall, busy = (median(run[name] for run in runs) / size for name in ("seconds", "busy"))
             print(
-                f"| {what} | {dtype if what == 'load' else 'bytes'} | {'cold' if cold else 'warm'} | {wall:.2f} | {busy:.2f} | {runs[0]['held'] / 1e9:.2f} | "
+                f"| {what} | {dtype if what == 'load' else 'bytes'} | "
+                f"{'cold' if cold else 'warm'} | {wall:.2f} | {busy:.2f} | "
+                f"{runs[0]['held'] / 1e9:.2f} | "
                 f"{max(run['beyond'] for run in runs) / 1e6:.0f} |"
             )
         print(f"\nload {os.getloadavg()[0]:.1f}")

@@ -1,9 +1,11 @@
-"""Memory of a training step of `mini` over sequence lengths at equal tokens per batch (4,096): what the compiler plans, and what a process takes.
+"""Memory of a training step of `mini` over sequence lengths at equal tokens per batch (4,096): what
+the compiler plans, and what a process takes.
 
     python tests/benchmarks/memory.py
 
-Planned: temporaries of the compiled step, beside the state and the batch. Taken: by how much the resident size of a process of its own peaks above
-what it was before, while it runs two steps (Linux). Results: tests/benchmarks/results/memory.md
+Planned: temporaries of the compiled step, beside the state and the batch. Taken: by how much the
+resident size of a process of its own peaks above what it was before, while it runs two steps
+(Linux). Results: tests/benchmarks/results/memory.md
 """
 
 import subprocess
@@ -46,7 +48,8 @@ def main() -> None:
         print(resident("VmHWM") - before)
         return
     print(
-        f"{mini.heading()}\n\n| sequence x batch | remat | planned MiB | against 256 | taken MiB |\n|---|---|---|---|---|"
+        f"{mini.heading()}\n\n| sequence x batch | remat | planned MiB | against 256 | "
+        "taken MiB |\n|---|---|---|---|---|"
     )
     for remat in ("latent", "none"):
         first = None
@@ -55,7 +58,8 @@ def main() -> None:
             first = first or planned
             seen = f"{taken(sequence, remat):.0f}" if sequence in MEASURED else ""
             print(
-                f"| {sequence} x {TOKENS // sequence} | {remat} | {planned:.0f} | {planned / first:.2f}x | {seen} |",
+                f"| {sequence} x {TOKENS // sequence} | {remat} | {planned:.0f} | "
+                f"{planned / first:.2f}x | {seen} |",
                 flush=True,
             )
 

@@ -1,6 +1,8 @@
-"""What the measurements of a training step share: the shape `mini`, a step ready to run on random tokens, and a clock that alternates.
+"""What the measurements of a training step share: the shape `mini`, a step ready to run on random
+tokens, and a clock that alternates.
 
-`mini` has 30.0M parameters and costs 76.3 MFLOP per training token; a batch is 16 sequences of 256 tokens, 4,096 in all.
+`mini` has 30.0M parameters and costs 76.3 MFLOP per training token; a batch is 16 sequences of 256
+tokens, 4,096 in all.
 """
 
 import os
@@ -59,7 +61,8 @@ def config(
 
 
 class Step:
-    """A compiled training step that keeps its own state; calling it runs so many steps on fresh random tokens and gives the seconds of each."""
+    """A compiled training step that keeps its own state; calling it runs so many steps on fresh
+    random tokens and gives the seconds of each."""
 
     def __init__(self, config: Config):
         self.config, self.mesh, self.random = (
@@ -96,7 +99,8 @@ class Step:
 
 
 def alternate(runs: dict, turns: int = 7) -> dict[str, float]:
-    """Median seconds of each function over turns in which all of them run once, so that a busy machine slows them alike."""
+    """Median seconds of each function over turns in which all of them run once, so that a busy
+    machine slows them alike."""
     seconds = {name: [] for name in runs}
     for run in runs.values():
         run()
@@ -110,4 +114,7 @@ def alternate(runs: dict, turns: int = 7) -> dict[str, float]:
 
 def heading() -> str:
     """Versions and how busy the machine is."""
-    return f"python {platform.python_version()}, jax {jax.__version__}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+    return (
+        f"python {platform.python_version()}, jax {jax.__version__}, {os.cpu_count()} cores, "
+        f"load {os.getloadavg()[0]:.1f}"
+    )

@@ -1,9 +1,11 @@
-"""Where the time of one training step of `mini` goes, and how far its matrix products are from the rate this machine can multiply at.
+"""Where the time of one training step of `mini` goes, and how far its matrix products are from the
+rate this machine can multiply at.
 
     python tests/benchmarks/profile_step.py [none | product | latent | full]
 
-From a profile of three steps: each operation's own time, without what runs inside it, summed over the threads and attributed by its name in the
-compiled program. Threads wait for each other and for other work on the machine, so trust the shares. Results: tests/benchmarks/results/profile_step.md
+From a profile of three steps: each operation's own time, without what runs inside it, summed over
+the threads and attributed by its name in the compiled program. Threads wait for each other and for
+other work on the machine, so trust the shares. Results: tests/benchmarks/results/profile_step.md
 """
 
 import re
@@ -77,7 +79,8 @@ def main() -> None:
     total, rate, peak = sum(parts.values()), step.tokens * STEPS / sum(wall), matmul_peak("float32")
     flops = flops_per_token(step.config.model, step.config.data.sequence)
     print(
-        f"\n{rate:.0f} tokens/s while profiled, {rate * flops / 1e9:.0f} of {peak / 1e9:.0f} GFLOP/s: {rate * flops / peak:.0%} of peak; "
+        f"\n{rate:.0f} tokens/s while profiled, {rate * flops / 1e9:.0f} of "
+        f"{peak / 1e9:.0f} GFLOP/s: {rate * flops / peak:.0%} of peak; "
         f"{products / total:.0%} of the time in matrix products\n\n| part | share |\n|---|---|"
     )
     for part, time in parts.most_common():

@@ -1,12 +1,16 @@
-"""What int8, int4 and fp8 weights cost in bits per byte of a trained run, and what they bring when decoding a shape of `decode.py`.
+"""What int8, int4 and fp8 weights cost in bits per byte of a trained run, and what they bring when
+decoding a shape of `decode.py`.
 
     python train.py tiny --out runs/tiny
-    python tests/benchmarks/quant.py --run runs/tiny [--documents 50]     quality: held-out bits per byte and bytes of the weights
-    python tests/benchmarks/quant.py --shape small [--turns 5]            speed: greedy tokens/s at batch 1 and 8, random weights, bytes resident
+    # quality: held-out bits per byte and bytes of the weights
+    python tests/benchmarks/quant.py --run runs/tiny [--documents 50]
+    # speed: greedy tokens/s at batch 1 and 8, random weights, bytes resident
+    python tests/benchmarks/quant.py --shape small [--turns 5]
 
-Quality is measured as `seekjax eval` does, on whole rows of text, where the weights are written out before each product; decoding on a CPU also
-rounds the activations of int8 products, whose share is the second column: the mean of |log p| moved, in nats per token, over greedy texts of 64.
-Results: tests/benchmarks/results/quant.md
+Quality is measured as `seekjax eval` does, on whole rows of text, where the weights are written out
+before each product; decoding on a CPU also rounds the activations of int8 products, whose share is
+the second column: the mean of |log p| moved, in nats per token, over greedy texts of 64. Results:
+tests/benchmarks/results/quant.md
 """
 
 import argparse
@@ -20,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from decode import SHAPES
 from mini import heading
+
 from seekjax.config import KernelConfig, ModelConfig
 from seekjax.eval.command import Eval, evaluated
 from seekjax.generate.open import on, open_model
@@ -40,7 +45,8 @@ NEW = 64
 def quality(run: Path, data: str, documents: int) -> None:
     """Bits per byte of each format."""
     print(
-        "| weights | bytes | bits/byte | against float32 | decoding moves log p by |\n|---|---|---|---|---|"
+        "| weights | bytes | bits/byte | against float32 | decoding moves log p by "
+        "|\n|---|---|---|---|---|"
     )
     with tempfile.TemporaryDirectory() as folder:
         for kind in KINDS:
@@ -63,13 +69,15 @@ def quality(run: Path, data: str, documents: int) -> None:
             own = np.take_along_axis(np.asarray(said)[:, :-1], text[:, 1:, None], -1)[..., 0]
             moved = np.abs(own - np.array([row.log_probs for row in rows])).mean()
             print(
-                f"| {kind} | {size} | {bits:.4f} | {100 * (bits / whole - 1):+.2f} % | {moved:.4f} |",
+                f"| {kind} | {size} | {bits:.4f} | {100 * (bits / whole - 1):+.2f} % | "
+                f"{moved:.4f} |",
                 flush=True,
             )
 
 
 def speed(shape: str, turns: int) -> None:
-    """Tokens per second of each format, all in turn; the ratio is the median of those of each turn."""
+    """Tokens per second of each format, all in turn; the ratio is the median of those of each
+    turn."""
     model, kernel, random = (
         ModelConfig(**SHAPES[shape], mtp_depth=0),
         KernelConfig(),
@@ -97,7 +105,8 @@ def speed(shape: str, turns: int) -> None:
         for kind, g in generators.items()
     }
     print(
-        "| batch | weights | the program of | resident | tokens/s | against float32 |\n|---|---|---|---|---|---|"
+        "| batch | weights | the program of | resident | tokens/s | against float32 "
+        "|\n|---|---|---|---|---|---|"
     )
     for batch in (1, 8):
         prompts = random.integers(0, model.vocab, (batch, 32)).tolist()
@@ -113,7 +122,8 @@ def speed(shape: str, turns: int) -> None:
             )  # equal shapes and types: jit runs one program for both
             ratio = median(a / b for a, b in zip(seconds["float32"], seconds[kind]))
             print(
-                f"| {batch} | {kind} | {same} | {human(tree_bytes(g.variables))} | {batch * NEW / median(seconds[kind]):.1f} | {ratio:.2f}x |",
+                f"| {batch} | {kind} | {same} | {human(tree_bytes(g.variables))} | "
+                f"{batch * NEW / median(seconds[kind]):.1f} | {ratio:.2f}x |",
                 flush=True,
             )
 

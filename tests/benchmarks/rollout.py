@@ -1,9 +1,11 @@
-"""Rollouts per second: seekjax's sampler against transformers' `generate` on torch, same shape, f32, 16 prompts x 8 samples, temperature 1.
+"""Rollouts per second: seekjax's sampler against transformers' `generate` on torch, same shape,
+f32, 16 prompts x 8 samples, temperature 1.
 
     PYTHONPATH=. python tests/benchmarks/rollout.py [--peer PYTHON] [--turns 5] [--prompts 16] [--group 8] [--new 64]
 
-The shape is that of configs/countdown.py, the small setting of `python train.py r1`, with random weights; nobody stops before --new tokens. The peer
-may use num_return_sequences, its way to ask for a group. "cores" is ours with a device for each core (JAX_NUM_CPU_DEVICES), as a user may train.
+The shape is that of configs/countdown.py, the small setting of `python train.py r1`, with random
+weights; nobody stops before --new tokens. The peer may use num_return_sequences, its way to ask for
+a group. "cores" is ours with a device for each core (JAX_NUM_CPU_DEVICES), as a user may train.
 Sides are processes that take turns, as in decode.py. Results: tests/benchmarks/results/rollout.md
 """
 
@@ -32,10 +34,12 @@ def shape() -> dict:
 
 def ours(options):
     """Seconds of a rollout."""
+    from dataclasses import replace
+
     import jax
     import numpy as np
+
     from configs.countdown import config
-    from dataclasses import replace
     from seekjax.config import GrpoConfig
     from seekjax.post.rollout import Sampler
     from seekjax.train.state import Plan
@@ -173,11 +177,13 @@ def main() -> None:
     tokens = options.prompts * options.group * options.new
     best = min(median(seconds[name]) for name in PEERS)
     print(
-        f"\n{options.prompts} prompts x {options.group} samples x {options.new} tokens\n\n| | seconds | tokens/s | against the better peer |\n|---|---|---|---|"
+        f"\n{options.prompts} prompts x {options.group} samples x {options.new} "
+        "tokens\n\n| | seconds | tokens/s | against the better peer |\n|---|---|---|---|"
     )
     for name, times in seconds.items():
         print(
-            f"| {name} | {median(times):.2f} | {tokens / median(times):,.0f} | {best / median(times):.2f}x |"
+            f"| {name} | {median(times):.2f} | {tokens / median(times):,.0f} | "
+            f"{best / median(times):.2f}x |"
         )
     for process in sides.values():
         process.stdin.close()

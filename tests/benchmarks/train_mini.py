@@ -1,11 +1,14 @@
-"""Training tokens per second of `mini`: seekjax against transformers' DeepseekV3ForCausalLM on torch, the same shape, AdamW and clipping in both.
+"""Training tokens per second of `mini`: seekjax against transformers' DeepseekV3ForCausalLM on
+torch, the same shape, AdamW and clipping in both.
 
     python tests/benchmarks/train_mini.py [--peer PYTHON] [--turns 7] [cores] [none] [product] [latent] [grouped_mm] [eager]
 
-PYTHON is the interpreter that has torch and transformers (default: this one). none, product and latent are our remat, and cores is product with one
-emulated device for each core, each with its share of the batch; grouped_mm and eager are the peer's ways to run its experts. All without a name.
-Each side is a process of its own that sleeps while another one runs a step; all take turns within one run, so that a busy machine slows them
-alike. CPU seconds, summed over cores, suffer least from it. Results: tests/benchmarks/results/train_mini.md
+PYTHON is the interpreter that has torch and transformers (default: this one). none, product and
+latent are our remat, and cores is product with one emulated device for each core, each with its
+share of the batch; grouped_mm and eager are the peer's ways to run its experts. All without a name.
+Each side is a process of its own that sleeps while another one runs a step; all take turns within
+one run, so that a busy machine slows them alike. CPU seconds, summed over cores, suffer least from
+it. Results: tests/benchmarks/results/train_mini.md
 """
 
 import argparse
@@ -59,6 +62,7 @@ def ours(remat: str):
     os.environ["JAX_NUM_CPU_DEVICES"] = str(cores)
     import jax
     import mini
+
     from sharding.mesh import MeshConfig
 
     step = mini.Step(
@@ -191,12 +195,14 @@ def main() -> None:
     )
     print(
         f"\nload {os.getloadavg()[0]:.1f}, {options.turns} turns\n\n"
-        "| | s per step: median, least | tokens/s | against the best peer | CPU s per step | peak MiB |\n|---|---|---|---|---|---|"
+        "| | s per step: median, least | tokens/s | against the best peer | CPU s per "
+        "step | peak MiB |\n|---|---|---|---|---|---|"
     )
     for side in sides:
         seconds = median(side.seconds)
         print(
-            f"| {side.name} | {seconds:.2f}, {min(side.seconds):.2f} | {BATCH * SEQUENCE / seconds:.0f} | {best / seconds:.2f}x | "
+            f"| {side.name} | {seconds:.2f}, {min(side.seconds):.2f} | "
+            f"{BATCH * SEQUENCE / seconds:.0f} | {best / seconds:.2f}x | "
             f"{median(side.cpu):.2f} | {side.peak:.0f} |"
         )
 

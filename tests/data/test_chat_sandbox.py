@@ -1,10 +1,12 @@
-"""A template builds what Jinja would, and no template of a few lines takes gigabytes or hours: it is refused with one sentence, soon."""
+"""A template builds what Jinja would, and no template of a few lines takes gigabytes or hours: it
+is refused with one sentence, soon."""
 
 import time
 from resource import RUSAGE_SELF, getrusage
 
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
 from seekjax.data import DataError
 from seekjax.data.chat import compile_chat
 
@@ -16,7 +18,10 @@ TALK = [
 
 def grows(step, start="'x' ~ 'xxxxxxxxxxxxxxx'", times=60, then="{{ n.x }}"):
     """A template in which n.x takes a step again and again."""
-    return f"{{% set n = namespace(x={start}) %}}{{% for i in range({times}) %}}{step}{{% endfor %}}{then}"
+    return (
+        f"{{% set n = namespace(x={start}) %}}{{% for i in range({times}) %}}{step}{{% endfor "
+        f"%}}{then}"
+    )
 
 
 BIG = {
@@ -113,7 +118,8 @@ BIG = {
         "{% macro f(n) %}"
         + 999 * "x"
         + "{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(60) }}",
-        "{% macro f(n) %}{% if n %}{{ f(n-1, varargs, varargs) }}{% else %}{{ varargs }}{% endif %}{% endmacro %}{{ f(40, 1) }}",
+        "{% macro f(n) %}{% if n %}{{ f(n-1, varargs, varargs) }}{% else %}{{ varargs "
+        "}}{% endif %}{% endmacro %}{{ f(40, 1) }}",
     ],
     "source": [
         "{{ " + 5000 * "9" + " }}",
@@ -132,7 +138,8 @@ def test_what_would_take_gigabytes_or_hours_is_refused(source):
     began, most = time.perf_counter(), getrusage(RUSAGE_SELF).ru_maxrss
     with pytest.raises(
         DataError,
-        match="^the chat template (fails on this conversation|is no Jinja that we run): .+--template.$",
+        match="^the chat template (fails on this conversation|is no Jinja that we run): "
+        ".+--template.$",
     ):
         compile_chat(source).render(TALK)
     assert getrusage(RUSAGE_SELF).ru_maxrss - most < 2**18  # KiB
@@ -143,15 +150,21 @@ def test_what_would_take_gigabytes_or_hours_is_refused(source):
     "source",
     [
         "{{ messages[0].content|trim|upper }}{{ 'a' ~ 1 ~ none }}",
-        "{% for m in messages if m.role == 'user' %}{{ loop.index }}{{ m['content'][1:-1] }}{% endfor %}",
-        "{% macro f(x, y=2) %}[{{ x + y }}{{ caller() if caller }}]{% endmacro %}{{ f(1) }}{% call f(1, 1) %}c{% endcall %}",
+        "{% for m in messages if m.role == 'user' %}{{ loop.index }}{{ m['content'][1:-1] "
+        "}}{% endfor %}",
+        "{% macro f(x, y=2) %}[{{ x + y }}{{ caller() if caller }}]{% endmacro %}{{ f(1) "
+        "}}{% call f(1, 1) %}c{% endcall %}",
         "{{ {'a': [1, (2, 3.5)]} }}{{ -7 % 3 }}{{ 2**10 }}",
-        "{{ messages|map(attribute='role')|join(', ') }}{{ messages|selectattr('tool_calls', 'defined')|list|length }}{{ range(3)|list|reverse|list }}",
-        "{% set n = namespace(x='') %}{% for m in messages %}{% set n.x = n.x + m.content.split('l')[-1] %}{% endfor %}{{ n.x.strip() }}",
+        "{{ messages|map(attribute='role')|join(', ') }}{{ "
+        "messages|selectattr('tool_calls', 'defined')|list|length }}{{ "
+        "range(3)|list|reverse|list }}",
+        "{% set n = namespace(x='') %}{% for m in messages %}{% set n.x = n.x + "
+        "m.content.split('l')[-1] %}{% endfor %}{{ n.x.strip() }}",
         "{{ '{:>5}|{x!r}'.format(3, x='é') }}",
         "{{ 'a-b'.replace('-', '+') }}{{ 'x\ny'|indent(2, true) }}{{ '%'|replace('%', '') }}",
         "{% filter upper %}a{{ undefined }}{% endfilter %}{{ 1 in [1] and 'a' in 'ab' }}",
-        "{% for k, v in messages[1].items() %}{{ k }}{% endfor %}{{ messages[0].get('x', 'none') }}{{ 5 // 2 }}{{ [1] + [2] }}{{ 'b' > 'a' }}{{ [3, 1]|sort }}",
+        "{% for k, v in messages[1].items() %}{{ k }}{% endfor %}{{ messages[0].get('x', "
+        "'none') }}{{ 5 // 2 }}{{ [1] + [2] }}{{ 'b' > 'a' }}{{ [3, 1]|sort }}",
     ],
 )
 def test_builds_what_jinja_builds(source):
@@ -164,7 +177,10 @@ def test_builds_what_jinja_builds(source):
 
 
 def test_json_is_as_transformers_writes_it():
-    source = "{{ '<sep>' + messages[1].tool_calls[0].arguments|tojson + '<end>' }}{{ [1]|tojson(indent=1) }}{% for i in [1, 2] %}{{ i }}{% break %}{% endfor %}"
+    source = (
+        "{{ '<sep>' + messages[1].tool_calls[0].arguments|tojson + '<end>' }}{{ "
+        "[1]|tojson(indent=1) }}{% for i in [1, 2] %}{{ i }}{% break %}{% endfor %}"
+    )
     assert compile_chat(source).render(TALK) == '<sep>{"x": "<é>"}<end>[\n 1\n]1'
 
 

@@ -1,4 +1,5 @@
-"""The split is fixed and disjoint; settings that make no sense are refused; generated documents are what they claim."""
+"""The split is fixed and disjoint; settings that make no sense are refused; generated documents are
+what they claim."""
 
 import json
 import re
@@ -17,33 +18,27 @@ def stdlib():
 def test_stdlib_is_megabytes_of_modules(stdlib):
     [source] = stdlib.sources
     names = {file["name"] for file in source.files}
-    assert {"argparse.py", "json/decoder.py"} <= names and not any(
-        "test" in name.split("/")[:-1] for name in names
-    )
+    assert {"argparse.py", "json/decoder.py"} <= names
+    assert not any("test" in name.split("/")[:-1] for name in names)
     assert 2e6 < sum(file["bytes"] for file in source.files) < 2e7
-    assert (
-        len(source.train) + len(source.held_out) == len(names)
-        and 0.02 < len(source.held_out) / len(names) < 0.1
-    )
+    assert len(source.train) + len(source.held_out) == len(names)
+    assert 0.02 < len(source.held_out) / len(names) < 0.1
 
 
 def test_the_split_is_disjoint_and_fixed(stdlib):
     [source] = stdlib.sources
     assert not set(source.train) & set(source.held_out)
     again = load_corpus(DataConfig())
-    assert (
-        list(again.sources[0].held_out) == list(source.held_out)
-        and again.fingerprint() == stdlib.fingerprint()
-    )
+    assert list(again.sources[0].held_out) == list(source.held_out)
+    assert again.fingerprint() == stdlib.fingerprint()
 
 
 def test_the_manifest_is_json_and_says_what_was_read(stdlib):
     manifest = json.loads(json.dumps(stdlib.manifest()))
     assert manifest == stdlib.manifest()
     file = manifest["sources"][0]["files"][0]
-    assert (
-        set(file) == {"name", "bytes", "sha256", "train", "held_out"} and len(file["sha256"]) == 64
-    )
+    assert set(file) == {"name", "bytes", "sha256", "train", "held_out"}
+    assert len(file["sha256"]) == 64
 
 
 def test_a_corpus_may_move_but_not_change(tmp_path):
@@ -61,10 +56,8 @@ def test_copies_of_a_document_stay_on_one_side(tmp_path):
     texts = [f"text {index % 40}" for index in range(200)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     [source] = load_corpus(DataConfig(sources=(str(tmp_path),), held_out=0.3)).sources
-    assert (
-        not set(source.train) & set(source.held_out)
-        and len(source.train) + len(source.held_out) == 200
-    )
+    assert not set(source.train) & set(source.held_out)
+    assert len(source.train) + len(source.held_out) == 200
 
 
 def test_few_documents_still_have_both_sides(tmp_path):
@@ -75,7 +68,7 @@ def test_few_documents_still_have_both_sides(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "settings, message",
+    ("settings", "message"),
     [
         ({"sources": ("stdlb",)}, "did you mean 'stdlib'"),
         ({"sources": ()}, "data.sources is empty"),

@@ -1,4 +1,5 @@
-"""Every kind of bad input raises one sentence that says what, where, and what to do, before training starts."""
+"""Every kind of bad input raises one sentence that says what, where, and what to do, before
+training starts."""
 
 import json
 import pickle
@@ -37,13 +38,13 @@ def write_arrayrecord(path, texts=TEXTS):
 def read(*paths, **settings):
     corpus = load_corpus(DataConfig(sources=tuple(map(str, paths)), **settings))
     return [
-        {side: [text for text in getattr(source, side)] for side in ("train", "held_out")}
+        {side: list(getattr(source, side)) for side in ("train", "held_out")}
         for source in corpus.sources
     ]
 
 
 @pytest.mark.parametrize(
-    "write, suffix",
+    ("write", "suffix"),
     [
         (write_jsonl, "jsonl"),
         (write_parquet, "parquet"),
@@ -68,7 +69,8 @@ def test_a_folder_mixes_formats_and_survives_pickling(tmp_path):
     (tmp_path / "README.md").write_text("not data")
     corpus = load_corpus(DataConfig(sources=(str(tmp_path),), held_out=0.0))
     [source] = pickle.loads(pickle.dumps(corpus)).sources
-    assert sorted(source.train) == sorted(TEXTS) and len(source.held_out) == 0
+    assert sorted(source.train) == sorted(TEXTS)
+    assert len(source.held_out) == 0
     assert [file["name"].rsplit("/", 1)[-1] for file in source.files] == [
         "b.parquet",
         "c.array_record",
@@ -82,7 +84,8 @@ def test_a_long_text_file_is_cut_at_line_starts(tmp_path):
     (tmp_path / "book.txt").write_text(text)
     corpus = load_corpus(DataConfig(sources=(str(tmp_path / "book.txt"),), held_out=0.0))
     sections = list(corpus.sources[0].train)
-    assert "".join(sections) == text and 8 < len(sections) < 12
+    assert "".join(sections) == text
+    assert 8 < len(sections) < 12
     assert all(section.startswith("line ") for section in sections)
 
 
@@ -196,11 +199,12 @@ def test_bad_input_is_one_clear_sentence(tmp_path, case):
     make, message = BAD[case]
     with pytest.raises(DataError, match=message) as raised:
         load_corpus(DataConfig(sources=(str(make(tmp_path)),)))
-    assert "\n" not in str(raised.value) and str(raised.value).endswith(".")
+    assert "\n" not in str(raised.value)
+    assert str(raised.value).endswith(".")
 
 
 @pytest.mark.parametrize(
-    "write, name, extra",
+    ("write", "name", "extra"),
     [(write_parquet, "a.parquet", "parquet"), (write_arrayrecord, "a.arrayrecord", "arrayrecord")],
 )
 def test_a_missing_extra_is_named(tmp_path, monkeypatch, write, name, extra):

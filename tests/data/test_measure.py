@@ -18,6 +18,7 @@ from seekjax.data import (
     load_tokenizer,
     xz_bits_per_byte,
 )
+import itertools
 
 CONFIG = DataConfig(sources=("stories",), tokenizer="byte")
 CORPUS = load_corpus(CONFIG)
@@ -38,7 +39,7 @@ def test_every_token_is_a_target_exactly_once(text, sequence, batch):
     targets = np.concatenate([tokens[1:][segments[1:] > 0] for tokens, segments in rows])
     assert (targets == TOKENIZER.encode(text)).all()
     assert TOKENIZER.bytes_V[targets].sum() == len(text.encode())
-    for (before, _), (after, segments) in zip(rows, rows[1:]):
+    for (before, _), (after, segments) in itertools.pairwise(rows):
         assert not segments.any() or before[-1] == after[0]
 
 
@@ -73,7 +74,8 @@ def test_a_document_longer_than_a_row_is_refused():
 
 def test_held_out_text_is_held_out_and_of_the_size_asked_for():
     text = held_out_text(CORPUS, "stories", 1000)
-    assert len(text.encode()) == 1000 and text.startswith(CORPUS.source("stories").held_out[0])
+    assert len(text.encode()) == 1000
+    assert text.startswith(CORPUS.source("stories").held_out[0])
 
 
 def test_a_character_is_not_cut_in_two(tmp_path):

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from itertools import islice
+from itertools import islice, pairwise
 
 import grain
 import numpy as np
@@ -17,7 +17,8 @@ PAD = -1
 
 
 def stream(lengths: list[int]) -> tuple[Stream, list[np.ndarray]]:
-    """Endless documents of these lengths in turn, every token of every document different; and the first thousand of them."""
+    """Endless documents of these lengths in turn, every token of every document different; and the
+    first thousand of them."""
     starts = np.concatenate([[0], np.cumsum(lengths)])
 
     def document(index):
@@ -72,7 +73,7 @@ def test_every_token_is_predicted_exactly_once(packing, lengths, window, lanes):
     assert shown == list(range(len(shown))), "a document is skipped"
     unfinished = 0
     for document in documents[: len(shown)]:
-        expected = {(int(a), int(b)) for a, b in zip(document, document[1:])}
+        expected = {(int(a), int(b)) for a, b in pairwise(document)}
         missing = len(expected - set(seen))
         unfinished += missing > 0
     assert unfinished <= lanes, "only the document each lane is reading may be incomplete"
@@ -84,11 +85,10 @@ def test_split_rows_are_full_and_follow_each_other(lengths, window, lanes):
     batches, _ = rows_of(lengths, window, lanes, "split")
     rows = list(islice(batches, 60))
     for row in rows:
-        assert (
-            row["tokens"].shape == row["segments"].shape == (window,)
-            and row["tokens"].dtype == row["segments"].dtype == np.int32
-        )
-        assert row["segments"][0] == 1 and set(np.diff(row["segments"])) <= {0, 1}
+        assert row["tokens"].shape == row["segments"].shape == (window,)
+        assert row["tokens"].dtype == row["segments"].dtype == np.int32
+        assert row["segments"][0] == 1
+        assert set(np.diff(row["segments"])) <= {0, 1}
     for before, after in zip(rows, rows[lanes:]):
         assert before["tokens"][-1] == after["tokens"][0]
 
@@ -98,16 +98,12 @@ def test_split_rows_are_full_and_follow_each_other(lengths, window, lanes):
 def test_fit_rows_hold_pieces_of_documents_then_padding(lengths, window, lanes):
     batches, _ = rows_of(lengths, window, lanes, "fit")
     for row in islice(batches, 60):
-        assert (
-            row["tokens"].shape == row["segments"].shape == (window,)
-            and row["tokens"].dtype == row["segments"].dtype == np.int32
-        )
+        assert row["tokens"].shape == row["segments"].shape == (window,)
+        assert row["tokens"].dtype == row["segments"].dtype == np.int32
         padding = row["segments"] == 0
-        assert (
-            (np.diff(padding.astype(int)) >= 0).all()
-            and (row["tokens"][padding] == PAD).all()
-            and not padding[0]
-        )
+        assert (np.diff(padding.astype(int)) >= 0).all()
+        assert (row["tokens"][padding] == PAD).all()
+        assert not padding[0]
         for segment in range(1, row["segments"].max() + 1):
             assert (np.diff(row["tokens"][row["segments"] == segment]) == 1).all()
 
@@ -124,6 +120,5 @@ def test_resuming_anywhere_gives_the_same_rows(packing, stop, lengths, window, l
     resumed.set_state(state)
     assert resumed.get_state() == state
     for expected, row in zip(islice(unbroken, 80), resumed):
-        assert (expected["tokens"] == row["tokens"]).all() and (
-            expected["segments"] == row["segments"]
-        ).all()
+        assert (expected["tokens"] == row["tokens"]).all()
+        assert (expected["segments"] == row["segments"]).all()

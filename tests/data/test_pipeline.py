@@ -1,4 +1,5 @@
-"""Batches resume exactly whatever the workers, are shared disjointly, follow the weights, and hold the documents they should."""
+"""Batches resume exactly whatever the workers, are shared disjointly, follow the weights, and hold
+the documents they should."""
 
 import json
 from dataclasses import replace
@@ -18,7 +19,8 @@ CONFIG = DataConfig(sequence=32, tokenizer="byte")
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Two sources of documents of 4 to 200 bytes that say where they come from; some spell a special token."""
+    """Two sources of documents of 4 to 200 bytes that say where they come from; some spell a
+    special token."""
     folder = tmp_path_factory.mktemp("corpus")
     for name, count in (("a", 150), ("b", 40)):
         texts = [
@@ -91,13 +93,15 @@ def test_batches_are_what_the_contract_says(made, packing):
     batch = next(start(made, packing=packing))
     assert set(batch) == {"tokens", "segments"}
     for array in batch.values():
-        assert array.shape == (4, 33) and array.dtype == np.int32
+        assert array.shape == (4, 33)
+        assert array.dtype == np.int32
     if packing == "split":
         assert batch["segments"].min() == 1, "no padding"
 
 
 def names_read(made, batches, count):
-    """The name of every document that begins in `count` batches, in order; a name that a row cuts is missing."""
+    """The name of every document that begins in `count` batches, in order; a name that a row cuts
+    is missing."""
     texts = (
         made[2].decode(tokens[segments == segment])
         for batch in islice(batches, count)
@@ -113,12 +117,10 @@ def test_processes_read_disjoint_documents_and_miss_none(made):
         set(names_read(made, start(made, process=(index, 3), batch=3, packing="fit"), 40))
         for index in range(3)
     ]
-    assert (
-        all(shares)
-        and not shares[0] & shares[1]
-        and not shares[0] & shares[2]
-        and not shares[1] & shares[2]
-    )
+    assert all(shares)
+    assert not shares[0] & shares[1]
+    assert not shares[0] & shares[2]
+    assert not shares[1] & shares[2]
     everything = names_read(made, start(made, packing="fit"), 300)
     assert set(everything) == set(train)
 
@@ -179,11 +181,9 @@ def test_eval_batches_are_held_out_fixed_and_the_same_for_any_number_of_processe
     batches = eval_batches(
         replace(config, packing="fit", fim_rate=0.5), corpus, tokenizer, batch=4, count=3
     )
-    assert (
-        len(batches) == 3
-        and batches[0]["tokens"].shape == (4, 33)
-        and equal(batches, eval_batches(config, corpus, tokenizer, batch=4, count=3))
-    )
+    assert len(batches) == 3
+    assert batches[0]["tokens"].shape == (4, 33)
+    assert equal(batches, eval_batches(config, corpus, tokenizer, batch=4, count=3))
     halves = [
         eval_batches(
             config, corpus, tokenizer, batch=4, count=3, process_index=index, process_count=2
@@ -205,7 +205,8 @@ def test_eval_batches_are_held_out_fixed_and_the_same_for_any_number_of_processe
         ),
         3,
     )
-    assert only and all(name.startswith("b") for name in only)
+    assert only
+    assert all(name.startswith("b") for name in only)
 
 
 def test_a_file_that_vanishes_during_training_is_named(tmp_path):

@@ -1,4 +1,5 @@
-"""The entropy of the stories is the truth: probabilities sum to one, no story arises twice, and samples cost what the formula says."""
+"""The entropy of the stories is the truth: probabilities sum to one, no story arises twice, and
+samples cost what the formula says."""
 
 import math
 import random
@@ -54,12 +55,14 @@ def test_sampled_stories_cost_their_entropy():
     mean = sum(nats) / count
     error = math.sqrt(sum((x - mean) ** 2 for x in nats)) / count
     assert abs(mean - stories.entropy()) < 4 * error
-    assert 12 < stories.entropy() < 20 and 60 < stories.expected_bytes() < 150
+    assert 12 < stories.entropy() < 20
+    assert 60 < stories.expected_bytes() < 150
     assert abs(sum(map(len, samples)) / count - stories.expected_bytes()) < 2
 
 
 def test_no_story_has_two_derivations():
-    """Each template's pattern allows any form of an agreeing word, so one match in all shows that one derivation exists."""
+    """Each template's pattern allows any form of an agreeing word, so one match in all shows that
+    one derivation exists."""
     rng = random.Random(2)
     for _ in range(1000):
         text = stories.generate(rng)
@@ -69,7 +72,7 @@ def test_no_story_has_two_derivations():
         )
 
 
-@pytest.mark.parametrize("kind, vocab", [("byte", 300), ("bpe", 512)])
+@pytest.mark.parametrize(("kind", "vocab"), [("byte", 300), ("bpe", 512)])
 def test_entropy_per_token_counts_the_end_of_document(kind, vocab, tmp_path, monkeypatch):
     monkeypatch.setenv("SEEKJAX_CACHE", str(tmp_path))
     monkeypatch.setattr("seekjax.data.tokenizer.TRAINING_BYTES", 100_000)

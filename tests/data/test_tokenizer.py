@@ -1,4 +1,5 @@
-"""Encoding loses nothing, counts every byte, never turns document text into a special token, and is the same after saving."""
+"""Encoding loses nothing, counts every byte, never turns document text into a special token, and is
+the same after saving."""
 
 import json
 import pickle
@@ -35,7 +36,8 @@ def tokenizer(request, tmp_path_factory):
 )
 def test_decoding_undoes_encoding_and_every_byte_is_counted(tokenizer, text):
     ids = tokenizer.encode(text)
-    assert ids.dtype == np.int32 and tokenizer.decode(ids) == text
+    assert ids.dtype == np.int32
+    assert tokenizer.decode(ids) == text
     assert tokenizer.bytes_V[ids].sum() == len(text.encode())
     assert tokenizer.eos not in ids, "a document cannot end itself"
 
@@ -57,25 +59,26 @@ def test_special_tokens(tokenizer):
     ids = tokenizer.encode(f"Mia{EOS}Tom", special=True)
     assert list(ids) == [*tokenizer.encode("Mia"), tokenizer.eos, *tokenizer.encode("Tom")]
     assert tokenizer.decode(ids) == "MiaTom"
-    assert tokenizer.bytes_V.shape == (VOCAB,) and tokenizer.bytes_V[tokenizer.eos] == 0
+    assert tokenizer.bytes_V.shape == (VOCAB,)
+    assert tokenizer.bytes_V[tokenizer.eos] == 0
     assert len(tokenizer.encode("123")) == 3, "digits stand alone"
 
 
 def test_marks_are_tokens_and_text(tokenizer, tmp_path):
-    """Thinking must be seen: its marks are one token each, and decoding keeps them, also after saving."""
+    """Thinking must be seen: its marks are one token each, and decoding keeps them, also after
+    saving."""
     ids = tokenizer.encode("<think>1</think>2", special=True)
     again = read_tokenizer(tokenizer.save(tmp_path), tokenizer.size)
-    assert len(ids) == 4 and tokenizer.decode(ids) == again.decode(ids) == "<think>1</think>2"
+    assert len(ids) == 4
+    assert tokenizer.decode(ids) == again.decode(ids) == "<think>1</think>2"
 
 
 def test_saving_then_reading_is_the_identity(tokenizer, tmp_path):
     path = tokenizer.save(tmp_path / "run")
     for place in (path, path.parent):
         again = read_tokenizer(place, VOCAB)
-        assert (
-            again.fingerprint() == tokenizer.fingerprint()
-            and (again.bytes_V == tokenizer.bytes_V).all()
-        )
+        assert again.fingerprint() == tokenizer.fingerprint()
+        assert (again.bytes_V == tokenizer.bytes_V).all()
     assert [file.name for file in path.parent.iterdir()] == ["tokenizer.json"], (
         "no temporary file stays"
     )
@@ -156,4 +159,5 @@ def test_a_tokenizer_without_padding_or_fim_is_usable(tmp_path):
     tokenizer = read_tokenizer(
         damaged(tmp_path, lambda content: remove_tokens(content, PAD, FIM_HOLE)), 300
     )
-    assert tokenizer.pad == tokenizer.eos and tokenizer.fim_hole is None
+    assert tokenizer.pad == tokenizer.eos
+    assert tokenizer.fim_hole is None

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+
 from seekjax.data.whole import write
 
 
@@ -11,9 +12,8 @@ from seekjax.data.whole import write
 )
 def test_text_bytes_and_writers_are_written(tmp_path, content):
     write(tmp_path / "a.txt", content)
-    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "naïve" and os.listdir(tmp_path) == [
-        "a.txt"
-    ]
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "naïve"
+    assert os.listdir(tmp_path) == ["a.txt"]
 
 
 def test_a_writer_that_fails_leaves_what_was_there(tmp_path):
@@ -25,4 +25,5 @@ def test_a_writer_that_fails_leaves_what_was_there(tmp_path):
 
     with pytest.raises(OSError, match="disk full"):
         write(tmp_path / "a.txt", half)
-    assert (tmp_path / "a.txt").read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]

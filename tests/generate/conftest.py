@@ -1,10 +1,12 @@
-"""A model small enough to check against its uncached self, and the function that makes such models."""
+"""A model small enough to check against its uncached self, and the function that makes such
+models."""
 
 from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
+
 from seekjax.config import KernelConfig, ModelConfig
 from seekjax.model.initial import draw
 from seekjax.model.transformer import Transformer, logits

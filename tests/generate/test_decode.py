@@ -1,14 +1,16 @@
-"""Decoding from the cache writes what the model would write without one, for every kind of attention, prompt length and way to stop."""
+"""Decoding from the cache writes what the model would write without one, for every kind of
+attention, prompt length and way to stop."""
 
 import jax
 import numpy as np
 import pytest
+
 from seekjax.config import KernelConfig
 from seekjax.generate.decode import Decoder, prepare
 from seekjax.generate.sampling import GenerateError, Sampling
 from seekjax.generate.stream import Generator
-from seekjax.model.cache import cache_bytes, empty_cache
 from seekjax.model.block import unstack
+from seekjax.model.cache import cache_bytes, empty_cache
 from seekjax.plan import count
 
 GREEDY = Sampling(
@@ -25,7 +27,8 @@ def generator(made):
 def test_cached_is_uncached_and_together_is_alone(made, generator, prompts):
     rows = generator(prompts, GREEDY)
     for prompt, row in zip(prompts, rows, strict=True):
-        assert row.ids == made.greedy(prompt, 16) and row.ended == "length"
+        assert row.ids == made.greedy(prompt, 16)
+        assert row.ended == "length"
         exact = made.log_probs(prompt + row.ids)[np.arange(16) + len(prompt) - 1, row.ids]
         np.testing.assert_allclose(row.log_probs, exact, atol=2e-5)
         assert generator([prompt], GREEDY)[0].ids == row.ids
@@ -71,16 +74,16 @@ def test_a_row_stops_by_id_or_where_the_context_ends(generator, prompts, made):
     rows = generator(prompts, Sampling(max_new=16, temperature=0, stop_ids=(stop,)))
     for row, ids in zip(rows, plain):
         until = ids[: ids.index(stop) + 1] if stop in ids else ids
-        assert row.ids == until and row.ended == ("stop" if stop in ids else "length")
+        assert row.ids == until
+        assert row.ended == ("stop" if stop in ids else "length")
     long = [1] * (made.model.context - 3)
     assert len(generator([long], GREEDY)[0].ids) == 3
 
 
 def test_the_cache_holds_the_latent_alone(made):
     cache = unstack(made.model, empty_cache(made.model, 3, 32))
-    assert len(cache) == made.model.layers and cache_bytes(cache) == 3 * 32 * count.cache_bytes(
-        made.model, element=4
-    )
+    assert len(cache) == made.model.layers
+    assert cache_bytes(cache) == 3 * 32 * count.cache_bytes(made.model, element=4)
 
 
 def test_low_precision_keeps_router_bias_and_norms(made):

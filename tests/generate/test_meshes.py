@@ -1,7 +1,9 @@
-"""A mesh writes the tokens that one device writes: experts, heads, vocabulary and batch split, with and without a draft."""
+"""A mesh writes the tokens that one device writes: experts, heads, vocabulary and batch split, with
+and without a draft."""
 
 import jax
 import pytest
+
 from seekjax.config import KernelConfig
 from seekjax.generate.sampling import Sampling
 from seekjax.generate.stream import Generator

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from seekjax.generate.sampling import (
     GenerateError,
     Sampling,
@@ -55,9 +56,8 @@ def test_the_distribution(sampling):
 def test_greedy_is_the_first_likeliest():
     logit_BV = jnp.array([[0.0, 2.0, 2.0], [5.0, -1.0, 0.0]])
     left = shape(logit_BV, dials(Sampling(temperature=0)))
-    assert np.array_equal(draw(keys(Sampling(), 2), left), [1, 0]) and np.array_equal(
-        np.isfinite(left).sum(-1), [1, 1]
-    )
+    assert np.array_equal(draw(keys(Sampling(), 2), left), [1, 0])
+    assert np.array_equal(np.isfinite(left).sum(-1), [1, 1])
 
 
 def test_draws_have_their_distribution_and_depend_on_row_position_and_use():
@@ -85,7 +85,8 @@ def test_draws_are_the_inverse_of_the_cumulative_distribution(size):
     drawn_B = np.asarray(draw(key_B, logit_BV))
     row_B = np.arange(64)
     assert (share_BV[row_B, drawn_B] > 0).all()
-    assert (luck_B < end_BV[row_B, drawn_B] + 1e-6).all() and (
+    assert (luck_B < end_BV[row_B, drawn_B] + 1e-6).all()
+    assert (
         luck_B > end_BV[row_B, drawn_B] - share_BV[row_B, drawn_B] / share_BV.sum(-1) - 1e-6
     ).all()
 
@@ -94,11 +95,9 @@ def test_no_number_falls_outside_of_the_intervals():
     share_BX = jnp.array([[0.0, 0.3, 0.0, 0.7, 0.0]] * 5)
     luck_B = jnp.array([0.0, 0.3, 0.99999, 1.0, 2.0])
     index_B, inside_B = look_up(share_BX, luck_B)
-    assert (
-        np.array_equal(index_B, [1, 3, 3, 3, 3])
-        and (inside_B >= 0).all()
-        and (inside_B < share_BX[0, index_B]).all()
-    )
+    assert np.array_equal(index_B, [1, 3, 3, 3, 3])
+    assert (inside_B >= 0).all()
+    assert (inside_B < share_BX[0, index_B]).all()
 
 
 def test_log_probabilities_are_the_models_own():

@@ -1,4 +1,5 @@
-"""A draft changes how fast is written, never what: greedy tokens are the same, and sampled ones have exactly the model's distribution."""
+"""A draft changes how fast is written, never what: greedy tokens are the same, and sampled ones
+have exactly the model's distribution."""
 
 import itertools
 
@@ -6,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from seekjax.config import KernelConfig
-from seekjax.generate.sampling import Sampling, keys
+from seekjax.generate.sampling import Sampling, at, draw, keys
 from seekjax.generate.speculative import GUESS, judge
-from seekjax.generate.sampling import at, draw
 from seekjax.generate.stream import Generator
 
 KERNEL = KernelConfig(attention="plain")
@@ -20,16 +21,21 @@ def test_greedy_with_a_draft_is_plain_greedy(made, prompts):
         prompts, Sampling(max_new=16, temperature=0), chunk=3
     )
     seen = [[len(row.ids) for row in rows] for rows in writing]
-    assert seen[0] == [1, 1, 1] and len(seen) > 2 and seen == sorted(seen)
+    assert seen[0] == [1, 1, 1]
+    assert len(seen) > 2
+    assert seen == sorted(seen)
     for prompt, row in zip(prompts, writing.rows, strict=True):
-        assert row.ids == made.greedy(prompt, 16) and row.ended == "length"
+        assert row.ids == made.greedy(prompt, 16)
+        assert row.ended == "length"
         exact = made.log_probs(prompt + row.ids)[np.arange(16) + len(prompt) - 1, row.ids]
         np.testing.assert_allclose(row.log_probs, exact, atol=2e-5)
-    assert 0 <= writing.accepted <= writing.rounds <= 45 and "draft accepted" in writing.report()
+    assert 0 <= writing.accepted <= writing.rounds <= 45
+    assert "draft accepted" in writing.report()
 
 
 def test_a_draft_that_is_always_right_writes_two_tokens_a_step(make):
-    """With the same token likeliest after everything, and the prediction module of one mind with the model."""
+    """With the same token likeliest after everything, and the prediction module of one mind with
+    the model."""
     made = make(vocab=8)
     params = dict(made.variables["params"])
     params["head"] = params["head"] * 0
@@ -37,13 +43,12 @@ def test_a_draft_that_is_always_right_writes_two_tokens_a_step(make):
     writing = always.write([[3, 1], [2]], Sampling(max_new=11, temperature=0))
     for _ in writing:
         pass
-    assert (
-        writing.rounds == writing.accepted == 10
-        and [row.ids for row in writing.rows] == [[0] * 11] * 2
-    )
+    assert writing.rounds == writing.accepted == 10
+    assert [row.ids for row in writing.rows] == [[0] * 11] * 2
     assert writing.report().endswith("draft accepted 100%, 2.00 tokens per step")
     stopped = always([[3, 1], [2]], Sampling(max_new=11, temperature=0, stop_ids=(0,)))
-    assert stopped[0].ids == [0] and stopped[0].ended == "stop"
+    assert stopped[0].ids == [0]
+    assert stopped[0].ended == "stop"
     assert (
         len(always([[3, 1], [2]], Sampling(max_new=4, temperature=0))[0].ids) == 4
     )  # the guess would make it five
@@ -51,7 +56,8 @@ def test_a_draft_that_is_always_right_writes_two_tokens_a_step(make):
 
 @pytest.mark.parametrize("draft", [False, True], ids=["plain", "draft"])
 def test_sampled_texts_have_exactly_the_models_distribution(make, draft):
-    """All 64 texts of three tokens out of four, 8,192 times, against the product of the uncached model's probabilities (a chi-squared test)."""
+    """All 64 texts of three tokens out of four, 8,192 times, against the product of the uncached
+    model's probabilities (a chi-squared test)."""
     made, rows, sampling = (
         make(vocab=4),
         8192,
@@ -70,7 +76,8 @@ def test_sampled_texts_have_exactly_the_models_distribution(make, draft):
     seen = np.zeros((4, 4, 4))
     np.add.at(seen, tuple(np.array([row.ids for row in writing.rows]).T), 1)
     expected = rows * p / p.sum()
-    assert (seen[expected == 0] == 0).all() and abs(p.sum() - 1) < 1e-4
+    assert (seen[expected == 0] == 0).all()
+    assert abs(p.sum() - 1) < 1e-4
     likely = expected > 5
     chi2, freedom = ((seen - expected)[likely] ** 2 / expected[likely]).sum(), likely.sum() - 1
     assert freedom > 20 and chi2 < freedom + 4 * np.sqrt(2 * freedom), (chi2, freedom)
@@ -79,7 +86,8 @@ def test_sampled_texts_have_exactly_the_models_distribution(make, draft):
 
 
 def test_judged_guesses_have_the_wanted_distribution():
-    """Whatever the guesses are drawn from, also where that misses tokens or has ones that must not come."""
+    """Whatever the guesses are drawn from, also where that misses tokens or has ones that must not
+    come."""
     random, rows = np.random.default_rng(0), 40_000
     key_B, place_B = keys(Sampling(seed=3), rows), jnp.full(rows, 5)
     for wanted, drawn in [

@@ -1,6 +1,8 @@
-"""What the host does: buckets that compile once, tokens as they come, and text that never shows half a character or a stop string."""
+"""What the host does: buckets that compile once, tokens as they come, and text that never shows
+half a character or a stop string."""
 
 import pytest
+
 from seekjax.config import KernelConfig
 from seekjax.generate.decode import advance, start
 from seekjax.generate.sampling import Sampling
@@ -33,8 +35,10 @@ def test_nothing_compiles_twice_within_a_bucket(made):
 
 def test_buckets_waste_at_most_a_quarter():
     for n in range(1, 5000):
-        assert n <= bucket(n) <= max(n + 15, 1.25 * n) and bucket(n) % 16 == 0
-    assert len({bucket(n) for n in range(1, 4097)}) <= 28 and bucket(160) == 160
+        assert n <= bucket(n) <= max(n + 15, 1.25 * n)
+        assert bucket(n) % 16 == 0
+    assert len({bucket(n) for n in range(1, 4097)}) <= 28
+    assert bucket(160) == 160
 
 
 def test_streaming_writes_what_one_call_writes(made, prompts):
@@ -46,16 +50,13 @@ def test_streaming_writes_what_one_call_writes(made, prompts):
     writing = generator.write(prompts, sampling, spell, chunk=4)
     for rows in writing:
         pieces = [piece + row.text.fresh() for piece, row in zip(pieces, rows)]
-    assert [row.ids for row in writing.rows] == [row.ids for row in whole] and pieces == [
-        str(row.text) for row in whole
-    ]
+    assert [row.ids for row in writing.rows] == [row.ids for row in whole]
+    assert pieces == [str(row.text) for row in whole]
     assert pieces == [spell(row.ids) for row in whole]
-    assert (
-        writing.tokens == 48
-        and writing.rate() > 0
-        and writing.clock == sorted(writing.clock)
-        and writing.report().startswith("48 tokens, ")
-    )
+    assert writing.tokens == 48
+    assert writing.rate() > 0
+    assert writing.clock == sorted(writing.clock)
+    assert writing.report().startswith("48 tokens, ")
 
 
 def test_a_stop_string_ends_its_row_alone(made, prompts):
@@ -67,9 +68,8 @@ def test_a_stop_string_ends_its_row_alone(made, prompts):
     stop = plain[0][4:6]
     rows = generator(prompts, Sampling(max_new=16, temperature=0, stop=(stop, "never seen")), spell)
     for text, row in zip(plain, rows):
-        assert str(row.text) == text.partition(stop)[0] and row.ended == (
-            "stop" if stop in text else "length"
-        )
+        assert str(row.text) == text.partition(stop)[0]
+        assert row.ended == ("stop" if stop in text else "length")
     assert len(rows[0].ids) < 16
 
 
@@ -89,7 +89,7 @@ def test_text_by_single_bytes(text, stop, left):
     for byte in text.encode():
         ended = growing.add(byte)
         piece = growing.fresh()
-        assert "\ufffd" not in piece and not any(piece.endswith(s[:1]) for s in stop) or ended
+        assert ("\ufffd" not in piece and not any(piece.endswith(s[:1]) for s in stop)) or ended
         seen += piece
         if ended:
             break

@@ -1,8 +1,10 @@
-"""What seekjax computes from a checkpoint, laid out as transformers lays out its own: hidden states by layer, logits, predictions ahead."""
+"""What seekjax computes from a checkpoint, laid out as transformers lays out its own: hidden states
+by layer, logits, predictions ahead."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
 from seekjax.config import KernelConfig
 from seekjax.model.block import Block
 from seekjax.model.rope import angles
@@ -12,7 +14,8 @@ PLAIN = KernelConfig(attention="plain", experts="loop", remat="none")
 
 
 def computed(model, variables, tokens_BX):
-    """The first X - mtp_depth tokens through the model: {"hidden_1" ... after each layer, the last one normed, "logits", "ahead_1" ...}."""
+    """The first X - mtp_depth tokens through the model: {"hidden_1" ... after each layer, the last
+    one normed, "logits", "ahead_1" ...}."""
     T = tokens_BX.shape[1] - model.mtp_depth
     tokens_BT = jnp.asarray(tokens_BX[:, :T])
     mask_BT = jnp.ones(tokens_BT.shape, bool)

@@ -1,6 +1,8 @@
-"""What llama.cpp's deepseek2 graph computes from a GGUF file, in NumPy and from the file alone: an oracle for the names, shapes and conventions.
+"""What llama.cpp's deepseek2 graph computes from a GGUF file, in NumPy and from the file alone: an
+oracle for the names, shapes and conventions.
 
-Written from the facts of llama.cpp's src/models/deepseek2.cpp, llama-graph.cpp (build_moe_ffn) and llama-context.cpp (YaRN), late 2025.
+Written from the facts of llama.cpp's src/models/deepseek2.cpp, llama-graph.cpp (build_moe_ffn) and
+llama-context.cpp (YaRN), late 2025.
 """
 
 import gguf
@@ -40,7 +42,8 @@ class Llama:
         return (g / (1 + np.exp(-g)) * (x @ up.T)) @ down.T
 
     def rope(self, x, positions):
-        """Interleaved pairs; ggml's own gain with YaRN is cancelled by llama.cpp where both mscales are one."""
+        """Interleaved pairs; ggml's own gain with YaRN is cancelled by llama.cpp where both mscales
+        are one."""
         width, base, factor = (
             x.shape[-1],
             self.get("rope.freq_base"),
@@ -81,10 +84,8 @@ class Llama:
             self.get("rope.dimension_count"),
             self.get("attention.kv_lora_rank"),
         )
-        assert (
-            self.get("attention.key_length") == latent + rotary
-            and self.get("attention.value_length") == latent
-        )
+        assert self.get("attention.key_length") == latent + rotary
+        assert self.get("attention.value_length") == latent
         if self.get("attention.q_lora_rank"):
             q = (
                 self.norm(x @ self.tensor[f"{at}.attn_q_a.weight"].T, f"{at}.attn_q_a_norm")

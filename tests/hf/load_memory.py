@@ -1,4 +1,5 @@
-"""Load a checkpoint of sparse files in a process of its own and print the high-water marks: python load_memory.py FOLDER [LAYERS]."""
+"""Load a checkpoint of sparse files in a process of its own and print the high-water marks: python
+load_memory.py FOLDER [LAYERS]."""
 
 import json
 import sys
@@ -6,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+
 from seekjax.config import KernelConfig, ModelConfig
 from seekjax.hf.config import write_config
 from seekjax.hf.files import INDEX, NAMES
@@ -32,7 +34,8 @@ MODEL = ModelConfig(
 
 
 def sparse(folder, model):
-    """The files of a model in bf16 without any content: every byte a zero that takes no room on the disk. Returns bytes in all, and of the largest tensor."""
+    """The files of a model in bf16 without any content: every byte a zero that takes no room on the
+    disk. Returns bytes in all, and of the largest tensor."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(write_config(model, "bfloat16")))
     placed, total, largest = {}, 0, 0
@@ -56,7 +59,8 @@ def sparse(folder, model):
 
 
 def peak():
-    """Of this program alone: what getrusage tells may be that of the process it was started from."""
+    """Of this program alone: what getrusage tells may be that of the process it was started
+    from."""
     [line] = [
         line
         for line in Path("/proc/self/status").read_text().splitlines()
@@ -68,7 +72,7 @@ def peak():
 if __name__ == "__main__":
     folder, kernel = Path(sys.argv[1]), KernelConfig(dtype="bfloat16")
     folder.mkdir()
-    large = replace(MODEL, layers=int((sys.argv + ["5"])[2]))
+    large = replace(MODEL, layers=int(([*sys.argv, "5"])[2]))
     sparse(
         folder / "small",
         replace(MODEL, vocab=8, embed=8, hidden=8, expert_hidden=8, q_latent=8, kv_latent=8),

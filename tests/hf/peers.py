@@ -1,4 +1,5 @@
-"""Small random DeepSeek models of transformers. Imported only where torch and transformers are installed."""
+"""Small random DeepSeek models of transformers. Imported only where torch and transformers are
+installed."""
 
 import numpy as np
 import torch
@@ -33,30 +34,30 @@ def drawn_config(rng, kind):
     groups = pick(1, 2, 4)
     experts = groups * pick(2, 3, 4)
     open_groups = int(rng.integers(1, groups + 1))
-    config = dict(
-        vocab_size=pick(31, 50, 67),
-        hidden_size=heads * pick(6, 8, 10),
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        q_lora_rank=pick(None, 7, 12),
-        kv_lora_rank=pick(6, 8, 14),
-        qk_nope_head_dim=pick(4, 6, 10) - (kind == "v3"),
-        qk_rope_head_dim=pick(2, 4, 8),
-        v_head_dim=pick(3, 5, 9),
-        intermediate_size=pick(17, 40),
-        moe_intermediate_size=pick(6, 11),
-        n_routed_experts=experts,
-        n_shared_experts=pick(1, 2, 3),
-        num_experts_per_tok=int(rng.integers(1, min(6, experts // groups * open_groups) + 1)),
-        n_group=groups,
-        topk_group=open_groups,
-        first_k_dense_replace=int(rng.integers(0, layers + 1)),
-        routed_scaling_factor=pick(1.0, 2.5, 16.0),
-        max_position_embeddings=64,
-        norm_topk_prob=kind == "v3" and pick(True, False),
-        rope_parameters={"rope_type": "default", "rope_theta": pick(10000.0, 500.0)},
-    )
+    config = {
+        "vocab_size": pick(31, 50, 67),
+        "hidden_size": heads * pick(6, 8, 10),
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "q_lora_rank": pick(None, 7, 12),
+        "kv_lora_rank": pick(6, 8, 14),
+        "qk_nope_head_dim": pick(4, 6, 10) - (kind == "v3"),
+        "qk_rope_head_dim": pick(2, 4, 8),
+        "v_head_dim": pick(3, 5, 9),
+        "intermediate_size": pick(17, 40),
+        "moe_intermediate_size": pick(6, 11),
+        "n_routed_experts": experts,
+        "n_shared_experts": pick(1, 2, 3),
+        "num_experts_per_tok": int(rng.integers(1, min(6, experts // groups * open_groups) + 1)),
+        "n_group": groups,
+        "topk_group": open_groups,
+        "first_k_dense_replace": int(rng.integers(0, layers + 1)),
+        "routed_scaling_factor": pick(1.0, 2.5, 16.0),
+        "max_position_embeddings": 64,
+        "norm_topk_prob": kind == "v3" and pick(True, False),
+        "rope_parameters": {"rope_type": "default", "rope_theta": pick(10000.0, 500.0)},
+    }
     if pick(True, False, True):
         scales = pick(
             {"mscale": 0.707, "mscale_all_dim": 0.707},
@@ -102,7 +103,8 @@ def made(kind, config, seed):
 
 
 def reread(kind, folder, depth=0):
-    """The model of a folder in float32, and its prediction modules, by the readers of transformers."""
+    """The model of a folder in float32, and its prediction modules, by the readers of
+    transformers."""
     config = CLASSES[kind][0].from_pretrained(folder)
     patterns = [
         rf"model\.layers\.{config.num_hidden_layers + k}.*" for k in range(depth)

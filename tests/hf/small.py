@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import jax
 import numpy as np
+
 from seekjax.config import KernelConfig, ModelConfig, RopeConfig
 from seekjax.train.saved import abstract_variables
 

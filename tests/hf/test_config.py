@@ -1,9 +1,11 @@
-"""config.json as published and as transformers 5 writes it, from both to the same ModelConfig, and back."""
+"""config.json as published and as transformers 5 writes it, from both to the same ModelConfig, and
+back."""
 
 from dataclasses import replace
 
 import pytest
 from hf.small import LITE, V2, V3
+
 from seekjax.cli import load_config
 from seekjax.config import RopeConfig
 from seekjax.hf.config import read_config, write_config
@@ -39,7 +41,8 @@ YARN = {
     "original_max_position_embeddings": 4096,
     "type": "yarn",
 }
-PUBLISHED = {  # the settings of each release (deepseek_facts, section 1.1), in the published dialect
+# the settings of each release (deepseek_facts, section 1.1), in the published dialect
+PUBLISHED = {
     "v2_lite": COMMON
     | {
         "architectures": ["DeepseekV2ForCausalLM"],
@@ -160,7 +163,8 @@ def newer(config):
 def test_published_settings_are_our_configs(name, dialect):
     published = read_config(dialect(PUBLISHED[name]))
     assert published.model == replace(load_config(name).model, context=163840)
-    assert published.fp8 == (name == "v3") and published.interleaved
+    assert published.fp8 == (name == "v3")
+    assert published.interleaved
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

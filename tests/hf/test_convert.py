@@ -1,4 +1,5 @@
-"""`seekjax convert` in both directions: weights, scales and tokenizer survive, runs open as runs, and nothing is overwritten."""
+"""`seekjax convert` in both directions: weights, scales and tokenizer survive, runs open as runs,
+and nothing is overwritten."""
 
 import json
 import sys
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 from hf.small import V2, V3, drawn, raw_tensors
+
 from seekjax.cli import load_config, main
 from seekjax.config import DataConfig
 from seekjax.data import load_tokenizer

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from seekjax.hf.fp8 import E4M3, blocks, dequantise, quantise
 
 SHAPES = [(128, 128), (576, 300), (129, 1), (1, 129), (127, 257), (5, 3)]
@@ -33,16 +34,15 @@ def test_dequantise_multiplies_each_element_by_the_scale_of_its_block(shape):
 def test_quantise(shape, ue8m0):
     w = matrix(shape)
     x, scale = quantise(w, ue8m0)
-    assert (
-        x.dtype == E4M3
-        and x.shape == shape
-        and scale.dtype == np.float32
-        and scale.shape == blocks(shape)
-    )
+    assert x.dtype == E4M3
+    assert x.shape == shape
+    assert scale.dtype == np.float32
+    assert scale.shape == blocks(shape)
     for i, j in np.ndindex(scale.shape):
         largest = np.abs(w[128 * i : 128 * (i + 1), 128 * j : 128 * (j + 1)]).max()
         if ue8m0:
-            assert np.log2(scale[i, j]) % 1 == 0 and scale[i, j] / 2 < largest / 448 <= scale[i, j]
+            assert np.log2(scale[i, j]) % 1 == 0
+            assert scale[i, j] / 2 < largest / 448 <= scale[i, j]
         else:
             assert scale[i, j] == pytest.approx(largest / 448, rel=1e-6)
     spread = np.repeat(np.repeat(scale, 128, 0), 128, 1)[: shape[0], : shape[1]]
@@ -55,9 +55,8 @@ def test_what_the_rule_made_comes_back_to_the_bit():
     for seed in range(40):
         x, scale = quantise(matrix((200, 150), seed))
         again = quantise(dequantise(x, scale))
-        assert np.array_equal(again[0].view(np.uint8), x.view(np.uint8)) and np.array_equal(
-            again[1], scale
-        )
+        assert np.array_equal(again[0].view(np.uint8), x.view(np.uint8))
+        assert np.array_equal(again[1], scale)
 
 
 @pytest.mark.parametrize("ue8m0", [False, True])
@@ -67,12 +66,12 @@ def test_known_scales_come_back_where_nothing_changed(ue8m0):
     known = rng.uniform(1e-6, 1, blocks(x.shape)).astype(np.float32)
     w = dequantise(x, known)
     again = quantise(w, ue8m0, known)
-    assert np.array_equal(again[0].view(np.uint8), x.view(np.uint8)) and np.array_equal(
-        again[1], known
-    )
+    assert np.array_equal(again[0].view(np.uint8), x.view(np.uint8))
+    assert np.array_equal(again[1], known)
     w[130, 130] = 1e3
     again = quantise(w, ue8m0, known)[1]
-    assert np.argwhere(again != known).tolist() == [[1, 1]] and again[1, 1] >= np.float32(1e3 / 448)
+    assert np.argwhere(again != known).tolist() == [[1, 1]]
+    assert again[1, 1] >= np.float32(1e3 / 448)
 
 
 def test_zeros_and_the_largest_values_stay_finite():

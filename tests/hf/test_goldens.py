@@ -1,10 +1,12 @@
-"""Every hidden state, logit and prediction ahead as transformers 5.23 computes them from the checkpoints in goldens/ (made by goldens/make.py)."""
+"""Every hidden state, logit and prediction ahead as transformers 5.23 computes them from the
+checkpoints in goldens/ (made by goldens/make.py)."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hf.compare import PLAIN, assert_equal, computed
+
 from seekjax.hf.load import load
 from seekjax.hf.save import save
 from sharding.mesh import MeshConfig, make_mesh
@@ -21,9 +23,8 @@ def golden(name):
 @pytest.mark.parametrize("name", ["v2", "v2_lite", "v3"])
 def test_agrees(name):
     tokens, expected = golden(name)
-    assert {"hidden_1", "hidden_2", "hidden_3", "logits"} <= expected.keys() and (
-        "ahead_1" in expected
-    ) == (name == "v3")
+    assert {"hidden_1", "hidden_2", "hidden_3", "logits"} <= expected.keys()
+    assert ("ahead_1" in expected) == (name == "v3")
     assert_equal(computed(*load(GOLDENS / name, PLAIN), tokens), expected)
 
 

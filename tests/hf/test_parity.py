@@ -1,4 +1,5 @@
-"""Live agreement with transformers in float32, both ways, over models drawn at random. Needs the extra [parity]: `pip install -e '.[parity]'`.
+"""Live agreement with transformers in float32, both ways, over models drawn at random. Needs the
+extra [parity]: `pip install -e '.[parity]'`.
 
 pytest -n 2 --dist load tests/hf/test_parity.py
 """
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from hf.compare import PLAIN, assert_equal, computed
+
 from seekjax.hf.load import load
 from seekjax.hf.save import save
 from seekjax.train.saved import abstract_variables
@@ -58,7 +60,8 @@ def test_prediction_modules(depth, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["fp8", "fp8-ue8m0"])
 def test_fp8_blocks(dtype, tmp_path):
-    """Their reader takes the blocks of a matrix for equally large, which V3's 576 rows already contradict: widths here are under 128 or multiples of it."""
+    """Their reader takes the blocks of a matrix for equally large, which V3's 576 rows already
+    contradict: widths here are under 128 or multiples of it."""
     rng = np.random.default_rng(0)
     config = peers.drawn_config(rng, "v3") | {
         "num_hidden_layers": 2,

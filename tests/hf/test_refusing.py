@@ -1,4 +1,5 @@
-"""Broken and malicious checkpoints: each refused by one sentence that names the trouble, in little memory, with nothing left behind."""
+"""Broken and malicious checkpoints: each refused by one sentence that names the trouble, in little
+memory, with nothing left behind."""
 
 import json
 import pickle
@@ -9,6 +10,7 @@ import tracemalloc
 
 import pytest
 from hf.small import V3, WIDE, drawn, pack, unpack
+
 from seekjax.cli import main
 from seekjax.hf.errors import WeightsError
 from seekjax.hf.files import INDEX
@@ -267,7 +269,8 @@ CASES = {
                 for n, v in t.items()
             }
         ),
-        r"2 missing: .*lm_head.weight.*; 1 of another shape.*model.norm.weight \[3, 2\] instead of \[6\]; 2 unknown: evil\\x1b\[31m, lm_head",
+        r"2 missing: .*lm_head.weight.*; 1 of another shape.*model.norm.weight \[3, 2\] "
+        r"instead of \[6\]; 2 unknown: evil\\x1b\[31m, lm_head",
     ),
     "prediction module incomplete": (
         "one",
@@ -293,7 +296,7 @@ CASES = {
         "fp8",
         header(
             lambda t: (
-                t["model.layers.0.mlp.down_proj.weight_scale_inv"].update(shape=[1, 4][:1] + [2])
+                t["model.layers.0.mlp.down_proj.weight_scale_inv"].update(shape=[*[1, 4][:1], 2])
                 or t["model.layers.0.mlp.down_proj.weight_scale_inv"].update(shape=[4])
             )
         ),
@@ -419,7 +422,8 @@ def test_refused(case, whole, tmp_path, monkeypatch, capsys):
         "argv",
         ["seekjax", "convert", "--from", str(tmp_path / "broken"), "--to", str(tmp_path / "run")],
     )
-    assert main() == 2 and capsys.readouterr().err == f"error: {sentence}\n"
+    assert main() == 2
+    assert capsys.readouterr().err == f"error: {sentence}\n"
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
 
 

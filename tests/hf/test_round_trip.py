@@ -1,4 +1,5 @@
-"""Reading then writing gives the same tensors byte for byte, writing then reading the same arrays, on any mesh and in any number of files."""
+"""Reading then writing gives the same tensors byte for byte, writing then reading the same arrays,
+on any mesh and in any number of files."""
 
 import json
 import math
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hf.small import LITE, V2, V3, WIDE, drawn, raw_tensors
+
 from seekjax.config import KernelConfig
 from seekjax.hf.load import load, pair
 from seekjax.hf.names import join, split, tensors
@@ -38,8 +40,11 @@ def test_write_read_write(model, dtype, tmp_path):
     assert read[0] == model
     save(tmp_path / "b", *read, dtype, scales=tmp_path / "a" if dtype.startswith("fp8") else None)
     a, b = raw_tensors(tmp_path / "a"), raw_tensors(tmp_path / "b")
-    assert a == b and len(list(tmp_path.glob("a/*.safetensors"))) > 1 == len(
-        list(tmp_path.glob("b/*.safetensors"))
+    assert a == b
+    assert (
+        len(list(tmp_path.glob("a/*.safetensors")))
+        > 1
+        == len(list(tmp_path.glob("b/*.safetensors")))
     )
     assert json.loads((tmp_path / "a/config.json").read_text()) == json.loads(
         (tmp_path / "b/config.json").read_text()
@@ -48,9 +53,9 @@ def test_write_read_write(model, dtype, tmp_path):
         jax.tree.map(np.testing.assert_array_equal, read[1], variables)
     if dtype.startswith("fp8"):
         kinds = {name.rpartition(".")[2]: kind for name, (kind, _, _) in a.items()}
+        assert kinds["weight_scale_inv"] == "F32"
         assert (
-            kinds["weight_scale_inv"] == "F32"
-            and a["model.embed_tokens.weight"][0]
+            a["model.embed_tokens.weight"][0]
             == "BF16"
             == a["model.layers.0.input_layernorm.weight"][0]
         )

@@ -1,4 +1,5 @@
-"""Causal attention: every form equals the plain one, values and gradients, with and without segments, alone and under shard_map."""
+"""Causal attention: every form equals the plain one, values and gradients, with and without
+segments, alone and under shard_map."""
 
 from functools import partial
 
@@ -6,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, PartitionSpec as P
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from seekjax.kernels import attention
 
@@ -80,11 +82,13 @@ def test_sees_only_its_own_past(attend):
     )(*inputs)
     for gradient in gradients:
         seen_T = np.abs(np.asarray(gradient[0])).reshape(140, -1).sum(axis=1) > 0
-        assert seen_T[70:101].all() and not seen_T[:70].any() and not seen_T[101:].any()
+        assert seen_T[70:101].all()
+        assert not seen_T[:70].any()
+        assert not seen_T[101:].any()
 
 
 @pytest.mark.parametrize(
-    "attend, segmented",
+    ("attend", "segmented"),
     [
         (attention.attend_plain, True),
         (attention.attend_block, False),
@@ -92,7 +96,8 @@ def test_sees_only_its_own_past(attend):
     ],
 )
 def test_under_shard_map(attend, segmented):
-    """Heads over one axis, sequences over the other: the shared rotary key's gradient is summed over the heads' axis."""
+    """Heads over one axis, sequences over the other: the shared rotary key's gradient is summed
+    over the heads' axis."""
     mesh = jax.make_mesh((4, 2), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
     inputs, do_BTHU = draw(8, 100, 4, 8, 4, 6)
     extra = (documents(8, 100),) if segmented else ()

@@ -1,4 +1,5 @@
-"""The head's cross entropy: the chunked form and the sum equal the plain one, values and gradients, alone and with a sharded vocabulary."""
+"""The head's cross entropy: the chunked form and the sum equal the plain one, values and gradients,
+alone and with a sharded vocabulary."""
 
 from functools import partial
 
@@ -7,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from jax.sharding import AxisType, PartitionSpec as P
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from seekjax.kernels.cross_entropy import nll_chunked, nll_plain, nll_sum
 
@@ -44,7 +46,7 @@ def close(got, expected):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("M, D, V, chunk, rows", CASES)
+@pytest.mark.parametrize(("M", "D", "V", "chunk", "rows"), CASES)
 def test_chunked_equals_plain(M, D, V, chunk, rows):
     x_MD, w_DV, target_M, dnll_M = draw(M, D, V)
     got = value_and_gradients(
@@ -53,7 +55,7 @@ def test_chunked_equals_plain(M, D, V, chunk, rows):
     close(got, value_and_gradients(nll_plain, x_MD, w_DV, target_M, dnll_M))
 
 
-@pytest.mark.parametrize("M, D, V, chunk, rows", CASES)
+@pytest.mark.parametrize(("M", "D", "V", "chunk", "rows"), CASES)
 def test_sum_equals_plain(M, D, V, chunk, rows):
     x_MD, w_DV, target_M, weight_M = draw(M, D, V)
     got = sum_and_gradients(lambda *a: nll_sum(*a, target_M, weight_M, rows=rows), x_MD, w_DV)

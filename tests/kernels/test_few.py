@@ -1,9 +1,11 @@
-"""The form for a handful of tokens agrees with all experts on all tokens, and with sorted rows, alone and on a mesh."""
+"""The form for a handful of tokens agrees with all experts on all tokens, and with sorted rows,
+alone and on a mesh."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from seekjax.config import KernelConfig
 from seekjax.kernels.few import experts_every, experts_few
 from seekjax.model.experts import mixture

@@ -1,4 +1,5 @@
-"""Grouped expert feed-forward: every form equals the plain loop, values and gradients, alone and under shard_map."""
+"""Grouped expert feed-forward: every form equals the plain loop, values and gradients, alone and
+under shard_map."""
 
 from functools import partial
 
@@ -6,13 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, PartitionSpec as P
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from seekjax.kernels import grouped
 from seekjax.quant.formats import quantise
 
 FORMS = [grouped.experts_ragged, grouped.experts_block]
-CASES = {  # rows of each expert, out of 700: empty experts, exact tiles, one row more, rows left over, nothing at all
+# rows of each expert, out of 700: empty experts, exact tiles, one row more, rows left over, nothing
+# at all
+CASES = {
     "uneven": (0, 300, 129, 200),
     "exact": (256, 128, 0, 316),
     "one over": (257, 129, 1, 1),
@@ -95,12 +99,15 @@ def test_rows_of_no_expert_neither_give_nor_take(experts):
     for a, b in zip(*results):
         np.testing.assert_array_equal(a, b)
     y_MD, dx_MD, dmix_M, *_ = results[0]
-    assert not y_MD[270:].any() and not dx_MD[270:].any() and not dmix_M[270:].any()
+    assert not y_MD[270:].any()
+    assert not dx_MD[270:].any()
+    assert not dmix_M[270:].any()
 
 
 @pytest.mark.parametrize("experts", [grouped.experts_loop, *FORMS])
 def test_under_shard_map(experts):
-    """Rows differ over both axes, experts over one: the weight gradient of an expert is the sum over the other."""
+    """Rows differ over both axes, experts over one: the weight gradient of an expert is the sum
+    over the other."""
     mesh = jax.make_mesh((2, 4), ("data", "expert"), axis_types=(AxisType.Auto,) * 2)
     inputs, dy_MD = draw(8 * 64, 8)
     size_dE = jnp.array([(30 - d, 20 + d) for d in range(8)], jnp.int32)

@@ -1,10 +1,12 @@
-"""The latent cache in bfloat16 and in FP8: its size, how far it is from the truth, and that decoding from it works, on a mesh too."""
+"""The latent cache in bfloat16 and in FP8: its size, how far it is from the truth, and that
+decoding from it works, on a mesh too."""
 
 from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
+
 from configs.v3 import config as v3
 from seekjax.config import KernelConfig, ModelConfig
 from seekjax.generate.sampling import Sampling
@@ -58,9 +60,10 @@ def test_what_comes_back(kind, most):
     c, k = (random.standard_normal((2, 3, width)).astype(np.float32) * 5 for width in (256, 8))
     cache = layer_cache(model, 2, 3, kind)
     stored = {name: x.astype(cache[name].dtype) for name, x in packed(cache, c, k).items()}
-    assert cache_bytes(stored) == cache_bytes(cache) and {
-        name: x.shape for name, x in stored.items()
-    } == {name: x.shape for name, x in cache.items()}
+    assert cache_bytes(stored) == cache_bytes(cache)
+    assert {name: x.shape for name, x in stored.items()} == {
+        name: x.shape for name, x in cache.items()
+    }
     for x, found, bound in zip((c, k), latents(stored, "float32"), (most, min(most, 2.0**-8))):
         assert (np.abs(found - x) <= bound * np.maximum(np.abs(x), 0.01 * np.abs(x).max())).all()
 

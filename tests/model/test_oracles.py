@@ -83,7 +83,7 @@ def test_rotation(normal, context):
 
 
 @pytest.mark.parametrize("kind", ["plain", "ties"])
-@pytest.mark.parametrize("groups, limit", [(4, 2), (8, 3), (4, 4), (1, 1)])
+@pytest.mark.parametrize(("groups", "limit"), [(4, 2), (8, 3), (4, 4), (1, 1)])
 def test_v3_router(normal, groups, limit, kind):
     model = replace(V3, expert_groups=groups, groups_per_token=limit)
     logit_BTE, bias_E = normal(2, 50, 16), normal(16) / 5
@@ -97,7 +97,7 @@ def test_v3_router(normal, groups, limit, kind):
 
 
 @pytest.mark.parametrize("kind", ["plain", "ties"])
-@pytest.mark.parametrize("groups, limit", [(4, 2), (8, 3), (1, 1)])
+@pytest.mark.parametrize(("groups", "limit"), [(4, 2), (8, 3), (1, 1)])
 def test_v2_router(normal, groups, limit, kind):
     model = replace(V2, expert_groups=groups, groups_per_token=limit)
     logit_BTE = normal(2, 50, 16) if kind == "plain" else np.round(normal(2, 50, 16))
@@ -161,7 +161,8 @@ MLA = ModelConfig(
 
 
 def with_random_weights(module, normal, *inputs):
-    """The module's variables, every weight normal with the width of its fan-in, norms away from one."""
+    """The module's variables, every weight normal with the width of its fan-in, norms away from
+    one."""
     shapes = unbox(jax.eval_shape(module.init, jax.random.key(0), *inputs))
     return jax.tree.map(
         lambda x: (
@@ -177,7 +178,8 @@ def with_random_weights(module, normal, *inputs):
     ids=["yarn", "no query latent", "plain rope"],
 )
 def test_latent_attention(normal, model):
-    """The causal kernel, and the cache read at once or token by token with keys and values formed or absorbed, are all the paper's attention."""
+    """The causal kernel, and the cache read at once or token by token with keys and values formed
+    or absorbed, are all the paper's attention."""
     module, x_BTD, positions_BT = (
         LatentAttention(model),
         normal(2, 12, 48),
@@ -243,7 +245,8 @@ def test_mixture_of_experts(normal, model, kernel):
             y_BTD[b], experts.mixture(x_BTD[b], choice, gate, routed, shared), atol=2e-4
         )
         choices += choice
-    assert seen["load_E"].tolist() == balance.loads(choices, 16) and seen["dropped"] == 0
+    assert seen["load_E"].tolist() == balance.loads(choices, 16)
+    assert seen["dropped"] == 0
 
 
 # multi-token prediction

@@ -1,4 +1,5 @@
-"""The whole model: cached equals uncached, recomputation changes nothing, and every variant a field selects runs and learns."""
+"""The whole model: cached equals uncached, recomputation changes nothing, and every variant a field
+selects runs and learns."""
 
 from dataclasses import replace
 from functools import partial
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from seekjax.config import KernelConfig, ModelConfig, RopeConfig
 from seekjax.model.attention import attend_absorbed, attend_expanded
 from seekjax.model.cache import cache_bytes, empty_cache
@@ -132,11 +134,11 @@ def test_bfloat16_stays_near_float32_and_keeps_the_router_in_float32():
     transformer, variables, tokens = made(model)
     low = Transformer(model, replace(PLAIN, dtype="bfloat16"))
     full, half = (logits(jax.jit(m.apply)(variables, tokens)) for m in (transformer, low))
-    assert half.dtype == jnp.float32 and float(jnp.abs(full - half).mean()) < 0.05 * float(
-        jnp.abs(full).mean()
-    )
+    assert half.dtype == jnp.float32
+    assert float(jnp.abs(full - half).mean()) < 0.05 * float(jnp.abs(full).mean())
     text = str(jax.make_jaxpr(low.apply)(variables, tokens))
-    assert "f32[2,9,24]" in text and "bf16[2,9,24]" not in text
+    assert "f32[2,9,24]" in text
+    assert "bf16[2,9,24]" not in text
 
 
 def test_the_order_of_experts_changes_nothing_visible():

@@ -1,4 +1,5 @@
-"""The published models have their published numbers. Papers: DeepSeekMoE 2401.06066, V2 2405.04434, V3 2412.19437, hardware 2505.09343."""
+"""The published models have their published numbers. Papers: DeepSeekMoE 2401.06066, V2 2405.04434,
+V3 2412.19437, hardware 2505.09343."""
 
 import importlib
 import math
@@ -81,7 +82,8 @@ def test_v3_prediction_module_has_11_5b_parameters():
 
 
 def test_mha_in_place_of_mla_has_15_8b_parameters_2_5b_active():
-    """V2 appendix D, table 9: with MHA 15.8B, 2.5B active and 110.6K numbers of cache per token, against 15.7B, 2.4B and 15.6K (14 %)."""
+    """V2 appendix D, table 9: with MHA 15.8B, 2.5B active and 110.6K numbers of cache per token,
+    against 15.7B, 2.4B and 15.6K (14 %)."""
     mha = replace(V2_LITE.model, attention="mha", nope=0, rotary=128)
     count = parameters(mha)
     assert (billions(count.total), billions(count.active_without_embedding)) == (
@@ -93,7 +95,7 @@ def test_mha_in_place_of_mla_has_15_8b_parameters_2_5b_active():
 
 
 @pytest.mark.parametrize(
-    "config, elements", [(MOE_16B, 114_688), (V2_LITE, 15_552), (V2, 34_560), (V3, 35_136)]
+    ("config", "elements"), [(MOE_16B, 114_688), (V2_LITE, 15_552), (V2, 34_560), (V3, 35_136)]
 )
 def test_cache_per_token(config, elements):
     """V2 tables 1 and 9 (15.6K, 34.6K); hardware paper table 1: V3 keeps 70.272 KB."""
@@ -108,13 +110,14 @@ def test_mla_caches_as_much_as_2_25_groups():
 
 
 def test_v2_saves_93_3_percent_of_the_67b_models_cache():
-    """V2 abstract: 93.3 %, of DeepSeek 67B's 95 layers with 8 key-value groups in 16 bits; V2 serves with 6 bits on average (section 3.2.3)."""
+    """V2 abstract: 93.3 %, of DeepSeek 67B's 95 layers with 8 key-value groups in 16 bits; V2
+    serves with 6 bits on average (section 3.2.3)."""
     assert 1 - cache_elements(V2.model) * 6 / (95 * 2 * 8 * 128 * 16) == pytest.approx(
         0.9334, abs=1e-4
     )
 
 
-@pytest.mark.parametrize("weight, value", [(0.707, 1.2608037774), (1.0, 1.3688879454)])
+@pytest.mark.parametrize(("weight", "value"), [(0.707, 1.2608037774), (1.0, 1.3688879454)])
 def test_yarn_temperature(weight, value):
     """V2 section 3.1.4: 0.0707 ln 40 + 1; V3 section 4.3: 0.1 ln 40 + 1."""
     assert mscale(40, weight) == pytest.approx(value, abs=1e-10)
@@ -122,23 +125,26 @@ def test_yarn_temperature(weight, value):
 
 
 @pytest.mark.parametrize(
-    "config, scale", [(V2_LITE, 0.1147213868), (V2, 0.1147213868), (V3, 0.1352337789)]
+    ("config", "scale"), [(V2_LITE, 0.1147213868), (V2, 0.1147213868), (V3, 0.1352337789)]
 )
 def test_softmax_scale_of_the_released_models(config, scale):
-    """DeepSeek's inference/model.py: 192^-0.5 x temperature^2 where the context exceeds 4096, else 192^-0.5."""
+    """DeepSeek's inference/model.py: 192^-0.5 x temperature^2 where the context exceeds 4096, else
+    192^-0.5."""
     assert softmax_scale(replace(config.model, context=163840)) == pytest.approx(scale, abs=1e-10)
     assert softmax_scale(config.model) == pytest.approx(0.0721687836, abs=1e-10)
 
 
 @pytest.mark.parametrize("config", [V2_LITE, V2, V3])
 def test_yarn_frequencies_of_the_released_models(config):
-    """DeepSeek's inference/model.py: pairs up to 10 stay, from 23 on are divided by 40, and pair 16 is 0.0055 to the last digit."""
+    """DeepSeek's inference/model.py: pairs up to 10 stay, from 23 on are divided by 40, and pair 16
+    is 0.0055 to the last digit."""
     plain, yarn = (
         rope_frequencies(replace(config.model, context=context)) for context in (4096, 163840)
     )
     np.testing.assert_allclose(plain, 10000.0 ** (-np.arange(32) / 32))
     np.testing.assert_array_equal(yarn[:11], plain[:11])
-    assert yarn[11] < plain[11] and yarn[22] > plain[22] / 40
+    assert yarn[11] < plain[11]
+    assert yarn[22] > plain[22] / 40
     np.testing.assert_allclose(yarn[23:], plain[23:] / 40)
     golden = {
         10: 0.0562341325,
@@ -153,7 +159,8 @@ def test_yarn_frequencies_of_the_released_models(config):
 
 
 def test_balanced_loads_have_balance_one_and_no_violation():
-    """V3 equations 17-20: sum of f_i P_i = 1 in each sequence when balanced; arXiv 2408.15664: MaxVio 0 when uniform, the bias moves by u = 0.001."""
+    """V3 equations 17-20: sum of f_i P_i = 1 in each sequence when balanced; arXiv 2408.15664:
+    MaxVio 0 when uniform, the bias moves by u = 0.001."""
     choice_BTK = np.arange(2 * 32).reshape(2, 16, 2) % 8
     np.testing.assert_allclose(
         sequence_balance(np.full((2, 16, 8), 0.3, np.float32), choice_BTK), 1, rtol=1e-6
@@ -168,7 +175,8 @@ def test_balanced_loads_have_balance_one_and_no_violation():
 
 
 def quarter_experts(model: ModelConfig) -> ModelConfig:
-    """The paper's idealised sizes: an FFN is 8 embed^2, an expert a quarter of it, every layer has experts."""
+    """The paper's idealised sizes: an FFN is 8 embed^2, an expert a quarter of it, every layer has
+    experts."""
     return replace(model, dense_layers=0, expert_hidden=round(model.embed * 2 / 3))
 
 
@@ -185,7 +193,7 @@ def dense(layers: int, embed: int, vocab: int) -> ModelConfig:
 
 
 @pytest.mark.parametrize(
-    "model, published",
+    ("model", "published"),
     [
         (quarter_experts(MOE_16B.model), 74.4),
         (dense(30, 4096, 102400), 183.5),
@@ -193,7 +201,8 @@ def dense(layers: int, embed: int, vocab: int) -> ModelConfig:
     ],
 )
 def test_training_flops_per_4k_tokens(model, published):
-    """DeepSeekMoE tables 3 and 4: 74.4T (MoE-16B), 183.5T (DeepSeek 7B), 187.9T (LLaMA2-7B); they leave out router and norms."""
+    """DeepSeekMoE tables 3 and 4: 74.4T (MoE-16B), 183.5T (DeepSeek 7B), 187.9T (LLaMA2-7B); they
+    leave out router and norms."""
     assert flops_per_token(model, 4096, causal=False) * 4096 / 1e12 == pytest.approx(
         published, rel=2e-3
     )
@@ -203,7 +212,7 @@ ABLATION = dense(9, 1280, 8000)
 
 
 @pytest.mark.parametrize(
-    "model, published",
+    ("model", "published"),
     [
         (
             quarter_experts(replace(ABLATION, experts=63, shared_experts=1, experts_per_token=7)),
@@ -213,13 +222,14 @@ ABLATION = dense(9, 1280, 8000)
     ],
 )
 def test_training_flops_of_the_2b_ablation(model, published):
-    """DeepSeekMoE table 1: 4.3T with 1 + 63 experts of which 1 + 7 are active, 2.9T dense, per 2K tokens."""
+    """DeepSeekMoE table 1: 4.3T with 1 + 63 experts of which 1 + 7 are active, 2.9T dense, per 2K
+    tokens."""
     assert flops_per_token(model, 2048, causal=False) * 2048 / 1e12 == pytest.approx(
         published, abs=0.05
     )
 
 
-@pytest.mark.parametrize("config, gigaflops", [(V2, 155.3), (V3, 250.5)])
+@pytest.mark.parametrize(("config", "gigaflops"), [(V2, 155.3), (V3, 250.5)])
 def test_training_gigaflops_per_token(config, gigaflops):
     """Hardware paper table 2: 155 and 250 GFLOPs per token at 4K, causal."""
     assert billions(flops_per_token(config.model, 4096)) == pytest.approx(gigaflops, abs=0.05)
@@ -228,9 +238,10 @@ def test_training_gigaflops_per_token(config, gigaflops):
     )
 
 
-@pytest.mark.parametrize("causal, published", [(True, 385), (False, 432)])
+@pytest.mark.parametrize(("causal", "published"), [(True, 385), (False, 432)])
 def test_v3_trained_at_385_teraflops_per_accelerator(causal, published):
-    """V3 section 1: 180K H800 hours per 1T tokens; hardware paper: 385 TFLOP/s causal, 432 counting the whole square."""
+    """V3 section 1: 180K H800 hours per 1T tokens; hardware paper: 385 TFLOP/s causal, 432 counting
+    the whole square."""
     assert flops_per_token(V3.model, 4096, causal=causal) * 1e12 / (
         180e3 * 3600
     ) / 1e12 == pytest.approx(published, rel=5e-3)
@@ -249,7 +260,8 @@ def test_v3_steps_have_62_914_560_tokens_in_every_phase():
 
 
 def test_v3_learning_rate_after_warm_up_and_at_the_end():
-    """V3 section 4.2: 2.2e-4 after 2K steps, 7.3e-6 in the last 167B tokens; each phase is in tests/train/test_schedule.py."""
+    """V3 section 4.2: 2.2e-4 after 2K steps, 7.3e-6 in the last 167B tokens; each phase is in
+    tests/train/test_schedule.py."""
     rate = learning_rate(V3)
     assert float(rate(0)) == pytest.approx(2.2e-4 / 2000)
     assert float(rate(2000)) == pytest.approx(2.2e-4)

@@ -1,6 +1,7 @@
-"""The smoke test of reinforcement, from nothing, in two to three minutes on two cores: a base model that has read sums by somebody who forgets every second
-carry learns to carry, because right answers pay; where rewards are dealt out regardless of the answer it does not. A program of its own, because the
-test suite compiles without optimising.
+"""The smoke test of reinforcement, from nothing, in two to three minutes on two cores: a base model
+that has read sums by somebody who forgets every second carry learns to carry, because right answers
+pay; where rewards are dealt out regardless of the answer it does not. A program of its own, because
+the test suite compiles without optimising.
 
     PYTHONPATH=.:tests python tests/post/smoke_addition.py FOLDER
 """
@@ -67,7 +68,8 @@ def main(folder: Path) -> None:
         max(one["gap"] for one in metrics.read(folder / "paid") if "gap" in one),
     )
     print(
-        f"right on held-out sums: {paid:.1%} where right answers paid ({seconds:.0f} s), {dealt:.1%} where rewards were dealt out; {first:.1%} of the first "
+        f"right on held-out sums: {paid:.1%} where right answers paid ({seconds:.0f} s), "
+        f"{dealt:.1%} where rewards were dealt out; {first:.1%} of the first "
         f"rollout; sampler and trainer differ by {gap:.1e} at most"
     )
     assert paid >= first + RISE and paid >= dealt + RISE, (

@@ -1,4 +1,5 @@
-"""One form is accepted and nothing near it; expressions are valued exactly, in bounded time, and nothing is executed."""
+"""One form is accepted and nothing near it; expressions are valued exactly, in bounded time, and
+nothing is executed."""
 
 import ast
 import time
@@ -7,6 +8,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from seekjax.post.answer import (
     BLANK,
     DIGITS,
@@ -79,11 +81,13 @@ MALFORMED = {
 }
 
 
-@pytest.mark.parametrize("text, reason", MALFORMED.items(), ids=range(len(MALFORMED)))
+@pytest.mark.parametrize(("text", "reason"), MALFORMED.items(), ids=range(len(MALFORMED)))
 def test_nothing_near_the_form_passes(text, reason):
     start = time.perf_counter()
     refused = parse(text)
-    assert isinstance(refused, Refused) and reason in refused.reason and len(refused.reason) < 80
+    assert isinstance(refused, Refused)
+    assert reason in refused.reason
+    assert len(refused.reason) < 80
     assert time.perf_counter() - start < 0.2
 
 
@@ -111,9 +115,8 @@ def test_after_a_template_that_opened_the_thought():
 def test_pieces_in_any_order_give_the_form_or_a_reason(text, opened):
     found = parse(text, opened)
     if isinstance(found, Parsed):
-        assert all(text.count(tag) == (tag != "<think>" or not opened) for tag in TAGS) and not any(
-            tag in found.thought + found.answer for tag in TAGS
-        )
+        assert all(text.count(tag) == (tag != "<think>" or not opened) for tag in TAGS)
+        assert not any(tag in found.thought + found.answer for tag in TAGS)
     else:
         assert found.reason
 
@@ -221,7 +224,8 @@ HOSTILE = [
 def test_hostile_expressions_are_refused_at_once(text):
     start = time.perf_counter()
     refused = evaluate(text)
-    assert isinstance(refused, Refused) and 0 < len(refused.reason) < 80
+    assert isinstance(refused, Refused)
+    assert 0 < len(refused.reason) < 80
     assert time.perf_counter() - start < 0.05
 
 

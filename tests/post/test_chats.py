@@ -1,4 +1,5 @@
-"""Conversations become samples whose prompts are the rollouts' own, whose answers all are learnt once with their end, and whose faults are named."""
+"""Conversations become samples whose prompts are the rollouts' own, whose answers all are learnt
+once with their end, and whose faults are named."""
 
 import json
 
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from seekjax.config import Config, DataConfig, SftConfig
 from seekjax.data import DataError, load_tokenizer
 from seekjax.data.chat import BUILT_IN, compile_chat
@@ -51,10 +53,10 @@ def write(folder, *rows):
 def test_thinking_is_learnt_though_templates_drop_it_from_the_past():
     END, A = "<｜end▁of▁sentence｜>", "<｜Assistant｜>"
     one, two = FORMS["v3"].samples(TALK)
-    assert learnt(one) == ["<think>\nhm</think>2" + END] and learnt(two) == [
-        "<think>\noh</think>4" + END
-    ]
-    assert f"{A}2{END}" in spelled(two.tokens) and "hm" not in spelled(two.tokens)
+    assert learnt(one) == ["<think>\nhm</think>2" + END]
+    assert learnt(two) == ["<think>\noh</think>4" + END]
+    assert f"{A}2{END}" in spelled(two.tokens)
+    assert "hm" not in spelled(two.tokens)
     both = FORMS["r1"].samples(TALK)
     assert [learnt(sample) for sample in both] == [["hm</think>2" + END], ["oh</think>4" + END]]
     assert all(f"{A}<think>\n" in spelled(sample.tokens) for sample in both)
@@ -115,7 +117,7 @@ def test_every_answer_is_learnt_once_behind_the_prompt_a_rollout_would_have(hist
 
 
 @pytest.mark.parametrize(
-    "row, says",
+    ("row", "says"),
     [
         ("{", "line 2 is not valid JSON"),
         ("[1]", "line 2 is a JSON list"),
@@ -152,7 +154,9 @@ def test_a_faulty_row_is_named_with_its_line(tmp_path, row, says):
     file = write(tmp_path, {"messages": PLAIN}, row)
     with pytest.raises(DataError) as error:
         load_samples(config(chats=(file,)), FORMS["v3"])
-    assert says in str(error.value) and file in str(error.value) and "\n" not in str(error.value)
+    assert says in str(error.value)
+    assert file in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_faulty_settings_are_named(tmp_path):
@@ -176,23 +180,26 @@ def test_faulty_settings_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "source, says",
+    ("source", "says"),
     [
         (
             "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{{ eos_token }}{% endfor %}",
             "no generation prompt",
         ),
         (
-            "{% for m in messages %}{{ m['content'] }}!{% endfor %}{% if add_generation_prompt %}A:{% endif %}",
+            "{% for m in messages %}{{ m['content'] }}!{% endfor %}{% if "
+            "add_generation_prompt %}A:{% endif %}",
             "does not write an answer behind",
         ),
         (
-            "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% else %}A:{{ m['content'] }}.{% endif %}{% endfor %}"
+            "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% else "
+            "%}A:{{ m['content'] }}.{% endif %}{% endfor %}"
             "{% if add_generation_prompt %}A:{% endif %}",
             "does not end an answer",
         ),
         (
-            "{% if messages|length > 1 %}{{ raise_exception('no') }}{% endif %}{% if add_generation_prompt %}A:{% endif %}",
+            "{% if messages|length > 1 %}{{ raise_exception('no') }}{% endif %}{% if "
+            "add_generation_prompt %}A:{% endif %}",
             "fails on this conversation",
         ),
     ],
@@ -216,7 +223,8 @@ def test_long_samples_are_left_out_and_counted_when_asked(tmp_path):
         ),
     )
     [source] = load_samples(config(chats=(file,), drop_long=True), FORMS["v3"]).sources
-    assert len(source.train) + len(source.held_out) == 3 and source.files[0]["too_long"] == 1
+    assert len(source.train) + len(source.held_out) == 3
+    assert source.files[0]["too_long"] == 1
     [source] = load_samples(
         config(sequence=60, tasks=("addition",), drop_long=True), FORMS["v3"]
     ).sources
@@ -238,7 +246,9 @@ def test_answers_to_one_question_stay_on_one_side(tmp_path):
         {spelled(side[i]["tokens"]).split("<｜User｜>")[1][0] for i in range(len(side))}
         for side in (source.train, source.held_out)
     ]
-    assert sides[0] and sides[1] and not sides[0] & sides[1]
+    assert sides[0]
+    assert sides[1]
+    assert not sides[0] & sides[1]
 
 
 @given(
@@ -247,10 +257,8 @@ def test_answers_to_one_question_stay_on_one_side(tmp_path):
 )
 def test_the_split_keeps_copies_together_and_both_sides_filled(keys, share):
     side = held_out_side(keys, share)
-    assert (
-        all(a == b for x, a in zip(keys, side) for y, b in zip(keys, side) if x == y)
-        and not side.all()
-    )
+    assert all(a == b for x, a in zip(keys, side) for y, b in zip(keys, side) if x == y)
+    assert not side.all()
     assert side.any() == (share > 0 and len(set(keys)) > 1)
 
 
@@ -263,13 +271,11 @@ def test_solved_problems_are_the_tasks_own_and_the_sides_disjoint(language):
     questions = [
         {text.split("<｜User｜>")[1].split("<｜Assistant｜>")[0] for text in side} for side in sides
     ]
-    assert not questions[0] & questions[1] and all(
-        "<think>" in text and "<answer>" in text for text in sides[0]
-    )
+    assert not questions[0] & questions[1]
+    assert all("<think>" in text and "<answer>" in text for text in sides[0])
     chinese = np.mean(["对" in text for text in sides[0]])
-    assert chinese == {"en": 0, "zh": 1}.get(language, chinese) and (
-        language != "mixed" or 0.2 < chinese < 0.8
-    )
+    assert chinese == {"en": 0, "zh": 1}.get(language, chinese)
+    assert language != "mixed" or 0.2 < chinese < 0.8
     assert sides[0] == [
         spelled(source.train[i]["tokens"]) for i in range(40)
     ]  # a function of the index alone
@@ -280,13 +286,13 @@ def test_rows_of_the_held_out_side_are_whole_and_end_in_padding():
         {"tokens": np.full(n, n, np.int32), "trained": np.arange(n) > 1} for n in (3, 4, 5, 6, 7)
     ]
     rows = whole_rows(samples, 3, 10, 0)
-    assert len(rows) <= 3 and all(len(x) == 10 for row in rows for x in row.values())
+    assert len(rows) <= 3
+    assert all(len(x) == 10 for row in rows for x in row.values())
     for row in rows:
         for segment in set(row["segments"]) - {0}:
             [n] = set(row["tokens"][row["segments"] == segment])
-            assert (row["segments"] == segment).sum() == n and row["trained"][
-                row["segments"] == segment
-            ].sum() == n - 2
+            assert (row["segments"] == segment).sum() == n
+            assert row["trained"][row["segments"] == segment].sum() == n - 2
         assert not row["trained"][row["segments"] == 0].any()
 
 

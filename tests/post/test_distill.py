@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from reference.divergence import numpy_kl, softmax
+
 from seekjax.config import DistillConfig, LoraConfig, Schedule
 from seekjax.data import DataError, load_tokenizer
 from seekjax.hf.errors import WeightsError
@@ -105,17 +106,18 @@ def learnt(settings_of, tmp_path_factory):
 def test_a_student_of_another_width_learns_to_think_so(learnt, chats, monkeypatch):
     records = figures(learnt)
     train, held = ([r for r in records if r["split"] == split] for split in ("train", "held_out"))
-    assert train[-1]["kl"] < 0.5 * train[0]["kl"] and held[-1]["kl"] < 0.6 * train[0]["kl"]
-    assert {"loss", "kl", "bits_per_byte", f"kl/{chats}"} <= held[-1].keys() and {
+    assert train[-1]["kl"] < 0.5 * train[0]["kl"]
+    assert held[-1]["kl"] < 0.6 * train[0]["kl"]
+    assert {"loss", "kl", "bits_per_byte", f"kl/{chats}"} <= held[-1].keys()
+    assert {
         "loss",
         "mtp_loss",
         "trained",
     } <= train[-1].keys()
     monkeypatch.setattr(learnt.stage, "talk", lambda state: [])
     lines = learnt.stage.finish(learnt.state, learnt.folder)
-    assert (
-        learnt.folder / "kl.png"
-    ).exists() and f"next: talk with it: seekjax chat {learnt.folder}" in lines
+    assert (learnt.folder / "kl.png").exists()
+    assert f"next: talk with it: seekjax chat {learnt.folder}" in lines
     assert any(
         "teacher" in line and "2 layers of width 32" in line for line in learnt.stage.about()
     )
@@ -123,7 +125,8 @@ def test_a_student_of_another_width_learns_to_think_so(learnt, chats, monkeypatc
 
 
 def test_a_step_mixes_what_was_written_with_what_is_thought(learnt):
-    """By NumPy from both models' logits: the mean over the assistant's tokens, the divergence times T squared."""
+    """By NumPy from both models' logits: the mean over the assistant's tokens, the divergence times
+    T squared."""
     stage, post = learnt.stage, replace(learnt.stage.post, temperature=2.0, cross_entropy=0.25)
     with use(make_mesh(learnt.config.mesh)):
         batch = stage.batch(0, learnt.state)
@@ -187,11 +190,9 @@ def test_saved_logits_teach_what_the_teacher_does_without_it(saved, tmp_path, mo
     monkeypatch.setattr(teachers, "open_model", lambda *_: pytest.fail("the teacher was loaded"))
     again = run(replace(saved.config, out=tmp_path / "run"))
     same(again.state, saved.state)
-    assert (
-        figures(again) == figures(saved)
-        and saved.stage.teacher.opened
-        and "opened" not in vars(again.stage.teacher)
-    )
+    assert figures(again) == figures(saved)
+    assert saved.stage.teacher.opened
+    assert "opened" not in vars(again.stage.teacher)
     size = sum(path.stat().st_size for path in saved.config.post.save_logits.glob("train-*.npz"))
     tokens = sum(r["tokens"] for r in figures(saved) if r["split"] == "train")
     assert size < 1.2 * tokens * (8 * 4 + 9 * 4) + 6 * 1000  # trained tokens alone
@@ -219,7 +220,8 @@ def test_what_is_saved_is_refused_where_it_does_not_belong(saved, tmp_path, chat
     ]:
         with pytest.raises(DataError, match=says) as error:
             run(replace(config, post=replace(config.post, **change)))
-        assert "\n" not in str(error.value) and "--post.save-logits" in str(error.value)
+        assert "\n" not in str(error.value)
+        assert "--post.save-logits" in str(error.value)
 
 
 def test_a_damaged_file_is_refused_and_a_missing_one_asked_for_again(saved, tmp_path):
@@ -270,9 +272,8 @@ def test_a_damaged_file_is_refused_and_a_missing_one_asked_for_again(saved, tmp_
         first.unlink()
         kept(batch, "train-000000", stage.teacher.read)
     again = dict(np.load(first))
-    assert found.keys() == again.keys() and all(
-        np.array_equal(found[name], again[name]) for name in found
-    )
+    assert found.keys() == again.keys()
+    assert all(np.array_equal(found[name], again[name]) for name in found)
 
 
 def test_a_run_goes_on_with_its_own_teacher_alone(saved, big, tmp_path):
@@ -321,21 +322,23 @@ def test_a_student_learns_on_its_own_answers(own):
     records = figures(own)
     train, [held] = ([r for r in records if r["split"] == split] for split in ("train", "held_out"))
     assert np.mean([r["kl"] for r in train[-2:]]) < np.mean([r["kl"] for r in train[:2]])
-    assert {"kl", "accuracy", "parsed", "length", "entropy"} <= train[0].keys() and {
+    assert {"kl", "accuracy", "parsed", "length", "entropy"} <= train[0].keys()
+    assert {
         "kl",
         "accuracy",
         "accuracy_low",
     } <= held.keys()
-    assert 8 <= train[0]["tokens"] <= 64 and train[0]["tokens"] == 8 * train[0]["length"]
+    assert 8 <= train[0]["tokens"] <= 64
+    assert train[0]["tokens"] == 8 * train[0]["length"]
     groups = json.loads((own.folder / "rollouts.jsonl").read_text().splitlines()[0])["groups"]
     assert [len(group["samples"]) for group in groups] == [4, 4]
     lines = own.stage.finish(own.state, own.folder)
+    assert "kl.png" in lines[0]
     assert (
-        "kl.png" in lines[0]
-        and lines[1]
-        == f"pictures: {own.folder / 'accuracy.png'}, {own.folder / 'load.png'}, {own.folder / 'max_violation.png'}"
-        and (own.folder / "chat_template.jinja").exists()
+        lines[1] == f"pictures: {own.folder / 'accuracy.png'}, {own.folder / 'load.png'}, "
+        f"{own.folder / 'max_violation.png'}"
     )
+    assert (own.folder / "chat_template.jinja").exists()
     assert "right" in own.stage.describe(train[0])
 
 
@@ -348,15 +351,15 @@ def test_own_answers_go_on_bit_for_bit(own, tmp_path):
 
 
 def test_what_is_drawn_is_what_is_learnt(own):
-    """The loss is over the tokens that the student drew, under reverse KL, whatever is in the prompts and behind the end."""
+    """The loss is over the tokens that the student drew, under reverse KL, whatever is in the
+    prompts and behind the end."""
     stage, state = own.stage, own.state
     with use(make_mesh(own.config.mesh)):
         texts, judged = stage.answers(state, stage.judge.training(0, 2), 4, jax.random.key(0))
         batch = stage.thought(texts)
         sums = stage.measure(state.params, state, batch)
-    assert (
-        sums["tokens"] == sum(one.tokens for one in judged) and direction(stage.post) == "reverse"
-    )
+    assert sums["tokens"] == sum(one.tokens for one in judged)
+    assert direction(stage.post) == "reverse"
     assert np.array_equal(np.asarray(batch["trained"]).reshape(8, -1)[:, 1:], texts["mask"])
 
 
@@ -406,7 +409,8 @@ def test_bad_input_is_one_sentence(settings_of, learnt, tmp_path, change, says):
     config = replace(config, model=replace(config.model, vocab=change.get("vocab", 320)))
     with pytest.raises((ConfigError, DataError, WeightsError), match=says) as error:
         run(config)
-    assert "\n" not in str(error.value) and not (tmp_path / "run" / "checkpoints").exists()
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_a_teacher_that_reads_otherwise_is_refused(settings_of, learnt, big, tmp_path):

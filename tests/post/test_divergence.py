@@ -1,4 +1,5 @@
-"""The divergence of student and teacher against NumPy, in both directions, whole or of the likeliest tokens and the rest."""
+"""The divergence of student and teacher against NumPy, in both directions, whole or of the
+likeliest tokens and the rest."""
 
 import jax
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.divergence import numpy_kl, softmax
+
 from seekjax.post.divergence import divergence, likeliest
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use
@@ -13,7 +15,8 @@ from sharding.rules import use
 
 @pytest.fixture(scope="module")
 def gradients():
-    """KL [B, T] and its gradients by hidden states and head, compiled once for each form; logits are the head's own rows, D = V."""
+    """KL [B, T] and its gradients by hidden states and head, compiled once for each form; logits
+    are the head's own rows, D = V."""
 
     def run(kind, top_k, temperature):
         def kl(hidden, head, other, other_head):
@@ -66,11 +69,13 @@ def test_a_student_like_its_teacher_has_nothing_to_learn(gradients, kind, top_k)
         np.float32(random.normal(size=(4, 11))),
     )
     (_, found), slopes = gradients[kind, top_k](hidden, head, hidden, head)
-    assert np.abs(found).max() < 1e-6 and max(np.abs(x).max() for x in slopes) < 2e-5
+    assert np.abs(found).max() < 1e-6
+    assert max(np.abs(x).max() for x in slopes) < 2e-5
 
 
 def test_rows_and_a_split_vocabulary_change_nothing(monkeypatch):
-    """Tiles of 4 rows, the last filled up, on a mesh that splits sequences and vocabulary; K is more than a device's part of the vocabulary."""
+    """Tiles of 4 rows, the last filled up, on a mesh that splits sequences and vocabulary; K is
+    more than a device's part of the vocabulary."""
     monkeypatch.setattr("seekjax.post.divergence.ROWS", 4)
     random = np.random.default_rng(1)
     hidden, other, head, other_head = (

@@ -1,4 +1,5 @@
-"""Preference tuning against the paper's formulas in NumPy, its pairs kept whole, and a run that learns what was preferred."""
+"""Preference tuning against the paper's formulas in NumPy, its pairs kept whole, and a run that
+learns what was preferred."""
 
 import json
 from dataclasses import replace
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from seekjax.config import DataConfig, DpoConfig, LoraConfig
 from seekjax.data import DataError, load_tokenizer
 from seekjax.data.chat import BUILT_IN, compile_chat
@@ -18,8 +20,8 @@ from seekjax.post.dpo import Pairwise, margin
 from seekjax.post.pairs import load_pairs, pair_batches
 from seekjax.post.stages import stage_of
 from seekjax.train import metrics
-from seekjax.train.lora import make_plan
 from seekjax.train.loop import fit
+from seekjax.train.lora import make_plan
 from seekjax.validate import ConfigError
 
 TOKENIZER = load_tokenizer(DataConfig(tokenizer="byte"), 320, None)
@@ -39,7 +41,8 @@ def good(n):
 
 
 def reference_loss(logp, ref, mask, beta):
-    """Loss of each pair and its gradient with respect to logp, pair by pair and token by token (2305.18290, equation 7 and what follows it)."""
+    """Loss of each pair and its gradient with respect to logp, pair by pair and token by token
+    (2305.18290, equation 7 and what follows it)."""
     losses, slope = [], np.zeros_like(logp)
     for row in range(0, len(logp), 2):
         reward = [
@@ -96,12 +99,12 @@ def tuned(tiny, tmp_path_factory):
 def test_a_run_learns_what_was_preferred(tuned):
     records = metrics.read(tuned.folder)
     train, held = ([r for r in records if r["split"] == split] for split in ("train", "held_out"))
-    assert (
-        np.isclose(train[0]["loss"], np.log(2), atol=1e-5)
-        and train[0]["accuracy"] == 0.5
-        and train[0]["pairs"] == 2
-    )
-    assert train[-1]["loss"] < 0.6 and held[-1]["accuracy"] == 1 and held[-1]["margin"] > 0.2
+    assert np.isclose(train[0]["loss"], np.log(2), atol=1e-5)
+    assert train[0]["accuracy"] == 0.5
+    assert train[0]["pairs"] == 2
+    assert train[-1]["loss"] < 0.6
+    assert held[-1]["accuracy"] == 1
+    assert held[-1]["margin"] > 0.2
     assert np.isclose(
         held[-1]["margin"], held[-1]["reward_chosen"] - held[-1]["reward_rejected"], atol=1e-5
     )
@@ -116,7 +119,8 @@ def test_a_run_learns_what_was_preferred(tuned):
 
 
 def test_a_step_is_the_formula_on_the_models_own_logits(tuned):
-    """Sums of log-softmax over the answers' tokens alone, by NumPy, under policy and reference; two micro-batches or one."""
+    """Sums of log-softmax over the answers' tokens alone, by NumPy, under policy and reference; two
+    micro-batches or one."""
     stage, state, beta = tuned.stage, tuned.state, tuned.config.post.beta
     batch = next(pair_batches(stage.corpus, 4, 1, {}, 0, 1))
     forward = jax.jit(
@@ -141,10 +145,8 @@ def test_a_step_is_the_formula_on_the_models_own_logits(tuned):
 
 
 def test_a_run_ends_with_its_picture(tuned):
-    assert (
-        "preference.png" in tuned.stage.finish(tuned.state, tuned.folder)[0]
-        and (tuned.folder / "preference.png").stat().st_size > 5000
-    )
+    assert "preference.png" in tuned.stage.finish(tuned.state, tuned.folder)[0]
+    assert (tuned.folder / "preference.png").stat().st_size > 5000
 
 
 def test_pairs_lie_side_by_side_with_one_prompt(tuned):
@@ -153,20 +155,17 @@ def test_pairs_lie_side_by_side_with_one_prompt(tuned):
         seen["tokens"][::2], seen["tokens"][1::2], seen["trained"][::2], seen["trained"][1::2]
     ):
         begin = said.argmax()
-        assert (
-            begin == other.argmax()
-            and (chosen[:begin] == rejected[:begin]).all()
-            and TOKENIZER.decode(chosen[said]).startswith("yes")
-        )
-        assert (
-            TOKENIZER.decode(rejected[other]) == "no"
-            and chosen[said][-1] == rejected[other][-1] == TOKENIZER.eos
-        )
+        assert begin == other.argmax()
+        assert (chosen[:begin] == rejected[:begin]).all()
+        assert TOKENIZER.decode(chosen[said]).startswith("yes")
+        assert TOKENIZER.decode(rejected[other]) == "no"
+        assert chosen[said][-1] == rejected[other][-1] == TOKENIZER.eos
     assert not seen["trained"][seen["segments"] == 0].any()
 
 
 def test_with_adapters_the_reference_is_the_frozen_weights(tuned):
-    """Adapters at zero are the reference: every pair costs log 2, and nothing as large as the model is kept for it."""
+    """Adapters at zero are the reference: every pair costs log 2, and nothing as large as the model
+    is kept for it."""
     plan = make_plan(
         replace(tuned.config, lora=LoraConfig(rank=2), train=replace(tuned.config.train, ema=0.0)),
         ("reference",),
@@ -174,14 +173,15 @@ def test_with_adapters_the_reference_is_the_frozen_weights(tuned):
     state = jax.jit(plan.begin)(tuned.state.params)
     batch = next(pair_batches(tuned.stage.corpus, 2, 0, {}, 0, 1))
     sums, _ = jax.jit(Pairwise(plan).figures)(state.params, state, batch)
-    assert np.isclose(sums["loss"], np.log(2)) and sums["accuracy"] == 0.5
+    assert np.isclose(sums["loss"], np.log(2))
+    assert sums["accuracy"] == 0.5
     assert sum(x.size for x in jax.tree.leaves(state.frozen["reference"])) < 0.3 * sum(
         x.size for x in jax.tree.leaves(state.frozen["base"])
     )
 
 
 @pytest.mark.parametrize(
-    "row, says",
+    ("row", "says"),
     [
         ({"chosen": "a", "rejected": "b"}, 'either "prompt"'),
         ({**good(1), "messages": []}, 'either "prompt"'),
@@ -211,10 +211,8 @@ def test_settings_that_do_not_fit_are_refused(tiny, tmp_path):
         {"messages": [{"role": "user", "content": "q"}], "chosen": "a", "rejected": "b"},
     )
     corpus = load_pairs(tiny(None, DpoConfig(pairs=(file,), drop_long=True)), FORM, 0)
-    assert (
-        corpus.sources[0].files[0]["too_long"] == 1
-        and len(corpus.sources[0].train) == len(corpus.sources[0].held_out) == 1
-    )
+    assert corpus.sources[0].files[0]["too_long"] == 1
+    assert len(corpus.sources[0].train) == len(corpus.sources[0].held_out) == 1
     config = tiny(tmp_path, DpoConfig(pairs=(file,)))
     for wrong, says in [
         (replace(config, post=DpoConfig()), "nothing to learn from"),

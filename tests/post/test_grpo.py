@@ -1,4 +1,5 @@
-"""Reinforcement in the loop: the trainer follows the sampler exactly, a resumed run is the same run, and a mesh changes nothing."""
+"""Reinforcement in the loop: the trainer follows the sampler exactly, a resumed run is the same
+run, and a mesh changes nothing."""
 
 import json
 import shutil
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from seekjax.config import (
     Config,
     DataConfig,
@@ -142,7 +144,8 @@ def same(a, b, tolerance=0.0):
 
 def test_a_run_learns_its_reward_on_its_own_policy(unbroken):
     records = figures(unbroken)
-    assert len(records) == 20 and np.mean([r["reward"] for r in records[-4:]]) > 1.5 * np.mean(
+    assert len(records) == 20
+    assert np.mean([r["reward"] for r in records[-4:]]) > 1.5 * np.mean(
         [r["reward"] for r in records[:4]]
     )
     assert all(
@@ -150,11 +153,9 @@ def test_a_run_learns_its_reward_on_its_own_policy(unbroken):
         for r in records
     )  # one update a rollout
     assert max(r["gap"] for r in records) < 1e-4
-    assert (
-        records[0]["kl"] == pytest.approx(0, abs=1e-6)
-        and records[5]["kl"] > 1e-3
-        and records[6]["kl"] == pytest.approx(0, abs=1e-6)
-    )
+    assert records[0]["kl"] == pytest.approx(0, abs=1e-6)
+    assert records[5]["kl"] > 1e-3
+    assert records[6]["kl"] == pytest.approx(0, abs=1e-6)
     [seen] = figures(unbroken, "held_out")
     assert {
         "accuracy",
@@ -195,8 +196,9 @@ def test_the_balance_bias_stays_and_the_reference_moves(unbroken, base):
 
 
 def test_eight_devices_make_the_same_updates(unbroken, base, tmp_path):
-    """As many steps as the samples are the same word for word; then the weights are, to what float32 sums allow. With an eps above rounding, for Adam's
-    usual one divides a gradient that is nothing but rounding by its own size."""
+    """As many steps as the samples are the same word for word; then the weights are, to what
+    float32 sums allow. With an eps above rounding, for Adam's usual one divides a gradient that is
+    nothing but rounding by its own size."""
 
     def two_steps(name, mesh):
         config, folder = run(base, tmp_path / name, steps=2, mesh=mesh), tmp_path / name
@@ -218,7 +220,8 @@ def test_eight_devices_make_the_same_updates(unbroken, base, tmp_path):
 
 
 def test_replayed_routing_is_what_the_trainer_follows(base):
-    """After absorbed decoding with temperature and top-p; with other experts, or without the mask, the probabilities are others."""
+    """After absorbed decoding with temperature and top-p; with other experts, or without the mask,
+    the probabilities are others."""
     stage = Reinforcement(adopt(run(base, None)))
     with use(make_mesh(BASE.mesh)):
         sampler, state = rollout.Sampler(stage.config, stage.tokenizer), Plan(stage.config).start()
@@ -259,7 +262,8 @@ def test_replayed_routing_is_what_the_trainer_follows(base):
 
 
 def test_every_rollout_draws_anew_and_ends_where_padding_is_the_end_too(base):
-    """Three public trainers' mistakes: one key for all steps, prompts read once a sample, the end masked out where it is also the padding."""
+    """Three public trainers' mistakes: one key for all steps, prompts read once a sample, the end
+    masked out where it is also the padding."""
     stage = Reinforcement(adopt(run(base, None)))
     with use(make_mesh(BASE.mesh)):
         sampler, state = rollout.Sampler(stage.config, stage.tokenizer), Plan(stage.config).start()
@@ -278,9 +282,8 @@ def test_every_rollout_draws_anew_and_ends_where_padding_is_the_end_too(base):
         first, again = drawn(), drawn()
         stage.rollouts += 1
         second = drawn()
-        assert np.array_equal(first["tokens"], again["tokens"]) and not np.array_equal(
-            first["tokens"], second["tokens"]
-        )
+        assert np.array_equal(first["tokens"], again["tokens"])
+        assert not np.array_equal(first["tokens"], second["tokens"])
         sampler.stop_X[0] = end = np.bincount(
             second["tokens"][:, 1:][second["mask"]]
         ).argmax()  # so that some texts do end
@@ -294,11 +297,9 @@ def test_every_rollout_draws_anew_and_ends_where_padding_is_the_end_too(base):
         )
         last, rows = padded["length"] - 1, np.arange(16)
         short = padded["mask"].sum(1) < stage.config.post.max_new
-        assert (
-            short.any()
-            and (padded["tokens"][rows, last][short] == end).all()
-            and padded["mask"][rows, last - 1].all()
-        )  # and the end is learnt
+        assert short.any()
+        assert (padded["tokens"][rows, last][short] == end).all()
+        assert padded["mask"][rows, last - 1].all()
         shapes = str(
             jax.make_jaxpr(
                 lambda: sampler(
@@ -309,9 +310,8 @@ def test_every_rollout_draws_anew_and_ends_where_padding_is_the_end_too(base):
                 )
             )()
         )
-    assert (
-        f"f32[4,{sampler.room},32]" in shapes and f"f32[16,{sampler.room},32]" not in shapes
-    )  # 4 prompts were read, not 16
+    assert f"f32[4,{sampler.room},32]" in shapes
+    assert f"f32[16,{sampler.room},32]" not in shapes
 
 
 class Counted(Reinforcement):
@@ -335,18 +335,16 @@ def test_inner_epochs_and_minibatches_move_the_ratio_and_nothing_compiles_after_
     fitted = fit(
         run(base, tmp_path, steps=12, batch=8, post=post, eval_every=12, save_every=6), Counted
     )
-    assert Counted.before[0] < Counted.before[1] and Counted.before[8] == Counted.before[11]
+    assert Counted.before[0] < Counted.before[1]
+    assert Counted.before[8] == Counted.before[11]
     records = figures(fitted)
     assert "reward/length" in records[0]  # DAPO's penalty
-    assert records[0]["ratio"] == pytest.approx(1, abs=1e-5) and all(
-        abs(r["log_ratio"]) > 1e-6 for r in records[1:4]
-    )
-    assert [r["reward"] for r in records[:4]] == [records[0]["reward"]] * 4 and records[4][
-        "reward"
-    ] != records[0]["reward"]
-    assert (
-        not (tmp_path / "checkpoints" / "6").exists() and (tmp_path / "checkpoints" / "8").exists()
-    )  # a save waits for the end of a rollout
+    assert records[0]["ratio"] == pytest.approx(1, abs=1e-5)
+    assert all(abs(r["log_ratio"]) > 1e-6 for r in records[1:4])
+    assert [r["reward"] for r in records[:4]] == [records[0]["reward"]] * 4
+    assert records[4]["reward"] != records[0]["reward"]
+    assert not (tmp_path / "checkpoints" / "6").exists()
+    assert (tmp_path / "checkpoints" / "8").exists()
 
 
 def test_a_failing_reward_is_counted_and_named_not_zero(base, tmp_path):
@@ -359,10 +357,11 @@ def test_a_failing_reward_is_counted_and_named_not_zero(base, tmp_path):
         for one in group["samples"]
     ]
     failed = [one for one in samples if one["reward"] is None]
-    assert 0 < record["failed"] < 16 and failed and all(one["advantage"] == 0 for one in failed)
-    assert all("ZeroDivisionError" in one["error"] for one in failed) and all(
-        "error" not in one for one in samples if one["reward"] is not None
-    )
+    assert 0 < record["failed"] < 16
+    assert failed
+    assert all(one["advantage"] == 0 for one in failed)
+    assert all("ZeroDivisionError" in one["error"] for one in failed)
+    assert all("error" not in one for one in samples if one["reward"] is not None)
     with pytest.raises(DataError, match="the reward failed for every sample.*broken returned nan"):
         fit(
             run(base, tmp_path / "broken", post={"rewards": (("post.own_reward:broken", 1.0),)}),
@@ -372,7 +371,8 @@ def test_a_failing_reward_is_counted_and_named_not_zero(base, tmp_path):
 
 @pytest.fixture(scope="module")
 def broken_off(base, tmp_path_factory):
-    """Adapters and the bias learn, without a reference, until the reward breaks in the second rollout."""
+    """Adapters and the bias learn, without a reference, until the reward breaks in the second
+    rollout."""
     folder = tmp_path_factory.mktemp("broken_off")
     config = run(
         base,
@@ -397,7 +397,8 @@ def test_a_reward_that_breaks_later_costs_no_step(broken_off):
         "cursor": 4,
     }
     [record] = metrics.read(broken_off)
-    assert record["step"] == 1 and "kl" not in record  # without a reference nothing is measured
+    assert record["step"] == 1
+    assert "kl" not in record
 
 
 def test_adapters_learn_from_rewards_and_the_bias_moves_where_asked(broken_off, base):
@@ -407,9 +408,8 @@ def test_adapters_learn_from_rewards_and_the_bias_moves_where_asked(broken_off, 
         jax.tree.map(lambda a, b: bool((a != b).any()), before, after)
     )
     names = {jax.tree_util.keystr(path): different for path, different in moved}
-    assert any(different for name, different in names.items() if "w_o" in name) and any(
-        different for name, different in names.items() if "bias" in name
-    )
+    assert any(different for name, different in names.items() if "w_o" in name)
+    assert any(different for name, different in names.items() if "bias" in name)
     assert not any(
         different
         for name, different in names.items()
@@ -418,7 +418,8 @@ def test_adapters_learn_from_rewards_and_the_bias_moves_where_asked(broken_off, 
 
 
 def test_the_template_is_kept_beside_the_weights(base, unbroken, tmp_path):
-    """So that `seekjax chat` and what is trained next ask as the model was taught; a run that was saved learns no other."""
+    """So that `seekjax chat` and what is trained next ask as the model was taught; a run that was
+    saved learns no other."""
     assert (unbroken.folder / "chat_template.jinja").read_text() == BUILT_IN["v3"]
     with use(make_mesh(BASE.mesh)):
         other = Reinforcement(adopt(run(base, tmp_path, post={"template": "r1"})))
@@ -435,7 +436,8 @@ def test_groups_with_signal_replace_those_without():
 
 
 def test_what_was_drawn_tells_how_good_the_policy_is_and_what_has_signal_is_learnt():
-    """Three rounds of two groups of two: one group has signal in the first, none in the second, both in the third."""
+    """Three rounds of two groups of two: one group has signal in the first, none in the second,
+    both in the third."""
     rounds = [([0, 0, 1, -1], 0), ([0, 0, 0, 0], 4), ([2, -2, 3, -3], 8)]
     stage = object.__new__(Reinforcement)
     stage.config, stage.objective = (
@@ -448,14 +450,11 @@ def test_what_was_drawn_tells_how_good_the_policy_is_and_what_has_signal_is_lear
         np.array(rounds[number][0], np.float32),
     )
     texts, judged, advantage_B, (everything, all_B) = stage.drawn_groups(None)
-    assert (
-        texts["tokens"][:, 0].tolist() == [8, 9, 2, 3]
-        and judged == ["text 8", "text 9", "text 2", "text 3"]
-        and advantage_B.tolist() == [2, -2, 1, -1]
-    )
-    assert everything == [f"text {i}" for i in range(12)] and all_B.tolist() == sum(
-        (row for row, _ in rounds), []
-    )
+    assert texts["tokens"][:, 0].tolist() == [8, 9, 2, 3]
+    assert judged == ["text 8", "text 9", "text 2", "text 3"]
+    assert advantage_B.tolist() == [2, -2, 1, -1]
+    assert everything == [f"text {i}" for i in range(12)]
+    assert all_B.tolist() == sum((row for row, _ in rounds), [])
     stage.objective = objective_of(GrpoConfig())
     assert (
         stage.drawn_groups(None)[1]
@@ -496,7 +495,8 @@ def test_bad_input_is_one_sentence(base, tmp_path, change, said):
     )
     with pytest.raises((ConfigError, DataError), match=said) as found:
         fit(config, Reinforcement)
-    assert "\n" not in str(found.value) and not list(tmp_path.glob("checkpoints/*"))
+    assert "\n" not in str(found.value)
+    assert not list(tmp_path.glob("checkpoints/*"))
 
 
 def test_a_template_that_asks_for_no_answer_is_refused(base, tmp_path):

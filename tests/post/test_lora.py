@@ -1,4 +1,5 @@
-"""Adapters: the model begins as it was, the weights beside them never change, and what is saved is read back merged; the same on any mesh."""
+"""Adapters: the model begins as it was, the weights beside them never change, and what is saved is
+read back merged; the same on any mesh."""
 
 from dataclasses import replace
 from functools import partial
@@ -7,12 +8,13 @@ import jax
 import numpy as np
 import optax
 import pytest
+
 from seekjax.config import LoraConfig, SftConfig
 from seekjax.generate.open import open_model
 from seekjax.model.transformer import Transformer
 from seekjax.post.stages import stage_of
-from seekjax.train.lora import Adapted, make_plan
 from seekjax.train.loop import fit
+from seekjax.train.lora import Adapted, make_plan
 from seekjax.train.loss import NextToken
 from seekjax.train.saved import read_run
 from seekjax.train.state import Plan
@@ -72,7 +74,7 @@ def test_only_matrices_have_adapters_and_only_adapters_have_moments(config, begu
     } <= own
     assert not any(part in name for name in own for part in ("norm", "embed", "head/", "router"))
     fewer = set(named(make_plan(replace(config, lora=replace(LORA, experts=False))).shape.params))
-    assert {name for name in own - fewer} == {
+    assert set(own - fewer) == {
         f"{stack}/ffn/{w}/{x}"
         for stack in ("expert_layers", "mtp_1/block")
         for w in ("w_gate", "w_up", "w_down")
@@ -81,9 +83,8 @@ def test_only_matrices_have_adapters_and_only_adapters_have_moments(config, begu
     count, moments = (
         sum(x.size for x in jax.tree.leaves(tree)) for tree in (state.params, state.opt_state)
     )
-    assert 2 * count <= moments <= 2 * count + 8 and count < 0.5 * sum(
-        x.size for x in jax.tree.leaves(state.frozen["base"])
-    )
+    assert 2 * count <= moments <= 2 * count + 8
+    assert count < 0.5 * sum(x.size for x in jax.tree.leaves(state.frozen["base"]))
     m, r = config.model, LORA.rank
     assert state.params["expert_layers"]["ffn"]["w_gate"]["a"].size == 2 * m.experts * m.embed * r
     assert type(make_plan(replace(config, lora=LoraConfig()))) is Plan
@@ -120,9 +121,8 @@ def test_merged_weights_are_the_formula(begun):
 def test_a_reference_is_a_copy_of_the_adapters(config, begun):
     plan, state = make_plan(config, ("reference",)), begun[1]
     own = jax.eval_shape(plan.begin, state.frozen["base"])
-    assert jax.tree.structure(own.frozen["reference"]) == jax.tree.structure(
-        own.params
-    ) and own.frozen.keys() == {"reference", "base"}
+    assert jax.tree.structure(own.frozen["reference"]) == jax.tree.structure(own.params)
+    assert own.frozen.keys() == {"reference", "base"}
     assert jax.tree.structure(plan.state_axes().frozen) == jax.tree.structure(own.frozen)
 
 
@@ -136,7 +136,8 @@ def make_batch():
 
 
 def test_a_step_is_the_same_on_a_mesh(config):
-    """Gradients and metrics of data 2 x expert 2 against no mesh at all, in the norm of the adapters' tensors; one layer, to compile little."""
+    """Gradients and metrics of data 2 x expert 2 against no mesh at all, in the norm of the
+    adapters' tensors; one layer, to compile little."""
     config, batch, found = (
         replace(config, model=replace(config.model, layers=1, dense_layers=0, mtp_depth=0)),
         make_batch(),

@@ -1,4 +1,5 @@
-"""The objectives against plain loops straight from the papers (tests/reference/grpo.py), and what must hold whatever the numbers are."""
+"""The objectives against plain loops straight from the papers (tests/reference/grpo.py), and what
+must hold whatever the numbers are."""
 
 from dataclasses import replace
 from functools import cache
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from jax.sharding import NamedSharding, PartitionSpec
 from reference import grpo as reference
+
 from seekjax.post.objective import Metrics, Objective, Totals, advantages, kl_estimate, policy_loss
 from seekjax.post.recipes import RECIPES
 
@@ -32,7 +34,8 @@ def compiled(objective):
 
 
 def batch(seed, off=0.3):
-    """Random log-probabilities, `off` nats from one another, lengths of 1 to T tokens and rewards that differ in each group."""
+    """Random log-probabilities, `off` nats from one another, lengths of 1 to T tokens and rewards
+    that differ in each group."""
     rng = np.random.default_rng(seed)
     logp = -rng.exponential(1.5, (B, T)).astype(np.float32)
     old, sampler, ref = (logp + off * rng.normal(size=(B, T)).astype(np.float32) for _ in range(3))
@@ -40,14 +43,14 @@ def batch(seed, off=0.3):
     reward = rng.integers(0, 2, (P, G)).astype(np.float32)
     reward[:, :2] = 0, 1
     reward[0, 2:] = 0.5  # no better and no worse than their group
-    return dict(
-        logp=logp,
-        old=old,
-        sampler=sampler + (rng.random((B, 1)) < 0.5).astype(np.float32),
-        ref=ref,
-        mask=mask,
-        reward=reward,
-    )
+    return {
+        "logp": logp,
+        "old": old,
+        "sampler": sampler + (rng.random((B, 1)) < 0.5).astype(np.float32),
+        "ref": ref,
+        "mask": mask,
+        "reward": reward,
+    }
 
 
 def run(objective, data, rows=slice(None), put=lambda x: x):
@@ -92,15 +95,15 @@ def test_recipes_are_the_papers(name, off):
     expected[data["mask"]] = [slope for group in slopes for output in group for slope in output]
     np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=3e-6)
     reaches = {"r1": 2.0, "cispo": 2.0, "gspo": 6e-4}.get(name, 0.3)
-    assert (metrics.clip_high > 0) == (off >= reaches) and metrics.clip_high < metrics.tokens
+    assert (metrics.clip_high > 0) == (off >= reaches)
+    assert metrics.clip_high < metrics.tokens
     drift = np.where(data["mask"], data["sampler"] - data["logp"], 0).sum(1) / data["mask"].sum(1)
     worse, even = (
         data["reward"].reshape(B) < data["reward"].mean(1).repeat(G),
         data["reward"].reshape(B) == 0.5,
     )
-    assert (off == 2 or (even & (drift > 0.5)).any()) and metrics.masked == (
-        worse & (drift > 0.5)
-    ).sum() * (name == "v3_2")
+    assert off == 2 or (even & (drift > 0.5)).any()
+    assert metrics.masked == (worse & (drift > 0.5)).sum() * (name == "v3_2")
 
 
 def test_constants_are_the_papers():
@@ -133,10 +136,12 @@ def test_constants_are_the_papers():
     assert [
         name for name, r in RECIPES.items() if r.mask_ratio or r.keep_routing or r.keep_mask
     ] == ["v3_2"]
-    assert RECIPES["v3_2"] == Objective() and not any(r.truncate for r in RECIPES.values())
+    assert RECIPES["v3_2"] == Objective()
+    assert not any(r.truncate for r in RECIPES.values())
 
 
-# One token of five words. Any policy and this gradient fix the reference: log pi/ref = gradient / pi + KL, KL what makes the reference sum to 1.
+# One token of five words. Any policy and this gradient fix the reference: log pi/ref = gradient /
+# pi + KL, KL what makes the reference sum to 1.
 EXACT = np.array([0.0895, -0.1163, -0.0675, 0.2386, -0.1443])
 POLICY = np.array([0.25, 0.15, 0.2, 0.3, 0.1])
 DIVERGENCE = np.log((POLICY * np.exp(-EXACT / POLICY)).sum())
@@ -146,7 +151,8 @@ OTHER = np.array([0.1, 0.3, 0.25, 0.15, 0.2])  # an older policy that drew the t
 
 @cache
 def enumerated(form):
-    """Value, and gradient by the policy's logits, of the estimate's mean over all five tokens as pi_old draws them."""
+    """Value, and gradient by the policy's logits, of the estimate's mean over all five tokens as
+    pi_old draws them."""
 
     def mean(theta, old):
         logp = jax.nn.log_softmax(theta)
@@ -173,7 +179,7 @@ def exact(backward):
 
 
 @pytest.mark.parametrize(
-    "form, value, slope",
+    ("form", "value", "slope"),
     [
         ("k1", "exact", "zero"),  # wrong: teaches nothing
         ("k2", "biased", "exact"),
@@ -213,10 +219,8 @@ def test_on_policy_the_ratio_is_one_and_the_gradient_is_the_policy_gradient(name
     data = batch(5)
     data |= {"old": data["logp"], "sampler": data["logp"]}
     (_, metrics), gradient = run(objective, data)
-    assert (
-        metrics.ratio == metrics.tokens == data["mask"].sum()
-        and metrics.log_ratio == metrics.gap == metrics.clip_low == metrics.clip_high == 0
-    )
+    assert metrics.ratio == metrics.tokens == data["mask"].sum()
+    assert metrics.log_ratio == metrics.gap == metrics.clip_low == metrics.clip_high == 0
     how = reference.standardised if objective.advantage == "standardised" else reference.centred
     advantage = np.concatenate(
         [how([{"reward": float(r)} for r in row]) for row in data["reward"]]
@@ -279,7 +283,8 @@ def test_equal_rewards_teach_nothing_at_all(name):
     data = batch(11) | {"reward": np.full((P, G), 0.1, np.float32)}
     data["old"] = data["logp"] - 200  # ratios that would overflow
     (loss, _), gradient = run(replace(RECIPES[name], kl=0.0), data)
-    assert loss == 0 and not np.asarray(gradient).any()
+    assert loss == 0
+    assert not np.asarray(gradient).any()
 
 
 def test_gspo_weighs_all_tokens_of_a_sequence_alike():
@@ -303,7 +308,8 @@ def test_correction_weighs_each_token_by_the_capped_ratio_to_the_sampler():
     (_, plain), before = run(replace(objective, truncate=0.0), data)
     _, after = run(objective, data)
     weight = np.minimum(np.exp(data["old"] - data["sampler"]), 1.2)
-    assert (weight == 1.2).any() and (weight < 1.2).any()
+    assert (weight == 1.2).any()
+    assert (weight < 1.2).any()
     np.testing.assert_allclose(after, before * weight, rtol=1e-5)
     np.testing.assert_allclose(
         plain.gap, np.abs(np.where(data["mask"], data["old"] - data["sampler"], 0)).max(), rtol=1e-6
@@ -316,11 +322,9 @@ def test_metrics_are_what_they_say():
     ratio, mask = np.exp(data["logp"] - data["old"]), data["mask"]
     advantage = data["reward"].reshape(B, 1) - data["reward"].mean(1).repeat(G)[:, None]
     low, high = mask & (ratio < 0.8) & (advantage < 0), mask & (ratio > 1.28) & (advantage > 0)
-    assert (
-        low.any()
-        and high.any()
-        and (seen.clip_low, seen.clip_high, seen.tokens) == (low.sum(), high.sum(), mask.sum())
-    )
+    assert low.any()
+    assert high.any()
+    assert (seen.clip_low, seen.clip_high, seen.tokens) == (low.sum(), high.sum(), mask.sum())
     np.testing.assert_array_equal(
         np.asarray(gradient) == 0, low | high | ~mask | (advantage == 0)
     )  # held tokens teach nothing, all others something
@@ -379,4 +383,5 @@ def test_nonsense_is_refused_in_a_sentence():
     (loss, seen), _ = compiled(RECIPES["dapo"])(
         row, row, row, None, jnp.ones(1), row == 0, Totals(2.0, 1.0, 2)
     )
-    assert loss == -1 and seen.kl is None
+    assert loss == -1
+    assert seen.kl is None

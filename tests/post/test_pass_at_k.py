@@ -1,4 +1,5 @@
-"""What samples say: estimators against brute force and published numbers, and both commands on a model that writes nonsense or what it is told."""
+"""What samples say: estimators against brute force and published numbers, and both commands on a
+model that writes nonsense or what it is told."""
 
 import json
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from seekjax.cli import main
 from seekjax.config import Config, DataConfig, GrpoConfig, KernelConfig, ModelConfig
 from seekjax.data import DataError, load_tokenizer
@@ -117,17 +119,16 @@ def test_samples_of_one_problem_are_not_independent():
     )
     assert interval([1.0, 0.0] * 50, 800) == interval([1.0, 0.0] * 50, 100)
     low, high = interval([0.5] * 10, 80)
-    assert low == pytest.approx(0.3932, abs=1e-3) and high == pytest.approx(1 - low)
+    assert low == pytest.approx(0.3932, abs=1e-3)
+    assert high == pytest.approx(1 - low)
 
 
 @given(st.lists(st.sampled_from([0, 0.25, 0.5, 1]), min_size=1, max_size=40))
 def test_an_interval_holds_its_mean(values):
     low, high = interval(values, 4 * len(values))
-    assert (
-        0 <= low <= sum(values) / len(values) + 1e-12
-        and sum(values) / len(values) - 1e-12 <= high <= 1
-        and low < high
-    )
+    assert 0 <= low <= sum(values) / len(values) + 1e-12
+    assert sum(values) / len(values) - 1e-12 <= high <= 1
+    assert low < high
 
 
 def test_figures_of_made_up_groups():
@@ -152,16 +153,14 @@ def test_figures_of_made_up_groups():
         opened=False,
     )
     assert (seen["problems"], seen["samples"], seen["failed"]) == (3, 4, 1)
-    assert seen["pass@1"][0] == pytest.approx((1 + 2 + 0) / 12, abs=1e-6) and seen["pass@4"][
-        0
-    ] == pytest.approx(2 / 3, abs=1e-6)
-    assert seen["pass@2"][0] == pytest.approx((1 - 3 / 6 + 1 - 1 / 6) / 3, abs=1e-6) and seen[
-        "cons@4"
-    ][0] == pytest.approx(1 / 3, abs=1e-6)
-    assert seen["form"] == pytest.approx(6 / 12) and seen["truncated"] == pytest.approx(6 / 12)
-    assert "pass@4 66.7% (" in sentence(seen) and "THE VERIFIER FAILED on 1 problems" in sentence(
-        seen
-    )
+    assert seen["pass@1"][0] == pytest.approx((1 + 2 + 0) / 12, abs=1e-6)
+    assert seen["pass@4"][0] == pytest.approx(2 / 3, abs=1e-6)
+    assert seen["pass@2"][0] == pytest.approx((1 - 3 / 6 + 1 - 1 / 6) / 3, abs=1e-6)
+    assert seen["cons@4"][0] == pytest.approx(1 / 3, abs=1e-6)
+    assert seen["form"] == pytest.approx(6 / 12)
+    assert seen["truncated"] == pytest.approx(6 / 12)
+    assert "pass@4 66.7% (" in sentence(seen)
+    assert "THE VERIFIER FAILED on 1 problems" in sentence(seen)
 
 
 def test_problems_are_asked_once():
@@ -170,9 +169,8 @@ def test_problems_are_asked_once():
     def side(index, count):
         return [Problem("addition", 1, f"{index % 6}+0=", str(index % 3))]
 
-    assert [problem.key for problem in distinct(side, 500)] == ["0", "1", "2"] and len(
-        distinct(side, 2)
-    ) == 2
+    assert [problem.key for problem in distinct(side, 500)] == ["0", "1", "2"]
+    assert len(distinct(side, 2)) == 2
 
 
 def test_what_is_kept():
@@ -193,9 +191,8 @@ def test_what_is_kept():
     assert (
         row(judged(wrap("a", "8"), reward=float("nan")), opened=False)["reward"] is None
     )  # JSON has no NaN
-    assert choose([mixed, long], False, replace(asked, language="en")) == [long] and choose(
-        [mixed], False, asked
-    ) == [mixed]
+    assert choose([mixed, long], False, replace(asked, language="en")) == [long]
+    assert choose([mixed], False, asked) == [mixed]
     assert row(judged("a</think><answer>7</answer>", right=True), opened=True)["messages"][1] == {
         "role": "assistant",
         "content": "<think>\na</think><answer>7</answer>",
@@ -233,16 +230,12 @@ def test_eval_of_a_task_is_the_same_for_any_batch_and_on_a_mesh(run, command):
     status, out, _ = command(*asked, "--batch", 8)
     report = run / "eval-countdown-1.json"
     seen = json.loads(report.read_text())
-    assert (
-        status == 0
-        and out.startswith("countdown:1: 6 held-out problems x 2: pass@1 0.0% (0.0% to ")
-        and str(report) in out
-    )
-    assert (
-        seen["floor"]["pass@1"] < seen["floor"]["pass@2"]
-        and seen["max_new"] == 12
-        and seen["template"] == "auto"
-    )  # as the run was trained
+    assert status == 0
+    assert out.startswith("countdown:1: 6 held-out problems x 2: pass@1 0.0% (0.0% to ")
+    assert str(report) in out
+    assert seen["floor"]["pass@1"] < seen["floor"]["pass@2"]
+    assert seen["max_new"] == 12
+    assert seen["template"] == "auto"
     assert command(*asked, "--batch", 8, "--report", run / "again.json")[0] == 0
     assert json.loads((run / "again.json").read_text()) == seen
     with use(make_mesh(CONFIG.mesh)):
@@ -308,15 +301,12 @@ def test_sample_writes_what_fine_tuning_reads(run, command, monkeypatch, tmp_pat
         out,
     )
     status, said, _ = command(*asked)
-    assert (
-        status == 0
-        and said.startswith("kept 10 of 30 samples (33.3%), of 10 of 10 problems; ")
-        and f"--post.chats {out}" in said
-    )
+    assert status == 0
+    assert said.startswith("kept 10 of 30 samples (33.3%), of 10 of 10 problems; ")
+    assert f"--post.chats {out}" in said
     rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert Counter(row["task"] for row in rows) == {"addition": 5, "countdown": 5} and all(
-        row["reward"] == 1 for row in rows
-    )
+    assert Counter(row["task"] for row in rows) == {"addition": 5, "countdown": 5}
+    assert all(row["reward"] == 1 for row in rows)
     opened = open_model(run)
     exam = Examiner(opened, Questions(task=("addition:3",), problems=1), held_out=False)
     form = Form(exam.judge.chat, opened.tokenizer)
@@ -332,12 +322,10 @@ def test_sample_writes_what_fine_tuning_reads(run, command, monkeypatch, tmp_pat
     drawn.clear()
     monkeypatch.setattr(keep, "is_right", lambda one: False)
     status, _, err = command(*asked)
-    assert (
-        status == 2
-        and "none of 30 samples can be kept" in err
-        and out.read_text() == before
-        and list(tmp_path.iterdir()) == [out]
-    )
+    assert status == 2
+    assert "none of 30 samples can be kept" in err
+    assert out.read_text() == before
+    assert list(tmp_path.iterdir()) == [out]
 
 
 @pytest.mark.parametrize(
@@ -364,7 +352,10 @@ def test_sample_writes_what_fine_tuning_reads(run, command, monkeypatch, tmp_pat
 def test_bad_input_is_one_sentence(run, command, argv, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, _, err = command(*(run if word == "RUN" else word for word in argv))
-    assert status == 2 and said in err and err.startswith("error: ") and err.count("\n") == 1
+    assert status == 2
+    assert said in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
 
 
 def test_a_run_is_asked_as_it_was_taught(run):
@@ -374,7 +365,9 @@ def test_a_run_is_asked_as_it_was_taught(run):
             Examiner(opened, replace(asked, template=name), held_out=True)
             for name in ("auto", "v2")
         )
-        assert own.judge.opened and not other.judge.opened and own.sampler.max_new == 12
+        assert own.judge.opened
+        assert not other.judge.opened
+        assert own.sampler.max_new == 12
         assert Examiner(opened, replace(asked, max_new=5), held_out=True).sampler.max_new == 5
         with pytest.raises(ConfigError):
             Examiner(opened, replace(asked, problems=0), held_out=True)

@@ -1,4 +1,5 @@
-"""The pre-flight: every diagnosis on made-up samples, and the stage that is stopped or let through by it."""
+"""The pre-flight: every diagnosis on made-up samples, and the stage that is stopped or let through
+by it."""
 
 import json
 import math
@@ -7,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from seekjax.config import Config, DataConfig, GrpoConfig, KernelConfig, ModelConfig, TrainConfig
 from seekjax.data import load_tokenizer
 from seekjax.post import preflight
@@ -97,7 +99,8 @@ def test_diagnoses(judged, weights, said):
         return
     found = find(judged, 4, weights)
     reason = diagnose(found, weights.get("accuracy", 0.0), 16)
-    assert said in reason and bool(reason) == bool(said)
+    assert said in reason
+    assert bool(reason) == bool(said)
     assert reason.count(". ") <= 1  # one sentence or two
     assert lines(found, 16)[0].startswith(f"pre-flight: {len(judged)} samples")
 
@@ -115,7 +118,8 @@ def test_warnings_stop_nothing():
 def test_findings_are_counted_by_group():
     found = find([RIGHT, WRONG, WRONG, TORN] + [WRONG] * 4 + [RIGHT] * 4, 4, WEIGHTS)
     assert (found.right, found.solved, found.signal, found.other) == (5 / 12, 2 / 3, 1 / 3, 1 / 3)
-    assert found.form == 11 / 12 and found.reward == pytest.approx((5 * 1.1 + 6 * 0.1) / 12)
+    assert found.form == 11 / 12
+    assert found.reward == pytest.approx((5 * 1.1 + 6 * 0.1) / 12)
     assert (
         find([RIGHT, sample(failed=True), RIGHT, RIGHT], 4, WEIGHTS).signal == 0
     )  # a sample without a reward makes no difference
@@ -183,11 +187,9 @@ def test_a_run_that_cannot_learn_is_stopped_and_one_that_can_begins_as_it_would_
     ):
         first_batch(hopeless, tmp_path / "hopeless")
     seen = json.loads((tmp_path / "hopeless" / "preflight.json").read_text())
-    assert (
-        seen["samples"] == 32
-        and seen["form"] == seen["right"] == 0
-        and "has the form" in seen["diagnosis"]
-    )
+    assert seen["samples"] == 32
+    assert seen["form"] == seen["right"] == 0
+    assert "has the form" in seen["diagnosis"]
     assert not (tmp_path / "hopeless" / "rollouts.jsonl").exists()
     capsys.readouterr()
 

@@ -1,4 +1,5 @@
-"""The task "program": described truly, solved by its own solutions, not by simpler ones, and split by what programs do."""
+"""The task "program": described truly, solved by its own solutions, not by simpler ones, and split
+by what programs do."""
 
 import json
 import math
@@ -55,17 +56,15 @@ def test_every_step_does_what_its_code_does(here):
         for k in step.constants
         for value in inputs[step.takes]
     ]
-    code = dict((label, code) for label, code, *_ in tries)
+    code = {label: code for label, code, *_ in tries}
     program = (
         "STEPS = {"
         + ", ".join(f"{label!r}: lambda v: {text}" for label, text in code.items())
         + "}\ndef f(label, v): return STEPS[label](v)"
     )
     cases = [([label, value], result) for label, _, value, result in tries]
-    assert (
-        sandbox.grade(program, "f", cases, sandbox.Limits(seconds=20)) == (1.0, "right")
-        and len(tries) > 150
-    )
+    assert sandbox.grade(program, "f", cases, sandbox.Limits(seconds=20)) == (1.0, "right")
+    assert len(tries) > 150
 
 
 @needs_sandbox
@@ -74,17 +73,17 @@ def test_solutions_are_right_and_simpler_programs_are_not(here, level):
     for problem in problems(3, level):
         thought, answer = PROGRAM.solve(problem, random.Random(level))
         assert PROGRAM.verify(problem, answer) == (1.0, "right")
-        assert (
-            thought.splitlines()[-1].endswith(f"becomes {problem.data['example'][1]!r}")
-            and len(thought.splitlines()) == level + 1
-        )
+        assert thought.splitlines()[-1].endswith(f"becomes {problem.data['example'][1]!r}")
+        assert len(thought.splitlines()) == level + 1
         assert PROGRAM.solve(problem, random.Random(level), "zh")[1] == answer
         steps = problem.data["steps"]
         less = PROGRAM.verify(
             problem,
             answer.replace(f"return {STEPS[steps[-1][0]].code.format(k=steps[-1][1])}", "return v"),
         )
-        assert less.reward == 0 and " is " in less.reason and ", not " in less.reason
+        assert less.reward == 0
+        assert " is " in less.reason
+        assert ", not " in less.reason
 
 
 @needs_sandbox
@@ -116,9 +115,8 @@ def test_verify_reads_one_program_and_nothing_more(here):
     ]
     assert [PROGRAM.verify(problem, text).reward for text in right] == [1.0] * len(right)
     verdicts = [PROGRAM.verify(problem, text) for text in wrong]
-    assert not any(verdict.reward for verdict in verdicts) and all(
-        verdict.reason and verdict.reason != "right" for verdict in verdicts
-    )
+    assert not any(verdict.reward for verdict in verdicts)
+    assert all(verdict.reason and verdict.reason != "right" for verdict in verdicts)
 
 
 def test_a_missing_sandbox_is_counted_and_not_rewarded(monkeypatch, tmp_path):
@@ -126,7 +124,8 @@ def test_a_missing_sandbox_is_counted_and_not_rewarded(monkeypatch, tmp_path):
     forget()
     try:
         verdict = PROGRAM.verify(problems(1, 1)[0], "def f(v): return v")
-        assert math.isnan(verdict.reward) and "install bubblewrap" in verdict.reason
+        assert math.isnan(verdict.reward)
+        assert "install bubblewrap" in verdict.reason
     finally:
         forget()
 
@@ -144,15 +143,12 @@ def test_problems_are_as_hard_as_their_level_says(level):
             assert behaviour(data["steps"], some) not in [
                 behaviour(less, some) for less in shorter(data["steps"], data["kind"])
             ]
-        assert (
-            len(inputs) == 8 and len({json.dumps(result) for _, result in data["cases"]}) >= 3
-        )  # no constant is right
+        assert len(inputs) == 8
+        assert len({json.dumps(result) for _, result in data["cases"]}) >= 3
         assert all(follow(data["steps"], value) == result for (value,), result in data["cases"])
-        assert (
-            json.loads(json.dumps(data)) == data
-            and len(problem.prompt) < 500
-            and repr(data["example"][1]) in problem.prompt
-        )
+        assert json.loads(json.dumps(data)) == data
+        assert len(problem.prompt) < 500
+        assert repr(data["example"][1]) in problem.prompt
 
 
 def test_a_seed_says_it_all():
@@ -172,9 +168,8 @@ def test_programs_that_do_the_same_are_one_problem():
     assert alike(
         [("ascend words", None), ("reverse words", None)], [("descend words", None)], WORDS
     )
-    assert alike([("above", 0), ("above", 3)], [("above", 3)], NUMBERS) and not alike(
-        [("above", 3)], [("above", 5)], NUMBERS
-    )
+    assert alike([("above", 0), ("above", 3)], [("above", 3)], NUMBERS)
+    assert not alike([("above", 3)], [("above", 5)], NUMBERS)
     assert not alike([("by_length", None)], [("ascend words", None)], WORDS)
     assert [] in shorter([("backward", None), ("backward", None)], TEXT)  # together they do nothing
 
@@ -185,6 +180,8 @@ def test_the_split_shares_no_problem():
         for source in (Problems(PROGRAM, (1, 2, 3), held_out) for held_out in (False, True))
     ]
     train, held_out = ({problem.key for problem in side} for side in sides)
-    assert not train & held_out and len(train) > 60 and len(held_out) > 15
+    assert not train & held_out
+    assert len(train) > 60
+    assert len(held_out) > 15
     assert all(is_held_out(problem) for problem in sides[1])
     assert {problem.level for problem in sides[1]} == {1, 2, 3}

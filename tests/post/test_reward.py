@@ -1,4 +1,5 @@
-"""Rewards come in named parts, agree with their formulas, and a judge that fails is named and never turned into a wrong answer."""
+"""Rewards come in named parts, agree with their formulas, and a judge that fails is named and never
+turned into a wrong answer."""
 
 import math
 import os
@@ -10,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from seekjax.data.errors import DataError
 from seekjax.post.answer import wrap
 from seekjax.post.reward import Reward, judge, overlong, share
@@ -35,10 +37,8 @@ def test_parts_are_weighted_and_told_apart():
         "<think> is missing",
         "",
     )
-    assert (
-        reward(PROBLEM, GOOD.removeprefix("<think>"), tokens=20, opened=True).total == 1.5
-        and reward(PROBLEM, GOOD, tokens=20, opened=True).total == 0
-    )
+    assert reward(PROBLEM, GOOD.removeprefix("<think>"), tokens=20, opened=True).total == 1.5
+    assert reward(PROBLEM, GOOD, tokens=20, opened=True).total == 0
     assert Reward({"format": 1.0})(PROBLEM, GOOD, tokens=20).parts == {
         "accuracy": 1.0,
         "format": 1.0,
@@ -60,7 +60,7 @@ def test_what_is_cut_off_earns_nothing_and_says_so():
 
 
 @pytest.mark.parametrize(
-    "thought, english, chinese",
+    ("thought", "english", "chinese"),
     [
         ("3+5=8 no", 1, 0),
         ("3+5=8 不", 0, 1),
@@ -78,17 +78,14 @@ def test_what_is_cut_off_earns_nothing_and_says_so():
     ],
 )
 def test_language_is_the_share_of_words(thought, english, chinese):
-    assert share(thought, "en") == pytest.approx(english) and share(thought, "zh") == pytest.approx(
-        chinese
-    )
+    assert share(thought, "en") == pytest.approx(english)
+    assert share(thought, "zh") == pytest.approx(chinese)
 
 
 def test_language_is_of_the_thought_alone():
     reward = Reward({"language": 1.0}, language="zh")
-    assert (
-        reward(PROBLEM, wrap("进 carry", "132"), tokens=9).total == 0.5
-        and reward(PROBLEM, "进进", tokens=9).total == 0
-    )
+    assert reward(PROBLEM, wrap("进 carry", "132"), tokens=9).total == 0.5
+    assert reward(PROBLEM, "进进", tokens=9).total == 0
     for index, language in enumerate(("en", "zh") * 5):
         problem = Problems(TASKS["countdown"], (1,), False)[index]
         text = wrap(*TASKS["countdown"].solve(problem, random.Random(index), language))
@@ -144,16 +141,18 @@ def test_own_rewards(own):
     scored = Reward({"accuracy": 1.0, "own_rewards:short": 2.0, "own_rewards:whole": 1})(
         PROBLEM, GOOD, tokens=4
     )
-    assert (
-        scored.total == 3.5
-        and scored.parts
-        == {"accuracy": 1, "format": 1, "own_rewards:short": 0.25, "own_rewards:whole": 2}
-        and not scored.error
-    )
+    assert scored.total == 3.5
+    assert scored.parts == {
+        "accuracy": 1,
+        "format": 1,
+        "own_rewards:short": 0.25,
+        "own_rewards:whole": 2,
+    }
+    assert not scored.error
 
 
 @pytest.mark.parametrize(
-    "name, error",
+    ("name", "error"),
     [
         ("raises", "own_rewards:raises raised KeyError: 'gone'"),
         ("nan", "own_rewards:nan returned nan, not a finite number"),
@@ -167,26 +166,22 @@ def test_own_rewards_that_fail_are_named_and_not_zero(own, name, error):
     scored = Reward({"accuracy": 1.0, f"own_rewards:{name}": 0.0, "own_rewards:short": 1.0})(
         PROBLEM, GOOD, tokens=4
     )
-    assert (
-        math.isnan(scored.total)
-        and math.isnan(scored.parts[f"own_rewards:{name}"])
-        and scored.parts["accuracy"] == 1
-        and error in scored.error
-    )
+    assert math.isnan(scored.total)
+    assert math.isnan(scored.parts[f"own_rewards:{name}"])
+    assert scored.parts["accuracy"] == 1
+    assert error in scored.error
 
 
 def test_a_verifier_that_fails_is_named_and_not_zero(monkeypatch):
     broken = Problem("addition", 2, "47+85=", "", {})
     scored = Reward({"accuracy": 1.0})(broken, GOOD, tokens=4)
-    assert (
-        math.isnan(scored.total)
-        and scored.error == "the verifier of addition failed: KeyError: 'numbers'"
-    )
+    assert math.isnan(scored.total)
+    assert scored.error == "the verifier of addition failed: KeyError: 'numbers'"
     assert judge(broken, "no form")[2] == "", "what has no form does not reach the verifier"
 
 
 @pytest.mark.parametrize(
-    "settings, message",
+    ("settings", "message"),
     [
         ({"weights": {"acuracy": 1}}, "no reward 'acuracy': did you mean 'accuracy'"),
         ({"weights": {}}, "at least one part"),
@@ -233,7 +228,8 @@ def create_dataset(name, seed, size): return DATASETS[name][0](seed)
 
 @pytest.fixture(scope="module")
 def gym(tmp_path_factory):
-    """A stand-in for reasoning-gym whose scorer evaluates the model's text, as some of the real ones do. SECONDS is 0.4."""
+    """A stand-in for reasoning-gym whose scorer evaluates the model's text, as some of the real
+    ones do. SECONDS is 0.4."""
     folder = tmp_path_factory.mktemp("gym")
     (folder / "reasoning_gym").mkdir()
     (folder / "reasoning_gym" / "__init__.py").write_text("from . import factory\nprint('noise')\n")
@@ -255,7 +251,8 @@ def test_gym_problems_are_problems(gym):
         {p.key: p for p in map(Problems(task, (1,), side).__getitem__, range(40))}
         for side in (False, True)
     )
-    assert not train.keys() & held_out.keys() and "reasoning_gym.factory" not in sys.modules
+    assert not train.keys() & held_out.keys()
+    assert "reasoning_gym.factory" not in sys.modules
     problem = Problems(task, (1,), False)[3]
     assert problem == Problems(task, (1,), False)[3]
     thought, answer = task.solve(problem, None)
@@ -306,7 +303,8 @@ def test_gym_scorers_run_nothing_of_the_models(gym, tmp_path, monkeypatch):
     ):
         verdict = task.verify(problem, text)
         assert verdict.reward == 0 and verdict.reason, text
-    assert not os.path.exists(mark) and time.perf_counter() - start < 5
+    assert not os.path.exists(mark)
+    assert time.perf_counter() - start < 5
     assert task.verify(problem, f"{right}+0").reward == 1, "and what is mathematics is still scored"
 
 
@@ -314,10 +312,11 @@ def test_gym_scorers_that_fail_are_not_wrong_answers(gym):
     task = find_task("gym:broken")
     problem = task.make(random.Random(0), 1)
     scored = Reward({"accuracy": 1.0})(problem, wrap("a", "1"), tokens=3)
+    assert math.isnan(scored.total)
     assert (
-        math.isnan(scored.total)
-        and scored.error
-        == "the verifier of gym:broken failed: reasoning-gym's scorer raises RuntimeError: never works"
+        scored.error
+        == "the verifier of gym:broken failed: reasoning-gym's scorer raises RuntimeError: "
+        "never works"
     )
     assert math.isnan(
         find_task("gym:writing")

@@ -1,4 +1,5 @@
-"""Nothing a program does in the sandbox reaches the host, outlives its limits, or earns a reward that a right answer does not."""
+"""Nothing a program does in the sandbox reaches the host, outlives its limits, or earns a reward
+that a right answer does not."""
 
 import json
 import os
@@ -22,6 +23,7 @@ from seekjax.post.sandbox.backend import prove, python
 from seekjax.post.sandbox.execute import Outcome, execute, outcome
 from seekjax.post.sandbox.grade import same
 from seekjax.post.sandbox.inside.syscalls import ARCHITECTURES, CALLS, program
+import contextlib
 
 GRADE, BACKEND = (
     sys.modules["seekjax.post.sandbox.grade"],
@@ -38,7 +40,8 @@ needs_sandbox = pytest.mark.skipif(
     NAME is None, reason="no sandbox works here: every attack asserts the refusal instead"
 )
 
-# Each body is that of `def f(v)`; SECRET, PORT and LIBC stand for a host file, a listening host port and the C library.
+# Each body is that of `def f(v)`; SECRET, PORT and LIBC stand for a host file, a listening host
+# port and the C library.
 BODIES = {
     # leaving early, and saying that all was well
     "exit": "import os; os._exit(0)",
@@ -47,9 +50,11 @@ BODIES = {
     "fake verdict on stdout": 'print(\'{"reward": 1.0, "reason": "right"}\', flush=True)',
     "fake verdict as the value": "return {'reward': 1.0, 'reason': 'right'}",
     "fake verdict tuple": "return (1.0, 'right')",
-    "fake answers on every descriptor": "import os\n    for i in range(64):\n        try: os.write(i, b'v6' + b'00000002v6' * 4)\n"
+    "fake answers on every descriptor": "import os\n    for i in range(64):\n        try: "
+    "os.write(i, b'v6' + b'00000002v6' * 4)\n"
     "        except OSError: pass\n    os._exit(0)",
-    "zeroes for the secret": "import os\n    os.write(3, bytes(32) + b'00000002v600000002v000000002v100000003v16'); os._exit(0)",
+    "zeroes for the secret": "import os\n    os.write(3, bytes(32) + "
+    "b'00000002v600000002v000000002v100000003v16'); os._exit(0)",
     "a reason that says right": "import os; os.write(3, b'eright'); os._exit(0)",
     "two results": "import os; os.write(3, b'v6'); return 6",
     "a frame within a frame": "import os; os.write(3, b'v6' + b'00000002v1'); os._exit(0)",
@@ -59,7 +64,8 @@ BODIES = {
     "generator exit": "raise GeneratorExit('right')",
     # values that compare as one likes
     "always equal": "return type('E', (), {'__eq__': lambda a, b: True, '__hash__': lambda a: 0})()",
-    "always equal integer": "return type('E', (int,), {'__eq__': lambda a, b: True, '__hash__': int.__hash__})(7)",
+    "always equal integer": "return type('E', (int,), {'__eq__': lambda a, b: True, '__hash__': "
+    "int.__hash__})(7)",
     "always equal list": "return type('E', (list,), {'__eq__': lambda a, b: True})()",
     "true for one": "return True if v == [1] else sum(v)",
     "float for integer": "return float(sum(v))",
@@ -79,33 +85,45 @@ BODIES = {
     "a large value": "return [1] * 10 ** 6",
     "the example's answer": "return 6",
     # tampering with what runs it
-    "json patched": "import json; json.dumps = lambda *a, **k: '6'; json.loads = json.dumps; return 7",
-    "built-ins patched": "import builtins as b\n    b.type = lambda x: int; b.repr = lambda x: '6'; b.len = lambda x: 1; return object()",
-    "harness patched": "import __main__ as m\n    m.plain = lambda x: '6'; m.listen = m.call = m.judge = lambda *a: b'v6'; return 7",
+    "json patched": "import json; json.dumps = lambda *a, **k: '6'; json.loads = json.dumps; "
+    "return 7",
+    "built-ins patched": "import builtins as b\n    b.type = lambda x: int; b.repr = lambda x: "
+    "'6'; b.len = lambda x: 1; return object()",
+    "harness patched": "import __main__ as m\n    m.plain = lambda x: '6'; m.listen = m.call = "
+    "m.judge = lambda *a: b'v6'; return 7",
     "exit patched": "import os; os._exit = os.write = lambda *a: 1; return 6",
     "harness called": "import __main__ as m\n    m.serve()",
-    "harness frames": "import sys\n    frame = sys._getframe()\n    while frame.f_back: frame = frame.f_back\n    return repr(frame.f_globals)[:3000]",
+    "harness frames": "import sys\n    frame = sys._getframe()\n    while frame.f_back: frame = "
+    "frame.f_back\n    return repr(frame.f_globals)[:3000]",
     "expected values by garbage collector": "import gc\n"
-    "    return [repr(x)[:60] for x in gc.get_objects() if 'expected' in repr(x)[:1000] or '16' in repr(x)[:1000]][:20]",
+    "    return [repr(x)[:60] for x in gc.get_objects() if 'expected' in repr(x)[:1000] "
+    "or '16' in repr(x)[:1000]][:20]",
     "secret from standard input": "import os; return os.read(0, 100).hex()",
-    "secret through /proc": "import os\n    return [os.read(os.open(f'/proc/{p}/fd/0', 0), 99).hex() for p in (1, 'self')]",
+    "secret through /proc": "import os\n    return [os.read(os.open(f'/proc/{p}/fd/0', 0), "
+    "99).hex() for p in (1, 'self')]",
     "memory of process 1": "return open('/proc/1/mem', 'rb').read(10).hex()",
     "ptrace": "return 16 if LIBC.ptrace(16, 1, 0, 0) == 0 else 'refused'",
     "process_vm_readv": "import ctypes\n    page = ctypes.create_string_buffer(64)\n"
     "    return 16 if LIBC.process_vm_readv(1, page, 1, page, 1, 0) >= 0 else 'refused'",
-    "descriptors of process 1": "fd = LIBC.syscall(434, 1, 0); return LIBC.syscall(438, fd, 1, 0) if fd >= 0 else 'refused'",
-    "limits of process 1": "import resource; return resource.prlimit(1, resource.RLIMIT_CPU, (1, 1))",
+    "descriptors of process 1": "fd = LIBC.syscall(434, 1, 0); return LIBC.syscall(438, fd, 1, 0) "
+    "if fd >= 0 else 'refused'",
+    "limits of process 1": "import resource; return resource.prlimit(1, resource.RLIMIT_CPU, (1, "
+    "1))",
     "kill process 1": "import os; os.kill(1, 9)",
     "kill all": "import os; os.kill(-1, 9)",
     "stop the parent": "import os; os.kill(os.getppid(), 19)",
-    "alarm": "import signal, os\n    signal.signal(signal.SIGALRM, lambda *a: os._exit(0)); signal.setitimer(signal.ITIMER_REAL, 0.01)\n    while True: pass",
-    "raising class name": "class M(type):\n        __name__ = property(lambda c: 1 / 0)\n    raise M('E', (Exception,), {})",
+    "alarm": "import signal, os\n    signal.signal(signal.SIGALRM, lambda *a: os._exit(0)); "
+    "signal.setitimer(signal.ITIMER_REAL, 0.01)\n    while True: pass",
+    "raising class name": "class M(type):\n        __name__ = property(lambda c: 1 / 0)\n    "
+    "raise M('E', (Exception,), {})",
     # never ending, never enough
     "endless loop": "while True: pass",
-    "endless loop that catches all": "import signal\n    signal.signal(signal.SIGXCPU, signal.SIG_IGN)\n    while True:\n"
+    "endless loop that catches all": "import signal\n    signal.signal(signal.SIGXCPU, "
+    "signal.SIG_IGN)\n    while True:\n"
     "        try:\n            while True: 9 ** 9 ** 5\n        except BaseException: pass",
     "sleep": "import time; time.sleep(1000)",
-    "print without end": "while True:\n        try: print('x' * 10 ** 4, flush=True)\n        except OSError: pass",
+    "print without end": "while True:\n        try: print('x' * 10 ** 4, flush=True)\n        "
+    "except OSError: pass",
     "result held open": "import os, time; os.write(3, b'v6'); time.sleep(1000)",
     "a power too high": "return 9 ** 9 ** 9 ** 9",
     "memory at once": "return len(bytearray(10 ** 9))",
@@ -120,22 +138,28 @@ BODIES = {
     # processes
     "fork": "import os\n    if os.fork() == 0: os._exit(0)\n    return sum(v) + 1",
     "fork bomb": "import os\n    while True:\n        try: os.fork()\n        except OSError: pass",
-    "daemon": "import os\n    os.fork() and os._exit(0); os.setsid(); os.fork() and os._exit(0)\n    while True: pass",
-    "threads": "import threading, time\n    threading.Thread(target=time.sleep, args=(1000,)).start()",
+    "daemon": "import os\n    os.fork() and os._exit(0); os.setsid(); os.fork() and os._exit(0)\n "
+    "   while True: pass",
+    "threads": "import threading, time\n    threading.Thread(target=time.sleep, "
+    "args=(1000,)).start()",
     "shell": "import os; return os.system('echo right')",
-    "subprocess": "import subprocess; return subprocess.check_output(['/bin/sh', '-c', 'id']).decode()",
+    "subprocess": "import subprocess; return subprocess.check_output(['/bin/sh', '-c', "
+    "'id']).decode()",
     "exec": "import os, sys; os.execv(sys.executable, ['python', '-c', 'pass'])",
     "multiprocessing": "import multiprocessing; return multiprocessing.Pool(2).map(sum, [v])",
     # the host's files
     "read a file": "return open(SECRET).read()",
     "password file": "return open('/etc/passwd').read()",
     "a link to a file": "import os; os.symlink(SECRET, 'link'); return open('link').read()",
-    "through the parent folders": "return open('/..' + SECRET).read() or open('../' * 20 + SECRET).read()",
+    "through the parent folders": "return open('/..' + SECRET).read() or open('../' * 20 + "
+    "SECRET).read()",
     "every file there is": "import os\n    names = {p for _, d, f in os.walk('/') for p in d + f}\n"
-    "    return 16 if names & {'etc', 'home', 'proc', 'sys', 'tmp', 'passwd', 'conftest.py', 'seekjax'} else len(names)",
+    "    return 16 if names & {'etc', 'home', 'proc', 'sys', 'tmp', 'passwd', "
+    "'conftest.py', 'seekjax'} else len(names)",
     "delete": "import os; os.remove(SECRET)",
     "overwrite": "open(SECRET, 'w').write('harm')",
-    "poison the standard library": "import sys; open(sys.path[0] + '/os.py', 'a').write('raise SystemExit')",
+    "poison the standard library": "import sys; open(sys.path[0] + '/os.py', 'a').write('raise "
+    "SystemExit')",
     "change modes": "import os, sys; os.chmod(sys.path[0], 0o777)",
     "change modes of descriptors": "import os\n    for i in range(4): os.fchmod(i, 0o777)",
     "environment": "import os; return dict(os.environ) and ' '.join(os.environ.values())",
@@ -143,18 +167,25 @@ BODIES = {
     "mount": "return 16 if LIBC.mount(b'tmpfs', b'/scratch', b'tmpfs', 0, None) == 0 else 'refused'",
     "user namespace": "return 16 if LIBC.unshare(0x10000000) == 0 else 'refused'",
     "other namespace": "return 16 if LIBC.setns(0, 0) == 0 else 'refused'",
-    "escape by chroot": "import os; os.mkdir('a'); os.chroot('a'); os.chdir('../' * 20); return os.listdir('.')",
+    "escape by chroot": "import os; os.mkdir('a'); os.chroot('a'); os.chdir('../' * 20); return "
+    "os.listdir('.')",
     "become root": "import os; os.setuid(0); os.setgroups([0])",
     "device": "import os; os.mknod('disk', 0o60666, 0x801); return open('disk', 'rb').read(9).hex()",
-    "raw system calls": "return 16 if any(LIBC.syscall(n, 0, 0, 0, 0, 0) >= 0 for n in (248, 250, 321, 323, 425, 298, 319)) else 'refused'",
-    "32-bit system calls": "import ctypes, mmap\n    page = mmap.mmap(-1, 4096, prot=7); page.write(bytes.fromhex('b814000000cd80c3'))\n"  # getpid by int 0x80
-    "    return 16 if ctypes.CFUNCTYPE(int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))() else 0",
-    "x32 system calls": "return 16 if any(LIBC.syscall(1 << 30 | n, 2, 1, 0) >= 0 for n in (39, 41, 57)) else 'refused'",
+    "raw system calls": "return 16 if any(LIBC.syscall(n, 0, 0, 0, 0, 0) >= 0 for n in (248, 250, "
+    "321, 323, 425, 298, 319)) else 'refused'",
+    # getpid by int 0x80
+    "32-bit system calls": "import ctypes, mmap\n    page = mmap.mmap(-1, 4096, prot=7); "
+    "page.write(bytes.fromhex('b814000000cd80c3'))\n"
+    "    return 16 if "
+    "ctypes.CFUNCTYPE(int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))() else 0",
+    "x32 system calls": "return 16 if any(LIBC.syscall(1 << 30 | n, 2, 1, 0) >= 0 for n in (39, "
+    "41, 57)) else 'refused'",
     # the network
     "connect": "import socket; socket.create_connection(('127.0.0.1', PORT)).send(b'stolen')",
     "raw socket call": "import _socket; return _socket.socket().connect_ex(('127.0.0.1', PORT))",
     "datagram": "import socket; socket.socket(2, 2).sendto(b'stolen', ('127.0.0.1', PORT))",
-    "abstract socket": "import socket; socket.socket(socket.AF_UNIX).connect('\\0/tmp/.X11-unix/X0')",
+    "abstract socket": "import socket; "
+    "socket.socket(socket.AF_UNIX).connect('\\0/tmp/.X11-unix/X0')",
     "web": "import urllib.request; return urllib.request.urlopen('http://127.0.0.1:PORT').read()",
     "name service": "import socket; return socket.gethostbyname('example.com')",
 }
@@ -169,8 +200,10 @@ WHOLE = {
     "constant to fold": "f = lambda v: (1 << 10 ** 12) and 6",
     "not text": "\ud800",
     "coroutine": "async def f(v): return sum(v)",
-    "state between calls": "import os\ndef f(v):\n    open('seen', 'a').write('x'); return len(open('seen').read()) * 6",
-    "destructor": "class A:\n    def __del__(self):\n        while True: pass\ndef f(v): A(); return 6",
+    "state between calls": "import os\ndef f(v):\n    open('seen', 'a').write('x'); return "
+    "len(open('seen').read()) * 6",
+    "destructor": "class A:\n    def __del__(self):\n        while True: pass\ndef f(v): A(); "
+    "return 6",
 }
 ATTACKS = {
     name: "def f(v):\n    " + body.replace("LIBC", "__import__('ctypes').CDLL(None)")
@@ -180,7 +213,8 @@ ATTACKS = {
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory):
-    """What an attack could reach: a file with a secret, a variable with a secret, a port where somebody listens."""
+    """What an attack could reach: a file with a secret, a variable with a secret, a port where
+    somebody listens."""
     secret = f"secret-{uuid.uuid4()}"
     file = tmp_path_factory.mktemp("host") / "secret"
     file.write_text(secret)
@@ -217,12 +251,16 @@ def test_no_attack_earns_or_harms_or_lasts(name, host, monkeypatch):
     start = time.monotonic()
     reward, reason = grade(text, "f", CASES, SHORT)
     assert time.monotonic() - start < SHORT.seconds + 8  # a busy machine may be slow to start it
-    assert reward == 0 and reason and "right" not in reason.split()
+    assert reward == 0
+    assert reason
+    assert "right" not in reason.split()
     values = [found.value for found in outcomes]
-    assert host.secret not in json.dumps(values) and socket.gethostname() not in values
+    assert host.secret not in json.dumps(values)
+    assert socket.gethostname() not in values
     assert "'refused'" not in text or values == ["refused"] * len(CASES)
     assert "16 if" not in text or 16 not in values  # a system call that went through
-    assert host.file.read_text() == host.secret and host_state() == host.state
+    assert host.file.read_text() == host.secret
+    assert host_state() == host.state
     with pytest.raises(BlockingIOError):  # nobody knocked
         host.server.accept()
 
@@ -236,7 +274,8 @@ def test_there_are_attacks_enough():
     "text",
     [
         HONEST,
-        "import math, re, typing, dataclasses, collections.abc, itertools\ndef f(v):\n    print('x' * 1000)\n    return int(math.fsum(v))",
+        "import math, re, typing, dataclasses, collections.abc, itertools\ndef f(v):\n    "
+        "print('x' * 1000)\n    return int(math.fsum(v))",
         "def f(v):\n    open('a', 'w').write(repr(v))\n    return sum(eval(open('a').read()))",
         "class A:\n    def f(self, v): return v and v[0] + self.f(v[1:]) or 0\nf = A().f",
     ],
@@ -294,7 +333,8 @@ def test_expected_values_and_a_used_secret_never_enter(monkeypatch):
         0.0,
         0.0,
     ]
-    assert b"expected-value" not in b"".join(sent) and len({text[-32:] for text in sent}) == 2
+    assert b"expected-value" not in b"".join(sent)
+    assert len({text[-32:] for text in sent}) == 2
 
 
 @needs_sandbox
@@ -305,10 +345,14 @@ def test_an_unsigned_answer_is_an_error_and_no_verdict():
 
 
 BARE = {  # without the system call filter
-    "daemon": "import os, ctypes, time\ndef f(n):\n    pid = os.fork()\n    if pid: return pid > 1\n    os.setsid()\n    if os.fork(): os._exit(0)\n"
-    "    ctypes.CDLL(None).prctl(15, b'MARK', 0, 0, 0)\n    os.closerange(0, 64)\n    while True: time.sleep(1)",
-    "kill": "import os\ndef f(n):\n    for signal in (2, 9, 15, 19): os.kill(1, signal)\n    return True",
-    "read process 1": "import ctypes\ndef f(n):\n    c = ctypes.CDLL(None)\n    page = ctypes.create_string_buffer(64)\n"
+    "daemon": "import os, ctypes, time\ndef f(n):\n    pid = os.fork()\n    if pid: return pid > "
+    "1\n    os.setsid()\n    if os.fork(): os._exit(0)\n"
+    "    ctypes.CDLL(None).prctl(15, b'MARK', 0, 0, 0)\n    os.closerange(0, 64)\n    "
+    "while True: time.sleep(1)",
+    "kill": "import os\ndef f(n):\n    for signal in (2, 9, 15, 19): os.kill(1, signal)\n    "
+    "return True",
+    "read process 1": "import ctypes\ndef f(n):\n    c = ctypes.CDLL(None)\n    page = "
+    "ctypes.create_string_buffer(64)\n"
     "    return c.ptrace(16, 1, 0, 0) == -1 == c.syscall(438, c.syscall(434, 1, 0), 0, 0)",
 }
 
@@ -340,7 +384,10 @@ def name_of(pid):
 
 @needs_sandbox
 def test_it_ends_by_itself_when_its_starter_is_killed():
-    code = "from seekjax.post.sandbox import *; backend(); print(flush=True); run('f = lambda: [0 for i in iter(int, 1)]', 'f', [[]], Limits(seconds=1.5))"
+    code = (
+        "from seekjax.post.sandbox import *; backend(); print(flush=True); run('f = lambda: "
+        "[0 for i in iter(int, 1)]', 'f', [[]], Limits(seconds=1.5))"
+    )
     starter = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
     )
@@ -363,10 +410,8 @@ def test_it_ends_by_itself_when_its_starter_is_killed():
 def descendants(pid):
     found, parents = {pid}, {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
+        with contextlib.suppress(OSError):
             parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            pass
     while more := {child for child, parent in parents.items() if parent in found} - found:
         found |= more
     return found - {pid}
@@ -375,7 +420,7 @@ def descendants(pid):
 @needs_sandbox
 @pytest.mark.skipif(NAME != "unshare", reason="takes options of unshare away")
 @pytest.mark.parametrize(
-    "missing, hole",
+    ("missing", "hole"),
     [
         ("--net", "reaches the network"),
         ("--pid", "process 1"),
@@ -413,7 +458,7 @@ HOLES = [
 
 @needs_sandbox
 @pytest.mark.skipif(NAME != "unshare", reason="bubblewrap does some of this itself")
-@pytest.mark.parametrize("file, line, hole", HOLES, ids=[hole for *_, hole in HOLES])
+@pytest.mark.parametrize(("file", "line", "hole"), HOLES, ids=[hole for *_, hole in HOLES])
 def test_every_line_that_shuts_a_door_is_needed(file, line, hole, monkeypatch, tmp_path):
     inside = shutil.copytree(
         BACKEND.INSIDE, tmp_path / "inside", ignore=shutil.ignore_patterns("__pycache__")
@@ -436,7 +481,8 @@ def test_without_a_backend_it_refuses_in_one_sentence(monkeypatch, tmp_path):
                 match="bwrap: not installed; unshare: not installed.*install bubblewrap",
             ) as refusal:
                 attempt()
-            assert "\n" not in str(refusal.value) and ". " not in str(refusal.value)
+            assert "\n" not in str(refusal.value)
+            assert ". " not in str(refusal.value)
         for name in ("bwrap", "unshare"):  # as where user namespaces are off
             (tmp_path / name).write_text(
                 "#!/bin/sh\necho 'unshare failed: Operation not permitted' >&2\nexit 1\n"
@@ -444,7 +490,8 @@ def test_without_a_backend_it_refuses_in_one_sentence(monkeypatch, tmp_path):
             (tmp_path / name).chmod(0o755)
         with pytest.raises(
             SandboxError,
-            match="bwrap: .*Operation not permitted.*unshare: .*Operation not permitted.*install bubblewrap",
+            match="bwrap: .*Operation not permitted.*unshare: .*Operation not "
+            "permitted.*install bubblewrap",
         ):
             grade(HONEST, "f", CASES)
     finally:
@@ -478,7 +525,7 @@ def verdict_of(lines, number, architecture):
 
 
 @pytest.mark.parametrize(
-    "machine, header",
+    ("machine", "header"),
     [("x86_64", "x86_64-linux-gnu/asm/unistd_64.h"), ("aarch64", "asm-generic/unistd.h")],
 )
 def test_call_numbers_are_the_kernels(machine, header):
@@ -493,9 +540,8 @@ def test_call_numbers_are_the_kernels(machine, header):
 
 
 def test_equal_is_equal_in_type():
-    assert same([1, "a", {"k": (2,)}], [1, "a", {"k": [2]}]) is False and same(
-        [1, {"k": [2]}], (1, {"k": (2,)})
-    )
+    assert same([1, "a", {"k": (2,)}], [1, "a", {"k": [2]}]) is False
+    assert same([1, {"k": [2]}], (1, {"k": (2,)}))
     for value, expected in (
         (1, True),
         (True, 1),
@@ -528,7 +574,8 @@ def test_equal_is_equal_in_type():
 )
 def test_what_a_program_writes_is_read_with_suspicion(text):
     assert outcome(b"v" + b"[" * 64 + b"]" * 64).reason == ""
-    assert outcome(text).value is None and outcome(text).reason in (
+    assert outcome(text).value is None
+    assert outcome(text).reason in (
         "ended without a result",
         "its value is not plain data",
     )

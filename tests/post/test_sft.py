@@ -1,4 +1,5 @@
-"""Fine-tuning: what is packed together does not meet, only answers are learnt, a resumed run is the same, and ESFT moves chosen experts alone."""
+"""Fine-tuning: what is packed together does not meet, only answers are learnt, a resumed run is the
+same, and ESFT moves chosen experts alone."""
 
 import json
 import os
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from seekjax.config import SftConfig
 from seekjax.data import DataError
 from seekjax.post.esft import relevance, smallest
@@ -69,22 +71,16 @@ def score(tuned):
 def test_a_run_says_what_it_learns_and_learns_it(tuned, chats):
     records = metrics.read(tuned.folder)
     train, held = ([r for r in records if r["split"] == split] for split in ("train", "held_out"))
-    assert [r["step"] for r in train] == [1, 2, 3, 4, 5, 6] and all(
-        0.1 < r["trained"] < 0.9 and 0.5 < r["filled"] <= 1 for r in train
-    )
-    assert (
-        train[-1]["loss"] < train[0]["loss"] - 0.5
-        and {f"loss/{chats}", "loss/addition:1", "loss", "bits_per_byte"} <= held[-1].keys()
-    )
+    assert [r["step"] for r in train] == [1, 2, 3, 4, 5, 6]
+    assert all(0.1 < r["trained"] < 0.9 and 0.5 < r["filled"] <= 1 for r in train)
+    assert train[-1]["loss"] < train[0]["loss"] - 0.5
+    assert {f"loss/{chats}", "loss/addition:1", "loss", "bits_per_byte"} <= held[-1].keys()
     manifest = json.loads((tuned.folder / "data.json").read_text())["sources"]
-    assert (
-        manifest[0]["train"] + manifest[0]["held_out"] == 12
-        and len(manifest[0]["files"][0]["sha256"]) == 64
-    )
+    assert manifest[0]["train"] + manifest[0]["held_out"] == 12
+    assert len(manifest[0]["files"][0]["sha256"]) == 64
     lines = tuned.stage.finish(tuned.state, tuned.folder)
-    assert (
-        lines[0] == "a sample:" and lines[-1] == f"next: talk with it: seekjax chat {tuned.folder}"
-    )
+    assert lines[0] == "a sample:"
+    assert lines[-1] == f"next: talk with it: seekjax chat {tuned.folder}"
     assert "add_generation_prompt" in (tuned.folder / "chat_template.jinja").read_text()
     assert read_config(tuned.folder / "config.json").post == tuned.config.post
 
@@ -127,9 +123,8 @@ def test_the_loss_is_the_mean_over_what_the_assistant_said(tuned, score):
     )(state, whole)
     np.testing.assert_allclose(seen["loss"], -logp[learnt].mean(), rtol=1e-5)
     figures = criterion.metrics(whole, criterion.totals(whole))
-    assert figures["tokens"] == learnt.sum() and np.isclose(
-        figures["trained"], learnt.sum() / (batch["segments"][:, 1:] > 0).sum()
-    )
+    assert figures["tokens"] == learnt.sum()
+    assert np.isclose(figures["trained"], learnt.sum() / (batch["segments"][:, 1:] > 0).sum())
     assert {stage.tokenizer.eos} == {
         int(row[np.flatnonzero(kept)[-1]])
         for row, kept in zip(batch["tokens"], batch["trained"].astype(bool))
@@ -149,7 +144,8 @@ def test_a_stopped_run_goes_on_bit_for_bit(tuned, tmp_path, monkeypatch):
         stopped = run(config)
     assert not stopped.finished
     resumed = run(config)
-    assert resumed.finished and all(
+    assert resumed.finished
+    assert all(
         np.array_equal(a, b)
         for a, b in zip(leaves(resumed.state), leaves(tuned.state), strict=True)
     )
@@ -197,7 +193,8 @@ def specialised(tuned, tiny, chats, tmp_path_factory):
 def test_esft_moves_chosen_experts_and_no_other_bit(specialised):
     _, before = read_run(specialised.config.init)
     chosen = specialised.stage.plan.chosen_LE
-    assert chosen.any(1).all() and not chosen.all(1).any()
+    assert chosen.any(1).all()
+    assert not chosen.all(1).any()
     for (path, old), new in zip(
         jax.tree_util.tree_leaves_with_path(before["params"]),
         jax.tree.leaves(specialised.state.params),
@@ -206,7 +203,8 @@ def test_esft_moves_chosen_experts_and_no_other_bit(specialised):
         same = np.asarray(old).view(np.int32) == np.asarray(new).view(np.int32)
         if keys[:2] == ["expert_layers", "ffn"] and keys[2] in ("w_gate", "w_up", "w_down"):
             same = same.reshape(*chosen.shape, -1)
-            assert same[~chosen].all() and not same[chosen].all(-1).any()
+            assert same[~chosen].all()
+            assert not same[chosen].all(-1).any()
         else:
             assert same.all(), keys
 
@@ -269,4 +267,5 @@ def test_the_smallest_set_with_the_share(counts, part):
     [chosen] = smallest(relevance_E[None], share)
     subsets = [[i for i in range(len(counts)) if mask >> i & 1] for mask in range(2 ** len(counts))]
     fewest = min(len(subset) for subset in subsets if relevance_E[subset].sum() >= share - 1e-9)
-    assert chosen.sum() == fewest and relevance_E[chosen].sum() >= share - 1e-9
+    assert chosen.sum() == fewest
+    assert relevance_E[chosen].sum() >= share - 1e-9

@@ -1,4 +1,5 @@
-"""Every problem has an answer that its task accepts and attacks that it does not; training and held-out problems never meet."""
+"""Every problem has an answer that its task accepts and attacks that it does not; training and
+held-out problems never meet."""
 
 import json
 import math
@@ -11,6 +12,7 @@ from itertools import permutations, product
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from seekjax.data.errors import DataError
 from seekjax.post.answer import Parsed, Refused, evaluate, parse, wrap
 from seekjax.post.tasks import TASKS, Problems, attempt, find_task, is_held_out
@@ -24,7 +26,7 @@ EACH = [
     for name in ("addition", "countdown", "arithmetic", "equation", "knights")
     for level in TASKS[name].levels
 ]
-each = pytest.mark.parametrize("name, level", EACH)
+each = pytest.mark.parametrize(("name", "level"), EACH)
 LONGEST = {
     "addition": (14, 100),
     "countdown": (19, 160),
@@ -47,20 +49,21 @@ def test_solutions_are_short_right_and_of_the_form(name, level):
         thought, answer = task.solve(problem, random.Random(index))
         assert task.verify(problem, answer) == (1.0, "right"), problem
         assert parse(wrap(thought, answer)) == Parsed(thought, answer)
-        assert len(problem.prompt) <= LONGEST[name][0] and len(thought) <= LONGEST[name][1]
+        assert len(problem.prompt) <= LONGEST[name][0]
+        assert len(thought) <= LONGEST[name][1]
         assert replace(problem, data=json.loads(json.dumps(problem.data))).data == problem.data, (
             "a problem can be written to a file"
         )
-        assert problem.task == name and problem.level == level
+        assert problem.task == name
+        assert problem.level == level
 
 
 @each
 def test_problems_are_functions_of_seed_and_index(name, level):
     first = Problems(TASKS[name], (level,), False, seed=3)
     again = [Problems(TASKS[name], (level,), False, seed=3)[index] for index in (7, 2, 10**9)]
-    assert [first[index] for index in (7, 2, 10**9)] == again and [
-        problem.data for problem in again
-    ] == [first[index].data for index in (7, 2, 10**9)]
+    assert [first[index] for index in (7, 2, 10**9)] == again
+    assert [problem.data for problem in again] == [first[index].data for index in (7, 2, 10**9)]
     solved = [TASKS[name].solve(again[0], random.Random(5)) for _ in range(2)]
     assert solved[0] == solved[1]
 
@@ -78,7 +81,9 @@ def test_no_problem_is_on_both_sides(name):
         for seed in (0, 1, 99)
         for problem in map(Problems(TASKS[name], levels, True, seed=seed).__getitem__, range(35))
     }
-    assert train and held_out and not train & held_out
+    assert train
+    assert held_out
+    assert not train & held_out
     assert all(map(is_held_out, problems(name, levels[-1], 10, held_out=True)))
 
 
@@ -89,17 +94,15 @@ def test_the_same_question_is_on_one_side_whoever_asks():
         for level in (1, 2)
         for problem in problems("addition", level, 1500)
     }
-    assert len(shared := arithmetic.keys() & addition.keys()) > 20 and all(
-        arithmetic[prompt] == addition[prompt] for prompt in shared
-    )
+    assert len(shared := arithmetic.keys() & addition.keys()) > 20
+    assert all(arithmetic[prompt] == addition[prompt] for prompt in shared)
 
 
 def test_canonical_forms():
     sums = {problem.prompt: problem.key for problem in problems("addition", 1, 300)}
     pairs = [(prompt, f"{prompt[2]}+{prompt[0]}=") for prompt in sums if prompt[0] != prompt[2]]
-    assert len(found := [pair for pair in pairs if pair[1] in sums]) > 20 and all(
-        sums[a] == sums[b] for a, b in found
-    )
+    assert len(found := [pair for pair in pairs if pair[1] in sums]) > 20
+    assert all(sums[a] == sums[b] for a, b in found)
     assert (
         canonical(("+", 3, ("*", 4, 2)))
         == canonical(("+", ("*", 2, 4), 3))
@@ -160,17 +163,17 @@ def test_ways_counts_every_expression():
         for tree in ((first, a, (second, b, c)), (second, (first, a, b), c)):
             found[value(tree)] = found.get(value(tree), 0) + 1
     found.pop(None, None)
-    assert ways(numbers, "+-*/") == found and sum(ways([1, 2, 3, 4], "+-").values()) == 24 * 5 * 8
+    assert ways(numbers, "+-*/") == found
+    assert sum(ways([1, 2, 3, 4], "+-").values()) == 24 * 5 * 8
 
 
 @pytest.mark.parametrize(
-    "level, once, sixteen", [(1, 0.056, 0.53), (2, 0.097, 0.775), (3, 0.034, 0.405)]
+    ("level", "once", "sixteen"), [(1, 0.056, 0.53), (2, 0.097, 0.775), (3, 0.034, 0.405)]
 )
 def test_random_expressions_solve_no_more_countdown_than_is_known(level, once, sixteen):
     found = problems("countdown", level, 250)
-    assert floor(found) == pytest.approx(once, abs=0.008) and floor(found, 16) == pytest.approx(
-        sixteen, abs=0.05
-    )
+    assert floor(found) == pytest.approx(once, abs=0.008)
+    assert floor(found, 16) == pytest.approx(sixteen, abs=0.05)
     problem, rng = found[0], random.Random(0)
     tried = [
         value(draw(rng, problem.data["numbers"], LEVELS[level].operators)) for _ in range(3000)
@@ -206,10 +209,8 @@ def test_countdown_says_what_is_wrong():
     }.items():
         assert task.verify(problem, answer) == (float(reason == "right"), reason)
     twice = replace(problem, data={"target": 15, "numbers": [5, 5, 5]})
-    assert (
-        task.verify(twice, "5+5+5").reward == 1
-        and task.verify(twice, "5*(5-2)").reason == "5 is not used often enough"
-    )
+    assert task.verify(twice, "5+5+5").reward == 1
+    assert task.verify(twice, "5*(5-2)").reason == "5 is not used often enough"
 
 
 def test_countdown_can_be_thought_in_chinese():
@@ -244,13 +245,15 @@ def test_equations_hold():
     for level in TASKS["equation"].levels:
         for problem in problems("equation", level):
             (a, b), (c, d), x = problem.data["left"], problem.data["right"], problem.data["x"]
-            assert a * x + b == c * x + d and a != c
+            assert a * x + b == c * x + d
+            assert a != c
             for side in problem.prompt.split("="):  # the text says what the data say
                 assert [at(side, 1) - at(side, 0), at(side, 0)] in ([a, b], [c, d])
 
 
 def signed(text):
-    """The value of an expression in which numbers may be below zero at its beginning or in brackets."""
+    """The value of an expression in which numbers may be below zero at its beginning or in
+    brackets."""
     return evaluate(re.sub(r"^-|\(-", lambda found: found[0][:-1] + "0-", text)).value
 
 
@@ -338,9 +341,9 @@ HOSTILE = [
 def test_attacks_earn_nothing_and_are_told_why(name, text):
     problem, start = problems(name, TASKS[name].levels[-1], 1)[0], time.perf_counter()
     verdict = TASKS[name].verify(problem, text)
-    assert (
-        verdict.reward == 0 and 0 < len(verdict.reason) < 120 and time.perf_counter() - start < 0.3
-    )
+    assert verdict.reward == 0
+    assert 0 < len(verdict.reason) < 120
+    assert time.perf_counter() - start < 0.3
 
 
 @settings(max_examples=60)
@@ -351,7 +354,9 @@ def test_verifiers_never_raise(which, index, text):
     name, level = which
     problem = problems(name, level, index + 1)[-1]
     verdict = TASKS[name].verify(problem, text)
-    assert verdict.reward in (0, 1) and not math.isnan(verdict.reward) and verdict.reason
+    assert verdict.reward in (0, 1)
+    assert not math.isnan(verdict.reward)
+    assert verdict.reason
 
 
 def test_what_is_asked_wrongly_is_told():
@@ -402,7 +407,8 @@ def test_countdown_compares_truly_and_answers_what_it_tried_last(write):
         thought, answer = write(task, problem, random.Random(index))
         for line in thought.split("\n"):
             value, asked, said = re.fullmatch(r"(?:\S+=(-?\d+) )+(-?\d+)\? (yes|no)", line).groups()
-            assert asked == str(problem.data["target"]) and (value == asked) == (said == "yes")
+            assert asked == str(problem.data["target"])
+            assert (value == asked) == (said == "yes")
         assert (task.verify(problem, answer).reward == 1) == (said == "yes")
 
 

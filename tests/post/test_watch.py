@@ -1,4 +1,5 @@
-"""What one sees: the viewer on files as a run leaves them, as a model may spoil them and as a crash may, and pictures from records alone."""
+"""What one sees: the viewer on files as a run leaves them, as a model may spoil them and as a crash
+may, and pictures from records alone."""
 
 import json
 import sys
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from seekjax.cli import main
 from seekjax.config import Config, GrpoConfig
 from seekjax.post.judge import Judged
@@ -18,7 +20,10 @@ from seekjax.post.viewer import choose, colour, page, ranges, visible
 from seekjax.post.watch import Watch, summary, written
 
 SUM = Problem("addition", 1, "3+4=", "3+4", {"numbers": [3, 4]})
-ATTACK = "\x1b]0;owned\x07\x1b[2J\x9b31m[red]not markup[/red] :smile: \u202eright to left\u2066 \r\b gone\u2028end\ud800"
+ATTACK = (
+    "\x1b]0;owned\x07\x1b[2J\x9b31m[red]not markup[/red] :smile: \u202eright to left\u2066 \r\b "
+    "gone\u2028end\ud800"
+)
 
 
 def judged(text, accuracy, reward=None, **rest):
@@ -69,8 +74,10 @@ def command(monkeypatch, capsys):
 def test_the_newest_rollout_is_shown_best_samples_first(run, command):
     status, out, _ = command(run)
     shown = out.splitlines()
-    assert status == 0 and shown[0] == "step 9; 2 of the 2 groups kept; rollouts of steps 1 to 4, 9"
-    assert "addition:1   1 of 3 right" in shown and "      3+4=" in shown
+    assert status == 0
+    assert shown[0] == "step 9; 2 of the 2 groups kept; rollouts of steps 1 to 4, 9"
+    assert "addition:1   1 of 3 right" in shown
+    assert "      3+4=" in shown
     at = shown.index("  +0.500  reward 1.1 (accuracy 1, format 1); right; 9 tokens")
     assert shown[at + 1 : at + 3] == ["      second", "      of 9"]
     assert (
@@ -78,19 +85,17 @@ def test_the_newest_rollout_is_shown_best_samples_first(run, command):
         > at
     )
     status, out, _ = command(run, "--step", 2, "--groups", 1)
-    assert (
-        status == 0
-        and out.startswith("step 2; 1 of the 2 groups kept")
-        and "of 2" in out
-        and "only" not in out
-    )
+    assert status == 0
+    assert out.startswith("step 2; 1 of the 2 groups kept")
+    assert "of 2" in out
+    assert "only" not in out
 
 
 def test_a_terminal_is_shown_what_the_model_wrote_and_obeys_none_of_it(run, command):
     _, out, _ = command(run)
     assert (
-        r"\x1b]0;owned\x07\x1b[2J\x9b31m[red]not markup[/red] :smile: \u202eright to left\u2066 \r\x08 gone\u2028end\ud800"
-        in out
+        r"\x1b]0;owned\x07\x1b[2J\x9b31m[red]not markup[/red] :smile: \u202eright to "
+        r"left\u2066 \r\x08 gone\u2028end\ud800" in out
     )
     assert not set("\x1b\x07\x9b\u202e\u2066\r\b\u2028") & set(out)
 
@@ -109,11 +114,9 @@ def test_plain_text_stays_as_it_is():
 
 def test_colours_tell_better_from_worse(monkeypatch):
     assert colour(0.0, 1.0) == colour(0.0, 0.0) == "dim"
-    assert (
-        colour(1.0, 1.0) == "rgb(60,240,60)"
-        and colour(-1.0, 1.0) == "rgb(240,60,60)"
-        and colour(0.1, 1.0) == "rgb(132,150,132)"
-    )
+    assert colour(1.0, 1.0) == "rgb(60,240,60)"
+    assert colour(-1.0, 1.0) == "rgb(240,60,60)"
+    assert colour(0.1, 1.0) == "rgb(132,150,132)"
 
 
 def test_on_a_terminal_it_is_coloured(run):
@@ -131,21 +134,18 @@ def test_on_a_terminal_it_is_coloured(run):
     for piece in page(*choose(run / "rollouts.jsonl", None), 4):
         console.print(piece)
     out = console.file.getvalue()
-    assert (
-        "38;2;60;240;60m" in out
-        and "38;2;240;60;60m" in out
-        and "\x1b[2J" not in out
-        and "\x1b]0" not in out
-    )
+    assert "38;2;60;240;60m" in out
+    assert "38;2;240;60;60m" in out
+    assert "\x1b[2J" not in out
+    assert "\x1b]0" not in out
 
 
 def test_held_out_accuracy_comes_with_its_interval():
     figures, said = Watch(None, Path()).held_out(
         [judged("a", 1.0)] * 15 + [judged("b", 0.0)] * 133 + [judged("c", 1.0, reward=float("nan"))]
     )
-    assert said.startswith("10.1% right (6.2% to 16.0%, 148 problems)") and figures[
-        "accuracy_low"
-    ] == pytest.approx(0.0624, abs=1e-4)
+    assert said.startswith("10.1% right (6.2% to 16.0%, 148 problems)")
+    assert figures["accuracy_low"] == pytest.approx(0.0624, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,10 @@ def test_bad_input_is_one_sentence(command, tmp_path, content, argv, said):
     if content is not None:
         (tmp_path / "rollouts.jsonl").write_text(content)
     status, _, err = command(tmp_path, *argv)
-    assert status == 2 and said in err and err.startswith("error: ") and err.count("\n") == 1
+    assert status == 2
+    assert said in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
 
 
 def test_a_reward_that_failed_is_named(command, tmp_path):
@@ -195,12 +198,10 @@ def test_means_leave_out_what_has_no_reward():
     seen = summary(
         [judged("a", 1.0), judged("b", 0.0), judged("c", 1.0, reward=float("nan"), tokens=30)]
     )
-    assert (
-        seen["accuracy"] == 0.5
-        and seen["reward"] == pytest.approx(0.6)
-        and seen["failed"] == 1
-        and seen["length"] == 16
-    )
+    assert seen["accuracy"] == 0.5
+    assert seen["reward"] == pytest.approx(0.6)
+    assert seen["failed"] == 1
+    assert seen["length"] == 16
 
 
 def test_pictures_are_drawn_of_what_is_there(tmp_path):
@@ -247,7 +248,8 @@ def test_pictures_are_drawn_of_what_is_there(tmp_path):
     pictures, checkpoint, *following = Watch(stage, tmp_path).finish(
         SimpleNamespace(step=np.int32(3)), tmp_path
     )
-    assert pictures.count(".png") == 4 and checkpoint.endswith("checkpoints/3")
+    assert pictures.count(".png") == 4
+    assert checkpoint.endswith("checkpoints/3")
     assert [line.partition(" seekjax ")[2] for line in following] == [
         f"rollouts {tmp_path}",
         f"eval {tmp_path} --task addition:1 countdown",

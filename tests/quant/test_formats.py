@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from seekjax.quant.formats import block, contracted, pack, product, quantise, unpack
 
 KINDS = ("int8", "int4", "fp8")
@@ -56,19 +57,20 @@ def test_groups_divide_their_axis(size, even, length):
 def test_nearest_values(kind):
     w = drawn(2, 256, 192) * jnp.exp(2 * drawn(2, 1, 192, seed=1))
     q = quantise(w, kind, (-2,))
-    assert q.shape == w.shape and q[1].shape == w.shape[1:]
+    assert q.shape == w.shape
+    assert q[1].shape == w.shape[1:]
     error = jnp.abs(q.dense() - w)
     if kind == "int8":
-        assert q.scale.shape == (2, 1, 192) and (error <= q.scale * 0.5001).all()
+        assert q.scale.shape == (2, 1, 192)
+        assert (error <= q.scale * 0.5001).all()
     elif kind == "int4":
-        assert (
-            q.scale.shape == (2, 2, 192)
-            and q.values.shape == (2, 128, 192)
-            and q.values.dtype == jnp.uint8
-        )
+        assert q.scale.shape == (2, 2, 192)
+        assert q.values.shape == (2, 128, 192)
+        assert q.values.dtype == jnp.uint8
         assert jnp.sqrt((error**2).sum() / (w**2).sum()) < 0.115
     else:
-        assert q.scale.shape == (2, 2, 2) and q.values.dtype == jnp.float8_e4m3fn
+        assert q.scale.shape == (2, 2, 2)
+        assert q.values.dtype == jnp.float8_e4m3fn
         tile = jnp.repeat(jnp.repeat(q.scale, 128, 1), 96, 2)
         assert (error <= jnp.maximum(jnp.abs(w) * 2.0**-4, tile * 2.0**-10) * 1.0001).all()
     np.testing.assert_allclose(

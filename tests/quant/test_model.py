@@ -1,4 +1,5 @@
-"""`seekjax quantize`: the run that comes out opens, says nearly what the whole weights say, and does so on any mesh."""
+"""`seekjax quantize`: the run that comes out opens, says nearly what the whole weights say, and
+does so on any mesh."""
 
 import sys
 from dataclasses import replace
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from seekjax.cli import main
 from seekjax.config import Config, KernelConfig, ModelConfig
 from seekjax.generate.decode import Decoder, prepare
@@ -83,7 +85,8 @@ def whole(folder):
 @pytest.mark.parametrize("kind", KINDS)
 def test_says_nearly_what_the_whole_weights_say(kind, folder, whole):
     opened = open_model(folder / kind)
-    assert opened.kernel.weights == kind and replace(opened.model, init_std=MODEL.init_std) == MODEL
+    assert opened.kernel.weights == kind
+    assert replace(opened.model, init_std=MODEL.init_std) == MODEL
     planned = weight_bytes(
         abstract_variables(MODEL, PLAIN)["params"], axes_of(named_variables(MODEL, PLAIN))["params"]
     )
@@ -100,9 +103,8 @@ def test_says_nearly_what_the_whole_weights_say(kind, folder, whole):
         )
         if not isinstance(x, Quantised)
     ]
-    assert {"embed", "head", "w_router", "bias"} <= set(kept) and not [
-        name for name in kept if name.startswith("w_") and name != "w_router"
-    ]
+    assert {"embed", "head", "w_router", "bias"} <= set(kept)
+    assert not [name for name in kept if name.startswith("w_") and name != "w_router"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -157,7 +159,8 @@ def test_the_command(folder, monkeypatch, capsys):
         return code, out.out + out.err
 
     code, text = command(folder / "whole", "--to", "int8", "--out", folder / "new")
-    assert code == 0 and "saved; next: seekjax generate" in text
+    assert code == 0
+    assert "saved; next: seekjax generate" in text
     jax.tree.map(
         np.testing.assert_array_equal, read_run(folder / "new")[1], read_run(folder / "int8")[1]
     )
@@ -171,11 +174,13 @@ def test_the_command(folder, monkeypatch, capsys):
         "argv",
         ["seekjax", "convert", "--from", str(folder / "int8"), "--to", str(folder / "back")],
     )
-    assert main() == 2 and "convert the run that they are from" in capsys.readouterr().err
+    assert main() == 2
+    assert "convert the run that they are from" in capsys.readouterr().err
     monkeypatch.setattr(
         sys, "argv", ["seekjax", "show", str(folder / "int8"), "--data.sequence", "32"]
     )
-    assert main() == 0 and "w_down/values" in capsys.readouterr().out
+    assert main() == 0
+    assert "w_down/values" in capsys.readouterr().out
 
 
 def test_training_refuses():

@@ -1,10 +1,12 @@
-"""Load balance: the sequence-wise loss (V3 equations 17 to 20) and the bias update without a loss (arXiv 2408.15664, algorithm 1)."""
+"""Load balance: the sequence-wise loss (V3 equations 17 to 20) and the bias update without a loss
+(arXiv 2408.15664, algorithm 1)."""
 
 import numpy as np
 
 
 def sequence_balance(score, choice):
-    """Sum over experts of f_i P_i for one sequence, before alpha; 1 when balanced. score [T, E] as the router's, choice [T, K].
+    """Sum over experts of f_i P_i for one sequence, before alpha; 1 when balanced. score [T, E] as
+    the router's, choice [T, K].
 
     f_i = E / (K T) x the tokens that chose i;  P_i = the mean over tokens of s_i / sum_j s_j.
     """
@@ -31,7 +33,8 @@ def loads(choice, experts):
 
 
 def updated_bias(bias, load, rate):
-    """b_i + rate x sign(mean load - load_i): the overloaded become less attractive, each by the same amount."""
+    """b_i + rate x sign(mean load - load_i): the overloaded become less attractive, each by the
+    same amount."""
     mean = sum(load) / len(load)
     return [b + rate * ((x < mean) - (x > mean)) for b, x in zip(bias, load, strict=True)]
 

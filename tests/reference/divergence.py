@@ -4,7 +4,8 @@ import numpy as np
 
 
 def numpy_kl(p, q, kind, top_k):
-    """KL and its gradient with respect to the student's logits, row by row, from probabilities in double precision."""
+    """KL and its gradient with respect to the student's logits, row by row, from probabilities in
+    double precision."""
     if kind == "reverse":
 
         def term(a, b):

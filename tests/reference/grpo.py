@@ -1,7 +1,9 @@
-"""The objectives of seven papers in plain loops over groups, outputs and tokens: what is maximised, with the minus sign of a loss.
+"""The objectives of seven papers in plain loops over groups, outputs and tokens: what is maximised,
+with the minus sign of a loss.
 
-A group is a list of outputs, an output a dict of a reward and the log-probabilities, per token, of the policy ("new"), of the trainer at the rollout
-("old"), of the sampler ("sampler") and of the reference ("ref"). "at" is where the policy stood: what a stop-gradient reads.
+A group is a list of outputs, an output a dict of a reward and the log-probabilities, per token, of
+the policy ("new"), of the trainer at the rollout ("old"), of the sampler ("sampler") and of the
+reference ("ref"). "at" is where the policy stood: what a stop-gradient reads.
 """
 
 import math
@@ -56,7 +58,8 @@ def r1(groups, length):
 
 
 def v3_2(groups, length, delta=0.5):
-    """DeepSeek-V3.2 section 3.1: unbiased KL, off-policy sequence masking against the sampler's probabilities."""
+    """DeepSeek-V3.2 section 3.1: unbiased KL, off-policy sequence masking against the sampler's
+    probabilities."""
     total, count = 0.0, 0
     for group in groups:
         for output, advantage in zip(group, centred(group)):
@@ -129,7 +132,8 @@ LOSS = {
 
 
 def gradient(loss, groups, length, step=1e-6):
-    """Central differences with respect to every "new", [group][output][token]; "at" stays where it is."""
+    """Central differences with respect to every "new", [group][output][token]; "at" stays where it
+    is."""
     slopes = []
     for group in groups:
         slopes.append([])

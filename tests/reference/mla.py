@@ -1,4 +1,5 @@
-"""Multi-head latent attention (V2 section 2.1, equations 9 to 19; V3 equations 1 to 11), head by head."""
+"""Multi-head latent attention (V2 section 2.1, equations 9 to 19; V3 equations 1 to 11), head by
+head."""
 
 import numpy as np
 
@@ -8,13 +9,15 @@ def rms_norm(x, scale, eps=1e-6):
 
 
 def rotate(x, positions, frequencies):
-    """RoPE on interleaved pairs: the pair (2i, 2i + 1) is a complex number that turns by position x frequency i. x [T, R]."""
+    """RoPE on interleaved pairs: the pair (2i, 2i + 1) is a complex number that turns by position x
+    frequency i. x [T, R]."""
     turned = (x[:, 0::2] + 1j * x[:, 1::2]) * np.exp(1j * np.outer(positions, frequencies))
     return np.stack([turned.real, turned.imag], axis=-1).reshape(x.shape)
 
 
 def attend(query, key, value, scale):
-    """Causal softmax attention of one head, one query after the other. query, key [T, N + R], value [T, U]."""
+    """Causal softmax attention of one head, one query after the other. query, key [T, N + R], value
+    [T, U]."""
     out = []
     for t in range(len(query)):
         score = key[: t + 1] @ query[t] * scale
@@ -26,8 +29,9 @@ def attend(query, key, value, scale):
 def mla(x, weights, frequencies, scale, eps=1e-6):
     """Latent attention over one sequence. x [T, D] -> [T, D].
 
-    weights: w_dq [D, Q], q_norm [Q], w_uq [Q, H, N], w_qr [Q, H, R], w_dkv [D, C], kv_norm [C], w_kr [D, R], w_uk [C, H, N],
-    w_uv [C, H, U], w_o [H, U, D]. Without w_dq the queries come straight from x and Q is D (V2-Lite).
+    weights: w_dq [D, Q], q_norm [Q], w_uq [Q, H, N], w_qr [Q, H, R], w_dkv [D, C], kv_norm [C],
+    w_kr [D, R], w_uk [C, H, N], w_uv [C, H, U], w_o [H, U, D]. Without w_dq the queries come
+    straight from x and Q is D (V2-Lite).
     """
     w = {name: np.asarray(value, np.float64) for name, value in weights.items()}
     x, positions = np.asarray(x, np.float64), np.arange(len(x))

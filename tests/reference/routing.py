@@ -1,4 +1,5 @@
-"""Which experts a token visits and with what gate: V2 section 2.2.2, V3 section 2.1.2, token by token."""
+"""Which experts a token visits and with what gate: V2 section 2.2.2, V3 section 2.1.2, token by
+token."""
 
 import math
 
@@ -25,7 +26,8 @@ def within_groups(scores, groups, groups_kept, count, group_score):
 
 
 def route_v2(logits, groups, groups_kept, count, scale):
-    """Softmax scores, a group is as good as its best expert, gates are the scores times scale. logits [T][E] -> choice, gate [T][K]."""
+    """Softmax scores, a group is as good as its best expert, gates are the scores times scale.
+    logits [T][E] -> choice, gate [T][K]."""
     choices, gates = [], []
     for token in logits:
         score = softmax([float(x) for x in token])
@@ -35,7 +37,8 @@ def route_v2(logits, groups, groups_kept, count, scale):
 
 
 def route_v3(logits, bias, groups, groups_kept, count, scale):
-    """Sigmoid scores; score + bias decides who, a group being as good as its two best; the bare scores, made to sum to scale, decide how much."""
+    """Sigmoid scores; score + bias decides who, a group being as good as its two best; the bare
+    scores, made to sum to scale, decide how much."""
     choices, gates = [], []
     for token in logits:
         score = sigmoid([float(x) for x in token])

@@ -1,4 +1,5 @@
-"""Every form of dispatch on every kind of mesh against the plain mixture: outputs, gradients, and what a capacity drops."""
+"""Every form of dispatch on every kind of mesh against the plain mixture: outputs, gradients, and
+what a capacity drops."""
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,8 @@ KERNELS = {
 def plain_ragged_all_to_all(
     operand, output, input_offsets, send_sizes, output_offsets, recv_sizes, *, axis_name
 ):
-    """`jax.lax.ragged_all_to_all` by its documentation, out of all_gather: XLA's CPU backend has none. NaN if the two ends disagree on a size."""
+    """`jax.lax.ragged_all_to_all` by its documentation, out of all_gather: XLA's CPU backend has
+    none. NaN if the two ends disagree on a size."""
     me = jax.lax.axis_index(axis_name)
     operand_PND, from_PP, size_PP, to_PP = (
         jax.lax.all_gather(a, axis_name)
@@ -54,7 +56,8 @@ def ragged_on_cpu(monkeypatch):
 
 
 def inputs(seed=0, skew=0.0):
-    """x, gates, weights; and K distinct choices of each token, with a skew towards the first experts."""
+    """x, gates, weights; and K distinct choices of each token, with a skew towards the first
+    experts."""
     random = np.random.default_rng(seed)
     x, gate, *weights = (
         random.normal(size=shape).astype(np.float32)
@@ -114,7 +117,8 @@ COMPILED = {}
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**16), skew=st.sampled_from([0.0, 0.3, -0.3, 100.0, -100.0]))
 def test_any_imbalance(form, seed, skew):
-    """Up to all tokens choosing the same experts of one device, which fills the worst-case buffer to the last row."""
+    """Up to all tokens choosing the same experts of one device, which fills the worst-case buffer
+    to the last row."""
     given_ = inputs(seed, skew)
     with use(make_mesh(MESHES["data 2 x expert 4"])):
         if form not in COMPILED:
@@ -137,7 +141,8 @@ def test_the_names_of_experts_change_nothing(form):
 
 
 def kept(choice, gate, batch_parts, expert_parts, capacity):
-    """V2 section 2.2.4 row by row: each device sends each expert shard its highest gates, up to so many balanced shares."""
+    """V2 section 2.2.4 row by row: each device sends each expert shard its highest gates, up to so
+    many balanced shares."""
     keep = np.zeros(choice.shape, bool)
     for own in np.split(np.arange(B), batch_parts):
         rows = sorted(
@@ -155,7 +160,7 @@ def kept(choice, gate, batch_parts, expert_parts, capacity):
 
 @pytest.mark.parametrize("form", ["static", "ragged"])
 @pytest.mark.parametrize(
-    "mesh, parts, capacity, skew, ties",
+    ("mesh", "parts", "capacity", "skew", "ties"),
     [
         ("data 2 x expert 4", (8, 4), 1.0, 0.3, False),
         ("data 2 x expert 4", (8, 4), 0.25, 100.0, False),

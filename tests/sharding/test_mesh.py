@@ -9,7 +9,7 @@ from sharding.rules import use
 
 
 @pytest.mark.parametrize(
-    "config, expected",
+    ("config", "expected"),
     [
         (MeshConfig(), (8, 1, 1, 1)),
         (MeshConfig(expert=4), (2, 1, 4, 1)),
@@ -19,17 +19,19 @@ from sharding.rules import use
 )
 def test_data_0_takes_the_devices_that_are_left(config, expected):
     mesh = make_mesh(config)
-    assert mesh.axis_names == ("data", "fsdp", "expert", "tensor") and mesh.axis_sizes == expected
+    assert mesh.axis_names == ("data", "fsdp", "expert", "tensor")
+    assert mesh.axis_sizes == expected
     assert set(mesh.devices.flat) <= set(jax.devices())
 
 
 @pytest.mark.parametrize(
-    "config, devices, sentence",
+    ("config", "devices", "sentence"),
     [
         (
             MeshConfig(data=2, expert=8),
             8,
-            "the mesh asks for 16 devices (data 2 x expert 8) but there are 8: make the axes smaller, or emulate them on a "
+            "the mesh asks for 16 devices (data 2 x expert 8) but there are 8: make the "
+            "axes smaller, or emulate them on a "
             "CPU with JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=16.",
         ),
         (
@@ -40,7 +42,8 @@ def test_data_0_takes_the_devices_that_are_left(config, expected):
         (
             MeshConfig(expert=3),
             8,
-            "the mesh asks for fsdp x expert x tensor = 3 devices, which does not divide the 8 there are; change these axes or set "
+            "the mesh asks for fsdp x expert x tensor = 3 devices, which does not divide "
+            "the 8 there are; change these axes or set "
             "mesh.data yourself, or emulate",
         ),
         (MeshConfig(tensor=0), 8, "mesh.tensor is 0: give a positive number of devices."),
@@ -50,7 +53,8 @@ def test_data_0_takes_the_devices_that_are_left(config, expected):
 def test_a_mesh_that_does_not_fit_says_so_in_one_sentence(config, devices, sentence):
     with pytest.raises(ValueError) as error:
         make_mesh(config, jax.devices()[:devices])
-    assert str(error.value).startswith(sentence) and "\n" not in str(error.value)
+    assert str(error.value).startswith(sentence)
+    assert "\n" not in str(error.value)
 
 
 def test_a_mesh_without_devices_can_be_any_size():
@@ -66,15 +70,17 @@ def test_a_mesh_without_devices_can_be_any_size():
 
 
 @pytest.mark.parametrize(
-    "sizes, sentence",
+    ("sizes", "sentence"),
     [
         (
             {"experts": 6},
-            "model.experts is 6, which mesh.expert 4 cannot split evenly: make it a multiple of 4 or shrink the mesh.",
+            "model.experts is 6, which mesh.expert 4 cannot split evenly: make it a "
+            "multiple of 4 or shrink the mesh.",
         ),
         (
             {"experts": 8, "embed": 12},
-            "model.embed is 12, which mesh.fsdp 2 x mesh.expert 4 cannot split evenly: make it a multiple of 8",
+            "model.embed is 12, which mesh.fsdp 2 x mesh.expert 4 cannot split evenly: "
+            "make it a multiple of 8",
         ),
     ],
 )

@@ -1,4 +1,5 @@
-"""`local(..., opaque=True)`, for kernels without a rule for what differs between devices: same result and gradients, or a refusal."""
+"""`local(..., opaque=True)`, for kernels without a rule for what differs between devices: same
+result and gradients, or a refusal."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,5 @@
-"""Where every array of the published runs lives, as text: a change of a rule or of a weight shows in the diff of tests/sharding/golden.
+"""Where every array of the published runs lives, as text: a change of a rule or of a weight shows
+in the diff of tests/sharding/golden.
 
 Regenerate with `SEEKJAX_REGENERATE=1 pytest tests/sharding/test_places.py`, then read the diff.
 """
@@ -48,7 +49,8 @@ def test_every_array_is_where_it_was(place):
 
 @places
 def test_no_large_array_is_held_twice(place):
-    """An array of more than 1 % of the parameters is split by every mesh axis but data, whose devices are whole replicas by meaning."""
+    """An array of more than 1 % of the parameters is split by every mesh axis but data, whose
+    devices are whole replicas by meaning."""
     config = config_at(place)
     with use(mesh := abstract_mesh(config.mesh, 1)):
         plan = Plan(config)
@@ -57,13 +59,15 @@ def test_no_large_array_is_held_twice(place):
         whole = sum(row.bytes for row in show.rows(state.params, axes.params))
     parts = mesh.size // mesh.shape["data"]
     large = [row for row in rows if row.bytes > whole / 100]
-    assert large and {row.path: row.bytes // row.bytes_per_device for row in large} == {
+    assert large
+    assert {row.path: row.bytes // row.bytes_per_device for row in large} == {
         row.path: parts for row in large
     }
 
 
 def test_v3_lowers_for_2048_chips():
-    """The whole train step with the kernels a TPU would pick, from a host with neither chips nor memory."""
+    """The whole train step with the kernels a TPU would pick, from a host with neither chips nor
+    memory."""
     config = config_at("v3_fsdp8_expert64_tensor4")
     config = replace(
         config,
@@ -81,7 +85,8 @@ def test_v3_lowers_for_2048_chips():
         )
         step = compile_steps(plan, np.zeros(config.model.vocab, np.int32))[0]
         text = step.trace(plan.abstract_state(), batch).lower(lowering_platforms=("tpu",)).as_text()
-    assert mesh.size == 2048 and '"fsdp"=8, "expert"=64, "tensor"=4' in text
+    assert mesh.size == 2048
+    assert '"fsdp"=8, "expert"=64, "tensor"=4' in text
     assert all(name in text for name in ("ragged_all_to_all", "ragged_dot", "tpu_custom_call"))
 
 
@@ -107,7 +112,8 @@ with use(make_mesh(MeshConfig(data=2, fsdp=2, expert=2))):
 
 
 def test_xla_finds_a_way_between_all_layouts():
-    """No "involuntary full rematerialization", which two odd layouts do draw: the model never asks for one that XLA reaches only by gathering."""
+    """No "involuntary full rematerialization", which two odd layouts do draw: the model never asks
+    for one that XLA reaches only by gathering."""
     done = subprocess.run(
         [sys.executable, "-c", COMPILE],
         cwd=ROOT,
@@ -118,6 +124,5 @@ def test_xla_finds_a_way_between_all_layouts():
     )
     assert done.returncode == 0, done.stderr
     control, tiny = done.stderr.split("AND NOW TINY")
-    assert (
-        "Involuntary full rematerialization" in control and "rematerialization" not in tiny.lower()
-    )
+    assert "Involuntary full rematerialization" in control
+    assert "rematerialization" not in tiny.lower()

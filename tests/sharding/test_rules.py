@@ -1,4 +1,5 @@
-"""The policy: which mesh axes an array gets, what happens without a mesh, and what a wrong name does."""
+"""The policy: which mesh axes an array gets, what happens without a mesh, and what a wrong name
+does."""
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +48,7 @@ def test_an_unknown_name_in_the_rules_raises():
 
 
 @pytest.mark.parametrize(
-    "axes, expected",
+    ("axes", "expected"),
     [
         (
             "batch sequence embed",
@@ -84,7 +85,8 @@ def test_without_a_mesh_arrays_stay_where_they_are():
     x = jnp.ones((4, 4))
     assert constrain(x, "batch embed") is x
     assert local(abs, "batch", "batch") is abs
-    assert mesh_axes("batch") == () and split_by("batch") == 1
+    assert mesh_axes("batch") == ()
+    assert split_by("batch") == 1
     with pytest.raises(RuntimeError, match="no mesh is in use"):
         sharding("batch")
 
@@ -93,7 +95,8 @@ def test_use_ends_with_its_block():
     with use(SIXTEEN):
         with use(make_mesh(MeshConfig(data=8))):
             assert split_by("batch") == 8
-        assert split_by("batch") == 8 and split_by("heads") == 2
+        assert split_by("batch") == 8
+        assert split_by("heads") == 2
         with pytest.raises(ZeroDivisionError), use(make_mesh(MeshConfig(tensor=8))):
             1 / 0
         assert split_by("heads") == 2
@@ -146,7 +149,8 @@ def test_one_function_traced_for_two_meshes():
 
 def test_named_arrays_carry_their_axes():
     box = Named(jnp.zeros((3, 4)), "embed heads").add_axis(0, {"partition_name": "layers"})
-    assert box.axes == "layers embed heads" and box.remove_axis(0, {}).axes == "embed heads"
+    assert box.axes == "layers embed heads"
+    assert box.remove_axis(0, {}).axes == "embed heads"
     tree = {"w": box, "count": jnp.zeros(())}
     assert axes_of(tree) == {"w": "layers embed heads", "count": ""}
     assert jax.tree.map(jnp.shape, unbox(tree)) == {"w": (3, 4), "count": ()}

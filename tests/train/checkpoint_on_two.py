@@ -1,4 +1,5 @@
-"""One of two processes, two CPU devices each, that save and restore together: `checkpoint_on_two.py FOLDER PORT RANK`."""
+"""One of two processes, two CPU devices each, that save and restore together: `checkpoint_on_two.py
+FOLDER PORT RANK`."""
 
 import sys
 from pathlib import Path

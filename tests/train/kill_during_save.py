@@ -1,6 +1,8 @@
-"""Kill a process that saves in a loop, at random moments, and let its successor restore by itself: `kill_during_save.py FOLDER KILLS`.
+"""Kill a process that saves in a loop, at random moments, and let its successor restore by itself:
+`kill_during_save.py FOLDER KILLS`.
 
-The parent imports jax but starts no backend, so a child costs a fork. Prints one line of JSON when all went well.
+The parent imports jax but starts no backend, so a child costs a fork. Prints one line of JSON when
+all went well.
 """
 
 import json
@@ -84,7 +86,9 @@ def main(folder, kills):
     safe, interrupted, restored = 0, 0, []
     for n in range(
         kills
-    ):  # a child in its third save has finished its first: every third trial goes on by a step at least
+        # a child in its third save has finished its first: every third trial goes on by a step at
+        # least
+    ):
         for word, value in trial(folder, saves=1 + n % 3, delay=random.uniform(0, 0.15)):
             assert word != "failed", value
             if word == "restored":

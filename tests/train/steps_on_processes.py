@@ -1,4 +1,5 @@
-"""Three train steps on data 2 x fsdp 2 x expert 2: `steps_on_processes.py FILE`, alone or as one of the processes that join_hosts finds.
+"""Three train steps on data 2 x fsdp 2 x expert 2: `steps_on_processes.py FILE`, alone or as one of
+the processes that join_hosts finds.
 
 The first process writes the losses, the loads of the experts and every parameter to FILE.
 """

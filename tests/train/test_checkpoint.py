@@ -1,4 +1,5 @@
-"""Checkpoints are whole or absent: through flipped bits, kills, full disks, other meshes and several processes."""
+"""Checkpoints are whole or absent: through flipped bits, kills, full disks, other meshes and
+several processes."""
 
 import errno
 import json
@@ -172,7 +173,8 @@ def test_saving_goes_on_behind_the_loop(tmp_path, monkeypatch):
     )
     checkpoints = Checkpoints(tmp_path, 2)
     checkpoints.save(1, make_state(1), data={}, config={})
-    assert checkpoints.latest is None and names(tmp_path) == ["saving-1"]
+    assert checkpoints.latest is None
+    assert names(tmp_path) == ["saving-1"]
     may_finish.set()
     checkpoints.save(2, make_state(2), data={}, config={})  # waits for the one before
     assert "1" in names(tmp_path)
@@ -182,7 +184,8 @@ def test_saving_goes_on_behind_the_loop(tmp_path, monkeypatch):
 
 def test_nothing_saved_is_nothing_restored(tmp_path):
     checkpoints = Checkpoints(tmp_path, 1)
-    assert checkpoints.latest is None and checkpoints.restore(place((1,))) is None
+    assert checkpoints.latest is None
+    assert checkpoints.restore(place((1,))) is None
     with pytest.raises(ValueError, match="at least one"):
         Checkpoints(tmp_path, 0)
 
@@ -213,9 +216,8 @@ def test_saving_a_step_again(run):
     with pytest.raises(CheckpointError, match="step 1 is not newer than step 2"):
         checkpoints.save(1, make_state(1), data={}, config={})
     checkpoints.close()
-    assert names(run) == ["1", "2"] and not any(
-        damage(run / "checkpoints" / step) for step in ("1", "2")
-    )
+    assert names(run) == ["1", "2"]
+    assert not any(damage(run / "checkpoints" / step) for step in ("1", "2"))
 
 
 def test_every_flipped_bit_is_seen(run):
@@ -238,18 +240,14 @@ def test_a_position_that_all_processes_share_fits_any_number_of_them(run, capfd)
     (run / "checkpoints" / "2" / "data-1.json").write_text(
         '{"position": 2}'
     )  # as if two had saved it
-    assert (
-        Checkpoints(run, 2).restore(place((1,)))[2] is None
-        and "was saved by 2 processes" in capfd.readouterr().err
-    )
-    assert (
-        Checkpoints(run, 2).restore(place((1,)), alike=True)[2] == {"position": 2}
-        and not capfd.readouterr().err
-    )
+    assert Checkpoints(run, 2).restore(place((1,)))[2] is None
+    assert "was saved by 2 processes" in capfd.readouterr().err
+    assert Checkpoints(run, 2).restore(place((1,)), alike=True)[2] == {"position": 2}
+    assert not capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
-    "hurt, reason",
+    ("hurt", "reason"),
     [
         (
             lambda step: flip(
@@ -283,15 +281,15 @@ def test_a_damaged_step_is_set_aside_and_the_one_before_is_used(run, capfd, hurt
     hurt(run / "checkpoints" / "2")
     checkpoints = Checkpoints(run, 2)
     step, state, data = checkpoints.restore(place((2, 4)))
-    assert (step, data) == (1, {"position": 1}) and bits(state) == bits(make_state(1))
-    assert names(run) == ["1", "bad-2"] and checkpoints.latest == 1
+    assert (step, data) == (1, {"position": 1})
+    assert bits(state) == bits(make_state(1))
+    assert names(run) == ["1", "bad-2"]
+    assert checkpoints.latest == 1
     said = capfd.readouterr().err
-    assert (
-        "checkpoints/2 is damaged" in said
-        and reason in said
-        and "bad-2" in said
-        and "Traceback" not in said
-    )
+    assert "checkpoints/2 is damaged" in said
+    assert reason in said
+    assert "bad-2" in said
+    assert "Traceback" not in said
     checkpoints.save(
         2, make_state(2), data={}, config={}
     )  # the run goes on, and step 2 comes again
@@ -328,9 +326,11 @@ def test_another_config_is_one_clear_sentence(run, capfd):
         checkpoints.restore(place((1,), width=32))
     folder = run / "checkpoints" / "2"
     assert str(caught.value) == (
-        f"checkpoint {folder} holds params/dense/w_uk as float32[8, 16], this config wants float32[8, 32]; "
+        f"checkpoint {folder} holds params/dense/w_uk as float32[8, 16], this config "
+        "wants float32[8, 32]; "
         "holds params/norm as float32[16], this config wants float32[32]; "
-        "holds opt_state/1/0/mu/dense/w_uk as float32[8, 16], this config wants float32[8, 32]; and 3 more: "
+        "holds opt_state/1/0/mu/dense/w_uk as float32[8, 16], this config wants "
+        "float32[8, 32]; and 3 more: "
         f"use the config saved in {folder}/config.json or another --out"
     )
     abstract = place((1,))
@@ -348,7 +348,8 @@ def test_another_config_is_one_clear_sentence(run, capfd):
         CheckpointError, match=r"holds key uint32\[2\], which this config lacks: use"
     ):
         checkpoints.restore(abstract.replace(key=None))
-    assert names(run) == ["1", "2"] and capfd.readouterr().err == ""
+    assert names(run) == ["1", "2"]
+    assert capfd.readouterr().err == ""
 
 
 def test_the_data_position_of_other_processes_is_not_used(run, capfd):
@@ -374,7 +375,8 @@ def test_an_error_in_the_background_is_told_at_the_next_call(run, monkeypatch):
             checkpoints.save(3, make_state(3), data={}, config={})
             with pytest.raises(
                 CheckpointError,
-                match=f"step 3 could not be saved in .*: {words}.*; the steps saved before are unharmed",
+                match=f"step 3 could not be saved in .*: {words}.*; the steps saved before are "
+                "unharmed",
             ):
                 checkpoints.save(4, make_state(4), data={}, config={})
         assert names(run) == ["1", "2"]
@@ -417,7 +419,8 @@ def test_a_full_disk_harms_no_earlier_step(tmp_path):
 
 
 def outputs(script, *arguments, devices):
-    """Run the script once for each list of arguments, at the same time: what each said on stdout."""
+    """Run the script once for each list of arguments, at the same time: what each said on
+    stdout."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": str(devices)}
     command = [sys.executable, str(Path(__file__).with_name(script))]
     processes = [
@@ -453,7 +456,8 @@ def test_two_processes_save_and_restore_together(tmp_path):
     first, second = outputs(
         "checkpoint_on_two.py", [tmp_path, port, 0], [tmp_path, port, 1], devices=2
     )
-    assert "PermissionError: read-only" in first and "another process could not save" in second
+    assert "PermissionError: read-only" in first
+    assert "another process could not save" in second
     assert names(tmp_path) == ["1", "3", "bad-2"]
 
     mesh = jax.make_mesh(
@@ -468,7 +472,8 @@ def test_two_processes_save_and_restore_together(tmp_path):
         ),
     }
     step, state, data = Checkpoints(tmp_path, 2).restore(abstract)
-    assert step == state["step"] == 3 and data is None
+    assert step == state["step"] == 3
+    assert data is None
     assert (np.asarray(state["w"]) == 3 * np.arange(32.0).reshape(8, 4)).all()
     assert json.loads((tmp_path / "checkpoints" / "3" / "data-1.json").read_text()) == {
         "rank": 1,

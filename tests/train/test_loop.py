@@ -9,6 +9,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+
 from seekjax.config import (
     Config,
     DataConfig,
@@ -84,7 +85,8 @@ def test_a_run_leaves_config_metrics_checkpoints_and_pictures(unbroken):
     records = metrics.read(unbroken.folder)
     train = [r for r in records if r["split"] == "train"]
     held_out = [r for r in records if r["split"] == "held_out"]
-    assert [r["step"] for r in train] == [1, 2, 3, 4, 5, 6] and [r["step"] for r in held_out] == [
+    assert [r["step"] for r in train] == [1, 2, 3, 4, 5, 6]
+    assert [r["step"] for r in held_out] == [
         3,
         6,
     ]
@@ -96,20 +98,17 @@ def test_a_run_leaves_config_metrics_checkpoints_and_pictures(unbroken):
         "tokens_per_second",
         "max_violation",
     } <= train[0].keys()
-    assert (
-        all(r["bits_per_byte"] > 0 for r in records) and len(train[0]["layer_max_violation"]) == 2
-    )
+    assert all(r["bits_per_byte"] > 0 for r in records)
+    assert len(train[0]["layer_max_violation"]) == 2
     assert json.loads((unbroken.folder / "config.json").read_text())["train"]["steps"] == 6
     assert {path.name for path in unbroken.folder.glob("*.png")} == {
         "loss.png",
         "load.png",
         "max_violation.png",
     }
-    assert (
-        "xz -6" in lines[0]
-        and lines[-2] == f"checkpoint: {unbroken.folder / 'checkpoints' / '6'}"
-        and (unbroken.folder / "checkpoints" / "6").is_dir()
-    )
+    assert "xz -6" in lines[0]
+    assert lines[-2] == f"checkpoint: {unbroken.folder / 'checkpoints' / '6'}"
+    assert (unbroken.folder / "checkpoints" / "6").is_dir()
 
 
 def test_a_stopped_run_saves_and_the_same_line_continues_bit_for_bit(
@@ -127,9 +126,11 @@ def test_a_stopped_run_saves_and_the_same_line_continues_bit_for_bit(
         patch.setattr(metrics.Recorder, "write", stopping)
         for after in (1, 4):
             stopped = fit(config)
-            assert not stopped.finished and after <= int(stopped.state.step) < after + 2
+            assert not stopped.finished
+            assert after <= int(stopped.state.step) < after + 2
     resumed = fit(config)
-    assert resumed.finished and all(
+    assert resumed.finished
+    assert all(
         np.array_equal(a, b)
         for a, b in zip(leaves(resumed.state), leaves(unbroken.state), strict=True)
     )
@@ -141,7 +142,8 @@ def test_a_stopped_run_saves_and_the_same_line_continues_bit_for_bit(
 def test_a_finished_run_started_again_does_nothing_but_report(unbroken):
     before = metrics.read(unbroken.folder)
     again = fit(unbroken.config)
-    assert again.finished and metrics.read(unbroken.folder) == before
+    assert again.finished
+    assert metrics.read(unbroken.folder) == before
     assert all(
         np.array_equal(a, b)
         for a, b in zip(leaves(again.state), leaves(unbroken.state), strict=True)
@@ -150,7 +152,8 @@ def test_a_finished_run_started_again_does_nothing_but_report(unbroken):
 
 @pytest.fixture(scope="module")
 def on_eight(tmp_path_factory):
-    """Four steps on eight devices, and a copy of its folder in which only the checkpoint of step 2 is left, as after a kill."""
+    """Four steps on eight devices, and a copy of its folder in which only the checkpoint of step 2
+    is left, as after a kill."""
     folder = tmp_path_factory.mktemp("eight")
     whole = fit(replace(small(folder / "whole", steps=4, batch=8), mesh=MeshConfig(data=8)))
     shutil.copytree(folder / "whole", folder / "killed")
@@ -188,7 +191,9 @@ def test_a_growing_batch_accumulates_more_micro_batches(tmp_path):
         tmp_path, steps=6, batch=4, batch_start=2, batch_ramp=0.6, micro_batch=2, eval_every=6
     )
     tokens = [r["tokens"] for r in metrics.read(fit(config).folder) if r["split"] == "train"]
-    assert tokens[0] == 2 * 48 and tokens[-1] == 4 * 48 and tokens == sorted(tokens)
+    assert tokens[0] == 2 * 48
+    assert tokens[-1] == 4 * 48
+    assert tokens == sorted(tokens)
 
 
 def test_muon_learns(tmp_path):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, TrainConfig
 from seekjax.model.transformer import Transformer, logits
 from seekjax.train.loss import NextToken, Totals, target_mask
@@ -103,9 +104,8 @@ def test_every_depth_predicts_its_own_token_and_all_share_one_divisor(masked):
 def test_balance_loss_is_one_per_layer_when_tokens_are_spread_evenly():
     _, seen, output, *_ = run(False, ((1,) * 13,) * 3)
     layers = sum(np.size(layer["dropped"]) for layer in seen["experts"].values())
-    assert (
-        layers == 3 and 0.9 * layers < seen["balance_loss"] < 2 * layers
-    )  # E/K sum f P is least, 1, at perfect balance
+    assert layers == 3
+    assert 0.9 * layers < seen["balance_loss"] < 2 * layers
     assert all(
         np.allclose(layer["load_E"].sum(-1), 3 * 12 * 2) for layer in seen["experts"].values()
     )
@@ -129,4 +129,5 @@ def test_no_position_sees_its_future():
     )(embed)
     for position, gradient in zip((0, 4, 9), gradients):
         reached = np.abs(gradient[:10]).max(-1) > 0
-        assert reached[: position + 1].all() and not reached[position + 1 :].any()
+        assert reached[: position + 1].all()
+        assert not reached[position + 1 :].any()

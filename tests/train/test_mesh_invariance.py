@@ -1,7 +1,9 @@
-"""Sharding and accumulation never change the result: one whole train step on every mesh against the same step without any.
+"""Sharding and accumulation never change the result: one whole train step on every mesh against the
+same step without any.
 
-Float32. Gradients, metrics and the new balance bias agree within TOLERANCE of the largest entry of their array. Gradients are read before
-Adam, whose first step is nearly their sign and would make noise of the smallest as large as the largest.
+Float32. Gradients, metrics and the new balance bias agree within TOLERANCE of the largest entry of
+their array. Gradients are read before Adam, whose first step is nearly their sign and would make
+noise of the smallest as large as the largest.
 """
 
 from dataclasses import replace
@@ -14,8 +16,8 @@ import optax
 import pytest
 
 from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, TrainConfig
-from seekjax.train.state import Plan
 from seekjax.train.loss import NextToken
+from seekjax.train.state import Plan
 from seekjax.train.step import BATCH, compile_steps, train_step
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.place import put_batch
@@ -32,7 +34,8 @@ MESHES = {
     "data 2 x expert 4": MeshConfig(data=2, expert=4),
     "data 2 x fsdp 2 x expert 2": MeshConfig(data=2, fsdp=2, expert=2),
 }
-# The forms of dispatch that CPU has, and with "auto" all its fast kernels; ragged is TPU's: tests/sharding/test_exchange.py holds it to the same oracle.
+# The forms of dispatch that CPU has, and with "auto" all its fast kernels; ragged is TPU's:
+# tests/sharding/test_exchange.py holds it to the same oracle.
 DENSE = KernelConfig(attention="plain", experts="loop", dispatch="dense", remat="none")
 KERNELS = {
     "dense": DENSE,
@@ -41,7 +44,8 @@ KERNELS = {
 }
 MIXED = "data 2 x fsdp 2 x expert 2"
 FORMS = ("dense", "static")
-# Of the meshes, two run all three kinds of layer, and the others the experts alone: what is left out is compiled, at a cost, but placed no other way.
+# Of the meshes, two run all three kinds of layer, and the others the experts alone: what is left
+# out is compiled, at a cost, but placed no other way.
 CASES = (
     [(mesh, kernel, 1, False, mesh in ("1", MIXED)) for mesh in MESHES for kernel in FORMS]
     + [(MIXED, kernel, micro, False, False) for kernel in FORMS for micro in (2, 4)]
@@ -141,7 +145,7 @@ def read(state, metrics):
     )
 
 
-@pytest.mark.parametrize("mesh, kernel, micro, mask_documents, whole", CASES)
+@pytest.mark.parametrize(("mesh", "kernel", "micro", "mask_documents", "whole"), CASES)
 def test_a_step_is_the_same_everywhere(mesh, kernel, micro, mask_documents, whole):
     config = CONFIG if whole else EXPERTS
     config = replace(config, data=replace(config.data, mask_documents=mask_documents))
@@ -174,10 +178,8 @@ def test_the_reference_says_something():
     np.testing.assert_array_equal(
         metrics["experts"]["load"].sum(-1), 4 * (tokens[:, :-1] > 0).sum()
     )
-    assert (
-        metrics["experts"]["load"].shape == (3, 16)
-        and (metrics["experts"]["max_violation"] > 0.1).all()
-    )
+    assert metrics["experts"]["load"].shape == (3, 16)
+    assert (metrics["experts"]["max_violation"] > 0.1).all()
     moved = jax.tree.map(lambda new, old: np.abs(new - old), seen["balance"], start(MODEL).balance)
     assert all(
         set(np.unique(x.round(6))) <= {0, np.float32(0.01)} and x.any()

@@ -1,4 +1,5 @@
-"""A run's weights read back without optimizer or data: the same numbers on any mesh, and one sentence for each folder that is no run."""
+"""A run's weights read back without optimizer or data: the same numbers on any mesh, and one
+sentence for each folder that is no run."""
 
 import json
 from dataclasses import replace
@@ -7,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+
 from seekjax.config import Config, KernelConfig, ModelConfig, TrainConfig
 from seekjax.train.checkpoint import Checkpoints
 from seekjax.train.manifest import write_manifest

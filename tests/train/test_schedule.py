@@ -37,7 +37,7 @@ def step_at(config: Config, tokens: float) -> int:
 
 
 @pytest.mark.parametrize(
-    "share, value",
+    ("share", "value"),
     [
         (0, 1),
         (0.2, 1),
@@ -61,7 +61,8 @@ def test_pieces_are_constant_cosine_and_linear(share, value):
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_steps_see_the_published_tokens(name):
-    """MoE-16B states its 106,449 steps, which see 2.009T; the others state their tokens, met to half a step."""
+    """MoE-16B states its 106,449 steps, which see 2.009T; the others state their tokens, met to
+    half a step."""
     config = published(name)
     tokens = tokens_at(config, config.train.steps)
     assert tokens == sum(batch_at(config.train, step) for step in range(config.train.steps)) * 4096
@@ -69,13 +70,15 @@ def test_steps_see_the_published_tokens(name):
 
 
 @pytest.mark.parametrize(
-    "name, first, last, over", [("v2", 2304, 9216, 225e9), ("v3", 3072, 15360, 469e9)]
+    ("name", "first", "last", "over"), [("v2", 2304, 9216, 225e9), ("v3", 3072, 15360, 469e9)]
 )
 def test_batch_grows_with_the_tokens_seen(name, first, last, over):
     config = published(name)
     line = lambda step: first + (last - first) * min(tokens_at(config, step) / over, 1)
     sizes = [batch_at(config.train, step) for step in range(0, config.train.steps, 7)]
-    assert sizes[0] == first and sizes[-1] == last and sizes == sorted(sizes)
+    assert sizes[0] == first
+    assert sizes[-1] == last
+    assert sizes == sorted(sizes)
     unit = config.train.micro_batch
     assert all(size % unit == 0 for size in sizes)
     assert all(abs(size - line(7 * i)) <= 0.51 * unit for i, size in enumerate(sizes))
@@ -124,7 +127,7 @@ def test_batch_of_no_whole_micro_batches_is_refused():
 
 
 @pytest.mark.parametrize(
-    "tokens, rate",
+    ("tokens", "rate"),
     [
         (10e12, 2.2e-4),
         (12.15e12, 1.21e-4),
@@ -135,13 +138,14 @@ def test_batch_of_no_whole_micro_batches_is_refused():
     ],
 )
 def test_v3_learning_rate(tokens, rate):
-    """V3 section 4.2: constant to 10T, cosine over 4.3T to 2.2e-5, constant for 333B, 7.3e-6 for the last 167B."""
+    """V3 section 4.2: constant to 10T, cosine over 4.3T to 2.2e-5, constant for 333B, 7.3e-6 for
+    the last 167B."""
     config = published("v3")
     assert float(learning_rate(config)(step_at(config, tokens))) == pytest.approx(rate, rel=1e-4)
 
 
 @pytest.mark.parametrize(
-    "name, peak, drops",
+    ("name", "peak", "drops"),
     [("moe_16b", 4.2e-4, (0.8, 0.9)), ("v2_lite", 4.2e-4, (0.8, 0.9)), ("v2", 2.4e-4, (0.6, 0.9))],
 )
 def test_v2_learning_rate_drops_twice(name, peak, drops):

@@ -53,7 +53,8 @@ def test_two_processes_train_like_one(tmp_path):
     )
     one, two = np.load(tmp_path / "one.npz"), np.load(tmp_path / "two.npz")
     assert (one["processes"], two["processes"], one["devices"], two["devices"]) == (1, 2, 8, 8)
-    assert one.files == two.files and len(one.files) > 30
+    assert one.files == two.files
+    assert len(one.files) > 30
     for name in set(one.files) - {"processes", "devices"}:
         np.testing.assert_allclose(
             two[name], one[name], atol=1e-5 * np.abs(one[name]).max(), rtol=0, err_msg=name

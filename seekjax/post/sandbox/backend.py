@@ -1,4 +1,5 @@
-"""Which sandbox this machine has: bubblewrap, else util-linux's unshare, else none, and then a refusal. What is found is tried before it is trusted."""
+"""Which sandbox this machine has: bubblewrap, else util-linux's unshare, else none, and then a
+refusal. What is found is tried before it is trusted."""
 
 import os
 import shutil
@@ -24,7 +25,8 @@ class Broken(Exception):
 
 
 def backend() -> tuple[str, Callable[[int], list[str]]]:
-    """(name, command line for so many bytes of scratch) of the first backend that is installed and proves itself; SandboxError where none does."""
+    """(name, command line for so many bytes of scratch) of the first backend that is installed and
+    proves itself; SandboxError where none does."""
     with TURN:  # verifiers are threads, and one trial is enough for all
         return find()
 
@@ -44,7 +46,8 @@ def find() -> tuple[str, Callable[[int], list[str]]]:
         except (Broken, OSError, subprocess.SubprocessError) as error:
             reasons.append(f"{name}: {error}")
     raise SandboxError(
-        f"model-written programs run in a sandbox or not at all, and none works here ({'; '.join(reasons)}): install bubblewrap (apt install bubblewrap) "
+        "model-written programs run in a sandbox or not at all, and none works here "
+        f"({'; '.join(reasons)}): install bubblewrap (apt install bubblewrap) "
         "on Linux and allow user namespaces, which containers and some distributions turn off"
     )
 
@@ -84,7 +87,8 @@ def unshare(path: str) -> Callable[[int], list[str]]:
 
 
 def bubblewrap(path: str) -> Callable[[int], list[str]]:
-    """The interpreter, its standard library and the shared libraries that are mapped when it runs: nothing else of the host, all read-only."""
+    """The interpreter, its standard library and the shared libraries that are mapped when it runs:
+    nothing else of the host, all read-only."""
     interpreter, library = python()
     imports = "import ctypes, marshal, os, resource, select; print(open('/proc/self/maps').read())"
     maps = subprocess.run(
@@ -200,7 +204,8 @@ def mount():
 
 
 def prove(command: Callable[[int], list[str]]) -> None:
-    """Try from within what must not work, with the system call filter and without it: the namespaces hold alone too. Broken where something works."""
+    """Try from within what must not work, with the system call filter and without it: the
+    namespaces hold alone too. Broken where something works."""
     with tempfile.NamedTemporaryFile() as secret, socket.create_server(("127.0.0.1", 0)) as server:
         files = [
             secret.name,
@@ -228,5 +233,6 @@ def prove(command: Callable[[int], list[str]]) -> None:
             if found.reason or found.value != []:
                 layer = "with" if filtered else "without"
                 raise Broken(
-                    f"{layer} its system call filter the program under test {found.reason or ', '.join(map(str, found.value))}"
+                    f"{layer} its system call filter the program under test "
+                    f"{found.reason or ', '.join(map(str, found.value))}"
                 )

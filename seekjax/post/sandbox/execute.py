@@ -1,4 +1,5 @@
-"""Start a sandbox, hand it a program and inputs, and take nothing from it but a signed list of plain values."""
+"""Start a sandbox, hand it a program and inputs, and take nothing from it but a signed list of
+plain values."""
 
 import hmac
 import json
@@ -12,11 +13,15 @@ from typing import Any, NamedTuple
 
 ENVIRONMENT = {
     "PYTHONHASHSEED": "0"
-}  # all of it: nothing of the host's, and the same order of sets in every run, so that rewards repeat
+    # all of it: nothing of the host's, and the same order of sets in every run, so that rewards
+    # repeat
+}
 REASON = re.compile(
-    r"time limit|memory|output too large|no function \w+|exception \w+|crashed with signal \d+|ended without a result|its value is not plain data"
+    r"time limit|memory|output too large|no function \w+|exception \w+|crashed with "
+    r"signal \d+|ended without a result|its value is not plain data"
 )
-START = 20.0  # seconds a busy machine may take to start the sandbox, which the program under test cannot prolong
+# seconds a busy machine may take to start the sandbox, which the program under test cannot prolong
+START = 20.0
 
 
 class SandboxError(RuntimeError):
@@ -54,7 +59,8 @@ def execute(
     limits: Limits,
     filtered: bool = True,
 ) -> list[Outcome]:
-    """What `function` returns for each list of arguments; without the system call filter only to show that namespaces hold by themselves."""
+    """What `function` returns for each list of arguments; without the system call filter only to
+    show that namespaces hold by themselves."""
     job = marshal.dumps(
         {
             "program": program,

@@ -1,4 +1,5 @@
-"""Run a program on some inputs in the sandbox, and grade its outputs here, where the expected values are."""
+"""Run a program on some inputs in the sandbox, and grade its outputs here, where the expected
+values are."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,14 +11,16 @@ from seekjax.post.sandbox.execute import Limits, Outcome, execute
 def run(
     program: str, function: str, inputs: Sequence[list], limits: Limits = Limits()
 ) -> list[Outcome]:
-    """What `function` of `program` returns for each list of arguments, or why it returned nothing. SandboxError where there is no sandbox."""
+    """What `function` of `program` returns for each list of arguments, or why it returned nothing.
+    SandboxError where there is no sandbox."""
     return execute(backend()[1], program, function, inputs, limits)
 
 
 def grade(
     program: str, function: str, cases: Sequence[Sequence], limits: Limits = Limits()
 ) -> tuple[float, str]:
-    """(1, "right") where `function` returns the expected value for every (arguments, expected), types included, else (0, the first reason)."""
+    """(1, "right") where `function` returns the expected value for every (arguments, expected),
+    types included, else (0, the first reason)."""
     if not cases:
         raise ValueError(
             "a program that is tried on no case would always be right: give at least one"
@@ -31,7 +34,8 @@ def grade(
             shown = ", ".join(map(repr, arguments))
             return (
                 0.0,
-                f"{function}({short(shown)}) is {short(repr(found.value))}, not {short(repr(expected))}",
+                f"{function}({short(shown)}) is {short(repr(found.value))}, not "
+                f"{short(repr(expected))}",
             )
     return 1.0, "right"
 

@@ -1,4 +1,5 @@
-"""Tasks whose answers are checked, not judged: `find_task("countdown")`, and `Problems` of its training or held-out side."""
+"""Tasks whose answers are checked, not judged: `find_task("countdown")`, and `Problems` of its
+training or held-out side."""
 
 from difflib import get_close_matches
 
@@ -29,6 +30,7 @@ def find_task(name: str) -> Task:
     if name not in TASKS:
         near = get_close_matches(name, TASKS, 1)
         raise DataError(
-            f"there is no task {name!r}{f': did you mean {near[0]!r}?' if near else ''} There are {', '.join(TASKS)}, and gym:FAMILY."
+            f"there is no task {name!r}{f': did you mean {near[0]!r}?' if near else ''} "
+            f"There are {', '.join(TASKS)}, and gym:FAMILY."
         )
     return TASKS[name]

@@ -44,7 +44,8 @@ class Arithmetic:
 
 
 def _is_plain(tree: Tree) -> bool:
-    """Whether reading it from left to right gives this very tree: a+(b-c) is written a+b-c, which is another."""
+    """Whether reading it from left to right gives this very tree: a+(b-c) is written a+b-c, which
+    is another."""
     if isinstance(tree, int):
         return True
     operator, left, right = tree

@@ -4,8 +4,9 @@
                       5-9=-4 3*-4=-12 24? no
                       3*5=15 15+9=24 24? yes</think><answer>3*5+9</answer>
 
-One operation at a time, and the target again beside what came out: a small model learns to add long before it can value an expression at a glance, and
-to compare neighbours long before it finds what to compare with.
+One operation at a time, and the target again beside what came out: a small model learns to add long
+before it can value an expression at a glance, and to compare neighbours long before it finds what
+to compare with.
 """
 
 import random
@@ -33,7 +34,8 @@ LEVELS = {1: Level(3, 20, "+-*"), 2: Level(4, 20, "+-"), 3: Level(3, 99, "+-*/")
 
 
 class Countdown:
-    """Numbers as likely as each other, then a target as likely as every other one that they reach."""
+    """Numbers as likely as each other, then a target as likely as every other one that they
+    reach."""
 
     name = "countdown"
     levels = range(1, 4)
@@ -67,7 +69,8 @@ class Countdown:
         if surplus := used - given:
             return Verdict(
                 0.0,
-                f"{min(surplus)} is used {'too often' if min(surplus) in given else 'but not given'}",
+                f"{min(surplus)} is used "
+                f"{'too often' if min(surplus) in given else 'but not given'}",
             )
         target = problem.data["target"]
         return (
@@ -77,7 +80,8 @@ class Countdown:
         )
 
     def solve(self, problem: Problem, rng: random.Random, language: str = "en") -> tuple[str, str]:
-        """Up to three near misses, as of somebody who looks before trying, and an expression that is right."""
+        """Up to three near misses, as of somebody who looks before trying, and an expression that
+        is right."""
         words, target = speak(self.name, WORDS, language), problem.data["target"]
         lines, right = {}, None
         for _ in range(rng.choice((0, 0, 1, 1, 2, 3))):
@@ -94,9 +98,11 @@ class Countdown:
     def attempt(
         self, problem: Problem, rng: random.Random, language: str = "en"
     ) -> tuple[str, str]:
-        """Random expressions with values that a target may have, worked out rightly, and the last of them for an answer: right by chance, and more often
-        the longer one tries. Somebody who stops two times in three when it is right, gives up one time in three when it is not, and never tries more
-        than MOST."""
+        """Random expressions with values that a target may have, worked out rightly, and the last
+        of them for an answer: right by chance, and more often the longer one tries. Somebody who
+        stops two times in three when it is right, gives up one time in three when it is not, and
+        never tries more than MOST.
+        """
         words, target, lines = speak(self.name, WORDS, language), problem.data["target"], []
         while True:
             [tree] = self._draw(problem, rng, 1)
@@ -121,7 +127,8 @@ def tried(tree: Tree, target: int, words: dict[str, str]) -> str:
 
 
 def ways(numbers: list[int], operators: str) -> Counter:
-    """How many expressions with each number once have each value: all orders of the numbers, shapes of the tree and choices of operators."""
+    """How many expressions with each number once have each value: all orders of the numbers, shapes
+    of the tree and choices of operators."""
     count = len(numbers)
     found = {1 << i: Counter({number: 1}) for i, number in enumerate(numbers)}
     for chosen in range(1, 1 << count):
@@ -139,11 +146,13 @@ def ways(numbers: list[int], operators: str) -> Counter:
 
 
 def chance(problem: Problem) -> Fraction:
-    """How likely a random valid expression, of the given numbers and the level's operators, is right."""
+    """How likely a random valid expression, of the given numbers and the level's operators, is
+    right."""
     found = ways(problem.data["numbers"], LEVELS[problem.level].operators)
     return Fraction(found[problem.data["target"]], found.total())
 
 
 def floor(problems: list[Problem], samples: int = 1) -> float:
-    """pass@samples of random valid expressions on these problems: what a result is to be reported above."""
+    """pass@samples of random valid expressions on these problems: what a result is to be reported
+    above."""
     return sum(1 - float(1 - chance(problem)) ** samples for problem in problems) / len(problems)

@@ -13,13 +13,15 @@ WORDS = {"en": {}, "zh": {}}  # signs alone
 
 
 class Equation:
-    """Level 1: ax+b=c, x from 0 to 9. 2: any signs, x from -9 to 9. 3: x on both sides. 4: a bracket too, a(x+b)=cx+d."""
+    """Level 1: ax+b=c, x from 0 to 9. 2: any signs, x from -9 to 9. 3: x on both sides. 4: a
+    bracket too, a(x+b)=cx+d."""
 
     name = "equation"
     levels = range(1, 5)
 
     def make(self, rng: random.Random, level: int) -> Problem:
-        """A problem that has an answer. Its key is what both sides are once brackets are opened, whichever stands first."""
+        """A problem that has an answer. Its key is what both sides are once brackets are opened,
+        whichever stands first."""
         a, x = rng.randint(2, 9), rng.randint(0 if level == 1 else -9, 9)
         b = rng.randint(1, 20) * (1 if level == 1 else rng.choice((1, -1)))
         c = rng.choice([n for n in range(1, 10) if n != a]) if level > 2 else 0

@@ -1,4 +1,5 @@
-"""Random expressions as trees: drawn, valued, written with no bracket too many, and compared whatever the order of their operands.
+"""Random expressions as trees: drawn, valued, written with no bracket too many, and compared
+whatever the order of their operands.
 
 A tree is a whole number or (operator, left, right).
 """
@@ -12,7 +13,8 @@ RANK = {"+": 1, "-": 1, "*": 2, "/": 2}
 
 
 def draw(rng: random.Random, numbers: list[int], operators: str) -> Tree:
-    """Every order of the numbers, shape of the tree and choice of operators is as likely as every other."""
+    """Every order of the numbers, shape of the tree and choice of operators is as likely as every
+    other."""
     return _grow(rng, rng.sample(numbers, len(numbers)), operators)
 
 
@@ -54,14 +56,15 @@ def write(tree: Tree) -> str:
     if isinstance(left, tuple) and RANK[left[0]] < RANK[operator]:
         first = f"({first})"
     if isinstance(right, tuple) and (
-        RANK[right[0]] < RANK[operator] or operator in "-/" and RANK[right[0]] == RANK[operator]
+        RANK[right[0]] < RANK[operator] or (operator in "-/" and RANK[right[0]] == RANK[operator])
     ):
         second = f"({second})"
     return f"{first}{operator}{second}"
 
 
 def canonical(tree: Tree) -> str:
-    """One text for all trees that differ only in the order and grouping of what is added or multiplied: 3+4*2, 2*4+3."""
+    """One text for all trees that differ only in the order and grouping of what is added or
+    multiplied: 3+4*2, 2*4+3."""
     if isinstance(tree, int):
         return str(tree)
     rank = RANK[tree[0]]

@@ -1,4 +1,5 @@
-"""The hundred families of reasoning-gym as tasks: find_task("gym:countdown"). An optional extra, kept and scored in a process of its own."""
+"""The hundred families of reasoning-gym as tasks: find_task("gym:countdown"). An optional extra,
+kept and scored in a process of its own."""
 
 import atexit
 import hashlib
@@ -30,7 +31,8 @@ class Worker:
         self._turn = threading.Lock()  # verifiers are asked from many threads
 
     def ask(self, **request) -> dict:
-        """Its reply. Raises DataError where there is no reasoning-gym, or where it answers with an error or not at all."""
+        """Its reply. Raises DataError where there is no reasoning-gym, or where it answers with an
+        error or not at all."""
         with self._turn:
             if self.process is None or self.process.poll() is not None:
                 self._start()
@@ -44,7 +46,8 @@ class Worker:
                 self.stop()
         if not line:
             raise DataError(
-                "the reasoning-gym process ended without an answer; try `python -c 'import reasoning_gym'` to see why."
+                "the reasoning-gym process ended without an answer; try `python -c "
+                "'import reasoning_gym'` to see why."
             )
         return json.loads(line)
 
@@ -60,7 +63,8 @@ class Worker:
             raise DataError(
                 "tasks named gym:FAMILY need reasoning-gym: pip install 'seekjax[gym]'."
             )
-        # Equal hashes in every run: some families draw from sets. No more of the environment than Python needs: it may hold secrets.
+        # Equal hashes in every run: some families draw from sets. No more of the environment than
+        # Python needs: it may hold secrets.
         environment = {
             "PATH": os.environ.get("PATH", ""),
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
@@ -82,7 +86,8 @@ atexit.register(WORKER.stop)
 
 
 class Gym:
-    """A family of reasoning-gym. A problem is its seed and level; its key the hash of question and answer."""
+    """A family of reasoning-gym. A problem is its seed and level; its key the hash of question and
+    answer."""
 
     def __init__(self, family: str, levels: int):
         self.family, self.name, self.levels = family, f"gym:{family}", range(1, levels + 1)
@@ -93,7 +98,8 @@ class Gym:
         made = WORKER.ask(do="make", family=self.family, level=level, seed=seed)
         if "error" in made:
             raise DataError(
-                f"reasoning-gym cannot make a problem of {self.family} at level {level}: {made['error']}."
+                f"reasoning-gym cannot make a problem of {self.family} at level {level}: "
+                f"{made['error']}."
             )
         same = " ".join(f"{made['question']} {made['answer']}".lower().split())
         key = hashlib.blake2b(same.encode(), digest_size=16).hexdigest()
@@ -102,14 +108,16 @@ class Gym:
         )
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
-        """Right where reasoning-gym gives the full score: its scores for trying would be farmed. nan where its scorer fails."""
+        """Right where reasoning-gym gives the full score: its scores for trying would be farmed.
+        nan where its scorer fails."""
         if len(answer) > LONGEST or "\0" in answer:
             return Verdict(
                 0.0, f"over {LONGEST} characters" if len(answer) > LONGEST else "a null character"
             )
         said = self._score(problem, answer)
         if "score" not in said:
-            # A scorer that gets through the right answer and not this one has found it wrong; one that gets through neither is broken.
+            # A scorer that gets through the right answer and not this one has found it wrong; one
+            # that gets through neither is broken.
             right = problem.data["answer"]
             works = (
                 "died" in said
@@ -140,17 +148,20 @@ class Gym:
             return {"error": str(error)}
 
     def solve(self, problem: Problem, rng: random.Random, language: str = "en") -> tuple[str, str]:
-        """The family's answer, with no more of a thought than that: reasoning-gym tells no way to it. Raises DataError where it tells no answer either."""
+        """The family's answer, with no more of a thought than that: reasoning-gym tells no way to
+        it. Raises DataError where it tells no answer either."""
         if language != "en" or problem.data["answer"] is None:
             raise DataError(
-                f"{self.name} tells no {'answer to this problem' if language == 'en' else f'answers in {language!r}'}."
+                f"{self.name} tells no "
+                f"{'answer to this problem' if language == 'en' else f'answers in {language!r}'}."
             )
         return f"It is {problem.data['answer']}.", problem.data["answer"]
 
 
 @cache
 def families() -> dict[str, int]:
-    """The families there are, and how many levels each has. Raises DataError without reasoning-gym."""
+    """The families there are, and how many levels each has. Raises DataError without
+    reasoning-gym."""
     return WORKER.ask(do="list")["families"]
 
 
@@ -159,6 +170,7 @@ def open_family(family: str) -> Gym:
     if family not in (known := families()):
         near = get_close_matches(family, known, 1)
         raise DataError(
-            f"reasoning-gym has no family {family!r}{f': did you mean {near[0]!r}?' if near else f'; it has {len(known)}, countdown among them.'}"
+            "reasoning-gym has no family "
+            f"{family!r}{f': did you mean {near[0]!r}?' if near else f'; it has {len(known)}, countdown among them.'}"
         )
     return Gym(family, known[family])

@@ -1,7 +1,9 @@
-"""The process that makes and scores reasoning-gym's problems, one JSON line each way. It is a program of its own and imports nothing of seekjax.
+"""The process that makes and scores reasoning-gym's problems, one JSON line each way. It is a
+program of its own and imports nothing of seekjax.
 
-Some of reasoning-gym's scorers evaluate the model's text. So each text is scored in a fork that lives for that one text, cannot last, grow, write
-files, start programs or open connections, evaluates nothing but mathematics, and is believed only with the nonce it was given.
+Some of reasoning-gym's scorers evaluate the model's text. So each text is scored in a fork that
+lives for that one text, cannot last, grow, write files, start programs or open connections,
+evaluates nothing but mathematics, and is believed only with the nonce it was given.
 """
 
 import importlib
@@ -20,7 +22,8 @@ MEMORY, SECONDS = (
     4 * 2**30,
     10,
 )  # of a fork: address space, and processor time whatever the limit on waiting
-# What scoring may do once its libraries are there, beside running code and reading what Python imports late.
+# What scoring may do once its libraries are there, beside running code and reading what Python
+# imports late.
 ALLOWED = {
     "compile",
     "import",
@@ -31,7 +34,8 @@ ALLOWED = {
     "sys._getframe",
     "builtins.id",
 }
-# What evaluated text may name beside single letters: SymPy's numbers and functions of school mathematics ("sympy" is its own import).
+# What evaluated text may name beside single letters: SymPy's numbers and functions of school
+# mathematics ("sympy" is its own import).
 MATHEMATICS = {
     "sympy",
     "Integer",
@@ -101,7 +105,8 @@ def levels(curriculum) -> int:
 
 @lru_cache(1024)  # a group of samples is scored on one problem, and some take seconds to make
 def make(family: str, level: int, seed: int) -> tuple:
-    """A data set of one problem, every attribute of its curriculum at this level or its last; and the problem."""
+    """A data set of one problem, every attribute of its curriculum at this level or its last; and
+    the problem."""
     from reasoning_gym import factory
 
     random.seed(seed)  # for the few families that draw from the module
@@ -118,7 +123,8 @@ def make(family: str, level: int, seed: int) -> tuple:
 
 
 def score(judge, limit: float) -> dict:
-    """What judge() says in a fork: {"score"}, {"error"} where it raises, or {"died"} where it does not come back."""
+    """What judge() says in a fork: {"score"}, {"error"} where it raises, or {"died"} where it does
+    not come back."""
     nonce, (reading, writing) = secrets.token_hex(16), os.pipe()
     if not (child := os.fork()):
         try:
@@ -187,11 +193,11 @@ def confine() -> None:
 
 
 def is_harmless(code) -> bool:
-    """Whether code comes from a file, which only an import can bring, or names nothing but mathematics (SymPy writes its monomial_mul as text)."""
+    """Whether code comes from a file, which only an import can bring, or names nothing but
+    mathematics (SymPy writes its monomial_mul as text)."""
     parts = [part for part in code.co_consts if hasattr(part, "co_names")]
-    return (
-        not code.co_filename.startswith("<string")
-        or all(
+    return not code.co_filename.startswith("<string") or (
+        all(
             len(name) == 1 or name in MATHEMATICS or name.startswith("monomial_")
             for name in code.co_names
         )

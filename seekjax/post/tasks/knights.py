@@ -1,4 +1,5 @@
-"""Knights and knaves: knights tell the truth, knaves lie; who is what? A puzzle with one solution, found by cases.
+"""Knights and knaves: knights tell the truth, knaves lie; who is what? A puzzle with one solution,
+found by cases.
 
 A: B knave, B: A B differ     <think>A knight
                               B knight no
@@ -15,11 +16,14 @@ from .task import Problem, Verdict, speak
 NAMES = "ABCDEFGH"
 KINDS = ("knave", "knight")  # of False and True
 WORDS = {"en": {"no": "no", "yes": "yes"}}
-Claim = list  # of speaker, relation, and what it says of whom: (0, "is", 1, True), (0, "same", 1, 2), (0, "or", 1, True, 2, False)
+# of speaker, relation, and what it says of whom: (0, "is", 1, True), (0, "same", 1, 2), (0, "or",
+# 1, True, 2, False)
+Claim = list
 
 
 class Knights:
-    """Level 1 has two people, 2 three, 3 four; each says one thing. Level 1 has a few dozen puzzles in all: a warm-up, no measure."""
+    """Level 1 has two people, 2 three, 3 four; each says one thing. Level 1 has a few dozen puzzles
+    in all: a warm-up, no measure."""
 
     name = "knights"
     levels = range(1, 4)
@@ -63,7 +67,8 @@ class Knights:
         )
 
     def solve(self, problem: Problem, rng: random.Random, language: str = "en") -> tuple[str, str]:
-        """One person after another is supposed a knight, then a knave; "no" where someone who can be judged says what one of their kind would not."""
+        """One person after another is supposed a knight, then a knave; "no" where someone who can
+        be judged says what one of their kind would not."""
         words, lines = speak(self.name, WORDS, language), []
         names, claims = problem.data["names"], problem.data["claims"]
         order = sorted(range(len(names)), key=names.__getitem__)
@@ -139,7 +144,8 @@ def _say(claim: Claim, names: list[str]) -> str:
 
 
 def _key(claims: list[Claim], people: int) -> str:
-    """The claims under that numbering of the people which gives the least text, each claim's own order undone."""
+    """The claims under that numbering of the people which gives the least text, each claim's own
+    order undone."""
 
     def renumbered(claim: Claim, to: tuple[int, ...]) -> str:
         speaker, relation, *about = claim

@@ -1,4 +1,5 @@
-"""Write a small function on lists, words or text from its description: judged by running it in the sandbox on cases it has not seen."""
+"""Write a small function on lists, words or text from its description: judged by running it in the
+sandbox on cases it has not seen."""
 
 import hashlib
 import json
@@ -25,7 +26,8 @@ FENCE = re.compile(r"```(?:python)?\n(.*?)\n?```", re.DOTALL)
 
 
 class Step(NamedTuple):
-    """One thing done to v: said, written as code, and done. The code runs in the sandbox alone, so the tests can hold the two against each other."""
+    """One thing done to v: said, written as code, and done. The code runs in the sandbox alone, so
+    the tests can hold the two against each other."""
 
     takes: str
     gives: str
@@ -279,7 +281,8 @@ Chain = list[tuple[str, Any]]  # of (name of a step, its constant)
 
 
 class Program:
-    """Levels are numbers of steps. Programs that do the same on 32 fixed inputs are one problem, however they are described; no step is without effect."""
+    """Levels are numbers of steps. Programs that do the same on 32 fixed inputs are one problem,
+    however they are described; no step is without effect."""
 
     name = "program"
     levels = range(1, 6)
@@ -322,7 +325,10 @@ class Program:
                 "cases": cases,
             }
             said = ", then ".join(STEPS[name].phrase.format(k=k) for name, k in chain)
-            prompt = f"Write a Python function f(v). v is {kind}: {said}.\nExample: f({inputs[example]!r}) == {values[example]!r}"
+            prompt = (
+                f"Write a Python function f(v). v is {kind}: {said}.\nExample: "
+                f"f({inputs[example]!r}) == {values[example]!r}"
+            )
             return Problem(
                 self.name,
                 level,
@@ -355,7 +361,8 @@ class Program:
 
 
 def draw_chain(rng: random.Random, kind: str, length: int) -> Chain:
-    """So many steps, each taking what the one before gives; [] where it came to a number too soon."""
+    """So many steps, each taking what the one before gives; [] where it came to a number too
+    soon."""
     chain = []
     for _ in range(length):
         names = [name for name, step in STEPS.items() if step.takes == kind]
@@ -393,7 +400,8 @@ def behaviour(chain: Chain, inputs: tuple | list) -> str:
 
 
 def shorter(chain: Chain, kind: str) -> list[Chain]:
-    """The chain without one step or several neighbours, wherever the rest still fits: what it must not behave like."""
+    """The chain without one step or several neighbours, wherever the rest still fits: what it must
+    not behave like."""
     kinds = [kind, *(STEPS[name].gives for name, _ in chain)]
     return [
         chain[:i] + chain[j:]

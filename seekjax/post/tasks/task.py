@@ -1,4 +1,5 @@
-"""What a task with verifiable answers is: problems of graded difficulty, solved traces, and a verifier that says why."""
+"""What a task with verifiable answers is: problems of graded difficulty, solved traces, and a
+verifier that says why."""
 
 import hashlib
 import random
@@ -11,7 +12,9 @@ PATIENCE = 10_000  # tries at a problem of one side before a task counts as too 
 
 
 class Verdict(NamedTuple):
-    reward: float  # 0 wrong to 1 right; nan where the verifier itself failed, which is nobody's mistake and must be counted
+    # 0 wrong to 1 right; nan where the verifier itself failed, which is nobody's mistake and must
+    # be counted
+    reward: float
     reason: (
         str  # one short clause for whoever reads a rollout: "right", "uses 7 twice", "13 is not 24"
     )
@@ -19,8 +22,9 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """One question. `key` is its canonical form: problems that are the same but for their wording or order share it, and so share
-    a side of the split."""
+    """One question. `key` is its canonical form: problems that are the same but for their wording
+    or order share it, and so share a side of the split.
+    """
 
     task: str
     level: int
@@ -32,7 +36,8 @@ class Problem:
 
 
 class Task(Protocol):
-    """A family of problems. All methods are pure: the same generator state gives the same problem."""
+    """A family of problems. All methods are pure: the same generator state gives the same
+    problem."""
 
     name: str
     levels: range  # difficulties; larger is harder
@@ -41,10 +46,12 @@ class Task(Protocol):
         """A problem that has an answer."""
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
-        """Judge the text between the answer tags. Never raises, never hangs, never executes the text in this process."""
+        """Judge the text between the answer tags. Never raises, never hangs, never executes the
+        text in this process."""
 
     def solve(self, problem: Problem, rng: random.Random, language: str = "en") -> tuple[str, str]:
-        """A chain of thought as a person might write it, and a right answer: (thought, answer), for cold starts. The answer is of no language.
+        """A chain of thought as a person might write it, and a right answer: (thought, answer), for
+        cold starts. The answer is of no language.
 
         Raises DataError for a language the task has no words in.
         """
@@ -53,7 +60,8 @@ class Task(Protocol):
 def attempt(
     task: Task, problem: Problem, rng: random.Random, language: str = "en"
 ) -> tuple[str, str]:
-    """A thought and an answer of the right form that are right by chance: what a base model has read, where reinforcement is to start from it.
+    """A thought and an answer of the right form that are right by chance: what a base model has
+    read, where reinforcement is to start from it.
 
     Raises DataError for a task that has no such.
     """
@@ -63,9 +71,11 @@ def attempt(
 
 
 class Problems:
-    """The training or the held-out problems of a task at some levels, by index: each a function of seed and index alone.
+    """The training or the held-out problems of a task at some levels, by index: each a function of
+    seed and index alone.
 
-    The hash of the canonical form decides the side, so that no problem is on both, whatever the seeds.
+    The hash of the canonical form decides the side, so that no problem is on both, whatever the
+    seeds.
     """
 
     def __init__(
@@ -87,19 +97,22 @@ class Problems:
 
     def __getitem__(self, index: int) -> Problem:
         for attempt in range(PATIENCE):
-            # A string seed goes through SHA-512: equal on every machine and Python version, and neighbours share nothing.
+            # A string seed goes through SHA-512: equal on every machine and Python version, and
+            # neighbours share nothing.
             rng = random.Random(f"{self.task.name}/{self.seed}/{self.held_out}/{index}/{attempt}")
             problem = self.task.make(rng, rng.choice(self.levels))
             if is_held_out(problem, self.share) == self.held_out:
                 return problem
         raise DataError(
-            f"{self.task.name} at levels {self.levels} gives no {'held-out' if self.held_out else 'training'} problem in {PATIENCE} tries; "
+            f"{self.task.name} at levels {self.levels} gives no "
+            f"{'held-out' if self.held_out else 'training'} problem in {PATIENCE} tries; "
             "take a harder level or another share."
         )
 
 
 def is_held_out(problem: Problem, share: float = 0.1) -> bool:
-    """Which side of the split a problem is on. The key alone decides, so that 3+4= is on one side whichever task asks it."""
+    """Which side of the split a problem is on. The key alone decides, so that 3+4= is on one side
+    whichever task asks it."""
     digest = hashlib.blake2b(problem.key.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64 < share
 

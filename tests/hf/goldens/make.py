@@ -1,10 +1,12 @@
-"""Make the golden checkpoints beside this file: small random models, and what transformers computes from them in float32.
+"""Make the golden checkpoints beside this file: small random models, and what transformers computes
+from them in float32.
 
     pip install -e '.[parity]'
     PYTHONPATH=.:tests python tests/hf/goldens/make.py
 
-`v2` and `v2_lite` are as transformers writes them (rope_parameters); in `v2_lite` config.json is turned into the published dialect and the weights
-lie in several files. `v3` has a prediction module, which transformers reads and cannot write: seekjax writes that one.
+`v2` and `v2_lite` are as transformers writes them (rope_parameters); in `v2_lite` config.json is
+turned into the published dialect and the weights lie in several files. `v3` has a prediction
+module, which transformers reads and cannot write: seekjax writes that one.
 """
 
 import json
@@ -16,31 +18,32 @@ import torch
 from hf import peers
 from hf.compare import PLAIN
 from hf.test_parity import with_modules
+
 from seekjax.hf.load import load
 from seekjax.hf.save import save
 
 HERE = Path(__file__).parent
-SIZES = dict(
-    vocab_size=29,
-    hidden_size=16,
-    num_hidden_layers=3,
-    num_attention_heads=2,
-    num_key_value_heads=2,
-    q_lora_rank=10,
-    kv_lora_rank=8,
-    qk_nope_head_dim=6,
-    qk_rope_head_dim=4,
-    v_head_dim=5,
-    intermediate_size=20,
-    moe_intermediate_size=6,
-    n_routed_experts=8,
-    n_shared_experts=2,
-    num_experts_per_tok=3,
-    n_group=4,
-    topk_group=2,
-    first_k_dense_replace=1,
-    max_position_embeddings=640,
-)
+SIZES = {
+    "vocab_size": 29,
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "q_lora_rank": 10,
+    "kv_lora_rank": 8,
+    "qk_nope_head_dim": 6,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 5,
+    "intermediate_size": 20,
+    "moe_intermediate_size": 6,
+    "n_routed_experts": 8,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 3,
+    "n_group": 4,
+    "topk_group": 2,
+    "first_k_dense_replace": 1,
+    "max_position_embeddings": 640,
+}
 YARN = {
     "rope_type": "yarn",
     "rope_theta": 10000.0,

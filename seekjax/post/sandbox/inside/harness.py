@@ -1,11 +1,15 @@
-"""Process 1 of the sandbox: runs each call of the program under test in a child of its own, and signs what the children said.
+"""Process 1 of the sandbox: runs each call of the program under test in a child of its own, and
+signs what the children said.
 
-The child is the enemy. All it shares with this process is the writing end of a pipe; a filter refuses it every system call that reaches
-another process; there is no /proc to look through. What it writes is only ever an *output*: the expected values are outside. The signature
-is a secret that still lies unread in the pipe of standard input when the last child is dead, so no child's memory ever held it.
+The child is the enemy. All it shares with this process is the writing end of a pipe; a filter
+refuses it every system call that reaches another process; there is no /proc to look through. What
+it writes is only ever an *output*: the expected values are outside. The signature is a secret that
+still lies unread in the pipe of standard input when the last child is dead, so no child's memory
+ever held it.
 
-Standard input: 8 digits, that many bytes of job (marshal, written by the parent of all this: nothing a program made is ever unmarshalled),
-32 bytes of secret. Standard output: the secret, then for each input 8 digits and that many bytes: "v" and JSON, or "e" and why not.
+Standard input: 8 digits, that many bytes of job (marshal, written by the parent of all this:
+nothing a program made is ever unmarshalled), 32 bytes of secret. Standard output: the secret, then
+for each input 8 digits and that many bytes: "v" and JSON, or "e" and why not.
 """
 
 import marshal
@@ -17,6 +21,7 @@ import time
 
 from root import build
 from syscalls import LIBC, drop_privileges, restrict
+import contextlib
 
 ESCAPES = {34: '\\"', 92: "\\\\", **{code: f"\\u{code:04x}" for code in range(32)}}
 
@@ -40,7 +45,8 @@ def serve() -> None:
 
 
 def take(count: int) -> bytes:
-    """Exactly so many bytes of standard input: not one more, so that what follows stays in the pipe."""
+    """Exactly so many bytes of standard input: not one more, so that what follows stays in the
+    pipe."""
     text = b""
     while len(text) < count:
         part = os.read(0, count - len(text))
@@ -66,10 +72,8 @@ def call(job: dict, values: list, deadline: float) -> bytes:
     os.close(source)
     status = 0
     while True:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(-1, 9)
-        except ProcessLookupError:
-            pass
         try:
             ended, how = os.wait()
         except ChildProcessError:
@@ -154,11 +158,12 @@ def judge(job: dict, values: list) -> bytes:
 
 
 def plain(value: object) -> str:
-    """JSON of exact built-in types alone. Written out because importing json takes longer than starting Python."""
+    """JSON of exact built-in types alone. Written out because importing json takes longer than
+    starting Python."""
     kind = type(value)
     if value is None or kind is bool:
         return {None: "null", True: "true", False: "false"}[value]
-    if kind is int or kind is float and value - value == 0:
+    if kind is int or (kind is float and value - value == 0):
         return repr(value)
     if kind is str:
         return f'"{value.translate(ESCAPES)}"'

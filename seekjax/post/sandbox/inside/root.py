@@ -1,4 +1,5 @@
-"""A root file system with nothing in it but Python's standard library, read-only, and a small empty folder; for `unshare`, as bubblewrap makes its own."""
+"""A root file system with nothing in it but Python's standard library, read-only, and a small empty
+folder; for `unshare`, as bubblewrap makes its own."""
 
 import os
 import sys
@@ -8,13 +9,19 @@ from syscalls import LIBC, check
 READ_ONLY, NO_SETUID, NO_DEVICES, NO_PROGRAMS, REMOUNT, BIND = 1, 2, 4, 8, 32, 4096  # MS_*
 KEEP = (
     8 | 1024 | 2048
-)  # noexec, noatime, nodiratime: a user namespace may not take these off a mount, and statvfs spells them as mount does
+    # noexec, noatime, nodiratime: a user namespace may not take these off a mount, and statvfs
+    # spells
+    # them as mount does
+)
 DETACH = 2  # MNT_DETACH
-HERE = "/proc"  # the new root is mounted over it first: always there, never where Python lives, and no process wants it any more
+# the new root is mounted over it first: always there, never where Python lives, and no process
+# wants it any more
+HERE = "/proc"
 
 
 def build(library: str, scratch: int) -> None:
-    """Make `library` the only host folder there is, leave for it, and go to /scratch of `scratch` bytes. Needs a mount and a user namespace of its own."""
+    """Make `library` the only host folder there is, leave for it, and go to /scratch of `scratch`
+    bytes. Needs a mount and a user namespace of its own."""
     inside = f"/python/lib/{os.path.basename(library)}"
     packages = f"{HERE}{inside}/site-packages"
     mount("tmpfs", HERE, "tmpfs", NO_SETUID | NO_DEVICES, "size=64k,mode=755")
@@ -45,7 +52,8 @@ def build(library: str, scratch: int) -> None:
 
 
 def move_modules(old: str, new: str) -> None:
-    """Let Python find its library at another place, and what is still to be imported of packages it has begun."""
+    """Let Python find its library at another place, and what is still to be imported of packages it
+    has begun."""
     for module in list(sys.modules.values()):
         if getattr(module, "__file__", None):
             module.__file__ = module.__file__.replace(old, new, 1)

@@ -1,4 +1,5 @@
-"""What a process may ask of the kernel: no privileges, and of some 400 system calls the few that a pure function in Python needs."""
+"""What a process may ask of the kernel: no privileges, and of some 400 system calls the few that a
+pure function in Python needs."""
 
 import ctypes
 import os
@@ -6,7 +7,8 @@ import struct
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 
-# Whatever is not here is answered "not implemented": fork, clone, execve, socket, ptrace, kill, mount, chmod, io_uring, bpf, memfd_create, ...
+# Whatever is not here is answered "not implemented": fork, clone, execve, socket, ptrace, kill,
+# mount, chmod, io_uring, bpf, memfd_create, ...
 CALLS = {
     "x86_64": {
         "read": 0,
@@ -118,7 +120,8 @@ LOAD, EQUAL, RETURN = 0x20, 0x15, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
 
 
 def program(machine: str) -> list[tuple[int, int, int, int]]:
-    """The filter as (code, jump if true, jump if false, operand), over struct seccomp_data: the call's number at 0, the architecture at 4."""
+    """The filter as (code, jump if true, jump if false, operand), over struct seccomp_data: the
+    call's number at 0, the architecture at 4."""
     if machine not in CALLS:
         raise SystemExit(
             f"the system calls of {machine} are not known, only those of {' and '.join(CALLS)}"
@@ -155,7 +158,8 @@ def prctl(option: int, value: int, address: int = 0) -> int:
 
 
 def drop_privileges() -> None:
-    """No capability, none to be had again, no other process may look into this one, and it dies with the one that started it."""
+    """No capability, none to be had again, no other process may look into this one, and it dies
+    with the one that started it."""
     capability = 0
     while (
         prctl(24, capability) == 0
@@ -172,7 +176,8 @@ def drop_privileges() -> None:
 
 
 def restrict() -> None:
-    """Let this process make the calls of CALLS and no others, for good; `drop_privileges` comes before."""
+    """Let this process make the calls of CALLS and no others, for good; `drop_privileges` comes
+    before."""
     lines = program(os.uname().machine)
     fields = Filter(len(lines), b"".join(struct.pack("HBBI", *line) for line in lines))
     check(
