@@ -10,8 +10,9 @@ a pipeline of several runs JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=8 python train.
 import shlex
 import sys
 
-from seekjax.cli import load_config, named, parse, run, tool
-from seekjax.pipeline import Pipeline, follow
+from seekjax.commands.cli import load_config, named, parse, run, tool
+from seekjax.commands.workflow import follow
+from seekjax.workflow import Pipeline
 
 
 def main() -> int:
@@ -32,11 +33,9 @@ def main() -> int:
 def train(argv: list[str]) -> bool:
     """One run; whether all its steps are done."""
     config = parse(argv, "train.py")
-    from seekjax.post.stages import (
-        stage_of,
-    )  # after parsing, so that --help and a typo answer at once
+    from seekjax.commands.common import keep_compiled
+    from seekjax.post.stages import stage_of
     from seekjax.train.loop import fit
-    from seekjax.train.run import keep_compiled
 
     keep_compiled()
     fitted = fit(config, stage_of(config))

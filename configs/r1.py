@@ -12,7 +12,7 @@ of a shared machine. Expect of 512 held-out problems 16 % right by the base mode
 14 % of the narrow student.
 """
 
-from seekjax.pipeline import Pipeline
+from seekjax.workflow import Pipeline
 
 FROM = "--out {out}/%s --train.seed {seed}"
 MUON = (

@@ -11,7 +11,7 @@ random answers: 5.5 %), where 300 steps of a cold start take the same base model
 """
 
 from configs.r1 import COUNT, FROM, GRPO, evals
-from seekjax.pipeline import Pipeline
+from seekjax.workflow import Pipeline
 
 pipeline = Pipeline(
     about=__doc__,

@@ -203,13 +203,11 @@ class GrpoConfig:
     tokens.
     """
 
-    tasks: tuple[str, ...] = (
-        "countdown",
-    )  # of seekjax/post/tasks, as NAME (all levels) or NAME:LEVEL
+    tasks: tuple[str, ...] = ("countdown",)  # of seekjax/tasks, as NAME (all levels) or NAME:LEVEL
     rewards: tuple[tuple[str, float], ...] = (
         ("accuracy", 1.0),
         ("format", 0.1),
-    )  # of seekjax/post/reward.py or module:function, with weights
+    )  # of seekjax/post/rollout/reward.py or module:function, with weights
     language: Literal["en", "zh"] = "en"  # of the question's thoughts, for the reward "language"
     template: Literal["auto", "v2", "v3", "r1"] = (
         "auto"  # of the chat; auto: the checkpoint's own, else v3
@@ -222,7 +220,7 @@ class GrpoConfig:
     top_p: float = 1.0
     epochs: int = 1  # times that a rollout is learnt from [mu]
     recipe: Literal["grpo", "r1", "v3_2", "dr_grpo", "dapo", "gspo", "cispo"] = (
-        "v3_2"  # seekjax/post/recipes.py; the fields that follow replace parts
+        "v3_2"  # seekjax/post/rl/recipes.py; the fields that follow replace parts
     )
     clip_low: float | None = None  # ratios below 1 - clip_low are cut
     clip_high: float | None = None  # ratios above 1 + clip_high are cut
@@ -280,7 +278,7 @@ class SftConfig:
     ] = ()
     tasks: tuple[
         str, ...
-    ] = ()  # of seekjax/post/tasks, as NAME (all levels) or NAME:LEVEL: endless solved problems
+    ] = ()  # of seekjax/tasks, as NAME (all levels) or NAME:LEVEL: endless solved problems
     # share of the tasks' problems answered by tries that are right by chance: what a base model has
     # read for R1-Zero to start from
     attempts: float = 0.0
@@ -334,7 +332,7 @@ class DistillConfig:
     chats: tuple[str, ...] = ()  # .jsonl files of conversations, as for fine-tuning
     tasks: tuple[
         str, ...
-        # of seekjax/post/tasks, as NAME (all levels) or NAME:LEVEL: solved problems, or with
+        # of seekjax/tasks, as NAME (all levels) or NAME:LEVEL: solved problems, or with
         # on_policy
         # those to answer
     ] = ()

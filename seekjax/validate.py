@@ -1,6 +1,7 @@
 """What a config must satisfy before anything expensive happens; every complaint is one sentence
 that says what to change."""
 
+import itertools
 import math
 from dataclasses import fields
 
@@ -8,14 +9,10 @@ import jax
 from jax.sharding import AbstractMesh, Mesh
 
 from seekjax.config import Config, ModelConfig, Schedule
+from seekjax.errors import ConfigError, need
 from sharding.mesh import make_mesh
 from sharding.place import check_divisible
 from sharding.rules import use
-import itertools
-
-
-class ConfigError(ValueError):
-    """A config that cannot run."""
 
 
 def validate(config: Config, mesh_of=make_mesh) -> None:
@@ -184,8 +181,3 @@ def split_sizes(model: ModelConfig) -> dict[str, int]:
         *(["experts", "expert_hidden"] if model.layers > model.dense_layers else []),
     ]
     return {name: getattr(model, name) for name in names}
-
-
-def need(condition: bool, sentence: str) -> None:
-    if not condition:
-        raise ConfigError(sentence)

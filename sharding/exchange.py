@@ -22,7 +22,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from .vary import vary_like
+from sharding.vary import vary_like
 
 Experts = Callable[..., jax.Array]
 

@@ -8,7 +8,7 @@ from flax import struct
 from flax.core import meta
 from jax.sharding import NamedSharding
 
-from .rules import sharding, spec
+from sharding.rules import sharding, spec
 
 
 class Named(struct.PyTreeNode, meta.AxisMetadata):

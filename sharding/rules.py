@@ -15,7 +15,7 @@ import jax
 import jax.extend
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from .axes import LOGICAL, MESH
+from sharding.axes import LOGICAL, MESH
 
 Rules = tuple[tuple[str, tuple[str, ...]], ...]
 

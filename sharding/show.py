@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import AbstractMesh, Mesh
 
-from .rules import sharding
+from sharding.rules import sharding
 
 
 class Row(NamedTuple):

@@ -9,9 +9,9 @@ from pathlib import Path
 import jax
 import pytest
 
-from seekjax.cli import config_names, load_config, main, parse, run
+from seekjax.commands.cli import config_names, load_config, main, parse, run
+from seekjax.commands.common import keep_compiled
 from seekjax.train import loop, pretrain
-from seekjax.train.run import keep_compiled
 
 ROOT = Path(__file__).parents[1]
 

@@ -13,7 +13,7 @@ LAYERS = [
     {"seekjax.model", "seekjax.kernels", "seekjax.data", "seekjax.quant", "seekjax.validate"},
     {"seekjax.train", "seekjax.generate", "seekjax.hf", "seekjax.plan"},
     {"seekjax.post", "seekjax.eval", "seekjax.serve"},
-    {"configs", "seekjax.cli", "seekjax.pipeline", "train"},
+    {"configs", "seekjax.commands.cli", "seekjax.commands.workflow", "train"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FILES = sorted(

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from seekjax.cli import UsageError, config_names, load_config, parse
-from seekjax.pipeline import Pipeline, command_of, follow, parted
-from seekjax.train.run import RunError
+from seekjax.commands.cli import config_names, load_config, parse
+from seekjax.commands.workflow import command_of, follow, parted
+from seekjax.errors import RunError, UsageError
+from seekjax.workflow import Pipeline
 
 THREE = Pipeline(
     "three",
@@ -108,7 +109,7 @@ def test_a_tool_that_is_interrupted_or_fails_leaves_what_is_finished(tmp_path, c
 
 def test_the_seconds_of_all_starts_count(tmp_path, monkeypatch):
     clock = iter(range(0, 1000, 10))
-    monkeypatch.setattr("seekjax.pipeline.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("seekjax.commands.workflow.time.perf_counter", lambda: next(clock))
     go(tmp_path, stop="second")
     go(tmp_path)
     assert {

@@ -14,16 +14,16 @@ import jax
 import numpy as np
 import pytest
 
-from seekjax.cli import main
+from seekjax.checkpoint.config_json import to_json
+from seekjax.checkpoint.write import Checkpoints
+from seekjax.commands import chat as terminal
+from seekjax.commands.cli import main
 from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, TrainConfig
 from seekjax.data import Corpus
 from seekjax.data.chat import BUILT_IN, compile_chat
 from seekjax.data.tokenizer import BOS, EOS, load_tokenizer
-from seekjax.generate.open import open_model
 from seekjax.generate.sampling import Sampling
-from seekjax.serve import terminal
-from seekjax.train.checkpoint import Checkpoints
-from seekjax.train.run import to_json
+from seekjax.open import open_model
 from seekjax.train.state import Plan
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use
@@ -206,7 +206,7 @@ def test_chat_answers_on_a_real_terminal_and_ctrl_c_stops_the_answer_only(run):
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def interrupted(*a, **k):\n    os.kill(os.getpid(), signal.SIGINT); return "
         "advance(*a, **k)\n"
-        "stream.advance = interrupted; from seekjax.cli import main; sys.argv = "
+        "stream.advance = interrupted; from seekjax.commands.cli import main; sys.argv = "
         "['seekjax', 'chat', sys.argv[1], '--max-new', '40', '--temperature', '2']\n"
         "sys.exit(main())"
     )
@@ -246,8 +246,8 @@ def uncached_bits(run, text: str, sequence: int) -> float:
 def test_eval_is_the_same_on_any_mesh_batch_and_after_an_interruption(
     run, command, tmp_path, monkeypatch
 ):
+    from seekjax.commands import evaluate as evaluation
     from seekjax.eval import bits
-    from seekjax.eval import command as evaluation
 
     text = "".join(f"line {n}: naïve text\n" for n in range(30))
     (tmp_path / "text.txt").write_text(text)

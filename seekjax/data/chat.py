@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import jinja2
 
-from .errors import DataError
-from .sandbox import Sandbox, budget
-from .tokenizer import BOS, EOS, THINK, THINK_END, Tokenizer
-from .whole import write
+from seekjax.data.template_sandbox import Sandbox, budget
+from seekjax.data.tokenizer import BOS, EOS, THINK, THINK_END, Tokenizer
+from seekjax.errors import DataError
+from seekjax.storage import write
 
 Message = dict[str, str]  # {"role": "system", "user" or "assistant", "content": text}
 LONGEST = 2**20  # characters of a template

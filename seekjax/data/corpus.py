@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from seekjax.config import DataConfig
-
-from . import arithmetic, stdlib, stories
-from .errors import DataError
-from .files import DocumentFile, open_path
-from .generated import Generated
+from seekjax.data import arithmetic, stdlib, stories
+from seekjax.data.files import DocumentFile, open_path
+from seekjax.data.generated import Generated
+from seekjax.errors import DataError
 
 BUILT_IN = ("stdlib", "arithmetic", "stories")
 EPOCH = 1_000_000  # documents of a generated source in an epoch

@@ -9,11 +9,10 @@ import numpy as np
 from absl import flags
 
 from seekjax.config import DataConfig
-
-from .corpus import Corpus
-from .errors import DataError
-from .packing import Rows, Stream
-from .tokenizer import Tokenizer
+from seekjax.data.corpus import Corpus
+from seekjax.data.packing import Rows, Stream
+from seekjax.data.tokenizer import Tokenizer
+from seekjax.errors import DataError
 
 LANES = 64  # documents read side by side
 BINS = 64  # rows that packing=fit fills at a time

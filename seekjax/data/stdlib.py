@@ -4,8 +4,8 @@ with no download."""
 import sysconfig
 from pathlib import Path
 
-from .errors import DataError
-from .files import TextFile
+from seekjax.data.files import TextFile
+from seekjax.errors import DataError
 
 # Tests, other people's packages, build residue, and tables that a program wrote.
 SKIP = {

@@ -8,7 +8,7 @@ thing, where they met.
 
 import random
 
-from .grammar import Grammar
+from seekjax.data.grammar import Grammar
 
 _HEROES = {
     "Mia": "she",

@@ -13,10 +13,9 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
 from seekjax.config import DataConfig
-
-from .corpus import Corpus
-from .errors import DataError
-from .whole import write
+from seekjax.data.corpus import Corpus
+from seekjax.errors import DataError
+from seekjax.storage import write
 
 # DeepSeek's names, which a published tokenizer.json is searched for and our own ones begin with.
 BOS, EOS, PAD = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>"
@@ -262,3 +261,15 @@ def _bytes_per_id(backend: tokenizers.Tokenizer, vocab: int) -> np.ndarray:
     for id, token in backend.get_added_tokens_decoder().items():
         bytes_V[id] = 0 if token.special else len(token.content.encode())
     return bytes_V
+
+
+def first_id(folder: Path, tokenizer: Tokenizer) -> int:
+    """The bos_token that tokenizer_config.json names, as published models have it; without one eos,
+    for ours read documents that follow others."""
+    try:
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        named = settings.get("bos_token")
+        named = named.get("content") if isinstance(named, dict) else named
+    except (OSError, ValueError, AttributeError):
+        named = None
+    return tokenizer.bos if named == BOS and tokenizer.bos is not None else tokenizer.eos

@@ -17,8 +17,8 @@ import jax
 import numpy as np
 
 from seekjax.data import DataError
-from seekjax.data.whole import write
 from seekjax.model.transformer import Transformer
+from seekjax.storage import write
 from seekjax.train.loss import cross_entropy
 from sharding.place import put_batch
 from sharding.rules import split_by

@@ -7,9 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-
-class GenerateError(ValueError):
-    """Generation was asked for something it cannot do; the message says what to change."""
+from seekjax.errors import GenerateError
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,10 @@ rule reads: keep the guess if it is the likeliest token.
 import jax
 import jax.numpy as jnp
 
+from seekjax.generate.sampling import Dials, at, draw, shape
+from seekjax.generate.state import Decoder, State, head, last, newest, push
 from seekjax.model.mtp import PredictionModule, ahead
 from seekjax.model.rope import angles
-
-from .decode import Decoder, State, head, last, newest, push
-from .sampling import Dials, at, draw, shape
 
 DRAW, GUESS, JUDGE = 0, 1, 2  # uses of a position's randomness
 

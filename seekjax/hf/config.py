@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from seekjax.config import ModelConfig, RopeConfig
+from seekjax.errors import ConfigError, WeightsError, need
+from seekjax.hf.quote import quoted
 from seekjax.model.rope import extended
-from seekjax.validate import ConfigError, check_model
-
-from .errors import WeightsError, need, quoted
+from seekjax.validate import check_model
 
 NUMBERS = {  # DeepSeek's name -> ours, where both are the same positive number
     "vocab_size": "vocab",
@@ -137,20 +137,26 @@ def read_config(config: dict[str, Any]) -> Published:
     need(
         kind in KINDS,
         f"config.json has model_type {quoted(kind)}: seekjax reads {' and '.join(KINDS)}.",
+        WeightsError,
     )
     unknown = sorted(set(config) - set(NUMBERS) - set(FACTORS) - OTHER - set(ONLY) - SILENT)
     need(
         not unknown,
         f"config.json asks for what seekjax does not know: {', '.join(map(quoted, unknown[:40]))}.",
+        WeightsError,
     )
     wrong = [
         f"{name} {quoted(config[name])}"
         for name, allowed in ONLY.items()
         if name in config and config[name] not in allowed
     ]
-    need(not wrong, f"config.json asks for what seekjax does not have: {', '.join(wrong)}.")
+    need(
+        not wrong,
+        f"config.json asks for what seekjax does not have: {', '.join(wrong)}.",
+        WeightsError,
+    )
     missing = [name for name in (*NUMBERS, *FACTORS, "q_lora_rank") if name not in config]
-    need(not missing, f"config.json lacks {', '.join(missing)}.")
+    need(not missing, f"config.json lacks {', '.join(missing)}.", WeightsError)
 
     heads, scoring, group_score, methods = config["num_attention_heads"], *KINDS[kind]
     fields = {ours: whole(config[name], name) for name, ours in NUMBERS.items()} | {
@@ -159,41 +165,49 @@ def read_config(config: dict[str, Any]) -> Published:
     need(
         config.get("scoring_func", scoring) == scoring,
         f"config.json has scoring_func {quoted(config.get('scoring_func'))}: {kind} has {scoring}.",
+        WeightsError,
     )
     method = config.get("topk_method", methods[0])
     need(
         method in methods,
         f"config.json has topk_method {quoted(method)}: {kind} has {' or '.join(methods)}.",
+        WeightsError,
     )
     renormalise = config.get("norm_topk_prob", kind == "deepseek_v3")
     need(
         type(renormalise) is bool,
         f"config.json has norm_topk_prob {quoted(renormalise)}: it must be true or false.",
+        WeightsError,
     )
     need(
         not (renormalise and kind == "deepseek_v2"),
         "config.json has norm_topk_prob true: DeepSeek's own code and transformers differ "
         "on it in deepseek_v2.",
+        WeightsError,
     )
     need(
         config.get("num_key_value_heads") in (None, heads),
         "config.json has num_key_value_heads unlike num_attention_heads: latent attention "
         "has one number.",
+        WeightsError,
     )
     need(
         fields["norm_eps"] == 1e-6,
         f"config.json has rms_norm_eps {fields['norm_eps']}: the latents' norms are "
         "published with 1e-6 whatever it says, "
         "and seekjax has one epsilon.",
+        WeightsError,
     )
     head = fields["nope"] + fields["rotary"]
     need(
         config.get("qk_head_dim") in (None, head),
         f"config.json has qk_head_dim {quoted(config.get('qk_head_dim'))}: its parts sum to {head}.",
+        WeightsError,
     )
     need(
         config.get("head_dim") in (None, fields["rotary"], head),
         f"config.json has head_dim {quoted(config.get('head_dim'))}: no head is that wide.",
+        WeightsError,
     )
     grouped = method != "greedy"
     groups = {"expert_groups": "n_group", "groups_per_token": "topk_group"}
@@ -221,6 +235,7 @@ def read_config(config: dict[str, Any]) -> Published:
     need(
         type(interleaved) is bool,
         f"config.json has rope_interleave {quoted(interleaved)}: it must be true or false.",
+        WeightsError,
     )
     return Published(model, quantised(config.get("quantization_config")), interleaved)
 
@@ -231,16 +246,20 @@ def read_rope(config: dict[str, Any]) -> RopeConfig:
     need(
         not (new and old),
         "config.json has both rope_scaling and rope_parameters: keep the one that holds.",
+        WeightsError,
     )
     rope = new or old or {}
     need(
-        isinstance(rope, dict), "config.json has rope_scaling or rope_parameters that is no table."
+        isinstance(rope, dict),
+        "config.json has rope_scaling or rope_parameters that is no table.",
+        WeightsError,
     )
     unknown = sorted(set(rope) - ROPE)
     need(
         not unknown,
         "config.json asks for rotary settings that seekjax does not know: "
         f"{', '.join(map(quoted, unknown[:40]))}.",
+        WeightsError,
     )
     kinds = {rope[name] for name in ("type", "rope_type") if isinstance(rope.get(name), str)} or {
         "default"
@@ -249,23 +268,30 @@ def read_rope(config: dict[str, Any]) -> RopeConfig:
         kinds <= {"yarn"} or kinds <= {"default"},
         f"config.json asks for rotary positions of type {quoted(sorted(kinds)[-1])}: "
         "seekjax has yarn and default.",
+        WeightsError,
     )
     need(
         rope.get("truncate") in (None, True),
         "config.json asks for truncate false: seekjax rounds YaRN's range as DeepSeek does.",
+        WeightsError,
     )
     need(
         rope.get("partial_rotary_factor") in (None, 1),
         "config.json asks for partial_rotary_factor: only 1 is there.",
+        WeightsError,
     )
     base = rope.get("rope_theta", config.get("rope_theta"))
-    need(base is not None, "config.json lacks rope_theta.")
+    need(base is not None, "config.json lacks rope_theta.", WeightsError)
     base = real(base, "rope_theta")
     if kinds == {"default"}:
-        need(rope.get("factor") in (None, 1), "config.json has a rotary factor without yarn.")
+        need(
+            rope.get("factor") in (None, 1),
+            "config.json has a rotary factor without yarn.",
+            WeightsError,
+        )
         return RopeConfig(base=base)
     for name in ("factor", "original_max_position_embeddings"):
-        need(rope.get(name) is not None, f"config.json asks for yarn without {name}.")
+        need(rope.get(name) is not None, f"config.json asks for yarn without {name}.", WeightsError)
     scales = [
         real(rope[name], name, 0) if rope.get(name) is not None else 0.0
         for name in ("mscale", "mscale_all_dim")
@@ -274,6 +300,7 @@ def read_rope(config: dict[str, Any]) -> RopeConfig:
         all(scales) or scales in ([0, 0], [1, 0]),
         "config.json has one of mscale and mscale_all_dim: DeepSeek's own code and "
         "transformers differ on it.",
+        WeightsError,
     )
     found = RopeConfig(
         base=base,
@@ -289,15 +316,19 @@ def read_rope(config: dict[str, Any]) -> RopeConfig:
     need(
         rope.get("attention_factor") is None,
         "config.json sets attention_factor: seekjax derives it from mscale and mscale_all_dim.",
+        WeightsError,
     )
     need(
-        found.factor > 1, f"config.json asks for yarn with factor {found.factor}: it must exceed 1."
+        found.factor > 1,
+        f"config.json asks for yarn with factor {found.factor}: it must exceed 1.",
+        WeightsError,
     )
     need(
         whole(config["max_position_embeddings"], "max_position_embeddings")
         > found.original_context,
         "config.json asks for yarn, but max_position_embeddings does not exceed "
         "original_max_position_embeddings.",
+        WeightsError,
     )
     return found
 
@@ -307,7 +338,11 @@ def quantised(config: Any) -> bool:
     other."""
     if config is None:
         return False
-    need(isinstance(config, dict), "config.json has a quantization_config that is no table.")
+    need(
+        isinstance(config, dict),
+        "config.json has a quantization_config that is no table.",
+        WeightsError,
+    )
     allowed = {
         "quant_method": ("fp8",),
         "fmt": ("e4m3", None),
@@ -331,6 +366,7 @@ def quantised(config: Any) -> bool:
         not wrong,
         "config.json asks for a quantisation that seekjax does not know: "
         f"{', '.join(wrong)} (known: fp8 e4m3 in blocks of 128 x 128).",
+        WeightsError,
     )
     return True
 
@@ -346,6 +382,7 @@ def write_config(
         model.attention == "mla",
         f"model.attention {model.attention} has no place in the published layout: it "
         "knows latent attention only.",
+        WeightsError,
     )
     kind = next(
         (name for name, (scoring, score, _) in KINDS.items() if scoring == model.scoring), ""
@@ -355,16 +392,19 @@ def write_config(
         ungrouped or KINDS[kind][1] == model.group_score,
         f"model.scoring {model.scoring} with model.group_score {model.group_score} has no "
         "place in the published layout.",
+        WeightsError,
     )
     need(
         model.norm_eps == 1e-6,
         f"model.norm_eps is {model.norm_eps}: readers of the published layout use 1e-6 "
         "for the latents' norms.",
+        WeightsError,
     )
     need(
         not (model.renormalise and kind == "deepseek_v2"),
         "model.renormalise with model.scoring softmax: readers of the published layout "
         "differ on it.",
+        WeightsError,
     )
     groups = (
         (1, 1) if ungrouped else (model.expert_groups, model.groups_per_token)
@@ -433,6 +473,7 @@ def check_prediction(model: ModelConfig) -> None:
     need(
         not model.mtp_depth or model.layers > model.dense_layers,
         "the published layout has no prediction module behind a model whose layers are all dense.",
+        WeightsError,
     )
 
 
@@ -440,6 +481,7 @@ def whole(value: Any, name: str) -> int:
     need(
         type(value) is int and 0 <= value < 2**31,
         f"config.json has {name} {quoted(value)}: it must be a whole number.",
+        WeightsError,
     )
     return value
 
@@ -448,5 +490,6 @@ def real(value: Any, name: str, least: float = 1e-30) -> float:
     need(
         type(value) in (int, float) and least <= value < 1e30,
         f"config.json has {name} {quoted(value)}: it must be a positive number.",
+        WeightsError,
     )
     return float(value)

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from .errors import WeightsError, listed, need, quoted
+from seekjax.errors import WeightsError, need
+from seekjax.hf.quote import listed, quoted
 
 INDEX = "model.safetensors.index.json"
 DTYPES = {
@@ -56,8 +57,9 @@ class Files:
             or not any(path.suffix in PICKLES for path in folder.iterdir()),
             f"{folder} holds pickled weights only, which can run any program: convert "
             "them to safetensors where they come from.",
+            WeightsError,
         )
-        need(bool(weights), f"{folder} holds no .safetensors file.")
+        need(bool(weights), f"{folder} holds no .safetensors file.", WeightsError)
         placed = read_index(index) if index.exists() else None
         self.entries: dict[str, Entry] = {}
         for name in sorted(set(placed.values())) if placed is not None else weights:
@@ -65,6 +67,7 @@ class Files:
                 need(
                     tensor not in self.entries,
                     f"{quoted(tensor)} is in {name} and in another file.",
+                    WeightsError,
                 )
                 self.entries[tensor] = entry
         if placed is not None:
@@ -78,7 +81,11 @@ class Files:
                     name for name in self.entries if name not in placed
                 ],
             }
-            need(not any(wrong.values()), f"{index} does not fit its files: {listed(wrong)}.")
+            need(
+                not any(wrong.values()),
+                f"{index} does not fit its files: {listed(wrong)}.",
+                WeightsError,
+            )
 
     def read(self, name: str) -> np.ndarray:
         """The values of one tensor, in the type of the file."""
@@ -102,7 +109,7 @@ def _read(entry: Entry, start: int, count: int) -> np.ndarray:
     x = np.fromfile(
         entry.file, entry.dtype, count, offset=entry.offset + start * entry.dtype.itemsize
     )
-    need(len(x) == count, f"{entry.file} became shorter while it was read.")
+    need(len(x) == count, f"{entry.file} became shorter while it was read.", WeightsError)
     return x
 
 
@@ -110,21 +117,25 @@ def read_header(path: Path) -> Iterator[tuple[str, Entry]]:
     """Every tensor that a file declares. Raises WeightsError unless they fill the file exactly,
     without gap or overlap."""
     size = file_size(path)
-    need(size >= 8, f"{path} is cut short: it has {size} bytes.")
+    need(size >= 8, f"{path} is cut short: it has {size} bytes.", WeightsError)
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         need(
             length <= HEADER,
             f"{path} claims a header of {length} bytes: at most {HEADER} are read.",
+            WeightsError,
         )
         need(
-            length <= size - 8, f"{path} is cut short within its header, or is no safetensors file."
+            length <= size - 8,
+            f"{path} is cut short within its header, or is no safetensors file.",
+            WeightsError,
         )
         header = _json(file.read(length), path)
     metadata = header.pop("__metadata__", {})
     need(
         isinstance(metadata, dict) and all(isinstance(text, str) for text in metadata.values()),
         f"{path} has metadata that is no table of texts.",
+        WeightsError,
     )
     ranges = []
     for name, entry in header.items():
@@ -134,6 +145,7 @@ def read_header(path: Path) -> Iterator[tuple[str, Entry]]:
             8 + length + end <= size,
             f"{path} is cut short or lies: {quoted(name)} would end at byte "
             f"{8 + length + end} of {size}.",
+            WeightsError,
         )
         yield name, Entry(path, 8 + length + start, dtype, shape)
     at = 0
@@ -142,11 +154,13 @@ def read_header(path: Path) -> Iterator[tuple[str, Entry]]:
             start == at,
             f"{path}: {quoted(name)} "
             f"{'overlaps the tensor before it' if start < at else 'leaves a gap before it'}.",
+            WeightsError,
         )
         at = end
     need(
         8 + length + at == size,
         f"{path} has {size - 8 - length - at} bytes that belong to no tensor.",
+        WeightsError,
     )
 
 
@@ -155,29 +169,34 @@ def _entry(name: str, entry: Any, path: Path) -> tuple[int, int, np.dtype, tuple
     need(
         isinstance(entry, dict) and set(entry) == {"dtype", "shape", "data_offsets"},
         f"{path}: {quoted(name)} is not described by dtype, shape and data_offsets.",
+        WeightsError,
     )
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     need(
         isinstance(dtype, str) and dtype in DTYPES,
         f"{path}: {quoted(name)} has type {quoted(dtype)}; seekjax reads {', '.join(DTYPES)}.",
+        WeightsError,
     )
     need(
         isinstance(shape, list)
         and len(shape) <= 4
         and all(type(n) is int and 0 <= n < 2**40 for n in shape),
         f"{path}: {quoted(name)} has no shape.",
+        WeightsError,
     )
     need(
         isinstance(offsets, list)
         and len(offsets) == 2
         and all(type(n) is int and n >= 0 for n in offsets),
         f"{path}: {quoted(name)} has no place.",
+        WeightsError,
     )
     bytes_ = math.prod(shape) * DTYPES[dtype].itemsize
     need(
         offsets[1] - offsets[0] == bytes_,
         f"{path}: {quoted(name)} takes {offsets[1] - offsets[0]} bytes, its shape and "
         f"type {bytes_}.",
+        WeightsError,
     )
     return offsets[0], offsets[1], DTYPES[dtype], tuple(shape)
 
@@ -214,13 +233,19 @@ def read_index(path: Path) -> dict[str, str]:
         and placed
         and all(isinstance(file, str) for file in placed.values()),
         f"{path} has no weight_map.",
+        WeightsError,
     )
     for file in set(placed.values()):
         need(
             file.endswith(".safetensors") and not set(file) & set("/\\:\0") and file[0] != ".",
             f"{path} names {quoted(file)}: only .safetensors files of its own folder are opened.",
+            WeightsError,
         )
-        need((path.parent / file).exists(), f"{path} names {quoted(file)}, which is not there.")
+        need(
+            (path.parent / file).exists(),
+            f"{path} names {quoted(file)}, which is not there.",
+            WeightsError,
+        )
     return placed
 
 
@@ -236,6 +261,7 @@ def _json(text: bytes, path: Path) -> dict[str, Any]:
     need(
         text.count(b"[") + text.count(b"{") <= len(text) // 12 + 8,
         f"{path} is not what it should be: its JSON is brackets for the most part.",
+        WeightsError,
     )
     try:
         found = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
@@ -243,13 +269,13 @@ def _json(text: bytes, path: Path) -> dict[str, Any]:
         raise WeightsError(f"{path} {error}") from error
     except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path} is damaged: its JSON cannot be read.") from error
-    need(isinstance(found, dict), f"{path} holds no JSON object.")
+    need(isinstance(found, dict), f"{path} holds no JSON object.", WeightsError)
     return found
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
-    need(len(found) == len(pairs), "names one thing twice.")
+    need(len(found) == len(pairs), "names one thing twice.", WeightsError)
     return found
 
 
@@ -259,6 +285,10 @@ def file_size(path: Path, most: int = 2**62) -> int:
         status = path.stat()
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror}.") from error
-    need(stat.S_ISREG(status.st_mode), f"{path} is no ordinary file.")
-    need(status.st_size <= most, f"{path} has {status.st_size} bytes: at most {most} are read.")
+    need(stat.S_ISREG(status.st_mode), f"{path} is no ordinary file.", WeightsError)
+    need(
+        status.st_size <= most,
+        f"{path} has {status.st_size} bytes: at most {most} are read.",
+        WeightsError,
+    )
     return status.st_size

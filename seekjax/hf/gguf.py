@@ -19,12 +19,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from seekjax.config import ModelConfig
+from seekjax.errors import WeightsError, need
+from seekjax.hf.gguf_tokenizer import add_tokenizer
+from seekjax.hf.names import Tensor, join, split, tensors
+from seekjax.hf.save import fetch
 from seekjax.model.rope import extended
-
-from .errors import WeightsError, need
-from .gguf_tokenizer import add_tokenizer
-from .names import Tensor, join, split, tensors
-from .save import fetch
 
 Type = Literal["f32", "f16", "q8_0", "q4_0"]
 Read = Callable[[Tensor], np.ndarray]  # a tensor of the published layout, float32
@@ -101,7 +100,9 @@ def check(model: ModelConfig) -> None:
     otherwise."""
 
     def fits(condition: bool, what: str) -> None:
-        need(condition, f"llama.cpp's deepseek2 has no place for a model with {what}.")
+        need(
+            condition, f"llama.cpp's deepseek2 has no place for a model with {what}.", WeightsError
+        )
 
     mixture = model.layers > model.dense_layers
     fits(
@@ -231,7 +232,7 @@ def _half(x: np.ndarray, tensor: Tensor, part: int) -> np.ndarray:
 def appearing(path: Path) -> Iterator[Path]:
     """A file to write, which gets its name when the block ends and is removed when it fails. Raises
     WeightsError when the name is taken."""
-    need(not path.exists(), f"{path} is already there: name a new file.")
+    need(not path.exists(), f"{path} is already there: name a new file.", WeightsError)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

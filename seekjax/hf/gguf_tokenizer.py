@@ -6,9 +6,8 @@ from pathlib import Path
 
 from seekjax.data.chat import find_template
 from seekjax.data.tokenizer import read_tokenizer
-
-from .errors import WeightsError, need
-from .files import file_size
+from seekjax.errors import WeightsError, need
+from seekjax.hf.files import file_size
 
 LARGEST = 2**26  # bytes of a tokenizer.json
 NORMAL, CONTROL, DEFINED, UNUSED = (
@@ -40,6 +39,7 @@ def add_tokenizer(writer, vocab: int, folder: Path | None) -> None:
         bool(merges),
         f"{folder / 'tokenizer.json'} merges nothing, and llama.cpp reads no such "
         "tokenizer: train with data.tokenizer=bpe.",
+        WeightsError,
     )
     tokens, kinds = (
         [f"[PAD{id}]" for id in range(vocab)],
@@ -70,7 +70,7 @@ def add_tokenizer(writer, vocab: int, folder: Path | None) -> None:
 
 def first_id(folder: Path, tokenizer) -> int:
     """The id a text begins with, as `seekjax generate` has it."""
-    from seekjax.generate.open import first_id
+    from seekjax.data.tokenizer import first_id
 
     return first_id(folder, tokenizer)
 

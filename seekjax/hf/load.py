@@ -16,13 +16,13 @@ import numpy as np
 from jax.sharding import NamedSharding, Sharding
 
 from seekjax.config import KernelConfig, ModelConfig
-from seekjax.train.saved import abstract_variables
-
-from . import fp8
-from .config import Published, check_prediction, read_config
-from .errors import listed, need
-from .files import Files, read_json
-from .names import Tensor, join, split, tensors
+from seekjax.errors import WeightsError, need
+from seekjax.hf import fp8
+from seekjax.hf.config import Published, check_prediction, read_config
+from seekjax.hf.files import Files, read_json
+from seekjax.hf.names import Tensor, join, split, tensors
+from seekjax.hf.quote import listed
+from seekjax.model.abstract import abstract_variables
 
 SCALE = "_scale_inv"
 Source = dict[
@@ -67,8 +67,8 @@ def load(directory: Path, kernel: KernelConfig = KernelConfig()) -> tuple[ModelC
 def check(folder: Path) -> tuple[Published, Files]:
     """Whether a folder is a checkpoint: its config, and its tensors by name, shape and type. Raises
     WeightsError, listing all that is wrong."""
-    need(folder.is_dir(), f"there is no folder {folder}.")
-    need((folder / "config.json").exists(), f"{folder} holds no config.json.")
+    need(folder.is_dir(), f"there is no folder {folder}.", WeightsError)
+    need((folder / "config.json").exists(), f"{folder} holds no config.json.", WeightsError)
     published = read_config(read_json(folder / "config.json"))
     files = Files(folder)
     if published.model.mtp_depth and not any(
@@ -86,6 +86,7 @@ def check(folder: Path) -> tuple[Published, Files]:
         (model.layers + model.mtp_depth) * model.experts <= most,
         f"{folder / 'config.json'} asks for {model.layers} layers of {model.experts} "
         f"experts, but there are only {len(files.entries)} tensors.",
+        WeightsError,
     )
     wanted = {tensor.name: tensor for tensor in tensors(published.model)}
     wrong: dict[str, list[str]] = defaultdict(list)
@@ -121,6 +122,7 @@ def check(folder: Path) -> tuple[Published, Files]:
     need(
         not any(wrong.values()),
         f"{folder} does not hold the tensors that its config.json describes: {listed(wrong)}.",
+        WeightsError,
     )
     for tensor in wanted.values():
         original = {"embed_VD": "model.embed_tokens.weight", "head_DV": "lm_head.weight"}.get(
@@ -131,6 +133,7 @@ def check(folder: Path) -> tuple[Published, Files]:
             or tensor.name not in files.entries
             or files.same(tensor.name, original),
             f"{tensor.name} differs from {original}: seekjax shares it with the prediction module.",
+            WeightsError,
         )
     return published, files
 
@@ -144,6 +147,7 @@ def values(files: Files, tensor: Tensor) -> np.ndarray:
     need(
         bool(np.isfinite(scale).all() and (scale > 0).all()),
         f"{tensor.name}{SCALE} has scales that are no positive numbers.",
+        WeightsError,
     )
     return fp8.dequantise(x, scale)
 

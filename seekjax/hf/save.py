@@ -17,13 +17,12 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from seekjax.config import ModelConfig
-
-from . import fp8
-from .config import write_config
-from .errors import WeightsError, need
-from .files import INDEX, Files, Stored, write_file
-from .load import SCALE
-from .names import Part, Tensor, join, tensors
+from seekjax.errors import WeightsError, need
+from seekjax.hf import fp8
+from seekjax.hf.config import write_config
+from seekjax.hf.files import INDEX, Files, Stored, write_file
+from seekjax.hf.load import SCALE
+from seekjax.hf.names import Part, Tensor, join, tensors
 
 Dtype = Literal["bf16", "f32", "fp8", "fp8-ue8m0"]
 FILE_BYTES = 5 * 10**9  # of tensors in one file, as published
@@ -48,6 +47,7 @@ def save(
     need(
         jax.process_count() == 1,
         "a checkpoint is written by one process: restore the run in one and convert there.",
+        WeightsError,
     )
     config = write_config(
         model,
@@ -101,6 +101,7 @@ def appearing(directory: Path) -> Iterator[Path]:
     need(
         not directory.exists() or (directory.is_dir() and not any(directory.iterdir())),
         f"{directory} is already there: name a new folder.",
+        WeightsError,
     )
     temporary = directory.absolute().with_name(f".{directory.absolute().name}.{os.getpid()}")
     try:
@@ -212,4 +213,5 @@ def check_bias(model: ModelConfig, variables: dict) -> None:
             not moved,
             "this model routes by softmax with a balance bias that has moved: the "
             "published layout has no place for it.",
+            WeightsError,
         )

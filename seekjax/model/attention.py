@@ -17,12 +17,11 @@ import jax
 import jax.numpy as jnp
 
 from seekjax.kernels import attention as kernels
+from seekjax.model.cache import latents, packed
+from seekjax.model.module import Weighted, project, rms_norm
+from seekjax.model.rope import rotate, softmax_scale
 from seekjax.quant.formats import dense
 from sharding.rules import constrain, local, platform
-
-from .cache import latents, packed
-from .rope import rotate, softmax_scale
-from .weight import Weighted, project, rms_norm
 
 
 def attend_expanded(q_BTHN, q_BTHR, c_BSC, k_BSR, w_uk_CHN, w_uv_CHU, scale, mask_B1TS):

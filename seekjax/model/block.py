@@ -4,10 +4,9 @@ import flax.linen as nn
 import jax
 
 from seekjax.config import ModelConfig
-
-from .attention import LatentAttention, MultiHeadAttention, attend_absorbed
-from .experts import FeedForward, MixtureOfExperts
-from .weight import Weighted, rms_norm
+from seekjax.model.attention import LatentAttention, MultiHeadAttention, attend_absorbed
+from seekjax.model.experts import FeedForward, MixtureOfExperts
+from seekjax.model.module import Weighted, rms_norm
 
 ATTENTION = {"mla": LatentAttention, "mha": MultiHeadAttention}
 

@@ -9,14 +9,13 @@ from flax.core import meta
 from seekjax.config import KernelConfig
 from seekjax.kernels import grouped
 from seekjax.kernels.few import experts_few
+from seekjax.model.module import Weighted, project
+from seekjax.model.routing import affinity, choose, count_choices, gates, sequence_balance
 from seekjax.quant.formats import laid_out
 from sharding import exchange
 from sharding.few import few
 from sharding.place import Named
 from sharding.rules import constrain, local, mesh_axes, platform, split_by
-
-from .routing import affinity, choose, count_choices, gates, sequence_balance
-from .weight import Weighted, project
 
 
 def swiglu(x_BTD, w_gate_DF, w_up_DF, w_down_FD):

@@ -5,11 +5,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from seekjax.model.attention import attend_absorbed
+from seekjax.model.block import rematted
+from seekjax.model.module import Weighted, rms_norm
 from seekjax.quant.formats import dense
-
-from .attention import attend_absorbed
-from .block import rematted
-from .weight import Weighted, rms_norm
 
 
 def ahead(tokens_BX: jax.Array, by: int, length: int) -> jax.Array:

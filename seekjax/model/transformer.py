@@ -7,13 +7,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from seekjax.model.attention import attend_absorbed
+from seekjax.model.block import Block, stacked
+from seekjax.model.module import Weighted, rms_norm
+from seekjax.model.mtp import PredictionModule, ahead
+from seekjax.model.rope import angles
 from sharding.rules import constrain
-
-from .attention import attend_absorbed
-from .block import Block, stacked
-from .mtp import PredictionModule, ahead
-from .rope import angles
-from .weight import Weighted, rms_norm
 
 
 class Output(NamedTuple):

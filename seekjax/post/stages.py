@@ -8,23 +8,23 @@ from seekjax.train.stage import Stage
 def stage_of(config: Config) -> type[Stage]:
     """Pre-training, or what config.post says follows it."""
     if isinstance(config.post, GrpoConfig):
-        from .grpo import Reinforcement
+        from seekjax.post.rl.grpo import Reinforcement
 
         return Reinforcement
     if isinstance(config.post, SftConfig):
-        from .sft import FineTuning
+        from seekjax.post.tune.sft import FineTuning
 
         return FineTuning
     if isinstance(config.post, DpoConfig):
-        from .dpo import Preference
+        from seekjax.post.tune.dpo import Preference
 
         return Preference
     if isinstance(config.post, DistillConfig):
         if config.post.on_policy:
-            from .on_policy import OnPolicy
+            from seekjax.post.distill.distillation.on_policy import OnPolicy
 
             return OnPolicy
-        from .distill import Distillation
+        from seekjax.post.distill.distillation.distillation import Distillation
 
         return Distillation
     return Pretraining

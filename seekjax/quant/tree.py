@@ -5,9 +5,8 @@ from functools import partial
 
 import jax
 
+from seekjax.quant.formats import Kind, Quantised, contracted, quantise
 from sharding.rules import in_use, platform, sharding, spec
-
-from .formats import Kind, Quantised, contracted, quantise
 
 WRITTEN_OUT = (
     "w_uk",

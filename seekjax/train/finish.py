@@ -12,17 +12,16 @@ import numpy as np
 
 from seekjax.config import Config
 from seekjax.data import exact_batches, held_out_text, xz_bits_per_byte
+from seekjax.generate.generator import Generator
 from seekjax.generate.sampling import Sampling
-from seekjax.generate.stream import Generator
+from seekjax.train.plots import draw
+from seekjax.train.state import TrainState
 from sharding.mesh import make_mesh
 from sharding.place import put_batch
 from sharding.rules import use
 
-from .pictures import draw
-from .state import TrainState
-
 if TYPE_CHECKING:
-    from .pretrain import Pretraining
+    from seekjax.train.pretrain import Pretraining
 
 TEXT_BYTES = 200_000  # of held-out text in the closing figure
 PROMPTS = {

@@ -9,20 +9,20 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from seekjax.checkpoint.config_json import to_json
+from seekjax.checkpoint.write import Checkpoints
 from seekjax.config import Config
 from seekjax.data import DataError
-from seekjax.plan.count import flops_per_token
+from seekjax.model.count import flops_per_token
+from seekjax.open import adopt, initial
+from seekjax.train.metrics import Recorder, Screen
+from seekjax.train.pretrain import Pretraining
+from seekjax.train.run import Stop, announce, matmul_peak, open_folder, stop_on_signals
+from seekjax.train.stage import Stage
+from seekjax.train.state import TrainState
 from seekjax.validate import validate
 from sharding.mesh import join_hosts, make_mesh
 from sharding.rules import use
-
-from .checkpoint import Checkpoints
-from .metrics import Recorder, Screen
-from .pretrain import Pretraining
-from .run import Stop, announce, matmul_peak, open_folder, stop_on_signals, to_json
-from .saved import adopt
-from .stage import Stage
-from .state import TrainState
 
 
 @dataclass
@@ -56,7 +56,7 @@ def fit(config: Config, make_stage: type[Stage] = Pretraining) -> Fitted:
     ):
         stage.open(folder)
         restored = checkpoints.restore(stage.plan.abstract_state(), stage.alike)
-        done, state, position = restored or (0, stage.plan.start(), None)
+        done, state, position = restored or (0, stage.plan.start(initial(config)), None)
         if position is not None:
             stage.seek(position)
         position = stage.position()

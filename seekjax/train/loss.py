@@ -10,10 +10,9 @@ from seekjax.config import Config
 from seekjax.kernels.cross_entropy import nll_chunked, nll_sum
 from seekjax.model.mtp import ahead
 from seekjax.model.transformer import Output, Transformer
+from seekjax.train.schedule import mtp_weight
+from seekjax.train.state import Plan, TrainState
 from sharding.rules import local, mesh_axes
-
-from .schedule import mtp_weight
-from .state import Plan, TrainState
 
 
 class Criterion(Protocol):

@@ -13,8 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from seekjax.config import Config
-
-from .run import RunError
+from seekjax.errors import RunError
 
 
 class Recorder:

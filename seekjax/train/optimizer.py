@@ -5,11 +5,10 @@ from typing import Any
 
 import jax
 import optax
-from optax.contrib import MuonDimensionNumbers
 
 from seekjax.config import Config
-
-from .schedule import learning_rate
+from seekjax.model.axes import decays, matrix
+from seekjax.train.schedule import learning_rate
 
 
 def make_optimizer(config: Config, axes: Any) -> optax.GradientTransformation:
@@ -37,26 +36,3 @@ def make_optimizer(config: Config, axes: Any) -> optax.GradientTransformation:
         optax.add_decayed_weights(o.weight_decay, jax.tree.map(decays, axes)),
         optax.scale_by_learning_rate(learning_rate(config)),
     )
-
-
-def decays(axes: str) -> bool:
-    """Weight decay is for matrices, stacked or not; a norm's scale has one axis beside the
-    layers."""
-    return len([name for name in axes.split() if name != "layers"]) > 1
-
-
-def matrix(axes: str) -> MuonDimensionNumbers | None:
-    """Which axes Muon multiplies from and to; None for embedding, head and norms, which stay with
-    Adam.
-
-    The axes after layers and experts go from the first to the rest, or from all but the last to the
-    width they return to.
-    """
-    names = axes.split()
-    if "vocab" in names or not decays(axes):
-        return None
-    inner = [i for i, name in enumerate(names) if name not in ("layers", "experts")]
-    if "experts" in names and len(inner) == 1:  # the router: embed to experts
-        inner.append(names.index("experts"))
-    split = -1 if names[inner[-1]] == "embed" else 1
-    return MuonDimensionNumbers(tuple(inner[:split]), tuple(inner[split:]))

@@ -9,13 +9,12 @@ import numpy as np
 
 from seekjax.config import Config
 from seekjax.data import eval_batches, load_corpus, load_tokenizer, stories, train_batches
+from seekjax.train import finish
+from seekjax.train.lora import make_plan
+from seekjax.train.schedule import batch_at
+from seekjax.train.state import TrainState
+from seekjax.train.step import BATCH, compile_steps
 from sharding.place import put_batch
-
-from . import finish
-from .lora import make_plan
-from .schedule import batch_at
-from .state import TrainState
-from .step import BATCH, compile_steps
 
 
 class Pretraining:

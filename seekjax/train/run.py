@@ -1,27 +1,20 @@
 """The folder of a run, the signals that end it, and what its machine can do."""
 
 import json
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from seekjax.checkpoint.config_json import differences, to_json
 from seekjax.config import Config
-from seekjax.data.tokenizer import cache_folder
-from seekjax.plan.count import parameters
-
-from .stage import Stage
-
-
-class RunError(ValueError):
-    """A run cannot start as asked; the message says what to change."""
+from seekjax.errors import RunError
+from seekjax.model.count import parameters
+from seekjax.train.stage import Stage
 
 
 def open_folder(config: Config) -> Path:
@@ -72,23 +65,6 @@ def announce(
         stage.tokenizer.save(folder)
 
 
-def to_json(config: Config) -> dict[str, Any]:
-    """The config as JSON-able dicts."""
-    return json.loads(json.dumps(asdict(config), default=str))
-
-
-def differences(old: dict, new: dict, path: str = "") -> list[str]:
-    """ "train.steps: 100 -> 200" for every field in which two configs differ."""
-    found = []
-    for name in old.keys() | new.keys():
-        a, b, here = old.get(name), new.get(name), f"{path}{name}"
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += differences(a, b, f"{here}.")
-        elif a != b:
-            found.append(f"{here}: {a} -> {b}")
-    return sorted(found)
-
-
 class Stop:
     """Whether somebody asked the run to end: Ctrl-C, SIGTERM, or its last step."""
 
@@ -116,14 +92,6 @@ def stop_on_signals() -> Iterator[Stop]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
-
-
-def keep_compiled() -> None:
-    """Programs compiled by one command serve the next: a start takes seconds less.
-    JAX_COMPILATION_CACHE_DIR says where else, or nowhere."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def matmul_peak(dtype: str, seconds: float = 0.3) -> float:

@@ -7,8 +7,7 @@ import jax
 
 from seekjax.config import Config
 from seekjax.data import Tokenizer
-
-from .state import Plan, TrainState
+from seekjax.train.state import Plan, TrainState
 
 
 class Stage(Protocol):

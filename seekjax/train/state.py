@@ -1,7 +1,6 @@
 """Everything that changes during a run, and where each array of it lives."""
 
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,12 +9,11 @@ import optax
 from flax import struct
 
 from seekjax.config import Config
-from seekjax.model.initial import draw
+from seekjax.model.init import draw
 from seekjax.model.transformer import Transformer
+from seekjax.train.optimizer import make_optimizer
 from sharding.place import axes_of, unbox
 from sharding.rules import sharding, split_by
-
-from .optimizer import make_optimizer
 
 
 class TrainState(struct.PyTreeNode):
@@ -103,32 +101,30 @@ class Plan:
             self.shardings(),
         )
 
-    def start(self) -> TrainState:
-        """The state before the first step, each array made where it lives; from config.init's
-        weights, where it names any."""
+    def start(self, variables: dict | None = None) -> TrainState:
+        """The state before the first step, each array made where it lives.
+
+        variables: {"params", "balance"} of a model to start from, instead of random weights.
+        """
         places = self.shardings()
-        if self.config.init:
-            return self._start_from(self.config.init, places)
+        if variables is not None:
+            return self._start_from(variables, places)
+
         whole, axes = unbox(self.variables)["params"], axes_of(self.variables)["params"]
-        params = draw(
-            self.config.model, whole, axes, self.config.train.seed, jax.tree.map(sharding, axes)
-        )
+        where = jax.tree.map(sharding, axes)
+        params = draw(self.config.model, whole, axes, self.config.train.seed, where)
         return jax.jit(self.begin, out_shardings=places, donate_argnums=0)(params)
 
-    def _start_from(self, folder: Path, places: TrainState) -> TrainState:
-        from seekjax.generate.open import open_model  # it stands on what is saved, and that on this
-
-        variables = open_model(folder, self.config.kernel).variables
-
+    def _start_from(self, variables: dict, places: TrainState) -> TrainState:
         def begin(params, balance):
             return self.begin(params).replace(balance=balance)
 
-        params = jax.tree.map(
-            lambda x, wanted: x.astype(wanted.dtype),
-            variables["params"],
-            unbox(self.variables)["params"],
-        )
-        return jax.jit(begin, out_shardings=places, donate_argnums=0)(params, variables["balance"])
+        def cast(x, wanted):
+            return x.astype(wanted.dtype)
+
+        params = jax.tree.map(cast, variables["params"], unbox(self.variables)["params"])
+        start = jax.jit(begin, out_shardings=places, donate_argnums=0)
+        return start(params, variables["balance"])
 
     def _variables(self, key: jax.Array) -> Any:
         shape = (

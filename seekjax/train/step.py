@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import optax
 
 from seekjax.model.routing import load_entropy, max_violation, update_bias
+from seekjax.train.loss import Criterion, NextToken, forward, target_mask
+from seekjax.train.schedule import balance_rate, learning_rate
+from seekjax.train.state import Plan, TrainState
 from sharding.rules import constrain, sharding
-
-from .loss import Criterion, NextToken, forward, target_mask
-from .schedule import balance_rate, learning_rate
-from .state import Plan, TrainState
 
 BATCH = "- batch"  # micro-batches, sequences of one forward pass
 

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 from jax.experimental import topologies
 
-from seekjax.plan.count import flops_per_token, parameters
+from seekjax.model.count import flops_per_token, parameters
 from seekjax.train.state import Plan
 from seekjax.train.step import BATCH, compile_steps
 from sharding.mesh import MeshConfig, make_mesh

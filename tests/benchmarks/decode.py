@@ -85,8 +85,8 @@ def drawn(model):
     import jax
 
     from seekjax.config import KernelConfig
-    from seekjax.model.initial import draw
-    from seekjax.train.saved import abstract_variables, named_variables
+    from seekjax.model.abstract import abstract_variables, named_variables
+    from seekjax.model.init import draw
     from sharding.place import axes_of
 
     named, shapes = (
@@ -105,8 +105,8 @@ def ours(variant: str, shape: str, new: int):
     from mini import heading
 
     from seekjax.config import KernelConfig, ModelConfig
+    from seekjax.generate.generator import Generator
     from seekjax.generate.sampling import Sampling
-    from seekjax.generate.stream import Generator
 
     model, random = (
         ModelConfig(**SHAPES[shape], mtp_depth=int(variant == "draft"), init_std=0.02),

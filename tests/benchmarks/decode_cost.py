@@ -23,9 +23,10 @@ from decode import SHAPES, drawn
 from mini import alternate, heading
 
 from seekjax.config import KernelConfig, ModelConfig
-from seekjax.generate.decode import Decoder, advance, prepare, start
+from seekjax.generate.decode import advance, start
+from seekjax.generate.generator import bucket
 from seekjax.generate.sampling import Sampling, dials, keys
-from seekjax.generate.stream import bucket
+from seekjax.generate.state import Decoder, prepare
 from seekjax.quant.tree import tree_bytes
 
 STEPS, PROMPT = 32, 32

@@ -17,9 +17,9 @@ from mini import heading
 
 from seekjax.config import DataConfig
 from seekjax.data import load_corpus
-from seekjax.generate.open import need_tokenizer, on, open_model
+from seekjax.generate.generator import Generator
 from seekjax.generate.sampling import Sampling
-from seekjax.generate.stream import Generator
+from seekjax.open import need_tokenizer, on, open_model
 from sharding.mesh import MeshConfig
 
 PROMPT, NEW = 32, 128

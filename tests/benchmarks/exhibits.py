@@ -31,7 +31,8 @@ import time
 from pathlib import Path
 
 from configs.r1 import COUNT, FROM, GRPO, MUON, NARROW, evals
-from seekjax.pipeline import Pipeline, command_of, follow
+from seekjax.commands.workflow import command_of, follow
+from seekjax.workflow import Pipeline
 
 DEALT = "--post.rewards dealt:reward 1.0 accuracy 0.0 --post.preflight False"
 PAID = "--post.rewards accuracy 1.0 format 0.1 language"
@@ -101,7 +102,7 @@ NEEDS = {"zero": "base", "r1": "base", "language": "base", "distill": "r1"}
 
 def one(part: str, out: Path, seed: int) -> int:
     """A part, in this process."""
-    from seekjax.cli import parse, run, tool
+    from seekjax.commands.cli import parse, run, tool
     from train import train
 
     folder = ["--out", str(out / str(seed) / part), "--seed", str(seed)]

@@ -34,15 +34,15 @@ import numpy as np
 from decode import SHAPES
 from mini import heading
 
+from seekjax.commands.convert import to_gguf
 from seekjax.config import KernelConfig, ModelConfig, RopeConfig
-from seekjax.generate.open import on, open_model
+from seekjax.generate.generator import Generator
 from seekjax.generate.sampling import Sampling
-from seekjax.generate.stream import Generator
-from seekjax.hf.convert import to_gguf
 from seekjax.hf.gguf import FILE_TYPE
 from seekjax.hf.save import save
+from seekjax.model.abstract import abstract_variables
 from seekjax.model.transformer import Transformer, logits
-from seekjax.train.saved import abstract_variables
+from seekjax.open import on, open_model
 from sharding.mesh import MeshConfig
 
 PROMPTS, LENGTH, NEW, CLOSE = 4, 16, 64, 1e-3

@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 import mini
 
-from seekjax.plan.count import flops_per_token
+from seekjax.model.count import flops_per_token
 from seekjax.train.run import matmul_peak
 
 STEPS = 3

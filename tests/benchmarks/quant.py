@@ -25,15 +25,15 @@ import numpy as np
 from decode import SHAPES
 from mini import heading
 
+from seekjax.commands.evaluate import Eval, evaluated
+from seekjax.commands.quantize import quantised
 from seekjax.config import KernelConfig, ModelConfig
-from seekjax.eval.command import Eval, evaluated
-from seekjax.generate.open import on, open_model
-from seekjax.generate.quantize import quantised
+from seekjax.generate.generator import Generator
 from seekjax.generate.sampling import Sampling
-from seekjax.generate.stream import Generator
+from seekjax.model.abstract import abstract_variables, named_variables
 from seekjax.model.transformer import Transformer, logits
+from seekjax.open import on, open_model
 from seekjax.quant.tree import quantise_tree, tree_bytes
-from seekjax.train.saved import abstract_variables, named_variables
 from sharding.mesh import MeshConfig
 from sharding.place import axes_of
 from sharding.show import human
@@ -56,7 +56,8 @@ def quality(run: Path, data: str, documents: int) -> None:
             bits = evaluated(
                 Eval(at, data, documents=documents, progress=Path(folder) / f"{kind}.json")
             )[0].bits_per_byte
-            whole = bits if kind == "float32" else whole
+            if kind == "float32":
+                whole = bits
             opened = open_model(at)
             size = human(tree_bytes(opened.variables))
             rows = Generator(opened.model, opened.variables, opened.kernel, draft=False)(

@@ -12,6 +12,7 @@ tests/benchmarks/results/rollout.md
 """
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -21,7 +22,6 @@ from pathlib import Path
 from statistics import median
 
 from decode import NAMES
-import itertools
 
 PROMPT = "24 from 3 5 9 17"
 
@@ -40,11 +40,11 @@ def ours(options, folder: Path) -> list[float]:
 
     from configs.countdown import config as countdown
     from configs.grpo import config as grpo
+    from seekjax.checkpoint.config_json import to_json
+    from seekjax.checkpoint.write import Checkpoints
     from seekjax.data import load_tokenizer
-    from seekjax.post.grpo import Reinforcement
-    from seekjax.train.checkpoint import Checkpoints
+    from seekjax.post.rl.grpo import Reinforcement
     from seekjax.train.loop import fit
-    from seekjax.train.run import to_json
     from seekjax.train.state import Plan
     from sharding.mesh import make_mesh
     from sharding.rules import use

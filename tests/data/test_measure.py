@@ -1,5 +1,6 @@
 """Bits per byte are on exactly the bytes that the compressor gets."""
 
+import itertools
 import lzma
 from dataclasses import replace
 
@@ -18,7 +19,6 @@ from seekjax.data import (
     load_tokenizer,
     xz_bits_per_byte,
 )
-import itertools
 
 CONFIG = DataConfig(sources=("stories",), tokenizer="byte")
 CORPUS = load_corpus(CONFIG)

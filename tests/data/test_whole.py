@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from seekjax.data.whole import write
+from seekjax.storage import write
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from seekjax.config import KernelConfig, ModelConfig
-from seekjax.model.initial import draw
+from seekjax.model.init import draw
 from seekjax.model.transformer import Transformer, logits
 from sharding.place import axes_of, unbox
 

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from seekjax.config import KernelConfig
-from seekjax.generate.decode import Decoder, prepare
-from seekjax.generate.sampling import GenerateError, Sampling
-from seekjax.generate.stream import Generator
+from seekjax.errors import GenerateError
+from seekjax.generate.generator import Generator
+from seekjax.generate.sampling import Sampling
+from seekjax.generate.state import Decoder, prepare
+from seekjax.model import count
 from seekjax.model.block import unstack
 from seekjax.model.cache import cache_bytes, empty_cache
-from seekjax.plan import count
 
 GREEDY = Sampling(
     max_new=16, temperature=0

@@ -5,8 +5,8 @@ import jax
 import pytest
 
 from seekjax.config import KernelConfig
+from seekjax.generate.generator import Generator
 from seekjax.generate.sampling import Sampling
-from seekjax.generate.stream import Generator
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import sharding, use
 

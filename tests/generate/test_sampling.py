@@ -5,17 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seekjax.generate.sampling import (
-    GenerateError,
-    Sampling,
-    at,
-    dials,
-    draw,
-    keys,
-    log_prob,
-    look_up,
-    shape,
-)
+from seekjax.errors import GenerateError
+from seekjax.generate.sampling import Sampling, at, dials, draw, keys, log_prob, look_up, shape
 
 
 def plain(logits, sampling):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from seekjax.config import KernelConfig
+from seekjax.generate.generator import Generator
 from seekjax.generate.sampling import Sampling, at, draw, keys
 from seekjax.generate.speculative import GUESS, judge
-from seekjax.generate.stream import Generator
 
 KERNEL = KernelConfig(attention="plain")
 

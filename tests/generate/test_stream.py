@@ -5,9 +5,9 @@ import pytest
 
 from seekjax.config import KernelConfig
 from seekjax.generate.decode import advance, start
+from seekjax.generate.detokenizer import Text
+from seekjax.generate.generator import Generator, bucket
 from seekjax.generate.sampling import Sampling
-from seekjax.generate.stream import Generator, bucket
-from seekjax.generate.text import Text
 
 KERNEL = KernelConfig(attention="plain")
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from seekjax.config import KernelConfig, ModelConfig, RopeConfig
-from seekjax.train.saved import abstract_variables
+from seekjax.model.abstract import abstract_variables
 
 V3 = ModelConfig(
     vocab=11,

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 from hf.small import LITE, V2, V3
 
-from seekjax.cli import load_config
+from seekjax.commands.cli import load_config
 from seekjax.config import RopeConfig
+from seekjax.errors import WeightsError
 from seekjax.hf.config import read_config, write_config
-from seekjax.hf.errors import WeightsError
 
 COMMON = {
     "attention_bias": False,

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from hf.small import V2, V3, drawn, raw_tensors
 
-from seekjax.cli import load_config, main
+from seekjax.checkpoint.read import read_run
+from seekjax.checkpoint.write import Checkpoints
+from seekjax.commands.cli import load_config, main
 from seekjax.config import DataConfig
 from seekjax.data import load_tokenizer
 from seekjax.hf.load import load
 from seekjax.hf.save import save
-from seekjax.train.checkpoint import Checkpoints
-from seekjax.train.saved import read_run
 from seekjax.train.state import Plan
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use

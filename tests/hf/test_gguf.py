@@ -14,10 +14,10 @@ from hf.llama import Llama
 from hf.small import LITE, V2, V3, drawn
 from hf.test_convert import convert
 
+from seekjax.commands.convert import adopt
 from seekjax.config import DataConfig, KernelConfig
 from seekjax.data import load_corpus, load_tokenizer
-from seekjax.hf.convert import adopt
-from seekjax.hf.errors import WeightsError
+from seekjax.errors import WeightsError
 from seekjax.hf.gguf import reader, save_gguf
 from seekjax.hf.gguf_tokenizer import add_tokenizer
 from seekjax.hf.names import tensors

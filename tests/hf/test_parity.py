@@ -13,7 +13,7 @@ from hf.compare import PLAIN, assert_equal, computed
 
 from seekjax.hf.load import load
 from seekjax.hf.save import save
-from seekjax.train.saved import abstract_variables
+from seekjax.model.abstract import abstract_variables
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")

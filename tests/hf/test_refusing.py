@@ -11,8 +11,8 @@ import tracemalloc
 import pytest
 from hf.small import V3, WIDE, drawn, pack, unpack
 
-from seekjax.cli import main
-from seekjax.hf.errors import WeightsError
+from seekjax.commands.cli import main
+from seekjax.errors import WeightsError
 from seekjax.hf.files import INDEX
 from seekjax.hf.load import load
 from seekjax.hf.save import save

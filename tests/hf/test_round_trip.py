@@ -15,8 +15,8 @@ from seekjax.config import KernelConfig
 from seekjax.hf.load import load, pair
 from seekjax.hf.names import join, split, tensors
 from seekjax.hf.save import save
-from seekjax.plan.count import parameters
-from seekjax.train.saved import abstract_variables
+from seekjax.model.abstract import abstract_variables
+from seekjax.model.count import parameters
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use
 

@@ -9,10 +9,10 @@ import pytest
 
 from configs.v3 import config as v3
 from seekjax.config import KernelConfig, ModelConfig
+from seekjax.generate.generator import Generator
 from seekjax.generate.sampling import Sampling
-from seekjax.generate.stream import Generator
+from seekjax.model.abstract import abstract_variables
 from seekjax.model.cache import cache_bytes, cache_dtype, empty_cache, latents, layer_cache, packed
-from seekjax.train.saved import abstract_variables
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use
 

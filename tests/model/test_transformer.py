@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from seekjax.config import KernelConfig, ModelConfig, RopeConfig
+from seekjax.model import count
 from seekjax.model.attention import attend_absorbed, attend_expanded
 from seekjax.model.cache import cache_bytes, empty_cache
-from seekjax.model.initial import draw
+from seekjax.model.init import draw
 from seekjax.model.transformer import Transformer, logits
-from seekjax.plan import count
 from sharding.place import axes_of, unbox
 
 V3 = ModelConfig(

@@ -10,8 +10,8 @@ import pytest
 
 from seekjax.config import ModelConfig
 from seekjax.model.cache import empty_cache
+from seekjax.model.count import cache_elements, parameters
 from seekjax.model.transformer import Transformer
-from seekjax.plan.count import cache_elements, parameters
 from sharding.place import unbox
 
 TINY = ModelConfig()

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from seekjax.config import ModelConfig
+from seekjax.model.count import cache_bytes, cache_elements, flops_per_token, parameters
 from seekjax.model.rope import mscale, rope_frequencies, softmax_scale
 from seekjax.model.routing import max_violation, sequence_balance, update_bias
-from seekjax.plan.count import cache_bytes, cache_elements, flops_per_token, parameters
 from seekjax.train.schedule import learning_rate, tokens_at
 
 MOE_16B, V2_LITE, V2, V3 = (

@@ -14,8 +14,8 @@ from pathlib import Path
 from configs.countdown import config as countdown
 from configs.grpo import config as grpo
 from seekjax.config import GrpoConfig, SftConfig
-from seekjax.post.grpo import Reinforcement
-from seekjax.post.sft import FineTuning
+from seekjax.post.rl.grpo import Reinforcement
+from seekjax.post.tune.sft import FineTuning
 from seekjax.train import metrics
 from seekjax.train.loop import fit
 

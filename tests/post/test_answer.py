@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seekjax.post.answer import (
+from seekjax.tasks.answer import (
     BLANK,
     DIGITS,
     TAGS,

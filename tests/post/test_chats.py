@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from seekjax.config import Config, DataConfig, SftConfig
 from seekjax.data import DataError, load_tokenizer
 from seekjax.data.chat import BUILT_IN, compile_chat
-from seekjax.post.chats import Form, asked, held_out_side, messages_of, open_rows
-from seekjax.post.traces import load_samples, whole_rows
+from seekjax.post.samples.chats import Form, asked, held_out_side, messages_of, open_rows
+from seekjax.post.samples.solutions import load_samples, whole_rows
 
 TOKENIZER = load_tokenizer(DataConfig(tokenizer="byte"), 320, None)
 FORMS = {name: Form(compile_chat(source), TOKENIZER) for name, source in BUILT_IN.items()}

@@ -11,20 +11,19 @@ import numpy as np
 import pytest
 from reference.divergence import numpy_kl, softmax
 
+from seekjax.checkpoint.config_json import to_json
+from seekjax.checkpoint.write import Checkpoints
 from seekjax.config import DistillConfig, LoraConfig, Schedule
 from seekjax.data import DataError, load_tokenizer
-from seekjax.hf.errors import WeightsError
-from seekjax.post import teacher as teachers
-from seekjax.post.distill import Match, direction
-from seekjax.post.logits import Kept
-from seekjax.post.sft import FineTuning
+from seekjax.errors import ConfigError, WeightsError
+from seekjax.post.distill.distillation import teacher as teachers
+from seekjax.post.distill.distillation.distillation import Match, direction
+from seekjax.post.distill.distillation.saved_logits import Kept
 from seekjax.post.stages import stage_of
+from seekjax.post.tune.sft import FineTuning
 from seekjax.train import metrics
-from seekjax.train.checkpoint import Checkpoints
 from seekjax.train.loop import fit
-from seekjax.train.run import to_json
 from seekjax.train.state import Plan
-from seekjax.validate import ConfigError
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.divergence import numpy_kl, softmax
 
-from seekjax.post.divergence import divergence, likeliest
+from seekjax.kernels.divergence import divergence, likeliest
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use
 
@@ -76,7 +76,7 @@ def test_a_student_like_its_teacher_has_nothing_to_learn(gradients, kind, top_k)
 def test_rows_and_a_split_vocabulary_change_nothing(monkeypatch):
     """Tiles of 4 rows, the last filled up, on a mesh that splits sequences and vocabulary; K is
     more than a device's part of the vocabulary."""
-    monkeypatch.setattr("seekjax.post.divergence.ROWS", 4)
+    monkeypatch.setattr("seekjax.kernels.divergence.ROWS", 4)
     random = np.random.default_rng(1)
     hidden, other, head, other_head = (
         np.float32(random.normal(size=shape)) for shape in ((4, 5, 6), (4, 5, 8), (6, 16), (8, 16))

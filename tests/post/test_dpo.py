@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from seekjax.config import DataConfig, DpoConfig, LoraConfig
 from seekjax.data import DataError, load_tokenizer
 from seekjax.data.chat import BUILT_IN, compile_chat
+from seekjax.errors import ConfigError
 from seekjax.model.transformer import logits
-from seekjax.post.chats import Form
-from seekjax.post.dpo import Pairwise, margin
-from seekjax.post.pairs import load_pairs, pair_batches
+from seekjax.post.samples.chats import Form
+from seekjax.post.samples.pairs import load_pairs, pair_batches
 from seekjax.post.stages import stage_of
+from seekjax.post.tune.dpo import Pairwise, margin
 from seekjax.train import metrics
 from seekjax.train.loop import fit
 from seekjax.train.lora import make_plan
-from seekjax.validate import ConfigError
 
 TOKENIZER = load_tokenizer(DataConfig(tokenizer="byte"), 320, None)
 FORM = Form(compile_chat(BUILT_IN["v3"]), TOKENIZER)

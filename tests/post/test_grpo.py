@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from seekjax.checkpoint.config_json import to_json
+from seekjax.checkpoint.write import Checkpoints
 from seekjax.config import (
     Config,
     DataConfig,
@@ -24,19 +26,16 @@ from seekjax.config import (
 )
 from seekjax.data import DataError, load_tokenizer
 from seekjax.data.chat import BUILT_IN
-from seekjax.generate.open import open_model
+from seekjax.errors import ConfigError
 from seekjax.model.transformer import Transformer
-from seekjax.post import rollout
-from seekjax.post.grpo import Reinforcement, objective_of, replaced
-from seekjax.post.recipes import RECIPES
-from seekjax.post.score import log_probs
+from seekjax.open import adopt, open_model
+from seekjax.post.rl.grpo import Reinforcement, objective_of, replaced
+from seekjax.post.rl.recipes import RECIPES
+from seekjax.post.rollout.sampler import sampler as rollout
 from seekjax.train import metrics
-from seekjax.train.checkpoint import Checkpoints
 from seekjax.train.loop import fit
-from seekjax.train.run import to_json
-from seekjax.train.saved import adopt
+from seekjax.train.score import log_probs
 from seekjax.train.state import Plan
-from seekjax.validate import ConfigError
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use
 

@@ -9,14 +9,14 @@ import numpy as np
 import optax
 import pytest
 
+from seekjax.checkpoint.read import read_run
 from seekjax.config import LoraConfig, SftConfig
-from seekjax.generate.open import open_model
 from seekjax.model.transformer import Transformer
+from seekjax.open import open_model
 from seekjax.post.stages import stage_of
 from seekjax.train.loop import fit
 from seekjax.train.lora import Adapted, make_plan
 from seekjax.train.loss import NextToken
-from seekjax.train.saved import read_run
 from seekjax.train.state import Plan
 from seekjax.train.step import BATCH, compile_train, train_step
 from sharding.mesh import MeshConfig, make_mesh

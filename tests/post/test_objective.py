@@ -14,8 +14,15 @@ from hypothesis.extra.numpy import arrays
 from jax.sharding import NamedSharding, PartitionSpec
 from reference import grpo as reference
 
-from seekjax.post.objective import Metrics, Objective, Totals, advantages, kl_estimate, policy_loss
-from seekjax.post.recipes import RECIPES
+from seekjax.post.rl.objective import (
+    Metrics,
+    Objective,
+    Totals,
+    advantages,
+    kl_estimate,
+    policy_loss,
+)
+from seekjax.post.rl.recipes import RECIPES
 
 P, G, T = 2, 4, 5
 B = P * G

@@ -14,24 +14,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seekjax.cli import main
+from seekjax.checkpoint.config_json import to_json
+from seekjax.checkpoint.write import Checkpoints
+from seekjax.commands import sample as keep
+from seekjax.commands.cli import main
+from seekjax.commands.sample import Sample, choose, row
 from seekjax.config import Config, DataConfig, GrpoConfig, KernelConfig, ModelConfig
 from seekjax.data import DataError, load_tokenizer
 from seekjax.data.chat import BUILT_IN, compile_chat
-from seekjax.eval.task import tell
-from seekjax.generate.open import open_model
-from seekjax.post import keep
-from seekjax.post.answer import wrap
-from seekjax.post.chats import Form
-from seekjax.post.examine import Examiner, Questions, distinct
-from seekjax.post.judge import Judged
-from seekjax.post.keep import Sample, choose, row
-from seekjax.post.measure import answer_of, consensus, figures, interval, pass_at, sentence
-from seekjax.post.tasks import Problem, find_task
-from seekjax.train.checkpoint import Checkpoints
-from seekjax.train.run import to_json
+from seekjax.errors import ConfigError
+from seekjax.eval.evaluator import Examiner, Questions, distinct
+from seekjax.eval.report import tell
+from seekjax.open import open_model
+from seekjax.post.rollout.sampler.grader import Judged
+from seekjax.post.rollout.sampler.statistics import (
+    answer_of,
+    consensus,
+    figures,
+    interval,
+    pass_at,
+    sentence,
+)
+from seekjax.post.samples.chats import Form
+from seekjax.tasks import Problem, find_task
+from seekjax.tasks.answer import wrap
 from seekjax.train.state import Plan
-from seekjax.validate import ConfigError
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use
 

@@ -9,17 +9,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from seekjax.checkpoint.config_json import to_json
+from seekjax.checkpoint.write import Checkpoints
 from seekjax.config import Config, DataConfig, GrpoConfig, KernelConfig, ModelConfig, TrainConfig
 from seekjax.data import load_tokenizer
-from seekjax.post import preflight
-from seekjax.post.answer import wrap
-from seekjax.post.grpo import Reinforcement
-from seekjax.post.judge import Judged
-from seekjax.post.preflight import diagnose, find, lines, signal_at
-from seekjax.post.tasks import Problem
-from seekjax.train.checkpoint import Checkpoints
-from seekjax.train.run import RunError, to_json
-from seekjax.train.saved import adopt
+from seekjax.errors import RunError
+from seekjax.open import adopt
+from seekjax.post.rl import preflight
+from seekjax.post.rl.grpo import Reinforcement
+from seekjax.post.rl.preflight import diagnose, find, lines, signal_at
+from seekjax.post.rollout.sampler.grader import Judged
+from seekjax.tasks import Problem
+from seekjax.tasks.answer import wrap
 from seekjax.train.state import Plan
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use

@@ -9,8 +9,8 @@ from itertools import islice
 
 import pytest
 
-from seekjax.post import sandbox
-from seekjax.post.tasks.program import (
+from seekjax import sandbox
+from seekjax.tasks.program import (
     LONGEST,
     NUMBERS,
     PROGRAM,
@@ -23,7 +23,7 @@ from seekjax.post.tasks.program import (
     inputs_of,
     shorter,
 )
-from seekjax.post.tasks.task import Problems, is_held_out
+from seekjax.tasks.task import Problems, is_held_out
 
 try:
     sandbox.backend()
@@ -34,7 +34,7 @@ except sandbox.SandboxError:
     )
 
 
-forget = sys.modules["seekjax.post.sandbox.backend"].find.cache_clear
+forget = sys.modules["seekjax.sandbox.backend"].find.cache_clear
 
 
 def problems(count, level=None):

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seekjax.data.errors import DataError
-from seekjax.post.answer import wrap
-from seekjax.post.reward import Reward, judge, overlong, share
-from seekjax.post.tasks import TASKS, Problem, Problems, find_task
-from seekjax.post.tasks.gym import WORKER, families
+from seekjax.errors import DataError
+from seekjax.post.rollout.sampler.reward import Reward, judge, overlong, share
+from seekjax.tasks import TASKS, Problem, Problems, find_task
+from seekjax.tasks.answer import wrap
+from seekjax.tasks.gym import WORKER, families
 
 PROBLEM = Problem("addition", 2, "47+85=", "", {"numbers": [47, 85]})
 GOOD, WRONG = wrap("7+5=12 carry 1\n4+8+1=13", "132"), wrap("7+5=12", "122")
@@ -236,7 +236,7 @@ def gym(tmp_path_factory):
     (folder / "reasoning_gym" / "factory.py").write_text(FAKE)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
-        patch.setattr("seekjax.post.tasks.gym.SECONDS", 0.4)
+        patch.setattr("seekjax.tasks.gym.SECONDS", 0.4)
         families.cache_clear()
         WORKER.stop()
         yield folder

@@ -1,6 +1,7 @@
 """Nothing a program does in the sandbox reaches the host, outlives its limits, or earns a reward
 that a right answer does not."""
 
+import contextlib
 import json
 import os
 import re
@@ -17,17 +18,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from seekjax.post import sandbox
-from seekjax.post.sandbox import Limits, SandboxError, grade, run
-from seekjax.post.sandbox.backend import prove, python
-from seekjax.post.sandbox.execute import Outcome, execute, outcome
-from seekjax.post.sandbox.grade import same
-from seekjax.post.sandbox.inside.syscalls import ARCHITECTURES, CALLS, program
-import contextlib
+from seekjax import sandbox
+from seekjax.sandbox import Limits, SandboxError, grade, run
+from seekjax.sandbox.backend import prove, python
+from seekjax.sandbox.execute import Outcome, execute, outcome
+from seekjax.sandbox.grade import same
+from seekjax.sandbox.inside.syscalls import ARCHITECTURES, CALLS, program
 
 GRADE, BACKEND = (
-    sys.modules["seekjax.post.sandbox.grade"],
-    sys.modules["seekjax.post.sandbox.backend"],
+    sys.modules["seekjax.sandbox.grade"],
+    sys.modules["seekjax.sandbox.backend"],
 )  # their names are functions of the package
 SHORT = Limits(seconds=0.4, memory=96 << 20, output=4096, scratch=64 << 10)
 CASES = [([[1, 2, 3]], 6), ([[]], 0), ([[1]], 1), ([[20, -4]], 16)]  # the sum
@@ -385,7 +385,7 @@ def name_of(pid):
 @needs_sandbox
 def test_it_ends_by_itself_when_its_starter_is_killed():
     code = (
-        "from seekjax.post.sandbox import *; backend(); print(flush=True); run('f = lambda: "
+        "from seekjax.sandbox import *; backend(); print(flush=True); run('f = lambda: "
         "[0 for i in iter(int, 1)]', 'f', [[]], Limits(seconds=1.5))"
     )
     starter = subprocess.Popen(

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seekjax.post.score import log_probs_among
+from seekjax.train.score import log_probs_among
 
 
 def test_probabilities_among_kept_tokens_are_those_of_the_whole_softmax():

@@ -15,17 +15,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seekjax.checkpoint.config_json import read_config
+from seekjax.checkpoint.read import read_run
 from seekjax.config import SftConfig
 from seekjax.data import DataError
-from seekjax.post.esft import relevance, smallest
-from seekjax.post.score import log_probs
-from seekjax.post.sft import Answers
+from seekjax.errors import ConfigError, RunError
 from seekjax.post.stages import stage_of
+from seekjax.post.tune.esft import relevance, smallest
+from seekjax.post.tune.sft import Answers
 from seekjax.train import metrics
 from seekjax.train.loop import fit
-from seekjax.train.run import RunError
-from seekjax.train.saved import read_config, read_run
-from seekjax.validate import ConfigError
+from seekjax.train.score import log_probs
 
 
 def run(config):

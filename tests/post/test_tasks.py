@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seekjax.data.errors import DataError
-from seekjax.post.answer import Parsed, Refused, evaluate, parse, wrap
-from seekjax.post.tasks import TASKS, Problems, attempt, find_task, is_held_out
-from seekjax.post.tasks.countdown import LEVELS, WORDS, chance, floor, ways
-from seekjax.post.tasks.expression import canonical, draw, value, write
-from seekjax.post.tasks.knights import _key
-from seekjax.post.traces import Traces
+from seekjax.errors import DataError
+from seekjax.post.samples.solutions import Traces
+from seekjax.tasks import TASKS, Problems, attempt, find_task, is_held_out
+from seekjax.tasks.answer import Parsed, Refused, evaluate, parse, wrap
+from seekjax.tasks.countdown import LEVELS, WORDS, chance, floor, ways
+from seekjax.tasks.expression import canonical, draw, value, write
+from seekjax.tasks.knights import _key
 
 EACH = [
     (name, level)

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seekjax.cli import main
+from seekjax.commands.cli import main
+from seekjax.commands.rollouts import choose, colour, page, ranges, visible
 from seekjax.config import Config, GrpoConfig
-from seekjax.post.judge import Judged
-from seekjax.post.pictures import draw
-from seekjax.post.tasks import Problem
-from seekjax.post.viewer import choose, colour, page, ranges, visible
-from seekjax.post.watch import Watch, summary, written
+from seekjax.post.plots import draw
+from seekjax.post.rollout.sampler.grader import Judged
+from seekjax.post.rollout.sampler.log import Watch, summary, written
+from seekjax.tasks import Problem
 
 SUM = Problem("addition", 1, "3+4=", "3+4", {"numbers": [3, 4]})
 ATTACK = (

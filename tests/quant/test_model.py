@@ -9,21 +9,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seekjax.cli import main
+from seekjax.checkpoint.read import read_run
+from seekjax.commands.cli import main
+from seekjax.commands.quantize import quantised
+from seekjax.commands.show import weight_bytes
 from seekjax.config import Config, KernelConfig, ModelConfig
-from seekjax.generate.decode import Decoder, prepare
-from seekjax.generate.open import open_model
-from seekjax.generate.quantize import quantised
+from seekjax.errors import ConfigError
+from seekjax.generate.generator import Generator
 from seekjax.generate.sampling import Sampling
-from seekjax.generate.stream import Generator
+from seekjax.generate.state import Decoder, prepare
 from seekjax.hf.save import save
-from seekjax.model.initial import draw
+from seekjax.model.abstract import abstract_variables, named_variables
+from seekjax.model.init import draw
 from seekjax.model.transformer import Transformer, logits
-from seekjax.plan.arrays import weight_bytes
+from seekjax.open import open_model
 from seekjax.quant.formats import Quantised, dense
 from seekjax.quant.tree import tree_bytes
-from seekjax.train.saved import abstract_variables, named_variables, read_run
-from seekjax.validate import ConfigError, check_run
+from seekjax.validate import check_run
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.place import axes_of
 from sharding.rules import use

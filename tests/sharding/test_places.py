@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seekjax.plan.arrays import table
+from seekjax.commands.show import table
 from seekjax.train.state import Plan
 from seekjax.train.step import BATCH, compile_steps
 from sharding import show

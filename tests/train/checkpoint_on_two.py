@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-import seekjax.train.checkpoint as checkpoint
+import seekjax.checkpoint.write as checkpoint
 
 
 def main(folder, port, rank):

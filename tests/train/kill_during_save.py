@@ -17,8 +17,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from seekjax.train.checkpoint import Checkpoints
-from seekjax.train.manifest import damage
+from seekjax.checkpoint.manifest import damage
+from seekjax.checkpoint.write import Checkpoints
 
 
 def state_at(step):

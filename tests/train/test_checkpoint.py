@@ -21,9 +21,10 @@ import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-import seekjax.train.checkpoint as checkpoint
-from seekjax.train.checkpoint import CheckpointError, Checkpoints
-from seekjax.train.manifest import damage
+import seekjax.checkpoint.write as checkpoint
+from seekjax.checkpoint.manifest import damage
+from seekjax.checkpoint.write import Checkpoints
+from seekjax.errors import CheckpointError
 
 ROOT = Path(__file__).parents[2]
 

@@ -18,8 +18,8 @@ from seekjax.config import (
     OptimizerConfig,
     TrainConfig,
 )
+from seekjax.errors import CheckpointError
 from seekjax.train import metrics
-from seekjax.train.checkpoint import CheckpointError
 from seekjax.train.loop import fit
 from sharding.mesh import MeshConfig
 

@@ -93,7 +93,8 @@ def test_every_depth_predicts_its_own_token_and_all_share_one_divisor(masked):
                 ):
                     target[b, i], mask[b, i] = tokens[b, i + depth], 1
         sums.append(cross_entropy(hidden, output.head_DV, target, mask))
-        count = mask.sum() if depth == 1 else count
+        if depth == 1:
+            count = mask.sum()
     np.testing.assert_allclose(seen["loss"], sums[0] / count, rtol=2e-6)
     np.testing.assert_allclose(seen["mtp_loss"], (sums[1] + sums[2]) / 2 / count, rtol=2e-6)
     np.testing.assert_allclose(

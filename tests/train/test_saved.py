@@ -9,11 +9,12 @@ import jax
 import numpy as np
 import pytest
 
+from seekjax.checkpoint.config_json import read_config, to_json
+from seekjax.checkpoint.manifest import write_manifest
+from seekjax.checkpoint.read import read_run
+from seekjax.checkpoint.write import Checkpoints
 from seekjax.config import Config, KernelConfig, ModelConfig, TrainConfig
-from seekjax.train.checkpoint import Checkpoints
-from seekjax.train.manifest import write_manifest
-from seekjax.train.run import RunError, to_json
-from seekjax.train.saved import read_config, read_run
+from seekjax.errors import RunError
 from seekjax.train.state import Plan
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use
@@ -82,7 +83,7 @@ def test_a_run_is_found_by_a_relative_path(run, monkeypatch):
 
 
 def test_every_published_config_survives_json(tmp_path):
-    from seekjax.cli import config_names, load_config
+    from seekjax.commands.cli import config_names, load_config
 
     for config in (
         replace(found, out=Path("runs") / name)

@@ -1,0 +1,118 @@
+"""Every array of a run and where it lives, from its config alone: nothing is allocated, no device
+is needed."""
+
+import math
+import typing
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+
+from seekjax.config import Config
+from seekjax.errors import ConfigError
+from seekjax.quant.formats import Kind, contracted, quantise
+from seekjax.quant.tree import abstract_tree, chosen, is_quantised
+from seekjax.train.state import Plan
+from seekjax.validate import validate
+from sharding import show
+from sharding.mesh import abstract_mesh
+from sharding.rules import use
+
+
+def table(config: Config) -> str:
+    """One line per array on the config's mesh, the totals of parameters, moments and balance, and
+    what quantising the weights saves.
+
+    Quantised weights are shown as they are kept, without the moments of a training that they cannot
+    have. Where mesh.data is 0 it is what the devices here leave to it, at least 1. Raises
+    ConfigError as a run would.
+    """
+    mesh_of, kind = partial(abstract_mesh, devices=jax.device_count()), config.kernel.weights
+    config = replace(config, kernel=replace(config.kernel, weights="float32"))
+    validate(config, mesh_of)
+    with use(mesh := mesh_of(config.mesh)):
+        plan = Plan(config)
+        state, axes = plan.abstract_state(), plan.state_axes()
+        groups = {
+            "parameters": show.rows(state.params, axes.params),
+            "moments": show.rows(state.opt_state, axes.opt_state),
+            "balance bias": show.rows(state.balance, axes.balance),
+        }
+        if state.ema is not None:
+            groups["moving average"] = show.rows(state.ema, axes.ema)
+        if kind != "float32":
+            groups = {
+                "parameters": _quantised_rows(state.params, axes.params, kind),
+                "balance bias": groups["balance bias"],
+            }
+    count = sum(math.prod(x.shape) for x in jax.tree.leaves(state.params))
+    heading = f"{count:,} parameters, prediction modules included, on {show.describe(mesh)}"
+    return "\n".join(
+        (
+            show.table(groups["parameters"] + groups["balance bias"]),
+            "",
+            heading,
+            "",
+            show.totals(groups),
+            "",
+            _savings(weight_bytes(state.params, axes.params)),
+        )
+    )
+
+
+def weight_bytes(params: Any, axes: Any) -> dict[str, int]:
+    """Bytes of all weights by the type they are kept in: float32, as trained; bfloat16, as
+    published; and those of `seekjax quantize`."""
+
+    def quantised(kind, path, x, names):
+        return (
+            jax.eval_shape(partial(quantise, kind=kind, sums=contracted(names)), x)
+            if chosen(path)
+            else x
+        )
+
+    def size(tree, element=None):
+        return sum(
+            math.prod(x.shape) * (element or x.dtype.itemsize) for x in jax.tree.leaves(tree)
+        )
+
+    return {"float32": size(params), "bfloat16": size(params, 2)} | {
+        kind: size(jax.tree_util.tree_map_with_path(partial(quantised, kind), params, axes))
+        for kind in typing.get_args(Kind)
+    }
+
+
+def _quantised_rows(params: Any, axes: Any, kind: Kind) -> list[show.Row]:
+    """Values and scales of each matrix, where the mesh in use has them."""
+    try:
+        small = abstract_tree(params, axes, kind)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return show.rows(
+        small,
+        jax.tree.map(lambda names, x: x.axes(names) if is_quantised(x) else names, axes, small),
+    )
+
+
+def _savings(sizes: dict[str, int]) -> str:
+    """One line per type of weights: bytes in all, and how much less than float32."""
+    whole = sizes["float32"]
+    lines = [
+        ("weights kept in", "in all", "saved"),
+        *(
+            (
+                name,
+                show.human(size),
+                f"{show.human(whole - size)}, {1 - size / whole:.0%}" if size < whole else "-",
+            )
+            for name, size in sizes.items()
+        ),
+    ]
+    width = [max(map(len, column)) for column in zip(*lines)]
+    return "\n".join(
+        "  ".join(
+            [line[0].ljust(width[0]), *(cell.rjust(w) for cell, w in zip(line[1:], width[1:]))]
+        )
+        for line in lines
+    )

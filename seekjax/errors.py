@@ -1,0 +1,42 @@
+"""Every error that a user can cause: one sentence that says what is, what is expected, what to do.
+
+The commands print the sentence of a SeekjaxError and exit with status 2; anything else is a defect.
+"""
+
+
+class SeekjaxError(ValueError):
+    """Bad input, in one sentence."""
+
+
+class UsageError(SeekjaxError):
+    """The command line names something that does not exist."""
+
+
+class ConfigError(SeekjaxError):
+    """The settings do not fit each other, or do not fit the devices."""
+
+
+class DataError(SeekjaxError):
+    """The data or its settings are wrong."""
+
+
+class RunError(SeekjaxError):
+    """A run cannot start or go on as requested."""
+
+
+class CheckpointError(SeekjaxError):
+    """A checkpoint cannot be saved or restored."""
+
+
+class WeightsError(SeekjaxError):
+    """A published checkpoint cannot be read or written."""
+
+
+class GenerateError(SeekjaxError):
+    """Generation was asked for something that it cannot do."""
+
+
+def need(condition: object, sentence: str, error: type[SeekjaxError] = ConfigError) -> None:
+    """Raise `error` with this sentence unless the condition holds."""
+    if not condition:
+        raise error(sentence)

@@ -1,0 +1,1 @@
+"""Learning from a teacher's probabilities, of given texts or of the student's own."""

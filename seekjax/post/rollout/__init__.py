@@ -1,0 +1,1 @@
+"""Rollouts: sampling groups of answers, grading them, and recording both."""

@@ -1,0 +1,1 @@
+"""Conversations, solved problems and preference pairs as training samples."""

@@ -1,0 +1,1 @@
+"""Supervised fine-tuning, expert-specialised fine-tuning and direct preference optimisation."""

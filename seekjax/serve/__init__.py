@@ -1,1 +1,0 @@
-"""Models in use: the terminal commands."""

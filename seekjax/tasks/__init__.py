@@ -1,0 +1,35 @@
+"""Tasks whose answers are checked, not judged: `find_task("countdown")`, and `Problems` of its
+training or held-out side."""
+
+from difflib import get_close_matches
+
+from seekjax.errors import DataError
+from seekjax.tasks.addition import Addition
+from seekjax.tasks.arithmetic import Arithmetic
+from seekjax.tasks.countdown import Countdown
+from seekjax.tasks.equation import Equation
+from seekjax.tasks.knights import Knights
+from seekjax.tasks.program import PROGRAM
+from seekjax.tasks.task import Problem, Problems, Task, Verdict, attempt, is_held_out
+
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (Addition(), Countdown(), Arithmetic(), Equation(), Knights(), PROGRAM)
+}
+
+__all__ = ["TASKS", "Problem", "Problems", "Task", "Verdict", "attempt", "find_task", "is_held_out"]
+
+
+def find_task(name: str) -> Task:
+    """A task by name; "gym:FAMILY" is a family of reasoning-gym. Raises DataError."""
+    if name.startswith("gym:"):
+        from seekjax.tasks.gym import open_family  # an optional extra, looked for only when asked
+
+        return open_family(name.removeprefix("gym:"))
+    if name not in TASKS:
+        near = get_close_matches(name, TASKS, 1)
+        raise DataError(
+            f"there is no task {name!r}{f': did you mean {near[0]!r}?' if near else ''} "
+            f"There are {', '.join(TASKS)}, and gym:FAMILY."
+        )
+    return TASKS[name]
