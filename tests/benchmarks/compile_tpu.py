@@ -3,7 +3,7 @@ it.
 
     pip install "jax[tpu]"
     # (1 and 10 minutes, and more for v3; leave it the machine)
-    python tests/benchmarks/compile_tpu.py [tiny] [v2_lite] [v3] ...
+    python -m tests.benchmarks.compile_tpu [tiny] [v2_lite] [v3] ...
 
 A name replaces its section of tests/benchmarks/results/compile_tpu.md; RUNS has them all.
 HLO=folder keeps the compiled programs.
@@ -41,7 +41,7 @@ RUNS = {  # name: config, chips as a torus, mesh, train and kernel overrides
 }
 HEAD = """# The train step, compiled ahead of time for TPU v5p
 
-`python tests/benchmarks/compile_tpu.py`: plans, not runs; no TPU was there. Bytes of a collective are those of its result on one chip (for a reduce-scatter of what it
+`python -m tests.benchmarks.compile_tpu`: plans, not runs; no TPU was there. Bytes of a collective are those of its result on one chip (for a reduce-scatter of what it
 scatters), summed over a step with loops unrolled; a ragged all-to-all counts its whole worst-case buffer, of which only the rows that exist travel. The compiler
 writes many gathers as all-reduces of zero-padded slices. cost_analysis counts a loop's body once and a Pallas kernel as nothing.
 """

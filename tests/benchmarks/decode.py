@@ -1,7 +1,7 @@
 """Tokens per second of `mini` and `small` when decoding: seekjax against transformers'
 DeepseekV3ForCausalLM `generate` on torch, same shape, f32.
 
-    python tests/benchmarks/decode.py [--peer PYTHON] [--shape mini] [--turns 5] [--cases 1x32 8x32 1x512] [--new 128]
+    python -m tests.benchmarks.decode [--peer PYTHON] [--shape mini] [--turns 5] [--cases 1x32 8x32 1x512] [--new 128]
 
 A case is batch x prompt; each writes --new tokens greedily after random prompts (1: for the prefill
 alone). Reported apart: the prefill (until the first token), and the rate of prompt and text
@@ -102,11 +102,11 @@ def drawn(model):
 def ours(variant: str, shape: str, new: int):
     """(batch, prompt) -> seconds of the prefill and of everything; and versions."""
     import numpy as np
-    from mini import heading
 
     from seekjax.config import KernelConfig, ModelConfig
     from seekjax.generate.generator import Generator
     from seekjax.generate.sampling import Sampling
+    from tests.benchmarks.mini import heading
 
     model, random = (
         ModelConfig(**SHAPES[shape], mtp_depth=int(variant == "draft"), init_std=0.02),

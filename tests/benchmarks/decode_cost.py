@@ -1,7 +1,7 @@
 """What a token costs when decoding: with 8 to 128 routed experts, and with 128 to 4096 tokens in
 the cache, against the bytes it reads.
 
-    PYTHONPATH=. python tests/benchmarks/decode_cost.py [--turns 9]
+    python -m tests.benchmarks.decode_cost [--turns 9]
 
 The shape is `mini` of decode.py, f32, greedy, random weights and prompts; the number of choices per
 token and the width of an expert stay. Bytes are counted: every matrix of the layers and the head
@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from decode import SHAPES, drawn
-from mini import alternate, heading
 
 from seekjax.config import KernelConfig, ModelConfig
 from seekjax.generate.decode import advance, start
@@ -28,6 +27,7 @@ from seekjax.generate.generator import bucket
 from seekjax.generate.sampling import Sampling, dials, keys
 from seekjax.generate.state import Decoder, prepare
 from seekjax.quant.tree import tree_bytes
+from tests.benchmarks.mini import alternate, heading
 
 STEPS, PROMPT = 32, 32
 MODEL = ModelConfig(**SHAPES["mini"], mtp_depth=0, context=2**14, init_std=0.02)

@@ -1,7 +1,7 @@
 """How tracing, lowering and compiling a training step of `mini` grow with depth: layers are
 scanned, so they should not.
 
-    python tests/benchmarks/depth.py
+    python -m tests.benchmarks.depth
 
 Every depth is compiled in turn, three times, without a compilation cache. Results:
 tests/benchmarks/results/depth.md
@@ -10,7 +10,8 @@ tests/benchmarks/results/depth.md
 from statistics import median
 
 import jax
-import mini
+
+from tests.benchmarks import mini
 
 DEPTHS, TURNS = (6, 24), 3
 

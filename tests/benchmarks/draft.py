@@ -2,7 +2,7 @@
 tokens/s beside plain decoding, in turn in one process.
 
     python train.py tiny --out runs/tiny
-    PYTHONPATH=. python tests/benchmarks/draft.py runs/tiny [--turns 7] [--batches 1 8]
+    python -m tests.benchmarks.draft runs/tiny [--turns 7] [--batches 1 8]
 
 Prompts are the first 32 ids of held-out documents, each turn others; 128 tokens after each, prefill
 left out. "greedy" is temperature 0, "0.7" as the README's example has it, "1" plain sampling.
@@ -13,14 +13,13 @@ import argparse
 from pathlib import Path
 from statistics import median
 
-from mini import heading
-
 from seekjax.config import DataConfig
 from seekjax.data import load_corpus
 from seekjax.generate.generator import Generator
 from seekjax.generate.sampling import Sampling
 from seekjax.open import need_tokenizer, on, open_model
 from sharding.mesh import MeshConfig
+from tests.benchmarks.mini import heading
 
 PROMPT, NEW = 32, 128
 WAYS = {

@@ -1,12 +1,12 @@
 """What post-training does to a small model, from nothing: the exhibits of the README, three seeds
 each, with their controls.
 
-    PYTHONPATH=.:tests/benchmarks python tests/benchmarks/exhibits.py run --out runs/exhibits [--seeds 0 1 2] [--only zero r1]
-    PYTHONPATH=.:tests/benchmarks python tests/benchmarks/exhibits.py show --out runs/exhibits
+    python -m tests.benchmarks.exhibits run --out runs/exhibits [--seeds 0 1 2] [--only zero r1]
+    python -m tests.benchmarks.exhibits show --out runs/exhibits
 
 `run` trains, each part on a core of its own so that wall clocks can be compared, and goes on where
 it was stopped. `show` writes exhibits.json, exhibits.png and curves.png into
-tests/benchmarks/results/exhibits/. A part is a pipeline, so `python tests/benchmarks/exhibits.py
+tests/benchmarks/results/exhibits/. A part is a pipeline, so `python -m tests.benchmarks.exhibits
 plan --out runs/exhibits` prints every line.
 
     # R1-Zero: reinforcement from the base model; the same with rewards dealt out regardless of the
@@ -189,7 +189,7 @@ def main() -> int:
                     f"{command_of(line.format(out=asked.out / '0' / part, seed=0).split())}"
                 )
     else:
-        from exhibits_show import show
+        from tests.benchmarks.exhibits_show import show
 
         show(asked.out, asked.seeds, asked.only)
     return 0

@@ -1,8 +1,8 @@
 """What a training step of `mini` costs with 8 to 64 routed experts, and what eight emulated devices
 cost against one.
 
-    python tests/benchmarks/experts.py [--turns 5]
-    JAX_NUM_CPU_DEVICES=8 python tests/benchmarks/experts.py
+    python -m tests.benchmarks.experts [--turns 5]
+    JAX_NUM_CPU_DEVICES=8 python -m tests.benchmarks.experts
 
 The number of choices per token and the width of an expert stay, so the matrix products stay;
 parameters, and with them the optimizer, grow. With eight devices: the same batch on one of them, on
@@ -12,11 +12,11 @@ eight by data, on eight by experts (dropless). Results: tests/benchmarks/results
 import argparse
 
 import jax
-import mini
 
 from seekjax.train.state import Plan
 from sharding.mesh import MeshConfig
 from sharding.rules import use
+from tests.benchmarks import mini
 
 
 def update(step: mini.Step):

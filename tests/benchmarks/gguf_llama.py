@@ -6,15 +6,15 @@ so this is no test. Once:
 
     pip install -e '.[gguf]' llama-cpp-python==0.3.36
     # # agreement, and tokens/s of every type
-    PYTHONPATH=. python tests/benchmarks/gguf_llama.py RUN_OR_CHECKPOINT
+    python -m tests.benchmarks.gguf_llama RUN_OR_CHECKPOINT
     # # random `small`, published layout, R1's vocabulary and tokenizer
-    PYTHONPATH=. python tests/benchmarks/gguf_llama.py --make FOLDER
+    python -m tests.benchmarks.gguf_llama --make FOLDER
     # # or v3: random and small, ids without a tokenizer
-    PYTHONPATH=. python tests/benchmarks/gguf_llama.py --make FOLDER --shape lite
+    python -m tests.benchmarks.gguf_llama --make FOLDER --shape lite
     # # of the source in the same package; needs torch
     python llama.cpp/convert_hf_to_gguf.py FOLDER --outtype q8_0 --outfile THEIRS
     # # keys and tensors that differ, and tokens/s in turn
-    PYTHONPATH=. python tests/benchmarks/gguf_llama.py FOLDER --theirs THEIRS ...
+    python -m tests.benchmarks.gguf_llama FOLDER --theirs THEIRS ...
 
 Tokens are compared up to the first one on which our two best logits are nearer to each other than
 1e-3: there either answer is right. llama.cpp keeps its cache in f32 for that, as ours is; the
@@ -32,7 +32,6 @@ import gguf
 import jax
 import numpy as np
 from decode import SHAPES
-from mini import heading
 
 from seekjax.commands.convert import to_gguf
 from seekjax.config import KernelConfig, ModelConfig, RopeConfig
@@ -44,6 +43,7 @@ from seekjax.model.abstract import abstract_variables
 from seekjax.model.transformer import Transformer, logits
 from seekjax.open import on, open_model
 from sharding.mesh import MeshConfig
+from tests.benchmarks.mini import heading
 
 PROMPTS, LENGTH, NEW, CLOSE = 4, 16, 64, 1e-3
 LITE = {

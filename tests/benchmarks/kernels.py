@@ -2,7 +2,7 @@
 forward with backward.
 
     # (all three without a name; about two minutes)
-    python tests/benchmarks/kernels.py [experts] [attention] [head]
+    python -m tests.benchmarks.kernels [experts] [attention] [head]
 
 Forms take turns, so that a busy machine slows them alike; the least of seven turns is shown.
 Results: tests/benchmarks/results/kernels.md

@@ -1,7 +1,7 @@
 """Seconds and memory that loading a published checkpoint costs per GB: a random model of V2-Lite's
 proportions, written by our own `save`.
 
-    PYTHONPATH=. python tests/benchmarks/load.py [--folder DIR] [--layers 6] [--turns 3]
+    python -m tests.benchmarks.load [--folder DIR] [--layers 6] [--turns 3]
 
 Each load is a process of its own. Cold: the files were put out of the page cache first
 (posix_fadvise); warm: read just before. Beyond: the highest resident memory over what the process
@@ -123,7 +123,7 @@ def main() -> None:
             )
         )
         return
-    from mini import heading
+    from tests.benchmarks.mini import heading
 
     print(heading(), flush=True)
     with tempfile.TemporaryDirectory(dir=asked.folder) as top:

@@ -1,7 +1,7 @@
 """Memory of a training step of `mini` over sequence lengths at equal tokens per batch (4,096): what
 the compiler plans, and what a process takes.
 
-    python tests/benchmarks/memory.py
+    python -m tests.benchmarks.memory
 
 Planned: temporaries of the compiled step, beside the state and the batch. Taken: by how much the
 resident size of a process of its own peaks above what it was before, while it runs two steps
@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import mini
+from tests.benchmarks import mini
 
 TOKENS, LENGTHS, MEASURED = 4096, (256, 512, 1024, 2048, 4096), (256, 4096)
 

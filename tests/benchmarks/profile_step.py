@@ -1,7 +1,7 @@
 """Where the time of one training step of `mini` goes, and how far its matrix products are from the
 rate this machine can multiply at.
 
-    python tests/benchmarks/profile_step.py [none | product | latent | full]
+    python -m tests.benchmarks.profile_step [none | product | latent | full]
 
 From a profile of three steps: each operation's own time, without what runs inside it, summed over
 the threads and attributed by its name in the compiled program. Threads wait for each other and for
@@ -15,10 +15,10 @@ from collections import Counter
 from pathlib import Path
 
 import jax
-import mini
 
 from seekjax.model.count import flops_per_token
 from seekjax.train.run import matmul_peak
+from tests.benchmarks import mini
 
 STEPS = 3
 PARTS = (  # the first pattern found in an operation's name decides

@@ -3,9 +3,9 @@ decoding a shape of `decode.py`.
 
     python train.py tiny --out runs/tiny
     # quality: held-out bits per byte and bytes of the weights
-    python tests/benchmarks/quant.py --run runs/tiny [--documents 50]
+    python -m tests.benchmarks.quant --run runs/tiny [--documents 50]
     # speed: greedy tokens/s at batch 1 and 8, random weights, bytes resident
-    python tests/benchmarks/quant.py --shape small [--turns 5]
+    python -m tests.benchmarks.quant --shape small [--turns 5]
 
 Quality is measured as `seekjax eval` does, on whole rows of text, where the weights are written out
 before each product; decoding on a CPU also rounds the activations of int8 products, whose share is
@@ -23,7 +23,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from decode import SHAPES
-from mini import heading
 
 from seekjax.commands.evaluate import Eval, evaluated
 from seekjax.commands.quantize import quantised
@@ -37,6 +36,7 @@ from seekjax.quant.tree import quantise_tree, tree_bytes
 from sharding.mesh import MeshConfig
 from sharding.place import axes_of
 from sharding.show import human
+from tests.benchmarks.mini import heading
 
 KINDS = ("float32", "int8", "int4", "fp8")
 NEW = 64

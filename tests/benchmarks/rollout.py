@@ -1,7 +1,7 @@
 """Rollouts per second: seekjax's sampler against transformers' `generate` on torch, same shape,
 f32, 16 prompts x 8 samples, temperature 1.
 
-    PYTHONPATH=. python tests/benchmarks/rollout.py [--peer PYTHON] [--turns 5] [--prompts 16] [--group 8] [--new 64]
+    python -m tests.benchmarks.rollout [--peer PYTHON] [--turns 5] [--prompts 16] [--group 8] [--new 64]
 
 The shape is that of configs/countdown.py, the small setting of `python train.py r1`, with random
 weights; nobody stops before --new tokens. The peer may use num_return_sequences, its way to ask for

@@ -1,7 +1,7 @@
 """Training tokens per second of `mini`: seekjax against transformers' DeepseekV3ForCausalLM on
 torch, the same shape, AdamW and clipping in both.
 
-    python tests/benchmarks/train_mini.py [--peer PYTHON] [--turns 7] [cores] [none] [product] [latent] [grouped_mm] [eager]
+    python -m tests.benchmarks.train_mini [--peer PYTHON] [--turns 7] [cores] [none] [product] [latent] [grouped_mm] [eager]
 
 PYTHON is the interpreter that has torch and transformers (default: this one). none, product and
 latent are our remat, and cores is product with one emulated device for each core, each with its
@@ -61,9 +61,9 @@ def ours(remat: str):
     cores = os.cpu_count() if remat == "cores" else 1
     os.environ["JAX_NUM_CPU_DEVICES"] = str(cores)
     import jax
-    import mini
 
     from sharding.mesh import MeshConfig
+    from tests.benchmarks import mini
 
     step = mini.Step(
         mini.config(remat="product" if remat == "cores" else remat, mesh=MeshConfig(data=cores))

@@ -1,7 +1,7 @@
 """Steps of GRPO per minute: seekjax against TRL's GRPOTrainer on torch, same shape, same batch,
 f32, on this CPU.
 
-    PYTHONPATH=. python tests/benchmarks/trl_step.py --peer PYTHON [--steps 6] [--prompts 16] [--group 8] [--new 64]
+    python -m tests.benchmarks.trl_step --peer PYTHON [--steps 6] [--prompts 16] [--group 8] [--new 64]
 
 PYTHON is an interpreter that has trl, torch and transformers. Both draw --prompts x --group answers
 of exactly --new tokens to problems of countdown by random weights of the shape of

@@ -4,12 +4,12 @@ back."""
 from dataclasses import replace
 
 import pytest
-from hf.small import LITE, V2, V3
 
 from seekjax.commands.cli import load_config
 from seekjax.config import RopeConfig
 from seekjax.errors import WeightsError
 from seekjax.hf.config import read_config, write_config
+from tests.hf.small import LITE, V2, V3
 
 COMMON = {
     "attention_bias": False,

@@ -10,7 +10,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from hf.small import V2, V3, drawn, raw_tensors
 
 from seekjax.checkpoint.read import read_run
 from seekjax.checkpoint.write import Checkpoints
@@ -22,6 +21,7 @@ from seekjax.hf.save import save
 from seekjax.train.state import Plan
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use
+from tests.hf.small import V2, V3, drawn, raw_tensors
 
 
 def convert(monkeypatch, **flags):

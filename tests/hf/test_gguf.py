@@ -10,9 +10,6 @@ import gguf
 import jax
 import numpy as np
 import pytest
-from hf.llama import Llama
-from hf.small import LITE, V2, V3, drawn
-from hf.test_convert import convert
 
 from seekjax.commands.convert import adopt
 from seekjax.config import DataConfig, KernelConfig
@@ -23,6 +20,9 @@ from seekjax.hf.gguf_tokenizer import add_tokenizer
 from seekjax.hf.names import tensors
 from seekjax.hf.save import save
 from seekjax.model.transformer import Transformer, logits
+from tests.hf.llama import Llama
+from tests.hf.small import LITE, V2, V3, drawn
+from tests.hf.test_convert import convert
 
 GOLDENS = Path(__file__).with_name("goldens")
 ROOMY = replace(

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hf.compare import PLAIN, assert_equal, computed
 
 from seekjax.hf.load import load
 from seekjax.hf.save import save
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use
+from tests.hf.compare import PLAIN, assert_equal, computed
 
 GOLDENS = Path(__file__).with_name("goldens")
 

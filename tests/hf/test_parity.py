@@ -9,17 +9,17 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from hf.compare import PLAIN, assert_equal, computed
 
 from seekjax.hf.load import load
 from seekjax.hf.save import save
 from seekjax.model.abstract import abstract_variables
+from tests.hf.compare import PLAIN, assert_equal, computed
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytestmark = [pytest.mark.filterwarnings("default")]  # theirs are not ours
 
-from hf import peers  # noqa: E402
+from tests.hf import peers  # noqa: E402
 
 
 @pytest.mark.parametrize("seed", range(16))

@@ -9,13 +9,13 @@ import sys
 import tracemalloc
 
 import pytest
-from hf.small import V3, WIDE, drawn, pack, unpack
 
 from seekjax.commands.cli import main
 from seekjax.errors import WeightsError
 from seekjax.hf.files import INDEX
 from seekjax.hf.load import load
 from seekjax.hf.save import save
+from tests.hf.small import V3, WIDE, drawn, pack, unpack
 
 FILE, FIRST = "model.safetensors", "model.layers.0.input_layernorm.weight"
 ROPE = {

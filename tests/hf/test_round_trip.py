@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hf.small import LITE, V2, V3, WIDE, drawn, raw_tensors
 
 from seekjax.config import KernelConfig
 from seekjax.hf.load import load, pair
@@ -19,6 +18,7 @@ from seekjax.model.abstract import abstract_variables
 from seekjax.model.count import parameters
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use
+from tests.hf.small import LITE, V2, V3, WIDE, drawn, raw_tensors
 
 MODELS = {
     "v3": V3,

@@ -5,7 +5,6 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from reference import balance, experts, mla, mtp, routing, yarn
 
 from seekjax.config import KernelConfig, ModelConfig, RopeConfig
 from seekjax.model.attention import LatentAttention, attend_absorbed, attend_expanded, visible
@@ -22,6 +21,7 @@ from seekjax.model.routing import (
     update_bias,
 )
 from sharding.place import unbox
+from tests.reference import balance, experts, mla, mtp, routing, yarn
 
 V3 = ModelConfig(
     experts=16, experts_per_token=4, expert_groups=4, groups_per_token=2, route_scale=2.5

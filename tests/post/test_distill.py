@@ -9,7 +9,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from reference.divergence import numpy_kl, softmax
 
 from seekjax.checkpoint.config_json import to_json
 from seekjax.checkpoint.write import Checkpoints
@@ -26,6 +25,7 @@ from seekjax.train.loop import fit
 from seekjax.train.state import Plan
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use
+from tests.reference.divergence import numpy_kl, softmax
 
 
 @pytest.fixture(scope="module")

@@ -87,7 +87,7 @@ def run(base, out, steps=20, post=None, mesh=BASE.mesh, **train):
         "max_new": 16,
         "temperature": 0.8,
         "top_p": 0.9,
-        "rewards": (("post.own_reward:vowels", 10.0),),
+        "rewards": (("tests.scripts.own_reward:vowels", 10.0),),
         "tasks": ("addition:1",),
         "eval_problems": 16,
         "preflight": False,
@@ -161,7 +161,7 @@ def test_a_run_learns_its_reward_on_its_own_policy(unbroken):
         "parsed",
         "length",
         "truncated",
-        "reward/post.own_reward:vowels",
+        "reward/tests.scripts.own_reward:vowels",
     } <= seen.keys()
 
 
@@ -347,7 +347,9 @@ def test_inner_epochs_and_minibatches_move_the_ratio_and_nothing_compiles_after_
 
 
 def test_a_failing_reward_is_counted_and_named_not_zero(base, tmp_path):
-    config = run(base, tmp_path, steps=1, post={"rewards": (("post.own_reward:picky", 1.0),)})
+    config = run(
+        base, tmp_path, steps=1, post={"rewards": (("tests.scripts.own_reward:picky", 1.0),)}
+    )
     fitted = fit(config, Reinforcement)
     [record] = figures(fitted)
     samples = [
@@ -363,7 +365,11 @@ def test_a_failing_reward_is_counted_and_named_not_zero(base, tmp_path):
     assert all("error" not in one for one in samples if one["reward"] is not None)
     with pytest.raises(DataError, match="the reward failed for every sample.*broken returned nan"):
         fit(
-            run(base, tmp_path / "broken", post={"rewards": (("post.own_reward:broken", 1.0),)}),
+            run(
+                base,
+                tmp_path / "broken",
+                post={"rewards": (("tests.scripts.own_reward:broken", 1.0),)},
+            ),
             Reinforcement,
         )
 
@@ -380,7 +386,7 @@ def broken_off(base, tmp_path_factory):
         save_every=2,
         balance_rate=0.01,
         post={
-            "rewards": (("post.own_reward:fails_on_the_second_rollout", 1.0),),
+            "rewards": (("tests.scripts.own_reward:fails_on_the_second_rollout", 1.0),),
             "kl": 0.0,
             "move_bias": True,
         },

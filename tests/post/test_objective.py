@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from jax.sharding import NamedSharding, PartitionSpec
-from reference import grpo as reference
 
 from seekjax.post.rl.objective import (
     Metrics,
@@ -23,6 +22,7 @@ from seekjax.post.rl.objective import (
     policy_loss,
 )
 from seekjax.post.rl.recipes import RECIPES
+from tests.reference import grpo as reference
 
 P, G, T = 2, 4, 5
 B = P * G

@@ -201,7 +201,9 @@ def test_a_run_that_cannot_learn_is_stopped_and_one_that_can_begins_as_it_would_
         begun[checked] = first_batch(
             replace(
                 hopeless,
-                post=replace(post, rewards=(("post.own_reward:vowels", 1.0),), preflight=checked),
+                post=replace(
+                    post, rewards=(("tests.scripts.own_reward:vowels", 1.0),), preflight=checked
+                ),
             ),
             out,
         )

@@ -2,7 +2,7 @@
 from them in float32.
 
     pip install -e '.[parity]'
-    PYTHONPATH=.:tests python tests/hf/goldens/make.py
+    python -m tests.hf.goldens.make
 
 `v2` and `v2_lite` are as transformers writes them (rope_parameters); in `v2_lite` config.json is
 turned into the published dialect and the weights lie in several files. `v3` has a prediction
@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hf import peers
-from hf.compare import PLAIN
-from hf.test_parity import with_modules
 
 from seekjax.hf.load import load
 from seekjax.hf.save import save
+from tests.hf import peers
+from tests.hf.compare import PLAIN
+from tests.hf.test_parity import with_modules
 
 HERE = Path(__file__).parent
 SIZES = {

@@ -30,7 +30,7 @@ try:
     needs_sandbox = pytest.mark.parametrize("here", [True], ids=["sandbox"])
 except sandbox.SandboxError:
     needs_sandbox = pytest.mark.skip(
-        reason="no sandbox works here: tests/post/test_sandbox.py asserts the refusal"
+        reason="no sandbox works here: tests/sandbox/test_sandbox.py asserts the refusal"
     )
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.divergence import numpy_kl, softmax
 
 from seekjax.kernels.divergence import divergence, likeliest
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use
+from tests.reference.divergence import numpy_kl, softmax
 
 
 @pytest.fixture(scope="module")

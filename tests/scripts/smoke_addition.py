@@ -3,7 +3,7 @@ that has read sums by somebody who forgets every second carry learns to carry, b
 pay; where rewards are dealt out regardless of the answer it does not. A program of its own, because
 the test suite compiles without optimising.
 
-    PYTHONPATH=.:tests python tests/post/smoke_addition.py FOLDER
+    python -m tests.scripts.smoke_addition FOLDER
 """
 
 import sys

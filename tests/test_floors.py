@@ -69,7 +69,7 @@ def imports(path):
 @named
 def test_imports_point_down(path):
     own = layer(module_of(path))
-    assert own in LEVEL, f"tests/test_layers.py does not know the layer of {own}"
+    assert own in LEVEL, f"tests/test_floors.py does not know the layer of {own}"
     for name in filter(layer, imports(path)):
         assert LEVEL[layer(name)] <= LEVEL[own], f"{own} is below {layer(name)}"
 
