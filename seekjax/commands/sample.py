@@ -21,9 +21,9 @@ from seekjax.errors import need
 from seekjax.eval.evaluator import Examiner, Questions
 from seekjax.generate.detokenizer import BROKEN
 from seekjax.open import on, open_model
-from seekjax.post.rollout.sampler.grader import Judged
-from seekjax.post.rollout.sampler.reward import share
-from seekjax.post.rollout.sampler.statistics import is_right
+from seekjax.post.rollout.grader import Judged
+from seekjax.post.rollout.reward import share
+from seekjax.post.rollout.statistics import is_right
 from seekjax.tasks.answer import Parsed, parse
 from sharding.mesh import MeshConfig
 

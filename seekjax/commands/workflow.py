@@ -15,7 +15,7 @@ from pathlib import Path
 import tyro
 
 from seekjax.errors import RunError
-from seekjax.post.rollout.sampler.statistics import sentence
+from seekjax.post.rollout.statistics import sentence
 from seekjax.storage import write
 from seekjax.workflow import Pipeline
 

@@ -18,8 +18,8 @@ from seekjax.data.chat import Name
 from seekjax.errors import need
 from seekjax.generate.generator import bucket
 from seekjax.open import Opened, need_tokenizer
-from seekjax.post.rollout.sampler.grader import Judge, Judged
-from seekjax.post.rollout.sampler.sampler import Sampler, everywhere, group_keys, sample
+from seekjax.post.rollout.grader import Judge, Judged
+from seekjax.post.rollout.sampler import Sampler, everywhere, group_keys, sample
 from seekjax.tasks import Problem
 from sharding.rules import split_by
 

@@ -10,7 +10,7 @@ import jax
 from seekjax.data import DataError
 from seekjax.eval.evaluator import Examiner, Questions
 from seekjax.open import Opened, weights_mark
-from seekjax.post.rollout.sampler.statistics import figures, sentence
+from seekjax.post.rollout.statistics import figures, sentence
 from seekjax.storage import write
 from seekjax.tasks import Problem
 from seekjax.tasks.countdown import floor

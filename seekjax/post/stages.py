@@ -21,10 +21,10 @@ def stage_of(config: Config) -> type[Stage]:
         return Preference
     if isinstance(config.post, DistillConfig):
         if config.post.on_policy:
-            from seekjax.post.distill.distillation.on_policy import OnPolicy
+            from seekjax.post.distill.on_policy import OnPolicy
 
             return OnPolicy
-        from seekjax.post.distill.distillation.distillation import Distillation
+        from seekjax.post.distill.distillation import Distillation
 
         return Distillation
     return Pretraining

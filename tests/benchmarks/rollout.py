@@ -41,7 +41,7 @@ def ours(options):
 
     from configs.countdown import config
     from seekjax.config import GrpoConfig
-    from seekjax.post.rollout.sampler.sampler import Sampler
+    from seekjax.post.rollout.sampler import Sampler
     from seekjax.train.state import Plan
     from sharding.mesh import MeshConfig, make_mesh
     from sharding.rules import use

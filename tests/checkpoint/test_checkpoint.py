@@ -423,7 +423,7 @@ def outputs(script, *arguments, devices):
     """Run the script once for each list of arguments, at the same time: what each said on
     stdout."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": str(devices)}
-    command = [sys.executable, str(Path(__file__).with_name(script))]
+    command = [sys.executable, str(ROOT / "tests" / "scripts" / script)]
     processes = [
         subprocess.Popen(
             command + [str(a) for a in one],

@@ -216,7 +216,7 @@ def test_chat_answers_on_a_real_terminal_and_ctrl_c_stops_the_answer_only(run):
         capture_output=True,
         text=True,
         timeout=120,
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("stopped; ") == 2

@@ -13,7 +13,7 @@ from seekjax.commands.cli import config_names, load_config, main, parse, run
 from seekjax.commands.common import keep_compiled
 from seekjax.train import loop, pretrain
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)

@@ -26,8 +26,8 @@ from seekjax.errors import ConfigError
 from seekjax.eval.evaluator import Examiner, Questions, distinct
 from seekjax.eval.report import tell
 from seekjax.open import open_model
-from seekjax.post.rollout.sampler.grader import Judged
-from seekjax.post.rollout.sampler.statistics import (
+from seekjax.post.rollout.grader import Judged
+from seekjax.post.rollout.statistics import (
     answer_of,
     consensus,
     figures,

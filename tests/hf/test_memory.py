@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def test_high_water_mark_of_loading(tmp_path):
-    script = Path(__file__).with_name("load_memory.py")
+    script = Path(__file__).parents[1] / "scripts" / "load_memory.py"
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(script.parents[2])}
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path / "sparse")],

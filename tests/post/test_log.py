@@ -15,8 +15,8 @@ from seekjax.commands.cli import main
 from seekjax.commands.rollouts import choose, colour, page, ranges, visible
 from seekjax.config import Config, GrpoConfig
 from seekjax.post.plots import draw
-from seekjax.post.rollout.sampler.grader import Judged
-from seekjax.post.rollout.sampler.log import Watch, summary, written
+from seekjax.post.rollout.grader import Judged
+from seekjax.post.rollout.log import Watch, summary, written
 from seekjax.tasks import Problem
 
 SUM = Problem("addition", 1, "3+4=", "3+4", {"numbers": [3, 4]})

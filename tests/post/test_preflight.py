@@ -18,7 +18,7 @@ from seekjax.open import adopt
 from seekjax.post.rl import preflight
 from seekjax.post.rl.grpo import Reinforcement
 from seekjax.post.rl.preflight import diagnose, find, lines, signal_at
-from seekjax.post.rollout.sampler.grader import Judged
+from seekjax.post.rollout.grader import Judged
 from seekjax.tasks import Problem
 from seekjax.tasks.answer import wrap
 from seekjax.train.state import Plan

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seekjax.errors import DataError
-from seekjax.post.rollout.sampler.reward import Reward, judge, overlong, share
+from seekjax.post.rollout.reward import Reward, judge, overlong, share
 from seekjax.tasks import TASKS, Problem, Problems, find_task
 from seekjax.tasks.answer import wrap
 from seekjax.tasks.gym import WORKER, families

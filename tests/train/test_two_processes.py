@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-CHILD = Path(__file__).with_name("steps_on_processes.py")
+CHILD = Path(__file__).parents[1] / "scripts" / "steps_on_processes.py"
 ROOT = CHILD.parents[2]
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from seekjax.config import Config, DistillConfig, SftConfig
 from seekjax.errors import need
 from seekjax.kernels.divergence import divergence
-from seekjax.post.distill.distillation.teacher import Teacher
+from seekjax.post.distill.teacher import Teacher
 from seekjax.post.plots import draw_figures
 from seekjax.post.samples.solutions import load_samples
 from seekjax.post.tune import sft

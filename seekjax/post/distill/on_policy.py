@@ -19,10 +19,10 @@ import numpy as np
 
 from seekjax.config import Config, GrpoConfig
 from seekjax.errors import need
-from seekjax.post.distill.distillation.distillation import Distillation, added
-from seekjax.post.rollout.sampler.grader import Judge
-from seekjax.post.rollout.sampler.log import Watch
-from seekjax.post.rollout.sampler.sampler import Sampler, minibatch
+from seekjax.post.distill.distillation import Distillation, added
+from seekjax.post.rollout.grader import Judge
+from seekjax.post.rollout.log import Watch
+from seekjax.post.rollout.sampler import Sampler, minibatch
 from seekjax.train.lora import make_plan
 from seekjax.train.state import TrainState
 from seekjax.train.step import BATCH

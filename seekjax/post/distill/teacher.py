@@ -13,7 +13,7 @@ from seekjax.errors import need
 from seekjax.kernels.divergence import likeliest
 from seekjax.model.transformer import Transformer
 from seekjax.open import Opened, adopt, open_model, weights_mark
-from seekjax.post.distill.distillation.saved_logits import Kept
+from seekjax.post.distill.saved_logits import Kept
 from seekjax.train.step import BATCH
 from sharding.rules import sharding
 

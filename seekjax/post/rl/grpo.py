@@ -16,9 +16,9 @@ from seekjax.errors import ConfigError, need
 from seekjax.post.rl.objective import Objective, Totals, advantages, policy_loss
 from seekjax.post.rl.preflight import preflight
 from seekjax.post.rl.recipes import RECIPES
-from seekjax.post.rollout.sampler.grader import Judge, Judged
-from seekjax.post.rollout.sampler.log import Watch
-from seekjax.post.rollout.sampler.sampler import Sampler, everywhere, merged, minibatch
+from seekjax.post.rollout.grader import Judge, Judged
+from seekjax.post.rollout.log import Watch
+from seekjax.post.rollout.sampler import Sampler, everywhere, merged, minibatch
 from seekjax.train.lora import make_plan
 from seekjax.train.loss import balance_loss, loads
 from seekjax.train.score import log_probs

@@ -18,8 +18,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from seekjax.errors import RunError
-from seekjax.post.rollout.sampler.grader import Judged
-from seekjax.post.rollout.sampler.statistics import is_right
+from seekjax.post.rollout.grader import Judged
+from seekjax.post.rollout.statistics import is_right
 from seekjax.tasks.answer import TAGS
 from seekjax.train.state import TrainState
 

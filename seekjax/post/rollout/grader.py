@@ -12,8 +12,8 @@ from jax.experimental import multihost_utils
 from seekjax.config import Config
 from seekjax.data import DataError, Tokenizer
 from seekjax.data.chat import THINK, load_chat
-from seekjax.post.rollout.sampler.reward import Reward
-from seekjax.post.rollout.sampler.sampler import fetched
+from seekjax.post.rollout.reward import Reward
+from seekjax.post.rollout.sampler import fetched
 from seekjax.tasks import Problem, Problems, find_task
 
 WORKERS = 8  # verifiers at a time: those that run programs wait for them

@@ -12,9 +12,9 @@ import jax
 import numpy as np
 
 from seekjax.post.plots import draw
-from seekjax.post.rollout.sampler.grader import Judged
-from seekjax.post.rollout.sampler.sampler import fetched
-from seekjax.post.rollout.sampler.statistics import interval
+from seekjax.post.rollout.grader import Judged
+from seekjax.post.rollout.sampler import fetched
+from seekjax.post.rollout.statistics import interval
 from seekjax.train.metrics import keep_until
 from seekjax.train.state import TrainState
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from seekjax.post.rollout.sampler.grader import Judged
+from seekjax.post.rollout.grader import Judged
 from seekjax.tasks.answer import Parsed, parse
 
 Z = 1.959963984540054  # standard deviations that hold 95 % of a normal distribution

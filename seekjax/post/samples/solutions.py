@@ -11,7 +11,7 @@ import numpy as np
 
 from seekjax.config import Config, SftConfig
 from seekjax.data import Corpus, DataError, Source
-from seekjax.post.rollout.sampler.grader import family
+from seekjax.post.rollout.grader import family
 from seekjax.post.samples.chats import (
     Form,
     Rows,

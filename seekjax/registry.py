@@ -1,0 +1,75 @@
+"""Choices that a user names: tables of functions, each also open to `module:name` from outside."""
+
+import difflib
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Generic, TypeVar
+
+from seekjax.errors import ConfigError
+
+T = TypeVar("T")
+
+
+class Registry(Mapping[str, T], Generic[T]):
+    """A table of named choices of one kind, as `SCORES = Registry("router score", {...})`.
+
+    Iterating, `in` and `[]` see only the table. `find` also imports what `module:name` names, so
+    that a researcher's own function needs no change inside this package.
+    """
+
+    def __init__(self, kind: str, entries: Mapping[str, T]):
+        self.kind = kind
+        self._entries = dict(entries)
+
+    def __getitem__(self, name: str) -> T:
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def find(self, name: str) -> T:
+        """Return the choice of this name, or the object that `module:name` names.
+
+        Raises ConfigError with the nearest name if the table has no such entry, and with the
+        reason if the module cannot be imported or does not define the name.
+        """
+        if is_foreign(name):
+            return load_object(name, self.kind)
+        if name in self._entries:
+            return self._entries[name]
+
+        near = difflib.get_close_matches(name, self._entries, 1)
+        hint = f" did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(
+            f"there is no {self.kind} {name!r}:{hint} choose one of {', '.join(self._entries)}, "
+            "or name your own as module:name."
+        )
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a choice names an object outside this package, as `module:name`."""
+    module, colon, attribute = name.partition(":")
+    return (
+        bool(colon) and attribute.isidentifier() and all(map(str.isidentifier, module.split(".")))
+    )
+
+
+def load_object(path: str, kind: str) -> T:
+    """Import what `module:name` names. Raises ConfigError if that fails."""
+    module_name, _, attribute = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # a user's module may raise anything while it is imported
+        raise ConfigError(
+            f"the {kind} {path} cannot be imported ({type(error).__name__}: {error}): name a module "
+            "that Python finds from this folder."
+        ) from error
+    try:
+        return getattr(module, attribute)
+    except AttributeError as error:
+        raise ConfigError(
+            f"the {kind} {path} does not exist: {module_name} does not define {attribute}."
+        ) from error
