@@ -31,7 +31,7 @@ from seekjax.model.transformer import Transformer
 from seekjax.open import adopt, open_model
 from seekjax.post.rl.grpo import Reinforcement, objective_of, replaced
 from seekjax.post.rl.recipes import RECIPES
-from seekjax.post.rollout.sampler import sampler as rollout
+from seekjax.post.rollout import sampler as rollout
 from seekjax.train import metrics
 from seekjax.train.loop import fit
 from seekjax.train.score import log_probs
