@@ -15,11 +15,12 @@ from seekjax.data import Tokenizer, read_tokenizer
 from seekjax.data.tokenizer import first_id
 from seekjax.errors import GenerateError, RunError
 from seekjax.hf.load import check, load
+from seekjax.storage import kind_of
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use
 
 
-class Opened(NamedTuple):
+class OpenedModel(NamedTuple):
     folder: Path
     model: ModelConfig
     kernel: KernelConfig
@@ -28,7 +29,7 @@ class Opened(NamedTuple):
     begin: int | None  # the id a text begins with
 
 
-def open_model(path: Path, kernel: KernelConfig | None = None) -> Opened:
+def open_model(path: Path, kernel: KernelConfig | None = None) -> OpenedModel:
     """The newest weights in a folder and the tokenizer beside them.
 
     `kernel`: instead of a run's own choice, or of the default for a checkpoint. Raises
@@ -36,10 +37,10 @@ def open_model(path: Path, kernel: KernelConfig | None = None) -> Opened:
     where one is damaged.
     """
     folder = Path(path).expanduser()
-    if (folder / "checkpoints").is_dir():
+    if kind_of(folder) == "run":
         config, variables = read_run(folder, kernel)
         model, kernel = config.model, config.kernel
-    elif (folder / "config.json").is_file():
+    elif kind_of(folder) == "published":
         kernel = kernel or KernelConfig()
         model, variables = load(folder, kernel)
     elif folder.is_dir():
@@ -55,13 +56,13 @@ def open_model(path: Path, kernel: KernelConfig | None = None) -> Opened:
     tokenizer = (
         read_tokenizer(folder, model.vocab) if (folder / "tokenizer.json").is_file() else None
     )
-    return Opened(
+    return OpenedModel(
         folder, model, kernel, variables, tokenizer, tokenizer and first_id(folder, tokenizer)
     )
 
 
 @contextmanager
-def on(mesh: MeshConfig) -> Iterator[None]:
+def on_mesh(mesh: MeshConfig) -> Iterator[None]:
     """Place arrays on such a mesh of the devices here; raises GenerateError where they are too
     few."""
     try:
@@ -72,7 +73,7 @@ def on(mesh: MeshConfig) -> Iterator[None]:
         yield
 
 
-def need_tokenizer(opened: Opened) -> Tokenizer:
+def need_tokenizer(opened: OpenedModel) -> Tokenizer:
     """The model's tokenizer; raises GenerateError without one."""
     if opened.tokenizer is None:
         raise GenerateError(f"{opened.folder} has no tokenizer.json: copy that of the model there.")
@@ -82,13 +83,13 @@ def need_tokenizer(opened: Opened) -> Tokenizer:
 HASHED = 2**20  # bytes of each published file, from its beginning, that tell it from others
 
 
-def adopt(config: Config) -> Config:
+def with_initial_model(config: Config) -> Config:
     """A run that starts from weights has their model and their tokenizer. Raises RunError or
     WeightsError for a folder without them."""
     if config.init is None:
         return config
     folder = config.init.expanduser()
-    if (folder / "checkpoints").is_dir():
+    if kind_of(folder) == "run":
         model = read_config(newest_whole(folder.absolute() / "checkpoints") / "config.json").model
     else:
         model = check(folder)[0].model
@@ -99,7 +100,7 @@ def adopt(config: Config) -> Config:
     return replace(config, model=model, data=replace(config.data, tokenizer=str(folder)))
 
 
-def weights_mark(folder: Path) -> str:
+def weights_fingerprint(folder: Path) -> str:
     """A hash that tells a folder's weights from others without reading them: of the manifest of a
     run's newest step, which has their SHA-256; of the size and first megabyte of each published
     file.
@@ -118,6 +119,6 @@ def weights_mark(folder: Path) -> str:
     return found.hexdigest()
 
 
-def initial(config: Config) -> dict | None:
+def initial_variables(config: Config) -> dict | None:
     """The weights {"params", "balance"} that a run starts from, if its config names any."""
     return open_model(config.init, config.kernel).variables if config.init else None

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 
 def write(path: Path, content: str | bytes | Callable[[IO[bytes]], object]) -> None:
@@ -19,3 +19,16 @@ def write(path: Path, content: str | bytes | Callable[[IO[bytes]], object]) -> N
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def kind_of(folder: Path) -> Literal["run", "published"] | None:
+    """Return what a model's folder holds: the checkpoints of a run, or a published checkpoint.
+
+    A run folder has `checkpoints/`, a published checkpoint `config.json` at the top; None is
+    neither, or a folder that does not exist.
+    """
+    if (folder / "checkpoints").is_dir():
+        return "run"
+    if (folder / "config.json").is_file():
+        return "published"
+    return None

@@ -14,6 +14,7 @@ from seekjax.config import Config, KernelConfig, LoraConfig
 from seekjax.errors import CheckpointError, RunError
 from seekjax.model.abstract import abstract_variables, named_variables
 from seekjax.model.lora import adapter_axes, adapters, merge
+from seekjax.storage import kind_of
 from sharding.place import axes_of
 from sharding.rules import in_use, sharding
 
@@ -33,7 +34,7 @@ def read_run(folder: Path, kernel: KernelConfig | None = None) -> tuple[Config, 
             f"there is no run folder {folder}: name one that train.py has written (--out, "
             "by default runs/CONFIG)."
         )
-    if not (folder / "checkpoints").is_dir():
+    if kind_of(folder) != "run":
         raise RunError(
             f"{folder} is not a run folder: it holds no checkpoints/ (train.py writes one "
             "at its first save)."

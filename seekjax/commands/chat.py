@@ -16,7 +16,7 @@ from seekjax.data.chat import Chat, Message, Name, Thoughts, load_chat
 from seekjax.data.tokenizer import THINK, THINK_END, Tokenizer
 from seekjax.generate.generator import Generator, Writing
 from seekjax.generate.sampling import Sampling
-from seekjax.open import Opened, need_tokenizer, on, open_model
+from seekjax.open import OpenedModel, need_tokenizer, on_mesh, open_model
 from sharding.mesh import MeshConfig
 
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
@@ -39,7 +39,7 @@ class Model:
         None
     )
 
-    def open(self) -> tuple[Opened, Generator]:
+    def open(self) -> tuple[OpenedModel, Generator]:
         """The model, ready to write; call it within the mesh."""
         opened = open_model(self.folder, self.dtype and KernelConfig(dtype=self.dtype))
         kernel = replace(
@@ -82,12 +82,12 @@ def generate(argv: list[str]) -> None:
         Generate, prog="seekjax generate", args=argv, config=(tyro.conf.FlagConversionOff,)
     )
     keep_compiled()
-    with on(asked.mesh):
+    with on_mesh(asked.mesh):
         opened, generator = asked.model.open()
         tokenizer = need_tokenizer(opened)
         prompts = [sys.stdin.read() if prompt == "-" else prompt for prompt in asked.prompt]
         ids = [[opened.begin, *tokenizer.encode(prompt).tolist()] for prompt in prompts]
-        writing = generator.write(ids, ending(asked.sampling, tokenizer), tokenizer.decode)
+        writing = generator.stream(ids, ending(asked.sampling, tokenizer), tokenizer.decode)
         if len(prompts) == 1:
             show(chain(prompts, fresh(writing)))
         else:
@@ -102,7 +102,7 @@ def chat(argv: list[str]) -> None:
     """The command; raises errors that cli.run turns into one sentence."""
     asked = tyro.cli(Talk, prog="seekjax chat", args=argv, config=(tyro.conf.FlagConversionOff,))
     keep_compiled()
-    with on(asked.mesh):
+    with on_mesh(asked.mesh):
         opened, generator = asked.model.open()
         tokenizer = need_tokenizer(opened)
         template = load_chat(opened.folder, tokenizer, asked.template)
@@ -157,7 +157,7 @@ def answer(
     asked = template.render(messages)
     thinking = asked.rstrip().endswith(THINK)
     thoughts, text = Thoughts(thinking), THINK if thinking else ""
-    writing = generator.write(
+    writing = generator.stream(
         [tokenizer.encode(asked, special=True).tolist()], sampling, tokenizer.decode
     )
     shown = False

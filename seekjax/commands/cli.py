@@ -12,6 +12,7 @@ import tyro
 
 from seekjax.config import Config
 from seekjax.errors import UsageError
+from seekjax.storage import kind_of
 from seekjax.workflow import Pipeline
 
 
@@ -33,7 +34,7 @@ def load_config(name: str) -> Config | Pipeline:
     elif name in config_names():
         module = importlib.import_module(f"configs.{name}")
         found = getattr(module, "config", None) or module.pipeline
-    elif ((folder := Path(name).expanduser()) / "checkpoints").is_dir():
+    elif kind_of(folder := Path(name).expanduser()) == "run":
         from seekjax.checkpoint.config_json import read_config
 
         found = replace(read_config(folder / "config.json"), out=folder)

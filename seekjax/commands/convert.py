@@ -25,6 +25,7 @@ from seekjax.hf.gguf import Type, package, reader, save_gguf
 from seekjax.hf.load import SCALE, check, load, paired
 from seekjax.hf.save import Dtype, appearing, check_bias, save
 from seekjax.model.count import parameters
+from seekjax.storage import kind_of
 from seekjax.train.state import Plan
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use
@@ -87,7 +88,7 @@ def convert(argv: list[str]) -> None:
         return
     to = asked.to.expanduser()
     with use(make_mesh(asked.mesh)):
-        if (source / "checkpoints").is_dir():
+        if kind_of(source) == "run":
             export(source, to, asked.dtype)
             print(
                 f"{to}: the published layout in {asked.dtype}; transformers reads it with "
@@ -107,7 +108,7 @@ def to_gguf(source: Path, path: Path, kind: Type, mesh: MeshConfig) -> None:
     """A run's newest weights, or a published checkpoint tensor by tensor, as one file for
     llama.cpp."""
     package()  # before anything is read
-    if not (source / "checkpoints").is_dir():
+    if kind_of(source) != "run":
         published, files = check(source)
         save_gguf(
             path,

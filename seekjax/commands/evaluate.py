@@ -14,10 +14,10 @@ from seekjax.data import Corpus, load_corpus
 from seekjax.data.corpus import BUILT_IN
 from seekjax.errors import need
 from seekjax.eval.bits import Progress, Sums, measure, rows_of
-from seekjax.eval.evaluator import Questions
+from seekjax.eval.evaluator import EvalConfig
 from seekjax.eval.report import examined, report_path, tell
 from seekjax.model.transformer import Transformer
-from seekjax.open import need_tokenizer, on, open_model, weights_mark
+from seekjax.open import need_tokenizer, on_mesh, open_model, weights_fingerprint
 from sharding.mesh import MeshConfig
 
 SAVE_EVERY = 10.0  # seconds
@@ -47,7 +47,7 @@ class Eval:
         # the weights
         None
     )
-    questions: Flat[Questions] = field(default_factory=Questions)
+    questions: Flat[EvalConfig] = field(default_factory=EvalConfig)
     report: Path | None = (
         None  # where the figures of tasks go; default: eval-TASK.json beside the weights
     )
@@ -63,7 +63,7 @@ def evaluate(argv: list[str]) -> None:
         "countdown:1.",
     )
     keep_compiled()
-    with on(asked.mesh):
+    with on_mesh(asked.mesh):
         if asked.questions.task:
             opened = open_model(asked.folder)
             seen, rate = examined(opened, asked.questions, asked.batch)
@@ -94,7 +94,7 @@ def evaluated(asked: Eval) -> tuple[Sums, float]:
     )
     documents, count = chosen(corpus, asked)
     made_for = {
-        "weights": weights_mark(opened.folder),
+        "weights": weights_fingerprint(opened.folder),
         "dtype": opened.kernel.dtype,
         "corpus": corpus.fingerprint(),
         "documents": count,

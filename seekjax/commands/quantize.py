@@ -17,9 +17,10 @@ from seekjax.config import Config, DataConfig
 from seekjax.errors import GenerateError
 from seekjax.hf.save import appearing
 from seekjax.model.abstract import named_variables
-from seekjax.open import on, open_model
+from seekjax.open import on_mesh, open_model
 from seekjax.quant.formats import Kind
 from seekjax.quant.tree import quantise_tree, tree_bytes
+from seekjax.storage import kind_of
 from sharding.mesh import MeshConfig
 from sharding.place import axes_of
 from sharding.show import human
@@ -44,7 +45,7 @@ def quantize(argv: list[str]) -> None:
     asked = tyro.cli(
         Quantize, prog="seekjax quantize", args=argv, config=(tyro.conf.FlagConversionOff,)
     )
-    with on(asked.mesh):
+    with on_mesh(asked.mesh):
         before, after = quantised(asked.folder.expanduser(), asked.to, asked.out.expanduser())
     print(
         f"{asked.out}: weights of {human(after)} instead of {human(before)}, "
@@ -56,7 +57,7 @@ def quantised(source: Path, kind: Kind, run: Path) -> tuple[int, int]:
     """Write the run folder; bytes of the weights before, in float32, and after. Raises
     WeightsError, RunError or GenerateError."""
     with appearing(run) as folder:
-        if (source / "checkpoints").is_dir():
+        if kind_of(source) == "run":
             config, variables = read_run(source)
         else:
             opened = open_model(source)

@@ -18,9 +18,9 @@ from seekjax.commands.common import Flat, keep_compiled
 from seekjax.data import DataError
 from seekjax.data.tokenizer import THINK, special_in
 from seekjax.errors import need
-from seekjax.eval.evaluator import Examiner, Questions
+from seekjax.eval.evaluator import EvalConfig, Evaluator
 from seekjax.generate.detokenizer import BROKEN
-from seekjax.open import on, open_model
+from seekjax.open import on_mesh, open_model
 from seekjax.post.rollout.grader import Judged
 from seekjax.post.rollout.reward import share
 from seekjax.post.rollout.statistics import is_right
@@ -41,7 +41,9 @@ class Sample:
     # the .jsonl file to write: {"messages": [...], "task", "level", "reward"} by line; what is
     # there is replaced
     out: Path
-    questions: Flat[Questions] = field(default_factory=lambda: Questions(problems=2000, samples=4))
+    questions: Flat[EvalConfig] = field(
+        default_factory=lambda: EvalConfig(problems=2000, samples=4)
+    )
     keep: Literal["right", "all"] = (
         "right"  # all: whatever has ended, as a student may learn its teacher's mistakes too
     )
@@ -64,14 +66,14 @@ def sample(argv: list[str]) -> None:
     )
     need(asked.per_problem >= 0, f"per_problem is {asked.per_problem}: it must be 0 (all) or more.")
     keep_compiled()
-    with on(asked.mesh):
+    with on_mesh(asked.mesh):
         print(collect(replace(asked, out=out)))
 
 
 def collect(asked: Sample) -> str:
     """Sample, choose and write; the closing line. Raises DataError where nothing is left to
     write."""
-    exam = Examiner(open_model(asked.folder), asked.questions, held_out=False, rows=asked.batch)
+    exam = Evaluator(open_model(asked.folder), asked.questions, held_out=False, rows=asked.batch)
     opened, rows, drawn, solved, said = exam.judge.opened, [], 0, 0, time.monotonic()
     for some in exam:
         for group in some:

@@ -15,7 +15,7 @@ import jinja2
 from seekjax.data.template_sandbox import Sandbox, budget
 from seekjax.data.tokenizer import BOS, EOS, THINK, THINK_END, Tokenizer
 from seekjax.errors import DataError
-from seekjax.storage import write
+from seekjax.storage import kind_of, write
 
 Message = dict[str, str]  # {"role": "system", "user" or "assistant", "content": text}
 LONGEST = 2**20  # characters of a template
@@ -75,7 +75,7 @@ class Chat:
         file = folder / FILE
         if (
             file.is_file()
-            and (folder / "checkpoints").is_dir()
+            and kind_of(folder) == "run"
             and file.read_text(encoding="utf-8") != self.source
         ):
             raise DataError(

@@ -17,9 +17,10 @@ from seekjax.data import DataError
 from seekjax.data.chat import Name
 from seekjax.errors import need
 from seekjax.generate.generator import bucket
-from seekjax.open import Opened, need_tokenizer
+from seekjax.open import OpenedModel, need_tokenizer
 from seekjax.post.rollout.grader import Judge, Judged
 from seekjax.post.rollout.sampler import Sampler, everywhere, group_keys, sample
+from seekjax.storage import kind_of
 from seekjax.tasks import Problem
 from sharding.rules import split_by
 
@@ -28,7 +29,7 @@ ROWS = 128  # samples at a time
 
 
 @dataclass(frozen=True)
-class Questions:
+class EvalConfig:
     """What is asked, and how answers are drawn."""
 
     task: tuple[
@@ -46,11 +47,13 @@ class Questions:
     seed: int = 0  # of problems and draws
 
 
-class Examiner:
+class Evaluator:
     """Asks a model. Make and use it within `use(mesh)`. Raises ConfigError or DataError for what
     cannot work, before anything is drawn."""
 
-    def __init__(self, opened: Opened, asked: Questions, held_out: bool, rows: int | None = None):
+    def __init__(
+        self, opened: OpenedModel, asked: EvalConfig, held_out: bool, rows: int | None = None
+    ):
         check(asked)
         need(rows is None or rows > 0, f"batch is {rows}: it must be at least 1.")
         tokenizer, config = need_tokenizer(opened), config_for(opened, asked)
@@ -111,7 +114,7 @@ class Examiner:
             placed["tokens"],
             placed["length"],
             keys_B,
-            sampler.dials,
+            sampler.sampling,
             sampler.stop_X,
             sampler.slots,
             self.asked.samples,
@@ -119,7 +122,7 @@ class Examiner:
         )
 
 
-def check(asked: Questions) -> None:
+def check(asked: EvalConfig) -> None:
     """Raise ConfigError for numbers that have no meaning."""
     need(bool(asked.task), "nothing is asked: name a task with --task, as countdown:1.")
     for name in ("problems", "samples", "max_new"):
@@ -131,10 +134,10 @@ def check(asked: Questions) -> None:
     )
 
 
-def config_for(opened: Opened, asked: Questions) -> Config:
+def config_for(opened: OpenedModel, asked: EvalConfig) -> Config:
     """A config that asks so, as reinforcement would; its sequence is not known yet."""
     folder, longest = opened.folder, LONGEST
-    if (folder / "checkpoints").is_dir():
+    if kind_of(folder) == "run":
         run = read_config(newest_whole(folder.absolute() / "checkpoints") / "config.json").post
         if isinstance(run, GrpoConfig) or (isinstance(run, DistillConfig) and run.on_policy):
             longest = run.max_new

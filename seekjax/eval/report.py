@@ -8,8 +8,8 @@ from typing import Any
 import jax
 
 from seekjax.data import DataError
-from seekjax.eval.evaluator import Examiner, Questions
-from seekjax.open import Opened, weights_mark
+from seekjax.eval.evaluator import EvalConfig, Evaluator
+from seekjax.open import OpenedModel, weights_fingerprint
 from seekjax.post.rollout.statistics import figures, sentence
 from seekjax.storage import write
 from seekjax.tasks import Problem
@@ -20,10 +20,12 @@ FLOORS = {
 }  # pass@k of random valid answers: what a result is to be reported above
 
 
-def examined(opened: Opened, asked: Questions, rows: int | None) -> tuple[dict[str, Any], float]:
+def examined(
+    opened: OpenedModel, asked: EvalConfig, rows: int | None
+) -> tuple[dict[str, Any], float]:
     """What report.json holds of a model, and the tokens per second. Raises DataError where no
     answer could be judged."""
-    exam = Examiner(opened, asked, held_out=True, rows=rows)
+    exam = Evaluator(opened, asked, held_out=True, rows=rows)
     groups = [group for some in exam for group in some]
     post = exam.config.post
     seen = {
@@ -46,7 +48,7 @@ def examined(opened: Opened, asked: Questions, rows: int | None) -> tuple[dict[s
     }
     return seen | settings | {
         "seed": asked.seed,
-        "weights": weights_mark(opened.folder),
+        "weights": weights_fingerprint(opened.folder),
         "dtype": opened.kernel.dtype,
     }, exam.rate
 
@@ -72,7 +74,7 @@ def report_path(folder: Path, task: tuple[str, ...]) -> Path:
     return folder / f"eval-{re.sub(r'[^A-Za-z0-9._+-]', '-', '+'.join(task))}.json"
 
 
-def tell(asked: Questions, seen: dict[str, Any], rate: float, path: Path) -> None:
+def tell(asked: EvalConfig, seen: dict[str, Any], rate: float, path: Path) -> None:
     """Print the report's line and write it, whole or not at all; the first process does."""
     if jax.process_index():
         return

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from seekjax.generate.record import begin_record, record_choice, record_draw
-from seekjax.generate.sampling import Dials, at, draw, shape
+from seekjax.generate.sampling import SamplingArrays, at, draw, shape
 from seekjax.generate.speculative import first_draft, step_with_draft
 from seekjax.generate.state import Decoder, State, cloned, head, last, newest, push
 from seekjax.model.block import unstack
@@ -19,14 +19,14 @@ from seekjax.model.cache import cache_dtype, empty_cache, layer_cache
 
 
 @partial(jax.jit, static_argnames=("decoder", "slots", "group"))
-def start(
+def prefill(
     decoder: Decoder,
     variables: dict,
     tokens_BT,
     length_B,
     limit_B,
     key_B,
-    dials: Dials,
+    sampling: SamplingArrays,
     stop_X,
     slots: int,
     group: int = 1,
@@ -57,7 +57,7 @@ def start(
         rounds=jnp.zeros((), jnp.int32),
         accepted=jnp.zeros((), jnp.int32),
     )
-    shaped_BV = shape(logit_BV, dials)
+    shaped_BV = shape(logit_BV, sampling)
     token_B = draw(at(key_B, length_B), shaped_BV)
     state = push(
         state.replace(record=record_draw(state, shaped_BV, token_B)),
@@ -68,27 +68,33 @@ def start(
     )
     if decoder.draft:
         draft = {"cache": layer_cache(model, B, slots, cache_dtype(decoder.kernel))}
-        state = first_draft(decoder, variables, state.replace(draft=draft), output, length_B, dials)
+        state = first_draft(
+            decoder, variables, state.replace(draft=draft), output, length_B, sampling
+        )
     return state
 
 
 @partial(jax.jit, static_argnames="decoder", donate_argnames="state")
-def advance(decoder: Decoder, variables: dict, state: State, dials: Dials, stop_X, steps) -> State:
+def decode_steps(
+    decoder: Decoder, variables: dict, state: State, sampling: SamplingArrays, stop_X, steps
+) -> State:
     """Up to `steps` further steps, fewer when all rows end; a step writes one token per row, or
     with a draft up to two."""
     step = step_with_draft if decoder.draft else step_plain
     return jax.lax.while_loop(
         lambda carry: (carry[0] < steps) & ~carry[1].done_B.all(),
-        lambda carry: (carry[0] + 1, step(decoder, variables, carry[1], dials, stop_X)),
+        lambda carry: (carry[0] + 1, step(decoder, variables, carry[1], sampling, stop_X)),
         (0, state),
     )[1]
 
 
-def step_plain(decoder: Decoder, variables: dict, state: State, dials: Dials, stop_X) -> State:
+def step_plain(
+    decoder: Decoder, variables: dict, state: State, sampling: SamplingArrays, stop_X
+) -> State:
     """One token more for every live row."""
     output = decoder.run(variables, newest(state), state.cache, state.length_B - 1)
     logit_BV = head(output.hidden_BTD[:, 0], output.head_DV)
-    shaped_BV = shape(logit_BV, dials)
+    shaped_BV = shape(logit_BV, sampling)
     token_B = draw(at(state.key_B, state.length_B), shaped_BV)
     state = state.replace(
         record=record_draw(state.replace(record=record_choice(state, output)), shaped_BV, token_B)

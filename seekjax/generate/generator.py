@@ -11,10 +11,10 @@ import numpy as np
 
 from seekjax.config import KernelConfig, ModelConfig
 from seekjax.errors import GenerateError
-from seekjax.generate.decode import advance, start
+from seekjax.generate.decode import decode_steps, prefill
 from seekjax.generate.detokenizer import Text
-from seekjax.generate.sampling import Sampling, dials, keys
-from seekjax.generate.state import Decoder, prepare
+from seekjax.generate.sampling import Sampling, keys, sampling_arrays
+from seekjax.generate.state import Decoder, decoding_variables
 from sharding.rules import platform, split_by
 
 Spell = Callable[
@@ -102,9 +102,9 @@ class Generator:
         self.decoder = Decoder(
             model, kernel, has and platform() != "cpu" if draft is None else draft
         )
-        self.variables = prepare(self.decoder, variables, consume)
+        self.variables = decoding_variables(self.decoder, variables, consume)
 
-    def write(
+    def stream(
         self,
         prompts: Sequence[Sequence[int]],
         sampling: Sampling = Sampling(),
@@ -127,7 +127,9 @@ class Generator:
         spell: Spell | None = None,
     ) -> list[Row]:
         """Write all of it, in one device call where no strings can stop it."""
-        writing = self.write(prompts, sampling, spell, CHUNK if sampling.stop else sampling.max_new)
+        writing = self.stream(
+            prompts, sampling, spell, CHUNK if sampling.stop else sampling.max_new
+        )
         for _ in writing:
             pass
         return writing.rows
@@ -149,8 +151,8 @@ class Generator:
         stop_X = np.full(max(STOPS, len(sampling.stop_ids)), -1, np.int32)
         stop_X[: len(sampling.stop_ids)] = sampling.stop_ids
         slots = bucket(int(limit_B.max()) + 1)  # a draft is tried one beyond the limit
-        setting = dials(sampling)
-        state = start(
+        setting = sampling_arrays(sampling)
+        state = prefill(
             self.decoder,
             self.variables,
             tokens_BT,
@@ -183,7 +185,7 @@ class Generator:
             cut_B = np.array([bool(row.ended) for row in rows] + [True] * (count - len(rows)))
             if (cut_B & ~done_B).any():
                 state = state.replace(done_B=jnp.asarray(cut_B | done_B))
-            state = advance(self.decoder, self.variables, state, setting, stop_X, chunk)
+            state = decode_steps(self.decoder, self.variables, state, setting, stop_X, chunk)
 
 
 def grow(row: Row, ids: np.ndarray, log_probs: np.ndarray, done: bool, sampling: Sampling) -> None:

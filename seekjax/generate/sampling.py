@@ -42,7 +42,7 @@ class Sampling:
                 raise GenerateError(f"{name} is {getattr(self, name)}: it must be {wanted}.")
 
 
-class Dials(NamedTuple):
+class SamplingArrays(NamedTuple):
     """The numbers of a Sampling as arrays: turning one compiles nothing."""
 
     temperature: jax.Array
@@ -51,9 +51,9 @@ class Dials(NamedTuple):
     min_p: jax.Array
 
 
-def dials(sampling: Sampling) -> Dials:
+def sampling_arrays(sampling: Sampling) -> SamplingArrays:
     """Device scalars of the settings."""
-    return Dials(
+    return SamplingArrays(
         jnp.float32(sampling.temperature),
         jnp.int32(sampling.top_k),
         jnp.float32(sampling.top_p),
@@ -66,7 +66,7 @@ def keys(sampling: Sampling, rows: int) -> jax.Array:
     return jax.vmap(jax.random.key)((sampling.seed + jnp.arange(rows)).astype(jnp.uint32))
 
 
-def shape(logit_BV: jax.Array, dials: Dials) -> jax.Array:
+def shape(logit_BV: jax.Array, sampling: SamplingArrays) -> jax.Array:
     """Logits whose softmax is the distribution to draw from; -inf where a token cannot come.
 
     Temperature first, then top-k, top-p of what is left, min-p. Equally likely tokens at a border
@@ -81,23 +81,23 @@ def shape(logit_BV: jax.Array, dials: Dials) -> jax.Array:
     def cut(logit_BV):
         falling_BV = -jnp.sort(-logit_BV, -1)
         kept_BV = jnp.where(
-            (dials.top_k == 0) | (jnp.arange(V) < dials.top_k), falling_BV, -jnp.inf
+            (sampling.top_k == 0) | (jnp.arange(V) < sampling.top_k), falling_BV, -jnp.inf
         )
         share_BV = jax.nn.softmax(kept_BV, -1)
         before_BV = jnp.cumsum(share_BV, -1) - share_BV  # the likeliest token always stays
         stays_BV = (
             jnp.isfinite(kept_BV)
-            & (before_BV < dials.top_p)
-            & (share_BV >= dials.min_p * share_BV[:, :1])
+            & (before_BV < sampling.top_p)
+            & (share_BV >= sampling.min_p * share_BV[:, :1])
         )
         least_B1 = jnp.where(stays_BV, falling_BV, jnp.inf).min(-1, keepdims=True)
         return jnp.where(logit_BV >= least_B1, logit_BV, -jnp.inf)
 
     def tempered(logit_BV):
-        cuts = (dials.top_k > 0) | (dials.top_p < 1) | (dials.min_p > 0)
-        return jax.lax.cond(cuts, cut, lambda logit_BV: logit_BV, logit_BV / dials.temperature)
+        cuts = (sampling.top_k > 0) | (sampling.top_p < 1) | (sampling.min_p > 0)
+        return jax.lax.cond(cuts, cut, lambda logit_BV: logit_BV, logit_BV / sampling.temperature)
 
-    return jax.lax.cond(dials.temperature > 0, tempered, greedy, logit_BV)
+    return jax.lax.cond(sampling.temperature > 0, tempered, greedy, logit_BV)
 
 
 def draw(key_B: jax.Array, logit_BV: jax.Array) -> jax.Array:

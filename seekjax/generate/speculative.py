@@ -10,7 +10,7 @@ rule reads: keep the guess if it is the likeliest token.
 import jax
 import jax.numpy as jnp
 
-from seekjax.generate.sampling import Dials, at, draw, shape
+from seekjax.generate.sampling import SamplingArrays, at, draw, shape
 from seekjax.generate.state import Decoder, State, head, last, newest, push
 from seekjax.model.mtp import PredictionModule, ahead
 from seekjax.model.rope import angles
@@ -37,7 +37,7 @@ def predict(
 
 
 def first_draft(
-    decoder: Decoder, variables: dict, state: State, output, length_B, dials: Dials
+    decoder: Decoder, variables: dict, state: State, output, length_B, sampling: SamplingArrays
 ) -> State:
     """The guess after a prefill, which also fills the module's cache: position i reads h_i and the
     token at i + 1."""
@@ -51,17 +51,19 @@ def first_draft(
         0,
         attend=None,
     )
-    return guess(state, last(x_BTD, length_B), output.head_DV, cache, dials)
+    return guess(state, last(x_BTD, length_B), output.head_DV, cache, sampling)
 
 
-def guess(state: State, x_BD, head_DV, cache: dict, dials: Dials) -> State:
+def guess(state: State, x_BD, head_DV, cache: dict, sampling: SamplingArrays) -> State:
     """Draw the token expected at length_B, and remember from which distribution."""
-    logit_BV = shape(head(x_BD, head_DV), dials)
+    logit_BV = shape(head(x_BD, head_DV), sampling)
     token_B = draw(at(state.key_B, state.length_B, GUESS), logit_BV)
     return state.replace(draft={"cache": cache, "token_B": token_B, "logit_BV": logit_BV})
 
 
-def step_with_draft(decoder: Decoder, variables: dict, state: State, dials: Dials, stop_X) -> State:
+def step_with_draft(
+    decoder: Decoder, variables: dict, state: State, sampling: SamplingArrays, stop_X
+) -> State:
     """One or two tokens more for every live row.
 
     What the main model wrote in its cache for a guess that failed lies one slot beyond the row's
@@ -78,7 +80,7 @@ def step_with_draft(decoder: Decoder, variables: dict, state: State, dials: Dial
     logit_BV, beyond_BV = head(h_BTD[:, 0], head_DV), head(h_BTD[:, 1], head_DV)
 
     kept_B, token_B = judge(
-        state.key_B, state.length_B, draft["token_B"], shape(logit_BV, dials), draft["logit_BV"]
+        state.key_B, state.length_B, draft["token_B"], shape(logit_BV, sampling), draft["logit_BV"]
     )
     state = push(
         state.replace(cache=output.cache, rounds=state.rounds + live_B.sum()),
@@ -89,14 +91,14 @@ def step_with_draft(decoder: Decoder, variables: dict, state: State, dials: Dial
     )
     second_B = kept_B & live_B & ~state.done_B
     state = state.replace(accepted=state.accepted + (kept_B & live_B).sum())
-    then_B = draw(at(state.key_B, state.length_B), shape(beyond_BV, dials))
+    then_B = draw(at(state.key_B, state.length_B), shape(beyond_BV, sampling))
     state = push(state, then_B, beyond_BV, second_B, stop_X)
 
     x_BTD, cache = predict(
         decoder, variables, h_BTD, jnp.stack([token_B, then_B], 1), draft["cache"], start_B
     )
     return guess(
-        state, jnp.where(second_B[:, None], x_BTD[:, 1], x_BTD[:, 0]), head_DV, cache, dials
+        state, jnp.where(second_B[:, None], x_BTD[:, 1], x_BTD[:, 0]), head_DV, cache, sampling
     )
 
 

@@ -62,7 +62,7 @@ class Decoder:
         )
 
 
-def prepare(decoder: Decoder, variables: dict, consume: bool = False) -> dict:
+def decoding_variables(decoder: Decoder, variables: dict, consume: bool = False) -> dict:
     """Variables as decoding reads them: layers apart, and matrices in the compute dtype, or as
     `quant.tree.ready` has them. Router, bias and norms stay float32.
     """

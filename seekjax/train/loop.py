@@ -14,7 +14,7 @@ from seekjax.checkpoint.write import Checkpoints
 from seekjax.config import Config
 from seekjax.data import DataError
 from seekjax.model.count import flops_per_token
-from seekjax.open import adopt, initial
+from seekjax.open import initial_variables, with_initial_model
 from seekjax.train.metrics import Recorder, Screen
 from seekjax.train.pretrain import Pretraining
 from seekjax.train.run import Stop, announce, matmul_peak, open_folder, stop_on_signals
@@ -44,7 +44,7 @@ def fit(config: Config, make_stage: type[Stage] = Pretraining) -> Fitted:
     anything expensive where that is possible.
     """
     join_hosts()
-    config = adopt(config)
+    config = with_initial_model(config)
     validate(config)
     stage = make_stage(config)
     folder, steps = open_folder(config), config.train.steps
@@ -56,7 +56,7 @@ def fit(config: Config, make_stage: type[Stage] = Pretraining) -> Fitted:
     ):
         stage.open(folder)
         restored = checkpoints.restore(stage.plan.abstract_state(), stage.alike)
-        done, state, position = restored or (0, stage.plan.start(initial(config)), None)
+        done, state, position = restored or (0, stage.plan.start(initial_variables(config)), None)
         if position is not None:
             stage.seek(position)
         position = stage.position()

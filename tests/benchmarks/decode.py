@@ -118,7 +118,7 @@ def ours(variant: str, shape: str, new: int):
 
     def run(batch: int, prompt: int):
         prompts = random.integers(0, model.vocab, (batch, prompt)).tolist()
-        writing = generator.write(prompts, Sampling(max_new=new, temperature=0), chunk=new)
+        writing = generator.stream(prompts, Sampling(max_new=new, temperature=0), chunk=new)
         for _ in writing:
             pass
         return writing.clock[0][0], writing.clock[-1][0]

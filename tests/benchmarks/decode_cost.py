@@ -22,10 +22,10 @@ import numpy as np
 from decode import SHAPES, drawn
 
 from seekjax.config import KernelConfig, ModelConfig
-from seekjax.generate.decode import advance, start
+from seekjax.generate.decode import decode_steps, prefill
 from seekjax.generate.generator import bucket
-from seekjax.generate.sampling import Sampling, dials, keys
-from seekjax.generate.state import Decoder, prepare
+from seekjax.generate.sampling import Sampling, keys, sampling_arrays
+from seekjax.generate.state import Decoder, decoding_variables
 from seekjax.quant.tree import tree_bytes
 from tests.benchmarks.mini import alternate, heading
 
@@ -38,7 +38,7 @@ class Ready:
 
     def __init__(self, model: ModelConfig):
         self.decoder = Decoder(model, KernelConfig())
-        self.variables = prepare(self.decoder, drawn(model), consume=True)
+        self.variables = decoding_variables(self.decoder, drawn(model), consume=True)
 
     def used(self, batch: int) -> float:
         """Experts that a step reads per layer, over eight batches of random tokens."""
@@ -73,13 +73,13 @@ class Steps:
 
     def __init__(self, ready: Ready, batch: int, prompt: int, turns: int):
         model, sampling = ready.decoder.model, Sampling(temperature=0)
-        self.ready, self.rest = ready, (dials(sampling), np.full(8, -1, np.int32))
+        self.ready, self.rest = ready, (sampling_arrays(sampling), np.full(8, -1, np.int32))
         end, self.slots = prompt + STEPS * (turns + 1) + 1, bucket(prompt + STEPS * (turns + 1) + 2)
         tokens_BT = (
             np.random.default_rng(2).integers(0, model.vocab, (batch, prompt)).astype(np.int32)
         )
         whole = np.full(batch, prompt, np.int32), np.full(batch, end, np.int32)
-        self.state = start(
+        self.state = prefill(
             ready.decoder,
             ready.variables,
             tokens_BT,
@@ -90,7 +90,7 @@ class Steps:
         )
 
     def __call__(self):
-        self.state = advance(
+        self.state = decode_steps(
             self.ready.decoder, self.ready.variables, self.state, *self.rest, STEPS
         )
         return self.state.length_B

@@ -17,7 +17,7 @@ from seekjax.config import DataConfig
 from seekjax.data import load_corpus
 from seekjax.generate.generator import Generator
 from seekjax.generate.sampling import Sampling
-from seekjax.open import need_tokenizer, on, open_model
+from seekjax.open import need_tokenizer, on_mesh, open_model
 from sharding.mesh import MeshConfig
 from tests.benchmarks.mini import heading
 
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     asked = parser.parse_args()
     print(heading(), flush=True)
-    with on(MeshConfig(data=1)):
+    with on_mesh(MeshConfig(data=1)):
         opened = open_model(asked.run)
         tokenizer = need_tokenizer(opened)
         documents = load_corpus(DataConfig(sources=(asked.data,))).sources[0].held_out
@@ -67,7 +67,7 @@ def main() -> None:
                         for row in range(batch)
                     ]
                     for draft, generator in sides.items():
-                        writing = generator.write(
+                        writing = generator.stream(
                             prompts, Sampling(max_new=NEW, seed=turn + 1, **dial), chunk=NEW
                         )
                         for _ in writing:

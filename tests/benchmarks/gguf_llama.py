@@ -41,7 +41,7 @@ from seekjax.hf.gguf import FILE_TYPE
 from seekjax.hf.save import save
 from seekjax.model.abstract import abstract_variables
 from seekjax.model.transformer import Transformer, logits
-from seekjax.open import on, open_model
+from seekjax.open import on_mesh, open_model
 from sharding.mesh import MeshConfig
 from tests.benchmarks.mini import heading
 
@@ -271,7 +271,7 @@ def main() -> None:
     if asked.make:
         return make(asked.make, asked.shape)
     print(heading(), flush=True)
-    with on(MeshConfig(data=1)):
+    with on_mesh(MeshConfig(data=1)):
         if asked.theirs:
             beside(asked.model, asked.theirs, asked.turns, asked.threads)
         else:

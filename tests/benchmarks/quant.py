@@ -31,7 +31,7 @@ from seekjax.generate.generator import Generator
 from seekjax.generate.sampling import Sampling
 from seekjax.model.abstract import abstract_variables, named_variables
 from seekjax.model.transformer import Transformer, logits
-from seekjax.open import on, open_model
+from seekjax.open import on_mesh, open_model
 from seekjax.quant.tree import quantise_tree, tree_bytes
 from sharding.mesh import MeshConfig
 from sharding.place import axes_of
@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     asked = parser.parse_args()
     print(heading(), flush=True)
-    with on(MeshConfig(data=1)):
+    with on_mesh(MeshConfig(data=1)):
         if asked.run:
             quality(asked.run, asked.data, asked.documents)
         if asked.shape:

@@ -129,7 +129,7 @@ class Scripted:
     def __init__(self, *answers):
         self.answers, self.prompts = list(answers), []
 
-    def write(self, prompts, sampling, spell):
+    def stream(self, prompts, sampling, spell):
         self.prompts.append(spell(prompts[0]))
         row, pieces = type("Row", (), {})(), self.answers.pop(0)
 
@@ -201,12 +201,12 @@ def test_thinking_is_dimmed_and_apart(run, monkeypatch):
 def test_chat_answers_on_a_real_terminal_and_ctrl_c_stops_the_answer_only(run):
     """In a process of its own, which gets a real SIGINT while it writes."""
     program = (
-        "import os, signal, sys; from seekjax.generate import stream; advance = stream.advance\n"
+        "import os, signal, sys; from seekjax.generate import generator; decode_steps = generator.decode_steps\n"
         # a shell's background jobs start with it ignored
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def interrupted(*a, **k):\n    os.kill(os.getpid(), signal.SIGINT); return "
-        "advance(*a, **k)\n"
-        "stream.advance = interrupted; from seekjax.commands.cli import main; sys.argv = "
+        "decode_steps(*a, **k)\n"
+        "generator.decode_steps = interrupted; from seekjax.commands.cli import main; sys.argv = "
         "['seekjax', 'chat', sys.argv[1], '--max-new', '40', '--temperature', '2']\n"
         "sys.exit(main())"
     )

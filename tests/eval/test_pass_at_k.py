@@ -23,7 +23,7 @@ from seekjax.config import Config, DataConfig, GrpoConfig, KernelConfig, ModelCo
 from seekjax.data import DataError, load_tokenizer
 from seekjax.data.chat import BUILT_IN, compile_chat
 from seekjax.errors import ConfigError
-from seekjax.eval.evaluator import Examiner, Questions, distinct
+from seekjax.eval.evaluator import EvalConfig, Evaluator, distinct
 from seekjax.eval.report import tell
 from seekjax.open import open_model
 from seekjax.post.rollout.grader import Judged
@@ -255,16 +255,16 @@ def test_eval_of_a_task_is_the_same_for_any_batch_and_on_a_mesh(run, command):
 def test_a_report_that_cannot_be_written_is_a_sentence_and_the_figures_are_told(tmp_path, capsys):
     seen = figures([[judged(wrap("a", "7"))]], opened=False)
     with pytest.raises(DataError, match="cannot be written .* --report"):
-        tell(Questions(task=("addition:1",)), seen, 0.0, tmp_path / "no" / "where.json")
+        tell(EvalConfig(task=("addition:1",)), seen, 0.0, tmp_path / "no" / "where.json")
     assert capsys.readouterr().out.startswith(
         "addition:1: 1 held-out problems x 1: pass@1 100.0% ("
     )
 
 
 def texts(run, rows, seed=0):
-    exam = Examiner(
+    exam = Evaluator(
         open_model(run),
-        Questions(task=("countdown:1",), problems=6, samples=2, seed=seed),
+        EvalConfig(task=("countdown:1",), problems=6, samples=2, seed=seed),
         held_out=True,
         rows=rows,
     )
@@ -290,7 +290,7 @@ def test_sample_writes_what_fine_tuning_reads(run, command, monkeypatch, tmp_pat
             tokens_BS[b, 1 : len(one) + 1], mask_BT[b, : len(one)] = one, True
         return {"tokens": tokens_BS, "mask": mask_BT}
 
-    monkeypatch.setattr(Examiner, "draw", draw)
+    monkeypatch.setattr(Evaluator, "draw", draw)
     out = tmp_path / "kept.jsonl"
     asked = (
         "sample",
@@ -315,7 +315,7 @@ def test_sample_writes_what_fine_tuning_reads(run, command, monkeypatch, tmp_pat
     assert Counter(row["task"] for row in rows) == {"addition": 5, "countdown": 5}
     assert all(row["reward"] == 1 for row in rows)
     opened = open_model(run)
-    exam = Examiner(opened, Questions(task=("addition:3",), problems=1), held_out=False)
+    exam = Evaluator(opened, EvalConfig(task=("addition:3",), problems=1), held_out=False)
     form = Form(exam.judge.chat, opened.tokenizer)
     [sample] = form.samples(
         rows[0]["messages"]
@@ -367,17 +367,17 @@ def test_bad_input_is_one_sentence(run, command, argv, said, tmp_path, monkeypat
 
 def test_a_run_is_asked_as_it_was_taught(run):
     with use(make_mesh(CONFIG.mesh)):
-        opened, asked = open_model(run), Questions(task=("addition:1",), problems=4)
+        opened, asked = open_model(run), EvalConfig(task=("addition:1",), problems=4)
         own, other = (
-            Examiner(opened, replace(asked, template=name), held_out=True)
+            Evaluator(opened, replace(asked, template=name), held_out=True)
             for name in ("auto", "v2")
         )
         assert own.judge.opened
         assert not other.judge.opened
         assert own.sampler.max_new == 12
-        assert Examiner(opened, replace(asked, max_new=5), held_out=True).sampler.max_new == 5
+        assert Evaluator(opened, replace(asked, max_new=5), held_out=True).sampler.max_new == 5
         with pytest.raises(ConfigError):
-            Examiner(opened, replace(asked, problems=0), held_out=True)
+            Evaluator(opened, replace(asked, problems=0), held_out=True)
 
 
 def test_programs_that_differ_in_blanks_are_different_answers():

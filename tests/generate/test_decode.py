@@ -9,7 +9,7 @@ from seekjax.config import KernelConfig
 from seekjax.errors import GenerateError
 from seekjax.generate.generator import Generator
 from seekjax.generate.sampling import Sampling
-from seekjax.generate.state import Decoder, prepare
+from seekjax.generate.state import Decoder, decoding_variables
 from seekjax.model import count
 from seekjax.model.block import unstack
 from seekjax.model.cache import cache_bytes, empty_cache
@@ -88,7 +88,7 @@ def test_the_cache_holds_the_latent_alone(made):
 
 
 def test_low_precision_keeps_router_bias_and_norms(made):
-    tree = prepare(Decoder(made.model, KernelConfig(dtype="bfloat16")), made.variables)
+    tree = decoding_variables(Decoder(made.model, KernelConfig(dtype="bfloat16")), made.variables)
     for path, x in jax.tree_util.tree_leaves_with_path(tree):
         name = path[-1].key
         assert x.dtype == (
@@ -109,7 +109,7 @@ def test_low_precision_keeps_router_bias_and_norms(made):
 )
 def test_what_cannot_be_written_is_one_sentence(generator, prompts, sampling, said):
     with pytest.raises(GenerateError, match=said):
-        generator.write(prompts, sampling)
+        generator.stream(prompts, sampling)
 
 
 def test_a_draft_needs_a_prediction_module(make):

@@ -4,7 +4,7 @@ half a character or a stop string."""
 import pytest
 
 from seekjax.config import KernelConfig
-from seekjax.generate.decode import advance, start
+from seekjax.generate.decode import decode_steps, prefill
 from seekjax.generate.detokenizer import Text
 from seekjax.generate.generator import Generator, bucket
 from seekjax.generate.sampling import Sampling
@@ -21,7 +21,7 @@ def spell(ids) -> str:
 
 def test_nothing_compiles_twice_within_a_bucket(made):
     generator = Generator(made.model, made.variables, KERNEL, draft=False)
-    before = start._cache_size(), advance._cache_size()
+    before = prefill._cache_size(), decode_steps._cache_size()
     for length, new, sampling in (
         (1, 15, {}),
         (16, 9, {"temperature": 0.5}),
@@ -29,8 +29,8 @@ def test_nothing_compiles_twice_within_a_bucket(made):
         (12, 5, {"top_k": 2}),
     ):
         generator([[1] * length] * 2, Sampling(max_new=new, **sampling))
-        list(generator.write([[1] * length] * 2, Sampling(max_new=new + 1, **sampling), chunk=2))
-    assert (start._cache_size() - before[0], advance._cache_size() - before[1]) == (1, 1)
+        list(generator.stream([[1] * length] * 2, Sampling(max_new=new + 1, **sampling), chunk=2))
+    assert (prefill._cache_size() - before[0], decode_steps._cache_size() - before[1]) == (1, 1)
 
 
 def test_buckets_waste_at_most_a_quarter():
@@ -47,7 +47,7 @@ def test_streaming_writes_what_one_call_writes(made, prompts):
         Sampling(max_new=16, temperature=0.9, seed=2),
     )
     whole, pieces = generator(prompts, sampling, spell), ["", "", ""]
-    writing = generator.write(prompts, sampling, spell, chunk=4)
+    writing = generator.stream(prompts, sampling, spell, chunk=4)
     for rows in writing:
         pieces = [piece + row.text.fresh() for piece, row in zip(pieces, rows)]
     assert [row.ids for row in writing.rows] == [row.ids for row in whole]

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from seekjax.errors import GenerateError
-from seekjax.generate.sampling import Sampling, at, dials, draw, keys, log_prob, look_up, shape
+from seekjax.generate.sampling import (
+    Sampling,
+    at,
+    draw,
+    keys,
+    log_prob,
+    look_up,
+    sampling_arrays,
+    shape,
+)
 
 
 def plain(logits, sampling):
@@ -38,7 +47,7 @@ def plain(logits, sampling):
 )
 def test_the_distribution(sampling):
     logit_BV = np.random.default_rng(0).normal(size=(4, 12)).astype(np.float32) * 2
-    p_BV = jax.nn.softmax(jax.jit(shape)(logit_BV, dials(sampling)), -1)
+    p_BV = jax.nn.softmax(jax.jit(shape)(logit_BV, sampling_arrays(sampling)), -1)
     np.testing.assert_allclose(
         p_BV, [plain(row.astype(np.float64), sampling) for row in logit_BV], atol=2e-6
     )
@@ -46,7 +55,7 @@ def test_the_distribution(sampling):
 
 def test_greedy_is_the_first_likeliest():
     logit_BV = jnp.array([[0.0, 2.0, 2.0], [5.0, -1.0, 0.0]])
-    left = shape(logit_BV, dials(Sampling(temperature=0)))
+    left = shape(logit_BV, sampling_arrays(Sampling(temperature=0)))
     assert np.array_equal(draw(keys(Sampling(), 2), left), [1, 0])
     assert np.array_equal(np.isfinite(left).sum(-1), [1, 1])
 

@@ -17,7 +17,7 @@ KERNEL = KernelConfig(attention="plain")
 
 
 def test_greedy_with_a_draft_is_plain_greedy(made, prompts):
-    writing = Generator(made.model, made.variables, KERNEL, draft=True).write(
+    writing = Generator(made.model, made.variables, KERNEL, draft=True).stream(
         prompts, Sampling(max_new=16, temperature=0), chunk=3
     )
     seen = [[len(row.ids) for row in rows] for rows in writing]
@@ -40,7 +40,7 @@ def test_a_draft_that_is_always_right_writes_two_tokens_a_step(make):
     params = dict(made.variables["params"])
     params["head"] = params["head"] * 0
     always = Generator(made.model, made.variables | {"params": params}, KERNEL, draft=True)
-    writing = always.write([[3, 1], [2]], Sampling(max_new=11, temperature=0))
+    writing = always.stream([[3, 1], [2]], Sampling(max_new=11, temperature=0))
     for _ in writing:
         pass
     assert writing.rounds == writing.accepted == 10
@@ -68,7 +68,7 @@ def test_sampled_texts_have_exactly_the_models_distribution(make, draft):
         each = made.log_probs([2, 1, a, b])[1:] / sampling.temperature
         each = np.exp(each) * (np.exp(each) >= sampling.min_p * np.exp(each).max(-1, keepdims=True))
         p[a, b, c] = np.prod((each / each.sum(-1, keepdims=True))[np.arange(3), [a, b, c]])
-    writing = Generator(made.model, made.variables, KERNEL, draft=draft).write(
+    writing = Generator(made.model, made.variables, KERNEL, draft=draft).stream(
         [[2, 1]] * rows, sampling
     )
     for _ in writing:

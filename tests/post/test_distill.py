@@ -15,8 +15,8 @@ from seekjax.checkpoint.write import Checkpoints
 from seekjax.config import DistillConfig, LoraConfig, Schedule
 from seekjax.data import DataError, load_tokenizer
 from seekjax.errors import ConfigError, WeightsError
-from seekjax.post.distill.distillation import Match, direction
 from seekjax.post.distill import teacher as teachers
+from seekjax.post.distill.distillation import Match, direction
 from seekjax.post.distill.saved_logits import Kept
 from seekjax.post.stages import stage_of
 from seekjax.post.tune.sft import FineTuning

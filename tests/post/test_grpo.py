@@ -28,7 +28,7 @@ from seekjax.data import DataError, load_tokenizer
 from seekjax.data.chat import BUILT_IN
 from seekjax.errors import ConfigError
 from seekjax.model.transformer import Transformer
-from seekjax.open import adopt, open_model
+from seekjax.open import open_model, with_initial_model
 from seekjax.post.rl.grpo import Reinforcement, objective_of, replaced
 from seekjax.post.rl.recipes import RECIPES
 from seekjax.post.rollout import sampler as rollout
@@ -201,7 +201,9 @@ def test_eight_devices_make_the_same_updates(unbroken, base, tmp_path):
 
     def two_steps(name, mesh):
         config, folder = run(base, tmp_path / name, steps=2, mesh=mesh), tmp_path / name
-        stage = Reinforcement(adopt(replace(config, optimizer=replace(config.optimizer, eps=1e-5))))
+        stage = Reinforcement(
+            with_initial_model(replace(config, optimizer=replace(config.optimizer, eps=1e-5)))
+        )
         folder.mkdir()
         with use(make_mesh(mesh)):
             stage.open(folder)
@@ -221,7 +223,7 @@ def test_eight_devices_make_the_same_updates(unbroken, base, tmp_path):
 def test_replayed_routing_is_what_the_trainer_follows(base):
     """After absorbed decoding with temperature and top-p; with other experts, or without the mask,
     the probabilities are others."""
-    stage = Reinforcement(adopt(run(base, None)))
+    stage = Reinforcement(with_initial_model(run(base, None)))
     with use(make_mesh(BASE.mesh)):
         sampler, state = rollout.Sampler(stage.config, stage.tokenizer), Plan(stage.config).start()
         texts = sampler(
@@ -263,7 +265,7 @@ def test_replayed_routing_is_what_the_trainer_follows(base):
 def test_every_rollout_draws_anew_and_ends_where_padding_is_the_end_too(base):
     """Three public trainers' mistakes: one key for all steps, prompts read once a sample, the end
     masked out where it is also the padding."""
-    stage = Reinforcement(adopt(run(base, None)))
+    stage = Reinforcement(with_initial_model(run(base, None)))
     with use(make_mesh(BASE.mesh)):
         sampler, state = rollout.Sampler(stage.config, stage.tokenizer), Plan(stage.config).start()
         prompts = [stage.judge.prompt(problem) for problem in stage.judge.training(0, 4)]
@@ -427,7 +429,7 @@ def test_the_template_is_kept_beside_the_weights(base, unbroken, tmp_path):
     saved learns no other."""
     assert (unbroken.folder / "chat_template.jinja").read_text() == BUILT_IN["v3"]
     with use(make_mesh(BASE.mesh)):
-        other = Reinforcement(adopt(run(base, tmp_path, post={"template": "r1"})))
+        other = Reinforcement(with_initial_model(run(base, tmp_path, post={"template": "r1"})))
         other.open(tmp_path)
         assert (tmp_path / "chat_template.jinja").read_text() == BUILT_IN["r1"]
         with pytest.raises(DataError, match="learns another chat template"):
@@ -510,7 +512,9 @@ def test_a_template_that_asks_for_no_answer_is_refused(base, tmp_path):
         "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     )
     with pytest.raises(DataError, match="no generation prompt"):
-        Reinforcement(adopt(run(tmp_path / "base", tmp_path, post={"template": "auto"})))
+        Reinforcement(
+            with_initial_model(run(tmp_path / "base", tmp_path, post={"template": "auto"}))
+        )
 
 
 def test_a_config_replaces_parts_of_its_recipe():

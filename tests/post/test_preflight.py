@@ -14,7 +14,7 @@ from seekjax.checkpoint.write import Checkpoints
 from seekjax.config import Config, DataConfig, GrpoConfig, KernelConfig, ModelConfig, TrainConfig
 from seekjax.data import load_tokenizer
 from seekjax.errors import RunError
-from seekjax.open import adopt
+from seekjax.open import with_initial_model
 from seekjax.post.rl import preflight
 from seekjax.post.rl.grpo import Reinforcement
 from seekjax.post.rl.preflight import diagnose, find, lines, signal_at
@@ -169,7 +169,7 @@ def base(tmp_path_factory):
 
 def first_batch(config, folder):
     """What a fresh run begins with."""
-    stage = Reinforcement(adopt(config))
+    stage = Reinforcement(with_initial_model(config))
     folder.mkdir()
     with use(make_mesh(config.mesh)):
         stage.open(folder)

@@ -17,7 +17,7 @@ from seekjax.config import Config, KernelConfig, ModelConfig
 from seekjax.errors import ConfigError
 from seekjax.generate.generator import Generator
 from seekjax.generate.sampling import Sampling
-from seekjax.generate.state import Decoder, prepare
+from seekjax.generate.state import Decoder, decoding_variables
 from seekjax.hf.save import save
 from seekjax.model.abstract import abstract_variables, named_variables
 from seekjax.model.init import draw
@@ -143,7 +143,7 @@ def test_what_a_cpu_reads(kind, folder):
         for name, w in opened.variables["params"]["expert_layers"]["attention"].items()
         if isinstance(w, Quantised)
     }
-    for name, w in prepare(Decoder(MODEL, opened.kernel), opened.variables)["params"][
+    for name, w in decoding_variables(Decoder(MODEL, opened.kernel), opened.variables)["params"][
         "expert_layers_0"
     ]["attention"].items():
         if name in whole:

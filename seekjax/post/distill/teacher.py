@@ -12,8 +12,9 @@ from seekjax.data import DataError, Tokenizer, read_tokenizer
 from seekjax.errors import need
 from seekjax.kernels.divergence import likeliest
 from seekjax.model.transformer import Transformer
-from seekjax.open import Opened, adopt, open_model, weights_mark
+from seekjax.open import OpenedModel, open_model, weights_fingerprint, with_initial_model
 from seekjax.post.distill.saved_logits import Kept
+from seekjax.storage import kind_of
 from seekjax.train.step import BATCH
 from sharding.rules import sharding
 
@@ -32,13 +33,13 @@ class Teacher:
             "checkpoint with --post.teacher.",
         )
         self.folder, self.config, self.kept = post.teacher.expanduser(), config, None
-        self.model = adopt(replace(config, init=self.folder)).model
+        self.model = with_initial_model(replace(config, init=self.folder)).model
         self.tokenizer = read_tokenizer(self.folder, self.model.vocab)
         self.elsewhere = (
             "let the student learn from its texts instead (seekjax sample "
             f"{self.folder} ..., then python train.py sft)"
         )
-        self.mark = weights_mark(self.folder)
+        self.mark = weights_fingerprint(self.folder)
 
     def check_vocabulary(self, config: Config) -> None:
         """Raise ConfigError where the student's has another size: before its tokenizer is read,
@@ -112,10 +113,10 @@ class Teacher:
         return None if self.config.post.top_k else self._head
 
     @cached_property
-    def opened(self) -> Opened:
+    def opened(self) -> OpenedModel:
         """A run's weights compute as the run did, published ones as the student does. Whatever the
         run did, no token is dropped."""
-        published = not (self.folder / "checkpoints").is_dir()
+        published = kind_of(self.folder) != "run"
         opened = open_model(self.folder, self.config.kernel if published else None)
         return opened._replace(
             kernel=replace(

@@ -11,10 +11,10 @@ from jax.experimental import multihost_utils
 
 from seekjax.config import Config
 from seekjax.data import DataError, Tokenizer
-from seekjax.generate.decode import advance, start
+from seekjax.generate.decode import decode_steps, prefill
 from seekjax.generate.generator import STOPS
-from seekjax.generate.sampling import Dials, Sampling, dials
-from seekjax.generate.state import Decoder, prepare
+from seekjax.generate.sampling import Sampling, SamplingArrays, sampling_arrays
+from seekjax.generate.state import Decoder, decoding_variables
 from sharding.place import put_batch
 from sharding.rules import constrain, sharding
 
@@ -26,7 +26,7 @@ def sample(
     tokens_PT,
     length_P,
     key_B,
-    dials: Dials,
+    sampling: SamplingArrays,
     stop_X,
     slots: int,
     group: int,
@@ -39,20 +39,20 @@ def sample(
     drawn), "length" [B], "log_prob", "entropy", "choice", "kept"?: see generate/record.py}.
     """
     start_B = jnp.repeat(length_P, group)
-    variables = prepare(decoder, variables)
-    state = start(
+    variables = decoding_variables(decoder, variables)
+    state = prefill(
         decoder,
         variables,
         tokens_PT,
         length_P,
         start_B + max_new,
         key_B,
-        dials,
+        sampling,
         stop_X,
         slots,
         group,
     )
-    state = advance(decoder, variables, state, dials, stop_X, max_new)
+    state = decode_steps(decoder, variables, state, sampling, stop_X, max_new)
     slot_S, end_B1 = jnp.arange(slots), state.length_B[:, None]
     drawn_BS = (slot_S >= start_B[:, None]) & (slot_S < end_B1)
     texts = {
@@ -76,7 +76,7 @@ class Sampler:
         )
         self.slots, self.max_new = config.data.sequence + 1, post.max_new
         self.room = self.slots - post.max_new
-        self.dials = dials(
+        self.sampling = sampling_arrays(
             Sampling(temperature=post.temperature, top_k=post.top_k, top_p=post.top_p)
         )
         self.eos, self.pad = tokenizer.eos, tokenizer.pad
@@ -110,7 +110,7 @@ class Sampler:
             placed["tokens"],
             placed["length"],
             group_keys(key, len(prompts), group),
-            self.dials,
+            self.sampling,
             self.stop_X,
             self.slots,
             group,
