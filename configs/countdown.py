@@ -20,7 +20,7 @@ from seekjax.config import (
     KernelConfig,
     ModelConfig,
     OptimizerConfig,
-    Schedule,
+    Piece,
     SftConfig,
     TrainConfig,
 )
@@ -48,11 +48,14 @@ config = Config(
     ),
     data=DataConfig(tokenizer="byte", sequence=256, packing="fit", mask_documents=True),
     optimizer=OptimizerConfig(
-        name="muon", learning_rate=5e-3, warmup=50, schedule=Schedule((1.0,), (0.1,), ("cosine",))
+        name="muon",
+        learning_rate=5e-3,
+        warmup=50,
+        schedule=(Piece(until=1.0, to=0.1, shape="cosine"),),
     ),
     kernel=KernelConfig(remat="product"),
     train=TrainConfig(
         steps=1200, batch=8, balance_rate=0.01, log_every=50, eval_every=400, save_every=400
     ),
-    post=SftConfig(tasks=("countdown:1",), template="v3", attempts=0.75),
+    sft=SftConfig(tasks=("countdown:1",), template="v3", attempts=0.75),
 )

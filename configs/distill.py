@@ -19,29 +19,30 @@ same tokenizer:
 """
 
 from seekjax.config import (
+    CONSTANT,
     Config,
     DataConfig,
     DistillConfig,
     KernelConfig,
     OptimizerConfig,
-    Schedule,
+    Piece,
     TrainConfig,
 )
 
 config = Config(
     data=DataConfig(sequence=256, packing="fit", mask_documents=True),
     optimizer=OptimizerConfig(
-        learning_rate=1e-3, warmup=10, schedule=Schedule((1.0,), (0.1,), ("cosine",))
+        learning_rate=1e-3, warmup=10, schedule=(Piece(until=1.0, to=0.1, shape="cosine"),)
     ),
     kernel=KernelConfig(remat="product"),
     train=TrainConfig(
         steps=200,
         batch=16,
         mtp_weight=0.1,
-        mtp_schedule=Schedule(),
+        mtp_schedule=CONSTANT,
         log_every=10,
         eval_every=50,
         save_every=50,
     ),
-    post=DistillConfig(),
+    distill=DistillConfig(),
 )

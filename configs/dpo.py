@@ -16,7 +16,7 @@ from seekjax.config import (
     DpoConfig,
     KernelConfig,
     OptimizerConfig,
-    Schedule,
+    Piece,
     TrainConfig,
 )
 
@@ -25,7 +25,7 @@ config = Config(
     optimizer=OptimizerConfig(
         learning_rate=5e-5,
         warmup=10,
-        schedule=Schedule((1.0,), (0.1,), ("cosine",)),
+        schedule=(Piece(until=1.0, to=0.1, shape="cosine"),),
         weight_decay=0.0,
     ),
     kernel=KernelConfig(remat="product"),
@@ -39,5 +39,5 @@ config = Config(
         eval_every=25,
         save_every=25,
     ),
-    post=DpoConfig(),
+    dpo=DpoConfig(),
 )

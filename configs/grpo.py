@@ -11,21 +11,21 @@ papers' objectives by one word: --post.recipe grpo, r1, dr_grpo, dapo, gspo or c
 """
 
 from seekjax.config import (
+    CONSTANT,
     Config,
     DataConfig,
     GrpoConfig,
     KernelConfig,
     OptimizerConfig,
-    Schedule,
     TrainConfig,
 )
 
 config = Config(
     data=DataConfig(sequence=96),
-    optimizer=OptimizerConfig(learning_rate=2e-4, warmup=5, schedule=Schedule(), weight_decay=0.0),
+    optimizer=OptimizerConfig(learning_rate=2e-4, warmup=5, schedule=CONSTANT, weight_decay=0.0),
     kernel=KernelConfig(remat="product"),
     train=TrainConfig(
         steps=100, batch=128, balance_loss=0.0, log_every=1, eval_every=25, save_every=25
     ),
-    post=GrpoConfig(prompts=16, group=8),
+    grpo=GrpoConfig(prompts=16, group=8),
 )

@@ -13,11 +13,12 @@ prediction modules learn with V3's later weight of 0.1. For a large model take R
 """
 
 from seekjax.config import (
+    CONSTANT,
     Config,
     DataConfig,
     KernelConfig,
     OptimizerConfig,
-    Schedule,
+    Piece,
     SftConfig,
     TrainConfig,
 )
@@ -25,7 +26,7 @@ from seekjax.config import (
 config = Config(
     data=DataConfig(sequence=256, packing="fit", mask_documents=True),
     optimizer=OptimizerConfig(
-        learning_rate=1e-3, warmup=10, schedule=Schedule((1.0,), (0.1,), ("cosine",))
+        learning_rate=1e-3, warmup=10, schedule=(Piece(until=1.0, to=0.1, shape="cosine"),)
     ),
     kernel=KernelConfig(remat="product"),
     train=TrainConfig(
@@ -33,10 +34,10 @@ config = Config(
         batch=16,
         balance_rate=0.0,
         mtp_weight=0.1,
-        mtp_schedule=Schedule(),
+        mtp_schedule=CONSTANT,
         log_every=10,
         eval_every=50,
         save_every=50,
     ),
-    post=SftConfig(),
+    sft=SftConfig(),
 )

@@ -14,7 +14,7 @@ from seekjax.config import (
     KernelConfig,
     ModelConfig,
     OptimizerConfig,
-    Schedule,
+    Piece,
     TrainConfig,
 )
 
@@ -42,7 +42,10 @@ config = Config(
     optimizer=OptimizerConfig(
         learning_rate=6e-4,
         warmup=500,
-        schedule=Schedule((0.7, 1.0), (1.0, 0.1), ("constant", "cosine")),
+        schedule=(
+            Piece(until=0.7, to=1.0),
+            Piece(until=1.0, to=0.1, shape="cosine"),
+        ),
     ),
     train=TrainConfig(steps=10_000, batch=128, micro_batch=32, eval_every=500, save_every=500),
     kernel=KernelConfig(dtype="bfloat16"),

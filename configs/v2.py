@@ -19,8 +19,8 @@ from seekjax.config import (
     KernelConfig,
     ModelConfig,
     OptimizerConfig,
+    Piece,
     RopeConfig,
-    Schedule,
     TrainConfig,
 )
 from sharding.mesh import MeshConfig
@@ -54,7 +54,11 @@ config = Config(
     optimizer=OptimizerConfig(
         learning_rate=2.4e-4,
         warmup=2000,
-        schedule=Schedule((0.6, 0.9, 1.0), (1.0, 0.316, 0.316**2), ("constant",) * 3),
+        schedule=(
+            Piece(until=0.6, to=1.0),
+            Piece(until=0.9, to=0.316),
+            Piece(until=1.0, to=0.316**2),
+        ),
     ),
     train=TrainConfig(
         steps=219_642,

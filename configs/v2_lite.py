@@ -17,8 +17,8 @@ from seekjax.config import (
     KernelConfig,
     ModelConfig,
     OptimizerConfig,
+    Piece,
     RopeConfig,
-    Schedule,
     TrainConfig,
 )
 from sharding.mesh import MeshConfig
@@ -52,7 +52,11 @@ config = Config(
     optimizer=OptimizerConfig(
         learning_rate=4.2e-4,
         warmup=2000,
-        schedule=Schedule((0.8, 0.9, 1.0), (1.0, 0.316, 0.316**2), ("constant",) * 3),
+        schedule=(
+            Piece(until=0.8, to=1.0),
+            Piece(until=0.9, to=0.316),
+            Piece(until=1.0, to=0.316**2),
+        ),
     ),
     train=TrainConfig(
         steps=302_000, batch=4608, micro_batch=512, balance_rate=0.0, balance_loss=0.001

@@ -22,8 +22,8 @@ from seekjax.config import (
     KernelConfig,
     ModelConfig,
     OptimizerConfig,
+    Piece,
     RopeConfig,
-    Schedule,
     TrainConfig,
 )
 from sharding.mesh import MeshConfig
@@ -52,10 +52,11 @@ config = Config(
     optimizer=OptimizerConfig(
         learning_rate=2.2e-4,
         warmup=2000,
-        schedule=Schedule(
-            (10 / 14.8, 14.3 / 14.8, 14.633 / 14.8, 1.0),
-            (1.0, 0.1, 0.1, 7.3 / 220),
-            ("constant", "cosine", "constant", "constant"),
+        schedule=(
+            Piece(until=10 / 14.8, to=1.0),
+            Piece(until=14.3 / 14.8, to=0.1, shape="cosine"),
+            Piece(until=14.633 / 14.8, to=0.1),
+            Piece(until=1.0, to=7.3 / 220),
         ),
     ),
     train=TrainConfig(
@@ -64,7 +65,10 @@ config = Config(
         micro_batch=512,
         batch_start=3072,
         batch_ramp=469e9 / 14.8e12,
-        balance_schedule=Schedule((14.3 / 14.8, 1.0), (1.0, 0.0), ("constant", "constant")),
+        balance_schedule=(
+            Piece(until=14.3 / 14.8, to=1.0),
+            Piece(until=1.0, to=0.0),
+        ),
     ),
     kernel=KernelConfig(dtype="bfloat16"),
     mesh=MeshConfig(fsdp=8, expert=64, tensor=4),

@@ -10,7 +10,13 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"sharding"},
     {"seekjax.config", "seekjax"},
-    {"seekjax.model", "seekjax.kernels", "seekjax.data", "seekjax.quant", "seekjax.validate"},
+    {
+        "seekjax.model",
+        "seekjax.kernels",
+        "seekjax.data",
+        "seekjax.quant",
+        "seekjax.config.validate",
+    },
     {"seekjax.train", "seekjax.generate", "seekjax.hf", "seekjax.plan"},
     {"seekjax.post", "seekjax.eval", "seekjax.serve"},
     {"configs", "seekjax.commands.cli", "seekjax.commands.workflow", "train"},

@@ -10,11 +10,11 @@ from typing import Any
 import jax
 
 from seekjax.config import Config
+from seekjax.config.validate import validate
 from seekjax.errors import ConfigError
 from seekjax.quant.formats import Kind, contracted, quantise
 from seekjax.quant.tree import abstract_tree, chosen, is_quantised
 from seekjax.train.state import Plan
-from seekjax.validate import validate
 from sharding import show
 from sharding.mesh import abstract_mesh
 from sharding.rules import use

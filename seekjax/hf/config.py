@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from seekjax.config import ModelConfig, RopeConfig
+from seekjax.config.validate import check_model
 from seekjax.errors import ConfigError, WeightsError, need
 from seekjax.hf.quote import quoted
 from seekjax.model.rope import extended
-from seekjax.validate import check_model
 
 NUMBERS = {  # DeepSeek's name -> ours, where both are the same positive number
     "vocab_size": "vocab",

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 
 from seekjax.config import KernelConfig, ModelConfig
+from seekjax.config.validate import split_sizes
 from seekjax.errors import RunError
 from seekjax.model.transformer import Transformer
 from seekjax.quant.tree import abstract_tree
-from seekjax.validate import split_sizes
 from sharding.place import axes_of, unbox
 from sharding.rules import in_use, sharding, split_by
 

@@ -58,7 +58,7 @@ def compare_with_xz(stage: Pretraining, state: TrainState) -> list[str]:
                 text,
                 stage.tokenizer,
                 config.data.sequence,
-                config.train.micro_batch or config.train.batch,
+                config.train.rows,
             )
             rows = len(batches[0]["tokens"]) // jax.process_count()
             mine = slice(rows * jax.process_index(), rows * (jax.process_index() + 1))

@@ -12,6 +12,7 @@ from jax.experimental import multihost_utils
 from seekjax.checkpoint.config_json import to_json
 from seekjax.checkpoint.write import Checkpoints
 from seekjax.config import Config
+from seekjax.config.validate import validate
 from seekjax.data import DataError
 from seekjax.model.count import flops_per_token
 from seekjax.open import initial_variables, with_initial_model
@@ -20,7 +21,6 @@ from seekjax.train.pretrain import Pretraining
 from seekjax.train.run import Stop, announce, matmul_peak, open_folder, stop_on_signals
 from seekjax.train.stage import Stage
 from seekjax.train.state import TrainState
-from seekjax.validate import validate
 from sharding.mesh import join_hosts, make_mesh
 from sharding.rules import use
 

@@ -46,7 +46,7 @@ class Pretraining:
             self.config.data,
             self.corpus,
             self.tokenizer,
-            batch=train.micro_batch or train.batch,
+            batch=train.rows,
             seed=train.seed,
             **self.process,
         )
@@ -55,7 +55,7 @@ class Pretraining:
 
     def batch(self, step: int, state: TrainState) -> dict[str, jax.Array]:
         train = self.config.train
-        micro = batch_at(train, step) // (train.micro_batch or train.batch)
+        micro = batch_at(train, step) // (train.rows)
         return put_batch(stacked([next(self.batches) for _ in range(micro)]), BATCH)
 
     def tokens(self, step: int) -> int:
@@ -95,7 +95,7 @@ class HeldOut:
 
     def __init__(self, stage: Pretraining):
         config, self.stage = stage.config, stage
-        batch = config.train.micro_batch or config.train.batch
+        batch = config.train.rows
         self.sources = {
             source.name: eval_batches(
                 config.data,

@@ -17,22 +17,26 @@ import jax.numpy as jnp
 from seekjax.config import Config, Schedule, TrainConfig
 
 
-def multiplier(schedule: Schedule, share) -> jax.Array:
-    """The schedule at a share (0 to 1) of the training tokens, float32; a path in the first piece
-    starts from 1."""
+def multiplier(schedule: Schedule, share: jax.Array | float) -> jax.Array:
+    """Return the schedule's value at a share (0 to 1) of the training tokens, float32.
+
+    A path in the first piece starts from 1.
+    """
     share = jnp.asarray(share, jnp.float32)
-    value = jnp.float32(schedule.scale[-1])
-    starts, before = (0.0, *schedule.until), (1.0, *schedule.scale)
-    for i in reversed(range(len(schedule.until))):
-        along = (share - starts[i]) / (schedule.until[i] - starts[i])
-        to_go = {"constant": 0.0, "linear": 1 - along, "cosine": (1 + jnp.cos(jnp.pi * along)) / 2}[
-            schedule.shape[i]
-        ]
-        value = jnp.where(
-            share < schedule.until[i],
-            schedule.scale[i] + (before[i] - schedule.scale[i]) * to_go,
-            value,
-        )
+    value = jnp.float32(schedule[-1].to)
+
+    starts = [0.0] + [piece.until for piece in schedule]
+    before = [1.0] + [piece.to for piece in schedule]
+    for i in reversed(range(len(schedule))):
+        piece = schedule[i]
+        done = (share - starts[i]) / (piece.until - starts[i])
+        to_go = {
+            "constant": 0.0,
+            "linear": 1 - done,
+            "cosine": (1 + jnp.cos(jnp.pi * done)) / 2,
+        }[piece.shape]
+        here = piece.to + (before[i] - piece.to) * to_go
+        value = jnp.where(share < piece.until, here, value)
     return value
 
 
@@ -49,7 +53,7 @@ def stairs(train: TrainConfig) -> tuple[tuple[int, int, int], ...]:
     start, batch, unit = (
         train.batch_start or train.batch,
         train.batch,
-        train.micro_batch or train.batch,
+        train.rows,
     )
     if start > batch or start % unit or batch % unit:
         raise ValueError(

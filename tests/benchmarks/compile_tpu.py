@@ -81,7 +81,7 @@ def section(name: str) -> str:
         kernel=replace(config.kernel, **kernel),
     )
     devices = topologies.get_topology_desc(platform="tpu", topology_name=f"v5p:{torus}").devices
-    micro = config.train.micro_batch or config.train.batch
+    micro = config.train.rows
     shape = config.train.batch // micro, micro, config.data.sequence + 1
     changed = ", ".join(f"{key} {value}" for key, value in {**train, **kernel}.items()) or "nothing"
     placed = make_mesh(mesh, devices)

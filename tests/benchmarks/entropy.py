@@ -18,7 +18,7 @@ from seekjax.config import (
     KernelConfig,
     ModelConfig,
     OptimizerConfig,
-    Schedule,
+    Piece,
     TrainConfig,
 )
 from seekjax.data import document_batches, stories
@@ -47,7 +47,11 @@ CONFIG = Config(
     ),
     data=DataConfig(sources=("stories",), sequence=128),
     optimizer=OptimizerConfig(
-        learning_rate=1e-2, schedule=Schedule((0.5, 1.0), (1.0, 0.02), ("constant", "cosine"))
+        learning_rate=1e-2,
+        schedule=(
+            Piece(until=0.5, to=1.0),
+            Piece(until=1.0, to=0.02, shape="cosine"),
+        ),
     ),
     kernel=KernelConfig(remat="product"),
     train=TrainConfig(

@@ -52,7 +52,7 @@ def ours(options):
     config = replace(
         config,
         data=replace(config.data, sequence=PROMPT + options.new),
-        post=GrpoConfig(max_new=options.new),
+        grpo=GrpoConfig(max_new=options.new),
         mesh=MeshConfig(),
         model=replace(config.model, **json.loads(options.shape)),
     )

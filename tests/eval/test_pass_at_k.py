@@ -216,7 +216,7 @@ def run(tmp_path_factory):
             1,
             Plan(CONFIG).start(),
             data=None,
-            config=to_json(replace(CONFIG, post=GrpoConfig(max_new=12))),
+            config=to_json(replace(CONFIG, grpo=GrpoConfig(max_new=12))),
         )
     return folder
 

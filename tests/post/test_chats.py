@@ -38,7 +38,7 @@ def learnt(sample):
 
 def config(sequence=200, **post):
     return Config(
-        data=DataConfig(tokenizer="byte", sequence=sequence, held_out=0.2), post=SftConfig(**post)
+        data=DataConfig(tokenizer="byte", sequence=sequence, held_out=0.2), sft=SftConfig(**post)
     )
 
 

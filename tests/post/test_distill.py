@@ -12,7 +12,7 @@ import pytest
 
 from seekjax.checkpoint.config_json import to_json
 from seekjax.checkpoint.write import Checkpoints
-from seekjax.config import DistillConfig, LoraConfig, Schedule
+from seekjax.config import CONSTANT, DistillConfig, LoraConfig
 from seekjax.data import DataError, load_tokenizer
 from seekjax.errors import ConfigError, WeightsError
 from seekjax.post.distill import teacher as teachers
@@ -61,7 +61,7 @@ def settings_of(tiny, big, chats):
                 groups_per_token=1,
             ),
             data=replace(config.data, sequence=32),
-            optimizer=replace(config.optimizer, schedule=Schedule(), weight_decay=0.0),
+            optimizer=replace(config.optimizer, schedule=CONSTANT, weight_decay=0.0),
         )
 
     return config

@@ -215,9 +215,9 @@ def test_settings_that_do_not_fit_are_refused(tiny, tmp_path):
     assert len(corpus.sources[0].train) == len(corpus.sources[0].held_out) == 1
     config = tiny(tmp_path, DpoConfig(pairs=(file,)))
     for wrong, says in [
-        (replace(config, post=DpoConfig()), "nothing to learn from"),
-        (replace(config, post=DpoConfig(pairs=(file, file))), "named twice"),
-        (replace(config, post=DpoConfig(pairs=(file,), beta=0.0)), "beta"),
+        (replace(config, dpo=DpoConfig()), "nothing to learn from"),
+        (replace(config, dpo=DpoConfig(pairs=(file, file))), "named twice"),
+        (replace(config, dpo=DpoConfig(pairs=(file,), beta=0.0)), "beta"),
         (replace(config, data=DataConfig()), "--init"),
         (replace(config, train=replace(config.train, batch=9, micro_batch=3)), "whole pairs"),
     ]:

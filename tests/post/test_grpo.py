@@ -14,6 +14,7 @@ import pytest
 from seekjax.checkpoint.config_json import to_json
 from seekjax.checkpoint.write import Checkpoints
 from seekjax.config import (
+    CONSTANT,
     Config,
     DataConfig,
     GrpoConfig,
@@ -21,7 +22,6 @@ from seekjax.config import (
     LoraConfig,
     ModelConfig,
     OptimizerConfig,
-    Schedule,
     TrainConfig,
 )
 from seekjax.data import DataError, load_tokenizer
@@ -110,10 +110,10 @@ def run(base, out, steps=20, post=None, mesh=BASE.mesh, **train):
         out=out,
         mesh=mesh,
         optimizer=OptimizerConfig(
-            learning_rate=3e-3, warmup=1, schedule=Schedule(), weight_decay=0.0
+            learning_rate=3e-3, warmup=1, schedule=CONSTANT, weight_decay=0.0
         ),
         train=TrainConfig(**train),
-        post=GrpoConfig(**post),
+        grpo=GrpoConfig(**post),
     )
 
 
@@ -448,7 +448,7 @@ def test_what_was_drawn_tells_how_good_the_policy_is_and_what_has_signal_is_lear
     rounds = [([0, 0, 1, -1], 0), ([0, 0, 0, 0], 4), ([2, -2, 3, -3], 8)]
     stage = object.__new__(Reinforcement)
     stage.config, stage.objective = (
-        Config(post=GrpoConfig(prompts=2, group=2, rounds=3)),
+        Config(grpo=GrpoConfig(prompts=2, group=2, rounds=3)),
         objective_of(GrpoConfig(resample=True)),
     )
     stage.draw_round = lambda _, number: (

@@ -244,7 +244,7 @@ def test_pictures_are_drawn_of_what_is_there(tmp_path):
         "max_violation.png",
     ]
     assert all(path.stat().st_size > 5000 for path in tmp_path.glob("*.png"))
-    stage = SimpleNamespace(config=Config(post=GrpoConfig(tasks=("addition:1", "countdown"))))
+    stage = SimpleNamespace(config=Config(grpo=GrpoConfig(tasks=("addition:1", "countdown"))))
     pictures, checkpoint, *following = Watch(stage, tmp_path).finish(
         SimpleNamespace(step=np.int32(3)), tmp_path
     )

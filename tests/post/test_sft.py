@@ -166,9 +166,9 @@ def test_settings_that_do_not_fit_are_refused(tiny, chats, tmp_path):
     config = tiny(tmp_path, SftConfig(chats=(chats,)))
     for wrong, says in [
         (replace(config, data=replace(config.data, tokenizer="bpe")), "--init"),
-        (replace(config, post=SftConfig(expert_share=2.0)), "share"),
+        (replace(config, sft=SftConfig(expert_share=2.0)), "share"),
         (
-            replace(config, post=SftConfig(expert_share=0.5), lora=replace(config.lora, rank=2)),
+            replace(config, sft=SftConfig(expert_share=0.5), lora=replace(config.lora, rank=2)),
             "choose one",
         ),
         (replace(config, data=replace(config.data, workers=1)), "workers"),

@@ -14,6 +14,7 @@ from seekjax.commands.cli import main
 from seekjax.commands.quantize import quantised
 from seekjax.commands.show import weight_bytes
 from seekjax.config import Config, KernelConfig, ModelConfig
+from seekjax.config.validate import check_run
 from seekjax.errors import ConfigError
 from seekjax.generate.generator import Generator
 from seekjax.generate.sampling import Sampling
@@ -25,7 +26,6 @@ from seekjax.model.transformer import Transformer, logits
 from seekjax.open import open_model
 from seekjax.quant.formats import Quantised, dense
 from seekjax.quant.tree import tree_bytes
-from seekjax.validate import check_run
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.place import axes_of
 from sharding.rules import use

@@ -32,7 +32,7 @@ def base(out: Path) -> Path:
             train=replace(
                 countdown.train, steps=600, log_every=100, eval_every=600, save_every=600
             ),
-            post=SftConfig(tasks=TASK, template="v3", attempts=1.0),
+            sft=SftConfig(tasks=TASK, template="v3", attempts=1.0),
         ),
         FineTuning,
     )
@@ -48,7 +48,7 @@ def accuracy(init: Path, out: Path, steps: int, **post) -> float:
             out=out,
             data=replace(grpo.data, sequence=88),
             train=replace(grpo.train, steps=steps, log_every=5, eval_every=steps, save_every=steps),
-            post=GrpoConfig(tasks=TASK, max_new=72, kl=0.0, **post),
+            grpo=GrpoConfig(tasks=TASK, max_new=72, kl=0.0, **post),
         ),
         Reinforcement,
     )

@@ -11,7 +11,7 @@ from seekjax.config import (
     KernelConfig,
     ModelConfig,
     OptimizerConfig,
-    Schedule,
+    Piece,
     TrainConfig,
 )
 from seekjax.train import metrics
@@ -39,7 +39,11 @@ CONFIG = Config(
     ),
     data=DataConfig(sources=("stories",), sequence=64),
     optimizer=OptimizerConfig(
-        learning_rate=1e-2, schedule=Schedule((0.5, 1.0), (1.0, 0.05), ("constant", "cosine"))
+        learning_rate=1e-2,
+        schedule=(
+            Piece(until=0.5, to=1.0),
+            Piece(until=1.0, to=0.05, shape="cosine"),
+        ),
     ),
     mesh=MeshConfig(data=1),
     kernel=KernelConfig(attention="plain", remat="none"),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seekjax.config import Config, DataConfig, OptimizerConfig, Schedule, TrainConfig
+from seekjax.config import CONSTANT, Config, DataConfig, OptimizerConfig, Piece, TrainConfig
 from seekjax.train.schedule import (
     balance_rate,
     batch_at,
@@ -51,8 +51,11 @@ def step_at(config: Config, tokens: float) -> int:
     ],
 )
 def test_pieces_are_constant_cosine_and_linear(share, value):
-    schedule = Schedule(
-        (0.3, 0.7, 0.8, 1.0), (1.0, 0.1, 0.1, 0.0), ("constant", "cosine", "constant", "linear")
+    schedule = (
+        Piece(until=0.3, to=1.0),
+        Piece(until=0.7, to=0.1, shape="cosine"),
+        Piece(until=0.8, to=0.1),
+        Piece(until=1.0, to=0.0, shape="linear"),
     )
     np.testing.assert_allclose(multiplier(schedule, share), value, atol=1e-6)
     np.testing.assert_allclose(jax.jit(lambda x: multiplier(schedule, x))(share), value, atol=1e-6)
@@ -171,7 +174,7 @@ def test_warm_up_is_linear_over_2000_steps(name):
 
 def test_no_warm_up_starts_at_the_peak():
     config = Config(
-        optimizer=OptimizerConfig(warmup=0, learning_rate=0.5, schedule=Schedule()),
+        optimizer=OptimizerConfig(warmup=0, learning_rate=0.5, schedule=CONSTANT),
         data=DataConfig(),
     )
     assert learning_rate(config)(0) == 0.5

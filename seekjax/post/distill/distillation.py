@@ -132,7 +132,7 @@ class Distillation(FineTuning):
             tokenizer=config.data.tokenizer if config.init else str(self.teacher.folder),
         )
         config = replace(
-            config, data=data, post=SftConfig(**{name: getattr(self.post, name) for name in SHARED})
+            config, data=data, sft=SftConfig(**{name: getattr(self.post, name) for name in SHARED})
         )
         sft.check(config)
         self.teacher.check_vocabulary(config)

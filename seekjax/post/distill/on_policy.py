@@ -135,7 +135,7 @@ class OnPolicy(Distillation):
     def thought(self, texts: dict[str, Any]) -> dict[str, Any]:
         """A rollout as the criterion reads it."""
         train = self.config.train
-        batch = shown(texts, train.batch // (train.micro_batch or train.batch), sharding(BATCH))
+        batch = shown(texts, train.batch // (train.rows), sharding(BATCH))
         return batch | self.teacher.read(batch)
 
     def derive(self, metrics: dict[str, float]) -> dict[str, float]:

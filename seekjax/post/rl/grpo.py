@@ -2,7 +2,7 @@
 (DeepSeekMath, R1, V3.2; formulas in recipes.py)."""
 
 import time
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +27,9 @@ from seekjax.train.step import BATCH, compile_train
 from sharding.rules import constrain, sharding, split_by
 
 
-def objective_of(post: GrpoConfig) -> Objective:
-    """The recipe with the fields that the config replaces."""
-    return replace(
-        RECIPES[post.recipe],
-        **{
-            f.name: value
-            for f in fields(Objective)
-            if (value := getattr(post, f.name, None)) is not None
-        },
-    )
+def objective_of(grpo: GrpoConfig) -> Objective:
+    """Return the objective that the config sets, or that of its recipe."""
+    return grpo.objective or RECIPES[grpo.recipe]
 
 
 class GroupRelative:
@@ -213,10 +206,7 @@ class Reinforcement:
             orders += np.split(order, self.rows // self.config.train.batch)
         train = self.config.train
         return [
-            minibatch(
-                texts, rows, train.batch // (train.micro_batch or train.batch), sharding(BATCH)
-            )
-            for rows in orders
+            minibatch(texts, rows, train.batch // (train.rows), sharding(BATCH)) for rows in orders
         ]
 
     def drawn_groups(
@@ -310,7 +300,7 @@ class Reinforcement:
         train = self.config.train
         pieces = jax.tree.map(
             lambda x: constrain(
-                x.reshape(-1, train.micro_batch or train.batch, *x.shape[1:]),
+                x.reshape(-1, train.rows, *x.shape[1:]),
                 "- batch" + " -" * (x.ndim - 1),
             ),
             texts,

@@ -7,7 +7,6 @@ pi_sampler what the sampler says it drew with, pi_ref the reference. `logp` are 
 the sampled tokens. The named settings, with their papers, are in `recipes.py`.
 """
 
-from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -15,56 +14,11 @@ import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 
+from seekjax.config import Objective
+
 # nats: beyond e^20 a ratio is noise, and e^89 would overflow float32 and turn a zero advantage into
 # NaN
 FARTHEST = 20.0
-
-
-@dataclass(frozen=True)
-class Objective:
-    """Every choice between the published variants of GRPO; the defaults are DeepSeek-V3.2's. Raises
-    ValueError where a number has no meaning."""
-
-    advantage: Literal["standardised", "centred"] = (
-        "centred"  # (r - mean) / std or r - mean within a group
-    )
-    ratio: Literal["token", "sequence"] = (
-        "token"  # sequence: GSPO's exp(mean_t log pi / pi_old), one number for all tokens
-    )
-    surrogate: Literal["clipped", "cispo"] = (
-        "clipped"  # min(r A, clip(r) A), or stop_gradient(clip(r)) A log pi
-    )
-    clip_low: float = 0.2  # the ratio counts from 1 - clip_low; 1 or more = no lower bound
-    clip_high: float = 0.2  # up to 1 + clip_high
-    # [beta] weight of the divergence from the reference, in the loss; 0 = no reference needed
-    kl: float = 0.001
-    kl_form: Literal["k1", "k2", "k3", "unbiased"] = (
-        "unbiased"  # see kl_estimate: k1 teaches nothing and k3 the other divergence
-    )
-    average: Literal["sequence", "token", "constant"] = (
-        "sequence"  # over a sequence's tokens, then sequences; over all tokens; over a fixed length
-    )
-    # [delta] leave out sequences with A < 0 whose mean log(pi_sampler / pi) exceeds this; 0 = none
-    mask_ratio: float = 0.5
-    # cap of the weight pi_old / pi_sampler that corrects the sampler's error; 0 = no correction
-    truncate: float = 0.0
-    resample: bool = False  # replace groups without signal by others (the rollouts do)
-    # share of the longest completion over which a penalty grows to 1; 0 = none (the rewards do)
-    overlong: float = 0.0
-    keep_routing: bool = True  # the trainer replays the sampler's expert choices
-    keep_mask: bool = (
-        True  # the trainer renormalises over the words that top-k and top-p left the sampler
-    )
-
-    def __post_init__(self):
-        for name in ("clip_low", "clip_high", "kl", "mask_ratio", "truncate", "overlong"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"objective.{name} is {getattr(self, name)}: it must be 0 or more")
-        if self.overlong > 1:
-            raise ValueError(
-                f"objective.overlong is {self.overlong}: it is a share of the longest "
-                "completion, at most 1"
-            )
 
 
 class Totals(NamedTuple):

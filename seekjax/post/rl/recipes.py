@@ -31,7 +31,7 @@ stop_gradient(clip(w_it)) A_i log pi, A_i as in grpo, no KL, no
          lower bound, DAPO's resampling and length penalty. The upper bound is open: weights up to 5, as ScaleRL (2510.13786).
 """
 
-from seekjax.post.rl.objective import Objective
+from seekjax.config import Objective
 
 GRPO = {
     "advantage": "standardised",

@@ -120,7 +120,7 @@ class Preference(FineTuning):
         made_for = {"tokenizer": self.tokenizer.fingerprint(), "template": self.form.fingerprint()}
         self.batches = pair_batches(
             self.corpus,
-            train.micro_batch or train.batch,
+            train.rows,
             train.seed,
             made_for | {"sequence": config.data.sequence},
             **self.process,
@@ -146,7 +146,7 @@ class Preference(FineTuning):
     def rows_of(self, pairs: Pairs) -> list[dict[str, np.ndarray]]:
         """Batches of these pairs, of this process's share; the last is filled up with empty
         rows."""
-        size, train = self.config.train.micro_batch or self.config.train.batch, self.config.train
+        size, train = self.config.train.rows, self.config.train
         rows = [
             {name: x[side] for name, x in pairs[index].items()}
             for index in range(min(len(pairs), train.eval_batches * size // 2))
@@ -204,7 +204,7 @@ class Preference(FineTuning):
 def check(config: Config) -> None:
     """Raise ConfigError or DataError for settings that do not fit each other."""
     post, train = config.post, config.train
-    micro = train.micro_batch or train.batch
+    micro = train.rows
     if config.init is None and config.data.tokenizer == "bpe":
         raise DataError(
             "preference tuning starts from a model: name the folder of a run or of a "

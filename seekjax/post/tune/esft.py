@@ -128,7 +128,7 @@ class Experts:
             total_LE += np.asarray(
                 score(state.params, state.balance, put_batch(next(samples), "batch sequence"))
             )
-            tokens += (config.train.micro_batch or config.train.batch) * config.data.sequence
+            tokens += (config.train.rows) * config.data.sequence
         return total_LE / total_LE.sum(-1, keepdims=True)
 
     def _read(self) -> np.ndarray:

@@ -93,7 +93,7 @@ class FineTuning(Pretraining):
             self.corpus,
             fill,
             sequence=config.data.sequence,
-            batch=train.micro_batch or train.batch,
+            batch=train.rows,
             seed=train.seed,
             made_for=made_for,
             **self.process,
@@ -118,7 +118,7 @@ class FineTuning(Pretraining):
         return self.shared(
             whole_rows(
                 samples,
-                train.eval_batches * (train.micro_batch or train.batch),
+                train.eval_batches * (train.rows),
                 self.config.data.sequence + 1,
                 self.tokenizer.pad,
             )
@@ -127,7 +127,7 @@ class FineTuning(Pretraining):
     def shared(self, rows: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
         """Rows as batches, of which this process keeps its part; the last is filled up with empty
         rows."""
-        size = self.config.train.micro_batch or self.config.train.batch
+        size = self.config.train.rows
         empty = {"tokens": np.full_like(rows[0]["tokens"], self.tokenizer.pad)}
         rows = rows + [{name: empty.get(name, np.zeros_like(x)) for name, x in rows[0].items()}] * (
             -len(rows) % size

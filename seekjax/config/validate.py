@@ -83,7 +83,7 @@ def check_model(model: ModelConfig) -> None:
 def check_run(config: Config) -> None:
     """Batches, schedules and lengths."""
     train, data = config.train, config.data
-    micro = train.micro_batch or train.batch
+    micro = train.rows
     for name in ("steps", "batch", "log_every", "eval_every", "eval_batches", "save_every", "keep"):
         need(
             getattr(train, name) > 0,
@@ -140,25 +140,19 @@ def check_run(config: Config) -> None:
 
 
 def check_schedule(name: str, schedule: Schedule) -> None:
-    """As many scales and shapes as ends, the ends rising to 1."""
-    until = schedule.until
+    """Raise ConfigError unless the pieces end at rising shares of the run, the last at 1."""
+    ends = [piece.until for piece in schedule]
+    rising = all(before < after for before, after in itertools.pairwise([0.0, *ends]))
     need(
-        len(until) == len(schedule.scale) == len(schedule.shape),
-        f"{name} has {len(until)} until, {len(schedule.scale)} scale and "
-        f"{len(schedule.shape)} shape: give one of each per piece.",
-    )
-    need(
-        bool(until)
-        and all(0 < a < b for a, b in itertools.pairwise(until))
-        and math.isclose(until[-1], 1)
-        and until[0] > 0,
-        f"{name}.until is {until}: the pieces must end at rising shares of the run, the last at 1.",
+        bool(ends) and rising and math.isclose(ends[-1], 1),
+        f"{name} has pieces that end at {ends}: they must end at rising shares of the run, "
+        "the last at 1.",
     )
 
 
 def check_mesh(config: Config, mesh: Mesh | AbstractMesh) -> None:
     """Every split axis divisible."""
-    size = {"batch": config.train.micro_batch or config.train.batch, **split_sizes(config.model)}
+    size = {"batch": config.train.rows, **split_sizes(config.model)}
     names = {"batch": "train.micro_batch (train.batch where that is 0)"}
     with use(mesh):
         check_divisible(size, {name: f"model.{name}" for name in size} | names, dict(mesh.shape))

@@ -1,0 +1,101 @@
+"""The transformer's settings. Every difference between published models is a field here.
+
+DeepSeek's own names stand in brackets. `Vn` is the paper of DeepSeek-Vn (V2: 2405.04434,
+V3: 2412.19437).
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+# A name in one of the registries (seekjax/registry.py), or `module:name` from outside the package.
+Name = str
+
+
+@dataclass(frozen=True)
+class RopeConfig:
+    """Rotary positions and their YaRN extension (V2 section 2.1.3 and 3.1.4, V3 section 4.3)."""
+
+    # [rope_theta]
+    base: float = 10000.0
+    # [factor] YaRN's s; used only if model.context exceeds original_context
+    factor: float = 1.0
+    # [original_max_position_embeddings] positions seen before the extension
+    original_context: int = 4096
+    # rotations over the original context above which a frequency stays
+    beta_fast: float = 32.0
+    # rotations below which a frequency is divided by the factor
+    beta_slow: float = 1.0
+    # [mscale] attention temperature, over mscale_all in cos and sin
+    mscale: float = 1.0
+    # [mscale_all_dim] attention temperature, squared into the softmax scale
+    mscale_all: float = 1.0
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The transformer. Every difference between published models is one of these fields."""
+
+    # [vocab_size] rows of the embedding and of the head
+    vocab: int = 2048
+    # [hidden_size] model width
+    embed: int = 128
+    # [num_hidden_layers]
+    layers: int = 4
+    # [first_k_dense_replace] first layers with a dense FFN instead of experts
+    dense_layers: int = 1
+    # [max_seq_len] positions the model must serve; YaRN is on if this exceeds rope.original_context
+    context: int = 4096
+
+    # Attention (V2 section 2.1)
+
+    # mla; mha: the DeepSeekMoE-16B baseline without latents; or module:name
+    attention: Name = "mla"
+    # [num_attention_heads]
+    heads: int = 4
+    # [q_lora_rank] 0 = queries straight from the model width, as in V2-Lite
+    q_latent: int = 64
+    # [kv_lora_rank] what the cache keeps per token, next to one rotary key
+    kv_latent: int = 32
+    # [qk_nope_head_dim] head width without position
+    nope: int = 32
+    # [qk_rope_head_dim] head width with decoupled, interleaved RoPE
+    rotary: int = 16
+    # [v_head_dim]
+    value: int = 32
+    rope: RopeConfig = field(default_factory=RopeConfig)
+    # sizes of axes that only an attention kind from outside has, as (name, size) pairs
+    sizes: tuple[tuple[str, int], ...] = ()
+
+    # Feed-forward layers and experts (V2 section 2.2, V3 section 2.1.2)
+
+    # [intermediate_size] width of the dense FFN
+    hidden: int = 512
+    # [moe_intermediate_size] width of one expert
+    expert_hidden: int = 128
+    # [n_routed_experts]
+    experts: int = 16
+    # [n_shared_experts] experts that every token visits, fused into one FFN
+    shared_experts: int = 1
+    # [num_experts_per_tok]
+    experts_per_token: int = 4
+    # [n_group] 1 = ungrouped routing
+    expert_groups: int = 4
+    # [topk_group] groups that a token may choose from
+    groups_per_token: int = 2
+    # [scoring_func] affinity of a token to each expert: sigmoid, softmax, or module:name
+    scoring: Name = "sigmoid"
+    # [topk_method] top2: noaux_tc (V3); max: group_limited_greedy (V2)
+    group_score: Literal["top2", "max"] = "top2"
+    # [norm_topk_prob] the gates of a token sum to route_scale
+    renormalise: bool = True
+    # [routed_scaling_factor]
+    route_scale: float = 2.5
+
+    # Multi-token prediction (V3 section 2.2) and the rest
+
+    # [num_nextn_predict_layers] extra tokens predicted ahead; 0 = off
+    mtp_depth: int = 1
+    # [rms_norm_eps]
+    norm_eps: float = 1e-6
+    # the papers' 0.006, not the 0.02 of the published config.json
+    init_std: float = 0.006

@@ -1,0 +1,189 @@
+"""Settings of a run: data, optimizer, kernels, loop, and `Config`, which holds all of them.
+
+`Vn` is the paper of DeepSeek-Vn (V2: 2405.04434, V3: 2412.19437). Each field has a comment with its
+unit and the paper's section; seekjax/config/validate.py checks them; configs/ has one file per run.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from seekjax.config.model import ModelConfig, Name
+from seekjax.config.post import DistillConfig, DpoConfig, GrpoConfig, LoraConfig, SftConfig
+from sharding.mesh import MeshConfig
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One piece of a schedule, from where the piece before it ends."""
+
+    until: float  # where the piece ends, as a share of all training tokens
+    to: float  # the multiplier at its end
+    shape: Literal["constant", "cosine", "linear"] = "constant"  # constant at `to`, or a path to it
+
+
+# A multiplier over the run, piecewise in the share of training tokens seen (0 to 1).
+Schedule = tuple[Piece, ...]
+
+CONSTANT: Schedule = (Piece(until=1.0, to=1.0),)
+# V3 section 4.2: lambda is 0.3 for the first 10T of 14.8T tokens, then 0.1.
+V3_MTP: Schedule = (Piece(until=10 / 14.8, to=1.0), Piece(until=1.0, to=1 / 3))
+CONSTANT_THEN_COSINE: Schedule = (Piece(until=0.3, to=1.0), Piece(1.0, to=0.1, shape="cosine"))
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What the model reads."""
+
+    # stdlib, arithmetic, stories, module:name, or paths of .txt .jsonl .parquet .arrayrecord files
+    # or folders of them
+    sources: tuple[Name, ...] = ("stdlib",)
+    # share of documents drawn from each source; empty = equal shares
+    weights: tuple[float, ...] = ()
+    # bpe: byte-level, trained on the corpus and cached; byte: 256 bytes; or the path of a
+    # tokenizer.json
+    tokenizer: str = "bpe"
+    # tokens per training sequence
+    sequence: int = 256
+    # split: concatenate and cut (V3 pre-training); fit: whole documents, first fit
+    packing: Literal["split", "fit"] = "split"
+    # neither attention nor loss crosses documents (on in V3's SFT, off in its pre-training)
+    mask_documents: bool = False
+    # share of documents turned into prefix-suffix-middle form (V3 section 4.1: 0.1)
+    fim_rate: float = 0.0
+    # column or key that holds the text in .jsonl and .parquet
+    text_field: str = "text"
+    # share of documents, by hash, kept out of training
+    held_out: float = 0.05
+    # Grain worker processes; 0 = in this process
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimizer, and how its learning rate moves (V3 section 4.2)."""
+
+    # adamw; muon: matrices by Muon, embedding, head and norms by AdamW; or module:name
+    name: Name = "adamw"
+    # peak
+    learning_rate: float = 3e-3
+    # steps of linear warm-up
+    warmup: int = 20
+    # of the learning rate, after warm-up
+    schedule: Schedule = CONSTANT_THEN_COSINE
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    # on weights with a fan-in; never on norm scales
+    weight_decay: float = 0.1
+    # global norm of the gradient
+    clip: float = 1.0
+
+
+@dataclass(frozen=True)
+class KernelConfig:
+    """Which of several equal implementations runs; auto chooses by the platform.
+
+    Every choice is tested against the plain one.
+    """
+
+    # of activations and matrix products; weights, router and loss stay float32
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    # as stored; the others come from `seekjax quantize` and cannot be trained (seekjax/quant)
+    weights: Literal["float32", "int8", "int4", "fp8"] = "float32"
+    # of latents while decoding; same: as dtype; fp8: E4M3 with float32 scales, rotary in bfloat16
+    cache: Literal["same", "bfloat16", "fp8"] = "same"
+    attention: Literal["auto", "plain", "block", "splash", "dot"] = "auto"
+    # matrix products over rows sorted by expert
+    experts: Literal["auto", "loop", "block", "ragged"] = "auto"
+    # how tokens reach their experts (sharding/exchange): auto, dense, static, ragged, few (for
+    # decoding), or module:name
+    dispatch: Name = "auto"
+    # capacity factor: maximum rows per expert shard relative to a balanced load; more are dropped.
+    # 0 = no limit
+    capacity: float = 0.0
+    # kept for the backward pass: everything, matrix products, narrow latents, or nothing
+    remat: Literal["none", "product", "latent", "full"] = "latent"
+    # words of the vocabulary whose logits the loss holds at a time, for some rows
+    vocab_chunk: int = 8192
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The loop."""
+
+    # optimizer steps in the whole run
+    steps: int = 400
+    # sequences per optimizer step, over the whole mesh
+    batch: int = 32
+    # sequences per forward pass, over the whole mesh; 0 = batch. The rest is gradient accumulation
+    micro_batch: int = 0
+    # sequences per step at the start, growing to batch; 0 = batch from the start
+    batch_start: int = 0
+    # share of the training tokens over which the batch grows (V3: 469B of 14.8T)
+    batch_ramp: float = 0.0
+    seed: int = 0
+
+    # Balance without an auxiliary loss (V3 section 2.1.2) and multi-token prediction
+
+    # gamma: how far the routing bias moves per step
+    balance_rate: float = 0.001
+    # of gamma; V3: 0 for the last 500B tokens
+    balance_schedule: Schedule = CONSTANT
+    # alpha of the sequence-wise balance loss (V3 equations 17-20)
+    balance_loss: float = 1e-4
+    # lambda of the multi-token prediction loss (V3 equation 25)
+    mtp_weight: float = 0.3
+    # of lambda
+    mtp_schedule: Schedule = V3_MTP
+    # decay of an exponential moving average of the weights; 0 = off
+    ema: float = 0.0
+
+    # Rhythm, in steps
+
+    log_every: int = 10
+    eval_every: int = 100
+    # held-out batches per evaluation
+    eval_batches: int = 8
+    save_every: int = 100
+    # newest checkpoints kept
+    keep: int = 2
+
+    @property
+    def rows(self) -> int:
+        """Sequences of one forward pass, over the whole mesh."""
+        return self.micro_batch or self.batch
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run: pre-training, or the one kind of post-training whose settings are not None."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    kernel: KernelConfig = field(default_factory=KernelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+
+    # What follows pre-training: at most one of these
+    sft: SftConfig | None = None
+    dpo: DpoConfig | None = None
+    distill: DistillConfig | None = None
+    grpo: GrpoConfig | None = None
+
+    # run folder; default runs/CONFIG
+    out: Path | None = None
+    # weights to start from, a run or a published folder; its model and tokenizer replace those of
+    # the config
+    init: Path | None = None
+    # also write TensorBoard events (extra [tensorboard])
+    tensorboard: bool = False
+    # also log to this Weights & Biases project (extra [wandb])
+    wandb: str = ""
+
+    @property
+    def post(self) -> SftConfig | DpoConfig | DistillConfig | GrpoConfig | None:
+        """What follows pre-training, if anything."""
+        return self.sft or self.dpo or self.distill or self.grpo
