@@ -12,7 +12,7 @@ from seekjax.checkpoint.config_json import read_config
 from seekjax.checkpoint.read import newest_whole, read_run
 from seekjax.config import Config, KernelConfig, ModelConfig
 from seekjax.data import Tokenizer, read_tokenizer
-from seekjax.data.tokenizer import first_id
+from seekjax.data.tokenizer import first_token_id
 from seekjax.errors import GenerateError, RunError
 from seekjax.hf.load import check, load
 from seekjax.storage import kind_of
@@ -57,7 +57,7 @@ def open_model(path: Path, kernel: KernelConfig | None = None) -> OpenedModel:
         read_tokenizer(folder, model.vocab) if (folder / "tokenizer.json").is_file() else None
     )
     return OpenedModel(
-        folder, model, kernel, variables, tokenizer, tokenizer and first_id(folder, tokenizer)
+        folder, model, kernel, variables, tokenizer, tokenizer and first_token_id(folder, tokenizer)
     )
 
 

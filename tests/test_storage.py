@@ -4,14 +4,14 @@ import os
 
 import pytest
 
-from seekjax.storage import write
+from seekjax.storage import write_atomically
 
 
 @pytest.mark.parametrize(
     "content", ["naïve", "naïve".encode(), lambda file: file.write("naïve".encode())]
 )
 def test_text_bytes_and_writers_are_written(tmp_path, content):
-    write(tmp_path / "a.txt", content)
+    write_atomically(tmp_path / "a.txt", content)
     assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "naïve"
     assert os.listdir(tmp_path) == ["a.txt"]
 
@@ -24,6 +24,6 @@ def test_a_writer_that_fails_leaves_what_was_there(tmp_path):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        write(tmp_path / "a.txt", half)
+        write_atomically(tmp_path / "a.txt", half)
     assert (tmp_path / "a.txt").read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]

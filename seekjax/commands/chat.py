@@ -12,7 +12,7 @@ import tyro
 
 from seekjax.commands.common import Flat, keep_compiled
 from seekjax.config import KernelConfig
-from seekjax.data.chat import Chat, Message, Name, Thoughts, load_chat
+from seekjax.data.chat import Chat, Message, ReasoningParser, TemplateName, load_chat
 from seekjax.data.tokenizer import THINK, THINK_END, Tokenizer
 from seekjax.generate.generator import Generator, Writing
 from seekjax.generate.sampling import Sampling
@@ -72,7 +72,7 @@ class Talk:
         default_factory=lambda: Sampling(max_new=2048, temperature=0.6, top_p=0.95)
     )
     system: str = ""  # said to the model before anything else
-    template: Name = "auto"  # auto: the checkpoint's own; r1 begins every answer with thinking
+    template: TemplateName = "auto"  # auto: the checkpoint's own; r1 begins every answer with thinking
     mesh: MeshConfig = MeshConfig(data=1)  # how many devices split what
 
 
@@ -156,7 +156,7 @@ def answer(
     out = out or sys.stdout
     asked = template.render(messages)
     thinking = asked.rstrip().endswith(THINK)
-    thoughts, text = Thoughts(thinking), THINK if thinking else ""
+    thoughts, text = ReasoningParser(thinking), THINK if thinking else ""
     writing = generator.stream(
         [tokenizer.encode(asked, special=True).tolist()], sampling, tokenizer.decode
     )
@@ -164,7 +164,7 @@ def answer(
 
     def put(piece: str, last: bool = False) -> None:
         nonlocal shown
-        for dimmed, part in thoughts.add(piece, last):
+        for dimmed, part in thoughts.feed(piece, last):
             if not dimmed and shown is True:
                 print("\n", file=out)  # an empty line between thinking and answer
                 part = part.lstrip("\n")

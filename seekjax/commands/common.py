@@ -5,7 +5,7 @@ import os
 import jax
 import tyro
 
-from seekjax.data.tokenizer import cache_folder
+from seekjax.storage import cache_folder
 
 Flat = tyro.conf.OmitArgPrefixes
 

@@ -13,10 +13,9 @@ from typing import Annotated, Any, Literal
 import jax
 import tyro
 
-from seekjax import storage as whole
 from seekjax.commands.common import Flat, keep_compiled
 from seekjax.data import DataError
-from seekjax.data.tokenizer import THINK, special_in
+from seekjax.data.tokenizer import THINK, find_special_token
 from seekjax.errors import need
 from seekjax.eval.evaluator import EvalConfig, Evaluator
 from seekjax.generate.detokenizer import BROKEN
@@ -24,6 +23,7 @@ from seekjax.open import on_mesh, open_model
 from seekjax.post.rollout.grader import Judged
 from seekjax.post.rollout.reward import share
 from seekjax.post.rollout.statistics import is_right
+from seekjax.storage import write_atomically
 from seekjax.tasks.answer import Parsed, parse
 from sharding.mesh import MeshConfig
 
@@ -122,7 +122,7 @@ def teachable(one: Judged) -> bool:
         not one.truncated
         and bool(one.text.strip())
         and BROKEN not in one.text
-        and not special_in(one.text)
+        and not find_special_token(one.text)
     )
 
 
@@ -151,7 +151,7 @@ def row(one: Judged, opened: bool) -> dict[str, Any]:
 def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Replaces the file, whole or not at all."""
     try:
-        whole.write(path, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in rows))
+        write_atomically(path, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in rows))
     except OSError as error:
         raise DataError(
             f"{path} cannot be written ({error.strerror}): name another place with --out."

@@ -16,7 +16,7 @@ import tyro
 
 from seekjax.errors import RunError
 from seekjax.post.rollout.statistics import sentence
-from seekjax.storage import write
+from seekjax.storage import write_atomically
 from seekjax.workflow import Pipeline
 
 TRAIN, TOOL = "train.py", "seekjax"  # what a line may begin with
@@ -177,7 +177,7 @@ class Record:
     def write(self) -> None:
         """Replaces the file, whole or not at all."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write(self.path, json.dumps(self.stages, indent=1) + "\n")
+        write_atomically(self.path, json.dumps(self.stages, indent=1) + "\n")
 
     def total(self, lines: dict[str, list[str]]) -> float:
         """Seconds of these stages."""

@@ -6,10 +6,10 @@ train_batches(config.data, corpus, tokenizer, batch=32, seed=0) for batch in bat
 {"tokens", "segments"}: int32 [batch, sequence + 1]
 """
 
-from seekjax.data import stories
+from seekjax.data.batches import eval_batches, train_batches
 from seekjax.data.corpus import Corpus, Source, load_corpus
 from seekjax.data.held_out import document_batches, exact_batches, held_out_text, xz_bits_per_byte
-from seekjax.data.pipeline import eval_batches, train_batches
+from seekjax.data.sources import stories
 from seekjax.data.tokenizer import Tokenizer, load_tokenizer, read_tokenizer
 from seekjax.errors import DataError
 

@@ -15,7 +15,7 @@ import jinja2
 from seekjax.data.template_sandbox import Sandbox, budget
 from seekjax.data.tokenizer import BOS, EOS, THINK, THINK_END, Tokenizer
 from seekjax.errors import DataError
-from seekjax.storage import kind_of, write
+from seekjax.storage import kind_of, write_atomically
 
 Message = dict[str, str]  # {"role": "system", "user" or "assistant", "content": text}
 LONGEST = 2**20  # characters of a template
@@ -33,7 +33,7 @@ BUILT_IN = {
     "v3": _TURNS + "{% endif %}",
     "r1": _TURNS + "{{ '<think>\n' }}{% endif %}",  # the answer begins within the thinking
 }
-Name = Literal["auto", "v2", "v3", "r1"]
+TemplateName = Literal["auto", "v2", "v3", "r1"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Chat:
         """The conversation as tokens, names of special tokens being those tokens."""
         return tokenizer.encode(self.render(messages, **settings), special=True).tolist()
 
-    def keep(self, folder: Path, first: bool = True) -> None:
+    def save(self, folder: Path, first: bool = True) -> None:
         """Leave the template beside the weights of a run, so that `seekjax chat` asks as the model
         was taught; the `first` process does. Raises DataError where those that were saved have
         learnt another.
@@ -83,10 +83,10 @@ class Chat:
                 "one with --post.template, or another --out."
             )
         if first:
-            write(file, self.source)
+            write_atomically(file, self.source)
 
 
-def load_chat(folder: Path, tokenizer: Tokenizer, name: Name = "auto") -> Chat:
+def load_chat(folder: Path, tokenizer: Tokenizer, name: TemplateName = "auto") -> Chat:
     """The template of `find_template`, ready to render. Raises DataError."""
     settings = _settings(folder / "tokenizer_config.json")
     return compile_chat(
@@ -96,7 +96,7 @@ def load_chat(folder: Path, tokenizer: Tokenizer, name: Name = "auto") -> Chat:
     )
 
 
-def find_template(folder: Path, tokenizer: Tokenizer, name: Name = "auto") -> str:
+def find_template(folder: Path, tokenizer: Tokenizer, name: TemplateName = "auto") -> str:
     """The text of a checkpoint's template (chat_template.jinja or tokenizer_config.json in its
     folder), or of a built-in one by name.
 
@@ -146,7 +146,7 @@ def compile_chat(source: str, bos: str = BOS, eos: str = EOS) -> Chat:
         ) from error
 
 
-class Thoughts:
+class ReasoningParser:
     """Tells the thinking of an answer from the rest, as it comes. `add` gives (is it thinking,
     text) pieces; tags belong to neither."""
 

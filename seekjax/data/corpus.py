@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from seekjax.config import DataConfig
-from seekjax.data import arithmetic, stdlib, stories
 from seekjax.data.files import DocumentFile, open_path
-from seekjax.data.generated import Generated
+from seekjax.data.sources import arithmetic, stdlib, stories
+from seekjax.data.sources.generated import Generated
 from seekjax.errors import DataError
 
 BUILT_IN = ("stdlib", "arithmetic", "stories")

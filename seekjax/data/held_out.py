@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from seekjax.data.batches import stack
 from seekjax.data.corpus import Corpus
-from seekjax.data.pipeline import stack
 from seekjax.data.tokenizer import Tokenizer
 from seekjax.errors import DataError
 

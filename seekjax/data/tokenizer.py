@@ -3,7 +3,6 @@
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from seekjax.config import DataConfig
 from seekjax.data.corpus import Corpus
 from seekjax.errors import DataError
-from seekjax.storage import write
+from seekjax.storage import cache_folder, write_atomically
 
 # DeepSeek's names, which a published tokenizer.json is searched for and our own ones begin with.
 BOS, EOS, PAD = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>"
@@ -27,7 +26,7 @@ TRAINING_BYTES = 4_000_000  # of text that BPE is trained on: a few seconds on t
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
-def special_in(text: str) -> str | None:
+def find_special_token(text: str) -> str | None:
     """The name of a special token that a text spells, or None: it would become that token, or came
     from one."""
     return next((name for name in SPECIAL if name in text), None)
@@ -111,7 +110,7 @@ class Tokenizer:
         """Writes folder/tokenizer.json, whole or not at all; returns its path."""
         path = Path(folder) / "tokenizer.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(path, self._backend.to_str())
+        write_atomically(path, self._backend.to_str())
         return path
 
     def fingerprint(self) -> str:
@@ -148,11 +147,6 @@ def read_tokenizer(path: Path, vocab: int) -> Tokenizer:
             f"{file} is not a readable tokenizer.json ({error}); delete it or copy it again."
         ) from error
     return Tokenizer(backend, vocab, str(file))
-
-
-def cache_folder() -> Path:
-    """Where trained tokenizers are kept: $SEEKJAX_CACHE or ~/.cache/seekjax."""
-    return Path(os.environ.get("SEEKJAX_CACHE") or Path.home() / ".cache" / "seekjax")
 
 
 def _cached_bpe(vocab: int, corpus: Corpus) -> Tokenizer:
@@ -263,7 +257,7 @@ def _bytes_per_id(backend: tokenizers.Tokenizer, vocab: int) -> np.ndarray:
     return bytes_V
 
 
-def first_id(folder: Path, tokenizer: Tokenizer) -> int:
+def first_token_id(folder: Path, tokenizer: Tokenizer) -> int:
     """The bos_token that tokenizer_config.json names, as published models have it; without one eos,
     for ours read documents that follow others."""
     try:

@@ -18,7 +18,7 @@ import numpy as np
 
 from seekjax.data import DataError
 from seekjax.model.transformer import Transformer
-from seekjax.storage import write
+from seekjax.storage import write_atomically
 from seekjax.train.loss import cross_entropy
 from sharding.place import put_batch
 from sharding.rules import split_by
@@ -126,7 +126,7 @@ class Progress:
 
     def save(self, sums: Sums, done: bool) -> None:
         """Replaces the file, whole or not at all."""
-        write(
+        write_atomically(
             self.path,
             json.dumps({"made_for": self.made_for, "sums": asdict(sums), "done": done}, indent=1)
             + "\n",

@@ -14,7 +14,7 @@ from seekjax.checkpoint.config_json import read_config
 from seekjax.checkpoint.read import newest_whole
 from seekjax.config import Config, DataConfig, DistillConfig, GrpoConfig, TrainConfig
 from seekjax.data import DataError
-from seekjax.data.chat import Name
+from seekjax.data.chat import TemplateName
 from seekjax.errors import need
 from seekjax.generate.generator import bucket
 from seekjax.open import OpenedModel, need_tokenizer
@@ -43,7 +43,7 @@ class EvalConfig:
     temperature: float = 1.0  # logits are divided by it; 0 takes the likeliest token
     top_k: int = 0  # only so many likeliest tokens; 0 = all
     top_p: float = 1.0  # only the likeliest tokens that hold this share of the probability
-    template: Name = "auto"  # of the chat; auto: the folder's own, else v3
+    template: TemplateName = "auto"  # of the chat; auto: the folder's own, else v3
     seed: int = 0  # of problems and draws
 
 

@@ -11,7 +11,7 @@ from seekjax.data import DataError
 from seekjax.eval.evaluator import EvalConfig, Evaluator
 from seekjax.open import OpenedModel, weights_fingerprint
 from seekjax.post.rollout.statistics import figures, sentence
-from seekjax.storage import write
+from seekjax.storage import write_atomically
 from seekjax.tasks import Problem
 from seekjax.tasks.countdown import floor
 
@@ -85,7 +85,7 @@ def tell(asked: EvalConfig, seen: dict[str, Any], rate: float, path: Path) -> No
         f"{seen['samples']}: {sentence(seen)}{speed}; {path}"
     )
     try:
-        write(path, json.dumps(seen, indent=1) + "\n")
+        write_atomically(path, json.dumps(seen, indent=1) + "\n")
     except OSError as error:
         raise DataError(
             f"{path} cannot be written ({error.strerror}): name another place with --report."

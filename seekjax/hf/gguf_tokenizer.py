@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from seekjax.data.chat import find_template
-from seekjax.data.tokenizer import read_tokenizer
+from seekjax.data.tokenizer import first_token_id, read_tokenizer
 from seekjax.errors import WeightsError, need
 from seekjax.hf.files import file_size
 
@@ -60,19 +60,12 @@ def add_tokenizer(writer, vocab: int, folder: Path | None) -> None:
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
     writer.add_token_merges(merges)
-    writer.add_bos_token_id(first_id(folder, tokenizer))
+    writer.add_bos_token_id(first_token_id(folder, tokenizer))
     writer.add_eos_token_id(tokenizer.eos)
     writer.add_pad_token_id(tokenizer.pad)
     writer.add_add_bos_token(True)
     writer.add_add_eos_token(False)
     writer.add_chat_template(find_template(folder, tokenizer))
-
-
-def first_id(folder: Path, tokenizer) -> int:
-    """The id a text begins with, as `seekjax generate` has it."""
-    from seekjax.data.tokenizer import first_id
-
-    return first_id(folder, tokenizer)
 
 
 def split_name(described: dict | None, folder: Path) -> str:

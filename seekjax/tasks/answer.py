@@ -11,7 +11,7 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from seekjax.data.tokenizer import special_in
+from seekjax.data.tokenizer import find_special_token
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 BLANK = " \t\r\n"
@@ -73,7 +73,7 @@ def parse(text: str, opened: bool = False) -> Parsed | Refused:
     ):
         if part:
             return Refused(f"text {where}")
-    if named := special_in(text):
+    if named := find_special_token(text):
         return Refused(f"the special token {named}")
     if _NEAR_TAG.search(thought) or _NEAR_TAG.search(answer):
         return Refused("a tag within a block")

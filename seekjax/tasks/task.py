@@ -1,11 +1,11 @@
 """What a task with verifiable answers is: problems of graded difficulty, solved traces, and a
 verifier that says why."""
 
-import hashlib
 import random
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from seekjax.data.split import hash_fraction
 from seekjax.errors import DataError
 
 PATIENCE = 10_000  # tries at a problem of one side before a task counts as too small to split
@@ -113,8 +113,7 @@ class Problems:
 def is_held_out(problem: Problem, share: float = 0.1) -> bool:
     """Which side of the split a problem is on. The key alone decides, so that 3+4= is on one side
     whichever task asks it."""
-    digest = hashlib.blake2b(problem.key.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64 < share
+    return hash_fraction(problem.key) < share
 
 
 def speak(task: str, words: dict[str, dict[str, str]], language: str) -> dict[str, str]:

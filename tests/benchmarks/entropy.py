@@ -21,7 +21,8 @@ from seekjax.config import (
     Piece,
     TrainConfig,
 )
-from seekjax.data import document_batches, stories
+from seekjax.data import document_batches
+from seekjax.data.sources import stories
 from seekjax.train.loop import fit
 from sharding.mesh import make_mesh
 from sharding.place import put_batch

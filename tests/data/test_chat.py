@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from seekjax.data import DataError, read_tokenizer
-from seekjax.data.chat import BUILT_IN, Thoughts, compile_chat, load_chat
+from seekjax.data.chat import BUILT_IN, ReasoningParser, compile_chat, load_chat
 
 TALK = [
     {"role": "system", "content": "Be brief."},
@@ -148,10 +148,10 @@ def test_what_is_no_template(source):
 @pytest.mark.parametrize("step", [1, 2, 5, 100])
 def test_thinking_is_told_apart_however_it_arrives(step):
     text = "<think>a < b</thin</think>\nso <b> <think>again</think>end <thi"
-    thoughts, pieces = Thoughts(), []
+    thoughts, pieces = ReasoningParser(), []
     for i in range(0, len(text), step):
-        pieces += thoughts.add(text[i : i + step])
-    pieces += thoughts.add("", last=True)
+        pieces += thoughts.feed(text[i : i + step])
+    pieces += thoughts.feed("", last=True)
     kinds = {kind: "".join(piece for k, piece in pieces if k == kind) for kind in (True, False)}
     assert kinds == {True: "a < b</thinagain", False: "\nso <b> end <thi"}
-    assert Thoughts(thinking=True).add("x</think>y") == [(True, "x"), (False, "y")]
+    assert ReasoningParser(thinking=True).feed("x</think>y") == [(True, "x"), (False, "y")]

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seekjax.data.batches import _first_fit
 from seekjax.data.packing import Rows, Stream
-from seekjax.data.pipeline import _first_fit
 
 PAD = -1
 

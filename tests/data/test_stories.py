@@ -9,7 +9,7 @@ import pytest
 
 from seekjax.config import DataConfig
 from seekjax.data import load_corpus, load_tokenizer, stories
-from seekjax.data.grammar import Grammar
+from seekjax.data.sources.grammar import Grammar
 
 SMALL = Grammar(
     acts=(

@@ -210,7 +210,7 @@ def test_what_is_kept():
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     load_tokenizer(CONFIG.data, CONFIG.model.vocab, None).save(folder)
-    compile_chat(BUILT_IN["r1"]).keep(folder)
+    compile_chat(BUILT_IN["r1"]).save(folder)
     with use(make_mesh(CONFIG.mesh)), closing(Checkpoints(folder, 1)) as checkpoints:
         checkpoints.save(
             1,

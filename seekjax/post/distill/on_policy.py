@@ -80,7 +80,7 @@ class OnPolicy(Distillation):
         )
         self.plan = make_plan(self.config)
         self.compile()
-        self.form.chat.keep(folder, jax.process_index() == 0)
+        self.form.chat.save(folder, jax.process_index() == 0)
         self.watch = Watch(self, folder)
 
     def tokens(self, step: int) -> int:

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from seekjax.data import DataError
-from seekjax.storage import write
+from seekjax.storage import write_atomically
 from seekjax.train.loss import target_mask
 from seekjax.train.step import BATCH
 from sharding.place import put_batch
@@ -40,7 +40,7 @@ class Kept:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not path.exists() and not any(folder.glob("*.npz")):
-                write(path, json.dumps(made_for, indent=1))
+                write_atomically(path, json.dumps(made_for, indent=1))
             found = json.loads(path.read_bytes())
         except OSError as error:
             raise DataError(
@@ -75,7 +75,7 @@ class Kept:
             return put_batch(self.read(path, rows, mask), BATCH)
         said = ask(batch)
         held = {part: x[mask] for part, x in jax.device_get(said).items()}
-        write(path, lambda file: np.savez(file, rows=np.frombuffer(rows, np.uint8), **held))
+        write_atomically(path, lambda file: np.savez(file, rows=np.frombuffer(rows, np.uint8), **held))
         return said
 
     def read(self, path: Path, rows: bytes, mask: np.ndarray) -> dict[str, np.ndarray]:

@@ -139,7 +139,7 @@ class Reinforcement:
         self.score = jax.jit(self._score, out_shardings=sharding("batch"))
         self.copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
         self.watch = Watch(self, folder)
-        self.judge.chat.keep(folder, jax.process_index() == 0)
+        self.judge.chat.save(folder, jax.process_index() == 0)
         self.refresh = False
 
     def tokens(self, step: int) -> int:

@@ -17,7 +17,9 @@ import numpy as np
 from seekjax.data import DataError, Tokenizer
 from seekjax.data.chat import Chat, Message
 from seekjax.data.files import JsonLines
-from seekjax.data.tokenizer import THINK, special_in
+from seekjax.data.split import hash_fraction, held_out_mask
+from seekjax.data.tokenizer import THINK, find_special_token
+from seekjax.storage import file_sha256
 
 ROLES = ("system", "user", "assistant")
 HERE = "\0"  # stands for an answer when a template is asked how it writes one
@@ -145,8 +147,7 @@ class Rows(JsonLines):
         return record
 
     def sha256(self) -> str:
-        with self.path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return file_sha256(self.path)
 
 
 def open_rows(name: str, field: str) -> Rows:
@@ -195,7 +196,7 @@ def text_of(value: Any, where: str) -> str:
         )
     if not value.strip():
         raise DataError(f"{where} is empty.")
-    if named := special_in(value):
+    if named := find_special_token(value):
         raise DataError(
             f"{where} spells {named}, which would become that token: write it otherwise."
         )
@@ -251,13 +252,7 @@ def asked(messages: Sequence[Message]) -> str:
 def held_out_side(keys: Sequence[str], share: float) -> np.ndarray:
     """Bool per key: which are kept out of training, by hash, copies together; at least one on each
     side where there are two and a share is asked for."""
-    score = {
-        key: int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64
-        for key in keys
-    }
-    held = {key for key in score if score[key] < share}
-    if share and not held and len(score) > 1:
-        held = {min(score, key=score.get)}
-    if len(held) == len(score):
-        held -= {max(score, key=score.get)}
-    return np.array([key in held for key in keys])
+    distinct = list(dict.fromkeys(keys))
+    fractions = np.array([hash_fraction(key) for key in distinct])
+    held_out = dict(zip(distinct, held_out_mask(fractions, share)))
+    return np.array([held_out[key] for key in keys])

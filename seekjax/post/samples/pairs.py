@@ -9,7 +9,7 @@ import numpy as np
 
 from seekjax.config import Config
 from seekjax.data import Corpus, DataError, Source
-from seekjax.data.pipeline import Batches
+from seekjax.data.batches import Batches
 from seekjax.post.samples.chats import (
     Form,
     Rows,

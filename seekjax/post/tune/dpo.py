@@ -141,7 +141,7 @@ class Preference(FineTuning):
             in_shardings=(places.params, places, sharding("batch")),
             out_shardings=sharding(""),
         )
-        self.form.chat.keep(folder, jax.process_index() == 0)
+        self.form.chat.save(folder, jax.process_index() == 0)
 
     def rows_of(self, pairs: Pairs) -> list[dict[str, np.ndarray]]:
         """Batches of these pairs, of this process's share; the last is filled up with empty

@@ -11,8 +11,8 @@ import numpy as np
 
 from seekjax.config import Config
 from seekjax.data import DataError, load_tokenizer
+from seekjax.data.batches import sample_batches
 from seekjax.data.chat import load_chat
-from seekjax.data.pipeline import sample_batches
 from seekjax.errors import need
 from seekjax.generate.generator import Generator
 from seekjax.generate.sampling import Sampling
@@ -95,7 +95,7 @@ class FineTuning(Pretraining):
             sequence=config.data.sequence,
             batch=train.rows,
             seed=train.seed,
-            made_for=made_for,
+            fingerprint=made_for,
             **self.process,
         )
         self.batches = self.samples()
@@ -110,7 +110,7 @@ class FineTuning(Pretraining):
             compile_train(self.plan, Answers(self.plan, self.tokenizer.bytes_V)),
             compile_steps(self.plan, self.tokenizer.bytes_V)[1],
         )
-        self.form.chat.keep(folder, jax.process_index() == 0)
+        self.form.chat.save(folder, jax.process_index() == 0)
 
     def rows_of(self, samples: Any) -> list[dict[str, np.ndarray]]:
         """Held-out batches of these samples."""

@@ -104,7 +104,7 @@ def sample_batches(
     sequence: int,
     batch: int,
     seed: int,
-    made_for: dict,
+    fingerprint: dict,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Batches:
@@ -119,7 +119,7 @@ def sample_batches(
         grain.ReadOptions(num_threads=1, prefetch_buffer_size=AHEAD)
     )
     rows = _first_fit(samples, sequence + 1, fill, seed)
-    made_for = made_for | {
+    made_for = fingerprint | {
         "sequence": sequence,
         "seed": seed,
         "process": f"{process_index} of {process_count}",

@@ -8,7 +8,7 @@ thing, where they met.
 
 import random
 
-from seekjax.data.grammar import Grammar
+from seekjax.data.sources.grammar import Grammar
 
 _HEROES = {
     "Mia": "she",
