@@ -2,7 +2,7 @@
 
 import difflib
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from seekjax.errors import ConfigError
@@ -41,12 +41,16 @@ class Registry(Mapping[str, T], Generic[T]):
         if name in self._entries:
             return self._entries[name]
 
-        near = difflib.get_close_matches(name, self._entries, 1)
-        hint = f" did you mean {near[0]!r}?" if near else ""
         raise ConfigError(
-            f"there is no {self.kind} {name!r}:{hint} choose one of {', '.join(self._entries)}, "
-            "or name your own as module:name."
+            f"there is no {self.kind} {name!r}{did_you_mean(name, self._entries)} Choose one of "
+            f"{', '.join(self._entries)}, or name your own as module:name."
         )
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return ": did you mean 'NEAREST'?" to end a sentence with, or "." if no name is similar."""
+    similar = difflib.get_close_matches(name, names, 1)
+    return f": did you mean {similar[0]!r}?" if similar else "."
 
 
 def is_foreign(name: str) -> bool:

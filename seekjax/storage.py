@@ -1,25 +1,38 @@
-"""Files on disk: atomic replacement, SHA-256 fingerprints, and the cache folder."""
+"""Files on disk: atomic writing, SHA-256 fingerprints, and the cache folder.
+
+Atomic writing uses a temporary name in the same folder and then renames, which file systems do in
+one step: whatever stops the program, a file or folder is complete or not there.
+"""
 
 import hashlib
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Literal
 
 import platformdirs
 
+from seekjax.errors import SeekjaxError, need
 
-def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], object]) -> None:
+
+def write_atomically(
+    path: Path,
+    content: str | bytes | Callable[[IO[bytes]], object],
+    durable: bool = False,
+) -> None:
     """Write a file in full, or leave the old one as it was.
 
     Args:
         path: The file to create or replace.
         content: Text (written as UTF-8), bytes, or a function that writes to the open file.
+        durable: Also wait until contents and name are on the disk.
 
     Raises:
         OSError: the file cannot be written; the old file, if any, is unchanged.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = _temporary(path)
     try:
         with temporary.open("wb") as file:
             if callable(content):
@@ -28,9 +41,71 @@ def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], ob
                 file.write(content.encode())
             else:
                 file.write(content)
-        os.replace(temporary, path)
+
+        if durable:
+            sync(temporary)
+            rename_durably(temporary, path)
+        else:
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_file(path: Path, error: type[SeekjaxError]) -> Iterator[Path]:
+    """Yield the temporary path of a file to write; rename it to `path` if the block succeeds.
+
+    The temporary file is removed if the block fails. Raises `error` if `path` already exists or
+    cannot be written.
+    """
+    need(not path.exists(), f"{path} is already there: name a new file.", error)
+    temporary = _temporary(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.rename(path)
+    except OSError as failure:
+        raise error(_cannot_write(path, failure)) from failure
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path, error: type[SeekjaxError]) -> Iterator[Path]:
+    """Yield the temporary path of a folder to fill; rename it to `path` if the block succeeds.
+
+    The temporary folder is removed if the block fails. Raises `error` if `path` is a file or a
+    folder with contents, or cannot be written.
+    """
+    empty = path.is_dir() and not any(path.iterdir())
+    need(empty or not path.exists(), f"{path} is already there: name a new folder.", error)
+
+    temporary = _temporary(path.absolute())
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if path.exists():
+            path.rmdir()
+        temporary.rename(path)
+    except OSError as failure:
+        raise error(_cannot_write(path, failure)) from failure
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def rename_durably(source: Path, target: Path) -> None:
+    """Rename, and return when the new name is on the disk."""
+    source.rename(target)
+    sync(target.parent)
+
+
+def sync(path: Path) -> None:
+    """Return when the contents of a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def kind_of(folder: Path) -> Literal["run", "published"] | None:
@@ -66,3 +141,12 @@ def cache_folder() -> Path:
     if override:
         return Path(override)
     return platformdirs.user_cache_path("seekjax", appauthor=False)
+
+
+def _temporary(path: Path) -> Path:
+    """A hidden name next to `path` that no other process uses."""
+    return path.with_name(f".{path.name}.{os.getpid()}")
+
+
+def _cannot_write(path: Path, failure: OSError) -> str:
+    return f"{path} cannot be written: {failure.strerror or failure}."

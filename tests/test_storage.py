@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from seekjax.storage import write_atomically
+from seekjax.errors import RunError
+from seekjax.storage import new_file, new_folder, write_atomically
 
 
 @pytest.mark.parametrize(
@@ -27,3 +28,29 @@ def test_a_writer_that_fails_leaves_what_was_there(tmp_path):
         write_atomically(tmp_path / "a.txt", half)
     assert (tmp_path / "a.txt").read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_new_folder_appears_when_its_block_ends(tmp_path):
+    with new_folder(tmp_path / "a", RunError) as folder:
+        (folder / "x").write_text("1")
+        assert not (tmp_path / "a").exists()
+    assert os.listdir(tmp_path / "a") == ["x"]
+    assert os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("new", [new_file, new_folder])
+def test_a_block_that_fails_leaves_nothing(tmp_path, new):
+    with (
+        pytest.raises(RunError, match="cannot be written: disk full"),
+        new(tmp_path / "a", RunError),
+    ):
+        raise OSError(28, "disk full")
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("new", [new_file, new_folder])
+def test_a_name_that_is_taken_is_refused(tmp_path, new):
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(RunError, match="is already there"), new(tmp_path / "a", RunError):
+        pass
+    assert (tmp_path / "a").read_text() == "old"

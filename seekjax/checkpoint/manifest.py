@@ -10,6 +10,8 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from seekjax.storage import sync, write_atomically
+
 NAME = "manifest.json"
 
 
@@ -17,15 +19,12 @@ def write_manifest(folder: Path) -> None:
     """Vouch for every file now in `folder`: all of them reach the disk first, then the manifest
     appears in one rename."""
     for path in (*folder.rglob("*"), folder):
-        _sync(path)
+        sync(path)
     names = sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
     )
     text = json.dumps(dict(zip(names, _describe(folder, names))), indent=1)
-    temporary = folder / "manifest.tmp"
-    temporary.write_text(text + "\n")
-    _sync(temporary)
-    rename(temporary, folder / NAME)
+    write_atomically(folder / NAME, text + "\n", durable=True)
 
 
 def damage(folder: Path) -> str | None:
@@ -53,12 +52,6 @@ def damage(folder: Path) -> str | None:
     return None
 
 
-def rename(source: Path, target: Path) -> None:
-    """Rename, and see the new name safely on the disk."""
-    source.rename(target)
-    _sync(target.parent)
-
-
 def _describe(folder: Path, names: list[str]) -> list[dict]:
     def one(name: str) -> dict:
         with open(folder / name, "rb") as file:
@@ -71,11 +64,3 @@ def _describe(folder: Path, names: list[str]) -> list[dict]:
         ThreadPoolExecutor() as pool
     ):  # hashing lets go of the interpreter lock: as fast as the disk or the cores allow
         return list(pool.map(one, names))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

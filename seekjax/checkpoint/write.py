@@ -25,8 +25,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from seekjax.checkpoint.manifest import damage, rename, write_manifest
+from seekjax.checkpoint.manifest import damage, write_manifest
 from seekjax.errors import CheckpointError
+from seekjax.storage import rename_durably
 
 for name in (
     "absl",
@@ -177,10 +178,10 @@ class Checkpoints:
             self._orbax.wait_until_finished()
             if self._first:
                 write_manifest(saving)
-                rename(saving, self.folder / str(step))
+                rename_durably(saving, self.folder / str(step))
                 for old in sorted(self._steps())[: -self.keep]:
                     deleted = self.folder / f"deleted-{old}"
-                    rename(self.folder / str(old), deleted)
+                    rename_durably(self.folder / str(old), deleted)
                     shutil.rmtree(deleted)
         except Exception as error:
             self._error = self._give_up(step, saving, error)
@@ -218,7 +219,7 @@ class Checkpoints:
                 for n in range(10**6)
                 if not (path := self.folder / (f"bad-{step}" + f".{n}" * (n > 0))).exists()
             )
-            rename(folder, aside)
+            rename_durably(folder, aside)
             _shout(
                 f"checkpoint {folder} is damaged ({reason}): moved to {aside}, trying the "
                 "step before"

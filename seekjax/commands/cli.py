@@ -1,6 +1,5 @@
 """The command lines: `python train.py CONFIG --field value` and `seekjax COMMAND ...`."""
 
-import difflib
 import importlib
 import pkgutil
 import runpy
@@ -12,6 +11,7 @@ import tyro
 
 from seekjax.config import Config
 from seekjax.errors import UsageError
+from seekjax.registry import did_you_mean
 from seekjax.storage import kind_of
 from seekjax.workflow import Pipeline
 
@@ -39,9 +39,8 @@ def load_config(name: str) -> Config | Pipeline:
 
         found = replace(read_config(folder / "config.json"), out=folder)
     else:
-        near = difflib.get_close_matches(name, config_names(), 1)
         raise UsageError(
-            f"there is no config {name!r}{f': did you mean {near[0]!r}?' if near else ''} "
+            f"there is no config {name!r}{did_you_mean(name, config_names())} "
             f"configs/ has: {', '.join(config_names())}."
         )
     if not isinstance(found, (Config, Pipeline)):

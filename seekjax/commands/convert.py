@@ -21,11 +21,11 @@ from seekjax.data import DataError
 from seekjax.data.tokenizer import EOS, PAD, read_tokenizer
 from seekjax.errors import WeightsError, need
 from seekjax.hf.files import Files, file_size, read_json, write_file
-from seekjax.hf.gguf import Type, package, reader, save_gguf
+from seekjax.hf.gguf import Type, import_gguf, reader, save_gguf
 from seekjax.hf.load import SCALE, check, load, paired
-from seekjax.hf.save import Dtype, appearing, check_bias, save
+from seekjax.hf.save import Dtype, check_bias, save
 from seekjax.model.count import parameters
-from seekjax.storage import kind_of
+from seekjax.storage import kind_of, new_folder
 from seekjax.train.state import Plan
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use
@@ -107,7 +107,7 @@ def convert(argv: list[str]) -> None:
 def to_gguf(source: Path, path: Path, kind: Type, mesh: MeshConfig) -> None:
     """A run's newest weights, or a published checkpoint tensor by tensor, as one file for
     llama.cpp."""
-    package()  # before anything is read
+    import_gguf()  # before anything is read
     if kind_of(source) != "run":
         published, files = check(source)
         save_gguf(
@@ -137,7 +137,7 @@ def export(run: Path, to: Path, dtype: Dtype) -> None:
     """The newest weights of a run as a published checkpoint, with the run's tokenizer."""
     config, variables = read_run(run)
     need_whole(config)
-    with appearing(to) as folder:
+    with new_folder(to, WeightsError) as folder:
         save(
             folder,
             config.model,
@@ -172,7 +172,7 @@ def export(run: Path, to: Path, dtype: Dtype) -> None:
 def adopt(directory: Path, run: Path, trainable: bool = False) -> Config:
     """A run folder around the weights of a published checkpoint, as step 0. Without `trainable` it
     has weights only: enough for all but training."""
-    with appearing(run) as folder:
+    with new_folder(run, WeightsError) as folder:
         model, variables = load(directory)
         keep_scales(Files(directory), folder / SCALES)
         copy_tokenizer(directory, folder)

@@ -14,13 +14,12 @@ from seekjax.checkpoint.read import read_run
 from seekjax.checkpoint.write import Checkpoints
 from seekjax.commands.convert import copy_tokenizer
 from seekjax.config import Config, DataConfig
-from seekjax.errors import GenerateError
-from seekjax.hf.save import appearing
+from seekjax.errors import GenerateError, WeightsError
 from seekjax.model.abstract import named_variables
 from seekjax.open import on_mesh, open_model
 from seekjax.quant.formats import Kind
 from seekjax.quant.tree import quantise_tree, tree_bytes
-from seekjax.storage import kind_of
+from seekjax.storage import kind_of, new_folder
 from sharding.mesh import MeshConfig
 from sharding.place import axes_of
 from sharding.show import human
@@ -56,7 +55,7 @@ def quantize(argv: list[str]) -> None:
 def quantised(source: Path, kind: Kind, run: Path) -> tuple[int, int]:
     """Write the run folder; bytes of the weights before, in float32, and after. Raises
     WeightsError, RunError or GenerateError."""
-    with appearing(run) as folder:
+    with new_folder(run, WeightsError) as folder:
         if kind_of(source) == "run":
             config, variables = read_run(source)
         else:

@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from seekjax.data.files import DocumentFile, open_path
 from seekjax.data.sources import arithmetic, stdlib, stories
 from seekjax.data.sources.generated import Generated
 from seekjax.errors import DataError
+from seekjax.registry import did_you_mean
 
 BUILT_IN = ("stdlib", "arithmetic", "stories")
 EPOCH = 1_000_000  # documents of a generated source in an epoch
@@ -196,11 +196,11 @@ def _generated(
 
 
 def _path(name: str) -> Path:
-    path, near = Path(name).expanduser(), get_close_matches(name, BUILT_IN, 1)
+    path = Path(name).expanduser()
     if not path.exists():
-        hint = f"did you mean {near[0]!r}?" if near else "check the path."
         raise DataError(
-            f"{name} does not exist, and data.sources takes {', '.join(BUILT_IN)} or paths; {hint}"
+            f"{name} does not exist{did_you_mean(name, BUILT_IN)} data.sources takes "
+            f"{', '.join(BUILT_IN)} or paths: check the path."
         )
     return path
 

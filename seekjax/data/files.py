@@ -5,7 +5,6 @@ several threads and sent to another process: it keeps a path and an index, never
 document is checked when it is read, and `load_corpus` reads each one once before training.
 """
 
-import importlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from seekjax.errors import DataError
+from seekjax.extras import import_extra
 
 
 @dataclass
@@ -134,8 +134,8 @@ class Parquet(DocumentFile):
 
     @cached_property
     def column(self):
-        parquet = _extra("pyarrow.parquet", "parquet", self.name)
-        pyarrow = _extra("pyarrow", "parquet", self.name)
+        parquet = import_extra("pyarrow.parquet", "parquet", self.name, DataError)
+        pyarrow = import_extra("pyarrow", "parquet", self.name, DataError)
         try:
             with parquet.ParquetFile(self.path) as file:
                 names = file.schema_arrow.names
@@ -182,7 +182,9 @@ class ArrayRecord(DocumentFile):
 
     @cached_property
     def reader(self):
-        module = _extra("array_record.python.array_record_module", "arrayrecord", self.name)
+        module = import_extra(
+            "array_record.python.array_record_module", "arrayrecord", self.name, DataError
+        )
         with self._checked():
             reader = module.ArrayRecordReader(str(self.path))
             if reader.num_records() == 0:
@@ -297,13 +299,4 @@ def _reading(name: str):
     except OSError as error:
         raise DataError(
             f"{name} cannot be read ({error.strerror}); check the path and its permissions."
-        ) from error
-
-
-def _extra(module: str, extra: str, name: str):
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise DataError(
-            f"{name} needs an extra package: pip install 'seekjax[{extra}]'."
         ) from error

@@ -7,10 +7,8 @@ the latent space reads them. Prediction modules are left out: llama.cpp has no u
 """
 
 import math
-import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -20,10 +18,12 @@ import numpy as np
 
 from seekjax.config import ModelConfig
 from seekjax.errors import WeightsError, need
+from seekjax.extras import import_extra
 from seekjax.hf.gguf_tokenizer import add_tokenizer
 from seekjax.hf.names import Tensor, join, split, tensors
 from seekjax.hf.save import fetch
 from seekjax.model.rope import extended
+from seekjax.storage import new_file
 
 Type = Literal["f32", "f16", "q8_0", "q4_0"]
 Read = Callable[[Tensor], np.ndarray]  # a tensor of the published layout, float32
@@ -39,15 +39,9 @@ class Piece(NamedTuple):
     parts: tuple[Callable[[Read], np.ndarray], ...]
 
 
-def package() -> ModuleType:
-    """The `gguf` package. Raises WeightsError where it is not installed."""
-    try:
-        import gguf
-    except ImportError as error:
-        raise WeightsError(
-            "GGUF files need the gguf package: pip install 'seekjax[gguf]'."
-        ) from error
-    return gguf
+def import_gguf() -> ModuleType:
+    """Import the `gguf` package. Raises WeightsError if it is not installed."""
+    return import_extra("gguf", "gguf", "a GGUF file", WeightsError)
 
 
 def save_gguf(
@@ -60,9 +54,9 @@ def save_gguf(
     float32, the embedding and the head are at least q8_0, and a matrix whose rows no block of 32
     divides is float16. Raises WeightsError.
     """
-    gguf = package()
+    gguf = import_gguf()
     check(model)
-    with appearing(Path(path).expanduser()) as temporary:
+    with new_file(Path(path).expanduser(), WeightsError) as temporary:
         writer = gguf.GGUFWriter(temporary, "deepseek2")
         describe(writer, model, gguf)
         writer.add_file_type(gguf.LlamaFileType[FILE_TYPE[kind]])
@@ -226,19 +220,3 @@ def _half(x: np.ndarray, tensor: Tensor, part: int) -> np.ndarray:
     """Of kv_b_proj: w_uk as [H, C, N] or w_uv as [H, U, C]."""
     ours = split(x, tensor)[part]  # [C, H, N] or [C, H, U]
     return ours.transpose((1, 0, 2) if part == 0 else (1, 2, 0))
-
-
-@contextmanager
-def appearing(path: Path) -> Iterator[Path]:
-    """A file to write, which gets its name when the block ends and is removed when it fails. Raises
-    WeightsError when the name is taken."""
-    need(not path.exists(), f"{path} is already there: name a new file.", WeightsError)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.rename(path)
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be written: {error.strerror or error}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -3,10 +3,7 @@ files, and an index where they are several."""
 
 import json
 import math
-import os
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -23,6 +20,7 @@ from seekjax.hf.config import write_config
 from seekjax.hf.files import INDEX, Files, Stored, write_file
 from seekjax.hf.load import SCALE
 from seekjax.hf.names import Part, Tensor, join, tensors
+from seekjax.storage import new_folder
 
 Dtype = Literal["bf16", "f32", "fp8", "fp8-ue8m0"]
 FILE_BYTES = 5 * 10**9  # of tensors in one file, as published
@@ -56,7 +54,7 @@ def save(
         dtype == "fp8-ue8m0",
     )
     check_bias(model, variables)
-    with appearing(directory) as folder:
+    with new_folder(directory, WeightsError) as folder:
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         files = _files(model, dtype, file_bytes)
         names = (
@@ -92,28 +90,6 @@ def save(
                 json.dumps({"metadata": {"total_size": size}, "weight_map": placed}, indent=2)
                 + "\n"
             )
-
-
-@contextmanager
-def appearing(directory: Path) -> Iterator[Path]:
-    """A folder to fill, which gets its name when the block ends and is removed when it fails.
-    Raises WeightsError when the name is taken."""
-    need(
-        not directory.exists() or (directory.is_dir() and not any(directory.iterdir())),
-        f"{directory} is already there: name a new folder.",
-        WeightsError,
-    )
-    temporary = directory.absolute().with_name(f".{directory.absolute().name}.{os.getpid()}")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if directory.exists():
-            directory.rmdir()
-        temporary.rename(directory)
-    except OSError as error:
-        raise WeightsError(f"{directory} cannot be written: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def stored_as(tensor: Tensor, dtype: Dtype) -> list[Stored]:

@@ -1,9 +1,9 @@
 """Tasks whose answers are checked, not judged: `find_task("countdown")`, and `Problems` of its
 training or held-out side."""
 
-from difflib import get_close_matches
 
 from seekjax.errors import DataError
+from seekjax.registry import did_you_mean
 from seekjax.tasks.addition import Addition
 from seekjax.tasks.arithmetic import Arithmetic
 from seekjax.tasks.countdown import Countdown
@@ -27,9 +27,8 @@ def find_task(name: str) -> Task:
 
         return open_family(name.removeprefix("gym:"))
     if name not in TASKS:
-        near = get_close_matches(name, TASKS, 1)
         raise DataError(
-            f"there is no task {name!r}{f': did you mean {near[0]!r}?' if near else ''} "
+            f"there is no task {name!r}{did_you_mean(name, TASKS)} "
             f"There are {', '.join(TASKS)}, and gym:FAMILY."
         )
     return TASKS[name]

@@ -11,11 +11,12 @@ import random
 import subprocess
 import sys
 import threading
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
 from seekjax.errors import DataError
+from seekjax.extras import missing_extra
+from seekjax.registry import did_you_mean
 from seekjax.tasks.task import Problem, Verdict
 
 SECONDS = 5.0  # to score one answer
@@ -59,9 +60,7 @@ class Worker:
 
     def _start(self) -> None:
         if importlib.util.find_spec("reasoning_gym") is None:
-            raise DataError(
-                "tasks named gym:FAMILY need reasoning-gym: pip install 'seekjax[gym]'."
-            )
+            raise missing_extra("a task named gym:FAMILY", "reasoning-gym", "gym", DataError)
         # Equal hashes in every run: some families draw from sets. No more of the environment than
         # Python needs: it may hold secrets.
         environment = {
@@ -166,10 +165,11 @@ def families() -> dict[str, int]:
 
 def open_family(family: str) -> Gym:
     """A family by name. Raises DataError."""
-    if family not in (known := families()):
-        near = get_close_matches(family, known, 1)
+    known = families()
+    if family not in known:
+        hint = did_you_mean(family, known)
         raise DataError(
-            "reasoning-gym has no family "
-            f"{family!r}{f': did you mean {near[0]!r}?' if near else f'; it has {len(known)}, countdown among them.'}"
+            f"reasoning-gym has no family {family!r}{hint} It has {len(known)} families, "
+            "countdown among them."
         )
     return Gym(family, known[family])

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from seekjax.config import Config
 from seekjax.errors import RunError
+from seekjax.extras import import_extra
 
 
 class Recorder:
@@ -72,13 +73,8 @@ def _plain(value: Any) -> Any:
 
 
 def _tensorboard(folder: Path):
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError as error:
-        raise RunError(
-            "--tensorboard needs an extra: pip install 'seekjax[tensorboard]'."
-        ) from error
-    writer = SummaryWriter(str(folder))
+    tensorboard = import_extra("tensorboardX", "tensorboard", "--tensorboard", RunError)
+    writer = tensorboard.SummaryWriter(str(folder))
     return lambda scalars: [
         writer.add_scalar(name, value, int(scalars["step"]))
         for name, value in scalars.items()
@@ -87,10 +83,7 @@ def _tensorboard(folder: Path):
 
 
 def _wandb(config: Config, folder: Path):
-    try:
-        import wandb
-    except ImportError as error:
-        raise RunError("--wandb needs an extra: pip install 'seekjax[wandb]'.") from error
+    wandb = import_extra("wandb", "wandb", "--wandb", RunError)
     run = wandb.init(project=config.wandb, name=folder.name, dir=folder, resume="allow")
     return lambda scalars: run.log(scalars, step=int(scalars["step"]))
 

@@ -9,11 +9,11 @@ import importlib
 import math
 import re
 from collections.abc import Callable
-from difflib import get_close_matches
 from numbers import Real
 from typing import NamedTuple
 
 from seekjax.errors import DataError
+from seekjax.registry import did_you_mean
 from seekjax.tasks import Problem, Verdict, find_task
 from seekjax.tasks.answer import Parsed, Refused, parse
 
@@ -141,11 +141,9 @@ def _load(name: str) -> Callable:
     """An own reward by "module:function"."""
     module, colon, function = name.partition(":")
     if not colon:
-        near = get_close_matches(name, PARTS, 1)
         raise DataError(
-            f"there is no reward {name!r}{f': did you mean {near[0]!r}?' if near else ''} "
-            f"There are {', '.join(PARTS)}, and your own as "
-            "module:function."
+            f"there is no reward {name!r}{did_you_mean(name, PARTS)} "
+            f"There are {', '.join(PARTS)}, and your own as module:function."
         )
     try:
         found = getattr(importlib.import_module(module), function)
