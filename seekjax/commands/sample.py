@@ -1,5 +1,6 @@
 """`seekjax sample`: rejection sampling, from a model's right answers to a file that fine-tuning
-reads (R1: 2501.12948, section 2.3.3)."""
+reads (R1: 2501.12948, section 2.3.3).
+"""
 
 import json
 import math
@@ -33,7 +34,8 @@ EVERY = 10.0  # seconds between lines of progress
 @dataclass(frozen=True)
 class Sample:
     """Sample answers to training problems of tasks, and keep the right ones as chats to fine-tune
-    on."""
+    on.
+    """
 
     folder: Annotated[
         Path, tyro.conf.Positional, tyro.conf.arg(name="model")
@@ -72,13 +74,20 @@ def sample(argv: list[str]) -> None:
 
 def collect(asked: Sample) -> str:
     """Sample, choose and write; the closing line. Raises DataError where nothing is left to
-    write."""
+    write.
+    """
     exam = Evaluator(open_model(asked.folder), asked.questions, held_out=False, rows=asked.batch)
-    opened, rows, drawn, solved, said = exam.judge.opened, [], 0, 0, time.monotonic()
+    think_in_prompt, rows, drawn, solved, said = (
+        exam.judge.think_in_prompt,
+        [],
+        0,
+        0,
+        time.monotonic(),
+    )
     for some in exam:
         for group in some:
-            chosen = choose(group, opened, asked)
-            rows += [row(one, opened) for one in chosen]
+            chosen = choose(group, think_in_prompt, asked)
+            rows += [row(one, think_in_prompt) for one in chosen]
             drawn, solved = drawn + len(group), solved + bool(chosen)
         if time.monotonic() - said > EVERY:
             said = time.monotonic()
@@ -100,14 +109,14 @@ def collect(asked: Sample) -> str:
     )
 
 
-def choose(group: Sequence[Judged], opened: bool, asked: Sample) -> list[Judged]:
+def choose(group: Sequence[Judged], think_in_prompt: bool, asked: Sample) -> list[Judged]:
     """The samples of a problem that are kept: each text once, the shortest first."""
     fit = [
         one
         for one in group
         if (is_right(one) or asked.keep == "all")
         and teachable(one)
-        and speaks(one, opened, asked.language)
+        and speaks(one, think_in_prompt, asked.language)
     ]
     kept: dict[str, Judged] = {}
     for one in sorted(fit, key=lambda one: one.tokens):
@@ -117,7 +126,8 @@ def choose(group: Sequence[Judged], opened: bool, asked: Sample) -> list[Judged]
 
 def teachable(one: Judged) -> bool:
     """Whether it has ended, says something, and is text through and through: no name of a special
-    token, no broken character."""
+    token, no broken character.
+    """
     return (
         not one.truncated
         and bool(one.text.strip())
@@ -126,17 +136,17 @@ def teachable(one: Judged) -> bool:
     )
 
 
-def speaks(one: Judged, opened: bool, language: str | None) -> bool:
+def speaks(one: Judged, think_in_prompt: bool, language: str | None) -> bool:
     """Whether all words of its thought are of the language."""
     if language is None:
         return True
-    parsed = parse(one.text, opened)
+    parsed = parse(one.text, think_in_prompt)
     return isinstance(parsed, Parsed) and share(parsed.thought, language) == 1
 
 
-def row(one: Judged, opened: bool) -> dict[str, Any]:
+def row(one: Judged, think_in_prompt: bool) -> dict[str, Any]:
     """A sample as a chat of two messages; a <think> that the template wrote is the answer's."""
-    content = f"{THINK}\n{one.text}" if opened else one.text
+    content = f"{THINK}\n{one.text}" if think_in_prompt else one.text
     return {
         "messages": [
             {"role": "user", "content": one.problem.prompt},

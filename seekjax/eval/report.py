@@ -24,14 +24,15 @@ def examined(
     opened: OpenedModel, asked: EvalConfig, rows: int | None
 ) -> tuple[dict[str, Any], float]:
     """What report.json holds of a model, and the tokens per second. Raises DataError where no
-    answer could be judged."""
+    answer could be judged.
+    """
     exam = Evaluator(opened, asked, held_out=True, rows=rows)
     groups = [group for some in exam for group in some]
     post = exam.config.post
     seen = {
         "task": list(asked.task),
         "side": "held out",
-        **(figures(groups, exam.judge.opened) if jax.process_index() == 0 else {}),
+        **(figures(groups, exam.judge.think_in_prompt) if jax.process_index() == 0 else {}),
     }
     if not seen.get("problems", 1):
         raise DataError(

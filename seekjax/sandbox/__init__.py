@@ -1,8 +1,10 @@
 """Model-written Python, run where it can harm nothing and graded where it cannot reach: `run` gives
-its outputs, `grade` a verdict."""
+its outputs, `grade` a verdict.
+"""
 
-from seekjax.sandbox.backend import backend
-from seekjax.sandbox.execute import Limits, Outcome, SandboxError
-from seekjax.sandbox.grade import grade, run
+from seekjax.errors import SandboxError
+from seekjax.sandbox.backend import find_backend
+from seekjax.sandbox.execution import Limits, Outcome
+from seekjax.sandbox.grading import grade, run
 
-__all__ = ["Limits", "Outcome", "SandboxError", "backend", "grade", "run"]
+__all__ = ["Limits", "Outcome", "SandboxError", "find_backend", "grade", "run"]

@@ -1,5 +1,6 @@
 """Which sandbox this machine has: bubblewrap, else util-linux's unshare, else none, and then a
-refusal. What is found is tried before it is trusted."""
+refusal. What is found is tried before it is trusted.
+"""
 
 import os
 import shutil
@@ -13,7 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 
-from seekjax.sandbox.execute import ENVIRONMENT, Limits, SandboxError, execute
+from seekjax.errors import SandboxError
+from seekjax.sandbox.execution import ENVIRONMENT, Limits, execute
 
 INSIDE = Path(__file__).with_name("inside")
 FLAGS = ("-s", "-S", "-B")  # no site-packages, nothing written
@@ -24,16 +26,17 @@ class Broken(Exception):
     """Why one backend does not hold."""
 
 
-def backend() -> tuple[str, Callable[[int], list[str]]]:
+def find_backend() -> tuple[str, Callable[[int], list[str]]]:
     """(name, command line for so many bytes of scratch) of the first backend that is installed and
-    proves itself; SandboxError where none does."""
+    proves itself; SandboxError where none does.
+    """
     with TURN:  # verifiers are threads, and one trial is enough for all
-        return find()
+        return _find_backend()
 
 
 @lru_cache(maxsize=1)
-def find() -> tuple[str, Callable[[int], list[str]]]:
-    """`backend`, once: a refusal is not kept, what was found is."""
+def _find_backend() -> tuple[str, Callable[[int], list[str]]]:
+    """`find_backend`, once: a refusal is not kept, what was found is."""
     reasons = []
     for name, command in {"bwrap": bubblewrap, "unshare": unshare}.items():
         path = shutil.which(name)
@@ -88,7 +91,8 @@ def unshare(path: str) -> Callable[[int], list[str]]:
 
 def bubblewrap(path: str) -> Callable[[int], list[str]]:
     """The interpreter, its standard library and the shared libraries that are mapped when it runs:
-    nothing else of the host, all read-only."""
+    nothing else of the host, all read-only.
+    """
     interpreter, library = python()
     imports = "import ctypes, marshal, os, resource, select; print(open('/proc/self/maps').read())"
     maps = subprocess.run(
@@ -205,7 +209,8 @@ def mount():
 
 def prove(command: Callable[[int], list[str]]) -> None:
     """Try from within what must not work, with the system call filter and without it: the
-    namespaces hold alone too. Broken where something works."""
+    namespaces hold alone too. Broken where something works.
+    """
     with tempfile.NamedTemporaryFile() as secret, socket.create_server(("127.0.0.1", 0)) as server:
         files = [
             secret.name,

@@ -1,5 +1,6 @@
 """Tasks whose answers are checked, not judged: `find_task("countdown")`, and `Problems` of its
-training or held-out side."""
+training or held-out side.
+"""
 
 
 from seekjax.errors import DataError
@@ -10,14 +11,24 @@ from seekjax.tasks.countdown import Countdown
 from seekjax.tasks.equation import Equation
 from seekjax.tasks.knights import Knights
 from seekjax.tasks.program import PROGRAM
-from seekjax.tasks.task import Problem, Problems, Task, Verdict, attempt, is_held_out
+from seekjax.tasks.task import Grade, Problem, Problems, Task, attempt, is_held_out
 
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (Addition(), Countdown(), Arithmetic(), Equation(), Knights(), PROGRAM)
 }
 
-__all__ = ["TASKS", "Problem", "Problems", "Task", "Verdict", "attempt", "find_task", "is_held_out"]
+__all__ = [
+    "TASKS",
+    "Grade",
+    "Problem",
+    "Problems",
+    "Task",
+    "attempt",
+    "find_task",
+    "is_held_out",
+    "parse_task",
+]
 
 
 def find_task(name: str) -> Task:
@@ -32,3 +43,12 @@ def find_task(name: str) -> Task:
             f"There are {', '.join(TASKS)}, and gym:FAMILY."
         )
     return TASKS[name]
+
+
+def parse_task(name: str) -> tuple[Task, tuple[int, ...]]:
+    """A task and its levels, from NAME (all levels) or NAME:LEVEL. Raises DataError."""
+    base, _, level = name.rpartition(":")
+    if not level.isdecimal():
+        base, level = name, ""
+    task = find_task(base)
+    return task, (int(level),) if level else tuple(task.levels)

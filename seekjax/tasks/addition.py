@@ -7,9 +7,9 @@
 import random
 from collections.abc import Callable
 
-from seekjax.tasks.answer import Refused, integer
+from seekjax.tasks.answer import Invalid, integer
 from seekjax.tasks.expression import canonical
-from seekjax.tasks.task import Problem, Verdict, speak
+from seekjax.tasks.task import Grade, Problem, speak
 
 WORDS = {"en": {"carry": " carry 1"}, "zh": {"carry": " 进1"}}
 
@@ -26,7 +26,7 @@ class Addition:
         a, b = rng.randrange(least, 10**level), rng.randrange(least, 10**level)
         return Problem(self.name, level, f"{a}+{b}=", canonical(("+", a, b)), {"numbers": [a, b]})
 
-    def verify(self, problem: Problem, answer: str) -> Verdict:
+    def verify(self, problem: Problem, answer: str) -> Grade:
         """Judge the text between the answer tags."""
         return same(answer, sum(problem.data["numbers"]))
 
@@ -54,9 +54,9 @@ class Addition:
         return "\n".join(lines), str(int(digits))
 
 
-def same(answer: str, right: int) -> Verdict:
+def same(answer: str, right: int) -> Grade:
     """Right where the answer is this whole number."""
     found = integer(answer)
-    if isinstance(found, Refused):
-        return Verdict(0.0, found.reason)
-    return Verdict(1.0, "right") if found == right else Verdict(0.0, f"{found} is not {right}")
+    if isinstance(found, Invalid):
+        return Grade(0.0, found.reason)
+    return Grade(1.0, "right") if found == right else Grade(0.0, f"{found} is not {right}")

@@ -33,7 +33,7 @@ class Parsed(NamedTuple):
     answer: str
 
 
-class Refused(NamedTuple):
+class Invalid(NamedTuple):
     reason: str  # one short clause
 
 
@@ -46,25 +46,26 @@ class _Wrong(Exception):
     """An expression that is none; its text is the reason."""
 
 
-def wrap(thought: str, answer: str, opened: bool = False) -> str:
-    """The completion that says so: what `parse` reads back. `opened`: the chat template has written
-    `<think>` already."""
-    return f"{'' if opened else '<think>'}{thought}</think><answer>{answer}</answer>"
+def wrap(thought: str, answer: str, think_in_prompt: bool = False) -> str:
+    """The completion that says so: what `parse` reads back. `think_in_prompt`: the chat template has written
+    `<think>` already.
+    """
+    return f"{'' if think_in_prompt else '<think>'}{thought}</think><answer>{answer}</answer>"
 
 
-def parse(text: str, opened: bool = False) -> Parsed | Refused:
+def parse(text: str, think_in_prompt: bool = False) -> Parsed | Invalid:
     """Thought and answer of a whole completion, or why it is none. Blanks may stand around the two
     blocks, and nothing else.
 
-    `opened`: the chat template has written `<think>` already, as R1's does.
+    `think_in_prompt`: the chat template has written `<think>` already, as R1's does.
     """
-    text = ("<think>" if opened else "") + text.strip(BLANK)
+    text = ("<think>" if think_in_prompt else "") + text.strip(BLANK)
     for tag in TAGS:
         if (times := text.count(tag)) != 1:
-            return Refused(f"{tag} is missing" if not times else f"{times} times {tag}")
+            return Invalid(f"{tag} is missing" if not times else f"{times} times {tag}")
     starts = [text.index(tag) for tag in TAGS]
     if starts != sorted(starts):
-        return Refused("tags in the wrong order")
+        return Invalid("tags in the wrong order")
     before, thought, between, answer, after = re.split("|".join(TAGS), text)
     for part, where in (
         (before, "before <think>"),
@@ -72,26 +73,26 @@ def parse(text: str, opened: bool = False) -> Parsed | Refused:
         (after, "after </answer>"),
     ):
         if part:
-            return Refused(f"text {where}")
+            return Invalid(f"text {where}")
     if named := find_special_token(text):
-        return Refused(f"the special token {named}")
+        return Invalid(f"the special token {named}")
     if _NEAR_TAG.search(thought) or _NEAR_TAG.search(answer):
-        return Refused("a tag within a block")
+        return Invalid("a tag within a block")
     if not any(map(str.isalnum, thought)):
-        return Refused("an empty thought")
+        return Invalid("an empty thought")
     if not (answer := answer.strip(BLANK)):
-        return Refused("an empty answer")
+        return Invalid("an empty answer")
     return Parsed(thought.strip(BLANK), answer)
 
 
-def evaluate(text: str) -> Value | Refused:
+def evaluate(text: str) -> Value | Invalid:
     """The exact value of + - * / and brackets over whole numbers, and the numbers used; or why it
     has none. No sign before a number, no power.
 
     Recursive descent over a bounded text: it takes microseconds whatever the text says.
     """
     if len(text) > LONGEST:
-        return Refused(f"over {LONGEST} characters")
+        return Invalid(f"over {LONGEST} characters")
     try:
         tokens, numbers = [*_tokens(text), "the end"][::-1], []
         value = _sum(tokens, numbers, 0)
@@ -99,16 +100,16 @@ def evaluate(text: str) -> Value | Refused:
             raise _Wrong(f"{tokens[-1]} where + - * / or the end belongs")
         return Value(value, numbers)
     except _Wrong as wrong:
-        return Refused(str(wrong))
+        return Invalid(str(wrong))
 
 
-def integer(text: str) -> int | Refused:
+def integer(text: str) -> int | Invalid:
     """A whole number as one writes it: an optional minus, up to DIGITS digits, no leading zero."""
     if not re.fullmatch(r"-?[0-9]+", text, re.ASCII):
-        return Refused("not a whole number")
+        return Invalid("not a whole number")
     digits = text.removeprefix("-")
     if len(digits) > DIGITS or (digits[0] == "0" and text != "0"):
-        return Refused(f"over {DIGITS} digits" if len(digits) > DIGITS else "a leading zero")
+        return Invalid(f"over {DIGITS} digits" if len(digits) > DIGITS else "a leading zero")
     return int(text)
 
 
@@ -154,7 +155,7 @@ def _factor(tokens: list[str], numbers: list[int], depth: int) -> Fraction:
     if not token.isdigit():
         raise _Wrong(f"{token} where a number belongs")
     number = integer(token)
-    if isinstance(number, Refused):
+    if isinstance(number, Invalid):
         raise _Wrong(number.reason)
     numbers.append(number)
     return Fraction(number)

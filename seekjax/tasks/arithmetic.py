@@ -9,7 +9,7 @@ import random
 
 from seekjax.tasks.addition import same
 from seekjax.tasks.expression import RANK, Tree, apply, canonical, draw, write
-from seekjax.tasks.task import Problem, Verdict, speak
+from seekjax.tasks.task import Grade, Problem, speak
 
 WORDS = {"en": {}, "zh": {}}  # signs alone
 LARGEST, MOST = (
@@ -33,7 +33,7 @@ class Arithmetic:
                     self.name, level, f"{write(tree)}=", canonical(tree), {"steps": _steps(tree)}
                 )
 
-    def verify(self, problem: Problem, answer: str) -> Verdict:
+    def verify(self, problem: Problem, answer: str) -> Grade:
         """Judge the text between the answer tags."""
         return same(answer, int(problem.data["steps"][-1]))
 
@@ -45,7 +45,8 @@ class Arithmetic:
 
 def _is_plain(tree: Tree) -> bool:
     """Whether reading it from left to right gives this very tree: a+(b-c) is written a+b-c, which
-    is another."""
+    is another.
+    """
     if isinstance(tree, int):
         return True
     operator, left, right = tree

@@ -14,9 +14,9 @@ from collections import Counter
 from fractions import Fraction
 from typing import NamedTuple
 
-from seekjax.tasks.answer import Refused, evaluate
+from seekjax.tasks.answer import Invalid, evaluate
 from seekjax.tasks.expression import Tree, apply, draw, steps, value, write
-from seekjax.tasks.task import Problem, Verdict, speak
+from seekjax.tasks.task import Grade, Problem, speak
 
 MOST = 5  # expressions that an attempt tries
 LOOK = 8  # expressions looked at for each that is tried
@@ -35,7 +35,8 @@ LEVELS = {1: Level(3, 20, "+-*"), 2: Level(4, 20, "+-"), 3: Level(3, 99, "+-*/")
 
 class Countdown:
     """Numbers as likely as each other, then a target as likely as every other one that they
-    reach."""
+    reach.
+    """
 
     name = "countdown"
     levels = range(1, 4)
@@ -56,32 +57,33 @@ class Countdown:
             {"target": target, "numbers": numbers},
         )
 
-    def verify(self, problem: Problem, answer: str) -> Verdict:
+    def verify(self, problem: Problem, answer: str) -> Grade:
         """Right where the expression has the target's value and uses each number once."""
         found = evaluate(answer)
-        if isinstance(found, Refused):
-            return Verdict(0.0, found.reason)
+        if isinstance(found, Invalid):
+            return Grade(0.0, found.reason)
         given, used = Counter(problem.data["numbers"]), Counter(found.numbers)
         if missing := given - used:
-            return Verdict(
+            return Grade(
                 0.0, f"{min(missing)} is not used{' often enough' if min(missing) in used else ''}"
             )
         if surplus := used - given:
-            return Verdict(
+            return Grade(
                 0.0,
                 f"{min(surplus)} is used "
                 f"{'too often' if min(surplus) in given else 'but not given'}",
             )
         target = problem.data["target"]
         return (
-            Verdict(1.0, "right")
+            Grade(1.0, "right")
             if found.value == target
-            else Verdict(0.0, f"{str(found.value)[:40]} is not {target}")
+            else Grade(0.0, f"{str(found.value)[:40]} is not {target}")
         )
 
     def solve(self, problem: Problem, rng: random.Random, language: str = "en") -> tuple[str, str]:
         """Up to three near misses, as of somebody who looks before trying, and an expression that
-        is right."""
+        is right.
+        """
         words, target = speak(self.name, WORDS, language), problem.data["target"]
         lines, right = {}, None
         for _ in range(rng.choice((0, 0, 1, 1, 2, 3))):
@@ -128,7 +130,8 @@ def tried(tree: Tree, target: int, words: dict[str, str]) -> str:
 
 def ways(numbers: list[int], operators: str) -> Counter:
     """How many expressions with each number once have each value: all orders of the numbers, shapes
-    of the tree and choices of operators."""
+    of the tree and choices of operators.
+    """
     count = len(numbers)
     found = {1 << i: Counter({number: 1}) for i, number in enumerate(numbers)}
     for chosen in range(1, 1 << count):
@@ -147,12 +150,14 @@ def ways(numbers: list[int], operators: str) -> Counter:
 
 def chance(problem: Problem) -> Fraction:
     """How likely a random valid expression, of the given numbers and the level's operators, is
-    right."""
+    right.
+    """
     found = ways(problem.data["numbers"], LEVELS[problem.level].operators)
     return Fraction(found[problem.data["target"]], found.total())
 
 
 def floor(problems: list[Problem], samples: int = 1) -> float:
     """pass@samples of random valid expressions on these problems: what a result is to be reported
-    above."""
+    above.
+    """
     return sum(1 - float(1 - chance(problem)) ** samples for problem in problems) / len(problems)

@@ -7,21 +7,23 @@
 import random
 
 from seekjax.tasks.addition import same
-from seekjax.tasks.task import Problem, Verdict, speak
+from seekjax.tasks.task import Grade, Problem, speak
 
 WORDS = {"en": {}, "zh": {}}  # signs alone
 
 
 class Equation:
     """Level 1: ax+b=c, x from 0 to 9. 2: any signs, x from -9 to 9. 3: x on both sides. 4: a
-    bracket too, a(x+b)=cx+d."""
+    bracket too, a(x+b)=cx+d.
+    """
 
     name = "equation"
     levels = range(1, 5)
 
     def make(self, rng: random.Random, level: int) -> Problem:
         """A problem that has an answer. Its key is what both sides are once brackets are opened,
-        whichever stands first."""
+        whichever stands first.
+        """
         a, x = rng.randint(2, 9), rng.randint(0 if level == 1 else -9, 9)
         b = rng.randint(1, 20) * (1 if level == 1 else rng.choice((1, -1)))
         c = rng.choice([n for n in range(1, 10) if n != a]) if level > 2 else 0
@@ -41,7 +43,7 @@ class Equation:
             {"left": left, "right": right, "x": x, "inner": inner if level == 4 else None},
         )
 
-    def verify(self, problem: Problem, answer: str) -> Verdict:
+    def verify(self, problem: Problem, answer: str) -> Grade:
         """Judge the text between the answer tags: the number alone."""
         return same(answer, problem.data["x"])
 

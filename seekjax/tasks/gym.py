@@ -1,5 +1,6 @@
 """The hundred families of reasoning-gym as tasks: find_task("gym:countdown"). An optional extra,
-kept and scored in a process of its own."""
+kept and scored in a process of its own.
+"""
 
 import atexit
 import hashlib
@@ -17,7 +18,7 @@ from pathlib import Path
 from seekjax.errors import DataError
 from seekjax.extras import missing_extra
 from seekjax.registry import did_you_mean
-from seekjax.tasks.task import Problem, Verdict
+from seekjax.tasks.task import Grade, Problem
 
 SECONDS = 5.0  # to score one answer
 LONGEST = 2**16  # characters of an answer
@@ -32,7 +33,8 @@ class Worker:
 
     def ask(self, **request) -> dict:
         """Its reply. Raises DataError where there is no reasoning-gym, or where it answers with an
-        error or not at all."""
+        error or not at all.
+        """
         with self._turn:
             if self.process is None or self.process.poll() is not None:
                 self._start()
@@ -85,7 +87,8 @@ atexit.register(WORKER.stop)
 
 class Gym:
     """A family of reasoning-gym. A problem is its seed and level; its key the hash of question and
-    answer."""
+    answer.
+    """
 
     def __init__(self, family: str, levels: int):
         self.family, self.name, self.levels = family, f"gym:{family}", range(1, levels + 1)
@@ -105,11 +108,12 @@ class Gym:
             self.name, level, made["question"], key, {"seed": seed, "answer": made["answer"]}
         )
 
-    def verify(self, problem: Problem, answer: str) -> Verdict:
+    def verify(self, problem: Problem, answer: str) -> Grade:
         """Right where reasoning-gym gives the full score: its scores for trying would be farmed.
-        nan where its scorer fails."""
+        nan where its scorer fails.
+        """
         if len(answer) > LONGEST or "\0" in answer:
-            return Verdict(
+            return Grade(
                 0.0, f"over {LONGEST} characters" if len(answer) > LONGEST else "a null character"
             )
         said = self._score(problem, answer)
@@ -122,14 +126,14 @@ class Gym:
                 if right is None
                 else self._score(problem, right).get("score", 0) >= 1
             )
-            return Verdict(
+            return Grade(
                 0.0 if works else math.nan,
                 said.get("died") or f"reasoning-gym's scorer raises {said['error']}",
             )
         return (
-            Verdict(1.0, "right")
+            Grade(1.0, "right")
             if said["score"] >= 1
-            else Verdict(0.0, f"reasoning-gym scores it {said['score']:.3g}")
+            else Grade(0.0, f"reasoning-gym scores it {said['score']:.3g}")
         )
 
     def _score(self, problem: Problem, answer: str) -> dict:
@@ -147,7 +151,8 @@ class Gym:
 
     def solve(self, problem: Problem, rng: random.Random, language: str = "en") -> tuple[str, str]:
         """The family's answer, with no more of a thought than that: reasoning-gym tells no way to
-        it. Raises DataError where it tells no answer either."""
+        it. Raises DataError where it tells no answer either.
+        """
         if language != "en" or problem.data["answer"] is None:
             raise DataError(
                 f"{self.name} tells no "
@@ -159,7 +164,8 @@ class Gym:
 @cache
 def families() -> dict[str, int]:
     """The families there are, and how many levels each has. Raises DataError without
-    reasoning-gym."""
+    reasoning-gym.
+    """
     return WORKER.ask(do="list")["families"]
 
 

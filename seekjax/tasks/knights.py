@@ -11,7 +11,7 @@ A: B knave, B: A B differ     <think>A knight
 import random
 from itertools import permutations, product
 
-from seekjax.tasks.task import Problem, Verdict, speak
+from seekjax.tasks.task import Grade, Problem, speak
 
 NAMES = "ABCDEFGH"
 KINDS = ("knave", "knight")  # of False and True
@@ -23,7 +23,8 @@ Claim = list
 
 class Knights:
     """Level 1 has two people, 2 three, 3 four; each says one thing. Level 1 has a few dozen puzzles
-    in all: a warm-up, no measure."""
+    in all: a warm-up, no measure.
+    """
 
     name = "knights"
     levels = range(1, 4)
@@ -49,7 +50,7 @@ class Knights:
             {"names": names, "claims": claims, "kinds": list(found[0]), "order": order},
         )
 
-    def verify(self, problem: Problem, answer: str) -> Verdict:
+    def verify(self, problem: Problem, answer: str) -> Grade:
         """Right where everyone is told, once, and truly; in any order."""
         words, right = answer.split(), dict(zip(problem.data["names"], problem.data["kinds"]))
         said = dict(zip(words[::2], words[1::2]))
@@ -58,17 +59,16 @@ class Knights:
             or set(said) != set(right)
             or not set(said.values()) <= set(KINDS)
         ):
-            return Verdict(
+            return Grade(
                 0.0, f"not of the form {' '.join(f'{name} knight' for name in sorted(right))}"
             )
         wrong = [name for name in sorted(right) if said[name] != KINDS[right[name]]]
-        return (
-            Verdict(0.0, f"{wrong[0]} is no {said[wrong[0]]}") if wrong else Verdict(1.0, "right")
-        )
+        return Grade(0.0, f"{wrong[0]} is no {said[wrong[0]]}") if wrong else Grade(1.0, "right")
 
     def solve(self, problem: Problem, rng: random.Random, language: str = "en") -> tuple[str, str]:
         """One person after another is supposed a knight, then a knave; "no" where someone who can
-        be judged says what one of their kind would not."""
+        be judged says what one of their kind would not.
+        """
         words, lines = speak(self.name, WORDS, language), []
         names, claims = problem.data["names"], problem.data["claims"]
         order = sorted(range(len(names)), key=names.__getitem__)
@@ -145,7 +145,8 @@ def _say(claim: Claim, names: list[str]) -> str:
 
 def _key(claims: list[Claim], people: int) -> str:
     """The claims under that numbering of the people which gives the least text, each claim's own
-    order undone."""
+    order undone.
+    """
 
     def renumbered(claim: Claim, to: tuple[int, ...]) -> str:
         speaker, relation, *about = claim

@@ -1,5 +1,6 @@
 """Write a small function on lists, words or text from its description: judged by running it in the
-sandbox on cases it has not seen."""
+sandbox on cases it has not seen.
+"""
 
 import hashlib
 import json
@@ -11,8 +12,9 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-from seekjax.sandbox import Limits, SandboxError, grade
-from seekjax.tasks.task import Problem, Verdict, speak
+from seekjax.errors import SandboxError
+from seekjax.sandbox import Limits, grade
+from seekjax.tasks.task import Grade, Problem, speak
 
 NUMBERS, WORDS, TEXT, NUMBER = "a list of numbers", "a list of words", "a text", "a number"
 SPOKEN = {
@@ -27,7 +29,8 @@ FENCE = re.compile(r"```(?:python)?\n(.*?)\n?```", re.DOTALL)
 
 class Step(NamedTuple):
     """One thing done to v: said, written as code, and done. The code runs in the sandbox alone, so
-    the tests can hold the two against each other."""
+    the tests can hold the two against each other.
+    """
 
     takes: str
     gives: str
@@ -282,7 +285,8 @@ Chain = list[tuple[str, Any]]  # of (name of a step, its constant)
 
 class Program:
     """Levels are numbers of steps. Programs that do the same on 32 fixed inputs are one problem,
-    however they are described; no step is without effect."""
+    however they are described; no step is without effect.
+    """
 
     name = "program"
     levels = range(1, 6)
@@ -337,16 +341,16 @@ class Program:
                 data,
             )
 
-    def verify(self, problem: Problem, answer: str) -> Verdict:
+    def verify(self, problem: Problem, answer: str) -> Grade:
         """Run the answer on the hidden cases; nan where nothing can be run safely."""
         fenced = FENCE.fullmatch(answer.strip())
         program = fenced[1] if fenced else answer.strip()
         if len(program) > LONGEST:
-            return Verdict(0.0, f"longer than {LONGEST} letters")
+            return Grade(0.0, f"longer than {LONGEST} letters")
         try:
-            return Verdict(*grade(program, problem.data["function"], problem.data["cases"], LIMITS))
+            return Grade(*grade(program, problem.data["function"], problem.data["cases"], LIMITS))
         except SandboxError as error:
-            return Verdict(math.nan, str(error))
+            return Grade(math.nan, str(error))
 
     def solve(self, problem: Problem, rng: random.Random, language: str = "en") -> tuple[str, str]:
         """What each line makes of the example, and the lines."""
@@ -362,7 +366,8 @@ class Program:
 
 def draw_chain(rng: random.Random, kind: str, length: int) -> Chain:
     """So many steps, each taking what the one before gives; [] where it came to a number too
-    soon."""
+    soon.
+    """
     chain = []
     for _ in range(length):
         names = [name for name, step in STEPS.items() if step.takes == kind]
@@ -401,7 +406,8 @@ def behaviour(chain: Chain, inputs: tuple | list) -> str:
 
 def shorter(chain: Chain, kind: str) -> list[Chain]:
     """The chain without one step or several neighbours, wherever the rest still fits: what it must
-    not behave like."""
+    not behave like.
+    """
     kinds = [kind, *(STEPS[name].gives for name, _ in chain)]
     return [
         chain[:i] + chain[j:]

@@ -1,5 +1,6 @@
 """What a task with verifiable answers is: problems of graded difficulty, solved traces, and a
-verifier that says why."""
+verifier that says why.
+"""
 
 import random
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from seekjax.errors import DataError
 PATIENCE = 10_000  # tries at a problem of one side before a task counts as too small to split
 
 
-class Verdict(NamedTuple):
+class Grade(NamedTuple):
     # 0 wrong to 1 right; nan where the verifier itself failed, which is nobody's mistake and must
     # be counted
     reward: float
@@ -37,7 +38,8 @@ class Problem:
 
 class Task(Protocol):
     """A family of problems. All methods are pure: the same generator state gives the same
-    problem."""
+    problem.
+    """
 
     name: str
     levels: range  # difficulties; larger is harder
@@ -45,9 +47,10 @@ class Task(Protocol):
     def make(self, rng: random.Random, level: int) -> Problem:
         """A problem that has an answer."""
 
-    def verify(self, problem: Problem, answer: str) -> Verdict:
+    def verify(self, problem: Problem, answer: str) -> Grade:
         """Judge the text between the answer tags. Never raises, never hangs, never executes the
-        text in this process."""
+        text in this process.
+        """
 
     def solve(self, problem: Problem, rng: random.Random, language: str = "en") -> tuple[str, str]:
         """A chain of thought as a person might write it, and a right answer: (thought, answer), for
@@ -112,7 +115,8 @@ class Problems:
 
 def is_held_out(problem: Problem, share: float = 0.1) -> bool:
     """Which side of the split a problem is on. The key alone decides, so that 3+4= is on one side
-    whichever task asks it."""
+    whichever task asks it.
+    """
     return hash_fraction(problem.key) < share
 
 

@@ -157,7 +157,7 @@ def test_figures_of_made_up_groups():
             [bad] * 4,
             [right, failed, right, right],
         ],
-        opened=False,
+        think_in_prompt=False,
     )
     assert (seen["problems"], seen["samples"], seen["failed"]) == (3, 4, 1)
     assert seen["pass@1"][0] == pytest.approx((1 + 2 + 0) / 12, abs=1e-6)
@@ -196,11 +196,13 @@ def test_what_is_kept():
     assert choose(group, False, replace(asked, keep="all")) == [wrong, short, long]
     mixed = judged(wrap("7 是 seven", "7"))
     assert (
-        row(judged(wrap("a", "8"), reward=float("nan")), opened=False)["reward"] is None
+        row(judged(wrap("a", "8"), reward=float("nan")), think_in_prompt=False)["reward"] is None
     )  # JSON has no NaN
     assert choose([mixed, long], False, replace(asked, language="en")) == [long]
     assert choose([mixed], False, asked) == [mixed]
-    assert row(judged("a</think><answer>7</answer>", right=True), opened=True)["messages"][1] == {
+    assert row(judged("a</think><answer>7</answer>", right=True), think_in_prompt=True)["messages"][
+        1
+    ] == {
         "role": "assistant",
         "content": "<think>\na</think><answer>7</answer>",
     }
@@ -253,7 +255,7 @@ def test_eval_of_a_task_is_the_same_for_any_batch_and_on_a_mesh(run, command):
 
 
 def test_a_report_that_cannot_be_written_is_a_sentence_and_the_figures_are_told(tmp_path, capsys):
-    seen = figures([[judged(wrap("a", "7"))]], opened=False)
+    seen = figures([[judged(wrap("a", "7"))]], think_in_prompt=False)
     with pytest.raises(DataError, match="cannot be written .* --report"):
         tell(EvalConfig(task=("addition:1",)), seen, 0.0, tmp_path / "no" / "where.json")
     assert capsys.readouterr().out.startswith(
@@ -280,7 +282,7 @@ def test_sample_writes_what_fine_tuning_reads(run, command, monkeypatch, tmp_pat
         for problem in exam.problems[drawn["calls"] * exam.size :][: exam.size]:
             thought, answer = find_task(problem.task).solve(problem, Random(0))
             rows += [
-                wrap(thought, said, opened=True) + "<｜end▁of▁sentence｜>" * ended
+                wrap(thought, said, think_in_prompt=True) + "<｜end▁of▁sentence｜>" * ended
                 for said, ended in ((answer, True), ("1", True), (answer, False))
             ]
         drawn["calls"] += 1
@@ -372,8 +374,8 @@ def test_a_run_is_asked_as_it_was_taught(run):
             Evaluator(opened, replace(asked, template=name), held_out=True)
             for name in ("auto", "v2")
         )
-        assert own.judge.opened
-        assert not other.judge.opened
+        assert own.judge.think_in_prompt
+        assert not other.judge.think_in_prompt
         assert own.sampler.max_new == 12
         assert Evaluator(opened, replace(asked, max_new=5), held_out=True).sampler.max_new == 5
         with pytest.raises(ConfigError):

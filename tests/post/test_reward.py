@@ -37,8 +37,10 @@ def test_parts_are_weighted_and_told_apart():
         "<think> is missing",
         "",
     )
-    assert reward(PROBLEM, GOOD.removeprefix("<think>"), tokens=20, opened=True).total == 1.5
-    assert reward(PROBLEM, GOOD, tokens=20, opened=True).total == 0
+    assert (
+        reward(PROBLEM, GOOD.removeprefix("<think>"), tokens=20, think_in_prompt=True).total == 1.5
+    )
+    assert reward(PROBLEM, GOOD, tokens=20, think_in_prompt=True).total == 0
     assert Reward({"format": 1.0})(PROBLEM, GOOD, tokens=20).parts == {
         "accuracy": 1.0,
         "format": 1.0,

@@ -18,22 +18,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from seekjax import sandbox
-from seekjax.sandbox import Limits, SandboxError, grade, run
+from seekjax.errors import SandboxError
+from seekjax.sandbox import Limits, Outcome, backend, find_backend, grade, grading, run
 from seekjax.sandbox.backend import prove, python
-from seekjax.sandbox.execute import Outcome, execute, outcome
-from seekjax.sandbox.grade import same
+from seekjax.sandbox.execution import execute, outcome
+from seekjax.sandbox.grading import same
 from seekjax.sandbox.inside.syscalls import ARCHITECTURES, CALLS, program
 
-GRADE, BACKEND = (
-    sys.modules["seekjax.sandbox.grade"],
-    sys.modules["seekjax.sandbox.backend"],
-)  # their names are functions of the package
 SHORT = Limits(seconds=0.4, memory=96 << 20, output=4096, scratch=64 << 10)
 CASES = [([[1, 2, 3]], 6), ([[]], 0), ([[1]], 1), ([[20, -4]], 16)]  # the sum
 HONEST = "def f(v):\n    return sum(v)"
 try:
-    NAME = sandbox.backend()[0]
+    NAME = find_backend()[0]
 except SandboxError:
     NAME = None
 needs_sandbox = pytest.mark.skipif(
@@ -247,7 +243,7 @@ def test_no_attack_earns_or_harms_or_lasts(name, host, monkeypatch):
         with pytest.raises(SandboxError, match="install bubblewrap"):
             grade(text, "f", CASES, SHORT)
         return
-    monkeypatch.setattr(GRADE, "run", lambda *given: outcomes.extend(run(*given)) or outcomes)
+    monkeypatch.setattr(grading, "run", lambda *given: outcomes.extend(run(*given)) or outcomes)
     start = time.monotonic()
     reward, reason = grade(text, "f", CASES, SHORT)
     assert time.monotonic() - start < SHORT.seconds + 8  # a busy machine may be slow to start it
@@ -363,7 +359,7 @@ def test_namespaces_hold_without_the_filter(name):
     mark = uuid.uuid4().hex[:12]
     assert (
         execute(
-            sandbox.backend()[1],
+            find_backend()[1],
             BARE[name].replace("MARK", mark),
             "f",
             [[1], [2]],
@@ -385,7 +381,7 @@ def name_of(pid):
 @needs_sandbox
 def test_it_ends_by_itself_when_its_starter_is_killed():
     code = (
-        "from seekjax.sandbox import *; backend(); print(flush=True); run('f = lambda: "
+        "from seekjax.sandbox import *; find_backend(); print(flush=True); run('f = lambda: "
         "[0 for i in iter(int, 1)]', 'f', [[]], Limits(seconds=1.5))"
     )
     starter = subprocess.Popen(
@@ -429,13 +425,13 @@ def descendants(pid):
     ],
 )
 def test_a_sandbox_with_a_hole_is_found_out(missing, hole):
-    command = sandbox.backend()[1]
+    command = find_backend()[1]
     opened = (
         (lambda scratch: command(scratch)[:-2])
         if missing == "root"
         else lambda scratch: [word for word in command(scratch) if word != missing]
     )
-    with pytest.raises(BACKEND.Broken, match=hole):
+    with pytest.raises(backend.Broken, match=hole):
         prove(opened)
 
 
@@ -461,19 +457,19 @@ HOLES = [
 @pytest.mark.parametrize(("file", "line", "hole"), HOLES, ids=[hole for *_, hole in HOLES])
 def test_every_line_that_shuts_a_door_is_needed(file, line, hole, monkeypatch, tmp_path):
     inside = shutil.copytree(
-        BACKEND.INSIDE, tmp_path / "inside", ignore=shutil.ignore_patterns("__pycache__")
+        backend.INSIDE, tmp_path / "inside", ignore=shutil.ignore_patterns("__pycache__")
     )
     text = (inside / file).read_text()
     assert text.count(line) == 1
     (inside / file).write_text(text.replace(line, line[: len(line) - len(line.lstrip())] + "pass"))
-    monkeypatch.setattr(BACKEND, "INSIDE", inside)
-    with pytest.raises(BACKEND.Broken, match=hole):
-        prove(BACKEND.unshare(shutil.which("unshare")))
+    monkeypatch.setattr(backend, "INSIDE", inside)
+    with pytest.raises(backend.Broken, match=hole):
+        prove(backend.unshare(shutil.which("unshare")))
 
 
 def test_without_a_backend_it_refuses_in_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    BACKEND.find.cache_clear()
+    backend._find_backend.cache_clear()
     try:
         for attempt in (lambda: run(HONEST, "f", [[[1]]]), lambda: grade(HONEST, "f", CASES)):
             with pytest.raises(
@@ -495,7 +491,7 @@ def test_without_a_backend_it_refuses_in_one_sentence(monkeypatch, tmp_path):
         ):
             grade(HONEST, "f", CASES)
     finally:
-        BACKEND.find.cache_clear()
+        backend._find_backend.cache_clear()
 
 
 @pytest.mark.parametrize("machine", CALLS)

@@ -13,8 +13,8 @@ from seekjax.tasks.answer import (
     BLANK,
     DIGITS,
     TAGS,
+    Invalid,
     Parsed,
-    Refused,
     Value,
     evaluate,
     integer,
@@ -85,7 +85,7 @@ MALFORMED = {
 def test_nothing_near_the_form_passes(text, reason):
     start = time.perf_counter()
     refused = parse(text)
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, Invalid)
     assert reason in refused.reason
     assert len(refused.reason) < 80
     assert time.perf_counter() - start < 0.2
@@ -93,17 +93,23 @@ def test_nothing_near_the_form_passes(text, reason):
 
 @settings(max_examples=50)
 @given(plain, plain, st.booleans(), st.text(" \t\r\n"), st.text(" \t\r\n"))
-def test_what_is_wrapped_parses(thought, answer, opened, left, right):
-    text = left + wrap(thought, answer, opened).replace("</think><", f"</think>{right}<") + right
-    assert parse(text, opened) == Parsed(thought.strip(BLANK), answer.strip(BLANK))
-    assert isinstance(parse(text, not opened), Refused), (
+def test_what_is_wrapped_parses(thought, answer, think_in_prompt, left, right):
+    text = (
+        left
+        + wrap(thought, answer, think_in_prompt).replace("</think><", f"</think>{right}<")
+        + right
+    )
+    assert parse(text, think_in_prompt) == Parsed(thought.strip(BLANK), answer.strip(BLANK))
+    assert isinstance(parse(text, not think_in_prompt), Invalid), (
         "a template that wrote the tag, and one that did not, are told apart"
     )
 
 
 def test_after_a_template_that_opened_the_thought():
-    assert parse("\n1+1</think>\n<answer> 2 </answer>\n", opened=True) == Parsed("1+1", "2")
-    assert parse("</think><answer>2</answer>", opened=True) == Refused("an empty thought")
+    assert parse("\n1+1</think>\n<answer> 2 </answer>\n", think_in_prompt=True) == Parsed(
+        "1+1", "2"
+    )
+    assert parse("</think><answer>2</answer>", think_in_prompt=True) == Invalid("an empty thought")
 
 
 @given(
@@ -112,10 +118,10 @@ def test_after_a_template_that_opened_the_thought():
     ).map("".join),
     st.booleans(),
 )
-def test_pieces_in_any_order_give_the_form_or_a_reason(text, opened):
-    found = parse(text, opened)
+def test_pieces_in_any_order_give_the_form_or_a_reason(text, think_in_prompt):
+    found = parse(text, think_in_prompt)
     if isinstance(found, Parsed):
-        assert all(text.count(tag) == (tag != "<think>" or not opened) for tag in TAGS)
+        assert all(text.count(tag) == (tag != "<think>" or not think_in_prompt) for tag in TAGS)
         assert not any(tag in found.thought + found.answer for tag in TAGS)
     else:
         assert found.reason
@@ -139,7 +145,7 @@ def test_values_are_pythons(text):
     try:
         right = fold(ast.parse(text, mode="eval").body)
     except ZeroDivisionError:
-        assert evaluate(text) == Refused("a division by zero")
+        assert evaluate(text) == Invalid("a division by zero")
     else:
         numbers = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)]
         assert evaluate(text) == Value(
@@ -224,7 +230,7 @@ HOSTILE = [
 def test_hostile_expressions_are_refused_at_once(text):
     start = time.perf_counter()
     refused = evaluate(text)
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, Invalid)
     assert 0 < len(refused.reason) < 80
     assert time.perf_counter() - start < 0.05
 
@@ -232,7 +238,7 @@ def test_hostile_expressions_are_refused_at_once(text):
 @given(st.text("0123456789+-*/() ", max_size=140))
 def test_any_signs_have_a_value_or_a_reason(text):
     found = evaluate(text)
-    assert found.reason if isinstance(found, Refused) else found.value.numerator.bit_length() < 500
+    assert found.reason if isinstance(found, Invalid) else found.value.numerator.bit_length() < 500
 
 
 @given(st.integers(-(10**12), 10**12))
@@ -240,10 +246,10 @@ def test_whole_numbers(number):
     assert (
         integer(str(number)) == number
         if len(str(abs(number))) <= DIGITS
-        else isinstance(integer(str(number)), Refused)
+        else isinstance(integer(str(number)), Invalid)
     )
     assert all(
-        isinstance(integer(wrong), Refused)
+        isinstance(integer(wrong), Invalid)
         for wrong in (
             f"+{number}",
             f"{number}\n",
@@ -260,4 +266,4 @@ def test_whole_numbers(number):
     "text", ["", "-", "-0", "00", "٣", "３", "²", "1e3", "1_0", "9" * 10**6, "one", "0x1", "--1"]
 )
 def test_no_whole_numbers(text):
-    assert isinstance(integer(text), Refused)
+    assert isinstance(integer(text), Invalid)

@@ -4,12 +4,12 @@ by what programs do."""
 import json
 import math
 import random
-import sys
 from itertools import islice
 
 import pytest
 
-from seekjax import sandbox
+from seekjax.errors import SandboxError
+from seekjax.sandbox import Limits, backend, find_backend, grade
 from seekjax.tasks.program import (
     LONGEST,
     NUMBERS,
@@ -26,15 +26,15 @@ from seekjax.tasks.program import (
 from seekjax.tasks.task import Problems, is_held_out
 
 try:
-    sandbox.backend()
+    find_backend()
     needs_sandbox = pytest.mark.parametrize("here", [True], ids=["sandbox"])
-except sandbox.SandboxError:
+except SandboxError:
     needs_sandbox = pytest.mark.skip(
         reason="no sandbox works here: tests/sandbox/test_sandbox.py asserts the refusal"
     )
 
 
-forget = sys.modules["seekjax.sandbox.backend"].find.cache_clear
+forget = backend._find_backend.cache_clear
 
 
 def problems(count, level=None):
@@ -63,7 +63,7 @@ def test_every_step_does_what_its_code_does(here):
         + "}\ndef f(label, v): return STEPS[label](v)"
     )
     cases = [([label, value], result) for label, _, value, result in tries]
-    assert sandbox.grade(program, "f", cases, sandbox.Limits(seconds=20)) == (1.0, "right")
+    assert grade(program, "f", cases, Limits(seconds=20)) == (1.0, "right")
     assert len(tries) > 150
 
 
@@ -115,8 +115,8 @@ def test_verify_reads_one_program_and_nothing_more(here):
     ]
     assert [PROGRAM.verify(problem, text).reward for text in right] == [1.0] * len(right)
     verdicts = [PROGRAM.verify(problem, text) for text in wrong]
-    assert not any(verdict.reward for verdict in verdicts)
-    assert all(verdict.reason and verdict.reason != "right" for verdict in verdicts)
+    assert not any(grade.reward for grade in verdicts)
+    assert all(grade.reason and grade.reason != "right" for grade in verdicts)
 
 
 def test_a_missing_sandbox_is_counted_and_not_rewarded(monkeypatch, tmp_path):

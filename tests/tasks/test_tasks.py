@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from seekjax.errors import DataError
 from seekjax.post.samples.solutions import Traces
 from seekjax.tasks import TASKS, Problems, attempt, find_task, is_held_out
-from seekjax.tasks.answer import Parsed, Refused, evaluate, parse, wrap
+from seekjax.tasks.answer import Invalid, Parsed, evaluate, parse, wrap
 from seekjax.tasks.countdown import LEVELS, WORDS, chance, floor, ways
 from seekjax.tasks.expression import canonical, draw, value, write
 from seekjax.tasks.knights import _key
@@ -150,7 +150,7 @@ def test_expressions_are_written_as_they_are_valued(rng, numbers):
     tree = draw(rng, numbers, "+-*/")
     found = evaluate(write(tree))
     assert (
-        isinstance(found, Refused)
+        isinstance(found, Invalid)
         if value(tree) is None
         else (found.value, sorted(found.numbers)) == (value(tree), sorted(numbers))
     )
@@ -340,9 +340,9 @@ HOSTILE = [
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_attacks_earn_nothing_and_are_told_why(name, text):
     problem, start = problems(name, TASKS[name].levels[-1], 1)[0], time.perf_counter()
-    verdict = TASKS[name].verify(problem, text)
-    assert verdict.reward == 0
-    assert 0 < len(verdict.reason) < 120
+    grade = TASKS[name].verify(problem, text)
+    assert grade.reward == 0
+    assert 0 < len(grade.reason) < 120
     assert time.perf_counter() - start < 0.3
 
 
@@ -353,10 +353,10 @@ def test_attacks_earn_nothing_and_are_told_why(name, text):
 def test_verifiers_never_raise(which, index, text):
     name, level = which
     problem = problems(name, level, index + 1)[-1]
-    verdict = TASKS[name].verify(problem, text)
-    assert verdict.reward in (0, 1)
-    assert not math.isnan(verdict.reward)
-    assert verdict.reason
+    grade = TASKS[name].verify(problem, text)
+    assert grade.reward in (0, 1)
+    assert not math.isnan(grade.reward)
+    assert grade.reason
 
 
 def test_what_is_asked_wrongly_is_told():

@@ -1,5 +1,6 @@
 """From texts to rewards: what is asked, how it is spelled, and what every sample is worth and
-why."""
+why.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from seekjax.data import DataError, Tokenizer
 from seekjax.data.chat import THINK, load_chat
 from seekjax.post.rollout.reward import Reward
 from seekjax.post.rollout.sampler import fetched
-from seekjax.tasks import Problem, Problems, find_task
+from seekjax.tasks import Problem, Problems, parse_task
 
 WORKERS = 8  # verifiers at a time: those that run programs wait for them
 
@@ -35,13 +36,14 @@ class Judged:
 
 class Judge:
     """The problems of a run's tasks as chats, and the rewards of what is answered. Raises DataError
-    for what cannot work."""
+    for what cannot work.
+    """
 
     def __init__(self, config: Config, tokenizer: Tokenizer, overlong: float = 0.0):
         post = config.post
         self.tokenizer = tokenizer
         self.chat = load_chat(config.init.expanduser(), tokenizer, post.template)
-        self.opened = begins_in_thought(self.chat)
+        self.think_in_prompt = begins_in_thought(self.chat)
         weights = ({"length": 1.0} if overlong else {}) | dict(post.rewards)
         self.reward = Reward(
             weights,
@@ -49,7 +51,7 @@ class Judge:
             limit=post.max_new,
             cache=round((overlong or 0.2) * post.max_new),
         )
-        families = [family(name) for name in post.tasks]
+        families = [parse_task(name) for name in post.tasks]
         self.sides = [
             [
                 Problems(task, levels, held_out=side, seed=config.train.seed)
@@ -74,7 +76,8 @@ class Judge:
 
     def __call__(self, texts: dict[str, Any], problems: list[Problem], group: int) -> list[Judged]:
         """Every text of a rollout, `group` of each problem. One process judges and tells the
-        others, so that they cannot disagree."""
+        others, so that they cannot disagree.
+        """
         tokens_BS, mask_BT = fetched((texts["tokens"], texts["mask"]))
         answers = [row[1:][mask] for row, mask in zip(tokens_BS, mask_BT)]
         asked = [problem for problem in problems for _ in range(group)]
@@ -105,7 +108,11 @@ class Judge:
             ids if truncated else ids[:-1], special=True
         )  # a special token within an answer is a fault of form
         scored = self.reward(
-            problem, text, tokens=len(ids), truncated=truncated, opened=self.opened
+            problem,
+            text,
+            tokens=len(ids),
+            truncated=truncated,
+            think_in_prompt=self.think_in_prompt,
         )
         return Judged(
             problem,
@@ -129,18 +136,10 @@ class Judge:
         ]
 
 
-def family(name: str) -> tuple[Any, tuple[int, ...]]:
-    """A task and its levels, from NAME or NAME:LEVEL. Raises DataError."""
-    base, _, level = name.rpartition(":")
-    if not level.isdecimal():
-        base, level = name, ""
-    task = find_task(base)
-    return task, (int(level),) if level else tuple(task.levels)
-
-
 def begins_in_thought(chat) -> bool:
     """Whether the template itself opens the thinking, as R1's does. Raises DataError where it does
-    not begin an answer at all."""
+    not begin an answer at all.
+    """
     asked = [{"role": "user", "content": "1+1"}]
     before, ready = chat.render(asked, answer=False), chat.render(asked)
     if ready == before:

@@ -2,7 +2,7 @@
 and a judge's own failure must not look like a wrong answer.
 
 reward = Reward({"accuracy": 1.0, "format": 1.0, "language": 0.5, "my_module:function": 0.1},
-language="en") scored = reward(problem, text, tokens=52, truncated=False, opened=True)
+language="en") scored = reward(problem, text, tokens=52, truncated=False, think_in_prompt=True)
 """
 
 import importlib
@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from seekjax.errors import DataError
 from seekjax.registry import did_you_mean
-from seekjax.tasks import Problem, Verdict, find_task
-from seekjax.tasks.answer import Parsed, Refused, parse
+from seekjax.tasks import Grade, Problem, find_task
+from seekjax.tasks.answer import Invalid, Parsed, parse
 
 PARTS = ("accuracy", "format", "language", "length")
 _CHINESE, _LATIN = (
@@ -75,13 +75,14 @@ class Reward:
         text: str,
         tokens: int,
         truncated: bool = False,
-        opened: bool = False,
+        think_in_prompt: bool = False,
     ) -> Scored:
-        """Scores one completion of so many tokens. `truncated`: it was cut off; `opened`: the chat
-        template wrote `<think>`."""
-        verdict, parsed, error = judge(problem, text, truncated, opened)
+        """Scores one completion of so many tokens. `truncated`: it was cut off; `think_in_prompt`: the chat
+        template wrote `<think>`.
+        """
+        grade, parsed, error = judge(problem, text, truncated, think_in_prompt)
         good = isinstance(parsed, Parsed)
-        parts = {"accuracy": verdict.reward, "format": float(good)}
+        parts = {"accuracy": grade.reward, "format": float(good)}
         if "language" in self.weights:
             parts["language"] = share(parsed.thought, self.language) if good else 0.0
         if "length" in self.weights:
@@ -94,36 +95,36 @@ class Reward:
             if error
             else sum(weight * parts[name] for name, weight in self.weights.items())
         )
-        return Scored(total, parts, verdict.reason, error)
+        return Scored(total, parts, grade.reason, error)
 
 
 def judge(
-    problem: Problem, text: str, truncated: bool = False, opened: bool = False
-) -> tuple[Verdict, Parsed | Refused, str]:
+    problem: Problem, text: str, truncated: bool = False, think_in_prompt: bool = False
+) -> tuple[Grade, Parsed | Invalid, str]:
     """What the task says of a completion, what it parses to, and "" or how the verifier failed.
-    What evaluation and rejection sampling use too."""
-    parsed = parse(text, opened)
+    What evaluation and rejection sampling use too.
+    """
+    parsed = parse(text, think_in_prompt)
     if truncated:
-        parsed = Refused(
-            "cut off before its end" + (f": {parsed.reason}" if isinstance(parsed, Refused) else "")
+        parsed = Invalid(
+            "cut off before its end" + (f": {parsed.reason}" if isinstance(parsed, Invalid) else "")
         )
-    if isinstance(parsed, Refused):
-        return Verdict(0.0, parsed.reason), parsed, ""
+    if isinstance(parsed, Invalid):
+        return Grade(0.0, parsed.reason), parsed, ""
     try:
-        verdict = find_task(problem.task).verify(problem, parsed.answer)
+        grade = find_task(problem.task).verify(problem, parsed.answer)
     except Exception as failure:  # a verifier's mistake is not the model's
-        verdict = Verdict(math.nan, _told(failure))
+        grade = Grade(math.nan, _told(failure))
     error = (
-        ""
-        if _is_number(verdict.reward)
-        else f"the verifier of {problem.task} failed: {verdict.reason}"
+        "" if _is_number(grade.reward) else f"the verifier of {problem.task} failed: {grade.reason}"
     )
-    return verdict, parsed, error
+    return grade, parsed, error
 
 
 def share(thought: str, language: str) -> float:
     """The share of words that are of the language: a run of Latin letters is one word, and so is
-    each Chinese character. 1 where there are none."""
+    each Chinese character. 1 where there are none.
+    """
     words = [
         found.lastgroup
         for found in _WORDS.finditer(thought)

@@ -1,5 +1,6 @@
 """What samples of problems say of a model: pass@k, cons@k, and how sure that is. Pure functions of
-what was judged."""
+what was judged.
+"""
 
 import math
 from collections import Counter
@@ -18,13 +19,15 @@ METHOD = (
 
 def pass_at(k: int, samples: int, right: int) -> float:
     """How likely k of a problem's samples, drawn without putting back, hold a right one: 1 - C(n -
-    c, k) / C(n, k) (2107.03374, equation 1)."""
+    c, k) / C(n, k) (2107.03374, equation 1).
+    """
     return 1 - math.comb(samples - right, k) / math.comb(samples, k)
 
 
 def consensus(answers: Sequence[str | None], right: Sequence[bool]) -> float:
     """Whether the answer given most often is right; of several equally often, the share that is.
-    None, for a sample without an answer, has no vote."""
+    None, for a sample without an answer, has no vote.
+    """
     votes = Counter(answer for answer in answers if answer is not None)
     if not votes:
         return 0.0
@@ -62,16 +65,17 @@ def is_right(one: Judged) -> bool:
     return one.parts.get("accuracy", 0.0) >= 1
 
 
-def answer_of(one: Judged, opened: bool) -> str | None:
+def answer_of(one: Judged, think_in_prompt: bool) -> str | None:
     """What a sample votes for: its answer, blanks apart, unless it has several lines, as a program
-    whose blanks mean something."""
-    parsed = None if one.truncated else parse(one.text, opened)
+    whose blanks mean something.
+    """
+    parsed = None if one.truncated else parse(one.text, think_in_prompt)
     if not isinstance(parsed, Parsed):
         return None
     return parsed.answer if "\n" in parsed.answer else " ".join(parsed.answer.split())
 
 
-def figures(groups: Sequence[Sequence[Judged]], opened: bool) -> dict[str, Any]:
+def figures(groups: Sequence[Sequence[Judged]], think_in_prompt: bool) -> dict[str, Any]:
     """All of it, from equally many samples of each problem: {"pass@1": [mean, low, high], "pass@2",
     ..., "cons@k", "form", ...}.
 
@@ -92,7 +96,7 @@ def figures(groups: Sequence[Sequence[Judged]], opened: bool) -> dict[str, Any]:
         seen[f"pass@{k}"] = _with_interval(values, len(whole) * size / k)
     if size > 1:
         values = [
-            consensus([answer_of(one, opened) for one in group], row)
+            consensus([answer_of(one, think_in_prompt) for one in group], row)
             for group, row in zip(whole, right)
         ]
         seen[f"cons@{size}"] = _with_interval(values, len(whole))

@@ -1,5 +1,6 @@
 """What fine-tuning reads: files of conversations and solved problems of tasks, as a corpus of
-samples with a training and a held-out side."""
+samples with a training and a held-out side.
+"""
 
 import hashlib
 import random
@@ -11,7 +12,6 @@ import numpy as np
 
 from seekjax.config import Config, SftConfig
 from seekjax.data import Corpus, DataError, Source
-from seekjax.post.rollout.grader import family
 from seekjax.post.samples.chats import (
     Form,
     Rows,
@@ -22,7 +22,7 @@ from seekjax.post.samples.chats import (
     messages_of,
     open_rows,
 )
-from seekjax.tasks import Problems, Task, attempt
+from seekjax.tasks import Problems, Task, attempt, parse_task
 from seekjax.tasks.answer import wrap
 
 EPOCH, HELD_OUT = (
@@ -34,7 +34,8 @@ TRIED = 64  # of each task before a run starts
 
 def load_samples(config: Config, form: Form) -> Corpus:
     """The sources of post.chats and post.tasks, with every row of the files read once and checked.
-    Raises DataError."""
+    Raises DataError.
+    """
     post: SftConfig = config.post
     names = [*post.chats, *post.tasks]
     if not names:
@@ -116,7 +117,8 @@ def too_long(where: str, tokens: int, limit: int) -> DataError:
 @dataclass(frozen=True)
 class Traces(Sequence):
     """Problems of a task on one side of the split and their solutions, by index, each a function of
-    the seed and its index."""
+    the seed and its index.
+    """
 
     name: str
     problems: Problems
@@ -160,7 +162,7 @@ class Traces(Sequence):
 
 
 def _traces(name: str, weight: float, form: Form, limit: int, config: Config) -> Source:
-    task, levels = family(name)
+    task, levels = parse_task(name)
     sides = [_side(name, task, levels, form, limit, config, held_out) for held_out in (False, True)]
     tokens = [
         side[index]["tokens"].tobytes() for side in sides for index in range(TRIED)
@@ -204,7 +206,8 @@ def whole_rows(
     sides: Sequence[dict[str, np.ndarray]], rows: int, window: int, pad: int
 ) -> list[dict[str, np.ndarray]]:
     """Up to `rows` rows of whole samples, each in the first row with room, in an order of their
-    own; the same ones every time."""
+    own; the same ones every time.
+    """
     filled: list[list[dict[str, np.ndarray]]] = []
     for index in np.random.default_rng(0).permutation(len(sides)):
         sample = sides[int(index)]

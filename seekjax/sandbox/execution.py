@@ -1,5 +1,6 @@
 """Start a sandbox, hand it a program and inputs, and take nothing from it but a signed list of
-plain values."""
+plain values.
+"""
 
 import hmac
 import json
@@ -10,6 +11,8 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+from seekjax.errors import SandboxError
 
 ENVIRONMENT = {
     "PYTHONHASHSEED": "0"
@@ -22,10 +25,6 @@ REASON = re.compile(
 )
 # seconds a busy machine may take to start the sandbox, which the program under test cannot prolong
 START = 20.0
-
-
-class SandboxError(RuntimeError):
-    """No sandbox works here, or it broke: the program was not judged."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,8 @@ def execute(
     filtered: bool = True,
 ) -> list[Outcome]:
     """What `function` returns for each list of arguments; without the system call filter only to
-    show that namespaces hold by themselves."""
+    show that namespaces hold by themselves.
+    """
     job = marshal.dumps(
         {
             "program": program,

@@ -1,26 +1,29 @@
 """Run a program on some inputs in the sandbox, and grade its outputs here, where the expected
-values are."""
+values are.
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
-from seekjax.sandbox.backend import backend
-from seekjax.sandbox.execute import Limits, Outcome, execute
+from seekjax.sandbox.backend import find_backend
+from seekjax.sandbox.execution import Limits, Outcome, execute
 
 
 def run(
     program: str, function: str, inputs: Sequence[list], limits: Limits = Limits()
 ) -> list[Outcome]:
     """What `function` of `program` returns for each list of arguments, or why it returned nothing.
-    SandboxError where there is no sandbox."""
-    return execute(backend()[1], program, function, inputs, limits)
+    SandboxError where there is no sandbox.
+    """
+    return execute(find_backend()[1], program, function, inputs, limits)
 
 
 def grade(
     program: str, function: str, cases: Sequence[Sequence], limits: Limits = Limits()
 ) -> tuple[float, str]:
     """(1, "right") where `function` returns the expected value for every (arguments, expected),
-    types included, else (0, the first reason)."""
+    types included, else (0, the first reason).
+    """
     if not cases:
         raise ValueError(
             "a program that is tried on no case would always be right: give at least one"
