@@ -26,7 +26,7 @@ from seekjax.hf.load import SCALE, check, load, paired
 from seekjax.hf.save import Dtype, check_bias, save
 from seekjax.model.count import parameters
 from seekjax.storage import kind_of, new_folder
-from seekjax.train.state import Plan
+from seekjax.train.state import RunSpec
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use
 
@@ -185,7 +185,7 @@ def adopt(directory: Path, run: Path, trainable: bool = False) -> Config:
             model=model, data=data, mesh=MeshConfig(data=1), train=TrainConfig(), out=run
         )
         state = (
-            Plan(config).begin(variables["params"]).replace(balance=variables["balance"])
+            RunSpec(config).begin(variables["params"]).replace(balance=variables["balance"])
             if trainable
             else variables
         )

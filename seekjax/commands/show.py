@@ -14,7 +14,7 @@ from seekjax.config.validate import validate
 from seekjax.errors import ConfigError
 from seekjax.quant.formats import Kind, contracted, quantise
 from seekjax.quant.tree import abstract_tree, chosen, is_quantised
-from seekjax.train.state import Plan
+from seekjax.train.state import RunSpec
 from sharding import show
 from sharding.mesh import abstract_mesh
 from sharding.rules import use
@@ -32,7 +32,7 @@ def table(config: Config) -> str:
     config = replace(config, kernel=replace(config.kernel, weights="float32"))
     validate(config, mesh_of)
     with use(mesh := mesh_of(config.mesh)):
-        plan = Plan(config)
+        plan = RunSpec(config)
         state, axes = plan.abstract_state(), plan.state_axes()
         groups = {
             "parameters": show.rows(state.params, axes.params),

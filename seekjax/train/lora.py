@@ -17,15 +17,15 @@ import jax
 from seekjax.config import Config
 from seekjax.model.lora import adapter_axes, adapters, merge
 from seekjax.train.optimizer import make_optimizer
-from seekjax.train.state import Plan, TrainState
+from seekjax.train.state import RunSpec, TrainState
 
 
-def make_plan(config: Config, frozen: tuple[str, ...] = ()) -> Plan:
+def make_plan(config: Config, frozen: tuple[str, ...] = ()) -> RunSpec:
     """The plan of a run: of all its weights, or of adapters where config.lora asks for them."""
-    return (Adapted if config.lora.rank else Plan)(config, frozen)
+    return (Adapted if config.lora.rank else RunSpec)(config, frozen)
 
 
-class Adapted(Plan):
+class Adapted(RunSpec):
     """A plan whose parameters are adapters, {"expert_layers": {"attention": {"w_dq": {"a", "b"},
     ...}}}, beside frozen weights."""
 

@@ -11,7 +11,7 @@ from seekjax.kernels.cross_entropy import nll_chunked, nll_sum
 from seekjax.model.mtp import ahead
 from seekjax.model.transformer import Output, Transformer
 from seekjax.train.schedule import mtp_weight
-from seekjax.train.state import Plan, TrainState
+from seekjax.train.state import RunSpec, TrainState
 from sharding.rules import local, mesh_axes
 
 
@@ -112,7 +112,7 @@ class NextToken:
     Batches are {"tokens", "segments", "trained"?} [A, B, T + 1].
     """
 
-    def __init__(self, plan: Plan, bytes_V: jax.Array):
+    def __init__(self, plan: RunSpec, bytes_V: jax.Array):
         self.plan, self.bytes_V, self.mtp_weight = (
             plan,
             jnp.asarray(bytes_V),

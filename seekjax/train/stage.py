@@ -7,7 +7,7 @@ import jax
 
 from seekjax.config import Config
 from seekjax.data import Tokenizer
-from seekjax.train.state import Plan, TrainState
+from seekjax.train.state import RunSpec, TrainState
 
 
 class Stage(Protocol):
@@ -16,7 +16,7 @@ class Stage(Protocol):
 
     config: Config
     tokenizer: Tokenizer
-    plan: Plan
+    plan: RunSpec
     alike: (
         bool  # whether all processes stand at the same position, which then fits any number of them
     )

@@ -27,7 +27,7 @@ class TrainState(struct.PyTreeNode):
     frozen: Any
 
 
-class Plan:
+class RunSpec:
     """The parts of a run that its config alone decides: model, optimizer, initial state, and the
     sharding of each array."""
 

@@ -9,14 +9,14 @@ import optax
 from seekjax.model.routing import load_entropy, max_violation, update_bias
 from seekjax.train.loss import Criterion, NextToken, forward, target_mask
 from seekjax.train.schedule import balance_rate, learning_rate
-from seekjax.train.state import Plan, TrainState
+from seekjax.train.state import RunSpec, TrainState
 from sharding.rules import constrain, sharding
 
 BATCH = "- batch"  # micro-batches, sequences of one forward pass
 
 
 def train_step(
-    plan: Plan, criterion: Criterion, state: TrainState, batch: dict[str, jax.Array]
+    plan: RunSpec, criterion: Criterion, state: TrainState, batch: dict[str, jax.Array]
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """`batch`: arrays [A, B, ...]; A micro-batches make one step, and how they are cut changes
     nothing."""
@@ -92,7 +92,7 @@ def expert_metrics(seen: dict, balance: dict, experts_per_token: int) -> dict[st
 
 
 def eval_step(
-    plan: Plan, bytes_V: jax.Array, params, state: TrainState, batch: dict[str, jax.Array]
+    plan: RunSpec, bytes_V: jax.Array, params, state: TrainState, batch: dict[str, jax.Array]
 ) -> dict[str, jax.Array]:
     """Summed nats, tokens and bytes of text over a batch {"tokens", "segments", "trained"?} [B, T +
     1]."""
@@ -107,7 +107,7 @@ def eval_step(
     }
 
 
-def compile_train(plan: Plan, criterion: Criterion):
+def compile_train(plan: RunSpec, criterion: Criterion):
     """The jitted, donated train step, with every array where the rules put it on the mesh in
     use."""
     places = plan.shardings()
@@ -119,7 +119,7 @@ def compile_train(plan: Plan, criterion: Criterion):
     )
 
 
-def compile_steps(plan: Plan, bytes_V):
+def compile_steps(plan: RunSpec, bytes_V):
     """The train step of pre-training, and the eval step, which takes the weights to measure beside
     the state."""
     places, bytes_V = plan.shardings(), jnp.asarray(bytes_V)

@@ -25,7 +25,7 @@ import numpy as np
 from jax.experimental import topologies
 
 from seekjax.model.count import flops_per_token, parameters
-from seekjax.train.state import Plan
+from seekjax.train.state import RunSpec
 from seekjax.train.step import BATCH, compile_steps
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import sharding, use
@@ -93,7 +93,7 @@ def section(name: str) -> str:
         f"Changed from configs/{module}.py beside the mesh: {changed}.",
     ]
     with use(placed):
-        plan = Plan(config)
+        plan = RunSpec(config)
         step, _ = compile_steps(plan, np.ones(config.model.vocab, np.int32))
         batch = jax.ShapeDtypeStruct(shape, np.int32, sharding=sharding(BATCH))
         start = time.perf_counter()

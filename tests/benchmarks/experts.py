@@ -13,7 +13,7 @@ import argparse
 
 import jax
 
-from seekjax.train.state import Plan
+from seekjax.train.state import RunSpec
 from sharding.mesh import MeshConfig
 from sharding.rules import use
 from tests.benchmarks import mini
@@ -22,7 +22,7 @@ from tests.benchmarks import mini
 def update(step: mini.Step):
     """The optimizer's part of that step alone."""
     with use(step.mesh):
-        optimizer = Plan(step.config).optimizer
+        optimizer = RunSpec(step.config).optimizer
     run = jax.jit(
         lambda grads, opt_state, params: optimizer.update(grads, opt_state, params),
         donate_argnums=1,

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, TrainConfig
-from seekjax.train.state import Plan
+from seekjax.train.state import RunSpec
 from seekjax.train.step import BATCH, compile_steps
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.place import put_batch
@@ -72,7 +72,7 @@ class Step:
         )
         self.tokens = config.train.batch * config.data.sequence
         with use(self.mesh):
-            plan = Plan(config)
+            plan = RunSpec(config)
             self.state = plan.start()
             began = time.perf_counter()
             lowered = compile_steps(plan, np.ones(config.model.vocab, np.int32))[0].lower(

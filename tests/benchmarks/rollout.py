@@ -42,7 +42,7 @@ def ours(options):
     from configs.countdown import config
     from seekjax.config import GrpoConfig
     from seekjax.post.rollout.sampler import Sampler
-    from seekjax.train.state import Plan
+    from seekjax.train.state import RunSpec
     from sharding.mesh import MeshConfig, make_mesh
     from sharding.rules import use
 
@@ -58,7 +58,7 @@ def ours(options):
     )
     random = np.random.default_rng(0)
     with use(make_mesh(config.mesh)):
-        state, sampler = Plan(config).start(), Sampler(config, Endless)
+        state, sampler = RunSpec(config).start(), Sampler(config, Endless)
 
     def run():
         prompts = [random.integers(0, config.model.vocab, PROMPT) for _ in range(options.prompts)]

@@ -15,7 +15,7 @@ from seekjax.checkpoint.read import read_run
 from seekjax.checkpoint.write import Checkpoints
 from seekjax.config import Config, KernelConfig, ModelConfig, TrainConfig
 from seekjax.errors import RunError
-from seekjax.train.state import Plan
+from seekjax.train.state import RunSpec
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use
 
@@ -45,7 +45,7 @@ SMALL = Config(
 def save_run(config, folder, change=lambda state: state):
     """A run folder with one step, as the loop would leave it."""
     with use(make_mesh(config.mesh)):
-        state = change(Plan(config).start())
+        state = change(RunSpec(config).start())
         checkpoints = Checkpoints(folder, 2)
         checkpoints.save(3, state, data=None, config=to_json(config))
         checkpoints.close()

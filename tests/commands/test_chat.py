@@ -24,7 +24,7 @@ from seekjax.data.chat import BUILT_IN, compile_chat
 from seekjax.data.tokenizer import BOS, EOS, load_tokenizer
 from seekjax.generate.sampling import Sampling
 from seekjax.open import open_model
-from seekjax.train.state import Plan
+from seekjax.train.state import RunSpec
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use
 
@@ -58,7 +58,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     load_tokenizer(CONFIG.data, CONFIG.model.vocab, Corpus(())).save(folder)
     with use(make_mesh(CONFIG.mesh)), closing(Checkpoints(folder, 1)) as checkpoints:
-        checkpoints.save(1, Plan(CONFIG).start(), data=None, config=to_json(CONFIG))
+        checkpoints.save(1, RunSpec(CONFIG).start(), data=None, config=to_json(CONFIG))
     return folder
 
 

@@ -38,7 +38,7 @@ from seekjax.post.rollout.statistics import (
 from seekjax.post.samples.chats import Form
 from seekjax.tasks import Problem, find_task
 from seekjax.tasks.answer import wrap
-from seekjax.train.state import Plan
+from seekjax.train.state import RunSpec
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use
 
@@ -216,7 +216,7 @@ def run(tmp_path_factory):
     with use(make_mesh(CONFIG.mesh)), closing(Checkpoints(folder, 1)) as checkpoints:
         checkpoints.save(
             1,
-            Plan(CONFIG).start(),
+            RunSpec(CONFIG).start(),
             data=None,
             config=to_json(replace(CONFIG, grpo=GrpoConfig(max_new=12))),
         )

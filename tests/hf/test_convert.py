@@ -18,7 +18,7 @@ from seekjax.config import DataConfig
 from seekjax.data import load_tokenizer
 from seekjax.hf.load import load
 from seekjax.hf.save import save
-from seekjax.train.state import Plan
+from seekjax.train.state import RunSpec
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use
 from tests.hf.small import V2, V3, drawn, raw_tensors
@@ -81,7 +81,7 @@ def test_a_trainable_run_is_one_that_training_resumes(tmp_path, monkeypatch, cap
         use(make_mesh(MeshConfig(data=1))),
         closing(Checkpoints(tmp_path / "run", 1)) as checkpoints,
     ):
-        step, state, position = checkpoints.restore(Plan(config).abstract_state())
+        step, state, position = checkpoints.restore(RunSpec(config).abstract_state())
     assert (step, int(state.step), position) == (0, 0, None)
     jax.tree.map(
         np.testing.assert_array_equal,

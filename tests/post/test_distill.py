@@ -22,7 +22,7 @@ from seekjax.post.stages import stage_of
 from seekjax.post.tune.sft import FineTuning
 from seekjax.train import metrics
 from seekjax.train.loop import fit
-from seekjax.train.state import Plan
+from seekjax.train.state import RunSpec
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use
 from tests.reference.divergence import numpy_kl, softmax
@@ -36,7 +36,7 @@ def big(tiny, tmp_path_factory):
     config = replace(config, model=replace(config.model, init_std=0.4))
     load_tokenizer(config.data, config.model.vocab, None).save(folder)
     with use(make_mesh(config.mesh)), closing(Checkpoints(folder, keep=1)) as checkpoints:
-        checkpoints.save(1, Plan(config).start(), data=None, config=to_json(config))
+        checkpoints.save(1, RunSpec(config).start(), data=None, config=to_json(config))
         checkpoints.wait()
     return folder
 

@@ -35,7 +35,7 @@ from seekjax.post.rollout import sampler as rollout
 from seekjax.train import metrics
 from seekjax.train.loop import fit
 from seekjax.train.score import log_probs
-from seekjax.train.state import Plan
+from seekjax.train.state import RunSpec
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use
 
@@ -70,7 +70,7 @@ def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
     load_tokenizer(BASE.data, BASE.model.vocab, None).save(folder)
     with use(make_mesh(BASE.mesh)), closing(Checkpoints(folder, keep=1)) as checkpoints:
-        state = Plan(BASE).start()
+        state = RunSpec(BASE).start()
         bias = jax.tree.map(
             lambda b: jax.random.uniform(jax.random.key(7), b.shape, minval=-0.2, maxval=0.2),
             state.balance,
@@ -225,7 +225,7 @@ def test_replayed_routing_is_what_the_trainer_follows(base):
     the probabilities are others."""
     stage = Reinforcement(with_initial_model(run(base, None)))
     with use(make_mesh(BASE.mesh)):
-        sampler, state = rollout.Sampler(stage.config, stage.tokenizer), Plan(stage.config).start()
+        sampler, state = rollout.Sampler(stage.config, stage.tokenizer), RunSpec(stage.config).start()
         texts = sampler(
             {"params": state.params, "balance": state.balance},
             [stage.judge.prompt(p) for p in stage.judge.training(0, 4)],
@@ -267,7 +267,7 @@ def test_every_rollout_draws_anew_and_ends_where_padding_is_the_end_too(base):
     masked out where it is also the padding."""
     stage = Reinforcement(with_initial_model(run(base, None)))
     with use(make_mesh(BASE.mesh)):
-        sampler, state = rollout.Sampler(stage.config, stage.tokenizer), Plan(stage.config).start()
+        sampler, state = rollout.Sampler(stage.config, stage.tokenizer), RunSpec(stage.config).start()
         prompts = [stage.judge.prompt(problem) for problem in stage.judge.training(0, 4)]
 
         def drawn():

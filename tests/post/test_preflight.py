@@ -21,7 +21,7 @@ from seekjax.post.rl.preflight import diagnose, find, lines, signal_at
 from seekjax.post.rollout.grader import Judged
 from seekjax.tasks import Problem
 from seekjax.tasks.answer import wrap
-from seekjax.train.state import Plan
+from seekjax.train.state import RunSpec
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import use
 
@@ -163,7 +163,7 @@ def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
     load_tokenizer(BASE.data, BASE.model.vocab, None).save(folder)
     with use(make_mesh(BASE.mesh)), closing(Checkpoints(folder, keep=1)) as checkpoints:
-        checkpoints.save(1, Plan(BASE).start(), data=None, config=to_json(BASE))
+        checkpoints.save(1, RunSpec(BASE).start(), data=None, config=to_json(BASE))
     return folder
 
 

@@ -17,7 +17,7 @@ from seekjax.config import (
     OptimizerConfig,
     TrainConfig,
 )
-from seekjax.train.state import Plan
+from seekjax.train.state import RunSpec
 from seekjax.train.step import BATCH, compile_steps
 from sharding.mesh import MeshConfig, join_hosts, make_mesh
 from sharding.place import put_batch
@@ -56,7 +56,7 @@ def main(file):
     join_hosts()
     random, seen = np.random.default_rng(0), []
     with use(make_mesh(CONFIG.mesh)):
-        plan = Plan(CONFIG)
+        plan = RunSpec(CONFIG)
         state = plan.start()
         step, train = compile_steps(plan, np.ones(64, np.int32))[0], None
         for _ in range(STEPS):

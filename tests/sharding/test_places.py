@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from seekjax.commands.show import table
-from seekjax.train.state import Plan
+from seekjax.train.state import RunSpec
 from seekjax.train.step import BATCH, compile_steps
 from sharding import show
 from sharding.mesh import MeshConfig, abstract_mesh
@@ -53,7 +53,7 @@ def test_no_large_array_is_held_twice(place):
     devices are whole replicas by meaning."""
     config = config_at(place)
     with use(mesh := abstract_mesh(config.mesh, 1)):
-        plan = Plan(config)
+        plan = RunSpec(config)
         state, axes = plan.abstract_state(), plan.state_axes()
         rows = show.rows((state.params, state.opt_state), (axes.params, axes.opt_state))
         whole = sum(row.bytes for row in show.rows(state.params, axes.params))
@@ -76,7 +76,7 @@ def test_v3_lowers_for_2048_chips():
     train = config.train
     with use(mesh := abstract_mesh(config.mesh, 1)):
         plan, tokens = (
-            Plan(config),
+            RunSpec(config),
             (train.batch // train.micro_batch, train.micro_batch, config.data.sequence + 1),
         )
         batch = dict.fromkeys(
@@ -95,7 +95,7 @@ import sys
 from dataclasses import replace
 import jax, jax.numpy as jnp
 from configs.tiny import config
-from seekjax.train.state import Plan
+from seekjax.train.state import RunSpec
 from seekjax.train.step import BATCH, compile_steps
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import constrain, sharding, use
@@ -104,7 +104,7 @@ with use(make_mesh(MeshConfig(data=2, fsdp=2, expert=2)), ODD):
     jax.jit(lambda x: constrain(jnp.cos(constrain(jnp.sin(x), "batch - -")), "- heads embed")).lower(jnp.zeros((8, 8, 8))).compile()
 print("AND NOW TINY", file=sys.stderr, flush=True)
 with use(make_mesh(MeshConfig(data=2, fsdp=2, expert=2))):
-    plan = Plan(replace(config, kernel=replace(config.kernel, attention="plain", experts="loop")))  # quick to compile; what is local has no layout to find
+    plan = RunSpec(replace(config, kernel=replace(config.kernel, attention="plain", experts="loop")))  # quick to compile; what is local has no layout to find
     batch = jax.ShapeDtypeStruct((1, 32, config.data.sequence + 1), jnp.int32, sharding=sharding(BATCH))
     step = compile_steps(plan, jnp.zeros(config.model.vocab, jnp.int32))[0]
     step.lower(plan.abstract_state(), {"tokens": batch, "segments": batch}).compile()

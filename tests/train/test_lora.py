@@ -17,7 +17,7 @@ from seekjax.post.stages import stage_of
 from seekjax.train.loop import fit
 from seekjax.train.lora import Adapted, make_plan
 from seekjax.train.loss import NextToken
-from seekjax.train.state import Plan
+from seekjax.train.state import RunSpec
 from seekjax.train.step import BATCH, compile_train, train_step
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.place import put_batch
@@ -57,7 +57,7 @@ def begun(config):
 def test_the_first_weights_are_those_that_stay(config, begun):
     plan, state, _ = begun
     with use(make_mesh(config.mesh)):
-        plain = Plan(replace(config, lora=LoraConfig())).start()
+        plain = RunSpec(replace(config, lora=LoraConfig())).start()
     equal(state.frozen["base"], plain.params)
     equal(jax.jit(plan.weights)(state.params, state.frozen), plain.params)
 
@@ -87,7 +87,7 @@ def test_only_matrices_have_adapters_and_only_adapters_have_moments(config, begu
     assert count < 0.5 * sum(x.size for x in jax.tree.leaves(state.frozen["base"]))
     m, r = config.model, LORA.rank
     assert state.params["expert_layers"]["ffn"]["w_gate"]["a"].size == 2 * m.experts * m.embed * r
-    assert type(make_plan(replace(config, lora=LoraConfig()))) is Plan
+    assert type(make_plan(replace(config, lora=LoraConfig()))) is RunSpec
 
 
 def test_merged_weights_are_the_formula(begun):
@@ -191,7 +191,7 @@ def tuned(tiny, chats, tmp_path_factory):
 def test_training_leaves_the_weights_and_a_run_is_read_merged(tuned):
     plan, state, config = tuned.stage.plan, tuned.state, tuned.config
     with use(make_mesh(config.mesh)):
-        equal(state.frozen["base"], Plan(config).start().params)
+        equal(state.frozen["base"], RunSpec(config).start().params)
     assert all(np.abs(np.asarray(x)).max() > 0 for x in jax.tree.leaves(state.params))
     read, variables = read_run(tuned.folder)
     assert read.lora == LoraConfig()  # whoever saves these weights again saves whole ones
@@ -237,5 +237,5 @@ def test_a_run_of_adapters_goes_on_and_can_be_tuned_again(tuned, tmp_path):
         train=replace(tuned.config.train, steps=1, ema=0.0),
     )
     with use(make_mesh(config.mesh)):
-        first = Plan(config).start()
+        first = RunSpec(config).start()
     equal(first.params, read_run(tuned.folder)[1]["params"])

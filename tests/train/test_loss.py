@@ -11,7 +11,7 @@ import pytest
 from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, TrainConfig
 from seekjax.model.transformer import Transformer, logits
 from seekjax.train.loss import NextToken, Totals, target_mask
-from seekjax.train.state import Plan
+from seekjax.train.state import RunSpec
 from sharding.place import unbox
 
 MODEL = ModelConfig(
@@ -55,7 +55,7 @@ def run(masked: bool, rows: tuple):
     batch = {"tokens": tokens, "segments": jnp.asarray(segments)}
     count = target_mask(batch, 1, masked).sum().astype(jnp.float32)
     criterion, state = (
-        NextToken(Plan(config), np.ones(MODEL.vocab)),
+        NextToken(RunSpec(config), np.ones(MODEL.vocab)),
         SimpleNamespace(balance=variables["balance"], frozen={}, step=0),
     )
     total, seen = jax.jit(lambda params: criterion.loss(params, state, batch, Totals(count, 3)))(

@@ -17,7 +17,7 @@ import pytest
 
 from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, TrainConfig
 from seekjax.train.loss import NextToken
-from seekjax.train.state import Plan
+from seekjax.train.state import RunSpec
 from seekjax.train.step import BATCH, compile_steps, train_step
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.place import put_batch
@@ -82,7 +82,7 @@ BYTES_V = np.arange(64, dtype=np.int32) % 5
 
 def gradient_plan(config):
     """The config's plan with an optimizer that keeps the gradient and adds nothing else."""
-    plan = Plan(config)
+    plan = RunSpec(config)
     plan.optimizer = optax.trace(decay=0.0)
     return plan
 

@@ -29,7 +29,7 @@ from seekjax.post.samples.solutions import load_samples
 from seekjax.post.tune import sft
 from seekjax.post.tune.sft import Answers, FineTuning
 from seekjax.train.loss import balance_loss, forward, loads, target_mask
-from seekjax.train.state import Plan, TrainState
+from seekjax.train.state import RunSpec, TrainState
 from seekjax.train.step import BATCH, train_step
 from sharding.place import put_batch
 from sharding.rules import sharding
@@ -49,7 +49,7 @@ class Match(Answers):
     """The criterion: train.loss.Criterion on batches {"tokens", "segments", "trained"} with what
     the teacher thinks of them."""
 
-    def __init__(self, plan: Plan, post: DistillConfig, bytes_V: Any, head_DV: jax.Array | None):
+    def __init__(self, plan: RunSpec, post: DistillConfig, bytes_V: Any, head_DV: jax.Array | None):
         super().__init__(plan, bytes_V)
         self.post, self.head_DV = post, head_DV
 

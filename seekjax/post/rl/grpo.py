@@ -22,7 +22,7 @@ from seekjax.post.rollout.sampler import Sampler, everywhere, merged, minibatch
 from seekjax.train.lora import make_plan
 from seekjax.train.loss import balance_loss, loads
 from seekjax.train.score import log_probs
-from seekjax.train.state import Plan, TrainState
+from seekjax.train.state import RunSpec, TrainState
 from seekjax.train.step import BATCH, compile_train
 from sharding.rules import constrain, sharding, split_by
 
@@ -35,7 +35,7 @@ def objective_of(grpo: GrpoConfig) -> Objective:
 class GroupRelative:
     """The criterion: train.loss.Criterion on batches of texts and their advantages."""
 
-    def __init__(self, plan: Plan, objective: Objective):
+    def __init__(self, plan: RunSpec, objective: Objective):
         self.plan, self.objective, self.post = plan, objective, plan.config.post
 
     def totals(self, batch: dict[str, Any]) -> Totals:

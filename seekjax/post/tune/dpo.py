@@ -25,7 +25,7 @@ from seekjax.post.tune.sft import FineTuning
 from seekjax.train.lora import make_plan
 from seekjax.train.loss import balance_loss, loads
 from seekjax.train.score import log_probs
-from seekjax.train.state import Plan, TrainState
+from seekjax.train.state import RunSpec, TrainState
 from seekjax.train.step import compile_train
 from sharding.place import put_batch
 from sharding.rules import sharding
@@ -53,7 +53,7 @@ class Pairwise:
     """The criterion: train.loss.Criterion on batches {"tokens", "segments", "trained"} whose rows
     are pairs."""
 
-    def __init__(self, plan: Plan):
+    def __init__(self, plan: RunSpec):
         self.plan, self.beta = plan, plan.config.post.beta
 
     def totals(self, batch: dict[str, jax.Array]) -> jax.Array:

@@ -22,7 +22,7 @@ import optax
 
 from seekjax.config import Config
 from seekjax.errors import RunError
-from seekjax.train.state import Plan, TrainState
+from seekjax.train.state import RunSpec, TrainState
 from sharding.place import put_batch
 from sharding.rules import sharding
 
@@ -34,7 +34,7 @@ SAMPLE_TOKENS = 131_072  # that relevance is measured on, as in the paper
 STACK = "expert_layers"
 
 
-class Chosen(Plan):
+class Chosen(RunSpec):
     """A plan in which only some experts learn: the rest gets no gradient, no decay, and keeps its
     bits."""
 
@@ -153,7 +153,7 @@ class Experts:
 
 
 def relevance(
-    plan: Plan, kind: str, params: Any, balance: Any, batch: dict[str, jax.Array]
+    plan: RunSpec, kind: str, params: Any, balance: Any, batch: dict[str, jax.Array]
 ) -> jax.Array:
     """How often the experts of each layer are chosen, or the sum of their gates, [L, E], over the
     tokens of a batch."""
