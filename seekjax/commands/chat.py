@@ -14,7 +14,7 @@ from seekjax.commands.common import Flat, keep_compiled
 from seekjax.config import KernelConfig
 from seekjax.data.chat import Chat, Message, ReasoningParser, TemplateName, load_chat
 from seekjax.data.tokenizer import THINK, THINK_END, Tokenizer
-from seekjax.generate.generator import Generator, Writing
+from seekjax.generate.generator import Generation, Generator
 from seekjax.generate.sampling import Sampling
 from seekjax.open import OpenedModel, need_tokenizer, on_mesh, open_model
 from sharding.mesh import MeshConfig
@@ -72,7 +72,9 @@ class Talk:
         default_factory=lambda: Sampling(max_new=2048, temperature=0.6, top_p=0.95)
     )
     system: str = ""  # said to the model before anything else
-    template: TemplateName = "auto"  # auto: the checkpoint's own; r1 begins every answer with thinking
+    template: TemplateName = (
+        "auto"  # auto: the checkpoint's own; r1 begins every answer with thinking
+    )
     mesh: MeshConfig = MeshConfig(data=1)  # how many devices split what
 
 
@@ -93,7 +95,7 @@ def generate(argv: list[str]) -> None:
         else:
             for _ in writing:
                 pass
-            for prompt, row in zip(prompts, writing.rows):
+            for prompt, row in zip(prompts, writing.completions):
                 print(f"{prompt}{row.text}\n{dim('--')}")
         print(dim(writing.report()))
 
@@ -185,10 +187,10 @@ def answer(
     )  # templates drop what comes before it
 
 
-def fresh(writing: Writing) -> Iterable[str]:
+def fresh(generation: Generation) -> Iterable[str]:
     """The new text of a single row, call by call."""
-    for [row] in writing:
-        yield row.text.fresh()
+    for [row] in generation:
+        yield row.text.take_new()
 
 
 def show(pieces: Iterable[str]) -> None:

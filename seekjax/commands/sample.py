@@ -19,7 +19,7 @@ from seekjax.data import DataError
 from seekjax.data.tokenizer import THINK, find_special_token
 from seekjax.errors import need
 from seekjax.eval.evaluator import EvalConfig, Evaluator
-from seekjax.generate.detokenizer import BROKEN
+from seekjax.generate.detokenizer import REPLACEMENT
 from seekjax.open import on_mesh, open_model
 from seekjax.post.rollout.grader import Judged
 from seekjax.post.rollout.reward import share
@@ -131,7 +131,7 @@ def teachable(one: Judged) -> bool:
     return (
         not one.truncated
         and bool(one.text.strip())
-        and BROKEN not in one.text
+        and REPLACEMENT not in one.text
         and not find_special_token(one.text)
     )
 

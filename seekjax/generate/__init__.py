@@ -1,1 +1,1 @@
-"""Tokens out of a model. It knows token ids only."""
+"""Generation: sampling, decoding with a cache, drafts, detokenisation. All on token ids."""

@@ -1,8 +1,8 @@
-"""Decoding on the device: one prefill, then a compiled loop that ends when every row has.
+"""Decoding on the device: one prefill, then a compiled loop that ends when every row is done.
 
-A token's slot in the cache is its position, and each row has a length of its own, so prompts of
+A token's slot in the cache is its position, and each row has its own length, so prompts of
 different lengths share a batch: what a shorter row computes beyond its end is overwritten before
-any of its tokens can see it.
+any of its tokens can attend to it.
 """
 
 from functools import partial
@@ -11,9 +11,17 @@ import jax
 import jax.numpy as jnp
 
 from seekjax.generate.record import begin_record, record_choice, record_draw
-from seekjax.generate.sampling import SamplingArrays, at, draw, shape
-from seekjax.generate.speculative import first_draft, step_with_draft
-from seekjax.generate.state import Decoder, State, cloned, head, last, newest, push
+from seekjax.generate.sampling import SamplingArrays, apply_sampling, draw, position_key
+from seekjax.generate.speculative import draft_after_prefill, speculative_step
+from seekjax.generate.state import (
+    Decoder,
+    State,
+    append_token,
+    last_hidden,
+    last_token,
+    output_logits,
+    repeat_rows,
+)
 from seekjax.model.block import unstack
 from seekjax.model.cache import cache_dtype, empty_cache, layer_cache
 
@@ -22,82 +30,101 @@ from seekjax.model.cache import cache_dtype, empty_cache, layer_cache
 def prefill(
     decoder: Decoder,
     variables: dict,
-    tokens_BT,
-    length_B,
-    limit_B,
-    key_B,
+    tokens_BT: jax.Array,
+    length_B: jax.Array,
+    limit_B: jax.Array,
+    key_B: jax.Array,
     sampling: SamplingArrays,
-    stop_X,
+    stop_X: jax.Array,
     slots: int,
     group: int = 1,
 ) -> State:
-    """Read the prompts, tokens_BT[b, :length_B[b]], and draw the first token of each; rows with
-    limit_B = length_B end at once.
+    """Read the prompts tokens_BT[b, :length_B[b]] and draw the first token of each.
 
-    group: write so many texts after each prompt, which is read once; limit_B and key_B are then
-    those of the texts.
+    Rows with limit_B = length_B are done at once. `group` completions of each prompt share its
+    prefill; limit_B and key_B are then those of the completions, [B * group].
     """
-    model, (B, T) = decoder.model, tokens_BT.shape
-    cache = unstack(model, empty_cache(model, B, slots, cache_dtype(decoder.kernel)))
-    output = decoder.run(variables, tokens_BT, cache, 0, attend=None)
-    logit_BV = head(last(output.hidden_BTD, length_B), output.head_DV)
+    model = decoder.model
+    dtype = cache_dtype(decoder.kernel)
+    B, T = tokens_BT.shape
+
+    # every prompt once
+    cache = unstack(model, empty_cache(model, B, slots, dtype))
+    output = decoder.forward(variables, tokens_BT, cache, 0, attend=None)
+    logit_BV = output_logits(last_hidden(output.hidden_BTD, length_B), output.head_DV)
     record = begin_record(output, slots, decoder.masks) if decoder.record else None
-    cache, logit_BV, tokens_BT, length_B, record = cloned(
-        group, (output.cache, logit_BV, tokens_BT, length_B, record)
-    )
+
+    # then a row for each completion
+    prompts = (output.cache, logit_BV, tokens_BT, length_B, record)
+    cache, logit_BV, tokens_BT, length_B, record = repeat_rows(group, prompts)
     state = State(
-        cache,
-        jnp.pad(tokens_BT, ((0, 0), (0, slots - T))),
-        jnp.zeros((B * group, slots), jnp.float32),
-        length_B,
-        limit_B,
-        length_B >= limit_B,
-        key_B,
+        cache=cache,
+        tokens_BS=jnp.pad(tokens_BT, ((0, 0), (0, slots - T))),
+        log_prob_BS=jnp.zeros((B * group, slots), jnp.float32),
+        length_B=length_B,
+        limit_B=limit_B,
+        done_B=length_B >= limit_B,
+        key_B=key_B,
         record=record,
-        rounds=jnp.zeros((), jnp.int32),
+        row_steps=jnp.zeros((), jnp.int32),
         accepted=jnp.zeros((), jnp.int32),
     )
-    shaped_BV = shape(logit_BV, sampling)
-    token_B = draw(at(key_B, length_B), shaped_BV)
-    state = push(
-        state.replace(record=record_draw(state, shaped_BV, token_B)),
-        token_B,
-        logit_BV,
-        ~state.done_B,
-        stop_X,
-    )
+    state = draw_token(state, logit_BV, sampling, stop_X)
+
     if decoder.draft:
-        draft = {"cache": layer_cache(model, B, slots, cache_dtype(decoder.kernel))}
-        state = first_draft(
-            decoder, variables, state.replace(draft=draft), output, length_B, sampling
-        )
+        draft = {"cache": layer_cache(model, B, slots, dtype)}
+        state = state.replace(draft=draft)
+        state = draft_after_prefill(decoder, variables, state, output, length_B, sampling)
     return state
 
 
 @partial(jax.jit, static_argnames="decoder", donate_argnames="state")
 def decode_steps(
-    decoder: Decoder, variables: dict, state: State, sampling: SamplingArrays, stop_X, steps
+    decoder: Decoder,
+    variables: dict,
+    state: State,
+    sampling: SamplingArrays,
+    stop_X: jax.Array,
+    steps: jax.Array | int,
 ) -> State:
-    """Up to `steps` further steps, fewer when all rows end; a step writes one token per row, or
-    with a draft up to two."""
-    step = step_with_draft if decoder.draft else step_plain
-    return jax.lax.while_loop(
-        lambda carry: (carry[0] < steps) & ~carry[1].done_B.all(),
-        lambda carry: (carry[0] + 1, step(decoder, variables, carry[1], sampling, stop_X)),
-        (0, state),
-    )[1]
+    """Run up to `steps` more steps, fewer if all rows end.
+
+    A step appends one token to each row, or up to two with a draft.
+    """
+    step = speculative_step if decoder.draft else plain_step
+
+    def unfinished(carry):
+        count, state = carry
+        return (count < steps) & ~state.done_B.all()
+
+    def run_step(carry):
+        count, state = carry
+        return count + 1, step(decoder, variables, state, sampling, stop_X)
+
+    _, state = jax.lax.while_loop(unfinished, run_step, (0, state))
+    return state
 
 
-def step_plain(
-    decoder: Decoder, variables: dict, state: State, sampling: SamplingArrays, stop_X
+def plain_step(
+    decoder: Decoder, variables: dict, state: State, sampling: SamplingArrays, stop_X: jax.Array
 ) -> State:
-    """One token more for every live row."""
-    output = decoder.run(variables, newest(state), state.cache, state.length_B - 1)
-    logit_BV = head(output.hidden_BTD[:, 0], output.head_DV)
-    shaped_BV = shape(logit_BV, sampling)
-    token_B = draw(at(state.key_B, state.length_B), shaped_BV)
+    """Append one token to every row that is not done."""
+    output = decoder.forward(variables, last_token(state), state.cache, state.length_B - 1)
+    logit_BV = output_logits(output.hidden_BTD[:, 0], output.head_DV)
+
     state = state.replace(
-        record=record_draw(state.replace(record=record_choice(state, output)), shaped_BV, token_B)
+        cache=output.cache,
+        record=record_choice(state, output),
+        row_steps=state.row_steps + (~state.done_B).sum(),
     )
-    state = state.replace(cache=output.cache, rounds=state.rounds + (~state.done_B).sum())
-    return push(state, token_B, logit_BV, ~state.done_B, stop_X)
+    return draw_token(state, logit_BV, sampling, stop_X)
+
+
+def draw_token(
+    state: State, logit_BV: jax.Array, sampling: SamplingArrays, stop_X: jax.Array
+) -> State:
+    """Draw the next token of every row that is not done, record the draw, append the token."""
+    sampled_BV = apply_sampling(logit_BV, sampling)
+    token_B = draw(position_key(state.key_B, state.length_B), sampled_BV)
+    state = state.replace(record=record_draw(state, sampled_BV, token_B))
+    return append_token(state, token_B, logit_BV, ~state.done_B, stop_X)

@@ -1,63 +1,84 @@
-"""Text as its ids come: no half characters, and nothing of a string that ends it."""
+"""Incremental detokenisation: never emits part of a UTF-8 character or of a stop string."""
 
 from collections.abc import Callable, Sequence
 
-BROKEN = "\ufffd"  # what an unfinished character spells
+# ids to text; the texts of consecutive runs of ids, joined, are the text of all of them
+Decode = Callable[[Sequence[int]], str]
+
+REPLACEMENT = "\ufffd"  # what the bytes of an incomplete character decode to
+LONGEST_CHARACTER = 8  # ids; no character takes more of them
 
 
-class Text:
-    """A text that grows by ids. What `fresh` has handed out never changes."""
+class Detokenizer:
+    """The text of a growing list of ids. What `take_new` has returned never changes."""
 
-    def __init__(self, spell: Callable[[Sequence[int]], str], stop: Sequence[str] = ()):
-        self._spell, self._stop = spell, stop
-        self._pending: list[int] = []  # ids that do not spell whole characters yet
-        self._text, self._given, self._ended = "", 0, False
+    def __init__(self, decode: Decode, stop: Sequence[str] = ()):
+        self._decode = decode
+        self._stop = stop
+        self._pending: list[int] = []  # ids that do not decode to whole characters yet
+        self._text = ""
+        self._taken = 0  # characters that `take_new` has returned
+        self._finished = False
 
     def __str__(self) -> str:
         return self._text
 
     def add(self, id: int) -> bool:
-        """Take one more id; True once a stop string is complete, after which the text ends before
-        it."""
+        """Append one id; return whether it completes a stop string, before which the text ends."""
         self._pending.append(id)
-        piece = self._spell(self._pending)
-        if (
-            piece.endswith(BROKEN) and len(self._pending) < 8
-        ):  # no character is longer; bytes that never make one are let through
+        piece = self._decode(self._pending)
+
+        # bytes that never become a character are let through
+        incomplete = piece.endswith(REPLACEMENT)
+        if incomplete and len(self._pending) < LONGEST_CHARACTER:
             return False
+
         before = len(self._text)
-        self._text, self._pending = self._text + piece, []
-        found = [
-            at
-            for stop in self._stop
-            if (at := self._text.find(stop, max(0, before - len(stop) + 1))) >= 0
-        ]
-        if found:
-            self._text, self._ended = self._text[: min(found)], True
-        return bool(found)
+        self._text += piece
+        self._pending = []
+        return self._cut_at_stop(before)
 
-    def end(self) -> None:
-        """No more ids: let go of what was held back."""
-        if not self._ended:
-            self._text, self._pending, self._ended = (
-                self._text + (self._spell(self._pending) if self._pending else ""),
-                [],
-                True,
-            )
+    def finish(self) -> None:
+        """End the text after the last id: release what was held back."""
+        if self._finished:
+            return
+        if self._pending:
+            self._text += self._decode(self._pending)
+        self._pending = []
+        self._finished = True
 
-    def fresh(self) -> str:
-        """What is certain and was not handed out before; the beginning of a stop string waits until
-        it is one, or is none."""
+    def take_new(self) -> str:
+        """Return the text that is certain and was not returned before.
+
+        A possible beginning of a stop string is held back until more text decides.
+        """
         certain = len(self._text)
-        if not self._ended:
-            certain -= max(
-                (
-                    length
-                    for stop in self._stop
-                    for length in range(1, len(stop))
-                    if self._text.endswith(stop[:length])
-                ),
-                default=0,
-            )
-        piece, self._given = self._text[self._given : certain], max(self._given, certain)
+        if not self._finished:
+            certain -= self._held_back()
+
+        piece = self._text[self._taken : certain]
+        self._taken = max(self._taken, certain)
         return piece
+
+    def _cut_at_stop(self, before: int) -> bool:
+        """End the text before the first stop string that reaches beyond `before` characters."""
+        starts = []
+        for stop in self._stop:
+            start = self._text.find(stop, max(0, before - len(stop) + 1))
+            if start >= 0:
+                starts.append(start)
+
+        if not starts:
+            return False
+        self._text = self._text[: min(starts)]
+        self._finished = True
+        return True
+
+    def _held_back(self) -> int:
+        """Return how many of the last characters may begin a stop string."""
+        longest = 0
+        for stop in self._stop:
+            for length in range(1, len(stop)):
+                if self._text.endswith(stop[:length]):
+                    longest = max(longest, length)
+        return longest

@@ -1,9 +1,9 @@
-"""Writing from prompts: lengths into buckets, device calls of a few steps each, tokens and text as
-they come."""
+"""Generation from prompts, streamed: bucketed lengths and device calls of a few steps."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,74 +12,84 @@ import numpy as np
 from seekjax.config import KernelConfig, ModelConfig
 from seekjax.errors import GenerateError
 from seekjax.generate.decode import decode_steps, prefill
-from seekjax.generate.detokenizer import Text
-from seekjax.generate.sampling import Sampling, keys, sampling_arrays
-from seekjax.generate.state import Decoder, decoding_variables
+from seekjax.generate.detokenizer import Decode, Detokenizer
+from seekjax.generate.sampling import Sampling, row_keys, sampling_arrays
+from seekjax.generate.state import Decoder, State, decoding_variables
 from sharding.rules import platform, split_by
 
-Spell = Callable[
-    [Sequence[int]], str
-]  # ids to text; ids of consecutive pieces spell the pieces of a text
-STOPS = 8  # stop ids a compiled step looks for; more compile anew
+STOPS = 8  # stop ids that a compiled step compares with; more of them compile anew
 CHUNK = 16  # steps per device call
 
 
 @dataclass
-class Row:
-    """What one prompt has become so far."""
+class Completion:
+    """What has been generated after one prompt."""
 
     ids: list[int] = field(default_factory=list)
-    log_probs: list[float] = field(default_factory=list)  # the model's own, of each id
-    text: Text | None = None  # where the caller said how ids are spelled
-    ended: str = ""  # why: "stop" (an id or a string) or "length"
+    log_probs: list[float] = field(default_factory=list)  # of each id, under the model itself
+    text: Detokenizer | None = None  # if the caller passed a way to decode ids
+    finish_reason: str = ""  # "stop" (an id or a string) or "length"; "" while unfinished
 
 
-class Writing:
-    """Iterate over it to write on; after every device call `rows` has grown. Ends when all rows
-    have."""
+class Generation:
+    """A generation in progress: each iteration is one device call.
 
-    def __init__(self, rows: list[Row], calls: Iterator):
-        self.rows, self._calls = rows, calls
-        self.rounds = self.accepted = 0  # steps, summed over rows, and those whose draft was right
-        self.clock: list[tuple[float, int]] = []  # seconds and tokens after each device call
+    Iteration ends when all completions have a finish reason.
+    """
 
-    def __iter__(self) -> Iterator[list[Row]]:
+    def __init__(self, completions: list[Completion], calls: Iterator[tuple[int, int | None]]):
+        self.completions = completions
+        self.row_steps = 0  # steps, summed over rows
+        self.accepted: int | None = 0  # how many of these accepted their draft; None without drafts
+        self.timings: list[tuple[float, int]] = []  # seconds and tokens after each device call
+        self._calls = calls
+
+    def __iter__(self) -> Iterator[list[Completion]]:
         began = time.perf_counter()
-        for self.rounds, self.accepted in self._calls:
-            self.clock.append((time.perf_counter() - began, self.tokens))
-            yield self.rows
+        for row_steps, accepted in self._calls:
+            self.row_steps = row_steps
+            self.accepted = accepted
+            self.timings.append((time.perf_counter() - began, self.tokens))
+            yield self.completions
+
+    def finish(self) -> list[Completion]:
+        """Run to the end and return the completions."""
+        for _ in self:
+            pass
+        return self.completions
 
     @property
     def tokens(self) -> int:
-        return sum(len(row.ids) for row in self.rows)
+        """The number of tokens generated so far."""
+        return sum(len(completion.ids) for completion in self.completions)
 
     def rate(self) -> float:
-        """Tokens per second, from the second decoding call on where there was one: the first two
-        calls may have compiled."""
-        (begin, before), (end, tokens) = (
-            self.clock[1] if len(self.clock) > 2 else (0.0, 0),
-            self.clock[-1],
-        )
+        """Return tokens per second.
+
+        The first two calls may have compiled, so they are left out if there are more.
+        """
+        begin, before = self.timings[1] if len(self.timings) > 2 else (0.0, 0)
+        end, tokens = self.timings[-1]
         return (tokens - before) / (end - begin)
 
     def report(self) -> str:
-        """ "96 tokens, 120.3 tokens/s", and with a draft how often it was right."""
-        if not self.clock:
+        """Return "96 tokens, 120.3 tokens/s, ...", and the share of accepted drafts."""
+        if not self.timings:
             return "0 tokens"
-        line = (
-            f"{self.tokens} tokens, {self.rate():.1f} tokens/s, the first after "
-            f"{self.clock[0][0]:.2f} s"
-        )
-        if self.accepted is None or not self.rounds:
+
+        first = self.timings[0][0]
+        line = f"{self.tokens} tokens, {self.rate():.1f} tokens/s, the first after {first:.2f} s"
+        if self.accepted is None or not self.row_steps:
             return line
-        return (
-            f"{line}; draft accepted {self.accepted / self.rounds:.0%}, "
-            f"{(self.tokens - len(self.rows)) / self.rounds:.2f} tokens per step"
-        )
+
+        # prefill generates the first token of each row without a step
+        accepted = self.accepted / self.row_steps
+        per_step = (self.tokens - len(self.completions)) / self.row_steps
+        return f"{line}; draft accepted {accepted:.0%}, {per_step:.2f} tokens per step"
 
 
 class Generator:
-    """A model ready to write. Make and call it within `use(mesh)` for a mesh."""
+    """A model ready to generate. Construct and call it within `use(mesh)` for a mesh."""
 
     def __init__(
         self,
@@ -89,137 +99,190 @@ class Generator:
         draft: bool | None = None,
         consume: bool = False,
     ):
-        """Copies the stacks of layers apart; `consume` frees them on the way.
+        """Copy each layer out of the stacks; `consume` frees the stacks meanwhile.
 
-        draft: whether the first prediction module guesses ahead. None: where there is one, but not
-        on a CPU, for which a step of two tokens is twice a step of one.
+        draft: whether the first prediction module drafts tokens. None: if the model has the module,
+        except on a CPU, where a step of two tokens takes twice as long as a step of one.
         """
-        has = "mtp_1" in variables["params"]
-        if draft and not has:
+        can_draft = "mtp_1" in variables["params"]
+        if draft and not can_draft:
             raise GenerateError(
                 "the model has no prediction module to draft with: leave the draft off."
             )
-        self.decoder = Decoder(
-            model, kernel, has and platform() != "cpu" if draft is None else draft
-        )
+        if draft is None:
+            draft = can_draft and platform() != "cpu"
+        self.decoder = Decoder(model, kernel, draft)
         self.variables = decoding_variables(self.decoder, variables, consume)
 
     def stream(
         self,
         prompts: Sequence[Sequence[int]],
         sampling: Sampling = Sampling(),
-        spell: Spell | None = None,
+        decode: Decode | None = None,
         chunk: int = CHUNK,
-    ) -> Writing:
-        """Begin to write after each prompt; nothing runs until the result is iterated.
+    ) -> Generation:
+        """Return a generation after each prompt; nothing runs until it is iterated.
 
-        Raises GenerateError for prompts that are empty, hold unknown ids or fill the context, and
-        for stop strings without `spell`.
+        `chunk` is the number of steps per device call. Raises GenerateError for prompts that are
+        empty, hold unknown ids or fill the context, and for stop strings without `decode`.
         """
-        check(prompts, self.decoder.model, sampling, spell)
-        rows = [Row(text=Text(spell, sampling.stop) if spell else None) for _ in prompts]
-        return Writing(rows, self._calls(prompts, rows, sampling, chunk))
+        check(prompts, self.decoder.model, sampling, decode)
+        completions = [Completion() for _ in prompts]
+        if decode is not None:
+            for completion in completions:
+                completion.text = Detokenizer(decode, sampling.stop)
+        return Generation(completions, self._calls(prompts, completions, sampling, chunk))
 
     def __call__(
         self,
         prompts: Sequence[Sequence[int]],
         sampling: Sampling = Sampling(),
-        spell: Spell | None = None,
-    ) -> list[Row]:
-        """Write all of it, in one device call where no strings can stop it."""
-        writing = self.stream(
-            prompts, sampling, spell, CHUNK if sampling.stop else sampling.max_new
-        )
-        for _ in writing:
-            pass
-        return writing.rows
+        decode: Decode | None = None,
+    ) -> list[Completion]:
+        """Generate to the end, in one device call unless stop strings can end it earlier."""
+        chunk = CHUNK if sampling.stop else sampling.max_new
+        return self.stream(prompts, sampling, decode, chunk).finish()
 
     def _calls(
-        self, prompts, rows: list[Row], sampling: Sampling, chunk: int
+        self,
+        prompts: Sequence[Sequence[int]],
+        completions: list[Completion],
+        sampling: Sampling,
+        chunk: int,
     ) -> Iterator[tuple[int, int | None]]:
-        count = -(-len(prompts) // split_by("batch")) * split_by(
-            "batch"
-        )  # every device has as many rows; those added end at once
-        length_B = np.array(
-            [len(prompt) for prompt in prompts] + [1] * (count - len(prompts)), np.int32
-        )
-        limit_B = np.minimum(length_B + sampling.max_new, self.decoder.model.context)
-        limit_B[len(prompts) :] = 1
-        tokens_BT = np.zeros((count, bucket(int(length_B.max()))), np.int32)
-        for row, prompt in zip(tokens_BT, prompts):
-            row[: len(prompt)] = prompt
-        stop_X = np.full(max(STOPS, len(sampling.stop_ids)), -1, np.int32)
-        stop_X[: len(sampling.stop_ids)] = sampling.stop_ids
-        slots = bucket(int(limit_B.max()) + 1)  # a draft is tried one beyond the limit
-        setting = sampling_arrays(sampling)
+        """Extend the completions call by call; yield row steps and accepted drafts."""
+        batch = pad_prompts(prompts, sampling, self.decoder.model.context)
+        settings = sampling_arrays(sampling)
         state = prefill(
             self.decoder,
             self.variables,
-            tokens_BT,
-            length_B,
-            limit_B,
-            keys(sampling, count),
-            setting,
-            stop_X,
-            slots,
+            batch.tokens_BT,
+            batch.length_B,
+            batch.limit_B,
+            row_keys(sampling, len(batch.length_B)),
+            settings,
+            batch.stop_X,
+            batch.slots,
         )
         while True:
-            seen = jax.device_get(
-                (
-                    state.tokens_BS,
-                    state.log_prob_BS,
-                    state.length_B,
-                    state.done_B,
-                    state.rounds,
-                    state.accepted,
-                )
-            )
-            tokens_BS, log_prob_BS, length, done_B, rounds, accepted = seen
-            for b, row in enumerate(rows):
-                if not row.ended:
-                    new = slice(length_B[b] + len(row.ids), length[b])
-                    grow(row, tokens_BS[b, new], log_prob_BS[b, new], done_B[b], sampling)
-            yield int(rounds), int(accepted) if self.decoder.draft else None
-            if all(row.ended for row in rows):
+            host = to_host(state)
+            read_new_tokens(host, batch.length_B, completions, sampling)
+            yield int(host.row_steps), int(host.accepted) if self.decoder.draft else None
+
+            finished = [bool(completion.finish_reason) for completion in completions]
+            if all(finished):
                 return
-            cut_B = np.array([bool(row.ended) for row in rows] + [True] * (count - len(rows)))
-            if (cut_B & ~done_B).any():
-                state = state.replace(done_B=jnp.asarray(cut_B | done_B))
-            state = decode_steps(self.decoder, self.variables, state, setting, stop_X, chunk)
+
+            # a stop string is found on the host: the device must end that row too
+            done_B = np.array(host.done_B)
+            done_B[: len(finished)] |= np.array(finished)
+            if (done_B != host.done_B).any():
+                state = state.replace(done_B=jnp.asarray(done_B))
+            state = decode_steps(self.decoder, self.variables, state, settings, batch.stop_X, chunk)
 
 
-def grow(row: Row, ids: np.ndarray, log_probs: np.ndarray, done: bool, sampling: Sampling) -> None:
-    """Add new tokens to a row, one by one while a string may stop it."""
+class PaddedPrompts(NamedTuple):
+    """Prompts in arrays of bucketed shapes."""
+
+    tokens_BT: np.ndarray
+    length_B: np.ndarray
+    limit_B: np.ndarray  # length at which a row ends
+    stop_X: np.ndarray  # stop ids, -1 where there are fewer
+    slots: int  # positions of the cache
+
+
+def pad_prompts(
+    prompts: Sequence[Sequence[int]], sampling: Sampling, context: int
+) -> PaddedPrompts:
+    """Pad prompts to a bucketed length, and their number to a multiple of the batch axis."""
+    split = split_by("batch")
+    rows = -(-len(prompts) // split) * split
+
+    # added rows have one token, and end at once
+    length_B = np.ones(rows, np.int32)
+    limit_B = np.ones(rows, np.int32)
+    for row, prompt in enumerate(prompts):
+        length_B[row] = len(prompt)
+        limit_B[row] = min(len(prompt) + sampling.max_new, context)
+
+    tokens_BT = np.zeros((rows, bucket(int(length_B.max()))), np.int32)
+    for row, prompt in enumerate(prompts):
+        tokens_BT[row, : len(prompt)] = prompt
+
+    stop_X = np.full(max(STOPS, len(sampling.stop_ids)), -1, np.int32)
+    stop_X[: len(sampling.stop_ids)] = sampling.stop_ids
+
+    # a draft is tried one position beyond the limit
+    slots = bucket(int(limit_B.max()) + 1)
+    return PaddedPrompts(tokens_BT, length_B, limit_B, stop_X, slots)
+
+
+def to_host(state: State) -> State:
+    """Return the part of the state that the host reads, as NumPy arrays fetched at once."""
+    on_device = {"cache": None, "draft": None, "record": None, "key_B": None, "limit_B": None}
+    return jax.device_get(state.replace(**on_device))
+
+
+def read_new_tokens(
+    host: State, prompt_B: np.ndarray, completions: list[Completion], sampling: Sampling
+) -> None:
+    """Extend unfinished completions by their new tokens; prompt_B is the length of each prompt."""
+    for row, completion in enumerate(completions):
+        if completion.finish_reason:
+            continue
+        new = slice(prompt_B[row] + len(completion.ids), host.length_B[row])
+        ids = np.asarray(host.tokens_BS[row, new])
+        log_probs = np.asarray(host.log_prob_BS[row, new])
+        extend(completion, ids, log_probs, bool(host.done_B[row]), sampling)
+
+
+def extend(
+    completion: Completion,
+    ids: np.ndarray,
+    log_probs: np.ndarray,
+    done: bool,
+    sampling: Sampling,
+) -> None:
+    """Append new tokens to a completion, one by one because a stop string may end it."""
+    text = completion.text
     for id, log_prob in zip(ids.tolist(), log_probs.tolist()):
-        row.ids.append(id)
-        row.log_probs.append(log_prob)
-        if row.text and id not in sampling.stop_ids and row.text.add(id):
-            row.ended = "stop"
+        completion.ids.append(id)
+        completion.log_probs.append(log_prob)
+        if text is not None and id not in sampling.stop_ids and text.add(id):
+            completion.finish_reason = "stop"
             return
+
     if done:
-        row.ended = "stop" if row.ids and row.ids[-1] in sampling.stop_ids else "length"
-        if row.text:
-            row.text.end()
+        stopped = bool(completion.ids) and completion.ids[-1] in sampling.stop_ids
+        completion.finish_reason = "stop" if stopped else "length"
+        if text is not None:
+            text.finish()
 
 
 def check(
-    prompts: Sequence[Sequence[int]], model: ModelConfig, sampling: Sampling, spell: Spell | None
+    prompts: Sequence[Sequence[int]],
+    model: ModelConfig,
+    sampling: Sampling,
+    decode: Decode | None,
 ) -> None:
-    """Raise GenerateError for what cannot be written."""
+    """Raise GenerateError if a completion cannot be generated."""
     if not prompts:
         raise GenerateError("there is no prompt: give at least one.")
-    if sampling.stop and not spell:
-        raise GenerateError("stop strings need a way to spell ids: pass spell=tokenizer.decode.")
+    if sampling.stop and decode is None:
+        raise GenerateError("stop strings need a way to decode ids: pass decode=tokenizer.decode.")
+
     for b, prompt in enumerate(prompts):
         if not len(prompt):
             raise GenerateError(
                 f"prompt {b} is empty: begin it with the token that begins or ends a document."
             )
-        if min(prompt) < 0 or max(prompt) >= model.vocab:
+
+        unknown = min(prompt) if min(prompt) < 0 else max(prompt)
+        if not 0 <= unknown < model.vocab:
             raise GenerateError(
-                f"prompt {b} has id {max(prompt) if min(prompt) >= 0 else min(prompt)}: "
-                f"the model knows ids from 0 to {model.vocab - 1}."
+                f"prompt {b} has id {unknown}: the model has ids from 0 to {model.vocab - 1}."
             )
+
         if len(prompt) >= model.context:
             raise GenerateError(
                 f"prompt {b} has {len(prompt)} tokens and leaves no room in the model's "
@@ -228,7 +291,9 @@ def check(
 
 
 def bucket(length: int) -> int:
-    """The length that is compiled for this one: four per doubling, so at most a quarter is padding
-    from 64 on; multiples of 16."""
+    """Return the compiled length for this one, a multiple of 16.
+
+    There are four per doubling, so from 64 on at most a quarter is padding.
+    """
     step = max(16, 2 ** max(0, (length - 1).bit_length() - 1) // 4)
     return -(-length // step) * step

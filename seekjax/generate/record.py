@@ -1,15 +1,15 @@
-"""What a trainer must know of how a text was drawn, to follow it exactly (V3.2 section 3.1, "keep
+"""What a trainer must know of how a text was drawn, to replay it exactly (V3.2 section 3.1, "keep
 routing" and "keep sampling mask").
 
-    # [B, S] float32, of the distribution that was drawn from: after temperature and cuts
-    log_prob, entropy
-    choice             {layer: [B, S, K] int32}: the experts that each token visited
-    # [B, S, V / 8] uint8, with Decoder.masks: bit by bit, the tokens that were let through; ones
-    # where nothing was drawn
-    kept
+    log_prob    [B, S] float32: of each token, in the distribution that it was drawn from, after
+                temperature and truncation
+    entropy     [B, S] float32: of that distribution
+    choice      {layer: [B, S, K] int32}: the experts that each token was routed to
+    kept        [B, S, V / 8] uint8, with Decoder.masks: one bit for each token of the vocabulary
+                that the draw kept; all ones where nothing was drawn
 
-Everything of a token stands at its position; what led to it, as its log_prob, too. The newest token
-has visited no expert yet.
+Every entry stands at the position of its token, also the log_prob and mask of the draw that led to
+the token. The last token has not been routed yet.
 """
 
 from typing import Any
@@ -17,49 +17,61 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from seekjax.model.transformer import Output
 
-def begin_record(output: Any, slots: int, masks: bool) -> dict[str, Any]:
-    """After the prompts were read: their choices, and room for `slots` positions."""
+
+def begin_record(output: Output, slots: int, masks: bool) -> dict[str, Any]:
+    """Return the record after a prefill: the prompts' experts, and room for `slots` positions."""
     B, T = output.hidden_BTD.shape[:2]
     choice = {
-        layer: jnp.pad(seen["choice_BTK"], ((0, 0), (0, slots - T), (0, 0)))
-        for layer, seen in output.balance.items()
+        layer: jnp.pad(balance["choice_BTK"], ((0, 0), (0, slots - T), (0, 0)))
+        for layer, balance in output.balance.items()
     }
-    record = {"log_prob": jnp.zeros((B, slots)), "entropy": jnp.zeros((B, slots)), "choice": choice}
-    return record | (
-        {"kept": jnp.full((B, slots, -(-output.head_DV.shape[1] // 8)), 255, jnp.uint8)}
-        if masks
-        else {}
-    )
+    record = {
+        "log_prob": jnp.zeros((B, slots)),
+        "entropy": jnp.zeros((B, slots)),
+        "choice": choice,
+    }
+    if masks:
+        mask_bytes = -(-output.head_DV.shape[1] // 8)
+        record["kept"] = jnp.full((B, slots, mask_bytes), 255, jnp.uint8)
+    return record
 
 
-def record_choice(state: Any, output: Any) -> Any:
-    """The experts of the token just read, which was each row's newest."""
+def record_choice(state: Any, output: Output) -> dict[str, Any] | None:
+    """Return the record with the experts of the token just read, each row's last one."""
     if state.record is None:
         return None
-    here_BS1 = (jnp.arange(state.tokens_BS.shape[1]) == state.length_B[:, None] - 1)[..., None]
+
+    slot_S = jnp.arange(state.tokens_BS.shape[1])
+    here_BS1 = (slot_S == state.length_B[:, None] - 1)[..., None]
     choice = {
-        layer: jnp.where(here_BS1, seen["choice_BTK"], state.record["choice"][layer])
-        for layer, seen in output.balance.items()
+        layer: jnp.where(here_BS1, balance["choice_BTK"], state.record["choice"][layer])
+        for layer, balance in output.balance.items()
     }
     return state.record | {"choice": choice}
 
 
-def record_draw(state: Any, shaped_BV: jax.Array, token_B: jax.Array) -> Any:
-    """The distribution that the next token of every live row was drawn from."""
+def record_draw(state: Any, sampled_BV: jax.Array, token_B: jax.Array) -> dict[str, Any] | None:
+    """Return the record with the next token of every row that is not done.
+
+    sampled_BV: the logits that token_B was drawn from.
+    """
     if state.record is None:
         return None
-    here_BS = (jnp.arange(state.tokens_BS.shape[1]) == state.length_B[:, None]) & ~state.done_B[
-        :, None
-    ]
-    log_BV = jax.nn.log_softmax(shaped_BV, -1)
-    entropy_B1 = -jnp.where(jnp.isfinite(log_BV), jnp.exp(log_BV) * log_BV, 0.0).sum(
-        -1, keepdims=True
-    )
-    new = {"log_prob": jnp.take_along_axis(log_BV, token_B[:, None], 1), "entropy": entropy_B1}
-    if "kept" in state.record:
-        new["kept"] = jnp.packbits(jnp.isfinite(shaped_BV), axis=-1)[:, None]
-    return state.record | {
-        name: jnp.where(here_BS[..., None] if x_B.ndim == 3 else here_BS, x_B, state.record[name])
-        for name, x_B in new.items()
-    }
+
+    slot_S = jnp.arange(state.tokens_BS.shape[1])
+    here_BS = (slot_S == state.length_B[:, None]) & ~state.done_B[:, None]
+
+    log_BV = jax.nn.log_softmax(sampled_BV, -1)
+    log_prob_B1 = jnp.take_along_axis(log_BV, token_B[:, None], 1)
+    plogp_BV = jnp.where(jnp.isfinite(log_BV), jnp.exp(log_BV) * log_BV, 0.0)
+    entropy_B1 = -plogp_BV.sum(-1, keepdims=True)
+
+    record = dict(state.record)
+    record["log_prob"] = jnp.where(here_BS, log_prob_B1, record["log_prob"])
+    record["entropy"] = jnp.where(here_BS, entropy_B1, record["entropy"])
+    if "kept" in record:
+        bits_B1x = jnp.packbits(jnp.isfinite(sampled_BV), axis=-1)[:, None]
+        record["kept"] = jnp.where(here_BS[..., None], bits_B1x, record["kept"])
+    return record

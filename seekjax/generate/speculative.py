@@ -1,114 +1,164 @@
-"""The prediction module as a draft (V3 section 5.4.3): it guesses the next token, and the main
-model reads newest and guess in one step.
+"""Speculative decoding with the prediction module as the draft model (V3 section 5.4.3).
 
-With q the distribution the guess d was drawn from and p the one that is wanted, d is kept with
-probability min(1, p(d) / q(d)), and replaced otherwise by a draw from max(p - q, 0), normalised:
-what is written has distribution p exactly (2211.17192). At temperature 0 both are certain, and the
-rule reads: keep the guess if it is the likeliest token.
+The module drafts the next token, and the main model reads the last token and the draft in one
+step. With q the distribution that the draft d was drawn from and p the main model's, d is accepted
+with probability min(1, p(d) / q(d)); otherwise a token is drawn from max(p - q, 0), normalised.
+The result has distribution p exactly (2211.17192). At temperature 0 both distributions have one
+token, and the rule becomes: accept the draft if it is the main model's most likely token.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from seekjax.generate.sampling import SamplingArrays, at, draw, shape
-from seekjax.generate.state import Decoder, State, head, last, newest, push
+from seekjax.generate.sampling import SamplingArrays, apply_sampling, draw, position_key
+from seekjax.generate.state import (
+    Decoder,
+    State,
+    append_token,
+    last_hidden,
+    last_token,
+    output_logits,
+)
 from seekjax.model.mtp import PredictionModule, ahead
 from seekjax.model.rope import angles
+from seekjax.model.transformer import Output
 
-DRAW, GUESS, JUDGE = 0, 1, 2  # uses of a position's randomness
-
-
-def predict(
-    decoder: Decoder, variables: dict, hidden_BTD, next_BT, cache: dict, start, **how
-) -> tuple[jax.Array, dict]:
-    """The first prediction module on the main model's hidden states at `start` and on, and the
-    tokens that followed them."""
-    B, T = next_BT.shape
-    angle = angles(
-        decoder.model, jnp.broadcast_to(jnp.reshape(start, (-1, 1)) + jnp.arange(T), (B, T))
-    )
-    own = {kind: tree["mtp_1"] for kind, tree in variables.items() if "mtp_1" in tree}
-    module = PredictionModule(decoder.model, decoder.kernel_for(B * T))
-    token_BTD = variables["params"]["embed"][next_BT]
-    x_BTD, (cache, _) = module.apply(
-        own, hidden_BTD, token_BTD, angle, None, jnp.ones((B, T), bool), cache, start, **how
-    )
-    return x_BTD, cache
+# independent uses of the random numbers of one position
+DRAW_TOKEN = 0
+DRAW_DRAFT = 1
+ACCEPT_DRAFT = 2
 
 
-def first_draft(
-    decoder: Decoder, variables: dict, state: State, output, length_B, sampling: SamplingArrays
+def speculative_step(
+    decoder: Decoder, variables: dict, state: State, sampling: SamplingArrays, stop_X: jax.Array
 ) -> State:
-    """The guess after a prefill, which also fills the module's cache: position i reads h_i and the
-    token at i + 1."""
-    T = output.hidden_BTD.shape[1]
-    x_BTD, cache = predict(
-        decoder,
-        variables,
-        output.hidden_BTD,
-        ahead(state.tokens_BS, 1, T),
-        state.draft["cache"],
-        0,
-        attend=None,
+    """Append one or two tokens to every row that is not done.
+
+    If a draft is rejected, the main model's cache entry for it lies one slot beyond the row's last
+    token: the next step overwrites it.
+    """
+    draft = state.draft
+    start_B = state.length_B - 1
+    active_B = ~state.done_B
+
+    # the main model reads the last token and the draft
+    tokens_BT = jnp.concatenate([last_token(state), draft["token_B"][:, None]], 1)
+    output = decoder.forward(variables, tokens_BT, state.cache, start_B)
+    first_BV = output_logits(output.hidden_BTD[:, 0], output.head_DV)
+    second_BV = output_logits(output.hidden_BTD[:, 1], output.head_DV)
+
+    # the first token: the draft if it is accepted, otherwise another draw
+    target_BV = apply_sampling(first_BV, sampling)
+    accepted_B, first_B = accept_or_resample(
+        state.key_B, state.length_B, draft["token_B"], target_BV, draft["logit_BV"]
     )
-    return guess(state, last(x_BTD, length_B), output.head_DV, cache, sampling)
+    state = state.replace(
+        cache=output.cache,
+        row_steps=state.row_steps + active_B.sum(),
+        accepted=state.accepted + (accepted_B & active_B).sum(),
+    )
+    state = append_token(state, first_B, first_BV, active_B, stop_X)
+
+    # the second token: only after an accepted draft that did not end the row
+    continues_B = accepted_B & active_B & ~state.done_B
+    key_B = position_key(state.key_B, state.length_B, DRAW_TOKEN)
+    second_B = draw(key_B, apply_sampling(second_BV, sampling))
+    state = append_token(state, second_B, second_BV, continues_B, stop_X)
+
+    # the draft for the next step
+    next_BT = jnp.stack([first_B, second_B], 1)
+    x_BTD, cache = draft_forward(
+        decoder, variables, output.hidden_BTD, next_BT, draft["cache"], start_B
+    )
+    x_BD = jnp.where(continues_B[:, None], x_BTD[:, 1], x_BTD[:, 0])
+    return draw_draft(state, x_BD, output.head_DV, cache, sampling)
 
 
-def guess(state: State, x_BD, head_DV, cache: dict, sampling: SamplingArrays) -> State:
-    """Draw the token expected at length_B, and remember from which distribution."""
-    logit_BV = shape(head(x_BD, head_DV), sampling)
-    token_B = draw(at(state.key_B, state.length_B, GUESS), logit_BV)
+def accept_or_resample(
+    key_B: jax.Array,
+    position_B: jax.Array,
+    draft_B: jax.Array,
+    target_BV: jax.Array,
+    draft_BV: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Return whether each draft is accepted, and the token at its position.
+
+    The drafts were drawn from softmax(draft_BV); the returned tokens are distributed as
+    softmax(target_BV).
+    """
+    p_BV = jax.nn.softmax(target_BV, -1)
+    q_BV = jax.nn.softmax(draft_BV, -1)
+    p_B = jnp.take_along_axis(p_BV, draft_B[:, None], 1)[:, 0]
+    q_B = jnp.take_along_axis(q_BV, draft_B[:, None], 1)[:, 0]
+
+    # u < p / q, without a division by 0
+    accept_key_B = position_key(key_B, position_B, ACCEPT_DRAFT)
+    uniform_B = jax.vmap(jax.random.uniform)(accept_key_B)
+    accepted_B = uniform_B * q_B < p_B
+
+    residual_BV = jnp.maximum(p_BV - q_BV, 0)
+    token_key_B = position_key(key_B, position_B, DRAW_TOKEN)
+    resampled_B = draw(token_key_B, jnp.log(residual_BV))
+    return accepted_B, jnp.where(accepted_B, draft_B, resampled_B)
+
+
+def draft_after_prefill(
+    decoder: Decoder,
+    variables: dict,
+    state: State,
+    output: Output,
+    length_B: jax.Array,
+    sampling: SamplingArrays,
+) -> State:
+    """Draw the first draft, after a prefill.
+
+    This also fills the module's cache: position i reads h_i and the token at i + 1.
+    """
+    T = output.hidden_BTD.shape[1]
+    next_BT = ahead(state.tokens_BS, 1, T)
+    x_BTD, cache = draft_forward(
+        decoder, variables, output.hidden_BTD, next_BT, state.draft["cache"], 0, attend=None
+    )
+    return draw_draft(state, last_hidden(x_BTD, length_B), output.head_DV, cache, sampling)
+
+
+def draw_draft(
+    state: State, x_BD: jax.Array, head_DV: jax.Array, cache: dict, sampling: SamplingArrays
+) -> State:
+    """Draw a draft of the token at length_B, and keep the logits that it was drawn from."""
+    logit_BV = apply_sampling(output_logits(x_BD, head_DV), sampling)
+    token_B = draw(position_key(state.key_B, state.length_B, DRAW_DRAFT), logit_BV)
     return state.replace(draft={"cache": cache, "token_B": token_B, "logit_BV": logit_BV})
 
 
-def step_with_draft(
-    decoder: Decoder, variables: dict, state: State, sampling: SamplingArrays, stop_X
-) -> State:
-    """One or two tokens more for every live row.
+def draft_forward(
+    decoder: Decoder,
+    variables: dict,
+    hidden_BTD: jax.Array,
+    next_BT: jax.Array,
+    cache: dict,
+    start: jax.Array | int,
+    **how,
+) -> tuple[jax.Array, dict]:
+    """Run the first prediction module on T positions of each row; return its hidden states and
+    cache.
 
-    What the main model wrote in its cache for a guess that failed lies one slot beyond the row's
-    newest token: the next step overwrites it.
+    hidden_BTD: the main model's hidden states from position `start` on; next_BT: the tokens that
+    follow them.
     """
-    start_B, draft, live_B = state.length_B - 1, state.draft, ~state.done_B
-    output = decoder.run(
-        variables,
-        jnp.concatenate([newest(state), draft["token_B"][:, None]], 1),
-        state.cache,
-        start_B,
-    )
-    h_BTD, head_DV = output.hidden_BTD, output.head_DV
-    logit_BV, beyond_BV = head(h_BTD[:, 0], head_DV), head(h_BTD[:, 1], head_DV)
+    B, T = next_BT.shape
+    position_BT = jnp.broadcast_to(jnp.reshape(start, (-1, 1)) + jnp.arange(T), (B, T))
+    angle = angles(decoder.model, position_BT)
 
-    kept_B, token_B = judge(
-        state.key_B, state.length_B, draft["token_B"], shape(logit_BV, sampling), draft["logit_BV"]
-    )
-    state = push(
-        state.replace(cache=output.cache, rounds=state.rounds + live_B.sum()),
-        token_B,
-        logit_BV,
-        live_B,
-        stop_X,
-    )
-    second_B = kept_B & live_B & ~state.done_B
-    state = state.replace(accepted=state.accepted + (kept_B & live_B).sum())
-    then_B = draw(at(state.key_B, state.length_B), shape(beyond_BV, sampling))
-    state = push(state, then_B, beyond_BV, second_B, stop_X)
+    module = PredictionModule(decoder.model, decoder.kernel_for(B * T))
+    weights = {kind: tree["mtp_1"] for kind, tree in variables.items() if "mtp_1" in tree}
+    token_BTD = variables["params"]["embed"][next_BT]
+    mask_BT = jnp.ones((B, T), bool)
 
-    x_BTD, cache = predict(
-        decoder, variables, h_BTD, jnp.stack([token_B, then_B], 1), draft["cache"], start_B
+    output: Any = module.apply(
+        weights, hidden_BTD, token_BTD, angle, None, mask_BT, cache, start, **how
     )
-    return guess(
-        state, jnp.where(second_B[:, None], x_BTD[:, 1], x_BTD[:, 0]), head_DV, cache, sampling
-    )
-
-
-def judge(key_B, position_B, guess_B, wanted_BV, drawn_BV) -> tuple[jax.Array, jax.Array]:
-    """Whether each guess, drawn from softmax(drawn_BV), is kept, and the token that stands there
-    now, distributed as softmax(wanted_BV)."""
-    p_BV, q_BV = jax.nn.softmax(wanted_BV, -1), jax.nn.softmax(drawn_BV, -1)
-    p_B, q_B = (jnp.take_along_axis(a, guess_B[:, None], 1)[:, 0] for a in (p_BV, q_BV))
-    luck_B = jax.vmap(jax.random.uniform)(at(key_B, position_B, JUDGE))
-    kept_B = luck_B * q_B < p_B
-    rest_BV = jnp.maximum(p_BV - q_BV, 0)
-    other_B = draw(at(key_B, position_B), jnp.log(rest_BV))
-    return kept_B, jnp.where(kept_B, guess_B, other_B)
+    x_BTD, (cache, _) = output
+    return x_BTD, cache

@@ -1,5 +1,4 @@
-"""What changes while a batch is written, and the functions on it that every way of decoding
-shares."""
+"""The state of a decoding batch, and what plain and speculative decoding share."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,110 +10,117 @@ from flax import struct
 from seekjax.config import KernelConfig, ModelConfig
 from seekjax.generate.sampling import log_prob
 from seekjax.model.block import unstack
-from seekjax.model.transformer import Output, Transformer
+from seekjax.model.transformer import Transformer
 from seekjax.quant.tree import is_quantised, ready
 from sharding.rules import constrain, platform
 
-# tokens up to which a CPU runs experts on all of them rather than sort them: below that a sorted
-# tile would be as large
-FEW = 128
+# Up to this many tokens a CPU runs every expert on all of them: sorting them by expert would fill
+# tiles that are as large.
+SMALL_BATCH = 128
 
 
 class State(struct.PyTreeNode):
-    """Everything that changes while a batch is written."""
+    """Everything that changes while a batch is decoded."""
 
     cache: dict
-    tokens_BS: jax.Array  # prompt and what came after it
-    log_prob_BS: jax.Array  # the model's own, of each token drawn
-    length_B: jax.Array  # tokens known, the newest not yet in the cache
+    tokens_BS: jax.Array  # prompt and generated tokens
+    log_prob_BS: jax.Array  # of each generated token, under the model itself
+    length_B: jax.Array  # tokens so far; the last of them is not in the cache yet
     limit_B: jax.Array  # length at which a row ends
     done_B: jax.Array
     key_B: jax.Array
-    # with a draft: {"cache", "token_B", "logit_BV"}, the next token it expects and what it drew
-    # that from
+    # with a draft: {"cache", "token_B", "logit_BV"}, the drafted next token and the logits that it
+    # was drawn from
     draft: Any = None
     record: Any = None  # with Decoder.record: see generate/record.py
-    rounds: Any = 0  # steps of live rows, summed over rows
-    accepted: Any = 0  # of them, those whose draft was right
+    row_steps: Any = 0  # steps of rows that were not done, summed over rows
+    accepted: Any = 0  # how many of these steps accepted their draft
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """What is compiled for: hashable, so that jit knows an old friend."""
+    """What a decoding program is compiled for: hashable, so that jit finds a program again."""
 
     model: ModelConfig
     kernel: KernelConfig
-    draft: bool = False  # the first prediction module guesses one token ahead
+    draft: bool = False  # the first prediction module drafts one token ahead
     record: bool = False  # keep what a trainer must know of every draw; not with a draft
-    masks: bool = False  # and which tokens top_k, top_p and min_p let through
+    masks: bool = False  # and which tokens top_k, top_p and min_p kept
 
     def kernel_for(self, tokens: int) -> KernelConfig:
-        """The kernels for so many tokens at once; nothing is dropped and nothing recomputed."""
-        few = self.kernel.dispatch == "auto" and platform() == "cpu" and tokens <= FEW
-        return replace(
-            self.kernel, remat="none", capacity=0.0, dispatch="few" if few else self.kernel.dispatch
-        )
+        """Return the kernels for this many tokens at once, without dropping or recomputing."""
+        kernel = replace(self.kernel, remat="none", capacity=0.0)
+        if kernel.dispatch == "auto" and platform() == "cpu" and tokens <= SMALL_BATCH:
+            kernel = replace(kernel, dispatch="few")
+        return kernel
 
-    def run(self, variables: dict, tokens_BT: jax.Array, cache: dict, start, **how) -> Output:
-        """The main model on T new tokens of each row."""
-        return Transformer(self.model, self.kernel_for(tokens_BT.size), unrolled=True).apply(
-            variables, tokens_BT, cache=cache, start=start, **how
-        )
+    def forward(self, variables: dict, tokens_BT: jax.Array, cache: Any, start, **how) -> Any:
+        """Return the main model's Output for T new tokens of each row, from position `start` on."""
+        kernel = self.kernel_for(tokens_BT.size)
+        transformer = Transformer(self.model, kernel, unrolled=True)
+        return transformer.apply(variables, tokens_BT, cache=cache, start=start, **how)
 
 
 def decoding_variables(decoder: Decoder, variables: dict, consume: bool = False) -> dict:
-    """Variables as decoding reads them: layers apart, and matrices in the compute dtype, or as
-    `quant.tree.ready` has them. Router, bias and norms stay float32.
+    """Return the variables as decoding reads them: each layer apart, matrices in the compute dtype.
+
+    Quantised matrices are laid out by `quant.tree.ready`. Router, bias and norms stay float32.
+    `consume` frees the stacked arrays as their layers are copied.
     """
+    dtype = decoder.kernel.dtype
 
     def cast(path, x):
         name = path[-1].key
         if is_quantised(x):
-            return ready(name, x, decoder.kernel.dtype)
-        return (
-            x
-            if name in ("w_router", "bias") or name.endswith("_norm")
-            else x.astype(decoder.kernel.dtype)
-        )
+            return ready(name, x, dtype)
+        if name in ("w_router", "bias") or name.endswith("_norm"):
+            return x
+        return x.astype(dtype)
 
-    variables = {kind: unstack(decoder.model, tree, consume) for kind, tree in variables.items()}
-    return jax.tree_util.tree_map_with_path(cast, variables, is_leaf=is_quantised)
+    layers = {kind: unstack(decoder.model, tree, consume) for kind, tree in variables.items()}
+    return jax.tree_util.tree_map_with_path(cast, layers, is_leaf=is_quantised)
 
 
-def cloned(group: int, tree: Any) -> Any:
-    """Every row of every array `group` times, one after the other."""
+def repeat_rows(group: int, tree: Any) -> Any:
+    """Repeat every row of every array `group` times, copies next to each other."""
     if group == 1:
         return tree
-    return jax.tree.map(
-        lambda x: constrain(jnp.repeat(x, group, 0), "batch" + " -" * (x.ndim - 1)), tree
-    )
+
+    def repeat(x: jax.Array) -> jax.Array:
+        return constrain(jnp.repeat(x, group, 0), "batch" + " -" * (x.ndim - 1))
+
+    return jax.tree.map(repeat, tree)
 
 
-def newest(state: State) -> jax.Array:
-    """The token of each row that is not yet in the cache, [B, 1]."""
+def last_token(state: State) -> jax.Array:
+    """Return each row's last token, the one that is not in the cache yet, [B, 1]."""
     return jnp.take_along_axis(state.tokens_BS, state.length_B[:, None] - 1, 1)
 
 
-def push(state: State, token_B, logit_BV, now_B, stop_X) -> State:
-    """Append a token to the rows of now_B; a row ends with a stop id or at its limit."""
-    here_BS = (jnp.arange(state.tokens_BS.shape[1]) == state.length_B[:, None]) & now_B[:, None]
-    length_B = state.length_B + now_B
-    ended_B = (token_B[:, None] == stop_X).any(-1) | (length_B >= state.limit_B)
+def last_hidden(hidden_BTD: jax.Array, length_B: jax.Array) -> jax.Array:
+    """Return the hidden state of each row's last token, [B, D]."""
+    return jnp.take_along_axis(hidden_BTD, length_B[:, None, None] - 1, 1)[:, 0]
+
+
+def output_logits(hidden_BD: jax.Array, head_DV: jax.Array) -> jax.Array:
+    """Return float32 logits, replicated along the vocabulary because a draw reads all of them."""
+    logit_BV = jnp.einsum("BD,DV->BV", hidden_BD, head_DV, preferred_element_type=jnp.float32)
+    return constrain(logit_BV, "batch -")
+
+
+def append_token(state: State, token_B, logit_BV, active_B, stop_X) -> State:
+    """Append a token to the rows of active_B; a row ends with a stop id or at its limit."""
+    slot_S = jnp.arange(state.tokens_BS.shape[1])
+    here_BS = (slot_S == state.length_B[:, None]) & active_B[:, None]
+    log_prob_B1 = log_prob(logit_BV, token_B)[:, None]
+
+    length_B = state.length_B + active_B
+    stopped_B = (token_B[:, None] == stop_X).any(-1)
+    ended_B = stopped_B | (length_B >= state.limit_B)
+
     return state.replace(
         tokens_BS=jnp.where(here_BS, token_B[:, None], state.tokens_BS),
+        log_prob_BS=jnp.where(here_BS, log_prob_B1, state.log_prob_BS),
         length_B=length_B,
-        done_B=state.done_B | (now_B & ended_B),
-        log_prob_BS=jnp.where(here_BS, log_prob(logit_BV, token_B)[:, None], state.log_prob_BS),
-    )
-
-
-def last(x_BTD: jax.Array, length_B: jax.Array) -> jax.Array:
-    """Each row at its last position, [B, D]."""
-    return jnp.take_along_axis(x_BTD, length_B[:, None, None] - 1, 1)[:, 0]
-
-
-def head(hidden_BD: jax.Array, head_DV: jax.Array) -> jax.Array:
-    """Float32 logits, whole on every device, for drawing looks at all of them."""
-    return constrain(
-        jnp.einsum("BD,DV->BV", hidden_BD, head_DV, preferred_element_type=jnp.float32), "batch -"
+        done_B=state.done_B | (active_B & ended_B),
     )

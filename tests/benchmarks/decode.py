@@ -118,10 +118,10 @@ def ours(variant: str, shape: str, new: int):
 
     def run(batch: int, prompt: int):
         prompts = random.integers(0, model.vocab, (batch, prompt)).tolist()
-        writing = generator.stream(prompts, Sampling(max_new=new, temperature=0), chunk=new)
-        for _ in writing:
+        generation = generator.stream(prompts, Sampling(max_new=new, temperature=0), chunk=new)
+        for _ in generation:
             pass
-        return writing.clock[0][0], writing.clock[-1][0]
+        return generation.timings[0][0], generation.timings[-1][0]
 
     return run, heading()
 

@@ -24,7 +24,7 @@ from decode import SHAPES, drawn
 from seekjax.config import KernelConfig, ModelConfig
 from seekjax.generate.decode import decode_steps, prefill
 from seekjax.generate.generator import bucket
-from seekjax.generate.sampling import Sampling, keys, sampling_arrays
+from seekjax.generate.sampling import Sampling, row_keys, sampling_arrays
 from seekjax.generate.state import Decoder, decoding_variables
 from seekjax.quant.tree import tree_bytes
 from tests.benchmarks.mini import alternate, heading
@@ -45,7 +45,9 @@ class Ready:
         run = jax.jit(
             lambda tokens_BT: [
                 seen["load_E"]
-                for seen in self.decoder.run(self.variables, tokens_BT, None, 0).balance.values()
+                for seen in self.decoder.forward(
+                    self.variables, tokens_BT, None, 0
+                ).balance.values()
             ]
         )
         random = np.random.default_rng(1)
@@ -84,7 +86,7 @@ class Steps:
             ready.variables,
             tokens_BT,
             *whole,
-            keys(sampling, batch),
+            row_keys(sampling, batch),
             *self.rest,
             self.slots,
         )

@@ -67,18 +67,23 @@ def main() -> None:
                         for row in range(batch)
                     ]
                     for draft, generator in sides.items():
-                        writing = generator.stream(
+                        generation = generator.stream(
                             prompts, Sampling(max_new=NEW, seed=turn + 1, **dial), chunk=NEW
                         )
-                        for _ in writing:
+                        for _ in generation:
                             pass
                         if turn >= 0:
-                            (begin, before), (end, tokens) = writing.clock[0], writing.clock[-1]
+                            (begin, before), (end, tokens) = (
+                                generation.timings[0],
+                                generation.timings[-1],
+                            )
                             rates[draft].append((tokens - before) / (end - begin))
-                            drafted += [writing] if draft else []
+                            drafted += [generation] if draft else []
                 rounds, accepted, tokens = (
                     sum(values)
-                    for values in zip(*((w.rounds, w.accepted, w.tokens - batch) for w in drafted))
+                    for values in zip(
+                        *((w.row_steps, w.accepted, w.tokens - batch) for w in drafted)
+                    )
                 )
                 ratio = median(b / a for a, b in zip(rates[False], rates[True]))
                 print(

@@ -138,7 +138,7 @@ class Scripted:
                 for piece in pieces:
                     if isinstance(piece, type):
                         raise piece
-                    row.text = type("Text", (), {"fresh": lambda _, piece=piece: piece})()
+                    row.text = type("Text", (), {"take_new": lambda _, piece=piece: piece})()
                     yield [row]
 
             def report(self):

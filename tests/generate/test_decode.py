@@ -29,7 +29,7 @@ def test_cached_is_uncached_and_together_is_alone(made, generator, prompts):
     rows = generator(prompts, GREEDY)
     for prompt, row in zip(prompts, rows, strict=True):
         assert row.ids == made.greedy(prompt, 16)
-        assert row.ended == "length"
+        assert row.finish_reason == "length"
         exact = made.log_probs(prompt + row.ids)[np.arange(16) + len(prompt) - 1, row.ids]
         np.testing.assert_allclose(row.log_probs, exact, atol=2e-5)
         assert generator([prompt], GREEDY)[0].ids == row.ids
@@ -76,7 +76,7 @@ def test_a_row_stops_by_id_or_where_the_context_ends(generator, prompts, made):
     for row, ids in zip(rows, plain):
         until = ids[: ids.index(stop) + 1] if stop in ids else ids
         assert row.ids == until
-        assert row.ended == ("stop" if stop in ids else "length")
+        assert row.finish_reason == ("stop" if stop in ids else "length")
     long = [1] * (made.model.context - 3)
     assert len(generator([long], GREEDY)[0].ids) == 3
 
@@ -104,7 +104,7 @@ def test_low_precision_keeps_router_bias_and_norms(made):
         ([[3], [48]], GREEDY, "prompt 1 has id 48: .* 0 to 47"),
         ([[-1]], GREEDY, "id -1"),
         ([[1] * 64], GREEDY, "64 tokens and leaves no room"),
-        ([[1]], Sampling(stop=("x",)), "spell=tokenizer.decode"),
+        ([[1]], Sampling(stop=("x",)), "decode=tokenizer.decode"),
     ],
 )
 def test_what_cannot_be_written_is_one_sentence(generator, prompts, sampling, said):

@@ -5,7 +5,7 @@ import pytest
 
 from seekjax.config import KernelConfig
 from seekjax.generate.decode import decode_steps, prefill
-from seekjax.generate.detokenizer import Text
+from seekjax.generate.detokenizer import Detokenizer
 from seekjax.generate.generator import Generator, bucket
 from seekjax.generate.sampling import Sampling
 
@@ -47,16 +47,16 @@ def test_streaming_writes_what_one_call_writes(made, prompts):
         Sampling(max_new=16, temperature=0.9, seed=2),
     )
     whole, pieces = generator(prompts, sampling, spell), ["", "", ""]
-    writing = generator.stream(prompts, sampling, spell, chunk=4)
-    for rows in writing:
-        pieces = [piece + row.text.fresh() for piece, row in zip(pieces, rows)]
-    assert [row.ids for row in writing.rows] == [row.ids for row in whole]
+    generation = generator.stream(prompts, sampling, spell, chunk=4)
+    for rows in generation:
+        pieces = [piece + row.text.take_new() for piece, row in zip(pieces, rows)]
+    assert [row.ids for row in generation.completions] == [row.ids for row in whole]
     assert pieces == [str(row.text) for row in whole]
     assert pieces == [spell(row.ids) for row in whole]
-    assert writing.tokens == 48
-    assert writing.rate() > 0
-    assert writing.clock == sorted(writing.clock)
-    assert writing.report().startswith("48 tokens, ")
+    assert generation.tokens == 48
+    assert generation.rate() > 0
+    assert generation.timings == sorted(generation.timings)
+    assert generation.report().startswith("48 tokens, ")
 
 
 def test_a_stop_string_ends_its_row_alone(made, prompts):
@@ -69,7 +69,7 @@ def test_a_stop_string_ends_its_row_alone(made, prompts):
     rows = generator(prompts, Sampling(max_new=16, temperature=0, stop=(stop, "never seen")), spell)
     for text, row in zip(plain, rows):
         assert str(row.text) == text.partition(stop)[0]
-        assert row.ended == ("stop" if stop in text else "length")
+        assert row.finish_reason == ("stop" if stop in text else "length")
     assert len(rows[0].ids) < 16
 
 
@@ -85,23 +85,23 @@ def test_a_stop_string_ends_its_row_alone(made, prompts):
     ],
 )
 def test_text_by_single_bytes(text, stop, left):
-    growing, seen = Text(lambda ids: bytes(ids).decode(errors="replace"), stop), ""
+    growing, seen = Detokenizer(lambda ids: bytes(ids).decode(errors="replace"), stop), ""
     for byte in text.encode():
         ended = growing.add(byte)
-        piece = growing.fresh()
+        piece = growing.take_new()
         assert ("\ufffd" not in piece and not any(piece.endswith(s[:1]) for s in stop)) or ended
         seen += piece
         if ended:
             break
-    growing.end()
-    seen += growing.fresh()
+    growing.finish()
+    seen += growing.take_new()
     assert seen == str(growing) == (text if left is None else left)
 
 
 def test_bytes_that_are_no_character_are_let_through():
-    growing = Text(lambda ids: bytes(ids).decode(errors="replace"))
+    growing = Detokenizer(lambda ids: bytes(ids).decode(errors="replace"))
     for byte in b"a\xff\xff\xff\xff\xff\xff\xff\xff\xe2":
         growing.add(byte)
     assert str(growing) == "a" + "\ufffd" * 8
-    growing.end()
-    assert growing.fresh() == "a" + "\ufffd" * 9
+    growing.finish()
+    assert growing.take_new() == "a" + "\ufffd" * 9

@@ -8,13 +8,13 @@ import pytest
 from seekjax.errors import GenerateError
 from seekjax.generate.sampling import (
     Sampling,
-    at,
+    apply_sampling,
     draw,
-    keys,
+    inverse_cdf,
     log_prob,
-    look_up,
+    position_key,
+    row_keys,
     sampling_arrays,
-    shape,
 )
 
 
@@ -47,7 +47,7 @@ def plain(logits, sampling):
 )
 def test_the_distribution(sampling):
     logit_BV = np.random.default_rng(0).normal(size=(4, 12)).astype(np.float32) * 2
-    p_BV = jax.nn.softmax(jax.jit(shape)(logit_BV, sampling_arrays(sampling)), -1)
+    p_BV = jax.nn.softmax(jax.jit(apply_sampling)(logit_BV, sampling_arrays(sampling)), -1)
     np.testing.assert_allclose(
         p_BV, [plain(row.astype(np.float64), sampling) for row in logit_BV], atol=2e-6
     )
@@ -55,19 +55,22 @@ def test_the_distribution(sampling):
 
 def test_greedy_is_the_first_likeliest():
     logit_BV = jnp.array([[0.0, 2.0, 2.0], [5.0, -1.0, 0.0]])
-    left = shape(logit_BV, sampling_arrays(Sampling(temperature=0)))
-    assert np.array_equal(draw(keys(Sampling(), 2), left), [1, 0])
+    left = apply_sampling(logit_BV, sampling_arrays(Sampling(temperature=0)))
+    assert np.array_equal(draw(row_keys(Sampling(), 2), left), [1, 0])
     assert np.array_equal(np.isfinite(left).sum(-1), [1, 1])
 
 
 def test_draws_have_their_distribution_and_depend_on_row_position_and_use():
     logit_V = jnp.log(jnp.array([0.1, 0.2, 0.3, 0.4]))
-    key_B = keys(Sampling(seed=1), 20_000)
-    here = draw(at(key_B, jnp.full(20_000, 7)), jnp.tile(logit_V, (20_000, 1)))
+    key_B = row_keys(Sampling(seed=1), 20_000)
+    here = draw(position_key(key_B, jnp.full(20_000, 7)), jnp.tile(logit_V, (20_000, 1)))
     np.testing.assert_allclose(
         np.bincount(here, minlength=4) / 20_000, [0.1, 0.2, 0.3, 0.4], atol=0.012
     )
-    for other in (at(key_B, jnp.full(20_000, 8)), at(key_B, jnp.full(20_000, 7), use=1)):
+    for other in (
+        position_key(key_B, jnp.full(20_000, 8)),
+        position_key(key_B, jnp.full(20_000, 7), use=1),
+    ):
         there = draw(other, jnp.tile(logit_V, (20_000, 1)))
         assert abs(float((here == there).mean()) - 0.3) < 0.015  # independent: sum of squares
 
@@ -79,7 +82,7 @@ def test_draws_are_the_inverse_of_the_cumulative_distribution(size):
     share_BV[:, random.integers(size)] += 1e-3  # never nothing at all
     with np.errstate(divide="ignore"):
         logit_BV = np.log(share_BV).astype(np.float32)
-    key_B = keys(Sampling(seed=3), 64)
+    key_B = row_keys(Sampling(seed=3), 64)
     luck_B = np.asarray(jax.vmap(jax.random.uniform)(key_B), np.float64)
     end_BV = np.cumsum(share_BV / share_BV.sum(-1, keepdims=True), -1)
     drawn_B = np.asarray(draw(key_B, logit_BV))
@@ -94,7 +97,7 @@ def test_draws_are_the_inverse_of_the_cumulative_distribution(size):
 def test_no_number_falls_outside_of_the_intervals():
     share_BX = jnp.array([[0.0, 0.3, 0.0, 0.7, 0.0]] * 5)
     luck_B = jnp.array([0.0, 0.3, 0.99999, 1.0, 2.0])
-    index_B, inside_B = look_up(share_BX, luck_B)
+    index_B, inside_B = inverse_cdf(share_BX, luck_B)
     assert np.array_equal(index_B, [1, 3, 3, 3, 3])
     assert (inside_B >= 0).all()
     assert (inside_B < share_BX[0, index_B]).all()

@@ -10,27 +10,27 @@ import pytest
 
 from seekjax.config import KernelConfig
 from seekjax.generate.generator import Generator
-from seekjax.generate.sampling import Sampling, at, draw, keys
-from seekjax.generate.speculative import GUESS, judge
+from seekjax.generate.sampling import Sampling, draw, position_key, row_keys
+from seekjax.generate.speculative import DRAW_DRAFT, accept_or_resample
 
 KERNEL = KernelConfig(attention="plain")
 
 
 def test_greedy_with_a_draft_is_plain_greedy(made, prompts):
-    writing = Generator(made.model, made.variables, KERNEL, draft=True).stream(
+    generation = Generator(made.model, made.variables, KERNEL, draft=True).stream(
         prompts, Sampling(max_new=16, temperature=0), chunk=3
     )
-    seen = [[len(row.ids) for row in rows] for rows in writing]
+    seen = [[len(row.ids) for row in rows] for rows in generation]
     assert seen[0] == [1, 1, 1]
     assert len(seen) > 2
     assert seen == sorted(seen)
-    for prompt, row in zip(prompts, writing.rows, strict=True):
+    for prompt, row in zip(prompts, generation.completions, strict=True):
         assert row.ids == made.greedy(prompt, 16)
-        assert row.ended == "length"
+        assert row.finish_reason == "length"
         exact = made.log_probs(prompt + row.ids)[np.arange(16) + len(prompt) - 1, row.ids]
         np.testing.assert_allclose(row.log_probs, exact, atol=2e-5)
-    assert 0 <= writing.accepted <= writing.rounds <= 45
-    assert "draft accepted" in writing.report()
+    assert 0 <= generation.accepted <= generation.row_steps <= 45
+    assert "draft accepted" in generation.report()
 
 
 def test_a_draft_that_is_always_right_writes_two_tokens_a_step(make):
@@ -40,15 +40,14 @@ def test_a_draft_that_is_always_right_writes_two_tokens_a_step(make):
     params = dict(made.variables["params"])
     params["head"] = params["head"] * 0
     always = Generator(made.model, made.variables | {"params": params}, KERNEL, draft=True)
-    writing = always.stream([[3, 1], [2]], Sampling(max_new=11, temperature=0))
-    for _ in writing:
-        pass
-    assert writing.rounds == writing.accepted == 10
-    assert [row.ids for row in writing.rows] == [[0] * 11] * 2
-    assert writing.report().endswith("draft accepted 100%, 2.00 tokens per step")
+    generation = always.stream([[3, 1], [2]], Sampling(max_new=11, temperature=0))
+    generation.finish()
+    assert generation.row_steps == generation.accepted == 10
+    assert [row.ids for row in generation.completions] == [[0] * 11] * 2
+    assert generation.report().endswith("draft accepted 100%, 2.00 tokens per step")
     stopped = always([[3, 1], [2]], Sampling(max_new=11, temperature=0, stop_ids=(0,)))
     assert stopped[0].ids == [0]
-    assert stopped[0].ended == "stop"
+    assert stopped[0].finish_reason == "stop"
     assert (
         len(always([[3, 1], [2]], Sampling(max_new=4, temperature=0))[0].ids) == 4
     )  # the guess would make it five
@@ -68,28 +67,28 @@ def test_sampled_texts_have_exactly_the_models_distribution(make, draft):
         each = made.log_probs([2, 1, a, b])[1:] / sampling.temperature
         each = np.exp(each) * (np.exp(each) >= sampling.min_p * np.exp(each).max(-1, keepdims=True))
         p[a, b, c] = np.prod((each / each.sum(-1, keepdims=True))[np.arange(3), [a, b, c]])
-    writing = Generator(made.model, made.variables, KERNEL, draft=draft).stream(
+    generation = Generator(made.model, made.variables, KERNEL, draft=draft).stream(
         [[2, 1]] * rows, sampling
     )
-    for _ in writing:
-        pass
+    generation.finish()
     seen = np.zeros((4, 4, 4))
-    np.add.at(seen, tuple(np.array([row.ids for row in writing.rows]).T), 1)
+    np.add.at(seen, tuple(np.array([row.ids for row in generation.completions]).T), 1)
     expected = rows * p / p.sum()
     assert (seen[expected == 0] == 0).all()
     assert abs(p.sum() - 1) < 1e-4
     likely = expected > 5
     chi2, freedom = ((seen - expected)[likely] ** 2 / expected[likely]).sum(), likely.sum() - 1
-    assert freedom > 20 and chi2 < freedom + 4 * np.sqrt(2 * freedom), (chi2, freedom)
+    assert freedom > 20
+    assert chi2 < freedom + 4 * np.sqrt(2 * freedom), (chi2, freedom)
     if draft:
-        assert 0.1 < writing.accepted / writing.rounds < 0.95
+        assert 0.1 < generation.accepted / generation.row_steps < 0.95
 
 
 def test_judged_guesses_have_the_wanted_distribution():
     """Whatever the guesses are drawn from, also where that misses tokens or has ones that must not
     come."""
     random, rows = np.random.default_rng(0), 40_000
-    key_B, place_B = keys(Sampling(seed=3), rows), jnp.full(rows, 5)
+    key_B, place_B = row_keys(Sampling(seed=3), rows), jnp.full(rows, 5)
     for wanted, drawn in [
         (random.normal(size=5), random.normal(size=5) * 2),
         ([0, 0, -np.inf, -np.inf, 1], [-np.inf, 0, 0, 0, -np.inf]),
@@ -98,8 +97,8 @@ def test_judged_guesses_have_the_wanted_distribution():
         wanted_BV, drawn_BV = (
             jnp.tile(jnp.array(a, jnp.float32), (rows, 1)) for a in (wanted, drawn)
         )
-        guess_B = draw(at(key_B, place_B, GUESS), drawn_BV)
-        kept_B, token_B = jax.jit(judge)(key_B, place_B, guess_B, wanted_BV, drawn_BV)
+        guess_B = draw(position_key(key_B, place_B, DRAW_DRAFT), drawn_BV)
+        kept_B, token_B = jax.jit(accept_or_resample)(key_B, place_B, guess_B, wanted_BV, drawn_BV)
         p, q = jax.nn.softmax(wanted_BV[0]), jax.nn.softmax(drawn_BV[0])
         np.testing.assert_allclose(np.bincount(token_B, minlength=5) / rows, p, atol=0.012)
         assert abs(float(kept_B.mean()) - float(jnp.minimum(p, q).sum())) < 0.012
