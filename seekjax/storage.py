@@ -144,7 +144,7 @@ def cache_folder() -> Path:
 
 
 def _temporary(path: Path) -> Path:
-    """A hidden name next to `path` that no other process uses."""
+    """Return a hidden name next to `path` that no other process uses."""
     return path.with_name(f".{path.name}.{os.getpid()}")
 
 

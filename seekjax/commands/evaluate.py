@@ -11,7 +11,7 @@ import tyro
 from seekjax.commands.common import Flat, keep_compiled
 from seekjax.config import DataConfig
 from seekjax.data import Corpus, load_corpus
-from seekjax.data.corpus import BUILT_IN
+from seekjax.data.corpus import is_named
 from seekjax.errors import need
 from seekjax.eval.bits import Progress, Sums, measure, rows_of
 from seekjax.eval.evaluator import EvalConfig
@@ -89,7 +89,7 @@ def evaluated(asked: Eval) -> tuple[Sums, float]:
         DataConfig(
             sources=(asked.data,),
             text_field=asked.text_field,
-            held_out=0.05 if asked.data in BUILT_IN else 0.0,
+            held_out=0.05 if is_named(asked.data) else 0.0,
         )
     )
     documents, count = chosen(corpus, asked)
@@ -130,6 +130,6 @@ def evaluated(asked: Eval) -> tuple[Sums, float]:
 def chosen(corpus: Corpus, asked: Eval) -> tuple[Sequence[str], int]:
     """The documents, and how many of them to measure."""
     [source] = corpus.sources
-    built_in = asked.data in BUILT_IN
+    built_in = is_named(asked.data)
     documents = source.held_out if built_in else source.train
     return documents, min(asked.documents or (1000 if built_in else len(documents)), len(documents))

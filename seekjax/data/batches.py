@@ -1,4 +1,6 @@
-"""From documents to batches with Grain: shuffle, repeat, mix, share out, tokenize, pack, batch."""
+"""From documents to batches with Grain: shuffle, repeat, mix, divide among processes, tokenize,
+pack, batch.
+"""
 
 import weakref
 from collections.abc import Sequence
@@ -12,38 +14,44 @@ from seekjax.config import DataConfig
 from seekjax.data.corpus import Corpus
 from seekjax.data.packing import Rows, Stream
 from seekjax.data.tokenizer import Tokenizer
-from seekjax.errors import DataError
+from seekjax.errors import DataError, need
 
 LANES = 64  # documents read side by side
 BINS = 64  # rows that packing=fit fills at a time
 AHEAD = 64  # documents tokenized before they are needed
+READ_AHEAD = grain.ReadOptions(num_threads=1, prefetch_buffer_size=AHEAD)
 
 
 class Batches(grain.DatasetIterator):
-    """Batches whose position knows the settings it was saved under, and refuses others."""
+    """An iterator over batches, whose position is saved with a fingerprint of its settings.
 
-    def __init__(self, batches: grain.DatasetIterator, made_for: dict):
+    `get_state` is JSON-serialisable. `set_state` refuses a position saved under other settings.
+    """
+
+    def __init__(self, batches: grain.DatasetIterator, fingerprint: dict):
         super().__init__(batches)
-        self._batches, self._made_for = batches, made_for
-        weakref.finalize(
-            self, batches.close
-        )  # also at exit: workers that nobody closed would leave shared memory behind
+        self._batches = batches
+        self._fingerprint = fingerprint
+        # Runs at exit too: worker processes that nobody closes would leave shared memory behind.
+        weakref.finalize(self, batches.close)
 
     def __next__(self) -> dict[str, np.ndarray]:
         return next(self._batches)
 
     def get_state(self) -> dict:
-        return {"made_for": self._made_for, "position": self._batches.get_state()}
+        """Return the position and the settings that it belongs to."""
+        return {"made_for": self._fingerprint, "position": self._batches.get_state()}
 
     def set_state(self, state: dict) -> None:
-        for name, value in self._made_for.items():
-            if state["made_for"].get(name) != value:
-                raise DataError(
-                    "the saved data position belongs to "
-                    f"{name}={state['made_for'].get(name)} but this run has "
-                    f"{name}={value}; "
-                    "restore that setting, or start a new run from the weights."
-                )
+        """Continue from a saved position. Raises DataError if its settings differ from these."""
+        saved = state["made_for"]
+        for name, value in self._fingerprint.items():
+            need(
+                saved.get(name) == value,
+                f"the saved data position belongs to {name}={saved.get(name)} but this run has "
+                f"{name}={value}; restore that setting, or start a new run from the weights.",
+                DataError,
+            )
         self._batches.set_state(state["position"])
 
 
@@ -57,24 +65,29 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Batches:
-    """Endless training batches of this process, int32 [batch / process_count, sequence + 1]
-    "tokens" and "segments".
+    """Return endless training batches of this process.
 
-    Segments count the documents within a row from 1; 0 is padding. `get_state()` is JSON-able and
-    exact: `set_state` continues with the very next row, also under another batch size or number of
-    workers. Processes read disjoint documents. With workers, call it under `if __name__ ==
-    "__main__"`, because worker processes import the main module.
+    A batch is {"tokens", "segments"}, each int32 [batch / process_count, sequence + 1]. Segments
+    count the documents within a row from 1; 0 is padding.
+
+    `get_state` is exact: `set_state` continues with the very next row, also with another batch size
+    or number of workers. Processes read disjoint documents. With workers, call this function under
+    `if __name__ == "__main__"`, because worker processes import the main module.
 
     Raises:
-        DataError: settings that do not fit together; from set_state, a position saved with other data or settings.
+        DataError: the settings do not fit together; from set_state, the position was saved with
+            other data or settings.
     """
-    documents = _tokens(_mixed(corpus, seed), tokenizer)
+    documents = _tokenize(mix_training(corpus, seed), tokenizer)
     if config.fim_rate:
-        documents = documents.random_map(_fill_in_the_middle(config.fim_rate, tokenizer), seed=seed)
-    # Many more documents than lanes, or several lanes would read the same one in different epochs.
-    lanes = min(
-        LANES, max(1, sum(len(source.train) for source in corpus.sources) // process_count // 4)
-    )
+        transform = _fill_in_the_middle(config.fim_rate, tokenizer)
+        documents = documents.random_map(transform, seed=seed)
+
+    # With nearly as many lanes as documents, several lanes would read one document in different
+    # epochs.
+    size = sum(len(source.train) for source in corpus.sources)
+    lanes = min(LANES, max(1, size // process_count // 4))
+
     rows = Rows(
         Stream(documents[process_index::process_count], _Reader(config.workers)),
         window=config.sequence + 1,
@@ -83,7 +96,9 @@ def train_batches(
     )
     if config.packing == "fit":
         rows = _first_fit(rows, config.sequence + 1, {"tokens": tokenizer.pad}, seed)
-    made_for = {
+
+    batches = rows.batch(_rows_per_process(batch, process_count), drop_remainder=True)
+    fingerprint = {
         "sequence": config.sequence,
         "packing": config.packing,
         "seed": seed,
@@ -92,9 +107,7 @@ def train_batches(
         "tokenizer": tokenizer.fingerprint(),
         "corpus": corpus.fingerprint(),
     }
-    return Batches(
-        iter(rows.batch(_rows_per_process(batch, process_count), drop_remainder=True)), made_for
-    )
+    return Batches(iter(batches), fingerprint)
 
 
 def sample_batches(
@@ -108,26 +121,24 @@ def sample_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Batches:
-    """Endless training batches of samples that are tokens already: dicts of equally long arrays, at
-    most sequence + 1, with the keys of `fill`.
+    """Return endless training batches of samples that are tokenized already.
 
-    Whole samples share rows of int32 [batch / process_count, sequence + 1] beside their "segments";
-    `fill` says what follows the last. The position is exact, and refuses other settings than those
-    of `made_for` and these.
+    A sample is a dict of equally long arrays, at most sequence + 1, with the keys of `fill`. Whole
+    samples share rows, int32 [batch / process_count, sequence + 1], with their "segments"; `fill`
+    is the value of each key after the last sample. The position is exact, and belongs to the
+    settings in `fingerprint` and to these.
     """
-    samples = _mixed(corpus, seed)[process_index::process_count].to_iter_dataset(
-        grain.ReadOptions(num_threads=1, prefetch_buffer_size=AHEAD)
-    )
-    rows = _first_fit(samples, sequence + 1, fill, seed)
-    made_for = fingerprint | {
+    own_samples = mix_training(corpus, seed)[process_index::process_count]
+    rows = _first_fit(own_samples.to_iter_dataset(READ_AHEAD), sequence + 1, fill, seed)
+    batches = rows.batch(_rows_per_process(batch, process_count), drop_remainder=True)
+
+    settings = {
         "sequence": sequence,
         "seed": seed,
         "process": f"{process_index} of {process_count}",
         "corpus": corpus.fingerprint(),
     }
-    return Batches(
-        iter(rows.batch(_rows_per_process(batch, process_count), drop_remainder=True)), made_for
-    )
+    return Batches(iter(batches), fingerprint | settings)
 
 
 def eval_batches(
@@ -141,85 +152,114 @@ def eval_batches(
     process_count: int = 1,
     source: str | None = None,
 ) -> list[dict[str, np.ndarray]]:
-    """The same `count` held-out batches every time, always packed by splitting, without FIM; a
-    small held-out split is repeated.
+    """Return the same `count` held-out batches every time, packed by splitting, without FIM.
 
-    Every process packs all rows and keeps its own, so that the loss does not depend on how many
-    processes there are.
+    A small held-out split is repeated. Every process packs all rows and keeps its own, so that the
+    loss does not depend on the number of processes.
 
     Raises:
-        DataError: there is no such source, or nothing is held out.
+        DataError: the corpus has no such source, or its held-out side is empty.
     """
     sources = [corpus.source(source)] if source else corpus.sources
     for each in sources:
-        if not len(each.held_out):
-            raise DataError(
-                f"source {each.name!r} has no held-out documents; set data.held_out above "
-                "0 or give it more documents."
-            )
-    documents = grain.MapDataset.mix(
-        [grain.MapDataset.source(each.held_out).seed(0).shuffle().repeat() for each in sources],
-        [each.weight for each in sources],
-    )
-    rows = iter(
-        Rows(
-            Stream(_tokens(documents, tokenizer), _Reader(0)),
-            window=config.sequence + 1,
-            lanes=1,
-            split=True,
+        need(
+            len(each.held_out),
+            f"source {each.name!r} has no held-out documents; set data.held_out above 0 or give it "
+            "more documents.",
+            DataError,
         )
+
+    documents = _mix(
+        [_shuffle(each.held_out, seed=0) for each in sources], [each.weight for each in sources]
     )
-    own = _rows_per_process(batch, process_count)
-    batches = [
-        stack([next(rows) for _ in range(batch)][process_index * own :][:own]) for _ in range(count)
-    ]
+    packed = Rows(
+        Stream(_tokenize(documents, tokenizer), _Reader(workers=0)),
+        window=config.sequence + 1,
+        lanes=1,
+        split=True,
+    )
+    rows = iter(packed)
+
+    own_rows = _rows_per_process(batch, process_count)
+    start = process_index * own_rows
+    batches = []
+    for _ in range(count):
+        all_rows = [next(rows) for _ in range(batch)]
+        batches.append(stack(all_rows[start : start + own_rows]))
+
     rows.close()
     return batches
 
 
+def mix_training(corpus: Corpus, seed: int) -> grain.MapDataset:
+    """Return the training sides of all sources, mixed by weight, without end.
+
+    Each source has a shuffled order of its own, which changes with every epoch.
+    """
+    shuffled = []
+    for index, source in enumerate(corpus.sources):
+        shuffled.append(_shuffle(source.train, seed + index))
+    return _mix(shuffled, [source.weight for source in corpus.sources])
+
+
+def _shuffle(documents: Sequence, seed: int) -> grain.MapDataset:
+    """Return the documents without end, in a new order each epoch."""
+    return grain.MapDataset.source(documents).seed(seed).shuffle().repeat()
+
+
+def _mix(datasets: Sequence[grain.MapDataset], weights: Sequence[float]) -> grain.MapDataset:
+    """Return the elements of several datasets, interleaved in proportion to their weights."""
+    return grain.MapDataset.mix(datasets, weights)
+
+
 def stack(rows: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Rows to a batch."""
+    """Return rows as a batch."""
     return {key: np.stack([row[key] for row in rows]) for key in ("tokens", "segments")}
 
 
 def _rows_per_process(batch: int, process_count: int) -> int:
-    if batch % process_count:
-        raise DataError(
-            f"a batch of {batch} rows cannot be shared by {process_count} processes; make "
-            f"train.batch a multiple of {process_count}."
-        )
+    need(
+        batch % process_count == 0,
+        f"a batch of {batch} rows cannot be shared by {process_count} processes; make train.batch "
+        f"a multiple of {process_count}.",
+        DataError,
+    )
     return batch // process_count
 
 
-def _tokens(documents: grain.MapDataset, tokenizer: Tokenizer) -> grain.MapDataset:
-    """Each document as int32 ids that end with end-of-document."""
+def _tokenize(documents: grain.MapDataset, tokenizer: Tokenizer) -> grain.MapDataset:
+    """Return each document as int32 ids that end with end-of-document."""
     return documents.map(lambda text: np.append(tokenizer.encode(text), np.int32(tokenizer.eos)))
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads a dataset in order, ahead of use: in a thread, or in worker processes. The order does
-    not depend on which."""
+    """Reads a dataset in order and ahead of use: in a thread, or in worker processes.
+
+    The order does not depend on the number of workers.
+    """
 
     workers: int
 
     def __call__(self, documents: grain.MapDataset) -> grain.DatasetIterator:
-        read = documents.to_iter_dataset(
-            grain.ReadOptions(num_threads=1, prefetch_buffer_size=AHEAD)
-        )
+        dataset = documents.to_iter_dataset(READ_AHEAD)
+
         if self.workers:
-            if (
-                not flags.FLAGS.is_parsed()
-            ):  # Grain's workers read absl's flags, which only an absl program has parsed
+            # Grain's workers read absl's flags, which only a program run by absl has parsed.
+            if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()
-            read = read.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.workers))
-        return iter(read)
+            options = grain.MultiprocessingOptions(num_workers=self.workers)
+            dataset = dataset.mp_prefetch(options)
+
+        return iter(dataset)
 
 
 @dataclass(frozen=True)
 class _FillInTheMiddle(grain.transforms.RandomMap):
-    """Turns a share of documents into prefix, suffix, middle (V3 section 4.1):
-    <begin>prefix<hole>suffix<end>middle<eos>."""
+    """Turns a share of documents into prefix, suffix, middle (V3 section 4.1).
+
+    Such a document becomes <begin>prefix<hole>suffix<end>middle<eos>.
+    """
 
     rate: float
     prefix: int
@@ -227,49 +267,36 @@ class _FillInTheMiddle(grain.transforms.RandomMap):
     end: int
 
     def random_map(self, tokens: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return the document, rearranged or as it was."""
         if rng.random() >= self.rate:
             return tokens
+
         body, eos = tokens[:-1], tokens[-1:]
         first, second = np.sort(rng.integers(0, len(body) + 1, 2))
-        return np.concatenate(
-            [
-                [self.prefix],
-                body[:first],
-                [self.hole],
-                body[second:],
-                [self.end],
-                body[first:second],
-                eos,
-            ]
-        ).astype(np.int32)
+        prefix, middle, suffix = body[:first], body[first:second], body[second:]
+
+        rearranged = [[self.prefix], prefix, [self.hole], suffix, [self.end], middle, eos]
+        return np.concatenate(rearranged).astype(np.int32)
 
 
 def _fill_in_the_middle(rate: float, tokenizer: Tokenizer) -> _FillInTheMiddle:
-    ids = (tokenizer.fim_prefix, tokenizer.fim_hole, tokenizer.fim_end)
-    if None in ids:
+    """Return the transform for a tokenizer. Raises DataError if it lacks the FIM tokens."""
+    prefix, hole, end = tokenizer.fim_prefix, tokenizer.fim_hole, tokenizer.fim_end
+    if prefix is None or hole is None or end is None:
         raise DataError(
-            f"data.fim_rate={rate} needs a tokenizer with DeepSeek's three FIM tokens; "
-            "set it to 0 or use data.tokenizer=bpe."
+            f"data.fim_rate={rate} needs a tokenizer with DeepSeek's three FIM tokens; set it to 0 "
+            "or use data.tokenizer=bpe."
         )
-    return _FillInTheMiddle(rate, *ids)
-
-
-def _mixed(corpus: Corpus, seed: int) -> grain.MapDataset:
-    """All sources, each in an order of its own and without end."""
-    return grain.MapDataset.mix(
-        [
-            grain.MapDataset.source(source.train).seed(seed + index).shuffle().repeat()
-            for index, source in enumerate(corpus.sources)
-        ],
-        [source.weight for source in corpus.sources],
-    )
+    return _FillInTheMiddle(rate, prefix, hole, end)
 
 
 def _first_fit(
     rows: grain.IterDataset, window: int, fill: dict[str, int], seed: int
 ) -> grain.IterDataset:
-    """Whole documents into the first of several rows with room for them; the rest of a row is
-    `fill`, segment 0."""
+    """Pack whole documents, each into the first of several rows with room for it.
+
+    The rest of a row is `fill`, with segment 0.
+    """
     packed = grain.experimental.FirstFitPackIterDataset(
         rows,
         length_struct=dict.fromkeys(fill, window),
@@ -277,6 +304,9 @@ def _first_fit(
         seed=seed,
         padding_struct=fill,
     )
-    return packed.map(
-        lambda row: {name: row[name] for name in fill} | {"segments": row["tokens_segment_ids"]}
-    )
+
+    def with_segments(row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        kept = {name: row[name] for name in fill}
+        return kept | {"segments": row["tokens_segment_ids"]}
+
+    return packed.map(with_segments)

@@ -47,7 +47,8 @@ class Chat:
 
     def render(self, messages: Sequence[Message], answer: bool = True, **settings: Any) -> str:
         """The conversation as text, up to where the assistant's next answer begins. Raises
-        DataError where the template will not have it."""
+        DataError where the template will not have it.
+        """
         try:
             with budget([*messages, settings]):
                 return self.template.render(
@@ -148,14 +149,16 @@ def compile_chat(source: str, bos: str = BOS, eos: str = EOS) -> Chat:
 
 class ReasoningParser:
     """Tells the thinking of an answer from the rest, as it comes. `add` gives (is it thinking,
-    text) pieces; tags belong to neither."""
+    text) pieces; tags belong to neither.
+    """
 
     def __init__(self, thinking: bool = False):
         self.thinking, self._held = thinking, ""
 
     def add(self, text: str, last: bool = False) -> list[tuple[bool, str]]:
         """What is certain after `text`: the beginning of a tag waits until it is one, or is
-        none."""
+        none.
+        """
         pieces, text = [], self._held + text
         while (at := text.find(tag := THINK_END if self.thinking else THINK)) >= 0:
             pieces.append((self.thinking, text[:at]))

@@ -1,41 +1,37 @@
-"""What is read: the sources of a run, each split into training and held-out documents."""
+"""The corpus of a run: its sources, each split into training and held-out documents."""
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from seekjax.config import DataConfig
 from seekjax.data.files import DocumentFile, open_path
-from seekjax.data.sources import arithmetic, stdlib, stories
-from seekjax.data.sources.generated import Generated
-from seekjax.errors import DataError
-from seekjax.registry import did_you_mean
+from seekjax.data.sources import SOURCES
+from seekjax.data.split import Split, hash_fraction, held_out_mask
+from seekjax.errors import DataError, SeekjaxError, need
+from seekjax.registry import did_you_mean, is_foreign
+from seekjax.storage import file_sha256, text_sha256
 
-BUILT_IN = ("stdlib", "arithmetic", "stories")
-EPOCH = 1_000_000  # documents of a generated source in an epoch
-HELD_OUT = 20_000  # its held-out documents
+SAMPLED = 100  # documents of each side that the fingerprint of a `Split` covers
 
 
 @dataclass(frozen=True)
 class Source:
-    """One source. Its two sequences of documents are random access, safe to read from threads, and
-    picklable."""
+    """One source. Its two sequences have random access, are safe to read from threads, and can be
+    pickled.
+    """
 
     name: str
     weight: float  # share of the documents drawn from it
-    train: Sequence[str]
-    held_out: Sequence[str]
-    files: tuple[
-        dict, ...
-        # of every file: name, bytes, sha256, and its documents on each side. Of a generator: the
-        # hash
-        # of a sample
-    ]
+    train: Sequence
+    held_out: Sequence
+    # Facts for the manifest, of each file: name, bytes, sha256, and its documents on each side; of
+    # a source that is split already: name and sha256 of a sample of its documents.
+    files: tuple[dict, ...]
 
 
 @dataclass(frozen=True)
@@ -45,19 +41,19 @@ class Corpus:
     sources: tuple[Source, ...]
 
     def source(self, name: str) -> Source:
-        """The source of that name, as written in data.sources."""
+        """Return the source of that name, as written in data.sources."""
         for source in self.sources:
             if source.name == name:
                 return source
-        raise DataError(
-            f"the corpus has no source {name!r}; it has "
-            f"{', '.join(source.name for source in self.sources)}."
-        )
+
+        names = ", ".join([source.name for source in self.sources])
+        raise DataError(f"the corpus has no source {name!r}; it has {names}.")
 
     def manifest(self) -> dict:
-        """What exactly was read, JSON-able: saved in the run folder."""
-        return {
-            "sources": [
+        """Return a JSON-serialisable record of what was read, for the run folder."""
+        sources = []
+        for source in self.sources:
+            sources.append(
                 {
                     "name": source.name,
                     "weight": source.weight,
@@ -65,178 +61,222 @@ class Corpus:
                     "held_out": len(source.held_out),
                     "files": list(source.files),
                 }
-                for source in self.sources
-            ]
-        }
+            )
+        return {"sources": sources}
 
     def fingerprint(self) -> str:
-        """A hash of the documents, their split and their weights; file names do not matter, so a
-        corpus may move."""
-        content = [
-            [
-                source.weight,
-                len(source.train),
-                len(source.held_out),
-                [{**file, "name": ""} for file in source.files],
-            ]
-            for source in self.sources
-        ]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        """Return a hash of the documents, their split and their weights.
+
+        File names do not count, so that a corpus may move to another folder.
+        """
+        content = []
+        for source in self.sources:
+            unnamed = [{**facts, "name": ""} for facts in source.files]
+            content.append([source.weight, len(source.train), len(source.held_out), unnamed])
+        return text_sha256(json.dumps(content, sort_keys=True))
 
 
 @dataclass(frozen=True)
-class Documents:
-    """Some of the documents of some files, by place."""
+class Documents(Sequence[str]):
+    """Some of the documents of several shards, by their locations."""
 
-    files: Sequence[DocumentFile]
-    places: np.ndarray  # int64 [documents, 2]: file, row
+    shards: Sequence[Sequence[str]]
+    locations: np.ndarray  # int64 [documents, 2]: shard, row
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.locations)
 
     def __getitem__(self, index: int) -> str:
-        file, row = map(int, self.places[index])
-        return self.files[file][row]
+        shard, row = map(int, self.locations[index])
+        return self.shards[shard][row]
 
 
 def load_corpus(config: DataConfig) -> Corpus:
-    """Resolves data.sources and reads every document once, so that bad input is found before
-    training starts.
+    """Open data.sources and read every document once, to find bad input before training starts.
 
     Raises:
-        DataError: a source that is unknown, empty, damaged or not text; weights that do not match.
+        DataError: a source is unknown, empty, damaged or not text, or the weights do not match.
+        ConfigError: a source `module:name` cannot be imported.
     """
-    if not config.sources:
-        raise DataError(
-            f"data.sources is empty; name at least one of {', '.join(BUILT_IN)} or a path."
-        )
-    if len(set(config.sources)) != len(config.sources):
-        raise DataError(
-            f"data.sources names a source twice in {config.sources}; use data.weights to "
-            "give one more weight."
-        )
-    if not 0 <= config.held_out < 1:
-        raise DataError(
-            f"data.held_out={config.held_out} is not a share; choose a number from 0 to below 1."
-        )
-    weights = _shares(config)
-    return Corpus(
-        tuple(_load(name, weight, config) for name, weight in zip(config.sources, weights))
+    need(
+        config.sources,
+        f"data.sources is empty; name at least one of {', '.join(SOURCES)} or a path.",
+        DataError,
+    )
+    need(
+        len(set(config.sources)) == len(config.sources),
+        f"data.sources names a source twice in {config.sources}; use data.weights to give one more "
+        "weight.",
+        DataError,
+    )
+    need(
+        0 <= config.held_out < 1,
+        f"data.held_out={config.held_out} is not a share; choose a number from 0 to below 1.",
+        DataError,
     )
 
-
-def is_held_out(text: str, share: float) -> bool:
-    """Which side of the split a document is on: a hash of its text decides, so copies stay together
-    and other documents do not matter."""
-    return _score(text) < share
+    weights = _normalised_weights(config)
+    sources = [_load(name, weight, config) for name, weight in zip(config.sources, weights)]
+    return Corpus(tuple(sources))
 
 
-def _score(text: str) -> float:
-    """A number from 0 to 1 that depends on the text alone, spread evenly."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") / 2**64
+def is_named(source: str) -> bool:
+    """Return whether a source is a function, built-in or from outside, instead of a path."""
+    return source in SOURCES or (is_foreign(source) and not Path(source).exists())
 
 
-def _shares(config: DataConfig) -> list[float]:
+def _normalised_weights(config: DataConfig) -> list[float]:
+    """Return the share of documents drawn from each source."""
     weights = config.weights or (1.0,) * len(config.sources)
-    if len(weights) != len(config.sources):
-        raise DataError(
-            f"data.weights has {len(weights)} numbers for {len(config.sources)} sources; "
-            "give one per source, or none."
-        )
-    if min(weights) <= 0:
-        raise DataError(
-            f"data.weights={config.weights} must be positive; leave a source out of "
-            "data.sources instead of giving it no weight."
-        )
-    return [weight / sum(weights) for weight in weights]
+
+    need(
+        len(weights) == len(config.sources),
+        f"data.weights has {len(weights)} numbers for {len(config.sources)} sources; give one per "
+        "source, or none.",
+        DataError,
+    )
+    need(
+        min(weights) > 0,
+        f"data.weights={config.weights} must be positive; leave a source out of data.sources "
+        "instead of giving it a weight of 0.",
+        DataError,
+    )
+
+    total = sum(weights)
+    return [weight / total for weight in weights]
 
 
 def _load(name: str, weight: float, config: DataConfig) -> Source:
-    if name == "stories":
-        # Held-out stories are fresh draws, not other strings: only then is the true entropy the
-        # floor on both sides.
-        return _generated(name, weight, stories.generate, None, None)
-    if name == "arithmetic":
-        share = (
-            config.held_out or 0.05
-        )  # keeping some problems back costs nothing where there is no end of them
-        return _generated(
-            name,
-            weight,
-            arithmetic.generate,
-            *(partial(_on_side, held_out=side, share=share) for side in (False, True)),
-        )
-    files = stdlib.files() if name == "stdlib" else open_path(_path(name), config.text_field)
-    return _split(name, weight, files, config.held_out)
+    """Return a source with both of its sides."""
+    documents = _call(name, config) if is_named(name) else open_path(_path(name), config.text_field)
+
+    if isinstance(documents, Split):
+        facts = _sample_facts(name, documents)
+        return Source(name, weight, documents.train, documents.held_out, (facts,))
+    return _split_by_hash(name, weight, documents, config.held_out)
 
 
-def _on_side(text: str, held_out: bool, share: float) -> bool:
-    return is_held_out(text, share) == held_out
+def _call(name: str, config: DataConfig) -> Split | Sequence[Sequence[str]]:
+    """Return the documents of a data source that is a function. Raises DataError if it fails."""
+    load = SOURCES.find(name)
+    try:
+        documents = load(config)
+    except SeekjaxError:
+        raise
+    except Exception as error:  # a user's function may raise anything
+        raise DataError(
+            f"the data source {name} fails ({type(error).__name__}: {error}); repair it, or leave "
+            "it out of data.sources."
+        ) from error
 
+    if isinstance(documents, Split):
+        return documents
 
-def _generated(
-    name: str,
-    weight: float,
-    generate: Callable,
-    keep_train: Callable | None,
-    keep_held_out: Callable | None,
-) -> Source:
-    train = Generated(generate, f"{name}/train", EPOCH, keep_train)
-    held_out = Generated(generate, f"{name}/held out", HELD_OUT, keep_held_out)
-    sample = "".join(
-        train[index] + held_out[index] for index in range(100)
-    ).encode()  # tells another version of the generator
-    return Source(
-        name,
-        weight,
-        train,
-        held_out,
-        ({"name": f"200 documents of {name}", "sha256": hashlib.sha256(sample).hexdigest()},),
+    shards = list(documents) if isinstance(documents, Sequence) else []
+    need(
+        shards and not any(isinstance(shard, str) for shard in shards),
+        f"the data source {name} must return a list of shards, each a sequence of documents, or a "
+        "Split; return [documents] for a single shard.",
+        DataError,
     )
+    return shards
 
 
 def _path(name: str) -> Path:
+    """Return the path that a source names. Raises DataError if it does not exist."""
     path = Path(name).expanduser()
+
     if not path.exists():
         raise DataError(
-            f"{name} does not exist{did_you_mean(name, BUILT_IN)} data.sources takes "
-            f"{', '.join(BUILT_IN)} or paths: check the path."
+            f"{name} does not exist{did_you_mean(name, SOURCES)} data.sources takes "
+            f"{', '.join(SOURCES)}, module:name or paths: check the path."
         )
     return path
 
 
-def _split(name: str, weight: float, files: Sequence[DocumentFile], share: float) -> Source:
-    """Reads every document, which checks it, and sends it to one side."""
-    scores = [np.array([_score(text) for text in file]) for file in files]
-    held_out = _held_out(np.concatenate(scores), share)
-    sides = np.split(held_out, np.cumsum([len(score) for score in scores])[:-1])
-    about = tuple(_about(file, side) for file, side in zip(files, sides))
-    places = np.array(
-        [(index, row) for index, side in enumerate(sides) for row in range(len(side))], np.int64
-    )
-    return Source(
-        name, weight, Documents(files, places[~held_out]), Documents(files, places[held_out]), about
-    )
+def _split_by_hash(
+    name: str, weight: float, shards: Sequence[Sequence[str]], share: float
+) -> Source:
+    """Read every document, which checks it, and assign it to one side by its hash."""
+    fractions = []
+    facts = []
+    for number, shard in enumerate(shards):
+        if isinstance(shard, DocumentFile):
+            shard_fractions, shard_facts = _read_file(shard)
+        else:
+            shard_fractions, shard_facts = _read_shard(shard, f"{name} shard {number}")
+        fractions.append(shard_fractions)
+        facts.append(shard_facts)
+
+    sizes = [len(shard_fractions) for shard_fractions in fractions]
+    need(sum(sizes), f"{name} has no documents; leave it out of data.sources.", DataError)
+    held_out = held_out_mask(np.concatenate(fractions), share)
+
+    # Count the documents of each shard on each side, for the manifest.
+    ends = np.cumsum(sizes)
+    for shard_facts, shard_held_out in zip(facts, np.split(held_out, ends[:-1])):
+        shard_facts["train"] = int((~shard_held_out).sum())
+        shard_facts["held_out"] = int(shard_held_out.sum())
+
+    numbers = np.repeat(np.arange(len(sizes)), sizes)
+    rows = np.concatenate([np.arange(size) for size in sizes])
+    locations = np.stack([numbers, rows], axis=1)
+
+    train = Documents(shards, locations[~held_out])
+    kept = Documents(shards, locations[held_out])
+    return Source(name, weight, train, kept, tuple(facts))
 
 
-def _held_out(scores: np.ndarray, share: float) -> np.ndarray:
-    """Bool [documents]. Of a few documents all may fall on one side; then the nearest to the border
-    changes over."""
-    held_out = scores < share
-    if share and not held_out.any():
-        held_out[scores.argmin()] = True
-    if held_out.all():
-        held_out[scores.argmax()] = False
-    return held_out
-
-
-def _about(file: DocumentFile, held_out: np.ndarray) -> dict:
-    with file.path.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {
+def _read_file(file: DocumentFile) -> tuple[np.ndarray, dict]:
+    """Return the hash fractions of a file's documents, and its facts for the manifest."""
+    fractions = np.array([hash_fraction(text) for text in file])
+    facts = {
         "name": file.name,
         "bytes": file.path.stat().st_size,
-        "sha256": sha256,
-        "train": int((~held_out).sum()),
-        "held_out": int(held_out.sum()),
+        "sha256": file_sha256(file.path),
     }
+    return fractions, facts
+
+
+def _read_shard(shard: Sequence[str], name: str) -> tuple[np.ndarray, dict]:
+    """Return the hash fractions of the documents of a user's own shard, and its facts."""
+    fractions = []
+    sha256 = hashlib.sha256()
+    size = 0
+
+    for row in range(len(shard)):
+        text = shard[row]
+        need(
+            isinstance(text, str),
+            f"{name} document {row} is of type {type(text).__name__}; a document must be a str.",
+            DataError,
+        )
+        fractions.append(hash_fraction(text))
+
+        data = text.encode()
+        sha256.update(f"{len(data)} ".encode())  # so that the cuts between documents count
+        sha256.update(data)
+        size += len(data)
+
+    return np.array(fractions), {"name": name, "bytes": size, "sha256": sha256.hexdigest()}
+
+
+def _sample_facts(name: str, split: Split) -> dict:
+    """Return a record of the first documents, which tells another version of a generator."""
+    sample = []
+    for index in range(SAMPLED):
+        for side in (split.train, split.held_out):
+            if index < len(side):
+                sample.append(side[index])
+
+    need(
+        len(split.train),
+        f"{name} has no training documents; leave it out of data.sources.",
+        DataError,
+    )
+    need(
+        all(isinstance(text, str) for text in sample),
+        f"the data source {name} has a document that is not a str; convert it to text.",
+        DataError,
+    )
+    return {"name": f"{len(sample)} documents of {name}", "sha256": text_sha256("".join(sample))}

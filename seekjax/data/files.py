@@ -22,7 +22,8 @@ from seekjax.extras import import_extra
 @dataclass
 class DocumentFile:
     """What all formats share. `name` is how messages and the manifest call the file; `text_field`
-    is the column or key that holds the text."""
+    is the column or key that holds the text.
+    """
 
     path: Path
     name: str
@@ -39,7 +40,8 @@ class DocumentFile:
 
     def __getstate__(self) -> dict:
         """What `cached_property` opened or read stays behind when the file is sent to another
-        process, which opens its own."""
+        process, which opens its own.
+        """
         return {
             key: value
             for key, value in self.__dict__.items()
@@ -130,7 +132,8 @@ class JsonLines(DocumentFile):
 
 class Parquet(DocumentFile):
     """The rows of one text column, held in memory: for a corpus larger than memory use ArrayRecord,
-    which is read in place."""
+    which is read in place.
+    """
 
     @cached_property
     def column(self):
@@ -286,7 +289,8 @@ def _decode(data: bytes, where: str) -> str:
 
 def _read(file: DocumentFile, offset: int, size: int) -> bytes:
     """Opened for each read: a handle could be shared neither between threads nor with another
-    process."""
+    process.
+    """
     with _reading(file.name), file.path.open("rb") as stream:
         stream.seek(offset)
         return stream.read(size)

@@ -4,8 +4,18 @@ Copies of a text therefore fall on the same side, and a corpus that grows keeps 
 """
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+
+
+@dataclass(frozen=True)
+class Split:
+    """The documents of a source, already divided: two sequences without a text in common."""
+
+    train: Sequence[str]
+    held_out: Sequence[str]
 
 
 def hash_fraction(text: str) -> float:

@@ -129,7 +129,8 @@ def spend(amount: int) -> None:
 
 def size(value: Any, depth: int = DEEPEST) -> int:
     """How much there is to read or to write of a value, what it holds several times counted as
-    often; at most what is left of the budget."""
+    often; at most what is left of the budget.
+    """
     if depth == 0:
         raise TemplateError(f"it puts lists into lists more than {DEEPEST} deep")
     if isinstance(value, str):

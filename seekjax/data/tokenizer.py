@@ -1,5 +1,6 @@
 """Text to token ids and back: byte-level BPE in the tokenizer.json format of DeepSeek and of the
-`tokenizers` library."""
+`tokenizers` library.
+"""
 
 import hashlib
 import json
@@ -28,7 +29,8 @@ ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 def find_special_token(text: str) -> str | None:
     """The name of a special token that a text spells, or None: it would become that token, or came
-    from one."""
+    from one.
+    """
     return next((name for name in SPECIAL if name in text), None)
 
 
@@ -83,12 +85,14 @@ class Tokenizer:
 
     def __reduce__(self):
         """Sent to another process, it is made anew: the library's pickle forgets
-        `encode_special_tokens`."""
+        `encode_special_tokens`.
+        """
         return Tokenizer, (self._backend, self._vocab, self._origin)
 
     def encode(self, text: str, *, special: bool = False) -> np.ndarray:
         """int32 ids of a text. With `special`, names of special tokens in the text become those
-        tokens: for chat templates, never for documents."""
+        tokens: for chat templates, never for documents.
+        """
         if not special:
             return np.array(self._backend.encode(text, add_special_tokens=False).ids, np.int32)
         pieces = re.split(f"({'|'.join(map(re.escape, self._added))})", text)
@@ -103,7 +107,8 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
         """The text of some ids; special tokens are left out, or with `special` named, and bytes
-        that form no character become U+FFFD."""
+        that form no character become U+FFFD.
+        """
         return self._backend.decode([int(id) for id in ids], skip_special_tokens=not special)
 
     def save(self, folder: Path) -> Path:
@@ -187,7 +192,8 @@ def _train_bpe(vocab: int, corpus: Corpus) -> tokenizers.Tokenizer:
 
 def _training_text(corpus: Corpus) -> Iterator[str]:
     """Training documents spread evenly over each source, up to its weight's share of
-    TRAINING_BYTES."""
+    TRAINING_BYTES.
+    """
     for source in corpus.sources:
         room, order = (
             int(source.weight * TRAINING_BYTES),
@@ -203,7 +209,8 @@ def _training_text(corpus: Corpus) -> Iterator[str]:
 
 def _byte_backend() -> tokenizers.Tokenizer:
     """Ids 0 to 255 are the bytes; the special tokens follow. A BPE without merges, so that it is
-    saved and read like any other."""
+    saved and read like any other.
+    """
     backend = _empty_backend(
         models.BPE(vocab={_char_of(byte): byte for byte in range(256)}, merges=[])
     )
@@ -213,7 +220,8 @@ def _byte_backend() -> tokenizers.Tokenizer:
 
 def _empty_backend(model) -> tokenizers.Tokenizer:
     """Digits stand alone, so that arithmetic sees every column; words and runs of spaces are split
-    as in GPT-2."""
+    as in GPT-2.
+    """
     backend = tokenizers.Tokenizer(model)
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -233,7 +241,8 @@ def _added_tokens() -> list[AddedToken]:
 
 def _char_of(byte: int) -> str:
     """GPT-2's printable stand-in for a byte: itself if printable in Latin-1, else the next unused
-    character from U+0100."""
+    character from U+0100.
+    """
     printable = [
         *range(ord("!"), ord("~") + 1),
         *range(ord("¡"), ord("¬") + 1),
@@ -248,7 +257,8 @@ def _char_of(byte: int) -> str:
 
 def _bytes_per_id(backend: tokenizers.Tokenizer, vocab: int) -> np.ndarray:
     """int32 [vocab]. In a byte-level vocabulary every character of a token's name is one byte; an
-    added token's name is its text."""
+    added token's name is its text.
+    """
     bytes_V = np.zeros(vocab, np.int32)
     for name, id in backend.get_vocab(with_added_tokens=False).items():
         bytes_V[id] = len(name)
@@ -259,7 +269,8 @@ def _bytes_per_id(backend: tokenizers.Tokenizer, vocab: int) -> np.ndarray:
 
 def first_token_id(folder: Path, tokenizer: Tokenizer) -> int:
     """The bos_token that tokenizer_config.json names, as published models have it; without one eos,
-    for ours read documents that follow others."""
+    for ours read documents that follow others.
+    """
     try:
         settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         named = settings.get("bos_token")

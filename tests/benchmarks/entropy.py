@@ -6,10 +6,12 @@ same stories under the grammar.
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import mkdtemp
 
+import numpy as np
 import tyro
 
 from seekjax.config import (
@@ -21,7 +23,9 @@ from seekjax.config import (
     Piece,
     TrainConfig,
 )
-from seekjax.data import document_batches
+from seekjax.data import DataError, Tokenizer
+from seekjax.data.batches import stack
+from seekjax.data.held_out import padded_row
 from seekjax.data.sources import stories
 from seekjax.train.loop import fit
 from sharding.mesh import make_mesh
@@ -59,6 +63,38 @@ CONFIG = Config(
         steps=600, batch=16, log_every=50, eval_every=600, save_every=600, balance_rate=0.01
     ),
 )
+
+
+def document_batches(
+    texts: Sequence[str], tokenizer: Tokenizer, sequence: int, batch: int
+) -> list[dict[str, np.ndarray]]:
+    """Return batches, int32 [batch, sequence + 1], of whole documents: no row begins inside one.
+
+    Every token of every document, and the end-of-document after it, is a target (with a segment
+    above 0) exactly once, so the summed loss compares with -sum(stories.log_prob(text)). Rows of
+    `eval_batches` begin anywhere, which costs a model a little more than the entropy.
+
+    Raises:
+        DataError: a document is longer than `sequence`, its end included.
+    """
+    rows = []
+    for text in texts:
+        tokens = [*tokenizer.encode(text), tokenizer.eos]
+        if len(tokens) > sequence:
+            raise DataError(
+                f"a document has {len(tokens)} tokens but data.sequence={sequence}; set "
+                f"data.sequence to at least {len(tokens)}."
+            )
+        if not rows or len(rows[-1]) + len(tokens) > sequence + 1:
+            rows.append([tokenizer.eos])
+        rows[-1] += tokens
+
+    # Empty rows complete the last batch.
+    while len(rows) % batch:
+        rows.append([])
+
+    padded = [padded_row(row, sequence + 1, tokenizer.pad) for row in rows]
+    return [stack(padded[start : start + batch]) for start in range(0, len(padded), batch)]
 
 
 def main(config: Config):

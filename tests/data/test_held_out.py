@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from seekjax.config import DataConfig
 from seekjax.data import (
     DataError,
-    document_batches,
     exact_batches,
     held_out_text,
     load_corpus,
     load_tokenizer,
     xz_bits_per_byte,
 )
+from tests.benchmarks.entropy import document_batches
 
 CONFIG = DataConfig(sources=("stories",), tokenizer="byte")
 CORPUS = load_corpus(CONFIG)

@@ -1,14 +1,31 @@
-"""Small stories with a known entropy: the floor that a model's loss can reach and never pass.
+"""Small stories with a known entropy: the lowest loss that any model can reach on them.
 
-    Mia had a red kite and the fox had a blue boat. They met in the garden. She was happy to see the fox. That night the fox dreamt of the blue boat.
+For example (one line, wrapped here):
 
-To come near the floor a model must look back: who is `She`, which of two colours goes with which
-thing, where they met.
+    Mia had a red kite and the fox had a blue boat. They met in the garden. That night she dreamt of
+    the red kite.
+
+To come near the entropy a model must attend to earlier words: whom `she` refers to, which of two
+colours belongs to which thing, where the two met.
 """
 
 import random
+from collections.abc import Sized
+from typing import Protocol
 
+from seekjax.config import DataConfig
+from seekjax.data.sources.generated import generated_split
 from seekjax.data.sources.grammar import Grammar
+from seekjax.data.split import Split
+
+
+class Encoder(Protocol):
+    """The part of a tokenizer that is used here."""
+
+    def encode(self, text: str) -> Sized:
+        """Return the token ids of a text."""
+        ...
+
 
 _HEROES = {
     "Mia": "she",
@@ -20,6 +37,7 @@ _HEROES = {
     "Ivy": "she",
     "Sam": "he",
 }
+_POSSESSIVE = {"she": "her", "he": "his"}
 _COLOURS = ("red", "blue", "green", "white", "black", "yellow")
 _THINGS = ("kite", "boat", "ball", "drum", "book", "hat", "bell", "lamp")
 
@@ -56,14 +74,11 @@ GRAMMAR = Grammar(
     },
     agreement={
         "she": ("hero", _HEROES),
-        "She": ("hero", {name: word.capitalize() for name, word in _HEROES.items()}),
-        "her": (
-            "hero",
-            {name: {"she": "her", "he": "his"}[word] for name, word in _HEROES.items()},
-        ),
+        "She": ("hero", {name: pronoun.capitalize() for name, pronoun in _HEROES.items()}),
+        "her": ("hero", {name: _POSSESSIVE[pronoun] for name, pronoun in _HEROES.items()}),
     },
 )
-SAMPLE = 20_000  # stories over which tokens are counted where they cannot be counted exactly
+SAMPLE = 20_000  # stories whose tokens are counted, if the number cannot be computed
 
 generate = GRAMMAR.sample
 log_prob = GRAMMAR.log_prob
@@ -71,26 +86,35 @@ entropy = GRAMMAR.entropy
 expected_bytes = GRAMMAR.expected_bytes
 
 
-def entropy_per_byte() -> float:
-    """Exact nats per byte of a long stream of stories."""
-    return entropy() / expected_bytes()
+def load(config: DataConfig) -> Split:
+    """Return stories without end.
+
+    Both sides are drawn from one distribution, without a split by hash: only then is the entropy
+    the lowest possible loss on both sides.
+    """
+    return generated_split("stories", generate)
 
 
-def expected_tokens(tokenizer) -> float:
-    """Expected tokens per story, its end-of-document token included.
+def expected_tokens(tokenizer: Encoder) -> float:
+    """Return the expected tokens per story, its end-of-document token included.
 
-    Exact where every token is one byte; otherwise the mean over the same 20,000 stories each time
-    (its standard error is below 0.1%).
+    The result is exact if every token is one byte. Otherwise it is the mean over the same 20,000
+    stories each time, with a standard error below 0.1 %.
     """
     rng = random.Random("stories/tokens")
     story = generate(rng)
+
     if len(tokenizer.encode(story)) == len(story.encode()):
         return expected_bytes() + 1
-    return 1 + sum(len(tokenizer.encode(generate(rng))) for _ in range(SAMPLE)) / SAMPLE
+
+    tokens = 0
+    for _ in range(SAMPLE):
+        tokens += len(tokenizer.encode(generate(rng)))
+    return 1 + tokens / SAMPLE
 
 
-def entropy_per_token(tokenizer) -> float:
-    """Nats per token of a long stream of stories: the least loss any model can reach on it.
+def entropy_per_token(tokenizer: Encoder) -> float:
+    """Return the nats per token of a long stream of stories: the lowest loss a model can reach.
 
     The stream is packed across documents, so its end-of-document tokens count in the mean although
     they cost nothing to predict.

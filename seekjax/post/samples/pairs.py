@@ -1,15 +1,15 @@
 """Pairs of a better and a worse answer to one prompt, from .jsonl files: {"prompt": text or
-"messages": [...], "chosen": text, "rejected": text}."""
+"messages": [...], "chosen": text, "rejected": text}.
+"""
 
 from dataclasses import dataclass
 from typing import Any
 
-import grain
 import numpy as np
 
 from seekjax.config import Config
 from seekjax.data import Corpus, DataError, Source
-from seekjax.data.batches import Batches
+from seekjax.data.batches import READ_AHEAD, Batches, mix_training
 from seekjax.post.samples.chats import (
     Form,
     Rows,
@@ -27,7 +27,8 @@ SIDES = ("chosen", "rejected")
 @dataclass
 class Pairs:
     """Some pairs of a file: each {"tokens", "segments", "trained"} [2, sequence + 1], chosen first.
-    Rendered when they are asked for."""
+    Rendered when they are asked for.
+    """
 
     rows: Rows
     form: Form
@@ -117,17 +118,10 @@ def pair_batches(
     corpus: Corpus, batch: int, seed: int, made_for: dict, process_index: int, process_count: int
 ) -> Batches:
     """Endless batches of this process, int32 [batch / process_count, sequence + 1]; the two texts
-    of a pair are neighbours. The position is exact."""
-    mixed = grain.MapDataset.mix(
-        [
-            grain.MapDataset.source(source.train).seed(seed + index).shuffle().repeat()
-            for index, source in enumerate(corpus.sources)
-        ],
-        [source.weight for source in corpus.sources],
-    )
-    pairs = mixed[process_index::process_count].to_iter_dataset(
-        grain.ReadOptions(num_threads=1, prefetch_buffer_size=64)
-    )
+    of a pair are neighbours. The position is exact.
+    """
+    own_pairs = mix_training(corpus, seed)[process_index::process_count]
+    pairs = own_pairs.to_iter_dataset(READ_AHEAD)
     rows = pairs.batch(batch // process_count // 2).map(
         lambda two: {name: x.reshape(-1, x.shape[-1]) for name, x in two.items()}
     )
