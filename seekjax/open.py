@@ -15,9 +15,9 @@ from seekjax.data import Tokenizer, read_tokenizer
 from seekjax.data.tokenizer import first_token_id
 from seekjax.errors import GenerateError, RunError
 from seekjax.hf.load import check, load
+from seekjax.placement import use_mesh
 from seekjax.storage import kind_of
 from sharding.mesh import MeshConfig, make_mesh
-from sharding.rules import use
 
 
 class OpenedModel(NamedTuple):
@@ -69,7 +69,7 @@ def on_mesh(mesh: MeshConfig) -> Iterator[None]:
         made = make_mesh(mesh)
     except ValueError as error:
         raise GenerateError(str(error)) from error
-    with use(made):
+    with use_mesh(made):
         yield
 
 

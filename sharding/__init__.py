@@ -1,2 +1,3 @@
-"""Where arrays live: a vocabulary (axes), a policy (rules), and a mechanism (mesh, place,
-exchange). It knows no model."""
+"""Where arrays live: a vocabulary (axes), a policy (rules), a mechanism (mesh, place), and the
+exchange of tokens between experts. The package knows no model: its user hands the vocabulary in.
+"""

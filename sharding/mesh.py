@@ -3,12 +3,16 @@
 import math
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh
+
+from sharding.rules import mesh_in_use
 
 
 @dataclass(frozen=True)
@@ -22,68 +26,82 @@ class MeshConfig:
     tensor: int = 1  # splits heads, hidden widths and the vocabulary
 
     def sizes(self, devices: int) -> dict[str, int]:
-        """Axis sizes with `data = 0` filled in for so many devices. Raises ValueError when they
-        cannot fit."""
+        """Return the axis sizes, with `data = 0` filled in for this many devices.
+
+        Raises ValueError if they do not fit.
+        """
         sizes = {f.name: getattr(self, f.name) for f in fields(self)}
         for name, size in sizes.items():
-            if size < (0 if name == "data" else 1):
+            least = 0 if name == "data" else 1
+            if size < least:
                 raise ValueError(f"mesh.{name} is {size}: give a positive number of devices.")
-        rest = math.prod(size for name, size in sizes.items() if name != "data")
+
+        # The data axis takes the devices that the other axes leave.
+        others = self.fsdp * self.expert * self.tensor
         if not self.data:
-            if devices % rest:
+            if devices % others:
                 raise ValueError(
-                    f"the mesh asks for fsdp x expert x tensor = {rest} devices, which "
-                    f"does not divide the {devices} there are; "
-                    f"change these axes or set mesh.data yourself{_hint(rest)}."
+                    f"the mesh asks for fsdp x expert x tensor = {others} devices, which does not "
+                    f"divide the {devices} there are; change these axes or set mesh.data "
+                    f"yourself{_emulation_hint(others)}."
                 )
-            sizes["data"] = devices // rest
-        wanted = math.prod(sizes.values())
-        if wanted > devices:
-            asked = " x ".join(f"{name} {size}" for name, size in sizes.items() if size > 1)
+            sizes["data"] = devices // others
+
+        count = math.prod(sizes.values())
+        if count > devices:
+            axes = " x ".join(f"{name} {size}" for name, size in sizes.items() if size > 1)
+            available = "is 1" if devices == 1 else f"are {devices}"
             raise ValueError(
-                f"the mesh asks for {wanted} devices ({asked}) but there "
-                f"{'is' if devices == 1 else 'are'} {devices}: "
-                f"make the axes smaller{_hint(wanted)}."
+                f"the mesh asks for {count} devices ({axes}) but there {available}: make the axes "
+                f"smaller{_emulation_hint(count)}."
             )
         return sizes
 
 
-def _hint(devices: int) -> str:
-    return f", or emulate them on a CPU with JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES={devices}"
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+    """Return the mesh of the given devices (default: all).
 
-
-def make_mesh(config: MeshConfig, devices=None) -> Mesh:
-    """The mesh of the given (default: all) devices; surplus devices stay idle on one host and are
-    an error on several."""
-    devices = jax.devices() if devices is None else devices
+    On one host, surplus devices stay idle. Raises ValueError if the sizes do not fit, or if several
+    processes would leave devices idle.
+    """
+    if devices is None:
+        devices = jax.devices()
     sizes = config.sizes(len(devices))
-    count = math.prod(sizes.values())
+    shape, count = tuple(sizes.values()), math.prod(sizes.values())
     if count < len(devices) and jax.process_count() > 1:
         raise ValueError(
             f"the mesh uses {count} of {len(devices)} devices, but with several processes "
             "it must use them all: change mesh.data."
         )
-    shape = tuple(sizes.values())
-    if (
-        count == len(devices)
-        # let JAX lay the axes along the hardware's links; an 8 x 8 mesh has to split one of a 4 x 4
-        # x 4
-        # torus
-    ):
-        placed = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+
+    if count == len(devices):
+        # JAX lays the axes along the hardware's links. An 8 x 8 mesh has to split one axis of a
+        # 4 x 4 x 4 torus.
+        grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     else:
-        placed = np.array(devices[:count]).reshape(shape)
-    return Mesh(placed, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+        grid = np.array(devices[:count]).reshape(shape)
+    return Mesh(grid, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
 
 
 def abstract_mesh(config: MeshConfig, devices: int) -> AbstractMesh:
-    """The mesh without its devices, to describe or lower a run of any size; data = 0 is what the
-    other axes leave of so many, at least 1."""
-    rest = config.fsdp * config.expert * config.tensor
-    sizes = replace(config, data=config.data or max(1, devices // max(1, rest))).sizes(sys.maxsize)
-    return AbstractMesh(
-        tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes)
-    )
+    """Return the mesh without its devices, to describe or lower a run of any size.
+
+    data = 0 becomes what the other axes leave of this many devices, at least 1. Raises ValueError
+    for a size that is not positive.
+    """
+    others = config.fsdp * config.expert * config.tensor
+    data = config.data or max(1, devices // max(1, others))
+    sizes = replace(config, data=data).sizes(sys.maxsize)
+    axis_types = (AxisType.Auto,) * len(sizes)
+    return AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=axis_types)
+
+
+def platform() -> str:
+    """Return the platform of the mesh in use, else of the default device: "cpu", "gpu" or "tpu"."""
+    mesh = mesh_in_use()
+    if not isinstance(mesh, Mesh):
+        return jax.default_backend()
+    return mesh.devices.flat[0].platform.replace("cuda", "gpu").replace("rocm", "gpu")
 
 
 def join_hosts() -> None:
@@ -95,6 +113,7 @@ def join_hosts() -> None:
     """
     if jax.distributed.is_initialized():
         return
+
     env = os.environ
     if "JAX_COORDINATOR_ADDRESS" in env:
         jax.distributed.initialize(
@@ -102,7 +121,13 @@ def join_hosts() -> None:
             int(env["JAX_NUM_PROCESSES"]),
             int(env["JAX_PROCESS_ID"]),
         )
-    elif any(
-        int(env.get(name, 1)) > 1 for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
-    ) or "," in env.get("TPU_WORKER_HOSTNAMES", ""):
+        return
+
+    # JAX finds the other processes of these launchers by itself.
+    tasks = max(int(env.get(name, 1)) for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"))
+    if tasks > 1 or "," in env.get("TPU_WORKER_HOSTNAMES", ""):
         jax.distributed.initialize()
+
+
+def _emulation_hint(devices: int) -> str:
+    return f", or emulate them on a CPU with JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES={devices}"

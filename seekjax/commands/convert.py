@@ -25,10 +25,10 @@ from seekjax.hf.gguf import Type, import_gguf, reader, save_gguf
 from seekjax.hf.load import SCALE, check, load, paired
 from seekjax.hf.save import Dtype, check_bias, save
 from seekjax.model.count import parameters
+from seekjax.placement import use_mesh
 from seekjax.storage import kind_of, new_folder
 from seekjax.train.state import RunSpec
-from sharding.mesh import MeshConfig, make_mesh
-from sharding.rules import use
+from sharding.mesh import MeshConfig
 
 TOKENIZER = (
     "tokenizer.json",
@@ -87,7 +87,7 @@ def convert(argv: list[str]) -> None:
         )
         return
     to = asked.to.expanduser()
-    with use(make_mesh(asked.mesh)):
+    with use_mesh(asked.mesh):
         if kind_of(source) == "run":
             export(source, to, asked.dtype)
             print(
@@ -118,7 +118,7 @@ def to_gguf(source: Path, path: Path, kind: Type, mesh: MeshConfig) -> None:
             source,
         )
         return
-    with use(make_mesh(mesh)):
+    with use_mesh(mesh):
         config, variables = read_run(source)
         need_whole(config)
         check_bias(config.model, variables)

@@ -12,12 +12,12 @@ import jax
 from seekjax.config import Config
 from seekjax.config.validate import validate
 from seekjax.errors import ConfigError
+from seekjax.placement import use_mesh
 from seekjax.quant.formats import Kind, contracted, quantise
 from seekjax.quant.tree import abstract_tree, chosen, is_quantised
 from seekjax.train.state import RunSpec
 from sharding import show
 from sharding.mesh import abstract_mesh
-from sharding.rules import use
 
 
 def table(config: Config) -> str:
@@ -31,7 +31,7 @@ def table(config: Config) -> str:
     mesh_of, kind = partial(abstract_mesh, devices=jax.device_count()), config.kernel.weights
     config = replace(config, kernel=replace(config.kernel, weights="float32"))
     validate(config, mesh_of)
-    with use(mesh := mesh_of(config.mesh)):
+    with use_mesh(mesh_of(config.mesh)) as mesh:
         plan = RunSpec(config)
         state, axes = plan.abstract_state(), plan.state_axes()
         groups = {

@@ -10,9 +10,9 @@ from jax.sharding import AbstractMesh, Mesh
 
 from seekjax.config import Config, ModelConfig, Schedule
 from seekjax.errors import ConfigError, need
+from seekjax.placement import use_mesh
 from sharding.mesh import make_mesh
 from sharding.place import check_divisible
-from sharding.rules import use
 
 
 def validate(config: Config, mesh_of=make_mesh) -> None:
@@ -154,7 +154,7 @@ def check_mesh(config: Config, mesh: Mesh | AbstractMesh) -> None:
     """Every split axis divisible."""
     size = {"batch": config.train.rows, **split_sizes(config.model)}
     names = {"batch": "train.micro_batch (train.batch where that is 0)"}
-    with use(mesh):
+    with use_mesh(mesh):
         check_divisible(size, {name: f"model.{name}" for name in size} | names, dict(mesh.shape))
     if config.data.workers and jax.process_count() > 1:
         need(

@@ -48,7 +48,7 @@ class EvalConfig:
 
 
 class Evaluator:
-    """Asks a model. Make and use it within `use(mesh)`. Raises ConfigError or DataError for what
+    """Asks a model. Make and use it within `use_mesh(mesh)`. Raises ConfigError or DataError for what
     cannot work, before anything is drawn."""
 
     def __init__(

@@ -15,7 +15,8 @@ from seekjax.generate.decode import decode_steps, prefill
 from seekjax.generate.detokenizer import Decode, Detokenizer
 from seekjax.generate.sampling import Sampling, row_keys, sampling_arrays
 from seekjax.generate.state import Decoder, State, decoding_variables
-from sharding.rules import platform, split_by
+from sharding.mesh import platform
+from sharding.rules import split_by
 
 STOPS = 8  # stop ids that a compiled step compares with; more of them compile anew
 CHUNK = 16  # steps per device call
@@ -89,7 +90,7 @@ class Generation:
 
 
 class Generator:
-    """A model ready to generate. Construct and call it within `use(mesh)` for a mesh."""
+    """A model ready to generate. Construct and call it within `use_mesh(mesh)`."""
 
     def __init__(
         self,

@@ -12,7 +12,8 @@ from seekjax.generate.sampling import log_prob
 from seekjax.model.block import unstack
 from seekjax.model.transformer import Transformer
 from seekjax.quant.tree import is_quantised, ready
-from sharding.rules import constrain, platform
+from sharding.mesh import platform
+from sharding.rules import constrain
 
 # Up to this many tokens a CPU runs every expert on all of them: sorting them by expert would fill
 # tiles that are as large.

@@ -21,7 +21,8 @@ from seekjax.model.cache import latents, packed
 from seekjax.model.module import Weighted, project, rms_norm
 from seekjax.model.rope import rotate, softmax_scale
 from seekjax.quant.formats import dense
-from sharding.rules import constrain, local, platform
+from sharding.mesh import platform
+from sharding.rules import constrain, local
 
 
 def attend_expanded(q_BTHN, q_BTHR, c_BSC, k_BSR, w_uk_CHN, w_uv_CHU, scale, mask_B1TS):

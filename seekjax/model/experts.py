@@ -14,8 +14,9 @@ from seekjax.model.routing import affinity, choose, count_choices, gates, sequen
 from seekjax.quant.formats import laid_out
 from sharding import exchange
 from sharding.few import few
+from sharding.mesh import platform
 from sharding.place import Named
-from sharding.rules import constrain, local, mesh_axes, platform, split_by
+from sharding.rules import constrain, local, mesh_axes, split_by
 
 
 def swiglu(x_BTD, w_gate_DF, w_up_DF, w_down_FD):

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from seekjax.config import KernelConfig, ModelConfig
+from seekjax.placement import AXES
 from seekjax.quant.formats import Quantised, product
+from sharding.mesh import platform
 from sharding.place import Named
-from sharding.rules import platform
 
 
 class Weighted(nn.Module):
@@ -25,8 +26,10 @@ class Weighted(nn.Module):
         compute dtype).
 
         `sizes` overrides the config's size of an axis. What is stored Quantised is returned so: for
-        `project`, or for `dense` to write out.
+        `project`, or for `dense` to write out. Raises ValueError for an axis that is not in
+        seekjax/placement.py.
         """
+        AXES.check(axes)
         if isinstance(stored := self.get_variable("params", name), Quantised):
             return stored
         shape = tuple(sizes.get(axis, getattr(self.model, axis)) for axis in axes.split())

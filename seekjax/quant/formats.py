@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from sharding.rules import platform, split_by
+from sharding.mesh import platform
+from sharding.rules import split_by
 
 Kind = Literal["int8", "int4", "fp8"]
 GROUP = 128

@@ -6,7 +6,8 @@ from functools import partial
 import jax
 
 from seekjax.quant.formats import Kind, Quantised, contracted, quantise
-from sharding.rules import in_use, platform, sharding, spec
+from sharding.mesh import platform
+from sharding.rules import in_use, sharding, spec
 
 WRITTEN_OUT = (
     "w_uk",

@@ -14,11 +14,10 @@ from seekjax.config import Config
 from seekjax.data import exact_batches, held_out_text, xz_bits_per_byte
 from seekjax.generate.generator import Generator
 from seekjax.generate.sampling import Sampling
+from seekjax.placement import use_mesh
 from seekjax.train.plots import draw
 from seekjax.train.state import TrainState
-from sharding.mesh import make_mesh
 from sharding.place import put_batch
-from sharding.rules import use
 
 if TYPE_CHECKING:
     from seekjax.train.pretrain import Pretraining
@@ -49,7 +48,7 @@ def compare_with_xz(stage: Pretraining, state: TrainState) -> list[str]:
     same bytes."""
     config, lines = stage.config, []
     params = state.params if state.ema is None else state.ema
-    with use(make_mesh(config.mesh)):
+    with use_mesh(config.mesh):
         for source in stage.corpus.sources:
             if not len(source.held_out):
                 continue

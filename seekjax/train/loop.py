@@ -16,13 +16,13 @@ from seekjax.config.validate import validate
 from seekjax.data import DataError
 from seekjax.model.count import flops_per_token
 from seekjax.open import initial_variables, with_initial_model
+from seekjax.placement import use_mesh
 from seekjax.train.metrics import Recorder, Screen
 from seekjax.train.pretrain import Pretraining
 from seekjax.train.run import Stop, announce, matmul_peak, open_folder, stop_on_signals
 from seekjax.train.stage import Stage
 from seekjax.train.state import TrainState
-from sharding.mesh import join_hosts, make_mesh
-from sharding.rules import use
+from sharding.mesh import join_hosts
 
 
 @dataclass
@@ -50,7 +50,7 @@ def fit(config: Config, make_stage: type[Stage] = Pretraining) -> Fitted:
     folder, steps = open_folder(config), config.train.steps
 
     with (
-        use(make_mesh(config.mesh)),
+        use_mesh(config.mesh),
         stop_on_signals() as stop,
         closing(Checkpoints(folder, config.train.keep)) as checkpoints,
     ):

@@ -25,10 +25,11 @@ import numpy as np
 from jax.experimental import topologies
 
 from seekjax.model.count import flops_per_token, parameters
+from seekjax.placement import use_mesh
 from seekjax.train.state import RunSpec
 from seekjax.train.step import BATCH, compile_steps
 from sharding.mesh import MeshConfig, make_mesh
-from sharding.rules import sharding, use
+from sharding.rules import sharding
 from sharding.show import describe, human
 
 RESULTS = Path(__file__).with_name("results") / "compile_tpu.md"
@@ -92,7 +93,7 @@ def section(name: str) -> str:
         f"{config.data.sequence}. "
         f"Changed from configs/{module}.py beside the mesh: {changed}.",
     ]
-    with use(placed):
+    with use_mesh(placed):
         plan = RunSpec(config)
         step, _ = compile_steps(plan, np.ones(config.model.vocab, np.int32))
         batch = jax.ShapeDtypeStruct(shape, np.int32, sharding=sharding(BATCH))

@@ -27,10 +27,9 @@ from seekjax.data import DataError, Tokenizer
 from seekjax.data.batches import stack
 from seekjax.data.held_out import padded_row
 from seekjax.data.sources import stories
+from seekjax.placement import use_mesh
 from seekjax.train.loop import fit
-from sharding.mesh import make_mesh
 from sharding.place import put_batch
-from sharding.rules import use
 
 CONFIG = Config(
     model=ModelConfig(
@@ -103,7 +102,7 @@ def main(config: Config):
     stage = fitted.stage
     held_out = stage.corpus.source("stories").held_out
     texts = [held_out[i] for i in range(1000)]
-    with use(make_mesh(config.mesh)):
+    with use_mesh(config.mesh):
         seen = [
             stage.measure(fitted.state.params, fitted.state, put_batch(batch, "batch sequence"))
             for batch in document_batches(

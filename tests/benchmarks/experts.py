@@ -13,15 +13,15 @@ import argparse
 
 import jax
 
+from seekjax.placement import use_mesh
 from seekjax.train.state import RunSpec
 from sharding.mesh import MeshConfig
-from sharding.rules import use
 from tests.benchmarks import mini
 
 
 def update(step: mini.Step):
     """The optimizer's part of that step alone."""
-    with use(step.mesh):
+    with use_mesh(step.mesh):
         optimizer = RunSpec(step.config).optimizer
     run = jax.jit(
         lambda grads, opt_state, params: optimizer.update(grads, opt_state, params),

@@ -15,11 +15,11 @@ import jax
 import numpy as np
 
 from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, TrainConfig
+from seekjax.placement import use_mesh
 from seekjax.train.state import RunSpec
 from seekjax.train.step import BATCH, compile_steps
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.place import put_batch
-from sharding.rules import use
 
 MINI = ModelConfig(
     vocab=8192,
@@ -71,7 +71,7 @@ class Step:
             np.random.default_rng(0),
         )
         self.tokens = config.train.batch * config.data.sequence
-        with use(self.mesh):
+        with use_mesh(self.mesh):
             plan = RunSpec(config)
             self.state = plan.start()
             began = time.perf_counter()
@@ -89,7 +89,7 @@ class Step:
 
     def __call__(self, steps: int = 1) -> list[float]:
         seconds = []
-        with use(self.mesh):
+        with use_mesh(self.mesh):
             for _ in range(steps):
                 batch, began = jax.block_until_ready(self.batch()), time.perf_counter()
                 self.state, metrics = self.compiled(self.state, batch)

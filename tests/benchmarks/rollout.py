@@ -41,10 +41,10 @@ def ours(options):
 
     from configs.countdown import config
     from seekjax.config import GrpoConfig
+    from seekjax.placement import use_mesh
     from seekjax.post.rollout.sampler import Sampler
     from seekjax.train.state import RunSpec
-    from sharding.mesh import MeshConfig, make_mesh
-    from sharding.rules import use
+    from sharding.mesh import MeshConfig
 
     class Endless:  # a tokenizer whose texts do not end
         eos, pad = -1, 0
@@ -57,12 +57,12 @@ def ours(options):
         model=replace(config.model, **json.loads(options.shape)),
     )
     random = np.random.default_rng(0)
-    with use(make_mesh(config.mesh)):
+    with use_mesh(config.mesh):
         state, sampler = RunSpec(config).start(), Sampler(config, Endless)
 
     def run():
         prompts = [random.integers(0, config.model.vocab, PROMPT) for _ in range(options.prompts)]
-        with use(make_mesh(config.mesh)):
+        with use_mesh(config.mesh):
             began = time.perf_counter()
             texts = sampler(
                 {"params": state.params, "balance": state.balance},

@@ -43,15 +43,14 @@ def ours(options, folder: Path) -> list[float]:
     from seekjax.checkpoint.config_json import to_json
     from seekjax.checkpoint.write import Checkpoints
     from seekjax.data import load_tokenizer
+    from seekjax.placement import use_mesh
     from seekjax.post.rl.grpo import Reinforcement
     from seekjax.train.loop import fit
     from seekjax.train.state import RunSpec
-    from sharding.mesh import make_mesh
-    from sharding.rules import use
 
     base = replace(countdown, post=None)
     load_tokenizer(base.data, base.model.vocab, None).save(folder)
-    with use(make_mesh(base.mesh)), closing(Checkpoints(folder, keep=1)) as checkpoints:
+    with use_mesh(base.mesh), closing(Checkpoints(folder, keep=1)) as checkpoints:
         checkpoints.save(1, RunSpec(base).start(), data=None, config=to_json(base))
         checkpoints.wait()
     ended = []

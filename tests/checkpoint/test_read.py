@@ -15,9 +15,9 @@ from seekjax.checkpoint.read import read_run
 from seekjax.checkpoint.write import Checkpoints
 from seekjax.config import Config, KernelConfig, ModelConfig, TrainConfig
 from seekjax.errors import RunError
+from seekjax.placement import use_mesh
 from seekjax.train.state import RunSpec
-from sharding.mesh import MeshConfig, make_mesh
-from sharding.rules import use
+from sharding.mesh import MeshConfig
 
 SMALL = Config(
     model=ModelConfig(
@@ -44,7 +44,7 @@ SMALL = Config(
 
 def save_run(config, folder, change=lambda state: state):
     """A run folder with one step, as the loop would leave it."""
-    with use(make_mesh(config.mesh)):
+    with use_mesh(config.mesh):
         state = change(RunSpec(config).start())
         checkpoints = Checkpoints(folder, 2)
         checkpoints.save(3, state, data=None, config=to_json(config))
@@ -69,7 +69,7 @@ def test_the_moving_average_comes_back_on_any_mesh(run):
     config, variables = read_run(folder)
     assert config == replace(SMALL, out=folder)
     equal(variables, {"params": state.ema, "balance": state.balance})
-    with use(make_mesh(MeshConfig(data=2, expert=4))):
+    with use_mesh(MeshConfig(data=2, expert=4)):
         _, variables = read_run(folder, KernelConfig(experts="block"))
     equal(variables, {"params": state.ema, "balance": state.balance})
     split = variables["params"]["expert_layers"]["ffn"]["w_gate"]

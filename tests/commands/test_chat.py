@@ -24,9 +24,9 @@ from seekjax.data.chat import BUILT_IN, compile_chat
 from seekjax.data.tokenizer import BOS, EOS, load_tokenizer
 from seekjax.generate.sampling import Sampling
 from seekjax.open import open_model
+from seekjax.placement import use_mesh
 from seekjax.train.state import RunSpec
-from sharding.mesh import MeshConfig, make_mesh
-from sharding.rules import use
+from sharding.mesh import MeshConfig
 
 CONFIG = Config(
     model=ModelConfig(
@@ -57,7 +57,7 @@ CONFIG = Config(
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     load_tokenizer(CONFIG.data, CONFIG.model.vocab, Corpus(())).save(folder)
-    with use(make_mesh(CONFIG.mesh)), closing(Checkpoints(folder, 1)) as checkpoints:
+    with use_mesh(CONFIG.mesh), closing(Checkpoints(folder, 1)) as checkpoints:
         checkpoints.save(1, RunSpec(CONFIG).start(), data=None, config=to_json(CONFIG))
     return folder
 
@@ -258,7 +258,7 @@ def test_eval_is_the_same_on_any_mesh_batch_and_after_an_interruption(
         ("other batch", MeshConfig(data=1), 16),
         ("mesh", MeshConfig(data=2, expert=2, tensor=2), 8),
     ):
-        with use(make_mesh(mesh)):
+        with use_mesh(mesh):
             measured[name], _ = evaluation.evaluated(
                 replace(asked, batch=batch, mesh=mesh, progress=tmp_path / f"{name}.json")
             )
@@ -277,11 +277,11 @@ def test_eval_is_the_same_on_any_mesh_batch_and_after_an_interruption(
     measure = bits.measure
     monkeypatch.setattr(evaluation, "measure", twice)
     monkeypatch.setattr(evaluation, "SAVE_EVERY", 0.0)
-    with use(make_mesh(asked.mesh)), pytest.raises(KeyboardInterrupt):
+    with use_mesh(asked.mesh), pytest.raises(KeyboardInterrupt):
         evaluation.evaluated(asked)
     assert json.loads((run / "eval-text.json").read_text())["sums"]["rows"] == 6
     monkeypatch.setattr(evaluation, "measure", measure)
-    with use(make_mesh(asked.mesh)):
+    with use_mesh(asked.mesh):
         assert evaluation.evaluated(asked)[0] == measured["one"]
     status, out, _ = command("eval", run, "--data", tmp_path / "text.txt", "--sequence", 40)
     assert status == 0

@@ -26,6 +26,7 @@ from seekjax.errors import ConfigError
 from seekjax.eval.evaluator import EvalConfig, Evaluator, distinct
 from seekjax.eval.report import tell
 from seekjax.open import open_model
+from seekjax.placement import use_mesh
 from seekjax.post.rollout.grader import Judged
 from seekjax.post.rollout.statistics import (
     answer_of,
@@ -39,8 +40,7 @@ from seekjax.post.samples.chats import Form
 from seekjax.tasks import Problem, find_task
 from seekjax.tasks.answer import wrap
 from seekjax.train.state import RunSpec
-from sharding.mesh import MeshConfig, make_mesh
-from sharding.rules import use
+from sharding.mesh import MeshConfig
 
 CONFIG = Config(
     model=ModelConfig(
@@ -213,7 +213,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     load_tokenizer(CONFIG.data, CONFIG.model.vocab, None).save(folder)
     compile_chat(BUILT_IN["r1"]).save(folder)
-    with use(make_mesh(CONFIG.mesh)), closing(Checkpoints(folder, 1)) as checkpoints:
+    with use_mesh(CONFIG.mesh), closing(Checkpoints(folder, 1)) as checkpoints:
         checkpoints.save(
             1,
             RunSpec(CONFIG).start(),
@@ -247,10 +247,10 @@ def test_eval_of_a_task_is_the_same_for_any_batch_and_on_a_mesh(run, command):
     assert seen["template"] == "auto"
     assert command(*asked, "--batch", 8, "--report", run / "again.json")[0] == 0
     assert json.loads((run / "again.json").read_text()) == seen
-    with use(make_mesh(CONFIG.mesh)):
+    with use_mesh(CONFIG.mesh):
         one = texts(run, rows=8)
         assert texts(run, rows=8, seed=1) != one
-    with use(make_mesh(MeshConfig(data=2))):
+    with use_mesh(MeshConfig(data=2)):
         assert texts(run, rows=4) == one
 
 
@@ -368,7 +368,7 @@ def test_bad_input_is_one_sentence(run, command, argv, said, tmp_path, monkeypat
 
 
 def test_a_run_is_asked_as_it_was_taught(run):
-    with use(make_mesh(CONFIG.mesh)):
+    with use_mesh(CONFIG.mesh):
         opened, asked = open_model(run), EvalConfig(task=("addition:1",), problems=4)
         own, other = (
             Evaluator(opened, replace(asked, template=name), held_out=True)

@@ -7,8 +7,9 @@ import pytest
 from seekjax.config import KernelConfig
 from seekjax.generate.generator import Generator
 from seekjax.generate.sampling import Sampling
-from sharding.mesh import MeshConfig, make_mesh
-from sharding.rules import sharding, use
+from seekjax.placement import use_mesh
+from sharding.mesh import MeshConfig
+from sharding.rules import sharding
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def sampling(temperature) -> Sampling:
     ids=["data, expert and tensor", "fsdp and expert, sorted rows"],
 )
 def test_a_mesh_changes_no_token(made, prompts, alone, mesh, kernel, parts):
-    with use(make_mesh(mesh)):
+    with use_mesh(mesh):
         placed = {
             kind: jax.device_put(tree, jax.tree.map(sharding, made.axes[kind]))
             for kind, tree in made.variables.items()

@@ -18,9 +18,9 @@ from seekjax.config import DataConfig
 from seekjax.data import load_tokenizer
 from seekjax.hf.load import load
 from seekjax.hf.save import save
+from seekjax.placement import use_mesh
 from seekjax.train.state import RunSpec
-from sharding.mesh import MeshConfig, make_mesh
-from sharding.rules import use
+from sharding.mesh import MeshConfig
 from tests.hf.small import V2, V3, drawn, raw_tensors
 
 
@@ -78,7 +78,7 @@ def test_a_trainable_run_is_one_that_training_resumes(tmp_path, monkeypatch, cap
     )
     config = load_config(str(tmp_path / "run" / "config.py"))
     with (
-        use(make_mesh(MeshConfig(data=1))),
+        use_mesh(MeshConfig(data=1)),
         closing(Checkpoints(tmp_path / "run", 1)) as checkpoints,
     ):
         step, state, position = checkpoints.restore(RunSpec(config).abstract_state())

@@ -8,8 +8,8 @@ import pytest
 
 from seekjax.hf.load import load
 from seekjax.hf.save import save
-from sharding.mesh import MeshConfig, make_mesh
-from sharding.rules import use
+from seekjax.placement import use_mesh
+from sharding.mesh import MeshConfig
 from tests.hf.compare import PLAIN, assert_equal, computed
 
 GOLDENS = Path(__file__).with_name("goldens")
@@ -31,6 +31,6 @@ def test_agrees(name):
 def test_agrees_on_a_mesh_and_after_writing_it_out_again(tmp_path):
     tokens, expected = golden("v2_lite")
     save(tmp_path / "again", *load(GOLDENS / "v2_lite"), "f32")
-    with use(make_mesh(MeshConfig(data=1, expert=2, tensor=1))):
+    with use_mesh(MeshConfig(data=1, expert=2, tensor=1)):
         model, variables = load(tmp_path / "again", PLAIN)
         assert_equal(computed(model, variables, tokens), expected)

@@ -16,8 +16,8 @@ from seekjax.hf.names import join, split, tensors
 from seekjax.hf.save import save
 from seekjax.model.abstract import abstract_variables
 from seekjax.model.count import parameters
-from sharding.mesh import MeshConfig, make_mesh
-from sharding.rules import use
+from seekjax.placement import use_mesh
+from sharding.mesh import MeshConfig
 from tests.hf.small import LITE, V2, V3, WIDE, drawn, raw_tensors
 
 MODELS = {
@@ -101,7 +101,7 @@ def test_on_a_mesh(mesh, tmp_path):
     model = replace(V3, vocab=12, embed=8, hidden=6, expert_hidden=4, q_latent=8)
     variables = drawn(model)
     save(tmp_path / "a", model, variables, "f32")
-    with use(make_mesh(mesh)):
+    with use_mesh(mesh):
         read, placed = load(tmp_path / "a")
         jax.tree.map(
             lambda x, wanted: np.testing.assert_equal(x.sharding, wanted.sharding),

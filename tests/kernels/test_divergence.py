@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seekjax.kernels.divergence import divergence, likeliest
-from sharding.mesh import MeshConfig, make_mesh
-from sharding.rules import use
+from seekjax.placement import use_mesh
+from sharding.mesh import MeshConfig
 from tests.reference.divergence import numpy_kl, softmax
 
 
@@ -92,7 +92,7 @@ def test_rows_and_a_split_vocabulary_change_nothing(monkeypatch):
 
     results = []
     for mesh in (MeshConfig(data=1), MeshConfig(data=2, tensor=4)):
-        with use(make_mesh(mesh)):
+        with use_mesh(mesh):
             results.append(jax.jit(jax.value_and_grad(both, (0, 1), has_aux=True))(hidden, head))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *results)
     p = softmax(other @ other_head)

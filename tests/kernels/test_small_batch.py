@@ -9,8 +9,8 @@ import pytest
 from seekjax.config import KernelConfig
 from seekjax.kernels.few import experts_every, experts_few
 from seekjax.model.experts import mixture
-from sharding.mesh import MeshConfig, make_mesh
-from sharding.rules import use
+from seekjax.placement import use_mesh
+from sharding.mesh import MeshConfig
 
 E, D, F, K = 8, 16, 12, 3
 
@@ -67,7 +67,7 @@ def test_dispatched_few_is_dispatched_sorted(mesh):
     if mesh is None:
         y_BTD, dropped = run("few")
     else:
-        with use(make_mesh(mesh)):
+        with use_mesh(mesh):
             y_BTD, dropped = run("few")
     np.testing.assert_allclose(y_BTD, expected, atol=1e-5)
     assert dropped == 0

@@ -13,8 +13,8 @@ from seekjax.generate.generator import Generator
 from seekjax.generate.sampling import Sampling
 from seekjax.model.abstract import abstract_variables
 from seekjax.model.cache import cache_bytes, cache_dtype, empty_cache, latents, layer_cache, packed
-from sharding.mesh import MeshConfig, make_mesh
-from sharding.rules import use
+from seekjax.placement import use_mesh
+from sharding.mesh import MeshConfig
 
 MODEL = ModelConfig(
     vocab=48,
@@ -99,5 +99,5 @@ def test_decoding(kind):
             a.log_probs[:same], b.log_probs[:same], atol=0.02 if kind == "bfloat16" else 0.2
         )
     if kind == "fp8":
-        with use(make_mesh(MeshConfig(data=2, expert=2))):
+        with use_mesh(MeshConfig(data=2, expert=2)):
             assert [row.ids for row in written(kind)] == [row.ids for row in found]

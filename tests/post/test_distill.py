@@ -15,6 +15,7 @@ from seekjax.checkpoint.write import Checkpoints
 from seekjax.config import CONSTANT, DistillConfig, LoraConfig
 from seekjax.data import DataError, load_tokenizer
 from seekjax.errors import ConfigError, WeightsError
+from seekjax.placement import use_mesh
 from seekjax.post.distill import teacher as teachers
 from seekjax.post.distill.distillation import Match, direction
 from seekjax.post.distill.saved_logits import Kept
@@ -23,8 +24,7 @@ from seekjax.post.tune.sft import FineTuning
 from seekjax.train import metrics
 from seekjax.train.loop import fit
 from seekjax.train.state import RunSpec
-from sharding.mesh import MeshConfig, make_mesh
-from sharding.rules import use
+from sharding.mesh import MeshConfig
 from tests.reference.divergence import numpy_kl, softmax
 
 
@@ -35,7 +35,7 @@ def big(tiny, tmp_path_factory):
     config = tiny(folder, None)
     config = replace(config, model=replace(config.model, init_std=0.4))
     load_tokenizer(config.data, config.model.vocab, None).save(folder)
-    with use(make_mesh(config.mesh)), closing(Checkpoints(folder, keep=1)) as checkpoints:
+    with use_mesh(config.mesh), closing(Checkpoints(folder, keep=1)) as checkpoints:
         checkpoints.save(1, RunSpec(config).start(), data=None, config=to_json(config))
         checkpoints.wait()
     return folder
@@ -127,7 +127,7 @@ def test_a_step_mixes_what_was_written_with_what_is_thought(learnt):
     """By NumPy from both models' logits: the mean over the assistant's tokens, the divergence times
     T squared."""
     stage, post = learnt.stage, replace(learnt.stage.post, temperature=2.0, cross_entropy=0.25)
-    with use(make_mesh(learnt.config.mesh)):
+    with use_mesh(learnt.config.mesh):
         batch = stage.batch(0, learnt.state)
         piece = {name: x[0] for name, x in batch.items()}
         criterion = Match(stage.plan, post, stage.tokenizer.bytes_V, stage.teacher.head)
@@ -168,7 +168,7 @@ def test_eight_devices_make_the_same_updates(learnt, tmp_path):
         train=replace(learnt.config.train, micro_batch=4),
     )
     stage, few = stage_of(config)(config), [r for r in figures(learnt) if r["split"] == "train"]
-    with use(make_mesh(config.mesh)):
+    with use_mesh(config.mesh):
         stage.open(tmp_path)
         state = stage.plan.start()
         for step in range(3):
@@ -229,7 +229,7 @@ def test_a_damaged_file_is_refused_and_a_missing_one_asked_for_again(saved, tmp_
     first, second = logits / "train-000000.npz", logits / "train-000001.npz"
     kept, whole, never = Kept(logits, stage.teacher.kept.made_for), first.read_bytes(), pytest.fail
     stage.batches = stage.samples()
-    with use(make_mesh(saved.config.mesh)):
+    with use_mesh(saved.config.mesh):
         batch = FineTuning.batch(stage, 0, saved.state)
         said = kept(batch, "train-000000", never)
         mask = np.asarray(batch["trained"][..., 1:], bool)
@@ -353,7 +353,7 @@ def test_what_is_drawn_is_what_is_learnt(own):
     """The loss is over the tokens that the student drew, under reverse KL, whatever is in the
     prompts and behind the end."""
     stage, state = own.stage, own.state
-    with use(make_mesh(own.config.mesh)):
+    with use_mesh(own.config.mesh):
         texts, judged = stage.answers(state, stage.judge.training(0, 2), 4, jax.random.key(0))
         batch = stage.thought(texts)
         sums = stage.measure(state.params, state, batch)

@@ -29,6 +29,7 @@ from seekjax.data.chat import BUILT_IN
 from seekjax.errors import ConfigError
 from seekjax.model.transformer import Transformer
 from seekjax.open import open_model, with_initial_model
+from seekjax.placement import use_mesh
 from seekjax.post.rl.grpo import Reinforcement, objective_of, replaced
 from seekjax.post.rl.recipes import RECIPES
 from seekjax.post.rollout import sampler as rollout
@@ -36,8 +37,7 @@ from seekjax.train import metrics
 from seekjax.train.loop import fit
 from seekjax.train.score import log_probs
 from seekjax.train.state import RunSpec
-from sharding.mesh import MeshConfig, make_mesh
-from sharding.rules import use
+from sharding.mesh import MeshConfig
 
 BASE = Config(
     model=ModelConfig(
@@ -69,7 +69,7 @@ def base(tmp_path_factory):
     """A run with random weights and a bias that decides who is chosen."""
     folder = tmp_path_factory.mktemp("base")
     load_tokenizer(BASE.data, BASE.model.vocab, None).save(folder)
-    with use(make_mesh(BASE.mesh)), closing(Checkpoints(folder, keep=1)) as checkpoints:
+    with use_mesh(BASE.mesh), closing(Checkpoints(folder, keep=1)) as checkpoints:
         state = RunSpec(BASE).start()
         bias = jax.tree.map(
             lambda b: jax.random.uniform(jax.random.key(7), b.shape, minval=-0.2, maxval=0.2),
@@ -177,7 +177,7 @@ def test_twenty_steps_are_ten_a_restart_and_ten(unbroken, tmp_path):
 
 
 def test_the_balance_bias_stays_and_the_reference_moves(unbroken, base):
-    with use(make_mesh(BASE.mesh)):
+    with use_mesh(BASE.mesh):
         start = Reinforcement(unbroken.config)
         start.open(unbroken.folder)
         first = start.plan.start()
@@ -205,7 +205,7 @@ def test_eight_devices_make_the_same_updates(unbroken, base, tmp_path):
             with_initial_model(replace(config, optimizer=replace(config.optimizer, eps=1e-5)))
         )
         folder.mkdir()
-        with use(make_mesh(mesh)):
+        with use_mesh(mesh):
             stage.open(folder)
             state = stage.plan.start()
             for step in range(2):
@@ -224,8 +224,11 @@ def test_replayed_routing_is_what_the_trainer_follows(base):
     """After absorbed decoding with temperature and top-p; with other experts, or without the mask,
     the probabilities are others."""
     stage = Reinforcement(with_initial_model(run(base, None)))
-    with use(make_mesh(BASE.mesh)):
-        sampler, state = rollout.Sampler(stage.config, stage.tokenizer), RunSpec(stage.config).start()
+    with use_mesh(BASE.mesh):
+        sampler, state = (
+            rollout.Sampler(stage.config, stage.tokenizer),
+            RunSpec(stage.config).start(),
+        )
         texts = sampler(
             {"params": state.params, "balance": state.balance},
             [stage.judge.prompt(p) for p in stage.judge.training(0, 4)],
@@ -266,8 +269,11 @@ def test_every_rollout_draws_anew_and_ends_where_padding_is_the_end_too(base):
     """Three public trainers' mistakes: one key for all steps, prompts read once a sample, the end
     masked out where it is also the padding."""
     stage = Reinforcement(with_initial_model(run(base, None)))
-    with use(make_mesh(BASE.mesh)):
-        sampler, state = rollout.Sampler(stage.config, stage.tokenizer), RunSpec(stage.config).start()
+    with use_mesh(BASE.mesh):
+        sampler, state = (
+            rollout.Sampler(stage.config, stage.tokenizer),
+            RunSpec(stage.config).start(),
+        )
         prompts = [stage.judge.prompt(problem) for problem in stage.judge.training(0, 4)]
 
         def drawn():
@@ -409,7 +415,7 @@ def test_a_reward_that_breaks_later_costs_no_step(broken_off):
 
 
 def test_adapters_learn_from_rewards_and_the_bias_moves_where_asked(broken_off, base):
-    with use(make_mesh(BASE.mesh)):
+    with use_mesh(BASE.mesh):
         before, after = (open_model(folder).variables for folder in (base, broken_off))
     moved = jax.tree_util.tree_leaves_with_path(
         jax.tree.map(lambda a, b: bool((a != b).any()), before, after)
@@ -428,7 +434,7 @@ def test_the_template_is_kept_beside_the_weights(base, unbroken, tmp_path):
     """So that `seekjax chat` and what is trained next ask as the model was taught; a run that was
     saved learns no other."""
     assert (unbroken.folder / "chat_template.jinja").read_text() == BUILT_IN["v3"]
-    with use(make_mesh(BASE.mesh)):
+    with use_mesh(BASE.mesh):
         other = Reinforcement(with_initial_model(run(base, tmp_path, post={"template": "r1"})))
         other.open(tmp_path)
         assert (tmp_path / "chat_template.jinja").read_text() == BUILT_IN["r1"]

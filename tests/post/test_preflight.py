@@ -15,6 +15,7 @@ from seekjax.config import Config, DataConfig, GrpoConfig, KernelConfig, ModelCo
 from seekjax.data import load_tokenizer
 from seekjax.errors import RunError
 from seekjax.open import with_initial_model
+from seekjax.placement import use_mesh
 from seekjax.post.rl import preflight
 from seekjax.post.rl.grpo import Reinforcement
 from seekjax.post.rl.preflight import diagnose, find, lines, signal_at
@@ -22,8 +23,7 @@ from seekjax.post.rollout.grader import Judged
 from seekjax.tasks import Problem
 from seekjax.tasks.answer import wrap
 from seekjax.train.state import RunSpec
-from sharding.mesh import MeshConfig, make_mesh
-from sharding.rules import use
+from sharding.mesh import MeshConfig
 
 SUM = Problem("addition", 1, "3+4=", "3+4", {"numbers": [3, 4]})
 WEIGHTS = {"accuracy": 1.0, "format": 0.1}
@@ -162,7 +162,7 @@ BASE = Config(
 def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
     load_tokenizer(BASE.data, BASE.model.vocab, None).save(folder)
-    with use(make_mesh(BASE.mesh)), closing(Checkpoints(folder, keep=1)) as checkpoints:
+    with use_mesh(BASE.mesh), closing(Checkpoints(folder, keep=1)) as checkpoints:
         checkpoints.save(1, RunSpec(BASE).start(), data=None, config=to_json(BASE))
     return folder
 
@@ -171,7 +171,7 @@ def first_batch(config, folder):
     """What a fresh run begins with."""
     stage = Reinforcement(with_initial_model(config))
     folder.mkdir()
-    with use(make_mesh(config.mesh)):
+    with use_mesh(config.mesh):
         stage.open(folder)
         [batch] = stage.collect(0, stage.plan.start())
     return batch

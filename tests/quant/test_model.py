@@ -24,11 +24,11 @@ from seekjax.model.abstract import abstract_variables, named_variables
 from seekjax.model.init import draw
 from seekjax.model.transformer import Transformer, logits
 from seekjax.open import open_model
+from seekjax.placement import use_mesh
 from seekjax.quant.formats import Quantised, dense
 from seekjax.quant.tree import tree_bytes
-from sharding.mesh import MeshConfig, make_mesh
+from sharding.mesh import MeshConfig
 from sharding.place import axes_of
-from sharding.rules import use
 
 MODEL = ModelConfig(
     vocab=64,
@@ -112,7 +112,7 @@ def test_says_nearly_what_the_whole_weights_say(kind, folder, whole):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_on_a_mesh(kind, folder):
     alone = said(*open_model(folder / kind)[1:4:2])
-    with use(make_mesh(MeshConfig(data=1, fsdp=2, expert=2, tensor=2))):
+    with use_mesh(MeshConfig(data=1, fsdp=2, expert=2, tensor=2)):
         opened = open_model(folder / kind)
         w = opened.variables["params"]["expert_layers"]["ffn"]["w_down"]
         assert w.values.addressable_shards[0].data.size == w.values.size // 8
@@ -130,7 +130,7 @@ def test_decodes_and_a_mesh_changes_no_token(folder):
         return [row.ids for row in generator(prompts, Sampling(max_new=5, temperature=0))]
 
     alone = written()
-    with use(make_mesh(MeshConfig(data=2, expert=2))):
+    with use_mesh(MeshConfig(data=2, expert=2)):
         assert written() == alone
 
 

@@ -17,11 +17,12 @@ from seekjax.config import (
     OptimizerConfig,
     TrainConfig,
 )
+from seekjax.placement import use_mesh
 from seekjax.train.state import RunSpec
 from seekjax.train.step import BATCH, compile_steps
-from sharding.mesh import MeshConfig, join_hosts, make_mesh
+from sharding.mesh import MeshConfig, join_hosts
 from sharding.place import put_batch
-from sharding.rules import sharding, use
+from sharding.rules import sharding
 
 SEQUENCES, T, STEPS = 16, 16, 3
 CONFIG = Config(
@@ -55,7 +56,7 @@ CONFIG = Config(
 def main(file):
     join_hosts()
     random, seen = np.random.default_rng(0), []
-    with use(make_mesh(CONFIG.mesh)):
+    with use_mesh(CONFIG.mesh):
         plan = RunSpec(CONFIG)
         state = plan.start()
         step, train = compile_steps(plan, np.ones(64, np.int32))[0], None

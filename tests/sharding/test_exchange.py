@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from seekjax.config import KernelConfig
 from seekjax.model.experts import mixture
+from seekjax.placement import use_mesh
 from sharding.exchange import FORMS, pick
-from sharding.mesh import MeshConfig, make_mesh
-from sharding.rules import use
+from sharding.mesh import MeshConfig
 
 B, T, D, F, E, K = 8, 6, 8, 16, 16, 3
 MESHES = {
@@ -106,7 +106,7 @@ reference = with_gradients(lambda *a: (plain(*a), 0))
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_every_form_on_every_mesh_is_the_plain_mixture(kernel, mesh):
     given_ = inputs()
-    with use(make_mesh(MESHES[mesh])):
+    with use_mesh(MESHES[mesh]):
         close(with_gradients(lambda *a: mixture(*a, KERNELS[kernel]))(*given_), reference(*given_))
 
 
@@ -120,7 +120,7 @@ def test_any_imbalance(form, seed, skew):
     """Up to all tokens choosing the same experts of one device, which fills the worst-case buffer
     to the last row."""
     given_ = inputs(seed, skew)
-    with use(make_mesh(MESHES["data 2 x expert 4"])):
+    with use_mesh(MESHES["data 2 x expert 4"]):
         if form not in COMPILED:
             COMPILED[form] = with_gradients(lambda *a: mixture(*a, KERNELS[form]))
         y, dropped, *gradients = COMPILED[form](*given_)
@@ -133,7 +133,7 @@ def test_the_names_of_experts_change_nothing(form):
     x, choice, gate, weights = inputs()
     new = np.random.default_rng(1).permutation(E)  # expert e is now called new[e]
     renamed = tuple(w[np.argsort(new)] for w in weights)
-    with use(make_mesh(MESHES["data 2 x fsdp 2 x expert 2"])):
+    with use_mesh(MESHES["data 2 x fsdp 2 x expert 2"]):
         graded = with_gradients(lambda *a: mixture(*a, KERNELS[form]))
         *before, d_weights = graded(x, choice, gate, weights)
         *after, d_renamed = graded(x, new[choice].astype(np.int32), gate, renamed)
@@ -178,7 +178,7 @@ def test_a_capacity_drops_the_lowest_gates_and_counts_them(form, mesh, parts, ca
     )  # one shard: nothing travels, nothing is dropped
     assert keep.all() == (parts[1] == 1)
     kernel = KernelConfig(dispatch=form, experts="loop", capacity=capacity)
-    with use(make_mesh(MESHES[mesh])):
+    with use_mesh(MESHES[mesh]):
         y, dropped, dx, d_gate, d_weights = with_gradients(lambda *a: mixture(*a, kernel))(
             x, choice, gate, weights
         )

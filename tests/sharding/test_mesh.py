@@ -3,9 +3,9 @@
 import jax
 import pytest
 
+from seekjax.placement import use_mesh
 from sharding.mesh import MeshConfig, abstract_mesh, make_mesh
 from sharding.place import check_divisible
-from sharding.rules import use
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,10 @@ def test_a_mesh_without_devices_can_be_any_size():
     ],
 )
 def test_an_indivisible_axis_names_its_field(sizes, sentence):
-    with use(abstract_mesh(MeshConfig(fsdp=2, expert=4), 8)), pytest.raises(ValueError) as error:
+    with (
+        use_mesh(abstract_mesh(MeshConfig(fsdp=2, expert=4), 8)),
+        pytest.raises(ValueError) as error,
+    ):
         check_divisible(
             sizes,
             {name: f"model.{name}" for name in sizes},
@@ -95,7 +98,7 @@ def test_an_indivisible_axis_names_its_field(sizes, sentence):
 
 
 def test_divisible_axes_pass():
-    with use(abstract_mesh(MeshConfig(fsdp=2, expert=4), 8)):
+    with use_mesh(abstract_mesh(MeshConfig(fsdp=2, expert=4), 8)):
         check_divisible(
             {"experts": 8, "embed": 16, "layers": 3},
             {},

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from seekjax.kernels.attention import attend_plain
-from sharding.mesh import MeshConfig, make_mesh
-from sharding.rules import local, use
+from seekjax.placement import use_mesh
+from sharding.mesh import MeshConfig
+from sharding.rules import local
 
 AXES = (
     "batch sequence heads nope",
@@ -34,7 +35,7 @@ def test_gradients_are_those_of_the_checked_body():
         return jax.jit(jax.grad(lambda a: jnp.sin(attend(*a)).sum()))(arrays)
 
     alone = gradients(False)
-    with use(make_mesh(MeshConfig(fsdp=2, expert=2, tensor=2))):
+    with use_mesh(MeshConfig(fsdp=2, expert=2, tensor=2)):
         for opaque in (True, False):
             for ours, expected in zip(gradients(opaque), alone):
                 np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
@@ -43,13 +44,13 @@ def test_gradients_are_those_of_the_checked_body():
 @pytest.mark.parametrize("outputs", ["batch sequence", "", ("batch sequence heads", "batch")])
 def test_an_output_that_claims_to_be_alike_somewhere_is_refused(outputs):
     with (
-        use(make_mesh(MeshConfig(data=2, tensor=4))),
+        use_mesh(MeshConfig(data=2, tensor=4)),
         pytest.raises(
             ValueError, match="every mesh axis, but nothing in it is split by (data, )?tensor"
         ),
     ):
         local(abs, "batch sequence", outputs, opaque=True)
-    with use(make_mesh(MeshConfig(data=1))):
+    with use_mesh(MeshConfig(data=1)):
         local(
             abs, "batch sequence", outputs, opaque=True
         )  # one device has nothing to disagree with

@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 
 from seekjax.commands.show import table
+from seekjax.placement import use_mesh
 from seekjax.train.state import RunSpec
 from seekjax.train.step import BATCH, compile_steps
 from sharding import show
 from sharding.mesh import MeshConfig, abstract_mesh
-from sharding.rules import sharding, use
+from sharding.rules import sharding
 
 ROOT, GOLDEN = Path(__file__).parents[2], Path(__file__).parent / "golden"
 PLACES = {
@@ -52,7 +53,7 @@ def test_no_large_array_is_held_twice(place):
     """An array of more than 1 % of the parameters is split by every mesh axis but data, whose
     devices are whole replicas by meaning."""
     config = config_at(place)
-    with use(mesh := abstract_mesh(config.mesh, 1)):
+    with use_mesh(abstract_mesh(config.mesh, 1)) as mesh:
         plan = RunSpec(config)
         state, axes = plan.abstract_state(), plan.state_axes()
         rows = show.rows((state.params, state.opt_state), (axes.params, axes.opt_state))
@@ -74,7 +75,7 @@ def test_v3_lowers_for_2048_chips():
         kernel=replace(config.kernel, attention="splash", experts="ragged", dispatch="ragged"),
     )
     train = config.train
-    with use(mesh := abstract_mesh(config.mesh, 1)):
+    with use_mesh(abstract_mesh(config.mesh, 1)) as mesh:
         plan, tokens = (
             RunSpec(config),
             (train.batch // train.micro_batch, train.micro_batch, config.data.sequence + 1),
@@ -95,15 +96,17 @@ import sys
 from dataclasses import replace
 import jax, jax.numpy as jnp
 from configs.tiny import config
+from seekjax.placement import use_mesh
 from seekjax.train.state import RunSpec
 from seekjax.train.step import BATCH, compile_steps
-from sharding.mesh import MeshConfig, make_mesh
-from sharding.rules import constrain, sharding, use
-ODD = (("batch", ("data", "fsdp", "expert")), ("heads", ("expert", "data")), ("embed", ("fsdp",)))
-with use(make_mesh(MeshConfig(data=2, fsdp=2, expert=2)), ODD):
+from sharding.mesh import MeshConfig
+from sharding.rules import constrain, sharding
+from sharding.axes import Role
+ODD = ((Role.BATCH, ("data", "fsdp", "expert")), (Role.PARALLEL_WIDTH, ("expert", "data")), (Role.SHARDED_WIDTH, ("fsdp",)))
+with use_mesh(MeshConfig(data=2, fsdp=2, expert=2), ODD):
     jax.jit(lambda x: constrain(jnp.cos(constrain(jnp.sin(x), "batch - -")), "- heads embed")).lower(jnp.zeros((8, 8, 8))).compile()
 print("AND NOW TINY", file=sys.stderr, flush=True)
-with use(make_mesh(MeshConfig(data=2, fsdp=2, expert=2))):
+with use_mesh(MeshConfig(data=2, fsdp=2, expert=2)):
     plan = RunSpec(replace(config, kernel=replace(config.kernel, attention="plain", experts="loop")))  # quick to compile; what is local has no layout to find
     batch = jax.ShapeDtypeStruct((1, 32, config.data.sequence + 1), jnp.int32, sharding=sharding(BATCH))
     step = compile_steps(plan, jnp.zeros(config.model.vocab, jnp.int32))[0]

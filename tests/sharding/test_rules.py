@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from sharding.mesh import MeshConfig, abstract_mesh, make_mesh
-from sharding.place import Named, abstract, axes_of, put_batch, shardings, unbox
-from sharding.rules import RULES, constrain, local, mesh_axes, sharding, spec, split_by, use
+from seekjax.placement import declare_axes, use_mesh
+from sharding.axes import Role, Vocabulary
+from sharding.mesh import MeshConfig, abstract_mesh
+from sharding.place import Named, axes_of, put_batch, unbox
+from sharding.rules import RULES, constrain, local, mesh_axes, sharding, spec, split_by
 
 SIXTEEN = abstract_mesh(MeshConfig(data=2, fsdp=2, expert=2, tensor=2), 16)
 
@@ -26,7 +28,7 @@ def test_an_unknown_name_raises(ask, meshed):
             ask("batch widgets")
 
     if meshed:
-        with use(SIXTEEN):
+        with use_mesh(SIXTEEN):
             wrong()
     else:
         wrong()
@@ -34,13 +36,13 @@ def test_an_unknown_name_raises(ask, meshed):
 
 def test_an_unknown_name_in_the_rules_raises():
     with (
-        pytest.raises(ValueError, match="'widgets' is not a logical axis"),
-        use(SIXTEEN, (("widgets", ("data",)),)),
+        pytest.raises(ValueError, match="'widgets' is not a role; .*BATCH, EXPERTS"),
+        use_mesh(SIXTEEN, (("widgets", ("data",)),)),
     ):
         pass
     with (
         pytest.raises(ValueError, match="'dta' is not a mesh axis; .*data, fsdp"),
-        use(SIXTEEN, (("batch", ("dta",)),)),
+        use_mesh(SIXTEEN, ((Role.BATCH, ("dta",)),)),
     ):
         pass
     with pytest.raises(ValueError, match="not a logical axis"):
@@ -69,16 +71,59 @@ def test_an_unknown_name_in_the_rules_raises():
     ],
 )
 def test_earlier_rules_go_first(axes, expected):
-    with use(SIXTEEN):
+    with use_mesh(SIXTEEN):
         assert spec(axes) == expected
     assert spec(axes) == P(*[None] * len(axes.split()))  # no mesh, no split
 
 
 def test_the_order_of_the_rules_decides():
-    with use(SIXTEEN, tuple(reversed(RULES))):
+    with use_mesh(SIXTEEN, tuple(reversed(RULES))):
         assert spec("layers experts embed expert_hidden") == P(
             None, None, ("fsdp", "expert"), "tensor"
         )
+
+
+@pytest.fixture
+def own_words():
+    """A vocabulary that is not DeepSeek's."""
+    return Vocabulary({"images": Role.BATCH, "channels": Role.SHARDED_WIDTH, "pixels": Role.WHOLE})
+
+
+def test_the_vocabulary_is_the_users(own_words):
+    with use_mesh(SIXTEEN, own_words):
+        assert spec("images pixels channels") == P(("data", "fsdp", "expert"), None, None)
+        assert spec("pixels channels") == P(None, ("fsdp", "expert"))
+        with pytest.raises(ValueError, match="'batch' is not a logical axis; .*images, channels"):
+            constrain(jnp.zeros((2, 2)), "batch channels")
+
+
+def test_an_axis_from_outside_is_placed_like_a_known_one(own_words):
+    own_words.declare({"groups": "channels"})
+    own_words.declare({"groups": "channels", "more_groups": "groups"})  # once more is allowed
+    with use_mesh(SIXTEEN, own_words):
+        assert spec("groups") == spec("more_groups") == spec("channels")
+        assert spec("groups channels") == P(None, ("fsdp", "expert"))  # the known axis goes first
+
+
+@pytest.mark.parametrize(
+    ("like", "sentence"),
+    [
+        ({"groups": "widgets"}, "'widgets' is not a logical axis; .*images"),
+        ({"pixels": "channels"}, "'pixels' exists and is not placed like 'channels'"),
+        ({"two words": "channels"}, "'two words' cannot name a logical axis"),
+    ],
+)
+def test_a_declaration_that_cannot_hold_is_refused(own_words, like, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        own_words.declare(like)
+    assert list(own_words) == ["images", "channels", "pixels"]
+
+
+def test_an_attention_from_outside_declares_its_axis():
+    declare_axes({"kv_heads": "heads"})
+    assert constrain(jnp.ones((2, 2)), "batch kv_heads").shape == (2, 2)
+    with use_mesh(SIXTEEN):
+        assert spec("embed kv_heads nope") == spec("embed heads nope")
 
 
 def test_without_a_mesh_arrays_stay_where_they_are():
@@ -92,19 +137,19 @@ def test_without_a_mesh_arrays_stay_where_they_are():
 
 
 def test_use_ends_with_its_block():
-    with use(SIXTEEN):
-        with use(make_mesh(MeshConfig(data=8))):
+    with use_mesh(SIXTEEN):
+        with use_mesh(MeshConfig(data=8)):
             assert split_by("batch") == 8
         assert split_by("batch") == 8
         assert split_by("heads") == 2
-        with pytest.raises(ZeroDivisionError), use(make_mesh(MeshConfig(tensor=8))):
+        with pytest.raises(ZeroDivisionError), use_mesh(MeshConfig(tensor=8)):
             1 / 0
         assert split_by("heads") == 2
     assert split_by("heads") == 1
 
 
 def test_constrain_lays_out():
-    with use(make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))):
+    with use_mesh(MeshConfig(data=2, fsdp=2, tensor=2)):
         x = jax.jit(lambda x: constrain(x + 1, "batch hidden"))(jnp.zeros((8, 8)))
         assert x.sharding.shard_shape(x.shape) == (2, 4)
 
@@ -122,13 +167,13 @@ def test_local_sums_the_gradient_of_what_it_was_given_whole(opaque):
         ).sum()
 
     alone = jax.grad(total)(w, x)
-    with use(make_mesh(MeshConfig(data=2, fsdp=2, expert=2))):
+    with use_mesh(MeshConfig(data=2, fsdp=2, expert=2)):
         np.testing.assert_allclose(jax.jit(jax.grad(total))(w, x), alone, rtol=1e-6)
 
 
 def test_an_opaque_body_must_be_split_by_all():
     with (
-        use(make_mesh(MeshConfig(data=4, tensor=2))),
+        use_mesh(MeshConfig(data=4, tensor=2)),
         pytest.raises(ValueError, match="'batch -' by every mesh axis.* tensor"),
     ):
         local(abs, ("batch -",), "batch -", opaque=True)
@@ -140,10 +185,10 @@ def test_one_function_traced_for_two_meshes():
         return x + split_by("batch")
 
     for config, expected in ((MeshConfig(data=8), 8), (MeshConfig(data=2, tensor=4), 2)):
-        with use(make_mesh(config)):
+        with use_mesh(config):
             assert parts(0) == expected
     for config, expected in ((MeshConfig(data=8), 8), (MeshConfig(data=2, tensor=4), 2)):
-        with use(abstract_mesh(config, 8)):
+        with use_mesh(abstract_mesh(config, 8)):
             assert str(parts.trace(0).jaxpr).count(f" {expected}") == 1  # nor from an abstract one
 
 
@@ -154,16 +199,16 @@ def test_named_arrays_carry_their_axes():
     tree = {"w": box, "count": jnp.zeros(())}
     assert axes_of(tree) == {"w": "layers embed heads", "count": ""}
     assert jax.tree.map(jnp.shape, unbox(tree)) == {"w": (3, 4), "count": ()}
-    with use(SIXTEEN):
-        assert shardings(tree)["w"].spec == P(None, ("fsdp", "expert"), "tensor")
-        assert abstract({"w": Named(jnp.zeros((3, 4)), "- heads")})["w"].sharding.shard_shape(
-            (3, 4)
-        ) == (3, 2)
+    with use_mesh(SIXTEEN):
+        layouts = jax.tree.map(sharding, axes_of(tree))
+        assert layouts["w"].spec == P(None, ("fsdp", "expert"), "tensor")
+        assert layouts["count"].spec == P()
+        assert sharding("- heads").shard_shape((3, 4)) == (3, 2)
 
 
 def test_batches_are_split_by_sequences():
     rows = np.arange(32).reshape(16, 2)
-    with use(make_mesh(MeshConfig(data=2, fsdp=2, expert=2))):
+    with use_mesh(MeshConfig(data=2, fsdp=2, expert=2)):
         batch = put_batch({"tokens": rows}, "batch sequence")["tokens"]
     assert {shard.data.shape for shard in batch.addressable_shards} == {(2, 2)}
     np.testing.assert_array_equal(batch, rows)

@@ -13,15 +13,16 @@ from seekjax.checkpoint.read import read_run
 from seekjax.config import LoraConfig, SftConfig
 from seekjax.model.transformer import Transformer
 from seekjax.open import open_model
+from seekjax.placement import use_mesh
 from seekjax.post.stages import stage_of
 from seekjax.train.loop import fit
 from seekjax.train.lora import Adapted, make_plan
 from seekjax.train.loss import NextToken
 from seekjax.train.state import RunSpec
 from seekjax.train.step import BATCH, compile_train, train_step
-from sharding.mesh import MeshConfig, make_mesh
+from sharding.mesh import MeshConfig
 from sharding.place import put_batch
-from sharding.rules import sharding, use
+from sharding.rules import sharding
 
 LORA = LoraConfig(rank=4, alpha=8, experts=True)
 RANDOM = np.random.default_rng(0)
@@ -47,7 +48,7 @@ def config(tiny):
 @pytest.fixture(scope="module")
 def begun(config):
     """A plan and its state on one device, as host arrays, with adapters that do something."""
-    with use(make_mesh(config.mesh)):
+    with use_mesh(config.mesh):
         plan = make_plan(config)
         state = plan.start()
     busy = jax.tree.map(lambda x: RANDOM.normal(0, 0.1, x.shape).astype(np.float32), state.params)
@@ -56,7 +57,7 @@ def begun(config):
 
 def test_the_first_weights_are_those_that_stay(config, begun):
     plan, state, _ = begun
-    with use(make_mesh(config.mesh)):
+    with use_mesh(config.mesh):
         plain = RunSpec(replace(config, lora=LoraConfig())).start()
     equal(state.frozen["base"], plain.params)
     equal(jax.jit(plan.weights)(state.params, state.frozen), plain.params)
@@ -143,7 +144,7 @@ def test_a_step_is_the_same_on_a_mesh(config):
         make_batch(),
         [],
     )
-    with use(make_mesh(config.mesh)):
+    with use_mesh(config.mesh):
         state = make_plan(config).start()
     busy = jax.tree.map(lambda x: RANDOM.normal(0, 0.1, x.shape).astype(np.float32), state.params)
     host = jax.tree.map(
@@ -159,7 +160,7 @@ def test_a_step_is_the_same_on_a_mesh(config):
         return plan, NextToken(plan, np.ones(320, np.int32))
 
     found.append(jax.jit(partial(train_step, *traced()))(host, batch))
-    with use(make_mesh(MeshConfig(data=2, expert=2), devices=jax.devices()[:4])):
+    with use_mesh(MeshConfig(data=2, expert=2), devices=jax.devices()[:4]):
         plan, criterion = traced()
         placed = jax.device_put(host, jax.tree.map(sharding, plan.state_axes()))
         split = placed.params["expert_layers"]["ffn"]["w_gate"]["a"]
@@ -190,7 +191,7 @@ def tuned(tiny, chats, tmp_path_factory):
 
 def test_training_leaves_the_weights_and_a_run_is_read_merged(tuned):
     plan, state, config = tuned.stage.plan, tuned.state, tuned.config
-    with use(make_mesh(config.mesh)):
+    with use_mesh(config.mesh):
         equal(state.frozen["base"], RunSpec(config).start().params)
     assert all(np.abs(np.asarray(x)).max() > 0 for x in jax.tree.leaves(state.params))
     read, variables = read_run(tuned.folder)
@@ -200,7 +201,7 @@ def test_training_leaves_the_weights_and_a_run_is_read_merged(tuned):
         variables["params"],
         jax.jit(plan.weights)(state.ema, state.frozen),
     )
-    with use(make_mesh(MeshConfig(data=4, expert=2))):
+    with use_mesh(MeshConfig(data=4, expert=2)):
         split = read_run(tuned.folder)[1]["params"]
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=1e-6),
@@ -236,6 +237,6 @@ def test_a_run_of_adapters_goes_on_and_can_be_tuned_again(tuned, tmp_path):
         out=tmp_path,
         train=replace(tuned.config.train, steps=1, ema=0.0),
     )
-    with use(make_mesh(config.mesh)):
+    with use_mesh(config.mesh):
         first = RunSpec(config).start()
     equal(first.params, read_run(tuned.folder)[1]["params"])

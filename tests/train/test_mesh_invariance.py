@@ -16,12 +16,13 @@ import optax
 import pytest
 
 from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, TrainConfig
+from seekjax.placement import use_mesh
 from seekjax.train.loss import NextToken
 from seekjax.train.state import RunSpec
 from seekjax.train.step import BATCH, compile_steps, train_step
-from sharding.mesh import MeshConfig, make_mesh
+from sharding.mesh import MeshConfig
 from sharding.place import put_batch
-from sharding.rules import sharding, use
+from sharding.rules import sharding
 
 TOLERANCE = 1e-5
 SEQUENCES, T = 32, 16
@@ -90,7 +91,7 @@ def gradient_plan(config):
 @cache
 def start(model):
     """The state before the step as host arrays; with a balance bias that changes who is chosen."""
-    with use(make_mesh(MeshConfig(data=1))):
+    with use_mesh(MeshConfig(data=1)):
         state = gradient_plan(replace(CONFIG, model=model)).start()
     random = np.random.default_rng(0)
     balance = jax.tree.map(
@@ -124,8 +125,8 @@ def reference(config):
     )
 
 
-def on_mesh(config, mesh, micro):
-    with use(make_mesh(MESHES[mesh])):
+def sharded_step(config, mesh, micro):
+    with use_mesh(MESHES[mesh]):
         plan = gradient_plan(config)
         state = jax.device_put(start(config.model), jax.tree.map(sharding, plan.state_axes()))
         batch = put_batch(make_batch(micro), BATCH)
@@ -150,7 +151,7 @@ def test_a_step_is_the_same_everywhere(mesh, kernel, micro, mask_documents, whol
     config = CONFIG if whole else EXPERTS
     config = replace(config, data=replace(config.data, mask_documents=mask_documents))
     expected = reference(config)
-    found = on_mesh(
+    found = sharded_step(
         replace(
             config,
             kernel=KERNELS[kernel],
