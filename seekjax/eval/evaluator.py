@@ -48,8 +48,8 @@ class EvalConfig:
 
 
 class Evaluator:
-    """Asks a model. Make and use it within `use_mesh(mesh)`. Raises ConfigError or DataError for what
-    cannot work, before anything is drawn."""
+    """Asks a model. Make and use it within `use_mesh(mesh)`. Raises ConfigError or DataError for
+    what cannot work, before anything is drawn."""
 
     def __init__(
         self, opened: OpenedModel, asked: EvalConfig, held_out: bool, rows: int | None = None
