@@ -11,7 +11,7 @@ from seekjax.placement import declare_axes, use_mesh
 from sharding.axes import Role, Vocabulary
 from sharding.mesh import MeshConfig, abstract_mesh
 from sharding.place import Named, axes_of, put_batch, unbox
-from sharding.rules import RULES, constrain, local, mesh_axes, sharding, spec, split_by
+from sharding.rules import RULES, constrain, local, mesh_axes, sharding, spec, split_by, use
 
 SIXTEEN = abstract_mesh(MeshConfig(data=2, fsdp=2, expert=2, tensor=2), 16)
 
@@ -90,7 +90,7 @@ def own_words():
 
 
 def test_the_vocabulary_is_the_users(own_words):
-    with use_mesh(SIXTEEN, own_words):
+    with use(SIXTEEN, own_words):
         assert spec("images pixels channels") == P(("data", "fsdp", "expert"), None, None)
         assert spec("pixels channels") == P(None, ("fsdp", "expert"))
         with pytest.raises(ValueError, match="'batch' is not a logical axis; .*images, channels"):
@@ -100,7 +100,7 @@ def test_the_vocabulary_is_the_users(own_words):
 def test_an_axis_from_outside_is_placed_like_a_known_one(own_words):
     own_words.declare({"groups": "channels"})
     own_words.declare({"groups": "channels", "more_groups": "groups"})  # once more is allowed
-    with use_mesh(SIXTEEN, own_words):
+    with use(SIXTEEN, own_words):
         assert spec("groups") == spec("more_groups") == spec("channels")
         assert spec("groups channels") == P(None, ("fsdp", "expert"))  # the known axis goes first
 
