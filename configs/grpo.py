@@ -7,7 +7,7 @@ Hardware: two CPU cores for a model of configs/tiny.py's size, a second or two p
 samples. Before the first step it samples, and stops with a diagnosis when nothing can be learnt.
 Expect accuracy to move towards what the starting model gets right once in eight tries. Other
 papers' objectives by one word: --post.recipe grpo, r1, dr_grpo, dapo, gspo or cispo
-(seekjax/post/rl/recipes.py).
+(seekjax/config/recipes.py).
 """
 
 from seekjax.config import (

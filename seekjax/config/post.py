@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from seekjax.config.model import Name
+from seekjax.errors import need
 
 Template = Literal["auto", "v2", "v3", "r1"]
 
@@ -125,7 +126,7 @@ class DistillConfig(SamplesConfig):
 class Objective:
     """Every choice between the published variants of GRPO; the defaults are DeepSeek-V3.2's.
 
-    seekjax/post/rl/recipes.py has the named ones with their papers' formulas.
+    seekjax/config/recipes.py has the named ones with their papers' formulas.
     """
 
     # standardised: (r - mean) / std within a group; centred: r - mean; or module:name
@@ -160,15 +161,15 @@ class Objective:
     keep_mask: bool = True
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a number without a meaning."""
+        """Raise ConfigError for a number without a meaning."""
         for name in ("clip_low", "clip_high", "kl", "mask_ratio", "truncate", "overlong"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"objective.{name} is {getattr(self, name)}: it must be 0 or more")
-        if self.overlong > 1:
-            raise ValueError(
-                f"objective.overlong is {self.overlong}: it is a share of the longest completion, "
-                "at most 1"
-            )
+            value = getattr(self, name)
+            need(value >= 0, f"objective.{name} is {value}: it must be 0 or more.")
+        need(
+            self.overlong <= 1,
+            f"objective.overlong is {self.overlong}: it is a share of the longest completion, at "
+            "most 1.",
+        )
 
 
 @dataclass(frozen=True)

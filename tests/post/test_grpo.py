@@ -18,20 +18,21 @@ from seekjax.config import (
     Config,
     DataConfig,
     GrpoConfig,
+    Objective,
     KernelConfig,
     LoraConfig,
     ModelConfig,
     OptimizerConfig,
     TrainConfig,
 )
+from seekjax.config.recipes import RECIPES, objective_of
 from seekjax.data import DataError, load_tokenizer
 from seekjax.data.chat import BUILT_IN
 from seekjax.errors import ConfigError
 from seekjax.model.transformer import Transformer
 from seekjax.open import open_model, with_initial_model
 from seekjax.placement import use_mesh
-from seekjax.post.rl.grpo import Reinforcement, objective_of, replaced
-from seekjax.post.rl.recipes import RECIPES
+from seekjax.post.rl.grpo import Reinforcement, replaced
 from seekjax.post.rollout import sampler as rollout
 from seekjax.train import metrics
 from seekjax.train.loop import fit
@@ -455,7 +456,7 @@ def test_what_was_drawn_tells_how_good_the_policy_is_and_what_has_signal_is_lear
     stage = object.__new__(Reinforcement)
     stage.config, stage.objective = (
         Config(grpo=GrpoConfig(prompts=2, group=2, rounds=3)),
-        objective_of(GrpoConfig(resample=True)),
+        objective_of(GrpoConfig(objective=Objective(resample=True))),
     )
     stage.draw_round = lambda _, number: (
         {"tokens": jnp.arange(4)[:, None] + rounds[number][1], "choice": jnp.zeros((4, 1))},
@@ -525,6 +526,8 @@ def test_a_template_that_asks_for_no_answer_is_refused(base, tmp_path):
 
 def test_a_config_replaces_parts_of_its_recipe():
     assert objective_of(GrpoConfig()) == RECIPES["v3_2"]
-    assert objective_of(GrpoConfig(recipe="dapo", clip_high=0.4, kl=0.1)) == replace(
+    changed = replace(RECIPES["dapo"], clip_high=0.4, kl=0.1)
+    assert objective_of(GrpoConfig(recipe="dapo")) == RECIPES["dapo"]
+    assert objective_of(GrpoConfig(recipe="dapo", objective=changed)) == replace(
         RECIPES["dapo"], clip_high=0.4, kl=0.1
     )

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from jax.sharding import NamedSharding, PartitionSpec
 
+from seekjax.config.recipes import RECIPES
 from seekjax.post.rl.objective import (
     Metrics,
     Objective,
@@ -21,7 +22,6 @@ from seekjax.post.rl.objective import (
     kl_estimate,
     policy_loss,
 )
-from seekjax.post.rl.recipes import RECIPES
 from tests.reference import grpo as reference
 
 P, G, T = 2, 4, 5

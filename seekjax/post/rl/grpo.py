@@ -1,5 +1,6 @@
 """Group relative policy optimisation as a stage of the loop: rollouts where the batches were
-(DeepSeekMath, R1, V3.2; formulas in recipes.py)."""
+(DeepSeekMath, R1, V3.2; formulas in seekjax/config/recipes.py).
+"""
 
 import time
 from dataclasses import replace
@@ -10,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seekjax.config import Config, GrpoConfig
+from seekjax.config import Config
+from seekjax.config.recipes import objective_of
 from seekjax.data import read_tokenizer
 from seekjax.errors import ConfigError, need
 from seekjax.post.rl.objective import Objective, Totals, advantages, policy_loss
 from seekjax.post.rl.preflight import preflight
-from seekjax.post.rl.recipes import RECIPES
 from seekjax.post.rollout.grader import Judge, Judged
 from seekjax.post.rollout.log import Watch
 from seekjax.post.rollout.sampler import Sampler, everywhere, merged, minibatch
@@ -25,11 +26,6 @@ from seekjax.train.score import log_probs
 from seekjax.train.state import RunSpec, TrainState
 from seekjax.train.step import BATCH, compile_train
 from sharding.rules import constrain, sharding, split_by
-
-
-def objective_of(grpo: GrpoConfig) -> Objective:
-    """Return the objective that the config sets, or that of its recipe."""
-    return grpo.objective or RECIPES[grpo.recipe]
 
 
 class GroupRelative:
@@ -167,7 +163,8 @@ class Reinforcement:
 
     def collect(self, step: int, state: TrainState) -> list[dict[str, Any]]:
         """A rollout: texts, their rewards and advantages, the probabilities they are compared with,
-        cut into the batches of its updates."""
+        cut into the batches of its updates.
+        """
         post, every = self.config.post, self.config.post.reference_every
         jax.block_until_ready(state)  # else the update before would count as drawing
         self.watch.before(step, state)
@@ -296,7 +293,8 @@ class Reinforcement:
 
     def _score(self, params, frozen, balance, texts: dict[str, Any]) -> jax.Array:
         """log_probs of a whole rollout, as many rows at a time as a forward pass of training
-        has."""
+        has.
+        """
         train = self.config.train
         pieces = jax.tree.map(
             lambda x: constrain(
@@ -317,7 +315,8 @@ class Reinforcement:
 
 def replaced(old_B: np.ndarray, new_B: np.ndarray, group: int) -> np.ndarray:
     """Which rows of old and new together to keep: groups of new with signal take the places of
-    those of old without, in order."""
+    those of old without, in order.
+    """
 
     def signal(advantage_B):
         return (advantage_B.reshape(-1, group) != 0).any(1)

@@ -4,7 +4,8 @@ surrogates and the divergence from a reference.
 Axes beside the model's: P prompts, G samples of one prompt (a group); B = P * G sequences, T
 completion tokens. pi is the policy that learns, pi_old the same trainer's at the rollout,
 pi_sampler what the sampler says it drew with, pi_ref the reference. `logp` are log-probabilities of
-the sampled tokens. The named settings, with their papers, are in `recipes.py`.
+the sampled tokens. The named settings, with their papers, are in
+seekjax/config/recipes.py.
 """
 
 from functools import partial
@@ -23,7 +24,8 @@ FARTHEST = 20.0
 
 class Totals(NamedTuple):
     """What describes the whole minibatch, all micro-batches and devices: sums are divided by it, so
-    that splitting changes nothing."""
+    that splitting changes nothing.
+    """
 
     tokens: jax.Array | float  # unmasked tokens
     sequences: jax.Array | float
