@@ -40,7 +40,7 @@ def train(argv: list[str]) -> bool:
     keep_compiled()
     fitted = fit(config, stage_of(config))
     if fitted.finished:
-        print("\n".join(fitted.stage.finish(fitted.state, fitted.folder)))
+        print("\n".join(fitted.parts.report.finish(fitted.state, fitted.folder)))
         print("  or train on with", longer(argv, config.train.steps))
     return fitted.finished
 

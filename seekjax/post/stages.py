@@ -2,10 +2,10 @@
 
 from seekjax.config import Config, DistillConfig, DpoConfig, GrpoConfig, SftConfig
 from seekjax.train.pretrain import Pretraining
-from seekjax.train.stage import Stage
+from seekjax.train.training import Training
 
 
-def stage_of(config: Config) -> type[Stage]:
+def stage_of(config: Config) -> type[Training]:
     """Pre-training, or what config.post says follows it."""
     if isinstance(config.post, GrpoConfig):
         from seekjax.post.rl.grpo import Reinforcement

@@ -2,7 +2,6 @@
 training or held-out side.
 """
 
-
 from seekjax.errors import DataError
 from seekjax.registry import did_you_mean
 from seekjax.tasks.addition import Addition

@@ -1,2 +1,3 @@
 """Training: state, loss, optimizer, step, loop, checkpoints, and the schedules that move with the
-tokens seen."""
+tokens seen.
+"""

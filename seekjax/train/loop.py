@@ -4,144 +4,161 @@ import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from seekjax.checkpoint.config_json import to_json
 from seekjax.checkpoint.write import Checkpoints
 from seekjax.config import Config
 from seekjax.config.validate import validate
-from seekjax.data import DataError
+from seekjax.errors import DataError
 from seekjax.model.count import flops_per_token
 from seekjax.open import initial_variables, with_initial_model
 from seekjax.placement import use_mesh
+from seekjax.train.hardware import matmul_peak
 from seekjax.train.metrics import Recorder, Screen
 from seekjax.train.pretrain import Pretraining
-from seekjax.train.run import Stop, announce, matmul_peak, open_folder, stop_on_signals
-from seekjax.train.stage import Stage
+from seekjax.train.run_folder import announce, describe, make_folder
+from seekjax.train.signals import stop_agreed, stop_on_signals
 from seekjax.train.state import TrainState
+from seekjax.train.training import Parts, Training
 from sharding.mesh import join_hosts
 
 
 @dataclass
 class Fitted:
-    """What a run leaves behind for whoever called it."""
+    """What a run leaves behind for its caller."""
 
     config: Config
     folder: Path
-    stage: Stage
+    training: Training
+    parts: Parts
     state: TrainState
-    finished: bool  # all steps done, not stopped by a signal
+    finished: bool  # all steps are done; false if a signal ended the run
 
 
-def fit(config: Config, make_stage: type[Stage] = Pretraining) -> Fitted:
-    """Train from scratch, from config.init or from the newest checkpoint in config.out, save, and
-    return the final state.
+def fit(config: Config, make_training: type[Training] = Pretraining) -> Fitted:
+    """Train from scratch, from config.init or from the newest checkpoint in config.out; save.
 
     Raises ConfigError, DataError, RunError or CheckpointError, each with one sentence, before
-    anything expensive where that is possible.
+    anything expensive if that is possible.
     """
     join_hosts()
     config = with_initial_model(config)
     validate(config)
-    stage = make_stage(config)
-    folder, steps = open_folder(config), config.train.steps
+    training = make_training(config)
+    folder = make_folder(config)
+    steps = config.train.steps
 
     with (
         use_mesh(config.mesh),
         stop_on_signals() as stop,
         closing(Checkpoints(folder, config.train.keep)) as checkpoints,
     ):
-        stage.open(folder)
-        restored = checkpoints.restore(stage.plan.abstract_state(), stage.alike)
-        done, state, position = restored or (0, stage.plan.start(initial_variables(config)), None)
-        if position is not None:
-            stage.seek(position)
-        position = stage.position()
+        # Compile, then begin or resume.
+        parts = training.build(folder)
+        state, done = begin(training, parts, checkpoints)
+        position = parts.source.get_state()
 
         def save() -> None:
             checkpoints.save(int(state.step), state, data=position, config=to_json(config))
 
         with Screen(steps, done) as screen:
-            announce(screen.say, config, folder, stage, done)
+            announce(screen.say, training, parts, folder, done)
+            describe(training, folder)
             recorder = Recorder(config, folder, done)
-            report = Report(config, stage, screen, recorder)
-            # a save that came in the middle of what a rollout is learnt from waits for its end
-            due = False
+            progress = Progress(config, parts, screen, recorder)
+            save_is_due = False  # stays true until the position can be saved: see Source.get_state
+
             try:
                 for step in range(done, steps):
-                    state, metrics = stage.step(state, stage.batch(step, state))
-                    position = stage.position()
+                    batch = parts.source.batch(step, state)
+                    state, metrics = parts.step(state, batch)
+                    position = parts.source.get_state()
                     step += 1
-                    report(step, metrics)
-                    last = step == steps or (position is not None and agreed(stop, step, config))
+                    progress(step, metrics)
+
                     if step % config.train.eval_every == 0 or step == steps:
-                        report.flush()
-                        record, sentence = stage.evaluate(state)
-                        recorder.write({"step": step, "split": "held_out", **record})
+                        progress.flush()
+                        figures, sentence = parts.evaluate(state)
+                        recorder.write({"step": step, "split": "held_out", **figures})
                         screen.say(f"step {step}: held out {sentence}")
-                        report.restart()
-                    due |= step % config.train.save_every == 0
-                    if (due and position is not None) or last:
+                        progress.restart()
+
+                    can_save = position is not None
+                    stopped = can_save and stop_agreed(stop, step, config.train.log_every)
+                    save_is_due |= step % config.train.save_every == 0
+                    if (save_is_due and can_save) or stopped or step == steps:
                         save()
-                        due = False
-                    if last:
+                        save_is_due = False
+                    if stopped:
                         break
-                report.flush()
-            # bad input costs no step that was made; of several processes one alone may meet it, and
-            # the others would not come to save
+                progress.flush()
             except DataError:
-                if int(state.step) > done and position is not None and jax.process_count() == 1:
-                    report.flush()
+                # Save what was trained before bad data was met. Of several processes the others
+                # may not fail, and a collective save would hang.
+                trained = int(state.step) > done
+                if trained and position is not None and jax.process_count() == 1:
+                    progress.flush()
                     save()
-                    screen.say(
-                        f"saved step {int(state.step)}: the same command continues from there."
-                    )
+                    screen.say(saved_line(state))
                 raise
-            if stop:
-                screen.say(
-                    f"{stop.signal.name}: saved step {int(state.step)}; the same command "
-                    "continues from there."
-                )
+
+            if stop.signal is not None:
+                screen.say(f"{stop.signal.name}: {saved_line(state)}")
         checkpoints.wait()
-    return Fitted(config, folder, stage, state, int(state.step) >= steps)
+    return Fitted(config, folder, training, parts, state, int(state.step) >= steps)
 
 
-def agreed(stop: Stop, step: int, config: Config) -> bool:
-    """Whether any process was asked to stop; several processes ask each other at every report only,
-    for it makes them wait."""
-    if jax.process_count() == 1:
-        return bool(stop)
-    return step % config.train.log_every == 0 and bool(
-        np.any(multihost_utils.process_allgather(np.array(bool(stop))))
-    )
+def begin(training: Training, parts: Parts, checkpoints: Checkpoints) -> tuple[TrainState, int]:
+    """Return the newest saved state, or the first one, and the steps that it has behind it."""
+    abstract = parts.spec.abstract_state()
+    restored = checkpoints.restore(abstract, training.shared_position)
+    if restored is None:
+        return parts.spec.start(initial_variables(training.config)), 0
+
+    done, state, position = restored
+    if position is not None:
+        parts.source.set_state(position)
+    return state, done
 
 
-class Report:
-    """Turns the metrics of a step into a record and a progress line, one step late so that the
-    devices never wait for the screen."""
+def saved_line(state: TrainState) -> str:
+    """Return the line that ends a run which can go on."""
+    return f"saved step {int(state.step)}; the same command continues from there."
 
-    def __init__(self, config: Config, stage: Stage, screen: Screen, recorder: Recorder):
-        self.config, self.stage, self.screen, self.recorder = config, stage, screen, recorder
-        self.pending: tuple[int, dict] | None = None
+
+class Progress:
+    """Turns the metrics of a step into a record and a progress line.
+
+    It does so one step late, so that the devices never wait for the screen.
+    """
+
+    def __init__(self, config: Config, parts: Parts, screen: Screen, recorder: Recorder):
+        self.config = config
+        self.parts = parts
+        self.screen = screen
+        self.recorder = recorder
         self.peak = matmul_peak(config.kernel.dtype)
         self.flops = flops_per_token(config.model, config.data.sequence)
-        self.load_every = max(
-            config.train.log_every, config.train.steps // 200
-        )  # enough rows for a picture
+        # enough rows for a picture
+        self.load_every = max(config.train.log_every, config.train.steps // 200)
+        self.pending: tuple[int, dict[str, Any]] | None = None
         self.first = True
         self.restart()
 
     def restart(self) -> None:
-        """Start the clock anew, leaving out whatever went on since the last report."""
-        self.began, self.tokens = time.perf_counter(), 0
+        """Start the clock anew, leaving out what went on since the last report."""
+        self.began = time.perf_counter()
+        self.tokens = 0
 
-    def __call__(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    def __call__(self, step: int, metrics: dict[str, Any]) -> None:
+        """Report the step before if that is due, and keep these metrics if they will be."""
         self.flush()
-        self.tokens += self.stage.tokens(step - 1)
-        if step % self.config.train.log_every == 0 or step == self.config.train.steps or self.first:
+        train = self.config.train
+        self.tokens += self.parts.source.tokens(step - 1)
+        if step % train.log_every == 0 or step == train.steps or self.first:
             self.pending = step, metrics
             if self.first:
                 self.flush()
@@ -151,29 +168,36 @@ class Report:
         """Write the report that is due."""
         if self.pending is None:
             return
-        (step, metrics), self.pending = self.pending, None
-        metrics = jax.device_get(metrics)  # waits for that step
-        seconds, tokens = time.perf_counter() - self.began, self.tokens
+        step, metrics = self.pending
+        self.pending = None
+
+        # The clock stops when that step is done.
+        metrics = jax.device_get(metrics)
+        rate = self.tokens / (time.perf_counter() - self.began)
         self.restart()
         self.first = False
-        rate = tokens / seconds
+
+        record = self.record(step, metrics, rate)
+        self.recorder.write(record)
+        self.screen.report(record, self.parts.report.progress(record))
+
+    def record(self, step: int, metrics: dict[str, Any], rate: float) -> dict[str, Any]:
+        """Return the row of metrics.jsonl for a step; `rate` is in tokens per second."""
         experts = metrics.pop("experts")
-        figures = {name: float(value) for name, value in metrics.items()}
+        scalars = {name: float(value) for name, value in metrics.items()}
         record = {
             "step": step,
             "split": "train",
-            **figures,
-            **self.stage.derive(figures),
+            **scalars,
+            **self.parts.report.extra_metrics(scalars),
             "tokens_per_second": rate,
             "share_of_peak": rate * self.flops / self.peak,
             "max_violation": 0.0,
         }
         if experts:
             load = experts.pop("load")
-            record |= {"max_violation": float(experts["max_violation"].mean())} | {
-                f"layer_{name}": value for name, value in experts.items()
-            }
+            record["max_violation"] = float(experts["max_violation"].mean())
+            record |= {f"layer_{name}": value for name, value in experts.items()}
             if step % self.load_every == 0 or step == self.config.train.steps:
                 record["load"] = load
-        self.recorder.write(record)
-        self.screen.report(record, self.stage.describe(record))
+        return record

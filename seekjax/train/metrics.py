@@ -1,5 +1,6 @@
 """What a run reports: JSON lines always, TensorBoard and Weights & Biases on request, a progress
-line on the screen."""
+line on the screen.
+"""
 
 import json
 import math
@@ -49,7 +50,8 @@ class Recorder:
 
 def keep_until(path: Path, step: int) -> None:
     """Drop what an earlier, interrupted start wrote beyond the step it is resumed at, and a line it
-    could not finish."""
+    could not finish.
+    """
     if path.exists():
         lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
         path.write_text("".join(line + "\n" for line in lines))
@@ -90,7 +92,8 @@ def _wandb(config: Config, folder: Path):
 
 class Screen:
     """A live line on a terminal, a plain line per report elsewhere; silent on all processes but the
-    first."""
+    first.
+    """
 
     def __init__(self, steps: int, done: int):
         self.console = Console(soft_wrap=True, highlight=False, quiet=jax.process_index() > 0)

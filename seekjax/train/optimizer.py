@@ -1,38 +1,56 @@
-"""AdamW as DeepSeek trained with it, and Muon for the matrices (V3 section 4.2; Muon:
-2502.16982)."""
+"""Optimizers by name: AdamW as DeepSeek trained with it, and Muon for the matrices.
 
+V3 section 4.2; Muon: 2502.16982. An entry of OPTIMIZERS, or a `module:name` from outside, is a
+function (config, axes) -> optax.GradientTransformation that scales the clipped gradients. `axes`
+are the logical axes of each parameter, as "embed heads nope". Weight decay and the learning rate
+follow for all of them, in `make_optimizer`.
+"""
+
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import optax
 
-from seekjax.config import Config
+from seekjax.config import Config, OptimizerConfig
 from seekjax.model.axes import decays, matrix
+from seekjax.registry import Registry
 from seekjax.train.schedule import learning_rate
+
+Scaling = Callable[[OptimizerConfig, Any], optax.GradientTransformation]
 
 
 def make_optimizer(config: Config, axes: Any) -> optax.GradientTransformation:
-    """Clip by global norm, scale by Adam or Muon, decay, follow the learning rate. `axes`: the
-    logical axes of each parameter."""
-    o = config.optimizer
-    scale = optax.scale_by_adam(o.beta1, o.beta2, o.eps)
-    if (
-        o.name == "muon"
-        # a rate of -1 cancels the sign that Muon brings along: decay and rate follow below, as for
-        # Adam
-    ):
-        scale = optax.contrib.muon(
-            -1.0,
-            beta=0.95,
-            consistent_rms=0.2,
-            adam_b1=o.beta1,
-            adam_b2=o.beta2,
-            eps=o.eps,
-            muon_weight_dimension_numbers=jax.tree.map(matrix, axes),
-        )
+    """Return the chain: clip by global norm, scale, decay, follow the learning rate.
+
+    axes: the logical axes of each parameter.
+    """
+    settings = config.optimizer
+    scale = OPTIMIZERS.find(settings.name)
     return optax.chain(
-        optax.clip_by_global_norm(o.clip),
-        scale,
-        optax.add_decayed_weights(o.weight_decay, jax.tree.map(decays, axes)),
+        optax.clip_by_global_norm(settings.clip),
+        scale(settings, axes),
+        optax.add_decayed_weights(settings.weight_decay, jax.tree.map(decays, axes)),
         optax.scale_by_learning_rate(learning_rate(config)),
     )
+
+
+def adam(settings: OptimizerConfig, axes: Any) -> optax.GradientTransformation:
+    """Return Adam's scaling, the same for every parameter."""
+    return optax.scale_by_adam(settings.beta1, settings.beta2, settings.eps)
+
+
+def muon(settings: OptimizerConfig, axes: Any) -> optax.GradientTransformation:
+    """Return Muon's scaling for matrices, with Adam's for embedding, head and norms."""
+    return optax.contrib.muon(
+        -1.0,  # cancels the sign that Muon applies: the rate follows in the chain, as for Adam
+        beta=0.95,
+        consistent_rms=0.2,
+        adam_b1=settings.beta1,
+        adam_b2=settings.beta2,
+        eps=settings.eps,
+        muon_weight_dimension_numbers=jax.tree.map(matrix, axes),
+    )
+
+
+OPTIMIZERS: Registry[Scaling] = Registry("optimizer", {"adamw": adam, "muon": muon})

@@ -1,5 +1,6 @@
 """What a run looks like: loss curves, expert load over steps and layers, MaxVio over time; drawn
-from metrics.jsonl alone."""
+from metrics.jsonl alone.
+"""
 
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from seekjax.train.metrics import read
 
 def draw(folder: Path) -> list[Path]:
     """Write loss.png, load.png and max_violation.png into a run's folder; those for which there is
-    something to show."""
+    something to show.
+    """
     records = read(folder)
     train = [r for r in records if r["split"] == "train"]
     evals = [r for r in records if r["split"] == "held_out"]

@@ -1,6 +1,7 @@
-"""Pre-training as a stage of the loop: batches of packed text, the next-token loss, bits per
-byte."""
+"""Pre-training: batches of packed text, the next-token loss, bits per byte."""
 
+import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,142 +9,204 @@ import jax
 import numpy as np
 
 from seekjax.config import Config
-from seekjax.data import eval_batches, load_corpus, load_tokenizer, stories, train_batches
-from seekjax.train import finish
-from seekjax.train.lora import make_plan
-from seekjax.train.schedule import batch_at
-from seekjax.train.state import TrainState
-from seekjax.train.step import BATCH, compile_steps
+from seekjax.data import (
+    Corpus,
+    Tokenizer,
+    eval_batches,
+    exact_batches,
+    held_out_text,
+    load_corpus,
+    load_tokenizer,
+    stories,
+    train_batches,
+    xz_bits_per_byte,
+)
+from seekjax.generate.sampling import Sampling
+from seekjax.placement import use_mesh
+from seekjax.train.held_out import add_up, bits_per_byte, measure_sources
+from seekjax.train.lora import make_spec
+from seekjax.train.plots import draw
+from seekjax.train.sample import indent, write_sample
+from seekjax.train.source import BatchSource, own_rows, process_share
+from seekjax.train.state import RunSpec, TrainState
+from seekjax.train.step import compile_steps
+from seekjax.train.training import Parts
 from sharding.place import put_batch
+
+Measure = Callable[[Any, TrainState, dict[str, jax.Array]], dict[str, jax.Array]]
+
+TEXT_BYTES = 200_000  # of held-out text in the closing figure
+SAMPLE_TOKENS = 96  # that the model writes at the end
+
+# Generated sources start their own documents; others are given a line of Python.
+PROMPTS = {"stories": "", "arithmetic": ""}
 
 
 class Pretraining:
-    """The stage of `python train.py tiny`; see train.stage.Stage for the methods."""
+    """Pre-training with its corpus and tokenizer read; see train/training.py for the methods."""
 
-    alike = False  # each reads its own share
+    shared_position = False  # each process reads its own share
 
     def __init__(self, config: Config):
         self.config = config
         self.corpus = load_corpus(config.data)
         self.tokenizer = load_tokenizer(config.data, config.model.vocab, self.corpus)
-        self.process = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-
-    def about(self) -> list[str]:
-        return [
-            "data: "
-            f"{', '.join(f'{source.name} ({len(source.train):,} documents)' for source in self.corpus.sources)}; "
-            ""
-            f"{self.tokenizer.size} token ids"
-        ]
 
     def manifest(self) -> dict[str, Any]:
+        """Return every file read, with its hash."""
         return self.corpus.manifest()
 
-    def open(self, folder: Path) -> None:
-        train = self.config.train
-        self.plan = make_plan(self.config)
-        self.batches = train_batches(
-            self.config.data,
+    def build(self, folder: Path) -> Parts:
+        """Compile the steps, and open the batches."""
+        config = self.config
+        spec = make_spec(config)
+        step, measure = compile_steps(spec, self.tokenizer.bytes_V)
+        batches = train_batches(
+            config.data,
             self.corpus,
             self.tokenizer,
-            batch=train.rows,
-            seed=train.seed,
-            **self.process,
+            batch=config.train.rows,
+            seed=config.train.seed,
+            **process_share(),
         )
-        self.held_out = HeldOut(self)
-        self.step, self.measure = compile_steps(self.plan, self.tokenizer.bytes_V)
-
-    def batch(self, step: int, state: TrainState) -> dict[str, jax.Array]:
-        train = self.config.train
-        micro = batch_at(train, step) // (train.rows)
-        return put_batch(stacked([next(self.batches) for _ in range(micro)]), BATCH)
-
-    def tokens(self, step: int) -> int:
-        return batch_at(self.config.train, step) * self.config.data.sequence
-
-    def position(self) -> Any:
-        return self.batches.get_state()
-
-    def seek(self, position: Any) -> None:
-        self.batches.set_state(position)
-
-    def derive(self, metrics: dict[str, float]) -> dict[str, float]:
-        return {
-            "bits_per_byte": metrics["loss"]
-            * metrics["tokens"]
-            / np.log(2)
-            / max(metrics["bytes"], 1)
-        }
-
-    def describe(self, record: dict[str, Any]) -> str:
-        return f"loss {record['loss']:.3f}  {record['bits_per_byte']:.3f} bits/byte"
-
-    def evaluate(self, state: TrainState) -> tuple[dict[str, float], str]:
-        return self.held_out(state)
-
-    def finish(self, state: TrainState, folder: Path) -> list[str]:
-        return finish.finish(self, state, folder)
+        return Parts(
+            spec=spec,
+            source=BatchSource(config, batches),
+            step=step,
+            evaluate=HeldOutText(config, self.corpus, self.tokenizer, measure),
+            report=PretrainingReport(spec, self.corpus, self.tokenizer, measure),
+        )
 
 
-def stacked(batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Micro-batches as one array with a leading axis."""
-    return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
-
-
-class HeldOut:
+class HeldOutText:
     """Loss and bits per byte on the same held-out batches each time, of every source apart."""
 
-    def __init__(self, stage: Pretraining):
-        config, self.stage = stage.config, stage
-        batch = config.train.rows
-        self.sources = {
-            source.name: eval_batches(
-                config.data,
-                stage.corpus,
-                stage.tokenizer,
-                batch=batch,
-                count=config.train.eval_batches,
-                source=source.name,
-                **stage.process,
-            )
-            for source in stage.corpus.sources
-            if len(source.held_out)
-        }
-        self.floor = (
-            {"stories": stories.entropy_per_token(stage.tokenizer)}
-            if "stories" in self.sources
-            else {}
-        )
+    def __init__(self, config: Config, corpus: Corpus, tokenizer: Tokenizer, measure: Measure):
+        self.measure = measure
+        self.sources: dict[str, list[dict[str, np.ndarray]]] = {}
+        for source in corpus.sources:
+            if len(source.held_out):
+                self.sources[source.name] = eval_batches(
+                    config.data,
+                    corpus,
+                    tokenizer,
+                    batch=config.train.rows,
+                    count=config.train.eval_batches,
+                    source=source.name,
+                    **process_share(),
+                )
+
+        # The exactly known entropy of a source, in nats per token, that no model can go below.
+        self.entropy: dict[str, float] = {}
+        if "stories" in self.sources:
+            self.entropy["stories"] = stories.entropy_per_token(tokenizer)
 
     def __call__(self, state: TrainState) -> tuple[dict[str, float], str]:
-        """From the moving average of the weights, where one is kept."""
-        record, total, params = {}, np.zeros(3), state.params if state.ema is None else state.ema
-        for name, batches in self.sources.items():
-            seen = [
-                self.stage.measure(params, state, put_batch(batch, "batch sequence"))
-                for batch in batches
-            ]
-            nats, tokens, size = sums = np.sum(
-                [[float(one[key]) for key in ("nats", "tokens", "bytes")] for one in seen], 0
-            )
-            total += sums
-            record[f"loss/{name}"], record[f"bits_per_byte/{name}"] = (
-                nats / tokens,
-                nats / np.log(2) / size,
-            )
-            if name in self.floor:
-                record[f"above_entropy/{name}"] = nats / tokens / self.floor[name] - 1
-        nats, tokens, size = total
-        record |= {"loss": nats / tokens, "bits_per_byte": nats / np.log(2) / size}
-        parts = (
-            [f"{name} {record[f'bits_per_byte/{name}']:.3f}" for name in self.sources]
-            if len(self.sources) > 1
-            else []
-        )
-        parts += [
-            f"{name} {record[f'above_entropy/{name}']:+.1%} over its true entropy"
-            for name in self.floor
-        ]
-        return record, f"{record['bits_per_byte']:.3f} bits/byte, loss {record['loss']:.3f}" + (
-            f" ({', '.join(parts)})" if parts else ""
-        )
+        """Return the figures and a sentence of them."""
+
+        def measure(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+            return self.measure(state.averaged, state, put_batch(batch, "batch sequence"))
+
+        by_source = measure_sources(measure, self.sources)
+        record = {}
+        for name, sums in by_source.items():
+            record[f"loss/{name}"] = sums["nats"] / sums["tokens"]
+            record[f"bits_per_byte/{name}"] = bits_per_byte(sums)
+            if name in self.entropy:
+                record[f"above_entropy/{name}"] = record[f"loss/{name}"] / self.entropy[name] - 1
+
+        total = add_up(by_source.values())
+        record["loss"] = total["nats"] / total["tokens"]
+        record["bits_per_byte"] = bits_per_byte(total)
+        return record, self.sentence(record)
+
+    def sentence(self, record: dict[str, float]) -> str:
+        """Return the figures in words, each source apart if there are several."""
+        parts = []
+        if len(self.sources) > 1:
+            parts += [f"{name} {record[f'bits_per_byte/{name}']:.3f}" for name in self.sources]
+        for name in self.entropy:
+            parts.append(f"{name} {record[f'above_entropy/{name}']:+.1%} over its true entropy")
+
+        text = f"{record['bits_per_byte']:.3f} bits/byte, loss {record['loss']:.3f}"
+        return f"{text} ({', '.join(parts)})" if parts else text
+
+
+class PretrainingReport:
+    """The words of a pre-training run."""
+
+    def __init__(self, spec: RunSpec, corpus: Corpus, tokenizer: Tokenizer, measure: Measure):
+        self.spec = spec
+        self.corpus = corpus
+        self.tokenizer = tokenizer
+        self.measure = measure
+
+    def header(self) -> list[str]:
+        """Return the line that states what will be read."""
+        sources = [f"{one.name} ({len(one.train):,} documents)" for one in self.corpus.sources]
+        return [f"data: {', '.join(sources)}; {self.tokenizer.size} token ids"]
+
+    def extra_metrics(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Return the bits per byte of a step's text."""
+        sums = {"nats": metrics["loss"] * metrics["tokens"], "bytes": metrics["bytes"]}
+        return {"bits_per_byte": bits_per_byte(sums)}
+
+    def progress(self, record: dict[str, Any]) -> str:
+        """Return what the progress line shows of a step."""
+        return f"loss {record['loss']:.3f}  {record['bits_per_byte']:.3f} bits/byte"
+
+    def finish(self, state: TrainState, folder: Path) -> list[str]:
+        """Return bits per byte next to xz, a sample, and where everything is; draw the pictures."""
+        lines = [*self.compare_with_xz(state), *self.sample(state)]
+        if jax.process_index() == 0:
+            lines.append("pictures: " + ", ".join(map(str, draw(folder))))
+
+        prompt = first_prompt(self.spec.config)
+        command = shlex.join(["seekjax", "generate", str(folder), "--prompt", prompt])
+        return [*lines, checkpoint_line(state, folder), f"next: let it write with {command}"]
+
+    def compare_with_xz(self, state: TrainState) -> list[str]:
+        """Return bits per byte on held-out text, by the model and by `xz -6` on the same bytes."""
+        lines = []
+        with use_mesh(self.spec.config.mesh):
+            for source in self.corpus.sources:
+                if len(source.held_out):
+                    text = held_out_text(self.corpus, source.name, TEXT_BYTES)
+                    size = len(text.encode())
+                    bits = self.nats(text, state) / float(np.log(2)) / size
+                    lines.append(
+                        f"held-out {source.name}, {size:,} bytes: {bits:.3f} bits/byte; "
+                        f"xz -6 on the same bytes: {xz_bits_per_byte(text):.3f}"
+                    )
+        return lines
+
+    def nats(self, text: str, state: TrainState) -> float:
+        """Return the summed loss of a text, in which every token is a target once."""
+        config = self.spec.config
+        batches = exact_batches(text, self.tokenizer, config.data.sequence, config.train.rows)
+        own = own_rows(config.train.rows)
+
+        sums = []
+        for batch in batches:
+            rows = {name: x[own] for name, x in batch.items()}
+            sums.append(self.measure(state.averaged, state, put_batch(rows, "batch sequence")))
+        return add_up(sums)["nats"]
+
+    def sample(self, state: TrainState) -> list[str]:
+        """Return a sample of what the model writes."""
+        tokenizer, config = self.tokenizer, self.spec.config
+        prompt = first_prompt(config)
+        sampling = Sampling(max_new=SAMPLE_TOKENS, temperature=0.7, seed=config.train.seed)
+        ids = [tokenizer.eos, *tokenizer.encode(prompt)]
+        written = write_sample(self.spec, state, ids, sampling)
+        return ["a sample:", *indent(prompt + tokenizer.decode(written))]
+
+
+def first_prompt(config: Config) -> str:
+    """Return how a document of the run's first source may begin."""
+    return PROMPTS.get(config.data.sources[0], "def ")
+
+
+def checkpoint_line(state: TrainState, folder: Path) -> str:
+    """Return the closing line that names the last checkpoint."""
+    return f"checkpoint: {folder / 'checkpoints' / str(int(state.step))}"

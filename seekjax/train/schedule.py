@@ -82,14 +82,16 @@ def batch_at(train: TrainConfig, step: int) -> int:
 
 def tokens_at(config: Config, step: int) -> int:
     """Tokens seen before optimizer step `step`; `tokens_at(config, config.train.steps)` is the
-    whole run."""
+    whole run.
+    """
     first, seen, size = _stair(config.train, step)
     return (seen + (step - first) * size) * config.data.sequence
 
 
 def share_at(config: Config) -> Callable[[jax.Array], jax.Array]:
     """The function from a step, traced or not, to the share of the training tokens seen before it,
-    float32."""
+    float32.
+    """
     steps = config.train.steps
     knots = sorted({first for first, _, _ in stairs(config.train) if first < steps} | {steps})
     shares = [tokens_at(config, knot) / tokens_at(config, steps) for knot in knots]
@@ -102,7 +104,8 @@ def share_at(config: Config) -> Callable[[jax.Array], jax.Array]:
 
 def learning_rate(config: Config) -> Callable[[jax.Array], jax.Array]:
     """The function from a step to its learning rate: linear warm-up, whose last step is at the
-    peak, times the schedule."""
+    peak, times the schedule.
+    """
     rate, warmup = config.optimizer, max(config.optimizer.warmup, 1)
     follow = _follow(config, rate.learning_rate, rate.schedule)
     return lambda step: (

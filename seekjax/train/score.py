@@ -1,5 +1,6 @@
 """Log-probabilities of given tokens, by the model that learns: in the sampler's own words, where
-those are known."""
+those are known.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +50,8 @@ def log_probs_among(
     rows: int = 512,
 ) -> jax.Array:
     """Log p of every target among the tokens whose bits kept_BTX [B, T, V / 8] has, in float32;
-    logits of about `rows` positions at a time."""
+    logits of about `rows` positions at a time.
+    """
     B, T = target_BT.shape
     many = -(-T // max(1, rows // B))
     spare = -T % many
@@ -79,7 +81,8 @@ def log_probs_among(
 
 def nll(hidden_BTD: jax.Array, head_DV: jax.Array, target_BT: jax.Array, chunk: int) -> jax.Array:
     """-log p(target) of every position in float32, each device on its own tokens and vocabulary,
-    never with all logits at once."""
+    never with all logits at once.
+    """
     axes = mesh_axes("vocab")
 
     def body(hidden_btD, head_Dv, target_bt):
@@ -99,7 +102,8 @@ def stacked_choice(
     config: Config, choice: dict[str, jax.Array], length: int
 ) -> dict[str, jax.Array]:
     """The layers' choices as the training model takes them, {"expert_layers": [L, B, T, K]}; {} for
-    a model without experts."""
+    a model without experts.
+    """
     layers = [
         choice[f"expert_layers_{layer}"][:, :length]
         for layer in range(config.model.layers - config.model.dense_layers)

@@ -15,94 +15,103 @@ from seekjax.train.optimizer import make_optimizer
 from sharding.place import axes_of, unbox
 from sharding.rules import sharding, split_by
 
+Params = Any  # nested dicts of arrays
+Axes = Any  # nested dicts of logical axes, as "embed heads nope"
+
 
 class TrainState(struct.PyTreeNode):
+    """All arrays of a run."""
+
     step: jax.Array  # optimizer steps done, int32
-    params: Any
+    params: Params
     balance: Any  # routing biases, float32; no gradient reaches them
     opt_state: optax.OptState
     key: jax.Array  # root of the run's randomness: fold in the step, never reuse
-    ema: Any  # moving average of params, or None
-    # weights no gradient reaches, by what they are for, as {"reference": ...}; {} in pre-training
-    frozen: Any
+    ema: Params | None  # moving average of params, if the run keeps one
+    frozen: Any  # weights without a gradient, by purpose, as {"reference": ...}; {} in pre-training
+
+    @property
+    def averaged(self) -> Params:
+        """The weights to evaluate: their moving average if the run keeps one."""
+        return self.params if self.ema is None else self.ema
 
 
 class RunSpec:
-    """The parts of a run that its config alone decides: model, optimizer, initial state, and the
-    sharding of each array."""
+    """What a run's config alone decides: model, optimizer, first state, and sharding.
+
+    frozen: names of copies of the first weights to keep next to those that are trained.
+    """
 
     def __init__(self, config: Config, frozen: tuple[str, ...] = ()):
-        """frozen: names of copies of the first weights to keep beside those that learn."""
-        self.config, self.frozen = config, frozen
+        self.config = config
+        self.frozen = frozen
         self.model = Transformer(config.model, config.kernel)
-        self.variables = jax.eval_shape(self._variables, jax.random.key(0))
-        self.axes = axes_of(self.variables)
+        self.abstract_variables = jax.eval_shape(self._init_variables, jax.random.key(0))
+        self.axes = axes_of(self.abstract_variables)
         self.optimizer = make_optimizer(config, self.axes["params"])
 
-    def begin(self, params: Any) -> TrainState:
-        """The state around new weights."""
-        balance = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype), unbox(self.variables).get("balance", {})
-        )
+    def begin(self, params: Params) -> TrainState:
+        """Return the state around new weights."""
+        shapes = unbox(self.abstract_variables).get("balance", {})
+        balance = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+        def copy() -> Params:
+            return jax.tree.map(jnp.copy, params)
+
         return TrainState(
-            jnp.zeros((), jnp.int32),
-            params,
-            balance,
-            self.optimizer.init(params),
-            jax.random.key(self.config.train.seed),
-            jax.tree.map(jnp.copy, params) if self.config.train.ema else None,
-            {name: jax.tree.map(jnp.copy, params) for name in self.frozen},
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            balance=balance,
+            opt_state=self.optimizer.init(params),
+            key=jax.random.key(self.config.train.seed),
+            ema=copy() if self.config.train.ema else None,
+            frozen={name: copy() for name in self.frozen},
         )
 
-    def weights(self, params: Any, frozen: Any) -> Any:
-        """The model's weights, from those that learn and those that do not."""
+    def weights(self, params: Params, frozen: Any) -> Params:
+        """Return the model's weights, from those that are trained and those that are not."""
         return params
+
+    def variables(self, state: TrainState) -> dict[str, Any]:
+        """Return {"params", "balance"} as the model takes them."""
+        return {"params": self.weights(state.params, state.frozen), "balance": state.balance}
+
+    def trained(self) -> list[str]:
+        """Return a line on what is trained, if that is not everything."""
+        return []
 
     @cached_property
     def shape(self) -> TrainState:
         """Shapes and types of the state, with nothing allocated."""
-        return jax.eval_shape(self.begin, unbox(self.variables)["params"])
+        return jax.eval_shape(self.begin, unbox(self.abstract_variables)["params"])
 
     def state_axes(self) -> TrainState:
-        """The logical axes of every array of the state; moments have those of their parameter."""
-        named = {
-            jax.tree_util.keystr(path): axes
-            for path, axes in jax.tree_util.tree_leaves_with_path(self.axes["params"])
-        }
-
-        def axes_of_moment(
-            path, _
-        ):  # its path ends in that of its parameter; what belongs to none, as a count, is whole
-            return next(
-                (axes for end, axes in named.items() if jax.tree_util.keystr(path).endswith(end)),
-                "",
-            )
-
-        moments = jax.tree_util.tree_map_with_path(axes_of_moment, self.shape.opt_state)
+        """Return the logical axes of every array of the state."""
+        axes = self.axes["params"]
         return TrainState(
-            "",
-            self.axes["params"],
-            self.axes.get("balance", {}),
-            moments,
-            "",
-            self.axes["params"] if self.shape.ema else None,
-            dict.fromkeys(self.frozen, self.axes["params"]),
+            step="",
+            params=axes,
+            balance=self.axes.get("balance", {}),
+            opt_state=moment_axes(self.shape.opt_state, self.shape.params, axes),
+            key="",
+            ema=axes if self.shape.ema else None,
+            frozen=dict.fromkeys(self.frozen, axes),
         )
 
     def shardings(self) -> TrainState:
-        """Where each array of the state lives on the mesh in use."""
+        """Return where each array of the state lives on the mesh in use."""
         return jax.tree.map(sharding, self.state_axes())
 
     def abstract_state(self) -> TrainState:
-        """Shapes, types and shardings: what a restore or an ahead-of-time compile needs."""
-        return jax.tree.map(
-            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-            self.shape,
-            self.shardings(),
-        )
+        """Return shapes, types and shardings: what a restore or an ahead-of-time compile needs."""
+
+        def placed(x, place):
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+
+        return jax.tree.map(placed, self.shape, self.shardings())
 
     def start(self, variables: dict | None = None) -> TrainState:
-        """The state before the first step, each array made where it lives.
+        """Return the state before the first step, each array made where it lives.
 
         variables: {"params", "balance"} of a model to start from, instead of random weights.
         """
@@ -110,25 +119,49 @@ class RunSpec:
         if variables is not None:
             return self._start_from(variables, places)
 
-        whole, axes = unbox(self.variables)["params"], axes_of(self.variables)["params"]
+        shapes = unbox(self.abstract_variables)["params"]
+        axes = axes_of(self.abstract_variables)["params"]
         where = jax.tree.map(sharding, axes)
-        params = draw(self.config.model, whole, axes, self.config.train.seed, where)
+        params = draw(self.config.model, shapes, axes, self.config.train.seed, where)
         return jax.jit(self.begin, out_shardings=places, donate_argnums=0)(params)
 
     def _start_from(self, variables: dict, places: TrainState) -> TrainState:
-        def begin(params, balance):
+        """The state around a model's weights and biases, in this run's types."""
+
+        def begin(params: Params, balance: Any) -> TrainState:
             return self.begin(params).replace(balance=balance)
 
         def cast(x, wanted):
             return x.astype(wanted.dtype)
 
-        params = jax.tree.map(cast, variables["params"], unbox(self.variables)["params"])
+        params = jax.tree.map(cast, variables["params"], unbox(self.abstract_variables)["params"])
         start = jax.jit(begin, out_shardings=places, donate_argnums=0)
         return start(params, variables["balance"])
 
-    def _variables(self, key: jax.Array) -> Any:
-        shape = (
-            split_by("batch"),
-            self.config.data.sequence,
-        )  # the smallest batch that every device has a part of; only traced
-        return self.model.init(key, jnp.zeros(shape, jnp.int32))
+    def _init_variables(self, key: jax.Array) -> Any:
+        """The variables by Flax's own init; only traced, for shapes and axes."""
+        smallest = split_by("batch"), self.config.data.sequence  # every device has a part of it
+        return self.model.init(key, jnp.zeros(smallest, jnp.int32))
+
+
+def moment_axes(opt_state: optax.OptState, params: Params, axes: Axes) -> Any:
+    """Return the logical axes of every array of an optimizer's state.
+
+    A moment with the shape of its weight has the weight's axes. Anything else, such as a step
+    count or a factored moment, is whole on every device. (optax.tree.map_params does not serve:
+    it initialises the optimizer with placeholders, which Muon's choice of weights rejects.)
+    """
+
+    def is_params(part: Any) -> bool:
+        return isinstance(part, dict) and part.keys() == axes.keys()
+
+    def of_weight(names: str, weight: jax.ShapeDtypeStruct, moments: Any) -> Any:
+        def of_moment(moment):
+            return names if moment.shape == weight.shape else ""
+
+        return jax.tree.map(of_moment, moments)
+
+    def of_part(part: Any) -> Any:
+        return jax.tree.map(of_weight, axes, params, part) if is_params(part) else ""
+
+    return jax.tree.map(of_part, opt_state, is_leaf=is_params)

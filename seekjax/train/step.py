@@ -1,6 +1,8 @@
 """One optimizer step: gradients over micro-batches, update, balance bias, metrics."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,79 +11,108 @@ import optax
 from seekjax.model.routing import load_entropy, max_violation, update_bias
 from seekjax.train.loss import Criterion, NextToken, forward, target_mask
 from seekjax.train.schedule import balance_rate, learning_rate
-from seekjax.train.state import RunSpec, TrainState
+from seekjax.train.state import Params, RunSpec, TrainState
 from sharding.rules import constrain, sharding
 
 BATCH = "- batch"  # micro-batches, sequences of one forward pass
 
 
 def train_step(
-    plan: RunSpec, criterion: Criterion, state: TrainState, batch: dict[str, jax.Array]
-) -> tuple[TrainState, dict[str, jax.Array]]:
-    """`batch`: arrays [A, B, ...]; A micro-batches make one step, and how they are cut changes
-    nothing."""
-    totals = criterion.totals(batch)
+    spec: RunSpec, criterion: Criterion, state: TrainState, batch: dict[str, jax.Array]
+) -> tuple[TrainState, dict[str, Any]]:
+    """Return the state after one optimizer step, and its metrics.
 
-    def gradient(piece):
+    `batch`: arrays [A, B, ...]; A micro-batches make one step, and how they are cut changes
+    nothing.
+    """
+    train = spec.config.train
+    totals = criterion.totals(batch)
+    grads, sums = accumulate(spec, criterion, state, batch, totals)
+    experts = sums.pop("experts")
+
+    # The weights.
+    updates, opt_state = spec.optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if ema is not None:
+        ema = optax.incremental_update(params, ema, 1 - train.ema)
+
+    # The balance bias: no gradient, once per step, from the load of the whole batch.
+    gamma = balance_rate(spec.config)(state.step)
+    balance = update_biases(state.balance, experts, gamma)
+
+    metrics = sums.pop("maxima", {}) | sums | criterion.metrics(batch, totals)
+    metrics |= {
+        "learning_rate": learning_rate(spec.config)(state.step),
+        "grad_norm": optax.tree.norm(grads),
+        "experts": expert_metrics(experts, balance),
+    }
+    state = state.replace(
+        step=state.step + 1, params=params, opt_state=opt_state, balance=balance, ema=ema
+    )
+    return state, metrics
+
+
+def accumulate(
+    spec: RunSpec,
+    criterion: Criterion,
+    state: TrainState,
+    batch: dict[str, jax.Array],
+    totals: Any,
+) -> tuple[Params, dict[str, Any]]:
+    """Return the gradients and the figures of all micro-batches of a step."""
+
+    def gradient(piece: dict[str, jax.Array]) -> tuple[Params, dict[str, Any]]:
         return jax.grad(criterion.loss, has_aux=True)(state.params, state, piece, totals)
 
     first = jax.tree.map(lambda x: x[0], batch)
     if len(batch["tokens"]) == 1:
-        grads, seen = gradient(first)
-    else:
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, first))
-        zeros = jax.tree.map(constrain, zeros[0], plan.axes["params"]), zeros[1]
-        (grads, seen), _ = jax.lax.scan(
-            lambda sums, piece: (joined(sums, gradient(piece)), None), zeros, batch
-        )
+        return gradient(first)
 
-    updates, opt_state = plan.optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    gamma, experts = balance_rate(plan.config)(state.step), seen.pop("experts")
-    balance = {
-        name: jax.tree.map(
-            lambda bias, name=name: update_bias(bias, experts[name]["load_E"], gamma), biases
-        )
-        if name in experts
-        else biases
-        for name, biases in state.balance.items()
+    # Sums start from zeros with the sharding of the weights, so that the loop keeps it.
+    shapes = jax.eval_shape(gradient, first)
+    grads, figures = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    zeros = jax.tree.map(constrain, grads, spec.axes["params"]), figures
+
+    def add(sums, piece):
+        return join(sums, gradient(piece)), None
+
+    return jax.lax.scan(add, zeros, batch)[0]
+
+
+def join(before: tuple, now: tuple) -> tuple:
+    """Return gradients and figures of one more micro-batch: sums, but maxima under "maxima"."""
+    (old_grads, old), (new_grads, new) = before, now
+    figures = {
+        name: jax.tree.map(jnp.maximum if name == "maxima" else jnp.add, old[name], new[name])
+        for name in old
     }
-    ema = state.ema and jax.tree.map(
-        lambda old, new: old + (1 - plan.config.train.ema) * (new - old), state.ema, params
-    )
-    metrics = (
-        seen.pop("maxima", {})
-        | seen
-        | criterion.metrics(batch, totals)
-        | {
-            "learning_rate": learning_rate(plan.config)(state.step),
-            "grad_norm": optax.tree.norm(grads),
-            "experts": expert_metrics(experts, balance, plan.config.model.experts_per_token),
-        }
-    )
-    return state.replace(
-        step=state.step + 1, params=params, opt_state=opt_state, balance=balance, ema=ema
-    ), metrics
+    return jax.tree.map(jnp.add, old_grads, new_grads), figures
 
 
-def joined(before: tuple, now: tuple) -> tuple:
-    """Gradients and figures of one more micro-batch: sums, but for "maxima"."""
-    (grads, seen), (more, also) = before, now
-    rest = {name: value for name, value in seen.items() if name != "maxima"}
-    both = jax.tree.map(jnp.add, rest, {name: also[name] for name in rest})
-    if "maxima" in seen:
-        both["maxima"] = jax.tree.map(jnp.maximum, seen["maxima"], also["maxima"])
-    return jax.tree.map(jnp.add, grads, more), both
+def update_biases(balance: dict, experts: dict, gamma: jax.Array) -> dict:
+    """Return the routing biases after a step; modules that reported a load move, others stay."""
+    moved = {}
+    for name, biases in balance.items():
+        if name in experts:
+            update = partial(update_bias, load_E=experts[name]["load_E"], rate=gamma)
+            biases = jax.tree.map(update, biases)
+        moved[name] = biases
+    return moved
 
 
-def expert_metrics(seen: dict, balance: dict, experts_per_token: int) -> dict[str, jax.Array]:
-    """Per expert layer (then prediction module): load [L, E], MaxVio, entropy, dropped share and
-    the norm of the bias, each [L]."""
-    if not seen:
+def expert_metrics(experts: dict, balance: dict) -> dict[str, jax.Array]:
+    """Return figures per expert layer, then prediction module.
+
+    load [L, E]; MaxVio, entropy, dropped share and the norm of the bias, each [L].
+    """
+    if not experts:
         return {}
-    load_LE = jnp.concatenate([jnp.atleast_2d(layer["load_E"]) for layer in seen.values()])
-    dropped_L = jnp.concatenate([jnp.atleast_1d(layer["dropped"]) for layer in seen.values()])
-    bias_LE = jnp.concatenate([jnp.atleast_2d(jax.tree.leaves(balance[name])[0]) for name in seen])
+
+    load_LE = jnp.concatenate([jnp.atleast_2d(layer["load_E"]) for layer in experts.values()])
+    dropped_L = jnp.concatenate([jnp.atleast_1d(layer["dropped"]) for layer in experts.values()])
+    biases = [jax.tree.leaves(balance[name])[0] for name in experts]
+    bias_LE = jnp.concatenate([jnp.atleast_2d(bias) for bias in biases])
     return {
         "load": load_LE,
         "max_violation": max_violation(load_LE),
@@ -92,40 +123,46 @@ def expert_metrics(seen: dict, balance: dict, experts_per_token: int) -> dict[st
 
 
 def eval_step(
-    plan: RunSpec, bytes_V: jax.Array, params, state: TrainState, batch: dict[str, jax.Array]
+    spec: RunSpec, bytes_V: jax.Array, params: Params, state: TrainState, batch: dict
 ) -> dict[str, jax.Array]:
-    """Summed nats, tokens and bytes of text over a batch {"tokens", "segments", "trained"?} [B, T +
-    1]."""
-    _, nll = forward(
-        plan.model, plan.config, plan.weights(params, state.frozen), state.balance, batch, mtp=False
-    )
-    mask_BT = target_mask(batch, 1, plan.config.data.mask_documents)
+    """Return summed nats, tokens and bytes of text over {"tokens", "segments", "trained"?}.
+
+    Arrays are [B, T + 1]; `params` are the weights to measure.
+    """
+    config = spec.config
+    weights = spec.weights(params, state.frozen)
+    _, nll = forward(spec.model, config, weights, state.balance, batch, mtp=False)
+
+    mask_BT = target_mask(batch, 1, config.data.mask_documents)
+    size_BT = bytes_V[batch["tokens"][:, 1:]]
     return {
         "nats": nll[0],
         "tokens": mask_BT.sum(),
-        "bytes": jnp.where(mask_BT, bytes_V[batch["tokens"][:, 1:]], 0).sum(),
+        "bytes": jnp.where(mask_BT, size_BT, 0).sum(),
     }
 
 
-def compile_train(plan: RunSpec, criterion: Criterion):
-    """The jitted, donated train step, with every array where the rules put it on the mesh in
-    use."""
-    places = plan.shardings()
+def compile_train(spec: RunSpec, criterion: Criterion) -> Callable:
+    """Return the jitted, donated train step, each array where the rules put it on the mesh."""
+    places = spec.shardings()
     return jax.jit(
-        partial(train_step, plan, criterion),
+        partial(train_step, spec, criterion),
         in_shardings=(places, sharding(BATCH)),
         out_shardings=(places, sharding("")),
         donate_argnums=0,
     )
 
 
-def compile_steps(plan: RunSpec, bytes_V):
-    """The train step of pre-training, and the eval step, which takes the weights to measure beside
-    the state."""
-    places, bytes_V = plan.shardings(), jnp.asarray(bytes_V)
-    evaluate = jax.jit(
-        partial(eval_step, plan, bytes_V),
+def compile_eval(spec: RunSpec, bytes_V: jax.Array) -> Callable:
+    """Return the jitted eval step (params, state, batch), which takes the weights to measure."""
+    places = spec.shardings()
+    return jax.jit(
+        partial(eval_step, spec, jnp.asarray(bytes_V)),
         in_shardings=(places.params, places, sharding("batch")),
         out_shardings=sharding(""),
     )
-    return compile_train(plan, NextToken(plan, bytes_V)), evaluate
+
+
+def compile_steps(spec: RunSpec, bytes_V: jax.Array) -> tuple[Callable, Callable]:
+    """Return the train step and the eval step of pre-training."""
+    return compile_train(spec, NextToken(spec, bytes_V)), compile_eval(spec, bytes_V)

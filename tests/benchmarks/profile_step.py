@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 
 from seekjax.model.count import flops_per_token
-from seekjax.train.run import matmul_peak
+from seekjax.train.hardware import matmul_peak
 from tests.benchmarks import mini
 
 STEPS = 3

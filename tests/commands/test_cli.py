@@ -23,7 +23,7 @@ def nothing_expensive(monkeypatch):
     def compile_steps(*_):
         raise AssertionError("bad input reached the compiler")
 
-    monkeypatch.setattr(pretrain, "make_plan", compile_steps)
+    monkeypatch.setattr(pretrain, "make_spec", compile_steps)
 
 
 def train(*argv: str, out) -> int:

@@ -22,7 +22,7 @@ from seekjax.post.stages import stage_of
 from seekjax.post.tune.dpo import Pairwise, margin
 from seekjax.train import metrics
 from seekjax.train.loop import fit
-from seekjax.train.lora import make_plan
+from seekjax.train.lora import make_spec
 
 TOKENIZER = load_tokenizer(DataConfig(tokenizer="byte"), 320, None)
 FORM = Form(compile_chat(BUILT_IN["v3"]), TOKENIZER)
@@ -166,7 +166,7 @@ def test_pairs_lie_side_by_side_with_one_prompt(tuned):
 def test_with_adapters_the_reference_is_the_frozen_weights(tuned):
     """Adapters at zero are the reference: every pair costs log 2, and nothing as large as the model
     is kept for it."""
-    plan = make_plan(
+    plan = make_spec(
         replace(tuned.config, lora=LoraConfig(rank=2), train=replace(tuned.config.train, ema=0.0)),
         ("reference",),
     )

@@ -16,7 +16,7 @@ from seekjax.open import open_model
 from seekjax.placement import use_mesh
 from seekjax.post.stages import stage_of
 from seekjax.train.loop import fit
-from seekjax.train.lora import Adapted, make_plan
+from seekjax.train.lora import Adapted, make_spec
 from seekjax.train.loss import NextToken
 from seekjax.train.state import RunSpec
 from seekjax.train.step import BATCH, compile_train, train_step
@@ -49,7 +49,7 @@ def config(tiny):
 def begun(config):
     """A plan and its state on one device, as host arrays, with adapters that do something."""
     with use_mesh(config.mesh):
-        plan = make_plan(config)
+        plan = make_spec(config)
         state = plan.start()
     busy = jax.tree.map(lambda x: RANDOM.normal(0, 0.1, x.shape).astype(np.float32), state.params)
     return plan, state, busy
@@ -74,7 +74,7 @@ def test_only_matrices_have_adapters_and_only_adapters_have_moments(config, begu
         "mtp_1/w_token/a",
     } <= own
     assert not any(part in name for name in own for part in ("norm", "embed", "head/", "router"))
-    fewer = set(named(make_plan(replace(config, lora=replace(LORA, experts=False))).shape.params))
+    fewer = set(named(make_spec(replace(config, lora=replace(LORA, experts=False))).shape.params))
     assert set(own - fewer) == {
         f"{stack}/ffn/{w}/{x}"
         for stack in ("expert_layers", "mtp_1/block")
@@ -88,7 +88,7 @@ def test_only_matrices_have_adapters_and_only_adapters_have_moments(config, begu
     assert count < 0.5 * sum(x.size for x in jax.tree.leaves(state.frozen["base"]))
     m, r = config.model, LORA.rank
     assert state.params["expert_layers"]["ffn"]["w_gate"]["a"].size == 2 * m.experts * m.embed * r
-    assert type(make_plan(replace(config, lora=LoraConfig()))) is RunSpec
+    assert type(make_spec(replace(config, lora=LoraConfig()))) is RunSpec
 
 
 def test_merged_weights_are_the_formula(begun):
@@ -120,7 +120,7 @@ def test_merged_weights_are_the_formula(begun):
 
 
 def test_a_reference_is_a_copy_of_the_adapters(config, begun):
-    plan, state = make_plan(config, ("reference",)), begun[1]
+    plan, state = make_spec(config, ("reference",)), begun[1]
     own = jax.eval_shape(plan.begin, state.frozen["base"])
     assert jax.tree.structure(own.frozen["reference"]) == jax.tree.structure(own.params)
     assert own.frozen.keys() == {"reference", "base"}
@@ -145,7 +145,7 @@ def test_a_step_is_the_same_on_a_mesh(config):
         [],
     )
     with use_mesh(config.mesh):
-        state = make_plan(config).start()
+        state = make_spec(config).start()
     busy = jax.tree.map(lambda x: RANDOM.normal(0, 0.1, x.shape).astype(np.float32), state.params)
     host = jax.tree.map(
         np.asarray,

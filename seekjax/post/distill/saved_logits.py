@@ -75,7 +75,9 @@ class Kept:
             return put_batch(self.read(path, rows, mask), BATCH)
         said = ask(batch)
         held = {part: x[mask] for part, x in jax.device_get(said).items()}
-        write_atomically(path, lambda file: np.savez(file, rows=np.frombuffer(rows, np.uint8), **held))
+        write_atomically(
+            path, lambda file: np.savez(file, rows=np.frombuffer(rows, np.uint8), **held)
+        )
         return said
 
     def read(self, path: Path, rows: bytes, mask: np.ndarray) -> dict[str, np.ndarray]:
