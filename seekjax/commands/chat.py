@@ -1,120 +1,53 @@
-"""`seekjax generate` and `seekjax chat`: text on a terminal as it is written."""
+"""`seekjax chat`: a conversation with a model on the terminal."""
 
-import os
-import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from itertools import chain
-from pathlib import Path
-from typing import Annotated, Literal, TextIO
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TextIO
 
 import tyro
+from rich.console import Console
 
 from seekjax.commands.common import Flat, keep_compiled
-from seekjax.config import KernelConfig
+from seekjax.commands.generate import ModelOptions, new_text, stop_at_end
+from seekjax.commands.terminal import console, print_text
 from seekjax.data.chat import Chat, Message, ReasoningParser, TemplateName, load_chat
 from seekjax.data.tokenizer import THINK, THINK_END, Tokenizer
-from seekjax.generate.generator import Generation, Generator
+from seekjax.generate.generator import Generator
 from seekjax.generate.sampling import Sampling
-from seekjax.open import OpenedModel, need_tokenizer, on_mesh, open_model
+from seekjax.open import need_tokenizer, on_mesh
 from sharding.mesh import MeshConfig
 
-DIM, PLAIN = "\x1b[2m", "\x1b[0m"
+ANSWER = Sampling(max_new=2048, temperature=0.6, top_p=0.95)  # as R1's model card recommends
 
 
 @dataclass(frozen=True)
-class Model:
-    """What writes, and where."""
-
-    folder: Annotated[
-        Path, tyro.conf.Positional, tyro.conf.arg(name="model")
-    ]  # a run's folder, or that of a published checkpoint
-    dtype: Literal["float32", "bfloat16"] | None = (
-        None  # of weights and activations; default: a run's own, float32 for a checkpoint
-    )
-    cache: Literal["same", "bfloat16", "fp8"] = "same"  # of latents; same: as dtype
-    draft: bool | None = (
-        # let the prediction module guess ahead; default: where there is one and it is faster, so
-        # not on a CPU
-        None
-    )
-
-    def open(self) -> tuple[OpenedModel, Generator]:
-        """The model, ready to write; call it within the mesh."""
-        opened = open_model(self.folder, self.dtype and KernelConfig(dtype=self.dtype))
-        kernel = replace(
-            opened.kernel, cache=self.cache if self.cache != "same" else opened.kernel.cache
-        )
-        generator = Generator(
-            opened.model, opened.variables, kernel, draft=self.draft, consume=True
-        )
-        return opened._replace(variables={}), generator
-
-
-@dataclass(frozen=True)
-class Generate:
-    """Continue a text."""
-
-    model: Flat[Model]
-    sampling: Flat[Sampling] = field(default_factory=Sampling)
-    prompt: tuple[str, ...] = (
-        "",
-    )  # what to continue; several are written side by side; - reads standard input
-    mesh: MeshConfig = MeshConfig(data=1)  # how many devices split what
-
-
-@dataclass(frozen=True)
-class Talk:
+class ChatOptions:
     """Talk with a model. An empty line is skipped; Ctrl-C stops an answer, Ctrl-D ends."""
 
-    model: Flat[Model]
-    sampling: Flat[Sampling] = field(
-        default_factory=lambda: Sampling(max_new=2048, temperature=0.6, top_p=0.95)
-    )
-    system: str = ""  # said to the model before anything else
-    template: TemplateName = (
-        "auto"  # auto: the checkpoint's own; r1 begins every answer with thinking
-    )
+    model: Flat[ModelOptions]
+    sampling: Flat[Sampling] = field(default_factory=lambda: ANSWER)
+    system: str = ""  # the system message, before the first question
+    # auto: the checkpoint's own; r1 begins every answer with thinking
+    template: TemplateName = "auto"
     mesh: MeshConfig = MeshConfig(data=1)  # how many devices split what
-
-
-def generate(argv: list[str]) -> None:
-    """The command; raises errors that cli.run turns into one sentence."""
-    asked = tyro.cli(
-        Generate, prog="seekjax generate", args=argv, config=(tyro.conf.FlagConversionOff,)
-    )
-    keep_compiled()
-    with on_mesh(asked.mesh):
-        opened, generator = asked.model.open()
-        tokenizer = need_tokenizer(opened)
-        prompts = [sys.stdin.read() if prompt == "-" else prompt for prompt in asked.prompt]
-        ids = [[opened.begin, *tokenizer.encode(prompt).tolist()] for prompt in prompts]
-        writing = generator.stream(ids, ending(asked.sampling, tokenizer), tokenizer.decode)
-        if len(prompts) == 1:
-            show(chain(prompts, fresh(writing)))
-        else:
-            for _ in writing:
-                pass
-            for prompt, row in zip(prompts, writing.completions):
-                print(f"{prompt}{row.text}\n{dim('--')}")
-        print(dim(writing.report()))
 
 
 def chat(argv: list[str]) -> None:
-    """The command; raises errors that cli.run turns into one sentence."""
-    asked = tyro.cli(Talk, prog="seekjax chat", args=argv, config=(tyro.conf.FlagConversionOff,))
+    """Run the command; raises errors that cli.run turns into one sentence."""
+    options = tyro.cli(
+        ChatOptions, prog="seekjax chat", args=argv, config=(tyro.conf.FlagConversionOff,)
+    )
     keep_compiled()
-    with on_mesh(asked.mesh):
-        opened, generator = asked.model.open()
+
+    messages: list[Message] = []
+    if options.system:
+        messages.append({"role": "system", "content": options.system})
+
+    with on_mesh(options.mesh):
+        opened, generator = options.model.open()
         tokenizer = need_tokenizer(opened)
-        template = load_chat(opened.folder, tokenizer, asked.template)
-        converse(
-            generator,
-            tokenizer,
-            template,
-            asked.sampling,
-            [{"role": "system", "content": asked.system}] if asked.system else [],
-        )
+        template = load_chat(opened.folder, tokenizer, options.template)
+        converse(generator, tokenizer, template, options.sampling, messages)
 
 
 def converse(
@@ -123,26 +56,29 @@ def converse(
     template: Chat,
     sampling: Sampling,
     messages: list[Message],
-    ask: Callable = input,
+    ask: Callable[[str], str] = input,
 ) -> None:
-    """Questions from `ask` and answers in turn, until it raises EOFError."""
-    sampling = ending(sampling, tokenizer)
+    """Read questions with `ask` and answer each, until `ask` raises EOFError.
+
+    Questions and answers are appended to `messages`.
+    """
+    screen = console()
+    sampling = stop_at_end(sampling, tokenizer)
     while True:
         try:
             question = ask("> ")
         except EOFError:
-            return print()
+            screen.out()
+            return
         except KeyboardInterrupt:
-            print("\n" + dim("(Ctrl-D ends)"))
+            screen.out()
+            screen.out("(Ctrl-D ends)", style="dim", highlight=False)
             continue
+
         if question.strip():
             messages.append({"role": "user", "content": question})
-            messages.append(
-                {
-                    "role": "assistant",
-                    "content": answer(generator, tokenizer, template, sampling, messages),
-                }
-            )
+            text = answer(generator, tokenizer, template, sampling, messages)
+            messages.append({"role": "assistant", "content": text})
 
 
 def answer(
@@ -151,67 +87,50 @@ def answer(
     template: Chat,
     sampling: Sampling,
     messages: list[Message],
-    out: TextIO | None = None,
+    file: TextIO | None = None,
 ) -> str:
-    """Write one answer, its thinking dimmed, then the speed; Ctrl-C ends it. What was written stays
-    in the conversation."""
-    out = out or sys.stdout
-    asked = template.render(messages)
-    thinking = asked.rstrip().endswith(THINK)
-    thoughts, text = ReasoningParser(thinking), THINK if thinking else ""
-    writing = generator.stream(
-        [tokenizer.encode(asked, special=True).tolist()], sampling, tokenizer.decode
-    )
-    shown = False
+    """Generate, print and return one answer; then print the speed. Ctrl-C ends the answer.
 
-    def put(piece: str, last: bool = False) -> None:
-        nonlocal shown
-        for dimmed, part in thoughts.feed(piece, last):
-            if not dimmed and shown is True:
-                print("\n", file=out)  # an empty line between thinking and answer
-                part = part.lstrip("\n")
-            shown = dimmed
-            print(dim(part, out) if dimmed else part, end="", file=out, flush=True)
+    Thinking is dimmed. What was generated before Ctrl-C is returned.
+    """
+    rendered = template.render(messages)
+    thinking = rendered.rstrip().endswith(THINK)
+    ids = tokenizer.encode(rendered, special=True).tolist()
+    generation = generator.stream([ids], sampling, tokenizer.decode)
 
-    stopped = ""
+    screen = console(file)
+    printer = AnswerPrinter(screen, thinking)
+    text = THINK if thinking else ""
+    interrupted = ""
     try:
-        for piece in fresh(writing):
+        for piece in new_text(generation):
             text += piece
-            put(piece)
+            printer.add(piece)
     except KeyboardInterrupt:
-        stopped = "stopped; "
-    put("", last=True)
-    print(f"\n{dim(stopped + writing.report(), out)}", file=out, flush=True)
-    return (
-        text if THINK not in text or THINK_END in text else text + THINK_END
-    )  # templates drop what comes before it
+        interrupted = "stopped; "
+    printer.add("", last=True)
+    screen.out()
+    screen.out(interrupted + generation.report(), style="dim", highlight=False)
+
+    # templates drop what comes before the end of thinking, so thinking must have an end
+    if THINK in text and THINK_END not in text:
+        text += THINK_END
+    return text
 
 
-def fresh(generation: Generation) -> Iterable[str]:
-    """The new text of a single row, call by call."""
-    for [row] in generation:
-        yield row.text.take_new()
+class AnswerPrinter:
+    """Prints an answer piece by piece: thinking dimmed, an empty line, then the answer proper."""
 
+    def __init__(self, screen: Console, thinking: bool):
+        self._screen = screen
+        self._parser = ReasoningParser(thinking)
+        self._after_thinking = False  # whether the text printed last was thinking
 
-def show(pieces: Iterable[str]) -> None:
-    """Print pieces as they come; Ctrl-C ends them."""
-    try:
-        for piece in pieces:
-            print(piece, end="", flush=True)
-    except KeyboardInterrupt:
-        pass
-    print()
-
-
-def ending(sampling: Sampling, tokenizer: Tokenizer) -> Sampling:
-    """A text also ends with the token that ends documents and turns."""
-    return replace(sampling, stop_ids=(*sampling.stop_ids, tokenizer.eos))
-
-
-def dim(text: str, out: TextIO | None = None) -> str:
-    """Dimmed where it goes to a terminal that shows it."""
-    return (
-        f"{DIM}{text}{PLAIN}"
-        if text and (out or sys.stdout).isatty() and "NO_COLOR" not in os.environ
-        else text
-    )
+    def add(self, piece: str, last: bool = False) -> None:
+        """Print what is certain after this piece, or all that is left after the last."""
+        for thinking, text in self._parser.feed(piece, last):
+            if self._after_thinking and not thinking:
+                self._screen.out("\n")
+                text = text.lstrip("\n")
+            self._after_thinking = thinking
+            print_text(self._screen, text, style="dim" if thinking else None)

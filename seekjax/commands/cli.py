@@ -126,7 +126,7 @@ def quantize(argv: list[str]) -> None:
 def generate(argv: list[str]) -> None:
     """MODEL --prompt TEXT       Continue a text with a run or a published checkpoint (--max-new,
     --temperature, --top-p, ...)."""
-    from seekjax.commands.chat import generate
+    from seekjax.commands.generate import generate
 
     generate(argv)
 

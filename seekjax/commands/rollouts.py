@@ -1,12 +1,7 @@
-"""`seekjax rollouts RUN`: what a run of reinforcement wrote, and what it earned by it, coloured by
-advantage.
-
-A model may write anything, and a terminal obeys what it is sent: characters that do not stand for
-themselves are shown by their number.
-"""
+"""`seekjax rollouts RUN`: the samples of a reinforcement-learning run and their rewards, coloured
+by advantage."""
 
 import json
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,60 +11,57 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
+from seekjax.commands.terminal import visible
 from seekjax.data import DataError
+from seekjax.errors import need
 
-HIDDEN = {
-    "Cc",
-    "Cf",
-    "Cs",
-    "Co",
-    "Cn",
-    "Zl",
-    "Zp",
-}  # control, direction and joining, half and unassigned characters, other ends of line
 INDENT = "      "
 
 
 @dataclass(frozen=True)
 class Rollouts:
-    """What a run of reinforcement wrote: prompts, samples, rewards with their reasons, coloured by
-    advantage."""
+    """Show the rollouts of a reinforcement-learning run: prompts, samples, rewards and their
+    reasons, coloured by advantage."""
 
-    folder: Annotated[
-        Path, tyro.conf.Positional, tyro.conf.arg(name="run")
-    ]  # the folder of a run of `python train.py grpo`
+    # the folder of a run of `python train.py grpo`
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run")]
     step: int | None = None  # the step that the rollout was drawn for; default: the newest
     groups: int = 4  # problems shown at most
 
 
 def rollouts(argv: list[str]) -> None:
-    """The command; raises errors that cli.run turns into one sentence."""
-    asked = tyro.cli(
+    """Run the command; raises errors that cli.run turns into one sentence."""
+    options = tyro.cli(
         Rollouts, prog="seekjax rollouts", args=argv, config=(tyro.conf.FlagConversionOff,)
     )
-    path = asked.folder.expanduser() / "rollouts.jsonl"
-    if not path.is_file():
-        raise DataError(
-            f"{path} is not there: name the folder of a run of reinforcement (python "
-            "train.py grpo --out ...), which writes it with its first "
-            "rollout."
-        )
-    steps, chosen = choose(path, asked.step)
+    path = options.folder.expanduser() / "rollouts.jsonl"
+    need(
+        path.is_file(),
+        f"{path} does not exist: name the folder of a reinforcement-learning run (python train.py "
+        "grpo --out ...), which writes it with its first rollout.",
+        DataError,
+    )
+    steps, chosen = choose(path, options.step)
+
     console = Console(highlight=False, soft_wrap=True)
     try:
-        for piece in page(steps, chosen, asked.groups):
-            console.print(piece)
+        for paragraph in page(steps, chosen, options.groups):
+            console.print(paragraph)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {visible(str(error))[:80]}"
         raise DataError(
-            f"{path} holds something else than rollouts at step {chosen.get('step')} "
-            f"({type(error).__name__}: {visible(str(error))[:80]})."
+            f"{path} does not hold rollouts at step {chosen.get('step')} ({reason})."
         ) from error
 
 
 def choose(path: Path, step: int | None) -> tuple[list[int], dict[str, Any]]:
-    """All steps of the file, and the rollout of one of them or the newest. Raises DataError. A last
-    line still being written is left out."""
-    steps, chosen, nearest = [], None, None
+    """Return all steps of the file, and the rollout of `step` or the newest.
+
+    A last line that is still being written is left out. Raises DataError if a line is not a
+    rollout, or if there is no rollout of this step.
+    """
+    steps: list[int] = []
+    chosen: dict[str, Any] | None = None
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
@@ -79,15 +71,16 @@ def choose(path: Path, step: int | None) -> tuple[list[int], dict[str, Any]]:
                 steps.append(int(record["step"]))
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise DataError(
-                    f"{path} line {number} is no rollout ({type(error).__name__}): delete "
+                    f"{path} line {number} is not a rollout ({type(error).__name__}): delete "
                     "that line."
                 ) from error
-            if step in (None, steps[-1]):
+            if step is None or step == steps[-1]:
                 chosen = record
+
     if not steps:
         raise DataError(f"{path} holds no rollout yet.")
     if chosen is None:
-        nearest = min(steps, key=lambda one: abs(one - step))
+        nearest = min(steps, key=lambda other: abs(other - (step or 0)))
         raise DataError(
             f"{path} has no rollout of step {step}: it has {ranges(steps)}, the nearest "
             f"being {nearest}."
@@ -96,76 +89,96 @@ def choose(path: Path, step: int | None) -> tuple[list[int], dict[str, Any]]:
 
 
 def page(steps: list[int], record: dict[str, Any], groups: int) -> Iterator[Text]:
-    """What is shown, line by line."""
-    some = record["groups"][:groups]
+    """Yield what is shown of a rollout, paragraph by paragraph."""
+    shown = record["groups"][:groups]
     yield Text(
-        f"step {record['step']}; {len(some)} of the {len(record['groups'])} groups kept; "
+        f"step {record['step']}; {len(shown)} of the {len(record['groups'])} groups kept; "
         f"rollouts of steps {ranges(steps)}",
         "bold",
     )
-    for group in some:
-        samples = sorted(group["samples"], key=lambda one: -one["advantage"])
-        most = max([abs(one["advantage"]) for one in samples], default=0.0)
-        right = sum(one["parts"].get("accuracy", 0.0) >= 1 for one in samples)
+    for group in shown:
+        samples = sorted(group["samples"], key=lambda sample: -sample["advantage"])
+        largest = max((abs(sample["advantage"]) for sample in samples), default=0.0)
+
         yield Text()
-        yield Text(
-            f"{visible(group['task'])}:{group['level']}   {right} of {len(samples)} right"
-            + ("" if most else "   no signal: all earn the same"),
-            "bold cyan",
-        )
+        yield group_heading(group, samples, largest)
         yield Text(indented(group["prompt"]), "bold")
-        for one in samples:
-            yield told(one, most)
+        for sample in samples:
+            yield sample_text(sample, largest)
 
 
-def told(one: dict[str, Any], most: float) -> Text:
-    """A sample: what it earned and why, then what it says."""
-    style = colour(one["advantage"], most)
-    reward = "REWARD FAILED" if one["reward"] is None else f"reward {one['reward']:.3g}"
-    parts = ", ".join(f"{visible(name)} {value:.3g}" for name, value in one["parts"].items())
-    text = Text(f"  {one['advantage']:+.3f}  ", f"{style} bold")
-    text.append(f"{reward} ({parts}); {visible(one['reason'])}; {one['tokens']} tokens")
-    if one["truncated"]:
+def group_heading(group: dict[str, Any], samples: list[dict[str, Any]], largest: float) -> Text:
+    """Return the problem's task and level, and how many of its samples are right."""
+    right = 0
+    for sample in samples:
+        right += sample["parts"].get("accuracy", 0.0) >= 1
+
+    heading = f"{visible(group['task'])}:{group['level']}   {right} of {len(samples)} right"
+    if not largest:
+        heading += "   no signal: all have the same reward"
+    return Text(heading, "bold cyan")
+
+
+def sample_text(sample: dict[str, Any], largest: float) -> Text:
+    """Return a sample's reward and the reasons for it, then its text.
+
+    largest: the largest absolute advantage of its group.
+    """
+    style = colour(sample["advantage"], largest)
+
+    reward = "REWARD FAILED"
+    if sample["reward"] is not None:
+        reward = f"reward {sample['reward']:.3g}"
+    parts = ", ".join(f"{visible(name)} {value:.3g}" for name, value in sample["parts"].items())
+    reason = visible(sample["reason"])
+
+    text = Text(f"  {sample['advantage']:+.3f}  ", f"{style} bold")
+    text.append(f"{reward} ({parts}); {reason}; {sample['tokens']} tokens")
+    if sample["truncated"]:
         text.append(" CUT OFF", "bold yellow")
-    return text.append(f"\n{indented(one['text'])}", style)
+    return text.append(f"\n{indented(sample['text'])}", style)
 
 
-def colour(advantage: float, most: float) -> str:
-    """Green for better than the group, red for worse, the stronger the further; dim where there is
-    nothing to learn."""
-    if not advantage or not most:
+def colour(advantage: float, largest: float) -> str:
+    """Return green for a positive advantage and red for a negative one, dim for none.
+
+    The colour is the stronger the closer the advantage is to the group's `largest`.
+    """
+    if not advantage or not largest:
         return "dim"
-    strong, faint = (
-        round(140 + 100 * min(1.0, abs(advantage) / most)),
-        round(140 - 80 * min(1.0, abs(advantage) / most)),
-    )
-    return f"rgb({faint},{strong},{faint})" if advantage > 0 else f"rgb({strong},{faint},{faint})"
-
-
-def visible(text: str) -> str:
-    """Text that a terminal shows and does not obey: what is hidden, or moves or hides other text,
-    by its number as in Python, ends of line too."""
-    return "".join(
-        one if unicodedata.category(one) not in HIDDEN else ascii(one)[1:-1] for one in str(text)
-    )
+    strength = min(1.0, abs(advantage) / largest)
+    strong = round(140 + 100 * strength)
+    faint = round(140 - 80 * strength)
+    if advantage > 0:
+        return f"rgb({faint},{strong},{faint})"
+    return f"rgb({strong},{faint},{faint})"
 
 
 def indented(text: str) -> str:
-    """Lines of a text, made visible, each further in."""
+    """Return the lines of a text, made visible and indented."""
     return "\n".join(INDENT + visible(line) for line in str(text).split("\n"))
 
 
 def ranges(steps: list[int]) -> str:
-    """ "1 to 30, 34": runs of equally spaced steps together."""
-    found: list[list[int]] = []
+    """Return "1 to 30, 34": equally spaced steps become one range."""
+    runs: list[list[int]] = []
     for step in sorted(set(steps)):
-        if found and (len(found[-1]) == 1 or step - found[-1][-1] == found[-1][1] - found[-1][0]):
-            found[-1].append(step)
+        if runs and _continues(runs[-1], step):
+            runs[-1].append(step)
         else:
-            found.append([step])
-    return ", ".join(
-        " and ".join(map(str, run))
-        if len(run) < 3
-        else f"{run[0]} to {run[-1]}" + (f" by {run[1] - run[0]}" if run[1] - run[0] > 1 else "")
-        for run in found
-    )
+            runs.append([step])
+    return ", ".join(map(_range, runs))
+
+
+def _continues(run: list[int], step: int) -> bool:
+    """Whether a step has the distance of the run's steps to the last of them."""
+    return len(run) == 1 or step - run[-1] == run[1] - run[0]
+
+
+def _range(run: list[int]) -> str:
+    """One run of steps in words."""
+    if len(run) < 3:
+        return " and ".join(map(str, run))
+    spacing = run[1] - run[0]
+    by = f" by {spacing}" if spacing > 1 else ""
+    return f"{run[0]} to {run[-1]}{by}"

@@ -198,10 +198,28 @@ def test_thinking_is_dimmed_and_apart(run, monkeypatch):
     assert out.getvalue() == "\x1b[2mhm\x1b[0m\n\n42\n\x1b[2m5 tokens\x1b[0m\n"
 
 
+def test_a_terminal_executes_nothing_that_a_model_generates(run):
+    """The conversation keeps the text as it is; the screen shows control characters by number."""
+    attack = "\x1b]0;owned\x07\x1b[2J\u202e\r\b"
+    out = StringIO()
+    text = terminal.answer(
+        Scripted(["line\n\tok ", attack, "👩\u200d🚀"]),
+        open_model(run).tokenizer,
+        compile_chat(BUILT_IN["v3"]),
+        Sampling(),
+        [{"role": "user", "content": "?"}],
+        out,
+    )
+    assert text == f"line\n\tok {attack}👩\u200d🚀"
+    shown = r"\x1b]0;owned\x07\x1b[2J\u202e\r\x08"
+    assert out.getvalue() == f"line\n\tok {shown}👩\u200d🚀\n5 tokens\n"
+
+
 def test_chat_answers_on_a_real_terminal_and_ctrl_c_stops_the_answer_only(run):
     """In a process of its own, which gets a real SIGINT while it writes."""
     program = (
-        "import os, signal, sys; from seekjax.generate import generator; decode_steps = generator.decode_steps\n"
+        "import os, signal, sys; from seekjax.generate import generator\n"
+        "decode_steps = generator.decode_steps\n"
         # a shell's background jobs start with it ignored
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def interrupted(*a, **k):\n    os.kill(os.getpid(), signal.SIGINT); return "

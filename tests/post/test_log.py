@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seekjax.commands.cli import main
-from seekjax.commands.rollouts import choose, colour, page, ranges, visible
+from seekjax.commands.rollouts import choose, colour, page, ranges
+from seekjax.commands.terminal import visible
 from seekjax.config import Config, GrpoConfig
 from seekjax.post.plots import draw
 from seekjax.post.rollout.grader import Judged
@@ -164,18 +165,22 @@ def test_steps_are_told_shortly(steps, said):
 @pytest.mark.parametrize(
     ("content", "argv", "said"),
     [
-        (None, (), "rollouts.jsonl is not there: name the folder of a run of reinforcement"),
+        (
+            None,
+            (),
+            "rollouts.jsonl does not exist: name the folder of a reinforcement-learning run",
+        ),
         ("", (), "holds no rollout yet"),
         ('{"step": 1, "gro', (), "holds no rollout yet"),
-        ("nonsense\n", (), "line 1 is no rollout"),
-        ("[]\n", (), "line 1 is no rollout"),
+        ("nonsense\n", (), "line 1 is not a rollout"),
+        ("[]\n", (), "line 1 is not a rollout"),
         (
             '{"step": 3, "groups": []}\n',
             ("--step", "7"),
             "has no rollout of step 7: it has 3, the nearest being 3",
         ),
-        ('{"step": 3}\n', (), "something else than rollouts at step 3"),
-        ('{"step": 3, "groups": [{"samples": 5}]}\n', (), "something else than rollouts at step 3"),
+        ('{"step": 3}\n', (), "does not hold rollouts at step 3"),
+        ('{"step": 3, "groups": [{"samples": 5}]}\n', (), "does not hold rollouts at step 3"),
     ],
 )
 def test_bad_input_is_one_sentence(command, tmp_path, content, argv, said):

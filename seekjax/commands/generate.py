@@ -1,0 +1,113 @@
+"""`seekjax generate`: continue a text, on the terminal as it is generated."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from seekjax.commands.common import Flat, keep_compiled
+from seekjax.commands.terminal import console, print_text
+from seekjax.config import KernelConfig
+from seekjax.data.tokenizer import Tokenizer
+from seekjax.generate.generator import Generation, Generator
+from seekjax.generate.sampling import Sampling
+from seekjax.open import OpenedModel, need_tokenizer, on_mesh, open_model
+from sharding.mesh import MeshConfig
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model generates, and how it computes."""
+
+    # a run's folder, or that of a published checkpoint
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="model")]
+    # of weights and activations; default: a run's own, float32 for a checkpoint
+    dtype: Literal["float32", "bfloat16"] | None = None
+    cache: Literal["same", "bfloat16", "fp8"] = "same"  # of latents; same: as dtype
+    # let the prediction module draft tokens; default: if there is one and it is faster, so not on
+    # a CPU
+    draft: bool | None = None
+
+    def open(self) -> tuple[OpenedModel, Generator]:
+        """Return the model without its weights, and its generator; call it within the mesh."""
+        kernel = KernelConfig(dtype=self.dtype) if self.dtype else None
+        opened = open_model(self.folder, kernel)
+
+        kernel = opened.kernel
+        if self.cache != "same":
+            kernel = replace(kernel, cache=self.cache)
+
+        generator = Generator(
+            opened.model, opened.variables, kernel, draft=self.draft, consume=True
+        )
+        return opened._replace(variables={}), generator
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Continue a text."""
+
+    model: Flat[ModelOptions]
+    sampling: Flat[Sampling] = field(default_factory=Sampling)
+    # what to continue; several are continued side by side; - reads standard input
+    prompt: tuple[str, ...] = ("",)
+    mesh: MeshConfig = MeshConfig(data=1)  # how many devices split what
+
+
+def generate(argv: list[str]) -> None:
+    """Run the command; raises errors that cli.run turns into one sentence."""
+    options = tyro.cli(
+        Generate, prog="seekjax generate", args=argv, config=(tyro.conf.FlagConversionOff,)
+    )
+    keep_compiled()
+    screen = console()
+    with on_mesh(options.mesh):
+        opened, generator = options.model.open()
+        tokenizer = need_tokenizer(opened)
+
+        prompts = [sys.stdin.read() if prompt == "-" else prompt for prompt in options.prompt]
+        ids = [[opened.begin, *tokenizer.encode(prompt).tolist()] for prompt in prompts]
+        sampling = stop_at_end(options.sampling, tokenizer)
+        generation = generator.stream(ids, sampling, tokenizer.decode)
+
+        if len(prompts) == 1:
+            print_stream(screen, prompts[0], generation)
+        else:
+            print_side_by_side(screen, prompts, generation)
+        screen.out(generation.report(), style="dim", highlight=False)
+
+
+def print_stream(screen: Console, prompt: str, generation: Generation) -> None:
+    """Print a prompt and its completion as it is generated; Ctrl-C ends the completion."""
+    try:
+        print_text(screen, prompt)
+        for piece in new_text(generation):
+            print_text(screen, piece)
+    except KeyboardInterrupt:
+        pass
+    screen.out()
+
+
+def print_side_by_side(screen: Console, prompts: list[str], generation: Generation) -> None:
+    """Print all prompts with their completions once these are finished."""
+    completions = generation.finish()
+    for prompt, completion in zip(prompts, completions):
+        print_text(screen, f"{prompt}{completion.text}")
+        screen.out()
+        screen.out("--", style="dim", highlight=False)
+
+
+def new_text(generation: Generation) -> Iterator[str]:
+    """Yield the new text of a single completion after each device call."""
+    for [completion] in generation:
+        if completion.text is not None:
+            yield completion.text.take_new()
+
+
+def stop_at_end(sampling: Sampling, tokenizer: Tokenizer) -> Sampling:
+    """Return the settings with one more stop id, the token that ends documents and turns."""
+    return replace(sampling, stop_ids=(*sampling.stop_ids, tokenizer.eos))
