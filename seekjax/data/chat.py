@@ -148,14 +148,14 @@ def compile_chat(source: str, bos: str = BOS, eos: str = EOS) -> Chat:
 
 
 class ReasoningParser:
-    """Tells the thinking of an answer from the rest, as it comes. `add` gives (is it thinking,
+    """Tells the thinking of an answer from the rest, as it comes. `feed` gives (is it thinking,
     text) pieces; tags belong to neither.
     """
 
     def __init__(self, thinking: bool = False):
         self.thinking, self._held = thinking, ""
 
-    def add(self, text: str, last: bool = False) -> list[tuple[bool, str]]:
+    def feed(self, text: str, last: bool = False) -> list[tuple[bool, str]]:
         """What is certain after `text`: the beginning of a tag waits until it is one, or is
         none.
         """
