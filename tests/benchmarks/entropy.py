@@ -99,14 +99,14 @@ def document_batches(
 def main(config: Config):
     config = replace(config, out=config.out or Path(mkdtemp()))
     fitted = fit(config)
-    stage = fitted.stage
-    held_out = stage.corpus.source("stories").held_out
+    training, report = fitted.training, fitted.parts.report
+    held_out = training.corpus.source("stories").held_out
     texts = [held_out[i] for i in range(1000)]
     with use_mesh(config.mesh):
         seen = [
-            stage.measure(fitted.state.params, fitted.state, put_batch(batch, "batch sequence"))
+            report.measure(fitted.state.params, fitted.state, put_batch(batch, "batch sequence"))
             for batch in document_batches(
-                texts, stage.tokenizer, config.data.sequence, config.train.batch
+                texts, training.tokenizer, config.data.sequence, config.train.batch
             )
         ]
     tokens = sum(float(one["tokens"]) for one in seen)

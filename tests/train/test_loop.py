@@ -81,7 +81,7 @@ def unbroken(tmp_path_factory):
 
 
 def test_a_run_leaves_config_metrics_checkpoints_and_pictures(unbroken):
-    lines = unbroken.stage.finish(unbroken.state, unbroken.folder)
+    lines = unbroken.parts.report.finish(unbroken.state, unbroken.folder)
     records = metrics.read(unbroken.folder)
     train = [r for r in records if r["split"] == "train"]
     held_out = [r for r in records if r["split"] == "held_out"]

@@ -190,7 +190,7 @@ def tuned(tiny, chats, tmp_path_factory):
 
 
 def test_training_leaves_the_weights_and_a_run_is_read_merged(tuned):
-    plan, state, config = tuned.stage.plan, tuned.state, tuned.config
+    plan, state, config = tuned.parts.spec, tuned.state, tuned.config
     with use_mesh(config.mesh):
         equal(state.frozen["base"], RunSpec(config).start().params)
     assert all(np.abs(np.asarray(x)).max() > 0 for x in jax.tree.leaves(state.params))
@@ -208,11 +208,11 @@ def test_training_leaves_the_weights_and_a_run_is_read_merged(tuned):
         split,
         variables["params"],
     )
-    assert any("adapters of rank 2" in line for line in tuned.stage.about())
+    assert any("adapters of rank 2" in line for line in tuned.parts.report.header())
 
 
 def test_logits_of_the_merged_run_are_those_of_the_adapters(tuned):
-    plan, state, opened = tuned.stage.plan, tuned.state, open_model(tuned.folder)
+    plan, state, opened = tuned.parts.spec, tuned.state, open_model(tuned.folder)
     tokens = np.arange(16, dtype=np.int32)[None]
     ours = jax.jit(
         lambda state: (
