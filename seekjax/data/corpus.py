@@ -148,7 +148,10 @@ def _normalised_weights(config: DataConfig) -> list[float]:
 
 def _load(name: str, weight: float, config: DataConfig) -> Source:
     """Return a source with both of its sides."""
-    documents = _call(name, config) if is_named(name) else open_path(_path(name), config.text_field)
+    if is_named(name):
+        documents = _call(name, config)
+    else:
+        documents = open_path(_path(name), config.text_field)
 
     if isinstance(documents, Split):
         facts = _sample_facts(name, documents)

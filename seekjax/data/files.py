@@ -1,8 +1,11 @@
 """Documents in the user's own files: text, JSON lines, Parquet and ArrayRecord.
 
-Every class here is a sequence of documents (`len(file)`, `file[row] -> str`) that can be read from
-several threads and sent to another process: it keeps a path and an index, never an open handle. A
+Every class here is a sequence of documents (`len(file)`, `file[row] -> str`) that several threads
+can read and that can be sent to another process: what `cached_property` opened is left behind. A
 document is checked when it is read, and `load_corpus` reads each one once before training.
+
+Grain's own sources are not enough here. Its Parquet reader is sequential, and its ArrayRecord
+reader reports neither a damaged file nor a missing package in the user's terms.
 """
 
 import json
@@ -15,19 +18,17 @@ from typing import Any
 
 import numpy as np
 
-from seekjax.errors import DataError
+from seekjax.errors import DataError, need
 from seekjax.extras import import_extra
 
 
 @dataclass
 class DocumentFile:
-    """What all formats share. `name` is how messages and the manifest call the file; `text_field`
-    is the column or key that holds the text.
-    """
+    """A file of documents. Each format defines `__len__` and `__getitem__`."""
 
     path: Path
-    name: str
-    text_field: str = "text"
+    name: str  # of the file in messages and in the manifest
+    text_field: str = "text"  # column or key that holds the text
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -36,68 +37,79 @@ class DocumentFile:
         raise NotImplementedError
 
     def __iter__(self) -> Iterator[str]:
-        return (self[row] for row in range(len(self)))
+        for row in range(len(self)):
+            yield self[row]
 
     def __getstate__(self) -> dict:
-        """What `cached_property` opened or read stays behind when the file is sent to another
-        process, which opens its own.
-        """
-        return {
-            key: value
-            for key, value in self.__dict__.items()
-            if not isinstance(getattr(type(self), key, None), cached_property)
-        }
+        """Return the attributes without cached ones: another process opens its own handles."""
+        state = {}
+        for key, value in self.__dict__.items():
+            if not isinstance(getattr(type(self), key, None), cached_property):
+                state[key] = value
+        return state
 
 
 @dataclass
 class TextFile(DocumentFile):
-    """UTF-8 text, one document. A longer one is cut at line starts into sections that count as
-    documents: otherwise a single book could be neither shuffled nor split into training and
-    held-out text.
+    """A file of UTF-8 text: one document, or several sections if it is long.
+
+    A long text is cut at line starts into sections that count as documents. Otherwise a single book
+    could be neither shuffled nor split into training and held-out text.
     """
 
-    section: int | None = 16_000  # bytes from which a section may end; None = never
-    sections: list[tuple[int, int]] = field(init=False, repr=False)  # byte offset and bytes of each
+    section: int | None = 16_000  # bytes after which a section ends at the next line; None = never
+    sections: list[tuple[int, int]] = field(init=False, repr=False)  # byte offset, bytes
 
     def __post_init__(self):
-        self.sections, start, end = [], 0, 0
+        self.sections = []
+        start = 0
+        end = 0
+
         with _reading(self.name), self.path.open("rb") as stream:
             for line in stream:
                 end += len(line)
                 if self.section and end - start >= self.section:
                     self.sections.append((start, end - start))
                     start = end
+
         if end > start:
             self.sections.append((start, end - start))
-        if not self.sections:
-            raise DataError(
-                f"{self.name} is empty; remove it from data.sources or put text into it."
-            )
+        need(
+            self.sections,
+            f"{self.name} is empty; remove it from data.sources or put text into it.",
+            DataError,
+        )
 
     def __len__(self) -> int:
         return len(self.sections)
 
     def __getitem__(self, row: int) -> str:
-        return _decode(_read(self, *self.sections[row]), self.name)
+        offset, size = self.sections[row]
+        return _decode(_read(self, offset, size), self.name)
 
 
 @dataclass
 class JsonLines(DocumentFile):
-    """One JSON object a line, found by its byte offset."""
+    """A file with one JSON object per line. A line is found by its byte offset."""
 
-    lines: np.ndarray = field(
-        init=False, repr=False
-    )  # int64 [documents, 3]: line number from 1, byte offset, bytes
+    # int64 [documents, 3]: line number from 1, byte offset, bytes
+    lines: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self):
-        lines, offset = [], 0
+        lines = []
+        offset = 0
+
         with _reading(self.name), self.path.open("rb") as stream:
             for number, line in enumerate(stream, 1):
                 if line.strip():
                     lines.append((number, offset, len(line)))
                 offset += len(line)
-        if not lines:
-            raise DataError(f"{self.name} is empty; a .jsonl file needs one JSON object a line.")
+
+        need(
+            lines,
+            f"{self.name} is empty; a .jsonl file needs one JSON object a line.",
+            DataError,
+        )
         self.lines = np.array(lines, np.int64)
 
     def __len__(self) -> int:
@@ -108,59 +120,72 @@ class JsonLines(DocumentFile):
         return self._parse(_read(self, offset, size), number)
 
     def __iter__(self) -> Iterator[str]:
-        """The same documents in one pass, without opening the file for each."""
+        """Yield the same documents in one pass, without opening the file for each."""
         with _reading(self.name), self.path.open("rb") as stream:
             for number, line in enumerate(stream, 1):
                 if line.strip():
                     yield self._parse(line, number)
 
     def _parse(self, line: bytes, number: int) -> Any:
-        return _text_of(self.record(line, number), self.text_field, f"{self.name} line {number}")
+        """Return the document on a line; a subclass may return another type."""
+        return _text_of(self.record(line, number), self.text_field, self._where(number))
 
     def record(self, line: bytes, number: int) -> Any:
-        """What a line says. Raises DataError."""
-        where = f"{self.name} line {number}"
+        """Return the JSON value on a line. Raises DataError if the line is not valid JSON."""
+        where = self._where(number)
         try:
             return json.loads(_decode(line, where))
         except json.JSONDecodeError as error:
             raise DataError(
-                f"{where} is not valid JSON ({error.msg} at column {error.colno}); the "
-                "file may be truncated: "
-                "repair or delete that line."
+                f"{where} is not valid JSON ({error.msg} at column {error.colno}); the file may be "
+                "truncated: repair or delete that line."
             ) from error
+
+    def _where(self, number: int) -> str:
+        return f"{self.name} line {number}"
 
 
 class Parquet(DocumentFile):
-    """The rows of one text column, held in memory: for a corpus larger than memory use ArrayRecord,
-    which is read in place.
+    """The rows of one text column, held in memory.
+
+    For a corpus larger than memory use ArrayRecord, which is read in place.
     """
 
     @cached_property
-    def column(self):
+    def column(self) -> Any:
+        """The pyarrow column of texts. Raises DataError if the file or the column is unusable."""
         parquet = import_extra("pyarrow.parquet", "parquet", self.name, DataError)
         pyarrow = import_extra("pyarrow", "parquet", self.name, DataError)
+
         try:
             with parquet.ParquetFile(self.path) as file:
                 names = file.schema_arrow.names
-                if self.text_field not in names:
-                    raise DataError(
-                        f"{self.name} has no column {self.text_field!r}; set "
-                        f"data.text_field to one of: {', '.join(names)}."
-                    )
+                need(
+                    self.text_field in names,
+                    f"{self.name} has no column {self.text_field!r}; set data.text_field to one "
+                    f"of: {', '.join(names)}.",
+                    DataError,
+                )
                 column = file.read(columns=[self.text_field]).column(0)
         except (pyarrow.ArrowException, OSError) as error:
             reason = str(error).splitlines()[0].rstrip(".")
             raise DataError(
-                f"{self.name} is not a readable Parquet file ({reason}); it may be "
-                "truncated: write or copy it again."
+                f"{self.name} is not a readable Parquet file ({reason}); it may be truncated: "
+                "write or copy it again."
             ) from error
-        if not (pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type)):
-            raise DataError(
-                f"{self.name} column {self.text_field!r} holds {column.type}, not text; "
-                "set data.text_field to a string column."
-            )
-        if len(column) == 0:
-            raise DataError(f"{self.name} has no rows; remove it from data.sources.")
+
+        is_text = pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type)
+        need(
+            is_text,
+            f"{self.name} column {self.text_field!r} holds {column.type}, not text; set "
+            "data.text_field to a string column.",
+            DataError,
+        )
+        need(
+            len(column) > 0,
+            f"{self.name} has no rows; remove it from data.sources.",
+            DataError,
+        )
         return column
 
     def __len__(self) -> int:
@@ -173,6 +198,7 @@ class Parquet(DocumentFile):
             raise DataError(
                 f"{self.name} row {row} is not UTF-8 text; convert it to UTF-8."
             ) from error
+
         if text is None:
             raise DataError(
                 f"{self.name} row {row} has no text in column {self.text_field!r}; drop such rows."
@@ -184,14 +210,16 @@ class ArrayRecord(DocumentFile):
     """Records of UTF-8 text, or of JSON objects with the text under `text_field`, read in place."""
 
     @cached_property
-    def reader(self):
+    def reader(self) -> Any:
+        """The open reader. Raises DataError if the file is damaged or empty."""
         module = import_extra(
             "array_record.python.array_record_module", "arrayrecord", self.name, DataError
         )
-        with self._checked():
+
+        with self._readable():
             reader = module.ArrayRecordReader(str(self.path))
             if reader.num_records() == 0:
-                # a damaged file also claims to have no records; only reading says why
+                # A damaged file also reports that it has no records; only reading says why.
                 reader.read_all()
                 raise DataError(f"{self.name} has no records; remove it from data.sources.")
         return reader
@@ -201,30 +229,33 @@ class ArrayRecord(DocumentFile):
 
     def __getitem__(self, row: int) -> str:
         where = f"{self.name} record {row}"
-        with self._checked():
+        with self._readable():
             [record] = self.reader.read([row])
+
         text = _decode(record, where)
         if not text.startswith("{"):
             return text
+
         try:
             parsed = json.loads(text)
-        except json.JSONDecodeError:  # text that merely begins with a brace
+        except json.JSONDecodeError:  # plain text that happens to begin with a brace
             return text
         return _text_of(parsed, self.text_field, where)
 
     @contextmanager
-    def _checked(self):
+    def _readable(self) -> Iterator[None]:
+        """Turn the reader's errors into a DataError."""
         try:
             yield
         except (RuntimeError, OSError, IndexError) as error:
             reason = str(error).split(";")[0].rstrip(".")
             raise DataError(
-                f"{self.name} is not a readable ArrayRecord file ({reason}); it may be "
-                "truncated: write or copy it again."
+                f"{self.name} is not a readable ArrayRecord file ({reason}); it may be truncated: "
+                "write or copy it again."
             ) from error
 
 
-FORMATS = {
+FORMATS: dict[str, type[DocumentFile]] = {
     ".txt": TextFile,
     ".jsonl": JsonLines,
     ".parquet": Parquet,
@@ -234,51 +265,70 @@ FORMATS = {
 
 
 def open_path(path: Path, text_field: str) -> list[DocumentFile]:
-    """The document files at an existing path: the file itself, or every file of a known format
-    below a folder, sorted by name, hidden ones left out.
+    """Return the document files at an existing path.
+
+    They are the file itself, or every file of a known format below a folder, sorted by name,
+    without hidden ones.
 
     Raises:
-        DataError: there is none of a known format.
+        DataError: none of the files has a known format.
     """
     known = ", ".join(FORMATS)
+
     if path.is_file():
-        if path.suffix not in FORMATS:
-            raise DataError(f"{path} has an unknown format; convert it to one of {known}.")
-        return [FORMATS[path.suffix](path, str(path), text_field)]
-    found = sorted(
-        file
-        for file in path.rglob("*")
-        if file.suffix in FORMATS
-        and file.is_file()
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
-    )
-    if not found:
-        raise DataError(
-            f"the folder {path} holds no file of a known format; it needs at least one of {known}."
+        need(
+            path.suffix in FORMATS,
+            f"{path} has an unknown format; convert it to one of {known}.",
+            DataError,
         )
-    return [FORMATS[file.suffix](file, str(file), text_field) for file in found]
+        return [_open_file(path, text_field)]
+
+    files = []
+    for file in sorted(path.rglob("*")):
+        parts = file.relative_to(path).parts
+        hidden = any(part.startswith(".") for part in parts)
+        if file.suffix in FORMATS and file.is_file() and not hidden:
+            files.append(_open_file(file, text_field))
+
+    need(
+        files,
+        f"the folder {path} holds no file of a known format; it needs at least one of {known}.",
+        DataError,
+    )
+    return files
 
 
-def _text_of(record, text_field: str, where: str) -> str:
+def _open_file(path: Path, text_field: str) -> DocumentFile:
+    """Return a file of a known format, named by its path."""
+    file_type = FORMATS[path.suffix]
+    return file_type(path, str(path), text_field)
+
+
+def _text_of(record: Any, text_field: str, where: str) -> str:
+    """Return the text of a JSON object. Raises DataError if there is none."""
     if not isinstance(record, dict):
         raise DataError(
             f"{where} is a JSON {type(record).__name__}, not an object; write "
             f"{{{json.dumps(text_field)}: ...}}."
         )
+
     if text_field not in record:
+        keys = ", ".join(record) or "none, the object is empty"
         raise DataError(
-            f"{where} has no key {text_field!r}; set data.text_field to one of: "
-            f"{', '.join(record) or 'none, the object is empty'}."
+            f"{where} has no key {text_field!r}; set data.text_field to one of: {keys}."
         )
-    if not isinstance(record[text_field], str):
+
+    text = record[text_field]
+    if not isinstance(text, str):
         raise DataError(
-            f"{where} has a {type(record[text_field]).__name__} under {text_field!r}, not "
-            "a string; set data.text_field to a text key."
+            f"{where} has a {type(text).__name__} under {text_field!r}, not a string; set "
+            "data.text_field to a text key."
         )
-    return record[text_field]
+    return text
 
 
 def _decode(data: bytes, where: str) -> str:
+    """Return UTF-8 bytes as text. Raises DataError if they are not UTF-8."""
     try:
         return data.decode()
     except UnicodeDecodeError as error:
@@ -288,8 +338,9 @@ def _decode(data: bytes, where: str) -> str:
 
 
 def _read(file: DocumentFile, offset: int, size: int) -> bytes:
-    """Opened for each read: a handle could be shared neither between threads nor with another
-    process.
+    """Return bytes of a file, which is opened for each read.
+
+    A handle that stays open could be shared neither between threads nor with another process.
     """
     with _reading(file.name), file.path.open("rb") as stream:
         stream.seek(offset)
@@ -297,7 +348,8 @@ def _read(file: DocumentFile, offset: int, size: int) -> bytes:
 
 
 @contextmanager
-def _reading(name: str):
+def _reading(name: str) -> Iterator[None]:
+    """Turn an OSError while a file is read into a DataError."""
     try:
         yield
     except OSError as error:

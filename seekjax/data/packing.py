@@ -1,14 +1,14 @@
-"""Documents of any length into rows of one length, from a position that is a handful of integers.
+"""Pack documents of any length into rows of one length; the position is a few integers.
 
 A row of `window` tokens holds `window - 1` predictions. Consecutive rows of a text share one token,
-the last of one being the first of the next, so that every token is predicted exactly once and none
-is lost at the cut.
+the last of one and the first of the next, so that every token is predicted exactly once and no
+prediction is lost at the cut.
 
 Several documents are read side by side, one per *lane*, and the lanes take turns; otherwise a long
-document would fill whole batches with one subject. A lane that ends its document opens the next of
-the one shared stream. The position is therefore: the document and offset of each lane, how many
-documents were opened, and whose turn it is. It counts documents and tokens only, so batch size,
-worker processes and threads may change when a run resumes.
+document would fill whole batches with one subject. A lane that reaches the end of its document
+opens the next one of the shared stream. The position is therefore the document and offset of each
+lane, the number of documents opened, and whose turn it is. It counts documents and tokens only, so
+batch size, worker processes and threads may change when a run resumes.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,19 +21,20 @@ import numpy as np
 
 @dataclass
 class Lane:
-    """A document being read."""
+    """A document that is being read."""
 
-    document: int  # its place in the stream
+    document: int  # its index in the stream
     tokens: np.ndarray  # int32
     offset: int = 0  # tokens taken
 
     @property
     def ended(self) -> bool:
+        """Whether all tokens of the document are taken."""
         return self.offset >= len(self.tokens)
 
-    def take(self, most: int) -> np.ndarray:
-        """Up to `most` further tokens."""
-        taken = self.tokens[self.offset : self.offset + most]
+    def take(self, limit: int) -> np.ndarray:
+        """Take up to `limit` further tokens."""
+        taken = self.tokens[self.offset : self.offset + limit]
         self.offset += len(taken)
         return taken
 
@@ -43,68 +44,83 @@ class Stream:
     """An endless sequence of documents, by index or in order."""
 
     documents: grain.MapDataset  # of int32 tokens
-    start: Callable[
-        [grain.MapDataset], Iterator[np.ndarray]
-    ]  # reads a dataset in order, ahead of use
+    # iterates over a dataset in order, and may read ahead of use
+    start: Callable[[grain.MapDataset], grain.DatasetIterator]
 
-    def since(self, document: int) -> Iterator[np.ndarray]:
+    def since(self, document: int) -> grain.DatasetIterator:
+        """Return an iterator over the documents from this index on."""
         return self.start(self.documents[document:])
 
 
 class Rows(grain.IterDataset):
     """Rows of int32 {"tokens", "segments"}; segments count the documents of a row from 1.
 
-    With `split`, each has `window` tokens and a document may begin where another ended; without, up
-    to `window` tokens of a single document, for a packer to fit together.
+    With `split`, each row has `window` tokens, and a document may begin where another ended.
+    Without `split`, a row has up to `window` tokens of a single document, for a packer to combine.
     """
 
     def __init__(self, stream: Stream, *, window: int, lanes: int, split: bool):
         super().__init__()
-        self.stream, self.window, self.lanes, self.split = stream, window, lanes, split
+        self.stream = stream
+        self.window = window
+        self.lanes = lanes
+        self.split = split
 
     def __iter__(self) -> "RowIterator":
         return RowIterator(self)
 
 
 class RowIterator(grain.DatasetIterator):
-    """Rows from a position onwards."""
+    """An iterator over rows from a position on."""
 
     def __init__(self, rows: Rows):
         super().__init__()
         self._rows = rows
         self._lanes: list[Lane] = []
-        self._opened = self._turn = 0
+        self._opened = 0  # documents of the stream that a lane has opened
+        self._turn = 0  # index of the next lane
         self._ahead = rows.stream.since(0)
 
     def __next__(self) -> dict[str, np.ndarray]:
-        lane, room = self._lane(), self._rows.window
-        pieces = [lane.take(room)]
-        while self._rows.split and (room := room - len(pieces[-1])):
-            self._open(lane)
+        lane = self._next_lane()
+        pieces = [lane.take(self._rows.window)]
+        room = self._rows.window - len(pieces[0])
+
+        # Fill the row from the documents that follow.
+        while self._rows.split and room:
+            self._open_next(lane)
             pieces.append(lane.take(room))
+            room -= len(pieces[-1])
+
+        # The next row of a text begins with the last token of this one.
         if self._rows.split or not lane.ended:
-            lane.offset -= 1  # the next row begins with this row's last token
-        segments = np.repeat(
-            np.arange(1, len(pieces) + 1, dtype=np.int32), [len(piece) for piece in pieces]
-        )
+            lane.offset -= 1
+
+        numbers = np.arange(1, len(pieces) + 1, dtype=np.int32)
+        segments = np.repeat(numbers, [len(piece) for piece in pieces])
         return {"tokens": np.concatenate(pieces), "segments": segments}
 
-    def _lane(self) -> Lane:
-        """The lane whose turn it is, with tokens left."""
+    def _next_lane(self) -> Lane:
+        """Return the lane whose turn it is, with tokens left to take."""
         if self._turn == len(self._lanes):
             self._lanes.append(Lane(0, np.zeros(0, np.int32)))
+
         lane = self._lanes[self._turn]
         if lane.ended:
-            self._open(lane)
+            self._open_next(lane)
+
         self._turn = (self._turn + 1) % self._rows.lanes
         return lane
 
-    def _open(self, lane: Lane) -> None:
-        lane.document, lane.tokens, lane.offset = self._opened, next(self._ahead), 0
+    def _open_next(self, lane: Lane) -> None:
+        """Give a lane the next document of the stream."""
+        lane.document = self._opened
+        lane.tokens = next(self._ahead)
+        lane.offset = 0
         self._opened += 1
 
     def get_state(self) -> dict[str, Any]:
-        """The position, JSON-able."""
+        """Return the position, JSON-serialisable."""
         return {
             "lanes": [[lane.document, lane.offset] for lane in self._lanes],
             "opened": self._opened,
@@ -112,15 +128,19 @@ class RowIterator(grain.DatasetIterator):
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continues from a position in the same stream."""
+        """Continue from a position in the same stream."""
         self._ahead.close()
-        self._lanes = [
-            Lane(document, self._rows.stream.documents[document], offset)
-            for document, offset in state["lanes"]
-        ]
-        self._opened, self._turn = state["opened"], state["turn"]
-        self._ahead = self._rows.stream.since(self._opened)
+        stream = self._rows.stream
+
+        self._lanes = []
+        for document, offset in state["lanes"]:
+            self._lanes.append(Lane(document, stream.documents[document], offset))
+
+        self._opened = state["opened"]
+        self._turn = state["turn"]
+        self._ahead = stream.since(self._opened)
 
     def close(self) -> None:
+        """Stop reading ahead."""
         super().close()
         self._ahead.close()

@@ -2,7 +2,6 @@
 `tokenizers` library.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -14,120 +13,140 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
 from seekjax.config import DataConfig
 from seekjax.data.corpus import Corpus
-from seekjax.errors import DataError
-from seekjax.storage import cache_folder, write_atomically
+from seekjax.errors import DataError, need
+from seekjax.storage import cache_folder, text_sha256, write_atomically
 
-# DeepSeek's names, which a published tokenizer.json is searched for and our own ones begin with.
+# DeepSeek's names: looked up in a published tokenizer.json, and the first ids of our own.
 BOS, EOS, PAD = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>"
 FIM_PREFIX, FIM_HOLE, FIM_END = "<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"
 USER, ASSISTANT, THINK, THINK_END = "<｜User｜>", "<｜Assistant｜>", "<think>", "</think>"
-SPECIAL = (BOS, EOS, PAD, FIM_PREFIX, FIM_HOLE, FIM_END, USER, ASSISTANT)  # stand for no text
-MARKS = (THINK, THINK_END)  # one token each, yet part of the text
+# Special tokens stand for no text. A thinking tag is one token too, but part of the text.
+SPECIAL = (BOS, EOS, PAD, FIM_PREFIX, FIM_HOLE, FIM_END, USER, ASSISTANT)
+THINK_TAGS = (THINK, THINK_END)
+
 TRAINING_BYTES = 4_000_000  # of text that BPE is trained on: a few seconds on two cores
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
 def find_special_token(text: str) -> str | None:
-    """The name of a special token that a text spells, or None: it would become that token, or came
-    from one.
+    """Return the name of a special token that the text contains, or None.
+
+    Such a text cannot be told from one that has the token itself.
     """
-    return next((name for name in SPECIAL if name in text), None)
+    for name in SPECIAL:
+        if name in text:
+            return name
+    return None
 
 
 class Tokenizer:
     """A byte-level tokenizer. Encoding then decoding returns every text unchanged.
 
     Attributes:
-        size: ids in use; at most `vocab`, the rows of the model's embedding.
-        eos, pad: ids that end a document and fill a row (pad = eos where the file has no padding token).
-        bos, user, assistant, fim_prefix, fim_hole, fim_end: further ids, or None where the file lacks them.
-        bytes_V: int32 [vocab], the bytes of text each id stands for; 0 for special and unused ids. `bytes_V[encode(text)].sum()` is the
-            size of the text, so that bits per byte = nats / ln 2 / bytes_V[targets].sum().
+        size: Number of ids in use; at most `vocab`, the rows of the model's embedding.
+        eos: Id that ends a document.
+        pad: Id that fills a row; the same as eos if the file has no padding token.
+        bos, user, assistant, fim_prefix, fim_hole, fim_end: Further ids, or None for a token that
+            the file lacks.
+        bytes_V: int32 [vocab], the bytes of text that each id stands for; 0 for special and unused
+            ids. `bytes_V[encode(text)].sum()` is the size of the text, so that bits per byte =
+            nats / ln 2 / bytes_V[targets].sum().
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, vocab: int, origin: str):
-        """Wraps a tokenizer of the `tokenizers` library; `origin` names it in messages.
+        """Wrap a tokenizer of the `tokenizers` library; `origin` names it in messages.
 
         Raises:
-            DataError: it is larger than `vocab`, is not byte-level, or has no end-of-document token.
+            DataError: the tokenizer has more than `vocab` ids, is not byte-level, or lacks an
+                end-of-document token.
         """
-        self._backend, self._vocab, self._origin = backend, vocab, origin
-        self._backend.encode_special_tokens = (
-            True  # a document that spells a special token does not become one
-        )
+        self._backend = backend
+        self._vocab = vocab
+        self._origin = origin
+        # A document that contains the name of a special token must not produce that token.
+        self._backend.encode_special_tokens = True
+
         self.size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
-        if self.size > vocab:
-            raise DataError(
-                f"{origin} has {self.size} tokens but model.vocab={vocab}; set "
-                f"model.vocab to at least {self.size}."
-            )
-        if "ByteLevel" not in json.dumps(json.loads(backend.to_str())["decoder"]):
-            raise DataError(
-                f"{origin} is not a byte-level tokenizer, so bits per byte cannot be "
-                "counted; use one like DeepSeek's."
-            )
-        self.eos = backend.token_to_id(EOS)
-        if self.eos is None:
+        need(
+            self.size <= vocab,
+            f"{origin} has {self.size} tokens but model.vocab={vocab}; set model.vocab to at least "
+            f"{self.size}.",
+            DataError,
+        )
+        decoder = json.loads(backend.to_str())["decoder"]
+        need(
+            "ByteLevel" in json.dumps(decoder),
+            f"{origin} is not a byte-level tokenizer, so bits per byte cannot be counted; use one "
+            "like DeepSeek's.",
+            DataError,
+        )
+
+        eos = backend.token_to_id(EOS)
+        if eos is None:
             raise DataError(
                 f"{origin} has no token {EOS}; add DeepSeek's special tokens to it or use "
                 "data.tokenizer=bpe."
             )
-        self.pad = backend.token_to_id(PAD)
-        self.pad = self.eos if self.pad is None else self.pad
-        self.bos, self.user, self.assistant = map(backend.token_to_id, (BOS, USER, ASSISTANT))
-        self.fim_prefix, self.fim_hole, self.fim_end = map(
-            backend.token_to_id, (FIM_PREFIX, FIM_HOLE, FIM_END)
-        )
-        self._added = {
-            token.content: id for id, token in backend.get_added_tokens_decoder().items()
-        }
+        pad = backend.token_to_id(PAD)
+        self.eos: int = eos
+        self.pad: int = eos if pad is None else pad
+        self.bos: int | None = backend.token_to_id(BOS)
+        self.user: int | None = backend.token_to_id(USER)
+        self.assistant: int | None = backend.token_to_id(ASSISTANT)
+        self.fim_prefix: int | None = backend.token_to_id(FIM_PREFIX)
+        self.fim_hole: int | None = backend.token_to_id(FIM_HOLE)
+        self.fim_end: int | None = backend.token_to_id(FIM_END)
+
+        added = backend.get_added_tokens_decoder()
+        self._added = {token.content: id for id, token in added.items()}
         self.bytes_V = _bytes_per_id(backend, vocab)
 
     def __reduce__(self):
-        """Sent to another process, it is made anew: the library's pickle forgets
-        `encode_special_tokens`.
-        """
+        # Another process constructs it anew: the library's pickle drops `encode_special_tokens`.
         return Tokenizer, (self._backend, self._vocab, self._origin)
 
     def encode(self, text: str, *, special: bool = False) -> np.ndarray:
-        """int32 ids of a text. With `special`, names of special tokens in the text become those
-        tokens: for chat templates, never for documents.
+        """Return the int32 ids of a text.
+
+        With `special`, names of special tokens in the text become those tokens. Use it for chat
+        templates and never for documents.
         """
         if not special:
             return np.array(self._backend.encode(text, add_special_tokens=False).ids, np.int32)
-        pieces = re.split(f"({'|'.join(map(re.escape, self._added))})", text)
-        return np.concatenate(
-            [
-                np.array([self._added[piece]], np.int32)
-                if piece in self._added
-                else self.encode(piece)
-                for piece in pieces
-            ]
-        )
 
-    def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
-        """The text of some ids; special tokens are left out, or with `special` named, and bytes
-        that form no character become U+FFFD.
+        names = "|".join(map(re.escape, self._added))
+        ids = []
+        for piece in re.split(f"({names})", text):
+            if piece in self._added:
+                ids.append(np.array([self._added[piece]], np.int32))
+            else:
+                ids.append(self.encode(piece))
+        return np.concatenate(ids)
+
+    def decode(self, ids: Sequence[int] | np.ndarray, *, special: bool = False) -> str:
+        """Return the text of token ids; bytes that form no character become U+FFFD.
+
+        Special tokens are left out, or named if `special` is true.
         """
         return self._backend.decode([int(id) for id in ids], skip_special_tokens=not special)
 
     def save(self, folder: Path) -> Path:
-        """Writes folder/tokenizer.json, whole or not at all; returns its path."""
+        """Write folder/tokenizer.json atomically and return its path."""
         path = Path(folder) / "tokenizer.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, self._backend.to_str())
         return path
 
     def fingerprint(self) -> str:
-        """A hash of everything that decides how text is encoded."""
-        return hashlib.sha256(self._backend.to_str().encode()).hexdigest()
+        """Return a hash of everything that decides how text is encoded."""
+        return text_sha256(self._backend.to_str())
 
 
 def load_tokenizer(config: DataConfig, vocab: int, corpus: Corpus) -> Tokenizer:
-    """The tokenizer that data.tokenizer asks for: trained (and cached), bytes, or read from a file.
+    """Return the tokenizer of data.tokenizer: trained BPE, bytes, or read from a file.
 
     Raises:
-        DataError: there is no such file, or the tokenizer does not fit `vocab` or this project.
+        DataError: the file does not exist, or the tokenizer does not fit `vocab` or this project.
     """
     if config.tokenizer == "byte":
         return Tokenizer(_byte_backend(), vocab, "data.tokenizer=byte")
@@ -137,14 +156,19 @@ def load_tokenizer(config: DataConfig, vocab: int, corpus: Corpus) -> Tokenizer:
 
 
 def read_tokenizer(path: Path, vocab: int) -> Tokenizer:
-    """The tokenizer in a tokenizer.json or in the folder that holds one."""
+    """Return the tokenizer in a tokenizer.json, or in the folder that holds one.
+
+    Raises:
+        DataError: the file is missing or damaged, or the tokenizer does not fit `vocab`.
+    """
     path = Path(path).expanduser()
     file = path / "tokenizer.json" if path.is_dir() else path
-    if not file.is_file():
-        raise DataError(
-            f"{file} does not exist; data.tokenizer must be bpe, byte or the path of a "
-            "tokenizer.json."
-        )
+    need(
+        file.is_file(),
+        f"{file} does not exist; data.tokenizer must be bpe, byte or the path of a tokenizer.json.",
+        DataError,
+    )
+
     try:
         backend = tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises bare Exception
@@ -154,24 +178,47 @@ def read_tokenizer(path: Path, vocab: int) -> Tokenizer:
     return Tokenizer(backend, vocab, str(file))
 
 
+def first_token_id(folder: Path, tokenizer: Tokenizer) -> int:
+    """Return the id that a text begins with, for the model in this folder.
+
+    Published models begin with the bos_token that tokenizer_config.json names. Without one it is
+    the end-of-document token, because models trained here read documents that follow others.
+    """
+    try:
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        name = settings.get("bos_token")
+        if isinstance(name, dict):
+            name = name.get("content")
+    except (OSError, ValueError, AttributeError):
+        name = None
+
+    if name == BOS and tokenizer.bos is not None:
+        return tokenizer.bos
+    return tokenizer.eos
+
+
 def _cached_bpe(vocab: int, corpus: Corpus) -> Tokenizer:
-    least = len(ALPHABET) + len(SPECIAL) + len(MARKS)
-    if vocab < least:
-        raise DataError(
-            f"data.tokenizer=bpe needs at least {least} tokens but model.vocab={vocab}; "
-            f"set model.vocab to at least {least}."
-        )
-    key = hashlib.sha256(
-        f"{corpus.fingerprint()} {vocab} {TRAINING_BYTES} {SPECIAL} and {MARKS}".encode()
-    ).hexdigest()[:16]
-    folder = cache_folder() / f"bpe-{key}"
+    """Return BPE trained on the corpus, from the cache if it was trained before."""
+    least = len(ALPHABET) + len(SPECIAL) + len(THINK_TAGS)
+    need(
+        vocab >= least,
+        f"data.tokenizer=bpe needs at least {least} tokens but model.vocab={vocab}; set "
+        f"model.vocab to at least {least}.",
+        DataError,
+    )
+
+    settings = f"{corpus.fingerprint()} {vocab} {TRAINING_BYTES} {SPECIAL} and {THINK_TAGS}"
+    cache_key = text_sha256(settings)[:16]
+    folder = cache_folder() / f"bpe-{cache_key}"
+
     if not (folder / "tokenizer.json").exists():
-        Tokenizer(_train_bpe(vocab, corpus), vocab, "the trained tokenizer").save(folder)
+        backend = _train_bpe(vocab, corpus)
+        Tokenizer(backend, vocab, "the trained tokenizer").save(folder)
     return read_tokenizer(folder, vocab)
 
 
 def _train_bpe(vocab: int, corpus: Corpus) -> tokenizers.Tokenizer:
-    """Learns exactly `vocab` tokens, or fewer where the text is too plain to need them all."""
+    """Train exactly `vocab` tokens, or fewer if the text has too few different ones."""
     backend = _empty_backend(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=vocab,
@@ -180,25 +227,23 @@ def _train_bpe(vocab: int, corpus: Corpus) -> tokenizers.Tokenizer:
         show_progress=False,
     )
     backend.train_from_iterator(_training_text(corpus), trainer)
-    made = json.loads(backend.to_str())
-    for token in made[
-        "added_tokens"
-        # the trainer calls all of them special, and would have decoding leave the thinking's marks
-        # out
-    ]:
+
+    # The trainer marks all added tokens as special, so that decoding would drop the thinking tags.
+    content = json.loads(backend.to_str())
+    for token in content["added_tokens"]:
         token["special"] = token["content"] in SPECIAL
-    return tokenizers.Tokenizer.from_str(json.dumps(made))
+    return tokenizers.Tokenizer.from_str(json.dumps(content))
 
 
 def _training_text(corpus: Corpus) -> Iterator[str]:
-    """Training documents spread evenly over each source, up to its weight's share of
-    TRAINING_BYTES.
+    """Yield training documents spread evenly over each source.
+
+    A source gives its weight's share of TRAINING_BYTES.
     """
     for source in corpus.sources:
-        room, order = (
-            int(source.weight * TRAINING_BYTES),
-            np.random.default_rng(0).permutation(len(source.train)),
-        )
+        room = int(source.weight * TRAINING_BYTES)
+        order = np.random.default_rng(0).permutation(len(source.train))
+
         for index in order:
             text = source.train[int(index)][:room]
             yield text
@@ -208,73 +253,66 @@ def _training_text(corpus: Corpus) -> Iterator[str]:
 
 
 def _byte_backend() -> tokenizers.Tokenizer:
-    """Ids 0 to 255 are the bytes; the special tokens follow. A BPE without merges, so that it is
-    saved and read like any other.
+    """Return a tokenizer whose ids 0 to 255 are the bytes, followed by the special tokens.
+
+    It is a BPE without merges, so that it is saved and read like any other.
     """
-    backend = _empty_backend(
-        models.BPE(vocab={_char_of(byte): byte for byte in range(256)}, merges=[])
-    )
+    vocab = {_char_of(byte): byte for byte in range(256)}
+    backend = _empty_backend(models.BPE(vocab=vocab, merges=[]))
     backend.add_tokens(_added_tokens())
     return backend
 
 
-def _empty_backend(model) -> tokenizers.Tokenizer:
-    """Digits stand alone, so that arithmetic sees every column; words and runs of spaces are split
-    as in GPT-2.
+def _empty_backend(model: models.Model) -> tokenizers.Tokenizer:
+    """Return a tokenizer around a model.
+
+    Digits are single tokens, so that arithmetic is aligned by column; words and runs of spaces are
+    split as in GPT-2.
     """
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+
     backend = tokenizers.Tokenizer(model)
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
+    backend.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
     backend.decoder = decoders.ByteLevel()
     return backend
 
 
 def _added_tokens() -> list[AddedToken]:
-    return [AddedToken(name, special=True) for name in SPECIAL] + [
-        AddedToken(name, special=False) for name in MARKS
-    ]
+    special = [AddedToken(name, special=True) for name in SPECIAL]
+    tags = [AddedToken(name, special=False) for name in THINK_TAGS]
+    return special + tags
 
 
 def _char_of(byte: int) -> str:
-    """GPT-2's printable stand-in for a byte: itself if printable in Latin-1, else the next unused
-    character from U+0100.
+    """Return GPT-2's printable character for a byte.
+
+    It is the byte's own character if that is printable in Latin-1, else the next unused one from
+    U+0100.
     """
     printable = [
         *range(ord("!"), ord("~") + 1),
         *range(ord("¡"), ord("¬") + 1),
         *range(ord("®"), ord("ÿ") + 1),
     ]
-    return (
-        chr(byte)
-        if byte in printable
-        else chr(256 + sum(other not in printable for other in range(byte)))
-    )
+    if byte in printable:
+        return chr(byte)
+
+    unprintable_before = sum(other not in printable for other in range(byte))
+    return chr(256 + unprintable_before)
 
 
 def _bytes_per_id(backend: tokenizers.Tokenizer, vocab: int) -> np.ndarray:
-    """int32 [vocab]. In a byte-level vocabulary every character of a token's name is one byte; an
-    added token's name is its text.
+    """Return the bytes of text that each id stands for, int32 [vocab].
+
+    In a byte-level vocabulary every character of a token's name is one byte; the name of an added
+    token is its text.
     """
     bytes_V = np.zeros(vocab, np.int32)
+
     for name, id in backend.get_vocab(with_added_tokens=False).items():
         bytes_V[id] = len(name)
     for id, token in backend.get_added_tokens_decoder().items():
         bytes_V[id] = 0 if token.special else len(token.content.encode())
+
     return bytes_V
-
-
-def first_token_id(folder: Path, tokenizer: Tokenizer) -> int:
-    """The bos_token that tokenizer_config.json names, as published models have it; without one eos,
-    for ours read documents that follow others.
-    """
-    try:
-        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        named = settings.get("bos_token")
-        named = named.get("content") if isinstance(named, dict) else named
-    except (OSError, ValueError, AttributeError):
-        named = None
-    return tokenizer.bos if named == BOS and tokenizer.bos is not None else tokenizer.eos
