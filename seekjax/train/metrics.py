@@ -1,10 +1,9 @@
-"""What a run reports: JSON lines always, TensorBoard and Weights & Biases on request, a progress
-line on the screen.
-"""
+"""What a run reports: JSON lines always, a progress line, TensorBoard and W&B on request."""
 
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,21 @@ from seekjax.config import Config
 from seekjax.errors import RunError
 from seekjax.extras import import_extra
 
+Writer = Callable[[dict[str, float]], None]  # takes the scalars of one report
+
+METRICS = "metrics.jsonl"
+
 
 class Recorder:
     """Appends one object per report to metrics.jsonl; only the first process writes."""
 
     def __init__(self, config: Config, folder: Path, resumed_at: int):
-        self.writers = []
+        self.writers: list[Writer] = []
         self.file = None
         if jax.process_index():
             return
-        path = folder / "metrics.jsonl"
+
+        path = folder / METRICS
         keep_until(path, resumed_at)
         self.file = path.open("a")
         if config.tensorboard:
@@ -35,73 +39,87 @@ class Recorder:
             self.writers.append(_wandb(config, folder))
 
     def write(self, record: dict[str, Any]) -> None:
+        """Append a record, and hand its scalars to the other writers."""
         if self.file is None:
             return
         self.file.write(json.dumps(record, default=_plain) + "\n")
         self.file.flush()
-        scalars = {
-            name: float(value)
-            for name, value in record.items()
-            if np.ndim(value) == 0 and isinstance(value, float | int | np.generic)
-        }
-        for writer in self.writers:
-            writer(scalars)
+
+        scalars = {name: float(value) for name, value in record.items() if _is_scalar(value)}
+        for write in self.writers:
+            write(scalars)
 
 
 def keep_until(path: Path, step: int) -> None:
-    """Drop what an earlier, interrupted start wrote beyond the step it is resumed at, and a line it
-    could not finish.
+    """Drop the lines that an interrupted start wrote beyond the step at which it is resumed.
+
+    A line that it could not finish goes too.
     """
     if path.exists():
         lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-        path.write_text("".join(line + "\n" for line in lines))
+        path.write_text("".join([line + "\n" for line in lines]))
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """Return the records of a run."""
+    return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
 
 
 def _step_of(line: str) -> float:
+    """The step of a line; infinity for a line that is not a record."""
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError):
         return math.inf
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
-    """The records of a run."""
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, float | int | np.generic) and np.ndim(value) == 0
 
 
 def _plain(value: Any) -> Any:
-    value = np.asarray(value)
-    return [_plain(x) for x in value] if value.ndim else round(float(value), 6)
+    """An array as nested lists of rounded floats."""
+    array = np.asarray(value)
+    if array.ndim:
+        return [_plain(row) for row in array]
+    return round(float(array), 6)
 
 
-def _tensorboard(folder: Path):
+def _tensorboard(folder: Path) -> Writer:
     tensorboard = import_extra("tensorboardX", "tensorboard", "--tensorboard", RunError)
     writer = tensorboard.SummaryWriter(str(folder))
-    return lambda scalars: [
-        writer.add_scalar(name, value, int(scalars["step"]))
-        for name, value in scalars.items()
-        if name != "step"
-    ]
+
+    def write(scalars: dict[str, float]) -> None:
+        for name, value in scalars.items():
+            if name != "step":
+                writer.add_scalar(name, value, int(scalars["step"]))
+
+    return write
 
 
-def _wandb(config: Config, folder: Path):
+def _wandb(config: Config, folder: Path) -> Writer:
     wandb = import_extra("wandb", "wandb", "--wandb", RunError)
     run = wandb.init(project=config.wandb, name=folder.name, dir=folder, resume="allow")
-    return lambda scalars: run.log(scalars, step=int(scalars["step"]))
+
+    def write(scalars: dict[str, float]) -> None:
+        run.log(scalars, step=int(scalars["step"]))
+
+    return write
 
 
 class Screen:
-    """A live line on a terminal, a plain line per report elsewhere; silent on all processes but the
-    first.
+    """A live line on a terminal, a plain line per report elsewhere.
+
+    It is silent on all processes but the first.
     """
 
     def __init__(self, steps: int, done: int):
         self.console = Console(soft_wrap=True, highlight=False, quiet=jax.process_index() > 0)
-        self.steps, self.first = (
-            steps,
-            None,
-        )  # when the first report came: what went before was compilation
-        self.live = None
+        self.steps = steps
+        # Step and time of the first report: what went before was compilation.
+        self.first: tuple[int, float] | None = None
+
+        self.live: Progress | None = None
         if self.console.is_terminal and not jax.process_index():
             columns = (
                 TextColumn("{task.description}"),
@@ -122,24 +140,31 @@ class Screen:
             self.live.stop()
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         self.console.print(text, markup=False)
 
-    def report(self, record: dict[str, Any], learnt: str) -> None:
-        """The progress line: what one wants to know without opening a file."""
+    def report(self, record: dict[str, Any], progress: str) -> None:
+        """Show the progress line of a step; `progress` is its first part."""
         step = record["step"]
         text = (
-            f"{learnt}  {record['tokens_per_second']:,.0f} tok/s  "
+            f"{progress}  {record['tokens_per_second']:,.0f} tok/s  "
             f"{record['share_of_peak']:.0%} of peak  |g| {record['grad_norm']:.2f}  "
             f"MaxVio {record['max_violation']:.2f}"
         )
         if self.live:
             self.live.update(self.task, description=text, completed=step)
-        else:
-            now = time.monotonic()
-            self.first = self.first or (step, now)
-            left = int((now - self.first[1]) / max(step - self.first[0], 1) * (self.steps - step))
-            self.say(
-                f"step {step:>{len(str(self.steps))}}/{self.steps}  {text}"
-                + (f"  ETA {left // 60}m{left % 60:02d}s" if left else "")
-            )
+            return
+
+        width = len(str(self.steps))
+        seconds = self.seconds_left(step)
+        eta = f"  ETA {seconds // 60}m{seconds % 60:02d}s" if seconds else ""
+        self.say(f"step {step:>{width}}/{self.steps}  {text}{eta}")
+
+    def seconds_left(self, step: int) -> int:
+        """Return the seconds until the last step, at the speed since the first report."""
+        now = time.monotonic()
+        if self.first is None:
+            self.first = step, now
+        first_step, first_time = self.first
+        per_step = (now - first_time) / max(step - first_step, 1)
+        return int(per_step * (self.steps - step))

@@ -1,74 +1,73 @@
-"""What a run looks like: loss curves, expert load over steps and layers, MaxVio over time; drawn
-from metrics.jsonl alone.
+"""Pictures of a run, drawn from metrics.jsonl alone.
+
+Loss curves, expert load over steps and layers, MaxVio over time.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from seekjax.train.metrics import read
 
+Record = dict[str, Any]
+
 
 def draw(folder: Path) -> list[Path]:
-    """Write loss.png, load.png and max_violation.png into a run's folder; those for which there is
-    something to show.
+    """Write loss.png, load.png and max_violation.png into a run's folder; return their paths.
+
+    A picture without anything to show is left out.
     """
     records = read(folder)
-    train = [r for r in records if r["split"] == "train"]
-    evals = [r for r in records if r["split"] == "held_out"]
-    paths = [_loss(folder, train, evals)] if train else []
-    loads = [r for r in train if "load" in r]
+    train = [record for record in records if record["split"] == "train"]
+    held_out = [record for record in records if record["split"] == "held_out"]
+    loads = [record for record in train if "load" in record]
+
+    paths = []
+    if train:
+        paths.append(draw_loss(folder, train, held_out))
     if loads:
-        paths += [_load(folder, loads), _max_violation(folder, train)]
+        paths.append(draw_load(folder, loads))
+        paths.append(draw_max_violation(folder, train))
     return paths
 
 
-def _loss(folder: Path, train: list[dict], evals: list[dict]) -> Path:
+def draw_loss(folder: Path, train: list[Record], held_out: list[Record]) -> Path:
+    """Write loss.png: training loss, that of prediction modules, held-out loss, bits per byte."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axis = figure.subplots()
-    step = [r["step"] for r in train]
-    axis.plot(step, [r["loss"] for r in train], label="training", color="tab:blue")
-    if any(r["mtp_loss"] for r in train):
-        axis.plot(
-            step,
-            [r["mtp_loss"] for r in train],
-            label="training, one token further (MTP)",
-            color="tab:blue",
-            alpha=0.4,
-        )
-    if evals:
-        axis.plot(
-            [r["step"] for r in evals],
-            [r["loss"] for r in evals],
-            "o-",
-            label="held out",
-            color="tab:orange",
-        )
+
+    step = column(train, "step")
+    axis.plot(step, column(train, "loss"), label="training", color="tab:blue")
+    mtp_loss = column(train, "mtp_loss")
+    if any(mtp_loss):
+        label = "training, one token further (MTP)"
+        axis.plot(step, mtp_loss, label=label, color="tab:blue", alpha=0.4)
+
+    if held_out:
+        step = column(held_out, "step")
+        axis.plot(step, column(held_out, "loss"), "o-", label="held out", color="tab:orange")
+        bits = column(held_out, "bits_per_byte")
         right = axis.twinx()
-        right.plot(
-            [r["step"] for r in evals],
-            [r["bits_per_byte"] for r in evals],
-            "s--",
-            color="tab:green",
-            label="held out, bits/byte",
-        )
+        right.plot(step, bits, "s--", color="tab:green", label="held out, bits/byte")
         right.set(ylabel="bits per byte", ylim=(0, None))
         right.legend(loc="upper center")
+
     axis.set(xlabel="step", ylabel="loss (nats per token)", title=f"{folder.name}: loss")
     axis.legend(loc="upper right")
     axis.grid(alpha=0.3)
-    return _save(figure, folder / "loss.png")
+    return save(figure, folder / "loss.png")
 
 
-def _load(folder: Path, loads: list[dict]) -> Path:
-    """One band of rows per layer, one row per expert; 1 is the balanced share."""
-    share_SLE = np.array([r["load"] for r in loads])
-    share_SLE = share_SLE / np.maximum(share_SLE.mean(-1, keepdims=True), 1e-9)
+def draw_load(folder: Path, records: list[Record]) -> Path:
+    """Write load.png: a band of rows per layer, a row per expert; 1 is the balanced share."""
+    load_SLE = np.array(column(records, "load"))
+    share_SLE = load_SLE / np.maximum(load_SLE.mean(-1, keepdims=True), 1e-9)
     steps, layers, experts = share_SLE.shape
-    figure = Figure(
-        figsize=(9, min(2 + 0.12 * layers * min(experts, 16), 14)), layout="constrained"
-    )
+
+    height = min(2 + 0.12 * layers * min(experts, 16), 14)
+    figure = Figure(figsize=(9, height), layout="constrained")
     axis = figure.subplots()
     picture = axis.imshow(
         share_SLE.reshape(steps, -1).T,
@@ -77,7 +76,7 @@ def _load(folder: Path, loads: list[dict]) -> Path:
         vmin=0,
         vmax=2,
         interpolation="nearest",
-        extent=(loads[0]["step"], loads[-1]["step"] + 1e-6, layers, 0),
+        extent=(records[0]["step"], records[-1]["step"] + 1e-6, layers, 0),
     )
     axis.set(
         xlabel="step",
@@ -89,16 +88,22 @@ def _load(folder: Path, loads: list[dict]) -> Path:
     for border in range(1, layers):
         axis.axhline(border, color="black", linewidth=0.8)
     figure.colorbar(picture, label="load / mean load (white: balanced)")
-    return _save(figure, folder / "load.png")
+    return save(figure, folder / "load.png")
 
 
-def _max_violation(folder: Path, train: list[dict]) -> Path:
+def draw_max_violation(folder: Path, train: list[Record]) -> Path:
+    """Write max_violation.png: the imbalance of each layer, and its mean, over steps."""
     figure = Figure(figsize=(8, 4), layout="constrained")
     axis = figure.subplots()
-    step = [r["step"] for r in train]
-    for i, layer in enumerate(np.array([r["layer_max_violation"] for r in train]).T, 1):
-        axis.plot(step, layer, alpha=0.5, label=f"expert layer {i}" if i <= 8 else None)
-    axis.plot(step, [r["max_violation"] for r in train], color="black", linewidth=2, label="mean")
+
+    step = column(train, "step")
+    by_layer = np.array(column(train, "layer_max_violation")).T
+    for number, layer in enumerate(by_layer, 1):
+        label = f"expert layer {number}" if number <= 8 else None
+        axis.plot(step, layer, alpha=0.5, label=label)
+
+    mean = column(train, "max_violation")
+    axis.plot(step, mean, color="black", linewidth=2, label="mean")
     axis.set(
         xlabel="step",
         ylabel="MaxVio = (max load - mean) / mean",
@@ -107,9 +112,15 @@ def _max_violation(folder: Path, train: list[dict]) -> Path:
     )
     axis.legend(ncols=2)
     axis.grid(alpha=0.3)
-    return _save(figure, folder / "max_violation.png")
+    return save(figure, folder / "max_violation.png")
 
 
-def _save(figure, path: Path) -> Path:
+def column(records: list[Record], name: str) -> list[Any]:
+    """Return one figure of every record."""
+    return [record[name] for record in records]
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure, and return its path."""
     figure.savefig(path, dpi=110)
     return path

@@ -1,20 +1,29 @@
-"""What moves during a run: the batch, the learning rate, the bias rate and the MTP weight (V3
-section 4.2).
+"""What moves with the tokens seen: batch size, learning rate, gamma of the balance bias, lambda.
 
-Everything is a function of the share of training tokens seen, as the papers state it. While the
-batch grows, tokens are not proportional to steps; the growth is a staircase whose few steps are
-kept in a table, so every function here is a look-up.
+All schedules are piecewise in the share of the training tokens seen before a step (V3 section 4.2),
+so that a batch that grows does not change them.
 """
 
 import math
 from bisect import bisect_right
 from collections.abc import Callable
 from functools import lru_cache
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from seekjax.config import Config, Schedule, TrainConfig
+
+OfStep = Callable[[jax.Array], jax.Array]  # a function from a step, traced or not, to a float32
+
+
+class Stair(NamedTuple):
+    """Steps with one batch size."""
+
+    first: int  # step, counted from 0
+    seen: int  # sequences before it
+    size: int  # sequences per step
 
 
 def multiplier(schedule: Schedule, share: jax.Array | float) -> jax.Array:
@@ -41,93 +50,108 @@ def multiplier(schedule: Schedule, share: jax.Array | float) -> jax.Array:
 
 
 @lru_cache
-def stairs(train: TrainConfig) -> tuple[tuple[int, int, int], ...]:
-    """The growing batch as a staircase: (first step, sequences seen before it, sequences per step)
-    of each stair.
+def stairs(train: TrainConfig) -> tuple[Stair, ...]:
+    """Return the growing batch as a staircase.
 
-    The batch follows the line `start + (batch - start) * seen / ramp` to the nearest micro-batch. A
-    run of `steps` steps sees, with d seen / d step = batch, `ramp * ln(batch / start) / (batch -
-    start) + (all - ramp) / batch` = steps, which gives `all` sequences in closed form, and with it
-    the `ramp = batch_ramp * all` over which the batch grows.
+    The batch follows the line `start + (batch - start) * seen / ramp` to the nearest micro-batch.
+    A run of `steps` steps sees, with d seen / d step = batch,
+
+        ramp * ln(batch / start) / (batch - start) + (all - ramp) / batch = steps,
+
+    which gives `all` sequences in closed form, and with it the `ramp = batch_ramp * all` over which
+    the batch grows. Raises ValueError if the sizes are not multiples of a micro-batch.
     """
-    start, batch, unit = (
-        train.batch_start or train.batch,
-        train.batch,
-        train.rows,
-    )
+    batch, unit = train.batch, train.rows
+    start = train.batch_start or batch
     if start > batch or start % unit or batch % unit:
         raise ValueError(
             f"train.batch_start {start} and train.batch {batch} must be multiples of "
             f"train.micro_batch {unit}, the first not above the second."
         )
-    rise, rows, step, seen = batch - start, [], 0, 0
-    if rise:
-        everything = train.steps / (
-            train.batch_ramp * math.log(batch / start) / rise + (1 - train.batch_ramp) / batch
-        )
-        for size in range(start, batch, unit):
-            end = (
-                train.batch_ramp * everything * (size + unit / 2 - start) / rise
-            )  # where the line is halfway to the next stair
-            if (count := math.ceil((end - seen) / size)) > 0:
-                rows.append((step, seen, size))
-                step, seen = step + count, seen + count * size
-    return (*rows, (step, seen, batch))
+
+    rise = batch - start
+    if not rise:
+        return (Stair(0, 0, batch),)
+
+    growing = train.batch_ramp * math.log(batch / start) / rise
+    constant = (1 - train.batch_ramp) / batch
+    sequences = train.steps / (growing + constant)
+
+    steps: list[Stair] = []
+    step, seen = 0, 0
+    for size in range(start, batch, unit):
+        # The stair ends where the line is halfway to the next size.
+        end = train.batch_ramp * sequences * (size + unit / 2 - start) / rise
+        count = math.ceil((end - seen) / size)
+        if count > 0:
+            steps.append(Stair(step, seen, size))
+            step, seen = step + count, seen + count * size
+    return (*steps, Stair(step, seen, batch))
+
+
+def stair_at(train: TrainConfig, step: int) -> Stair:
+    """Return the stair of optimizer step `step`, counted from 0."""
+    all_stairs = stairs(train)
+    return all_stairs[bisect_right(all_stairs, step, key=lambda stair: stair.first) - 1]
 
 
 def batch_at(train: TrainConfig, step: int) -> int:
-    """Sequences in optimizer step `step`, counted from 0."""
-    return _stair(train, step)[2]
+    """Return the sequences in optimizer step `step`, counted from 0."""
+    return stair_at(train, step).size
 
 
 def tokens_at(config: Config, step: int) -> int:
-    """Tokens seen before optimizer step `step`; `tokens_at(config, config.train.steps)` is the
-    whole run.
-    """
-    first, seen, size = _stair(config.train, step)
-    return (seen + (step - first) * size) * config.data.sequence
+    """Return the tokens seen before step `step`; at config.train.steps, those of the whole run."""
+    stair = stair_at(config.train, step)
+    sequences = stair.seen + (step - stair.first) * stair.size
+    return sequences * config.data.sequence
 
 
-def share_at(config: Config) -> Callable[[jax.Array], jax.Array]:
-    """The function from a step, traced or not, to the share of the training tokens seen before it,
-    float32.
-    """
+def share_at(config: Config) -> OfStep:
+    """Return the function from a step to the share of the training tokens seen before it."""
     steps = config.train.steps
-    knots = sorted({first for first, _, _ in stairs(config.train) if first < steps} | {steps})
+    knots = {stair.first for stair in stairs(config.train) if stair.first < steps}
+    knots = sorted(knots | {steps})
     shares = [tokens_at(config, knot) / tokens_at(config, steps) for knot in knots]
-    return lambda step: jnp.interp(
-        jnp.asarray(step, jnp.float32),
-        jnp.array(knots, jnp.float32),
-        jnp.array(shares, jnp.float32),
-    )
+
+    def share(step: jax.Array) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        return jnp.interp(step, jnp.array(knots, jnp.float32), jnp.array(shares, jnp.float32))
+
+    return share
 
 
-def learning_rate(config: Config) -> Callable[[jax.Array], jax.Array]:
-    """The function from a step to its learning rate: linear warm-up, whose last step is at the
-    peak, times the schedule.
+def learning_rate(config: Config) -> OfStep:
+    """Return the function from a step to its learning rate: linear warm-up, times the schedule.
+
+    The last step of the warm-up is at the peak.
     """
-    rate, warmup = config.optimizer, max(config.optimizer.warmup, 1)
-    follow = _follow(config, rate.learning_rate, rate.schedule)
-    return lambda step: (
-        jnp.minimum(1.0, (jnp.asarray(step, jnp.float32) + 1) / warmup) * follow(step)
-    )
+    optimizer = config.optimizer
+    warmup = max(optimizer.warmup, 1)
+    after_warmup = scheduled(config, optimizer.learning_rate, optimizer.schedule)
+
+    def rate(step: jax.Array) -> jax.Array:
+        risen = jnp.minimum(1.0, (jnp.asarray(step, jnp.float32) + 1) / warmup)
+        return risen * after_warmup(step)
+
+    return rate
 
 
-def balance_rate(config: Config) -> Callable[[jax.Array], jax.Array]:
-    """The function from a step to gamma, how far the routing bias moves in it."""
-    return _follow(config, config.train.balance_rate, config.train.balance_schedule)
+def balance_rate(config: Config) -> OfStep:
+    """Return the function from a step to gamma, how far the routing bias moves in it."""
+    return scheduled(config, config.train.balance_rate, config.train.balance_schedule)
 
 
-def mtp_weight(config: Config) -> Callable[[jax.Array], jax.Array]:
-    """The function from a step to lambda, the weight of the multi-token prediction loss."""
-    return _follow(config, config.train.mtp_weight, config.train.mtp_schedule)
+def mtp_weight(config: Config) -> OfStep:
+    """Return the function from a step to lambda, the weight of the multi-token prediction loss."""
+    return scheduled(config, config.train.mtp_weight, config.train.mtp_schedule)
 
 
-def _follow(config: Config, peak: float, schedule: Schedule) -> Callable[[jax.Array], jax.Array]:
+def scheduled(config: Config, peak: float, schedule: Schedule) -> OfStep:
+    """Return the function from a step to `peak` times the schedule."""
     share = share_at(config)
-    return lambda step: peak * multiplier(schedule, share(step))
 
+    def value(step: jax.Array) -> jax.Array:
+        return peak * multiplier(schedule, share(step))
 
-def _stair(train: TrainConfig, step: int) -> tuple[int, int, int]:
-    rows = stairs(train)
-    return rows[bisect_right(rows, step, key=lambda row: row[0]) - 1]
+    return value
