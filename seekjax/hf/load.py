@@ -18,7 +18,8 @@ from jax.sharding import NamedSharding, Sharding
 from seekjax.config import KernelConfig, ModelConfig
 from seekjax.errors import WeightsError, need
 from seekjax.hf import fp8
-from seekjax.hf.config import Published, check_prediction, read_config
+from seekjax.hf.config_keys import check_prediction
+from seekjax.hf.config_reader import Published, read_config
 from seekjax.hf.files import Files, read_json
 from seekjax.hf.names import Tensor, join, split, tensors
 from seekjax.hf.quote import listed

@@ -16,7 +16,7 @@ from jax.sharding import AxisType, Mesh
 from seekjax.config import ModelConfig
 from seekjax.errors import WeightsError, need
 from seekjax.hf import fp8
-from seekjax.hf.config import write_config
+from seekjax.hf.config_writer import write_config
 from seekjax.hf.files import INDEX, Files, Stored, write_file
 from seekjax.hf.load import SCALE
 from seekjax.hf.names import Part, Tensor, join, tensors

@@ -8,7 +8,8 @@ import pytest
 from seekjax.commands.cli import load_config
 from seekjax.config import RopeConfig
 from seekjax.errors import WeightsError
-from seekjax.hf.config import read_config, write_config
+from seekjax.hf.config_reader import read_config
+from seekjax.hf.config_writer import write_config
 from tests.hf.small import LITE, V2, V3
 
 COMMON = {

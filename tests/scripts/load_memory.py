@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 
 from seekjax.config import KernelConfig, ModelConfig
-from seekjax.hf.config import write_config
+from seekjax.hf.config_writer import write_config
 from seekjax.hf.files import INDEX, NAMES
 from seekjax.hf.load import load
 from seekjax.hf.names import tensors
