@@ -14,7 +14,8 @@ from seekjax.config import Config, KernelConfig, ModelConfig
 from seekjax.data import Tokenizer, read_tokenizer
 from seekjax.data.tokenizer import first_token_id
 from seekjax.errors import GenerateError, RunError
-from seekjax.hf.load import check, load
+from seekjax.hf.load import load
+from seekjax.hf.published import open_published
 from seekjax.placement import use_mesh
 from seekjax.storage import kind_of
 from sharding.mesh import MeshConfig, make_mesh
@@ -92,7 +93,7 @@ def with_initial_model(config: Config) -> Config:
     if kind_of(folder) == "run":
         model = read_config(newest_whole(folder.absolute() / "checkpoints") / "config.json").model
     else:
-        model = check(folder)[0].model
+        model = open_published(folder).config.model
     if not (folder / "tokenizer.json").is_file():
         raise RunError(
             f"{folder} has no tokenizer.json: copy that of the model there, or name another --init."

@@ -20,10 +20,13 @@ from seekjax.config import Config, DataConfig, TrainConfig
 from seekjax.data import DataError
 from seekjax.data.tokenizer import EOS, PAD, read_tokenizer
 from seekjax.errors import WeightsError, need
-from seekjax.hf.files import Files, file_size, read_json, write_file
+from seekjax.hf.files import TensorFiles
 from seekjax.hf.gguf import Type, import_gguf, reader, save_gguf
-from seekjax.hf.load import SCALE, check, load, paired
+from seekjax.hf.load import load
+from seekjax.hf.published import SCALE, open_published
 from seekjax.hf.save import Dtype, check_bias, save
+from seekjax.hf.tensor_file import write_file
+from seekjax.hf.untrusted import file_size, read_json
 from seekjax.model.count import parameters
 from seekjax.placement import use_mesh
 from seekjax.storage import kind_of, new_folder
@@ -109,14 +112,8 @@ def to_gguf(source: Path, path: Path, kind: Type, mesh: MeshConfig) -> None:
     llama.cpp."""
     import_gguf()  # before anything is read
     if kind_of(source) != "run":
-        published, files = check(source)
-        save_gguf(
-            path,
-            published.model,
-            lambda tensor: paired(files, tensor, published.interleaved),
-            kind,
-            source,
-        )
+        checkpoint = open_published(source)
+        save_gguf(path, checkpoint.config.model, checkpoint.interleaved_values, kind, source)
         return
     with use_mesh(mesh):
         config, variables = read_run(source)
@@ -174,7 +171,7 @@ def adopt(directory: Path, run: Path, trainable: bool = False) -> Config:
     has weights only: enough for all but training."""
     with new_folder(run, WeightsError) as folder:
         model, variables = load(directory)
-        keep_scales(Files(directory), folder / SCALES)
+        keep_scales(TensorFiles(directory), folder / SCALES)
         copy_tokenizer(directory, folder)
         data = (
             DataConfig(tokenizer=str(run / "tokenizer.json"))
@@ -217,7 +214,7 @@ def adopt(directory: Path, run: Path, trainable: bool = False) -> Config:
     return config
 
 
-def keep_scales(files: Files, path: Path) -> None:
+def keep_scales(files: TensorFiles, path: Path) -> None:
     """The scales of a checkpoint's FP8 blocks, which its values alone do not tell: writing the run
     out again finds them here."""
     stored = [

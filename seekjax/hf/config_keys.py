@@ -4,7 +4,7 @@ Two dialects exist: the published one (rope_theta, rope_scaling) and that of tra
 (rope_parameters).
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from seekjax.config import ModelConfig
 from seekjax.config.validate import check_model
@@ -147,7 +147,7 @@ class Family(NamedTuple):
     name: str
     architecture: str
     scoring: str
-    group_score: str
+    group_score: Literal["max", "top2"]
     methods: tuple[str, ...]  # values of topk_method, the default first
 
 

@@ -28,12 +28,10 @@ from seekjax.hf.config_keys import (
     integer,
     number,
 )
-from seekjax.hf.quote import quoted
-
-LISTED = 40  # names in one sentence
+from seekjax.hf.quote import MOST_NAMES, quoted
 
 
-class Published(NamedTuple):
+class PublishedConfig(NamedTuple):
     """What a config.json describes."""
 
     model: ModelConfig
@@ -41,7 +39,7 @@ class Published(NamedTuple):
     interleaved: bool = True  # rotary pairs are neighbours; False: first halves, then second halves
 
 
-def read_config(config: dict[str, Any]) -> Published:
+def read_config(config: dict[str, Any]) -> PublishedConfig:
     """Return what a config.json describes.
 
     Raises WeightsError, naming every key that seekjax cannot honour.
@@ -69,7 +67,7 @@ def read_config(config: dict[str, Any]) -> Published:
     check_sizes(model)
 
     interleaved = boolean(config.get("rope_interleave", True), "rope_interleave")
-    return Published(model, uses_fp8(config.get("quantization_config")), interleaved)
+    return PublishedConfig(model, uses_fp8(config.get("quantization_config")), interleaved)
 
 
 def _family(config: dict[str, Any]) -> Family:
@@ -315,4 +313,4 @@ def uses_fp8(config: Any) -> bool:
 
 def _names(keys: list[str]) -> str:
     """Names chosen by a stranger, for a sentence."""
-    return ", ".join(map(quoted, keys[:LISTED]))
+    return ", ".join(map(quoted, keys[:MOST_NAMES]))

@@ -1,60 +1,51 @@
-"""The tokenizer and the chat template of a GGUF file, out of tokenizer.json and the files beside
-it."""
+"""The tokenizer and the chat template of a GGUF file, from tokenizer.json and the files next to
+it.
+"""
 
 import json
 from pathlib import Path
+from typing import Any
 
 from seekjax.data.chat import find_template
 from seekjax.data.tokenizer import first_token_id, read_tokenizer
 from seekjax.errors import WeightsError, need
-from seekjax.hf.files import file_size
+from seekjax.hf.untrusted import file_size
 
-LARGEST = 2**26  # bytes of a tokenizer.json
-NORMAL, CONTROL, DEFINED, UNUSED = (
-    1,
-    3,
-    4,
-    5,
-)  # llama.cpp's kinds of tokens: text, no text, text that is never merged, none
-SPLITS = {  # what tells a way to cut text before merging -> llama.cpp's name for it
+MOST_BYTES = 2**26  # of a tokenizer.json
+
+# llama.cpp's kinds of tokens: text; control; text that is never merged; unused.
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
+
+# A pattern of the pre-tokenizer -> llama.cpp's name for the tokenizer that has it.
+SPLITS = {
     r"\p{N}{1,3}": "deepseek-v3",
     r"\s?[!-/:-~！-／：-～‘-‟　-。]+": "deepseek-llm",
 }
 
 
-def add_tokenizer(writer, vocab: int, folder: Path | None) -> None:
-    """Tokens, merges, special ids and chat template; without tokenizer.json the word that there are
-    none. Raises WeightsError or DataError."""
+def add_tokenizer(writer: Any, vocab: int, folder: Path | None) -> None:
+    """Add tokens, merges, special ids and chat template to a GGUF file.
+
+    Without a tokenizer.json the file gets the entry that it has no vocabulary. Raises WeightsError
+    or DataError.
+    """
     if folder is None or not (folder / "tokenizer.json").is_file():
         writer.add_tokenizer_model("no_vocab")
         return
+
     tokenizer = read_tokenizer(folder, vocab)
-    file_size(folder / "tokenizer.json", LARGEST)
+    file_size(folder / "tokenizer.json", MOST_BYTES)
     described = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    merges = [
-        pair if isinstance(pair, str) else " ".join(pair)
-        for pair in described["model"].get("merges", [])
-    ]
+
+    merges = _merges(described["model"])
     need(
         bool(merges),
-        f"{folder / 'tokenizer.json'} merges nothing, and llama.cpp reads no such "
+        f"{folder / 'tokenizer.json'} merges nothing, and llama.cpp does not read such a "
         "tokenizer: train with data.tokenizer=bpe.",
         WeightsError,
     )
-    tokens, kinds = (
-        [f"[PAD{id}]" for id in range(vocab)],
-        [UNUSED] * vocab,
-    )  # the model may have more rows than there are tokens
-    for text, id in described["model"]["vocab"].items():
-        tokens[id], kinds[id] = text, NORMAL
-    for added in described.get("added_tokens", []):
-        reserved = added["content"].startswith("<｜") and added["content"].endswith(
-            "｜>"
-        )  # R1's file leaves its turns and tools unmarked
-        tokens[added["id"]] = added["content"]
-        kinds[added["id"]] = (
-            CONTROL if added["special"] or reserved else DEFINED
-        )  # llama.cpp reads DEFINED ones in anybody's text
+    tokens, kinds = _tokens(described, vocab)
+
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(split_name(described.get("pre_tokenizer"), folder))
     writer.add_token_list(tokens)
@@ -68,19 +59,53 @@ def add_tokenizer(writer, vocab: int, folder: Path | None) -> None:
     writer.add_chat_template(find_template(folder, tokenizer))
 
 
-def split_name(described: dict | None, folder: Path) -> str:
-    """llama.cpp knows no patterns, only names of tokenizers whose way of cutting text it has built
-    in."""
-    steps = (described or {}).get("pretokenizers", [described or {}])
+def _merges(described: dict[str, Any]) -> list[str]:
+    """The pairs that the tokenizer merges, each as "a b"."""
+    merges = []
+    for pair in described.get("merges", []):
+        merges.append(pair if isinstance(pair, str) else " ".join(pair))
+    return merges
+
+
+def _tokens(described: dict[str, Any], vocab: int) -> tuple[list[str], list[int]]:
+    """Text and kind of each token."""
+    # The model may have more rows than there are tokens.
+    tokens = [f"[PAD{id}]" for id in range(vocab)]
+    kinds = [UNUSED] * vocab
+    for text, id in described["model"]["vocab"].items():
+        tokens[id] = text
+        kinds[id] = NORMAL
+
+    for added in described.get("added_tokens", []):
+        text = added["content"]
+        # R1's file does not mark its tokens for turns and tools as special, but llama.cpp would
+        # recognise user-defined tokens in any user's text.
+        reserved = text.startswith("<｜") and text.endswith("｜>")
+        tokens[added["id"]] = text
+        kinds[added["id"]] = CONTROL if added["special"] or reserved else USER_DEFINED
+    return tokens, kinds
+
+
+def split_name(described: dict[str, Any] | None, folder: Path) -> str:
+    """Return llama.cpp's name for the pre-tokenizer of a tokenizer.json.
+
+    llama.cpp has no patterns, only names of tokenizers whose splitting is built in. Raises
+    WeightsError if none of them fits.
+    """
+    described = described or {}
+    steps = described.get("pretokenizers", [described])
     for step in steps:
-        if (name := SPLITS.get((step.get("pattern") or {}).get("Regex"))) is not None:
+        pattern = step.get("pattern") or {}
+        name = SPLITS.get(pattern.get("Regex", ""))
+        if name is not None:
             return name
+
     kinds = [step.get("type") for step in steps]
     if kinds == ["Digits", "ByteLevel"] and steps[0].get("individual_digits"):
-        return "starcoder"  # digits alone, then as GPT-2
+        return "starcoder"  # single digits, then as GPT-2
     if kinds == ["ByteLevel"]:
         return "gpt-2"
     raise WeightsError(
-        f"{folder / 'tokenizer.json'} cuts text in a way that llama.cpp has no name for: "
-        "it knows DeepSeek's own and seekjax's."
+        f"{folder / 'tokenizer.json'} splits text in a way that llama.cpp has no name for: "
+        "it has DeepSeek's own and seekjax's."
     )

@@ -1,18 +1,25 @@
 """Names chosen by strangers, made safe to print."""
 
-
-def listed(found: dict[str, list[str]], most: int = 40) -> str:
-    """ "2 are missing: a, b; 1 is unknown: c", each list cut after `most` names that a stranger
-    chose, hence quoted."""
-    return "; ".join(
-        f"{len(names)} {what}: "
-        f"{', '.join(map(quoted, names[:most]))}{', ...' if len(names) > most else ''}"
-        for what, names in found.items()
-        if names
-    )
+MOST_NAMES = 40
+MOST_CHARACTERS = 150  # of one name
 
 
-def quoted(text: object, most: int = 150) -> str:
-    """Somebody else's text without control characters, cut to a length a terminal bears."""
-    plain = ascii(text)[1:-1] if isinstance(text, str) else ascii(text)
+def listed(names_of: dict[str, list[str]], most: int = MOST_NAMES) -> str:
+    """Return "2 missing: a, b; 1 unknown: c", each list quoted and cut after `most` names."""
+    clauses = []
+    for what, names in names_of.items():
+        if not names:
+            continue
+        shown = [quoted(name) for name in names[:most]]
+        if len(names) > most:
+            shown.append("...")
+        clauses.append(f"{len(names)} {what}: {', '.join(shown)}")
+    return "; ".join(clauses)
+
+
+def quoted(text: object, most: int = MOST_CHARACTERS) -> str:
+    """Return a stranger's text without control characters and not too long for a terminal."""
+    plain = ascii(text)
+    if isinstance(text, str):
+        plain = plain[1:-1]
     return plain if len(plain) <= most else plain[:most] + "..."

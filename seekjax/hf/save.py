@@ -1,5 +1,7 @@
-"""Weights into a checkpoint of the published layout, one tensor at a time: config.json, safetensors
-files, and an index where they are several."""
+"""Weights into a published checkpoint, one tensor at a time.
+
+The folder gets config.json, one or several safetensors files, and an index if they are several.
+"""
 
 import json
 import math
@@ -17,9 +19,10 @@ from seekjax.config import ModelConfig
 from seekjax.errors import WeightsError, need
 from seekjax.hf import fp8
 from seekjax.hf.config_writer import write_config
-from seekjax.hf.files import INDEX, Files, Stored, write_file
-from seekjax.hf.load import SCALE
+from seekjax.hf.files import INDEX, TensorFiles
 from seekjax.hf.names import Part, Tensor, join, tensors
+from seekjax.hf.published import SCALE
+from seekjax.hf.tensor_file import Stored, write_file
 from seekjax.storage import new_folder
 
 Dtype = Literal["bf16", "f32", "fp8", "fp8-ue8m0"]
@@ -34,12 +37,21 @@ def save(
     file_bytes: int = FILE_BYTES,
     scales: Path | None = None,
 ) -> None:
-    """Write a folder that `load`, transformers and others read; it appears whole, or not at all.
+    """Write a folder that `load`, transformers and others read; it appears complete or not at all.
 
-    `dtype` is that of the matrices: fp8 has blocks of 128 x 128 with float32 scales, fp8-ue8m0 has
-    powers of two as scales. Embedding, head, norms and router are in bf16 beside FP8, the balance
-    bias in float32 always. `scales` is a file or checkpoint with the scales that the matrices once
-    had: blocks that did not change keep theirs. Raises WeightsError.
+    Args:
+        directory: The new folder.
+        model: The model's config.
+        variables: {"params", "balance"}.
+        dtype: Of the matrices. fp8 has blocks of 128 x 128 with float32 scales, fp8-ue8m0 has
+            powers of two as scales. Next to FP8, embedding, head, norms and router are in bf16.
+            The balance bias is always in float32.
+        file_bytes: The most bytes of tensors in one file.
+        scales: A file or checkpoint with the scales that the matrices once had: blocks that did
+            not change keep theirs.
+
+    Raises:
+        WeightsError: the model has no place in the published layout, or the folder exists.
     """
     directory = Path(directory).expanduser()
     need(
@@ -47,147 +59,169 @@ def save(
         "a checkpoint is written by one process: restore the run in one and convert there.",
         WeightsError,
     )
-    config = write_config(
-        model,
-        "float32" if dtype == "f32" else "bfloat16",
-        dtype.startswith("fp8"),
-        dtype == "fp8-ue8m0",
-    )
+    is_fp8 = dtype.startswith("fp8")
+    other_dtype = "float32" if dtype == "f32" else "bfloat16"
+    config = write_config(model, other_dtype, fp8=is_fp8, ue8m0=dtype == "fp8-ue8m0")
     check_bias(model, variables)
+
+    groups = _group_by_file(model, dtype, file_bytes)
+    names = _file_names(len(groups))
+    known_scales = TensorFiles(scales) if scales else None
     with new_folder(directory, WeightsError) as folder:
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        files = _files(model, dtype, file_bytes)
-        names = (
-            ["model.safetensors"]
-            if len(files) == 1
-            else [f"model-{i:05}-of-{len(files):05}.safetensors" for i in range(1, len(files) + 1)]
-        )
-        for name, content in zip(names, files):
-            write_file(
-                folder / name,
-                [stored for tensor in content for stored in stored_as(tensor, dtype)],
-                _values(content, variables, dtype, Files(scales) if scales else None),
-            )
-        if len(files) > 1:
-            placed = {
-                stored[0]: name
-                for name, content in zip(names, files)
-                for tensor in content
-                for stored in stored_as(tensor, dtype)
-            }
-            size = sum(
-                map(
-                    _bytes,
-                    (
-                        stored
-                        for content in files
-                        for tensor in content
-                        for stored in stored_as(tensor, dtype)
-                    ),
-                )
-            )
-            (folder / INDEX).write_text(
-                json.dumps({"metadata": {"total_size": size}, "weight_map": placed}, indent=2)
-                + "\n"
-            )
+
+        for name, group in zip(names, groups):
+            values = _values(group, variables, dtype, known_scales)
+            write_file(folder / name, _all_stored(group, dtype), values)
+
+        if len(groups) > 1:
+            index = _index(names, groups, dtype)
+            (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
 def stored_as(tensor: Tensor, dtype: Dtype) -> list[Stored]:
-    """What a tensor becomes in a file: itself, or its blocks and their scales."""
+    """Return what a tensor becomes in a file: itself, or its blocks and their scales."""
     float32, bfloat16 = np.dtype(np.float32), np.dtype(jnp.bfloat16)
     if tensor.row.kind == "matrix" and dtype.startswith("fp8"):
         return [
             (tensor.name, fp8.E4M3, tensor.shape),
-            (tensor.name + SCALE, float32, fp8.blocks(tensor.shape)),
+            (tensor.name + SCALE, float32, _scale_shape(tensor)),
         ]
-    return [
-        (
-            tensor.name,
-            float32 if tensor.row.kind == "bias" or dtype == "f32" else bfloat16,
-            tensor.shape,
-        )
-    ]
+    wide = tensor.row.kind == "bias" or dtype == "f32"
+    return [(tensor.name, float32 if wide else bfloat16, tensor.shape)]
 
 
-def _bytes(stored: Stored) -> int:
-    return math.prod(stored[2]) * stored[1].itemsize
+def _scale_shape(tensor: Tensor) -> tuple[int, int]:
+    rows, columns = tensor.shape
+    return fp8.blocks((rows, columns))
 
 
-def _files(model: ModelConfig, dtype: Dtype, most: int) -> list[list[Tensor]]:
-    """The tensors of each file: in order, as many as fit, at least one."""
-    files: list[list[Tensor]] = [[]]
+def _all_stored(group: list[Tensor], dtype: Dtype) -> list[Stored]:
+    """What the tensors of one file become, in order."""
+    stored = []
+    for tensor in group:
+        stored += stored_as(tensor, dtype)
+    return stored
+
+
+def _bytes(stored: list[Stored]) -> int:
+    return sum(math.prod(shape) * dtype.itemsize for _, dtype, shape in stored)
+
+
+def _group_by_file(model: ModelConfig, dtype: Dtype, most: int) -> list[list[Tensor]]:
+    """The tensors of each file: in order, as many as fit into `most` bytes, at least one."""
+    groups: list[list[Tensor]] = [[]]
     room = most
     for tensor in tensors(model):
-        size = sum(map(_bytes, stored_as(tensor, dtype)))
-        if size > room and files[-1]:
-            files.append([])
+        size = _bytes(stored_as(tensor, dtype))
+        if size > room and groups[-1]:
+            groups.append([])
             room = most
-        files[-1].append(tensor)
+        groups[-1].append(tensor)
         room -= size
-    return files
+    return groups
+
+
+def _file_names(count: int) -> list[str]:
+    """The names of a checkpoint's files, as published."""
+    if count == 1:
+        return ["model.safetensors"]
+    return [f"model-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)]
+
+
+def _index(names: list[str], groups: list[list[Tensor]], dtype: Dtype) -> dict:
+    """The index of several files: which one holds which tensor."""
+    file_of: dict[str, str] = {}
+    total = 0
+    for file, group in zip(names, groups):
+        stored = _all_stored(group, dtype)
+        total += _bytes(stored)
+        for tensor_name, _, _ in stored:
+            file_of[tensor_name] = file
+    return {"metadata": {"total_size": total}, "weight_map": file_of}
 
 
 def _values(
-    content: list[Tensor], variables: dict, dtype: Dtype, scales: Files | None
+    group: list[Tensor], variables: dict, dtype: Dtype, scales: TensorFiles | None
 ) -> Iterator[np.ndarray]:
-    """What `stored_as` announces, tensor by tensor."""
-    for tensor in content:
-        x, scale = (
-            join([fetch(variables, part) for part in tensor.parts], tensor),
-            tensor.name + SCALE,
-        )
+    """The arrays that `stored_as` announces, tensor by tensor."""
+    for tensor in group:
+        parts = [fetch(variables, part) for part in tensor.parts]
+        x = join(parts, tensor)
         if len(stored_as(tensor, dtype)) == 1:
             yield x
         else:
-            there = (
-                scales
-                and scale in scales.entries
-                and scales.entries[scale].shape == fp8.blocks(tensor.shape)
-            )
-            known = scales.read(scale).astype(np.float32) if there else None
-            yield from fp8.quantise(x, dtype == "fp8-ue8m0", known)
+            yield from fp8.quantise(x, dtype == "fp8-ue8m0", _known_scale(tensor, scales))
+
+
+def _known_scale(tensor: Tensor, scales: TensorFiles | None) -> np.ndarray | None:
+    """The scales that a matrix once had, if they are known and have the right shape."""
+    name = tensor.name + SCALE
+    if scales is None or name not in scales.entries:
+        return None
+    if scales.entries[name].shape != _scale_shape(tensor):
+        return None
+    return scales.read(name).astype(np.float32)
 
 
 def fetch(variables: dict, part: Part) -> np.ndarray:
-    """One of our arrays, or its slice at a layer and an expert, put together on the host from the
-    devices that have it."""
+    """Return one of our arrays, or its slice at a layer and an expert, on the host.
+
+    The slice is put together from the devices that hold its shards.
+    """
     x = variables
     for name in part.path:
         x = x[name]
     if not isinstance(x, jax.Array):
         return np.asarray(x)[part.at]
-    rest = x.shape[len(part.at) :]
-    found = np.empty(rest, x.dtype)
+
+    leading = len(part.at)
+    gathered = np.empty(x.shape[leading:], x.dtype)
     for shard in x.addressable_shards:
-        cuts = [cut.indices(size)[:2] for cut, size in zip(shard.index, x.shape)]
-        if shard.replica_id == 0 and all(low <= i < high for i, (low, high) in zip(part.at, cuts)):
-            start = [i - low for i, (low, _) in zip(part.at, cuts)] + [0] * len(rest)
-            size = (1,) * len(part.at) + shard.data.shape[len(part.at) :]
-            with jax.set_mesh(
-                Mesh(np.array([shard.device]), "d", axis_types=(AxisType.Auto,))
-            ):  # the array of one device is no business of the mesh in use
-                piece = np.asarray(_cut(shard.data, start, size))
-            found[tuple(slice(*cut) for cut in cuts[len(part.at) :])] = piece.reshape(
-                size[len(part.at) :]
-            )
-    return found
+        if shard.replica_id != 0:
+            continue
+        ranges = [cut.indices(size)[:2] for cut, size in zip(shard.index, x.shape)]
+        inside = [low <= i < high for i, (low, high) in zip(part.at, ranges)]
+        if not all(inside):
+            continue
+
+        # The layer and expert within the shard, and everything behind them.
+        start = [i - low for i, (low, _) in zip(part.at, ranges)] + [0] * gathered.ndim
+        rest = shard.data.shape[leading:]
+        piece = _slice_on_device(shard.data, start, (1,) * leading + rest)
+        target = tuple(slice(low, high) for low, high in ranges[leading:])
+        gathered[target] = piece.reshape(rest)
+    return gathered
+
+
+def _slice_on_device(x: jax.Array, start: list[int], size: tuple[int, ...]) -> np.ndarray:
+    """A slice of an array on one device, on the host.
+
+    A mesh of that device alone keeps the active mesh from resharding the array.
+    """
+    [device] = x.devices()
+    mesh = Mesh(np.array([device]), "d", axis_types=(AxisType.Auto,))
+    with jax.set_mesh(mesh):
+        return np.asarray(_dynamic_slice(x, start, size))
 
 
 @partial(jax.jit, static_argnums=2)
-def _cut(x: jax.Array, start: list[int], size: tuple[int, ...]) -> jax.Array:
+def _dynamic_slice(x: jax.Array, start: list[int], size: tuple[int, ...]) -> jax.Array:
     return jax.lax.dynamic_slice(x, start, size)
 
 
 def check_bias(model: ModelConfig, variables: dict) -> None:
-    """Only the layout of sigmoid routing has a place for the balance bias. Raises WeightsError
-    where another has one."""
-    if model.scoring == "softmax":
-        moved = any(
-            bool(jnp.any(bias != 0)) for bias in jax.tree.leaves(variables.get("balance", {}))
-        )
-        need(
-            not moved,
-            "this model routes by softmax with a balance bias that has moved: the "
-            "published layout has no place for it.",
-            WeightsError,
-        )
+    """Raise WeightsError for softmax routing with a balance bias that is not zero.
+
+    Only the layout of sigmoid routing has a place for the bias.
+    """
+    if model.scoring != "softmax":
+        return
+    biases = jax.tree.leaves(variables.get("balance", {}))
+    moved = any(bool(jnp.any(bias != 0)) for bias in biases)
+    need(
+        not moved,
+        "this model routes by softmax with a balance bias that has moved: the "
+        "published layout has no place for it.",
+        WeightsError,
+    )

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from seekjax.config import KernelConfig
-from seekjax.hf.load import load, pair
+from seekjax.hf.load import load
 from seekjax.hf.names import join, split, tensors
+from seekjax.hf.published import interleave_pairs
 from seekjax.hf.save import save
 from seekjax.model.abstract import abstract_variables
 from seekjax.model.count import parameters
@@ -129,7 +130,7 @@ def test_the_kernel_chooses_the_type_of_matrices_alone(tmp_path):
 
 
 def test_rotary_halves_become_pairs():
-    assert pair(np.array([[1, 2, 3, -1, -2, -3]]), 1).tolist() == [[1, -1, 2, -2, 3, -3]]
+    assert interleave_pairs(np.array([[1, 2, 3, -1, -2, -3]]), 1).tolist() == [[1, -1, 2, -2, 3, -3]]
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):

@@ -10,10 +10,11 @@ import jax
 
 from seekjax.config import KernelConfig, ModelConfig
 from seekjax.hf.config_writer import write_config
-from seekjax.hf.files import INDEX, NAMES
+from seekjax.hf.files import INDEX
 from seekjax.hf.load import load
 from seekjax.hf.names import tensors
 from seekjax.hf.save import stored_as
+from seekjax.hf.tensor_file import NAMES
 
 MODEL = ModelConfig(
     vocab=8192,

@@ -1,0 +1,179 @@
+"""A published checkpoint's folder: its config and its tensors, checked before any is read."""
+
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from seekjax.config import ModelConfig
+from seekjax.errors import WeightsError, need
+from seekjax.hf import fp8
+from seekjax.hf.config_keys import check_prediction
+from seekjax.hf.config_reader import PublishedConfig, read_config
+from seekjax.hf.files import TensorFiles
+from seekjax.hf.names import Tensor, join, split, tensors
+from seekjax.hf.quote import listed
+from seekjax.hf.tensor_file import Entry
+from seekjax.hf.untrusted import read_json
+
+SCALE = "_scale_inv"  # ends the name of a matrix's scales
+SHARED = {"embed_VD": "model.embed_tokens.weight", "head_DV": "lm_head.weight"}
+
+Faults = dict[str, list[str]]  # what is wrong -> the tensors
+
+
+class PublishedCheckpoint(NamedTuple):
+    """A folder whose tensors are those of its config."""
+
+    config: PublishedConfig
+    files: TensorFiles
+
+    def values(self, tensor: Tensor) -> np.ndarray:
+        """Return a tensor: float32 if the file has FP8 blocks, else in the dtype of the file."""
+        x = self.files.read(tensor.name)
+        if x.dtype != fp8.E4M3:
+            return x
+
+        scale = self.files.read(tensor.name + SCALE).astype(np.float32)
+        need(
+            bool(np.isfinite(scale).all() and (scale > 0).all()),
+            f"{tensor.name}{SCALE} has scales that are not positive numbers.",
+            WeightsError,
+        )
+        return fp8.dequantise(x, scale)
+
+    def part(self, tensor: Tensor, number: int) -> np.ndarray:
+        """Return one of our arrays that a tensor holds, with rotary pairs as neighbours."""
+        x = split(self.values(tensor), tensor)[number]
+        axes = tensor.parts[number].axes
+        if self.config.interleaved or "R" not in axes:
+            return x
+        return interleave_pairs(x, axes.index("R"))
+
+    def interleaved_values(self, tensor: Tensor) -> np.ndarray:
+        """Return a tensor in float32, with rotary pairs as neighbours."""
+        x = self.values(tensor).astype(np.float32)
+        rotary = any("R" in part.axes for part in tensor.parts)
+        if self.config.interleaved or not rotary:
+            return x
+
+        ours = []
+        for array, part in zip(split(x, tensor), tensor.parts):
+            if "R" in part.axes:
+                array = interleave_pairs(array, part.axes.index("R"))
+            ours.append(array)
+        return join(ours, tensor)
+
+
+def open_published(folder: Path) -> PublishedCheckpoint:
+    """Read config.json and the headers of all files, and check them against each other.
+
+    Raises WeightsError, listing all that is wrong with names, shapes and dtypes.
+    """
+    need(folder.is_dir(), f"there is no folder {folder}.", WeightsError)
+    need((folder / "config.json").exists(), f"{folder} holds no config.json.", WeightsError)
+    config = read_config(read_json(folder / "config.json"))
+    files = TensorFiles(folder)
+
+    config = config._replace(model=_without_missing_prediction(config.model, files))
+    check_prediction(config.model)
+    _check_plausible(config.model, files, folder)
+
+    described = {tensor.name: tensor for tensor in tensors(config.model)}
+    _check_tensors(described, config, files, folder)
+    _check_copies(described, files)
+    return PublishedCheckpoint(config, files)
+
+
+def _without_missing_prediction(model: ModelConfig, files: TensorFiles) -> ModelConfig:
+    """The model without prediction modules if the files have none.
+
+    transformers leaves the modules out and keeps their number in config.json.
+    """
+    first = f"model.layers.{model.layers}."
+    if any(name.startswith(first) for name in files.entries):
+        return model
+    return replace(model, mtp_depth=0)
+
+
+def _check_plausible(model: ModelConfig, files: TensorFiles, folder: Path) -> None:
+    """Raise WeightsError for a config whose list of tensors would be absurdly long."""
+    most = 4 * len(files.entries) + 100_000
+    need(
+        (model.layers + model.mtp_depth) * model.experts <= most,
+        f"{folder / 'config.json'} describes {model.layers} layers of {model.experts} "
+        f"experts, but there are only {len(files.entries)} tensors.",
+        WeightsError,
+    )
+
+
+def _check_tensors(
+    described: dict[str, Tensor], config: PublishedConfig, files: TensorFiles, folder: Path
+) -> None:
+    """Raise WeightsError unless the files have the tensors that the config describes."""
+    faults: Faults = defaultdict(list)
+    scales = set()
+    for name, tensor in described.items():
+        entry = files.entries.get(name)
+        if entry is None:
+            if tensor.row.kind != "copy":
+                faults["missing"].append(name)
+            continue
+
+        if entry.shape != tensor.shape:
+            faults["of another shape than config.json says"].append(
+                f"{name} {list(entry.shape)} instead of {list(tensor.shape)}"
+            )
+        if entry.dtype == fp8.E4M3:
+            scales.add(name + SCALE)
+            if not config.fp8 or tensor.row.kind != "matrix":
+                faults["in FP8 against config.json or the layout"].append(name)
+            _check_scale(tensor, files.entries.get(name + SCALE), faults)
+        elif entry.dtype.name == "float8_e8m0fnu":
+            faults["of a type that only scales have"].append(name)
+
+    expected = described.keys() | scales
+    faults["unknown"] = [name for name in files.entries if name not in expected]
+    need(
+        not any(faults.values()),
+        f"{folder} does not hold the tensors that its config.json describes: {listed(faults)}.",
+        WeightsError,
+    )
+
+
+def _check_scale(tensor: Tensor, scale: Entry | None, faults: Faults) -> None:
+    """Add what is wrong with the scales of a matrix in FP8."""
+    if scale is None:
+        faults["in FP8 without scales"].append(tensor.name)
+        return
+    if len(tensor.shape) != 2:
+        return
+
+    rows, columns = tensor.shape
+    shape = fp8.blocks((rows, columns))
+    if scale.shape != shape or scale.dtype.name not in ("float32", "float8_e8m0fnu"):
+        faults["scales of another shape or type"].append(
+            f"{tensor.name}{SCALE} {scale.dtype.name}{list(scale.shape)} instead of "
+            f"float32{list(shape)}"
+        )
+
+
+def _check_copies(described: dict[str, Tensor], files: TensorFiles) -> None:
+    """Raise WeightsError for a prediction module with an embedding or a head of its own."""
+    for tensor in described.values():
+        if tensor.row.kind != "copy" or tensor.name not in files.entries:
+            continue
+        original = SHARED[tensor.row.ours]
+        need(
+            files.equal(tensor.name, original),
+            f"{tensor.name} differs from {original}: seekjax shares it with the prediction module.",
+            WeightsError,
+        )
+
+
+def interleave_pairs(x: np.ndarray, axis: int) -> np.ndarray:
+    """Turn rotary halves [a0 a1 ... b0 b1 ...] into neighbouring pairs [a0 b0 a1 b1 ...]."""
+    order = np.arange(x.shape[axis]).reshape(2, -1).T.ravel()
+    return x.take(order, axis)
