@@ -10,7 +10,7 @@ from rich.console import Console
 from seekjax.commands.common import Flat, keep_compiled
 from seekjax.commands.generate import ModelOptions, new_text, stop_at_end
 from seekjax.commands.terminal import console, print_text
-from seekjax.data.chat import Chat, Message, ReasoningParser, TemplateName, load_chat
+from seekjax.data.chat import ChatTemplate, Message, ReasoningParser, TemplateName, load_chat
 from seekjax.data.tokenizer import THINK, THINK_END, Tokenizer
 from seekjax.generate.generator import Generator
 from seekjax.generate.sampling import Sampling
@@ -53,7 +53,7 @@ def chat(argv: list[str]) -> None:
 def converse(
     generator: Generator,
     tokenizer: Tokenizer,
-    template: Chat,
+    template: ChatTemplate,
     sampling: Sampling,
     messages: list[Message],
     ask: Callable[[str], str] = input,
@@ -84,7 +84,7 @@ def converse(
 def answer(
     generator: Generator,
     tokenizer: Tokenizer,
-    template: Chat,
+    template: ChatTemplate,
     sampling: Sampling,
     messages: list[Message],
     file: TextIO | None = None,

@@ -1,7 +1,7 @@
-"""Conversations as text: DeepSeek's chat templates, and the thinking within an answer.
+"""Conversations as text: DeepSeek's chat templates, and the reasoning inside an answer.
 
-A template is a program that comes with the weights, so it runs in a sandbox (sandbox.py): it reads
-the messages and builds text, and nothing else.
+A template is a program that comes with the weights, so it runs in a sandbox (template_sandbox.py)
+that only lets it read the messages and build text.
 """
 
 import json
@@ -14,12 +14,12 @@ import jinja2
 
 from seekjax.data.template_sandbox import Sandbox, budget
 from seekjax.data.tokenizer import BOS, EOS, THINK, THINK_END, Tokenizer
-from seekjax.errors import DataError
+from seekjax.errors import DataError, need
 from seekjax.storage import kind_of, write_atomically
 
 Message = dict[str, str]  # {"role": "system", "user" or "assistant", "content": text}
 LONGEST = 2**20  # characters of a template
-FILE = "chat_template.jinja"  # where checkpoints keep theirs
+FILE = "chat_template.jinja"  # where checkpoints have theirs
 
 _TURNS = """{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] }}
 {%- elif m['role'] == 'user' %}<｜User｜>{{ m['content'] }}
@@ -31,23 +31,30 @@ BUILT_IN = {
 {%- else %}{{ 'Assistant: ' + m['content'] + eos_token }}{% endif %}{% endfor %}
 {%- if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}""",
     "v3": _TURNS + "{% endif %}",
-    "r1": _TURNS + "{{ '<think>\n' }}{% endif %}",  # the answer begins within the thinking
+    "r1": _TURNS + "{{ '<think>\n' }}{% endif %}",  # an answer begins inside the reasoning
 }
 TemplateName = Literal["auto", "v2", "v3", "r1"]
 
 
 @dataclass(frozen=True)
-class Chat:
-    """A template and the two tokens it is told of."""
+class ChatTemplate:
+    """A compiled template, with the texts of the two tokens that it inserts."""
 
     source: str
     template: jinja2.Template
     bos: str
     eos: str
 
-    def render(self, messages: Sequence[Message], answer: bool = True, **settings: Any) -> str:
-        """The conversation as text, up to where the assistant's next answer begins. Raises
-        DataError where the template will not have it.
+    def render(
+        self, messages: Sequence[Message], generation_prompt: bool = True, **settings: Any
+    ) -> str:
+        """Return the conversation as text.
+
+        With `generation_prompt` the text ends where the assistant's next answer begins.
+        Further settings are passed to the template, as thinking=True.
+
+        Raises:
+            DataError: the template rejects the conversation, or fails on it.
         """
         try:
             with budget([*messages, settings]):
@@ -55,139 +62,179 @@ class Chat:
                     messages=list(messages),
                     bos_token=self.bos,
                     eos_token=self.eos,
-                    add_generation_prompt=answer,
+                    add_generation_prompt=generation_prompt,
                     **settings,
                 )
-        except Exception as error:  # a template may fail in any way Python can
+        except Exception as error:  # a template may fail in any way that Python can
             raise DataError(
-                "the chat template fails on this conversation: "
-                f"{str(error).partition(chr(10))[0]}; name another with --template."
+                f"the chat template fails on this conversation: {_first_line(error)}; name another "
+                "with --template."
             ) from error
 
-    def ids(self, tokenizer: Tokenizer, messages: Sequence[Message], **settings: Any) -> list[int]:
-        """The conversation as tokens, names of special tokens being those tokens."""
+    def encode(
+        self, tokenizer: Tokenizer, messages: Sequence[Message], **settings: Any
+    ) -> list[int]:
+        """Return the conversation as token ids; names of special tokens become those tokens."""
         return tokenizer.encode(self.render(messages, **settings), special=True).tolist()
 
     def save(self, folder: Path, first: bool = True) -> None:
-        """Leave the template beside the weights of a run, so that `seekjax chat` asks as the model
-        was taught; the `first` process does. Raises DataError where those that were saved have
-        learnt another.
+        """Save the template next to a run's weights, for `seekjax chat` to use the same one.
+
+        Only the `first` process writes.
+
+        Raises:
+            DataError: the run in this folder was trained with another template.
         """
         file = folder / FILE
-        if (
-            file.is_file()
-            and kind_of(folder) == "run"
-            and file.read_text(encoding="utf-8") != self.source
-        ):
-            raise DataError(
-                f"the run in {folder} learns another chat template ({file}): name that "
-                "one with --post.template, or another --out."
+
+        if file.is_file() and kind_of(folder) == "run":
+            need(
+                file.read_text(encoding="utf-8") == self.source,
+                f"the run in {folder} learns another chat template ({file}): name that one with "
+                "--post.template, or another --out.",
+                DataError,
             )
         if first:
             write_atomically(file, self.source)
 
 
-def load_chat(folder: Path, tokenizer: Tokenizer, name: TemplateName = "auto") -> Chat:
-    """The template of `find_template`, ready to render. Raises DataError."""
-    settings = _settings(folder / "tokenizer_config.json")
-    return compile_chat(
-        find_template(folder, tokenizer, name),
-        _token(settings.get("bos_token"), BOS),
-        _token(settings.get("eos_token"), EOS),
-    )
+def load_chat(folder: Path, tokenizer: Tokenizer, name: TemplateName = "auto") -> ChatTemplate:
+    """Return the template of `find_template`, compiled.
+
+    Raises:
+        DataError: tokenizer_config.json is not JSON, or the template does not compile.
+    """
+    source = find_template(folder, tokenizer, name)
+    settings = _tokenizer_settings(folder)
+    bos = _token_text(settings.get("bos_token"), default=BOS)
+    eos = _token_text(settings.get("eos_token"), default=EOS)
+    return compile_chat(source, bos, eos)
 
 
 def find_template(folder: Path, tokenizer: Tokenizer, name: TemplateName = "auto") -> str:
-    """The text of a checkpoint's template (chat_template.jinja or tokenizer_config.json in its
-    folder), or of a built-in one by name.
+    """Return the source of a built-in template by name, or with "auto" of the folder's own.
 
-    auto without one in the folder: v3 where the tokenizer has DeepSeek's tokens for the two
-    speakers, else v2. Raises DataError.
+    The folder's own is chat_template.jinja, or chat_template in tokenizer_config.json. A folder
+    without one gets v3 if the tokenizer has DeepSeek's tokens for user and assistant, else v2.
+
+    Raises:
+        DataError: tokenizer_config.json is not JSON.
     """
-    source = None
     if name != "auto":
-        source = BUILT_IN[name]
-    elif (file := folder / FILE).is_file():
-        source = file.read_text(encoding="utf-8")
-    elif isinstance(
-        given := _settings(folder / "tokenizer_config.json").get("chat_template"), list
-    ):  # several, by name
-        source = next(
-            (
-                one.get("template")
-                for one in given
-                if isinstance(one, dict) and one.get("name") == "default"
-            ),
-            None,
-        )
-    else:
-        source = given
-    return (
-        source
-        if source is not None
-        else BUILT_IN["v2" if None in (tokenizer.user, tokenizer.assistant) else "v3"]
-    )
+        return BUILT_IN[name]
+
+    file = folder / FILE
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+
+    source = _tokenizer_settings(folder).get("chat_template")
+    if isinstance(source, list):
+        source = _default_template(source)
+    if source is not None:
+        return source
+
+    if tokenizer.user is None or tokenizer.assistant is None:
+        return BUILT_IN["v2"]
+    return BUILT_IN["v3"]
 
 
-def compile_chat(source: str, bos: str = BOS, eos: str = EOS) -> Chat:
-    """A template ready to render. Raises DataError."""
+def compile_chat(source: str, bos: str = BOS, eos: str = EOS) -> ChatTemplate:
+    """Return a compiled template.
+
+    Raises:
+        DataError: the source is too long, not valid Jinja, or uses a feature that is not allowed.
+    """
     if not isinstance(source, str) or len(source) > LONGEST:
         raise DataError(
-            f"the chat template is no text of at most {LONGEST} characters; name a "
-            "built-in one with --template."
+            f"the chat template is not a text of at most {LONGEST} characters; name a built-in one "
+            "with --template."
         )
 
     try:
         with budget(source):
-            return Chat(source, Sandbox().template(source), bos, eos)
-    except Exception as error:  # Python's compiler too may refuse what a template becomes
+            template = Sandbox().compile_metered(source)
+    except Exception as error:  # Python's compiler may refuse what a template is translated to
         raise DataError(
-            "the chat template is no Jinja that we run: "
-            f"{str(error).partition(chr(10))[0]}; name a built-in one with --template."
+            "the chat template is not valid Jinja, or uses a feature that seekjax does not allow: "
+            f"{_first_line(error)}; name a built-in one with --template."
         ) from error
+    return ChatTemplate(source, template, bos, eos)
 
 
 class ReasoningParser:
-    """Tells the thinking of an answer from the rest, as it comes. `feed` gives (is it thinking,
-    text) pieces; tags belong to neither.
-    """
+    """Separates the reasoning of an answer (<think>...</think>) from the rest, as text arrives."""
 
     def __init__(self, thinking: bool = False):
-        self.thinking, self._held = thinking, ""
+        self.thinking = thinking
+        self._held = ""  # a suffix that may be the beginning of a tag
 
     def feed(self, text: str, last: bool = False) -> list[tuple[bool, str]]:
-        """What is certain after `text`: the beginning of a tag waits until it is one, or is
-        none.
+        """Return the pieces that `text` completes, each with whether it is reasoning.
+
+        A suffix that may begin a tag is held back until more text arrives, or `last` is true. The
+        tags themselves are in no piece.
         """
-        pieces, text = [], self._held + text
-        while (at := text.find(tag := THINK_END if self.thinking else THINK)) >= 0:
-            pieces.append((self.thinking, text[:at]))
-            self.thinking, text = not self.thinking, text[at + len(tag) :]
-        keep = (
-            0 if last else max((n for n in range(1, len(tag)) if text.endswith(tag[:n])), default=0)
-        )
-        self._held = text[len(text) - keep :]
-        return [
-            (kind, piece)
-            for kind, piece in (*pieces, (self.thinking, text[: len(text) - keep]))
-            if piece
-        ]
+        text = self._held + text
+        pieces = []
+
+        # Each complete tag ends a piece.
+        tag = self._next_tag()
+        position = text.find(tag)
+        while position >= 0:
+            pieces.append((self.thinking, text[:position]))
+            text = text[position + len(tag) :]
+
+            self.thinking = not self.thinking
+            tag = self._next_tag()
+            position = text.find(tag)
+
+        held = 0 if last else _overlap(text, tag)
+        certain = len(text) - held
+        pieces.append((self.thinking, text[:certain]))
+        self._held = text[certain:]
+        return [piece for piece in pieces if piece[1]]
+
+    def _next_tag(self) -> str:
+        return THINK_END if self.thinking else THINK
 
 
-def _settings(path: Path) -> dict:
-    """tokenizer_config.json, {} without one."""
+def _overlap(text: str, tag: str) -> int:
+    """Return the length of the longest proper beginning of `tag` that `text` ends with."""
+    for length in range(len(tag) - 1, 0, -1):
+        if text.endswith(tag[:length]):
+            return length
+    return 0
+
+
+def _tokenizer_settings(folder: Path) -> dict:
+    """Return tokenizer_config.json, or {} if the folder has none. Raises DataError."""
+    path = folder / "tokenizer_config.json"
     if not path.is_file():
         return {}
+
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(
             f"{path} is not JSON ({error}); copy it again or name a template with --template."
         ) from error
-    return found if isinstance(found, dict) else {}
+    return settings if isinstance(settings, dict) else {}
 
 
-def _token(value: Any, default: str) -> str:
-    """A token's text, in either way that tokenizer_config.json writes it."""
-    value = value.get("content") if isinstance(value, dict) else value
+def _default_template(templates: list) -> Any:
+    """Return the template named "default" in a list of named ones, or None."""
+    for entry in templates:
+        if isinstance(entry, dict) and entry.get("name") == "default":
+            return entry.get("template")
+    return None
+
+
+def _token_text(value: Any, default: str) -> str:
+    """Return a token's text, in either form that tokenizer_config.json allows."""
+    if isinstance(value, dict):
+        value = value.get("content")
     return value if isinstance(value, str) else default
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

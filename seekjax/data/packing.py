@@ -11,7 +11,7 @@ lane, the number of documents opened, and whose turn it is. It counts documents 
 batch size, worker processes and threads may change when a run resumes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 

@@ -197,7 +197,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.tests = {name: _metered(test) for name, test in self.tests.items()}
         self.globals = {"namespace": namespace, "range": numbers, "raise_exception": complain}
 
-    def template(self, source: str):
+    def compile_metered(self, source: str):
         """Ready to render; raises whatever is wrong with it."""
         tree = _Meter().visit(self.parse(source))
         tree.set_environment(self).set_lineno(1)

@@ -45,14 +45,15 @@ def test_the_published_formats():
     )
     assert render["r1"] == render["v3"] + "<think>\n"
     assert (
-        compile_chat(BUILT_IN["v3"]).render(TALK[:2], answer=False) == f"{B}Be brief.<｜User｜>1+1?"
+        compile_chat(BUILT_IN["v3"]).render(TALK[:2], generation_prompt=False)
+        == f"{B}Be brief.<｜User｜>1+1?"
     )
 
 
 def test_r1s_own_template_and_tokens(r1, tokenizer):
     chat = load_chat(r1, tokenizer)
     assert chat.render(TALK) == compile_chat(BUILT_IN["v3"]).render(TALK)
-    ids = chat.ids(tokenizer, TALK)
+    ids = chat.encode(tokenizer, TALK)
     assert ids[0] == tokenizer.bos == 0
     assert ids.count(128803) == 2
     assert ids[-1] == 128804
@@ -61,7 +62,7 @@ def test_r1s_own_template_and_tokens(r1, tokenizer):
         tokenizer.decode(ids)
         == "Be brief.<｜User｜>1+1?<｜Assistant｜>\n\n2<｜User｜>你好<｜Assistant｜>"
     )
-    asked = load_chat(r1, tokenizer, "r1").ids(tokenizer, TALK)
+    asked = load_chat(r1, tokenizer, "r1").encode(tokenizer, TALK)
     assert asked[:-2] == ids
     assert asked[-2] == 128798
     assert tokenizer.decode(asked[-1:]) == "\n"
@@ -141,7 +142,7 @@ def test_what_the_sandbox_hides_is_not_there(source):
 
 @pytest.mark.parametrize("source", ["{% if %}", "{{", "x" * (2**20 + 1), 3])
 def test_what_is_no_template(source):
-    with pytest.raises(DataError, match="the chat template is no"):
+    with pytest.raises(DataError, match="the chat template is not"):
         compile_chat(source)
 
 

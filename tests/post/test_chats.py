@@ -68,7 +68,8 @@ def test_thinking_is_learnt_though_templates_drop_it_from_the_past():
 def test_answers_without_thinking_share_a_sample_and_the_text_is_the_templates(name):
     [sample] = FORMS[name].samples(PLAIN)
     assert np.array_equal(
-        sample.tokens, TOKENIZER.encode(FORMS[name].chat.render(PLAIN, answer=False), special=True)
+        sample.tokens,
+        TOKENIZER.encode(FORMS[name].chat.render(PLAIN, generation_prompt=False), special=True),
     )
     assert [text.strip() for text in learnt(sample)] == [
         "2<｜end▁of▁sentence｜>",

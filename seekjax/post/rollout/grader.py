@@ -71,7 +71,8 @@ class Judge:
     def prompt(self, problem: Problem) -> np.ndarray:
         """The ids of a problem, up to where the answer begins."""
         return np.array(
-            self.chat.ids(self.tokenizer, [{"role": "user", "content": problem.prompt}]), np.int32
+            self.chat.encode(self.tokenizer, [{"role": "user", "content": problem.prompt}]),
+            np.int32,
         )
 
     def __call__(self, texts: dict[str, Any], problems: list[Problem], group: int) -> list[Judged]:
@@ -141,7 +142,7 @@ def begins_in_thought(chat) -> bool:
     not begin an answer at all.
     """
     asked = [{"role": "user", "content": "1+1"}]
-    before, ready = chat.render(asked, answer=False), chat.render(asked)
+    before, ready = chat.render(asked, generation_prompt=False), chat.render(asked)
     if ready == before:
         raise DataError(
             "the chat template has no generation prompt, so nothing tells the model to "

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from seekjax.data import DataError, Tokenizer
-from seekjax.data.chat import Chat, Message
+from seekjax.data.chat import ChatTemplate, Message
 from seekjax.data.files import JsonLines
 from seekjax.data.split import hash_fraction, held_out_mask
 from seekjax.data.tokenizer import THINK, find_special_token
@@ -34,17 +34,20 @@ class Form:
     """How a template writes conversations, found out once. Raises DataError where it writes none
     that can be learnt."""
 
-    def __init__(self, chat: Chat, tokenizer: Tokenizer):
+    def __init__(self, chat: ChatTemplate, tokenizer: Tokenizer):
         self.chat, self.tokenizer = chat, tokenizer
         asked = [{"role": "user", "content": "1+1"}]
-        before, ready = (chat.render(asked, answer=answer) for answer in (False, True))
+        before, ready = (
+            chat.render(asked, generation_prompt=generation_prompt)
+            for generation_prompt in (False, True)
+        )
         if ready == before:
             raise DataError(
                 "the chat template has no generation prompt, so nothing tells the model "
                 "to answer: name another with --post.template."
             )
         head, found, tail = chat.render(
-            [*asked, {"role": "assistant", "content": HERE}], answer=False
+            [*asked, {"role": "assistant", "content": HERE}], generation_prompt=False
         ).partition(HERE)
         self.lead, self.opened = (
             head[len(ready) :],
