@@ -6,16 +6,15 @@
 """
 
 import random
+from typing import Any
 
-from seekjax.tasks.addition import same
+from seekjax.tasks.answer import grade_integer
 from seekjax.tasks.expression import RANK, Tree, apply, canonical, draw, write
-from seekjax.tasks.task import Grade, Problem, speak
+from seekjax.tasks.task import Grade, Problem, Solution, words_in
 
-WORDS = {"en": {}, "zh": {}}  # signs alone
-LARGEST, MOST = (
-    20,
-    99,
-)  # of a number in the problem, and of what stands in between: all are whole and none below zero
+WORDS = {"en": {}, "zh": {}}  # a solution is made of signs alone
+MAX_NUMBER = 20  # in the problem
+MAX_VALUE = 99  # of every intermediate result, which is also a whole number and not negative
 
 
 class Arithmetic:
@@ -25,27 +24,30 @@ class Arithmetic:
     levels = range(1, 6)
 
     def make(self, rng: random.Random, level: int) -> Problem:
-        """A problem that has an answer."""
+        """Draw expressions until one has small whole values all the way."""
         while True:
-            tree = draw(rng, [rng.randint(1, LARGEST) for _ in range(level + 1)], "+-*/")
-            if _is_plain(tree) and _value(tree) is not None:
-                return Problem(
-                    self.name, level, f"{write(tree)}=", canonical(tree), {"steps": _steps(tree)}
-                )
+            numbers = [rng.randint(1, MAX_NUMBER) for _ in range(level + 1)]
+            tree = draw(rng, numbers, "+-*/")
+            if _is_plain(tree) and _small_value(tree) is not None:
+                break
+        data = {"steps": _steps(tree)}
+        return Problem(self.name, level, f"{write(tree)}=", canonical(tree), data)
 
     def verify(self, problem: Problem, answer: str) -> Grade:
-        """Judge the text between the answer tags."""
-        return same(answer, int(problem.data["steps"][-1]))
+        """Give reward 1 for the value, written as a whole number."""
+        return grade_integer(answer, int(problem.data["steps"][-1]))
 
-    def solve(self, problem: Problem, rng: random.Random, language: str = "en") -> tuple[str, str]:
-        """The expression after each operation, brackets and products first."""
-        speak(self.name, WORDS, language)
-        return "\n".join(problem.data["steps"]), problem.data["steps"][-1]
+    def solve(self, problem: Problem, rng: random.Random, language: str = "en") -> Solution:
+        """Write the expression after each operation, brackets and products first."""
+        words_in(self.name, WORDS, language)  # only to refuse other languages
+        steps = problem.data["steps"]
+        return "\n".join(steps), steps[-1]
 
 
 def _is_plain(tree: Tree) -> bool:
-    """Whether reading it from left to right gives this very tree: a+(b-c) is written a+b-c, which
-    is another.
+    """Return whether reading the written expression from left to right gives this very tree.
+
+    a+(b-c) is written a+b-c, which is another tree.
     """
     if isinstance(tree, int):
         return True
@@ -54,18 +56,27 @@ def _is_plain(tree: Tree) -> bool:
     return not regrouped and _is_plain(left) and _is_plain(right)
 
 
-def _value(tree: Tree) -> int | None:
-    """None where it, or a value in between, is below zero, over MOST or no whole number."""
+def _small_value(tree: Tree) -> int | None:
+    """Return the value, or None if a result is negative, over MAX_VALUE or not whole."""
     if isinstance(tree, int):
         return tree
-    left = _value(tree[1])
-    right = None if left is None else _value(tree[2])
-    result = None if right is None else apply(tree[0], left, right)
-    return result if isinstance(result, int) and 0 <= result <= MOST else None
+
+    operator, left, right = tree
+    left_value = _small_value(left)
+    if left_value is None:
+        return None
+    right_value = _small_value(right)
+    if right_value is None:
+        return None
+
+    result = apply(operator, left_value, right_value)
+    if isinstance(result, int) and 0 <= result <= MAX_VALUE:
+        return result
+    return None
 
 
 def _steps(tree: Tree) -> list[str]:
-    """What is left after each operation."""
+    """Return what is left of the expression after each operation."""
     steps = []
     while isinstance(tree, tuple):
         tree = _reduce(tree)
@@ -73,13 +84,14 @@ def _steps(tree: Tree) -> list[str]:
     return steps
 
 
-def _reduce(tree: Tree) -> Tree:
-    """The tree after its first operation that can be done."""
+def _reduce(tree: tuple[str, Any, Any]) -> Tree:
+    """Carry out the first operation whose operands are both numbers."""
     operator, left, right = tree
     if isinstance(left, tuple):
         return operator, _reduce(left), right
-    return (
-        (operator, left, _reduce(right))
-        if isinstance(right, tuple)
-        else apply(operator, left, right)
-    )
+    if isinstance(right, tuple):
+        return operator, left, _reduce(right)
+
+    result = _small_value(tree)
+    assert result is not None, "make draws only trees with small whole values"
+    return result

@@ -1,4 +1,4 @@
-"""Random expressions as trees: drawn, valued, written with no bracket too many, and compared
+"""Random expressions as trees: drawn, evaluated, written with the fewest brackets, and compared
 whatever the order of their operands.
 
 A tree is a whole number or (operator, left, right).
@@ -7,19 +7,26 @@ A tree is a whole number or (operator, left, right).
 import random
 from fractions import Fraction
 from math import comb
+from typing import Any
 
-Tree = int | tuple
+Tree = int | tuple[str, Any, Any]
 RANK = {"+": 1, "-": 1, "*": 2, "/": 2}
+INVERSE = {"+": "-", "-": "+", "*": "/", "/": "*"}
 
 
 def draw(rng: random.Random, numbers: list[int], operators: str) -> Tree:
-    """Every order of the numbers, shape of the tree and choice of operators is as likely as every
-    other."""
+    """Draw a tree with each number once.
+
+    Every order of the numbers, shape of the tree and choice of operators is equally likely.
+    """
     return _grow(rng, rng.sample(numbers, len(numbers)), operators)
 
 
 def apply(operator: str, left: Fraction | int, right: Fraction | int) -> Fraction | int | None:
-    """None for a division by zero; a whole result of whole numbers stays an int."""
+    """Return the result of one operation, or None for a division by zero.
+
+    A whole result of whole numbers stays an int.
+    """
     if operator == "+":
         return left + right
     if operator == "-":
@@ -28,73 +35,91 @@ def apply(operator: str, left: Fraction | int, right: Fraction | int) -> Fractio
         return left * right
     if not right:
         return None
-    return left // right if not left % right else Fraction(left) / right
+    if left % right == 0:
+        return left // right
+    return Fraction(left) / right
 
 
 def value(tree: Tree) -> Fraction | int | None:
-    """None where something is divided by zero."""
+    """Return the value of a tree, or None if it divides by zero."""
     if isinstance(tree, int):
         return tree
-    left, right = value(tree[1]), value(tree[2])
-    return None if left is None or right is None else apply(tree[0], left, right)
+    operator, left, right = tree
+    left_value, right_value = value(left), value(right)
+    if left_value is None or right_value is None:
+        return None
+    return apply(operator, left_value, right_value)
 
 
 def steps(tree: Tree) -> list[str]:
-    """The operations one at a time, innermost first: 3*5=15, 15+9=24. The tree has a value."""
+    """Return the operations of a tree that has a value, innermost first: 3*5=15, 15+9=24."""
     if isinstance(tree, int):
         return []
     operator, left, right = tree
-    return [*steps(left), *steps(right), f"{value(left)}{operator}{value(right)}={value(tree)}"]
+    last = f"{value(left)}{operator}{value(right)}={value(tree)}"
+    return [*steps(left), *steps(right), last]
 
 
 def write(tree: Tree) -> str:
-    """3*(5+7): brackets only where the value needs them, so a+(b-c) is written a+b-c."""
+    """Return the text of a tree, such as 3*(5+7).
+
+    Brackets stand only where the value needs them, so a+(b-c) is written a+b-c.
+    """
     if isinstance(tree, int):
         return str(tree)
+
     operator, left, right = tree
-    first, second = write(left), write(right)
+    left_text, right_text = write(left), write(right)
     if isinstance(left, tuple) and RANK[left[0]] < RANK[operator]:
-        first = f"({first})"
-    if isinstance(right, tuple) and (
-        RANK[right[0]] < RANK[operator] or (operator in "-/" and RANK[right[0]] == RANK[operator])
-    ):
-        second = f"({second})"
-    return f"{first}{operator}{second}"
+        left_text = f"({left_text})"
+    if isinstance(right, tuple):
+        binds_looser = RANK[right[0]] < RANK[operator]
+        changes_sign = operator in "-/" and RANK[right[0]] == RANK[operator]
+        if binds_looser or changes_sign:
+            right_text = f"({right_text})"
+    return f"{left_text}{operator}{right_text}"
 
 
 def canonical(tree: Tree) -> str:
-    """One text for all trees that differ only in the order and grouping of what is added or
-    multiplied: 3+4*2, 2*4+3."""
+    """Return one text for all trees that differ only in order and grouping.
+
+    Terms of a sum and factors of a product are sorted: 3+4*2 and 2*4+3 have the same text.
+    """
     if isinstance(tree, int):
         return str(tree)
+
     rank = RANK[tree[0]]
-    parts = sorted(
-        (sign, canonical(part)) for sign, part in _flat(tree, rank, "+" if rank == 1 else "*")
-    )
-    return "(" + "".join(f"{sign}{part}" for sign, part in parts) + ")"
+    first_sign = "+" if rank == 1 else "*"
+    parts = sorted(f"{sign}{canonical(part)}" for sign, part in _flatten(tree, rank, first_sign))
+    return "(" + "".join(parts) + ")"
 
 
-def _flat(tree: Tree, rank: int, sign: str) -> list[tuple[str, Tree]]:
-    """The terms of a sum with their signs, or the factors of a product."""
+def _flatten(tree: Tree, rank: int, sign: str) -> list[tuple[str, Tree]]:
+    """Return the terms of a sum with their signs, or the factors of a product."""
     if isinstance(tree, int) or RANK[tree[0]] != rank:
         return [(sign, tree)]
     operator, left, right = tree
-    turned = {"+": "-", "-": "+", "*": "/", "/": "*"}[sign]
-    return _flat(left, rank, sign) + _flat(right, rank, turned if operator in "-/" else sign)
+    right_sign = INVERSE[sign] if operator in "-/" else sign
+    return _flatten(left, rank, sign) + _flatten(right, rank, right_sign)
 
 
 def _grow(rng: random.Random, numbers: list[int], operators: str) -> Tree:
+    """Draw a tree over numbers whose order is fixed."""
     if len(numbers) == 1:
         return numbers[0]
-    sizes = range(1, len(numbers))
-    left = rng.choices(sizes, [_shapes(size) * _shapes(len(numbers) - size) for size in sizes])[0]
-    return (
-        rng.choice(operators),
-        _grow(rng, numbers[:left], operators),
-        _grow(rng, numbers[left:], operators),
-    )
+
+    # The size of the left subtree, weighted by how many shapes the two subtrees can have.
+    count = len(numbers)
+    sizes = range(1, count)
+    weights = [_shapes(size) * _shapes(count - size) for size in sizes]
+    [size] = rng.choices(sizes, weights)
+
+    operator = rng.choice(operators)
+    left = _grow(rng, numbers[:size], operators)
+    right = _grow(rng, numbers[size:], operators)
+    return operator, left, right
 
 
 def _shapes(leaves: int) -> int:
-    """Trees of so many leaves: Catalan's numbers."""
+    """Return the number of binary trees with this many leaves: a Catalan number."""
     return comb(2 * leaves - 2, leaves - 1) // leaves

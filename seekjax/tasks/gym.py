@@ -1,5 +1,6 @@
-"""The hundred families of reasoning-gym as tasks: find_task("gym:countdown"). An optional extra,
-kept and scored in a process of its own.
+"""The hundred families of reasoning-gym as tasks: find_task("gym:countdown").
+
+reasoning-gym is an optional extra. It runs, and scores answers, in a process of its own.
 """
 
 import atexit
@@ -18,34 +19,37 @@ from pathlib import Path
 from seekjax.errors import DataError
 from seekjax.extras import missing_extra
 from seekjax.registry import did_you_mean
-from seekjax.tasks.task import Grade, Problem
+from seekjax.tasks.task import Grade, Problem, Solution
 
 SECONDS = 5.0  # to score one answer
-LONGEST = 2**16  # characters of an answer
+MAX_CHARACTERS = 2**16  # of an answer
 
 
 class Worker:
-    """A reasoning-gym process, started when first asked and again when it has died."""
+    """A reasoning-gym process, started by the first request and again after it has died."""
 
     def __init__(self):
         self.process: subprocess.Popen | None = None
-        self._turn = threading.Lock()  # verifiers are asked from many threads
+        self._lock = threading.Lock()  # verifiers run in many threads
 
-    def ask(self, **request) -> dict:
-        """Its reply. Raises DataError where there is no reasoning-gym, or where it answers with an
-        error or not at all.
+    def request(self, **fields) -> dict:
+        """Return the reply to a request, which may be {"error": ...}.
+
+        Raises DataError if reasoning-gym is not installed, or the process ends without a reply.
         """
-        with self._turn:
-            if self.process is None or self.process.poll() is not None:
-                self._start()
+        with self._lock:
+            process = self._running()
+            assert process.stdin is not None
+            assert process.stdout is not None
             try:
-                self.process.stdin.write(json.dumps(request) + "\n")
-                self.process.stdin.flush()
-                line = self.process.stdout.readline()
+                process.stdin.write(json.dumps(fields) + "\n")
+                process.stdin.flush()
+                line = process.stdout.readline()
             except BrokenPipeError:
                 line = ""
             if not line:
                 self.stop()
+
         if not line:
             raise DataError(
                 "the reasoning-gym process ended without an answer; try `python -c "
@@ -54,17 +58,21 @@ class Worker:
         return json.loads(line)
 
     def stop(self) -> None:
-        """Ends the process."""
+        """End the process."""
         if self.process is not None:
             self.process.kill()
             self.process.communicate()
             self.process = None
 
-    def _start(self) -> None:
+    def _running(self) -> subprocess.Popen:
+        """Return the process, which is started unless it runs."""
+        if self.process is not None and self.process.poll() is None:
+            return self.process
         if importlib.util.find_spec("reasoning_gym") is None:
             raise missing_extra("a task named gym:FAMILY", "reasoning-gym", "gym", DataError)
-        # Equal hashes in every run: some families draw from sets. No more of the environment than
-        # Python needs: it may hold secrets.
+
+        # Equal hashes in every run, because some families draw from sets. No more of the
+        # environment than Python needs: it may hold secrets.
         environment = {
             "PATH": os.environ.get("PATH", ""),
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
@@ -79,6 +87,7 @@ class Worker:
             text=True,
             start_new_session=True,
         )
+        return self.process
 
 
 WORKER = Worker()  # one for all families: it takes seconds to start
@@ -86,59 +95,78 @@ atexit.register(WORKER.stop)
 
 
 class Gym:
-    """A family of reasoning-gym. A problem is its seed and level; its key the hash of question and
-    answer.
+    """A family of reasoning-gym.
+
+    A problem is made from its seed and level; its key is the hash of question and answer.
     """
 
     def __init__(self, family: str, levels: int):
-        self.family, self.name, self.levels = family, f"gym:{family}", range(1, levels + 1)
+        self.family = family
+        self.name = f"gym:{family}"
+        self.levels = range(1, levels + 1)
 
     def make(self, rng: random.Random, level: int) -> Problem:
-        """A problem that reasoning-gym makes of one seed. Raises DataError where it cannot."""
+        """Let reasoning-gym make a problem from a drawn seed. Raises DataError if it fails."""
         seed = rng.getrandbits(31)
-        made = WORKER.ask(do="make", family=self.family, level=level, seed=seed)
+        made = WORKER.request(do="make", family=self.family, level=level, seed=seed)
         if "error" in made:
             raise DataError(
                 f"reasoning-gym cannot make a problem of {self.family} at level {level}: "
                 f"{made['error']}."
             )
-        same = " ".join(f"{made['question']} {made['answer']}".lower().split())
-        key = hashlib.blake2b(same.encode(), digest_size=16).hexdigest()
-        return Problem(
-            self.name, level, made["question"], key, {"seed": seed, "answer": made["answer"]}
-        )
+
+        canonical = " ".join(f"{made['question']} {made['answer']}".lower().split())
+        key = hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+        data = {"seed": seed, "answer": made["answer"]}
+        return Problem(self.name, level, made["question"], key, data)
 
     def verify(self, problem: Problem, answer: str) -> Grade:
-        """Right where reasoning-gym gives the full score: its scores for trying would be farmed.
-        nan where its scorer fails.
+        """Give reward 1 if reasoning-gym gives the full score.
+
+        Its partial scores give 0: reinforcement learning would collect them instead of solving
+        problems. The reward is nan if the scorer itself fails.
         """
-        if len(answer) > LONGEST or "\0" in answer:
-            return Grade(
-                0.0, f"over {LONGEST} characters" if len(answer) > LONGEST else "a null character"
-            )
-        said = self._score(problem, answer)
-        if "score" not in said:
-            # A scorer that gets through the right answer and not this one has found it wrong; one
-            # that gets through neither is broken.
-            right = problem.data["answer"]
-            works = (
-                "died" in said
-                if right is None
-                else self._score(problem, right).get("score", 0) >= 1
-            )
-            return Grade(
-                0.0 if works else math.nan,
-                said.get("died") or f"reasoning-gym's scorer raises {said['error']}",
-            )
-        return (
-            Grade(1.0, "right")
-            if said["score"] >= 1
-            else Grade(0.0, f"reasoning-gym scores it {said['score']:.3g}")
-        )
+        if len(answer) > MAX_CHARACTERS:
+            return Grade(0.0, f"over {MAX_CHARACTERS} characters")
+        if "\0" in answer:
+            return Grade(0.0, "a null character")
+
+        reply = self._score(problem, answer)
+        if "score" not in reply:
+            reason = reply.get("died") or f"reasoning-gym's scorer raises {reply['error']}"
+            reward = 0.0 if self._scorer_works(problem, reply) else math.nan
+            return Grade(reward, reason)
+        if reply["score"] >= 1:
+            return Grade(1.0, "right")
+        return Grade(0.0, f"reasoning-gym scores it {reply['score']:.3g}")
+
+    def solve(self, problem: Problem, rng: random.Random, language: str = "en") -> Solution:
+        """Return the family's answer with a thought that only states it.
+
+        reasoning-gym has no derivations. Raises DataError in another language than English, or if
+        it gives no answer to this problem.
+        """
+        if language != "en":
+            raise DataError(f"{self.name} tells no answers in {language!r}.")
+        answer = problem.data["answer"]
+        if answer is None:
+            raise DataError(f"{self.name} tells no answer to this problem.")
+        return f"It is {answer}.", answer
+
+    def _scorer_works(self, problem: Problem, reply: dict) -> bool:
+        """Return whether the scorer failed because of the answer that it was given.
+
+        A scorer that accepts the right answer and fails on this one has found this one wrong. One
+        that fails on both is broken.
+        """
+        right = problem.data["answer"]
+        if right is None:
+            return "died" in reply
+        return self._score(problem, right).get("score", 0) >= 1
 
     def _score(self, problem: Problem, answer: str) -> dict:
         try:
-            return WORKER.ask(
+            return WORKER.request(
                 do="score",
                 family=self.family,
                 level=problem.level,
@@ -149,28 +177,15 @@ class Gym:
         except DataError as error:
             return {"error": str(error)}
 
-    def solve(self, problem: Problem, rng: random.Random, language: str = "en") -> tuple[str, str]:
-        """The family's answer, with no more of a thought than that: reasoning-gym tells no way to
-        it. Raises DataError where it tells no answer either.
-        """
-        if language != "en" or problem.data["answer"] is None:
-            raise DataError(
-                f"{self.name} tells no "
-                f"{'answer to this problem' if language == 'en' else f'answers in {language!r}'}."
-            )
-        return f"It is {problem.data['answer']}.", problem.data["answer"]
-
 
 @cache
 def families() -> dict[str, int]:
-    """The families there are, and how many levels each has. Raises DataError without
-    reasoning-gym.
-    """
-    return WORKER.ask(do="list")["families"]
+    """Return the number of levels of each family. Raises DataError without reasoning-gym."""
+    return WORKER.request(do="list")["families"]
 
 
 def open_family(family: str) -> Gym:
-    """A family by name. Raises DataError."""
+    """Return the task of a family. Raises DataError if there is no such family."""
     known = families()
     if family not in known:
         hint = did_you_mean(family, known)

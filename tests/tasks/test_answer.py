@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seekjax.tasks.answer import (
-    BLANK,
-    DIGITS,
+    MAX_DIGITS,
     TAGS,
+    WHITESPACE,
     Invalid,
     Parsed,
     Value,
     evaluate,
-    integer,
     parse,
+    parse_integer,
     wrap,
 )
 
@@ -99,7 +99,9 @@ def test_what_is_wrapped_parses(thought, answer, think_in_prompt, left, right):
         + wrap(thought, answer, think_in_prompt).replace("</think><", f"</think>{right}<")
         + right
     )
-    assert parse(text, think_in_prompt) == Parsed(thought.strip(BLANK), answer.strip(BLANK))
+    assert parse(text, think_in_prompt) == Parsed(
+        thought.strip(WHITESPACE), answer.strip(WHITESPACE)
+    )
     assert isinstance(parse(text, not think_in_prompt), Invalid), (
         "a template that wrote the tag, and one that did not, are told apart"
     )
@@ -244,12 +246,12 @@ def test_any_signs_have_a_value_or_a_reason(text):
 @given(st.integers(-(10**12), 10**12))
 def test_whole_numbers(number):
     assert (
-        integer(str(number)) == number
-        if len(str(abs(number))) <= DIGITS
-        else isinstance(integer(str(number)), Invalid)
+        parse_integer(str(number)) == number
+        if len(str(abs(number))) <= MAX_DIGITS
+        else isinstance(parse_integer(str(number)), Invalid)
     )
     assert all(
-        isinstance(integer(wrong), Invalid)
+        isinstance(parse_integer(wrong), Invalid)
         for wrong in (
             f"+{number}",
             f"{number}\n",
@@ -266,4 +268,4 @@ def test_whole_numbers(number):
     "text", ["", "-", "-0", "00", "٣", "３", "²", "1e3", "1_0", "9" * 10**6, "one", "0x1", "--1"]
 )
 def test_no_whole_numbers(text):
-    assert isinstance(integer(text), Invalid)
+    assert isinstance(parse_integer(text), Invalid)

@@ -11,18 +11,15 @@ import pytest
 from seekjax.errors import SandboxError
 from seekjax.sandbox import Limits, backend, find_backend, grade
 from seekjax.tasks.program import (
-    LONGEST,
-    NUMBERS,
+    MAX_CHARACTERS,
     PROGRAM,
-    STEPS,
-    TEXT,
-    WORDS,
     behaviour,
     draw_input,
     follow,
     inputs_of,
     shorter,
 )
+from seekjax.tasks.program_steps import NUMBERS, STEPS, TEXT, WORDS
 from seekjax.tasks.task import Problems, is_held_out
 
 try:
@@ -107,7 +104,7 @@ def test_verify_reads_one_program_and_nothing_more(here):
         f"def f(v): return {value!r}",
         "def g(v): return v",
         answer + "\nraise SystemExit",
-        answer + "#" * LONGEST,
+        answer + "#" * MAX_CHARACTERS,
         answer.replace("def f", "async def f"),
         "```python\n```",
         "\x00",
