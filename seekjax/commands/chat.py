@@ -9,7 +9,7 @@ from rich.console import Console
 
 from seekjax.commands.common import Flat, keep_compiled
 from seekjax.commands.generate import ModelOptions, new_text, stop_at_end
-from seekjax.commands.terminal import console, print_text
+from seekjax.commands.terminal import DIM, console, print_text
 from seekjax.data.chat import ChatTemplate, Message, ReasoningParser, TemplateName, load_chat
 from seekjax.data.tokenizer import THINK, THINK_END, Tokenizer
 from seekjax.generate.generator import Generator
@@ -68,11 +68,11 @@ def converse(
         try:
             question = ask("> ")
         except EOFError:
-            screen.out()
+            print_text(screen, "\n")
             return
         except KeyboardInterrupt:
-            screen.out()
-            screen.out("(Ctrl-D ends)", style="dim", highlight=False)
+            print_text(screen, "\n")
+            print_text(screen, "(Ctrl-D ends)", DIM, end="\n")
             continue
 
         if question.strip():
@@ -109,8 +109,8 @@ def answer(
     except KeyboardInterrupt:
         interrupted = "stopped; "
     printer.add("", last=True)
-    screen.out()
-    screen.out(interrupted + generation.report(), style="dim", highlight=False)
+    print_text(screen, "\n")
+    print_text(screen, interrupted + generation.report(), DIM, end="\n")
 
     # templates drop what comes before the end of thinking, so thinking must have an end
     if THINK in text and THINK_END not in text:
@@ -130,7 +130,7 @@ class AnswerPrinter:
         """Print what is certain after this piece, or all that is left after the last."""
         for thinking, text in self._parser.feed(piece, last):
             if self._after_thinking and not thinking:
-                self._screen.out("\n")
+                print_text(self._screen, "\n\n")
                 text = text.lstrip("\n")
             self._after_thinking = thinking
-            print_text(self._screen, text, style="dim" if thinking else None)
+            print_text(self._screen, text, DIM if thinking else None)

@@ -10,7 +10,7 @@ import tyro
 from rich.console import Console
 
 from seekjax.commands.common import Flat, keep_compiled
-from seekjax.commands.terminal import console, print_text
+from seekjax.commands.terminal import DIM, console, print_text
 from seekjax.config import KernelConfig
 from seekjax.data.tokenizer import Tokenizer
 from seekjax.generate.generator import Generation, Generator
@@ -78,7 +78,7 @@ def generate(argv: list[str]) -> None:
             print_stream(screen, prompts[0], generation)
         else:
             print_side_by_side(screen, prompts, generation)
-        screen.out(generation.report(), style="dim", highlight=False)
+        print_text(screen, generation.report(), DIM, end="\n")
 
 
 def print_stream(screen: Console, prompt: str, generation: Generation) -> None:
@@ -89,16 +89,15 @@ def print_stream(screen: Console, prompt: str, generation: Generation) -> None:
             print_text(screen, piece)
     except KeyboardInterrupt:
         pass
-    screen.out()
+    print_text(screen, "\n")
 
 
 def print_side_by_side(screen: Console, prompts: list[str], generation: Generation) -> None:
     """Print all prompts with their completions once these are finished."""
     completions = generation.finish()
     for prompt, completion in zip(prompts, completions):
-        print_text(screen, f"{prompt}{completion.text}")
-        screen.out()
-        screen.out("--", style="dim", highlight=False)
+        print_text(screen, f"{prompt}{completion.text}", end="\n")
+        print_text(screen, "--", DIM, end="\n")
 
 
 def new_text(generation: Generation) -> Iterator[str]:

@@ -9,6 +9,8 @@ import unicodedata
 from typing import TextIO
 
 from rich.console import Console
+from rich.segment import Segment, Segments
+from rich.style import Style
 
 # Categories of Unicode that are shown by number: control, direction and joining, half a pair,
 # private use, unassigned, and other ends of line.
@@ -33,8 +35,11 @@ def visible(text: str, keep: str = "") -> str:
     return "".join(map(show, str(text)))
 
 
+DIM = Style(dim=True)
+
+
 def console(file: TextIO | None = None) -> Console:
-    """Return a console that leaves text as it is, on stdout by default.
+    """Return a console on `file`, by default on stdout.
 
     It styles text only on a terminal, and not if the environment has NO_COLOR.
     """
@@ -42,6 +47,7 @@ def console(file: TextIO | None = None) -> Console:
     return Console(file=file, color_system=color_system, highlight=False, soft_wrap=True)
 
 
-def print_text(screen: Console, text: str, style: str | None = None) -> None:
-    """Print a piece of a model's text at once, without an end of line."""
-    screen.out(visible(text, keep=TEXT_MARKS), style=style, end="", highlight=False)
+def print_text(screen: Console, text: str, style: Style | None = None, end: str = "") -> None:
+    """Print a piece of text at once: no line is wrapped, no tab expanded, no space dropped."""
+    segment = Segment(visible(text, keep=TEXT_MARKS), style)
+    screen.print(Segments([segment, Segment(end)]), end="")
