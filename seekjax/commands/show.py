@@ -1,5 +1,6 @@
 """Every array of a run and where it lives, from its config alone: nothing is allocated, no device
-is needed."""
+is needed.
+"""
 
 import math
 import typing
@@ -9,13 +10,14 @@ from typing import Any
 
 import jax
 
+from seekjax.axes import contracted
 from seekjax.config import Config
-from seekjax.config.validate import validate
 from seekjax.errors import ConfigError
 from seekjax.placement import use_mesh
-from seekjax.quant.formats import Kind, contracted, quantise
-from seekjax.quant.tree import abstract_tree, chosen, is_quantised
+from seekjax.quant.formats import Kind, quantise
+from seekjax.quant.tree import abstract_tree, is_quantised, quantisable
 from seekjax.train.state import RunSpec
+from seekjax.train.validate import validate
 from sharding import show
 from sharding.mesh import abstract_mesh
 
@@ -63,12 +65,13 @@ def table(config: Config) -> str:
 
 def weight_bytes(params: Any, axes: Any) -> dict[str, int]:
     """Bytes of all weights by the type they are kept in: float32, as trained; bfloat16, as
-    published; and those of `seekjax quantize`."""
+    published; and those of `seekjax quantize`.
+    """
 
     def quantised(kind, path, x, names):
         return (
             jax.eval_shape(partial(quantise, kind=kind, sums=contracted(names)), x)
-            if chosen(path)
+            if quantisable(path)
             else x
         )
 

@@ -7,6 +7,8 @@ V3: 2412.19437).
 from dataclasses import dataclass, field
 from typing import Literal
 
+from seekjax.errors import ConfigError
+
 # A name in one of the registries (seekjax/registry.py), or `module:name` from outside the package.
 Name = str
 
@@ -99,3 +101,16 @@ class ModelConfig:
     norm_eps: float = 1e-6
     # the papers' 0.006, not the 0.02 of the published config.json
     init_std: float = 0.006
+
+    def size(self, axis: str) -> int:
+        """Return the size of a logical axis: of `sizes`, or the field of this name.
+
+        Raises ConfigError if there is neither.
+        """
+        own = dict(self.sizes)
+        if axis in own:
+            return own[axis]
+        size = getattr(self, axis, None)
+        if type(size) is not int:
+            raise ConfigError(f"model.sizes does not have {axis}: add --model.sizes {axis} NUMBER.")
+        return size

@@ -10,7 +10,7 @@ from flax import struct
 from seekjax.config import KernelConfig, ModelConfig
 from seekjax.generate.sampling import log_prob
 from seekjax.model.block import unstack
-from seekjax.model.transformer import Transformer
+from seekjax.model.transformer import Transformer, other_products
 from seekjax.quant.tree import is_quantised, ready
 from sharding.mesh import platform
 from sharding.rules import constrain
@@ -69,11 +69,12 @@ def decoding_variables(decoder: Decoder, variables: dict, consume: bool = False)
     `consume` frees the stacked arrays as their layers are copied.
     """
     dtype = decoder.kernel.dtype
+    as_arrays = other_products(decoder.model)
 
     def cast(path, x):
         name = path[-1].key
         if is_quantised(x):
-            return ready(name, x, dtype)
+            return ready(name, x, dtype, as_arrays)
         if name in ("w_router", "bias") or name.endswith("_norm"):
             return x
         return x.astype(dtype)

@@ -7,9 +7,9 @@ Two dialects exist: the published one (rope_theta, rope_scaling) and that of tra
 from typing import Any, Literal, NamedTuple
 
 from seekjax.config import ModelConfig
-from seekjax.config.validate import check_model
 from seekjax.errors import ConfigError, WeightsError, need
 from seekjax.hf.quote import quoted
+from seekjax.model.check import check_model
 
 # DeepSeek's name -> ours, for fields that are the same non-negative integer.
 INTEGERS = {

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from seekjax.config import KernelConfig, ModelConfig
-from seekjax.config.validate import split_sizes
 from seekjax.errors import RunError
+from seekjax.model.check import split_sizes
 from seekjax.model.transformer import Transformer
 from seekjax.quant.tree import abstract_tree
 from sharding.place import axes_of, unbox
@@ -13,38 +13,40 @@ from sharding.rules import in_use, sharding, split_by
 
 
 def abstract_variables(model: ModelConfig, kernel: KernelConfig) -> dict:
-    """{"params", "balance"} as ShapeDtypeStructs, each with its place by the rules on the mesh in
-    use, or on the default device.
+    """Return {"params", "balance"} as ShapeDtypeStructs, each with its place.
 
-    Raises RunError where that mesh cannot split the model.
+    The place follows from the rules on the mesh in use, or is the default device. Raises RunError
+    if the mesh cannot split the model.
     """
     for name, size in split_sizes(model).items():
-        if size % split_by(name):
+        parts = split_by(name)
+        if size % parts:
             raise RunError(
-                f"the model's {name} is {size}, which this mesh cannot split "
-                f"{split_by(name)} ways: make an axis of --mesh smaller."
+                f"the model's {name} is {size}, which this mesh cannot split {parts} ways: make an "
+                "axis of --mesh smaller."
             )
+
     named = named_variables(model, kernel)
-    default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    placed = jax.tree.map(
-        lambda x, axes: jax.ShapeDtypeStruct(
-            x.shape, x.dtype, sharding=sharding(axes) if in_use() else default
-        ),
-        unbox(named),
-        axes_of(named),
-    )
+    axes = axes_of(named)
+    placed = jax.tree.map(_placed, unbox(named), axes)
     if kernel.weights != "float32":
         try:
-            placed["params"] = abstract_tree(
-                placed["params"], axes_of(named)["params"], kernel.weights
-            )
+            placed["params"] = abstract_tree(placed["params"], axes["params"], kernel.weights)
         except ValueError as error:
             raise RunError(str(error)) from error
     return placed
 
 
 def named_variables(model: ModelConfig, kernel: KernelConfig) -> dict:
-    """{"params", "balance"} before they exist, each with its logical axes."""
+    """Return {"params", "balance"} before they exist, each with its logical axes."""
     tokens = jax.ShapeDtypeStruct((split_by("batch"), 8), jnp.int32)
     named = jax.eval_shape(Transformer(model, kernel).init, jax.random.key(0), tokens)
     return {"params": named["params"], "balance": named.get("balance", {})}
+
+
+def _placed(x: jax.ShapeDtypeStruct, axes: str) -> jax.ShapeDtypeStruct:
+    if in_use():
+        place = sharding(axes)
+    else:
+        place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)

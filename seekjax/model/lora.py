@@ -1,87 +1,100 @@
 """Low-rank adapters as pure functions (LoRA, 2106.09685)."""
 
+import math
 import zlib
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from seekjax.axes import Matrix, has_experts, inner_matrix
 from seekjax.config import LoraConfig
-from seekjax.model.axes import matrix
 from sharding.rules import constrain
 
-STACKED = ("layers", "experts")
 
+def adapted(axes: str, lora: LoraConfig) -> Matrix | None:
+    """Return the axes of a matrix that gets an adapter, None for other weights.
 
-def adapted(axes: str, lora: LoraConfig) -> bool:
-    """Whether a weight with these axes gets an adapter."""
-    names = axes.split()
-    inner = [name for name in names if name not in STACKED]
-    return len(inner) > 1 and "vocab" not in names and (lora.experts or "experts" not in names)
+    Embedding, head, router and norms never get one, routed experts only if lora.experts is on.
+    """
+    parts = inner_matrix(axes)
+    if parts is None or _is_router(axes) or (has_experts(axes) and not lora.experts):
+        return None
+    return parts
 
 
 def adapter_axes(axes: Any, lora: LoraConfig) -> Any:
-    """The logical axes of each adapter, for a tree of those of the weights; the rank is whole on
-    every device."""
+    """Return the logical axes of each adapter, for a tree of those of the weights.
 
-    def pair(names: str) -> dict[str, str] | None:
-        if not adapted(names, lora):
-            return None
-        stack, into, out = sides(names)
-        return {"a": " ".join((*stack, *into, "-")), "b": " ".join((*stack, "-", *out))}
-
-    return _pruned(jax.tree.map(pair, axes))
-
-
-def sides(axes: str) -> tuple[list[str], list[str], list[str]]:
-    """The axes that stack matrices, those they multiply from, and those they multiply to."""
-    names = axes.split()
-    numbers = matrix(axes)
-    into = [names[i] for i in numbers.reduction_axis]
-    return [name for name in names if name in STACKED], into, names[-len(numbers.output_axis) :]
+    The rank is whole on every device.
+    """
+    return _pruned(jax.tree.map(partial(_pair_axes, lora=lora), axes))
 
 
 def adapters(params: Any, axes: Any, lora: LoraConfig, seed: int) -> Any:
-    """The first adapters: a with variance 1 / inputs, b zero."""
-
-    def pair(path, names: str, w: jax.Array) -> dict[str, jax.Array] | None:
-        if not adapted(names, lora):
-            return None
-        stack, into, _ = sides(names)
-        cut, size = len(stack) + len(into), 1
-        for length in w.shape[len(stack) : cut]:
-            size *= length
-        key = jax.random.fold_in(
-            jax.random.key(seed), zlib.crc32(jax.tree_util.keystr(path).encode())
-        )
-        return {
-            "a": jax.random.normal(key, (*w.shape[:cut], lora.rank), jnp.float32) * size**-0.5,
-            "b": jnp.zeros((*w.shape[: len(stack)], lora.rank, *w.shape[cut:]), jnp.float32),
-        }
-
+    """Return the first adapters: a with variance 1 / inputs, b zero."""
+    pair = partial(_pair, lora=lora, key=jax.random.key(seed))
     return _pruned(jax.tree_util.tree_map_with_path(pair, axes, params))
 
 
 def merge(base: Any, params: Any, axes: Any, lora: LoraConfig) -> Any:
-    """The weights with their adapters added."""
+    """Return the weights with their adapters added."""
+    if isinstance(base, dict):
+        return {name: merge(base[name], params.get(name, {}), axes[name], lora) for name in base}
+    if not params:
+        return base
 
-    def walk(w: Any, pair: Any, names: Any) -> Any:
-        if isinstance(w, dict):
-            return {name: walk(w[name], pair.get(name, {}), names[name]) for name in w}
-        if not pair:
-            return w
-        stack = tuple(range(len(sides(names)[0])))
-        a, b = pair["a"], pair["b"]
-        change = jax.lax.dot_general(a, b, (((a.ndim - 1,), (len(stack),)), (stack, stack)))
-        return w + constrain(lora.alpha / lora.rank * change, names)
+    parts = adapted(axes, lora)
+    assert parts is not None, axes
+    a, b = params["a"], params["b"]
+    stack = parts.stack
+    change = jax.lax.dot_general(a, b, (((a.ndim - 1,), (len(stack),)), (stack, stack)))
+    return base + constrain(lora.alpha / lora.rank * change, axes)
 
-    return walk(base, params, axes)
+
+def _pair_axes(axes: str, lora: LoraConfig) -> dict[str, str] | None:
+    parts = adapted(axes, lora)
+    if parts is None:
+        return None
+    names = axes.split()
+    stack = [names[i] for i in parts.stack]
+    inputs = [names[i] for i in parts.inputs]
+    outputs = [names[i] for i in parts.outputs]
+    return {"a": " ".join([*stack, *inputs, "-"]), "b": " ".join([*stack, "-", *outputs])}
+
+
+def _pair(
+    path: tuple, axes: str, w: jax.Array, lora: LoraConfig, key: jax.Array
+) -> dict[str, jax.Array] | None:
+    parts = adapted(axes, lora)
+    if parts is None:
+        return None
+    stack = tuple(w.shape[i] for i in parts.stack)
+    inputs = tuple(w.shape[i] for i in parts.inputs)
+    outputs = tuple(w.shape[i] for i in parts.outputs)
+
+    key = jax.random.fold_in(key, zlib.crc32(jax.tree_util.keystr(path).encode()))
+    a = jax.random.normal(key, (*stack, *inputs, lora.rank), jnp.float32)
+    b = jnp.zeros((*stack, lora.rank, *outputs), jnp.float32)
+    return {"a": a * math.prod(inputs) ** -0.5, "b": b}
+
+
+def _is_router(axes: str) -> bool:
+    """Return whether the experts are a matrix's outputs, not its stack."""
+    return axes.split()[-1] == "experts"
 
 
 def _pruned(tree: Any) -> Any:
-    """Nested dicts without what is None, and without dicts that this leaves empty; None for nothing
-    at all."""
+    """Return nested dicts without None, and without dicts that this leaves empty.
+
+    Returns None if nothing is left.
+    """
     if not isinstance(tree, dict):
         return tree
-    kept = {name: part for name, whole in tree.items() if (part := _pruned(whole)) is not None}
+    kept = {}
+    for name, value in tree.items():
+        part = _pruned(value)
+        if part is not None:
+            kept[name] = part
     return kept or None

@@ -1,6 +1,7 @@
 """Declaring weights: one string states an array's shape and its sharding."""
 
 import itertools
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -9,85 +10,92 @@ from jax.ad_checkpoint import checkpoint_name
 
 from seekjax.config import KernelConfig, ModelConfig
 from seekjax.placement import AXES
-from seekjax.quant.formats import Quantised, product
+from seekjax.quant.formats import Quantised, Weight, product
 from sharding.mesh import platform
 from sharding.place import Named
 
+M = TypeVar("M", bound="Module")
 
-class Weighted(nn.Module):
-    """A module that declares weights by their logical axes; the config knows the size of each
-    axis."""
+
+class Module(nn.Module):
+    """A module that declares weights by their logical axes; the config has the size of each axis."""
 
     model: ModelConfig
     kernel: KernelConfig = KernelConfig()
 
-    def weight(self, name: str, axes: str, dtype: str | None = None, **sizes: int) -> jax.Array:
-        """A float32 matrix, normal with the config's init_std, cast to `dtype` (default: the
-        compute dtype).
+    def weight(self, name: str, axes: str, **sizes: int) -> Weight:
+        """Return a matrix for `project` or `dense`, in the compute dtype.
 
-        `sizes` overrides the config's size of an axis. What is stored Quantised is returned so: for
-        `project`, or for `dense` to write out. Raises ValueError for an axis that is not in
-        seekjax/placement.py.
+        A float matrix is stored in float32, normal with the config's init_std. A matrix that is
+        stored Quantised is returned as it is. `sizes` overrides the config's size of an axis.
+        """
+        stored = self.get_variable("params", name)
+        if isinstance(stored, Quantised):
+            return stored
+        return self.array(name, axes, None, **sizes)
+
+    def array(self, name: str, axes: str, dtype: str | None = None, **sizes: int) -> jax.Array:
+        """Return a matrix that is never quantised, cast to `dtype` (default: the compute dtype).
+
+        Raises ValueError for an axis that is not in seekjax/placement.py.
         """
         AXES.check(axes)
-        if isinstance(stored := self.get_variable("params", name), Quantised):
-            return stored
-        shape = tuple(sizes.get(axis, getattr(self.model, axis)) for axis in axes.split())
-        value = self.param(
-            name,
-            lambda key: Named(
-                self.model.init_std * jax.random.normal(key, shape, jnp.float32), axes
-            ),
-        )
+        names = axes.split()
+        shape = tuple(sizes[axis] if axis in sizes else self.model.size(axis) for axis in names)
+
+        def normal(key: jax.Array) -> Named:
+            return Named(self.model.init_std * jax.random.normal(key, shape, jnp.float32), axes)
+
+        value: Any = self.param(name, normal)  # Flax unboxes it
         return value.astype(dtype or self.kernel.dtype)
 
     def scale(self, name: str, axis: str) -> jax.Array:
-        """A norm's float32 scale, ones at first."""
-        return self.param(
-            name, lambda key: Named(jnp.ones(getattr(self.model, axis), jnp.float32), axis)
-        )
+        """Return a norm's float32 scale, ones at first."""
+        size = self.model.size(axis)
+        value: Any = self.param(name, lambda key: Named(jnp.ones(size, jnp.float32), axis))
+        return value
 
-    def build(self, module: type["Weighted"], **fields) -> "Weighted":
-        """A submodule with the same settings."""
+    def build(self, module: type[M], **fields) -> M:
+        """Return a submodule with the same settings."""
         return module(self.model, self.kernel, **fields)
 
 
-def project(x_BTX: jax.Array, *weights: jax.Array, keep: str = "product") -> list[jax.Array]:
-    """X times each of the matrices w_XY, [B, T, Y] each; X and Y may be several axes. `keep` names
-    the result for the remat policies.
+def project(x_BTX: jax.Array, *weights: Weight, keep: str = "product") -> list[jax.Array]:
+    """Return x times each of the matrices w_XY, [B, T, Y] each; X and Y may be several axes.
 
-    One axis of tokens instead of two, because the gradient of a weight sums over it, and XLA would
-    turn the activations around to sum over two. On CPU one wide product beats several narrow ones,
-    once the tokens are so many that joining the weights costs little beside it.
+    `keep` names the results for the remat policies.
+
+    The product has one axis of tokens instead of two, because the gradient of a weight sums over
+    it, and XLA would transpose the activations to sum over two. On CPU one wide product is faster
+    than several narrow ones, if there are enough tokens that joining the weights costs little.
     """
     B, T, *X = x_BTX.shape
     x_mX = x_BTX.reshape(B * T, *X)
 
-    def times(w_XY):
+    def times(w_XY: Weight) -> jax.Array:
         if isinstance(w_XY, Quantised):
             return product(x_mX, w_XY).reshape(B, T, *w_XY.shape[len(X) :])
         y_mY = checkpoint_name(jnp.tensordot(x_mX, w_XY, len(X)), keep)
         return y_mY.reshape(B, T, *y_mY.shape[1:])
 
-    if (
-        len(weights) == 1
-        or platform() != "cpu"
-        or X[0] > B * T
-        or any(isinstance(w_XY, Quantised) for w_XY in weights)
-    ):
+    arrays = [w_XY for w_XY in weights if not isinstance(w_XY, Quantised)]
+    all_arrays = len(arrays) == len(weights)
+    if len(weights) == 1 or platform() != "cpu" or X[0] > B * T or not all_arrays:
         return [times(w_XY) for w_XY in weights]
-    if (
-        len({w_XY.shape for w_XY in weights}) == 1
-    ):  # stacked on an axis of its own: joined, an axis that the mesh splits would be dealt anew
-        y_BT2Y = times(jnp.stack(weights, len(X)))
-        return [y_BT2Y[:, :, i] for i in range(len(weights))]
-    ends = list(itertools.accumulate(w_XY.shape[-1] for w_XY in weights))
-    return jnp.split(times(jnp.concatenate(weights, -1)), ends[:-1], -1)
+
+    shapes = {w_XY.shape for w_XY in arrays}
+    if len(shapes) == 1:
+        # Stack on a new axis: concatenating along a sharded axis would force a reshard.
+        y_BT2Y = times(jnp.stack(arrays, len(X)))
+        return [y_BT2Y[:, :, i] for i in range(len(arrays))]
+
+    widths = [w_XY.shape[-1] for w_XY in arrays]
+    ends = list(itertools.accumulate(widths))
+    return jnp.split(times(jnp.concatenate(arrays, -1)), ends[:-1], -1)
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
-    """X / sqrt(mean(x^2) + eps) * scale over the last axis, in float32."""
+    """Return x / sqrt(mean(x^2) + eps) * scale over the last axis, computed in float32."""
     x32 = x.astype(jnp.float32)
-    return (x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, -1, keepdims=True) + eps) * scale).astype(
-        x.dtype
-    )
+    inverse = jax.lax.rsqrt(jnp.mean(x32 * x32, -1, keepdims=True) + eps)
+    return (x32 * inverse * scale).astype(x.dtype)

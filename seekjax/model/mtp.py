@@ -1,5 +1,9 @@
 """Multi-token prediction (V3 section 2.2): module k reads h^{k-1}_i and the embedding of t_{i+k},
-and predicts t_{i+k+1}."""
+and predicts t_{i+k+1}.
+"""
+
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -7,49 +11,53 @@ import jax.numpy as jnp
 
 from seekjax.model.attention import attend_absorbed
 from seekjax.model.block import rematted
-from seekjax.model.module import Weighted, rms_norm
+from seekjax.model.module import Module, rms_norm
 from seekjax.quant.formats import dense
 
 
 def ahead(tokens_BX: jax.Array, by: int, length: int) -> jax.Array:
-    """tokens_BX[:, by : by + length], zeros past the end."""
+    """Return tokens_BX[:, by : by + length], with zeros past the end."""
     piece_BT = tokens_BX[:, by : by + length]
     return jnp.pad(piece_BT, ((0, 0), (0, length - piece_BT.shape[1])))
 
 
-class PredictionModule(Weighted):
-    """One depth: join the two normed inputs, run one block, norm. Embedding and head are the main
-    model's.
+class PredictionModule(Module):
+    """One depth: join the two normed inputs, run one block, norm.
 
-    The released weights join with the embedding first and read the main model's hidden state after
-    its final norm; `w_token` and `w_hidden` are the two halves of their eh_proj. As a draft for
-    decoding it has a cache of its own, whose slots are the positions of h.
+    Embedding and head are the main model's. The released weights join with the embedding first and
+    read the main model's hidden state after its final norm; `w_token` and `w_hidden` are the two
+    halves of their eh_proj. As a draft model for decoding it has its own cache, whose slots are the
+    positions of h.
     """
+
+    # Weights that enter other products than `project`: decoding keeps them as float arrays.
+    other_products = ("w_token", "w_hidden")
 
     @nn.compact
     def __call__(
         self,
-        h_BTD,
-        token_BTD,
-        angle,
-        segment_BT,
-        mask_BT,
-        cache=None,
-        start=0,
-        attend=attend_absorbed,
-    ):
-        m = self.model
+        h_BTD: jax.Array,
+        token_BTD: jax.Array,
+        angle: tuple[jax.Array, jax.Array],
+        segment_BT: jax.Array | None,
+        mask_BT: jax.Array,
+        cache: dict | None = None,
+        start: Any = 0,
+        attend: Callable | None = attend_absorbed,
+    ) -> tuple[jax.Array, tuple[dict | None, dict]]:
+        """Return this depth's hidden state, and the cache with the balance of the experts."""
+        m, dtype = self.model, self.kernel.dtype
+
+        # Join the state and the embedding of the token ahead (V3 equation 21)
         token_BTD = rms_norm(token_BTD, self.scale("token_norm", "embed"), m.norm_eps)
         h_BTD = rms_norm(h_BTD, self.scale("hidden_norm", "embed"), m.norm_eps)
-        w_token_DA, w_hidden_DA = (
-            dense(self.weight(name, "embed embed"), self.kernel.dtype)
-            for name in ("w_token", "w_hidden")
-        )
-        x_BTA = jnp.einsum("BTD,DA->BTA", token_BTD, w_token_DA) + jnp.einsum(
-            "BTD,DA->BTA", h_BTD, w_hidden_DA
-        )
-        block = self.build(
-            rematted(self.kernel), dense=m.layers == m.dense_layers, attend=attend, name="block"
-        )
+        w_token_DA = dense(self.weight("w_token", "embed embed"), dtype)
+        w_hidden_DA = dense(self.weight("w_hidden", "embed embed"), dtype)
+        x_BTA = jnp.einsum("BTD,DA->BTA", token_BTD, w_token_DA)
+        x_BTA += jnp.einsum("BTD,DA->BTA", h_BTD, w_hidden_DA)
+
+        # One block, of the last layer's kind
+        all_dense = m.layers == m.dense_layers
+        block = self.build(rematted(self.kernel), dense=all_dense, attend=attend, name="block")
         x_BTD, (cache, balance) = block(x_BTA, cache, angle, segment_BT, mask_BT, start)
         return rms_norm(x_BTD, self.scale("final_norm", "embed"), m.norm_eps), (cache, balance)

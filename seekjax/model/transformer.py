@@ -1,41 +1,46 @@
 """The whole model: embedding, dense layers, expert layers, final norm, head, and multi-token
-prediction."""
+prediction.
+"""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from seekjax.model.attention import attend_absorbed
+from seekjax.config import ModelConfig
+from seekjax.model.attention import ATTENTION, attend_absorbed
 from seekjax.model.block import Block, stacked
-from seekjax.model.module import Weighted, rms_norm
+from seekjax.model.module import Module, rms_norm
 from seekjax.model.mtp import PredictionModule, ahead
 from seekjax.model.rope import angles
 from sharding.rules import constrain
 
+# By name of the stack (with one more axis in front: L) or prediction module: load_E, balance_loss,
+# dropped, choice_BTK, gate_BTK.
+Balance = dict[str, dict[str, jax.Array]]
+
 
 class Output(NamedTuple):
-    """hidden_BTD is normed: logits are hidden_BTD @ head_DV, left to the caller, who may never want
-    them whole."""
+    """What a forward pass returns.
+
+    hidden_BTD is normed: logits are hidden_BTD @ head_DV, left to the caller, who may need only
+    some of them.
+    """
 
     hidden_BTD: jax.Array
     mtp_BTD: tuple[jax.Array, ...]  # of each prediction depth
     head_DV: jax.Array
-    balance: dict[
-        str, dict[str, jax.Array]
-        # load_E, balance_loss, dropped, choice_BTK, gate_BTK by name of the stack (one more axis:
-        # L) or
-        # prediction module
-    ]
+    balance: Balance
     cache: Any
 
 
-class Transformer(Weighted):
-    """Pure: `init(key, tokens)` gives {"params", "balance"}, `apply` an Output.
+class Transformer(Module):
+    """Pure: `init(key, tokens)` returns {"params", "balance"}, `apply` an Output.
 
-    unrolled: the layers' weights come apart (`block.unstack`), and so does the cache; for decoding,
-    which reads each of them once.
+    unrolled: each layer has its own weights and cache (`block.unstack`), for decoding, which reads
+    each of them once.
     """
 
     unrolled: bool = False
@@ -43,70 +48,100 @@ class Transformer(Weighted):
     @nn.compact
     def __call__(
         self,
-        tokens_BT,
-        segment_BT=None,
-        mask_BT=None,
-        mtp_tokens_BX=None,
-        cache=None,
-        start=0,
-        attend=attend_absorbed,
-        choice=None,
+        tokens_BT: jax.Array,
+        segment_BT: jax.Array | None = None,
+        mask_BT: jax.Array | None = None,
+        mtp_tokens_BX: jax.Array | None = None,
+        cache: dict | None = None,
+        start: Any = 0,
+        attend: Callable | None = attend_absorbed,
+        choice: dict[str, jax.Array] | None = None,
     ) -> Output:
         """Run T tokens.
 
-        segment_BT: documents a token may look within (None: everything before it); mask_BT: which
-        tokens count in the balance; mtp_tokens_BX: the tokens from position 0 on and beyond T, to
-        run the prediction modules; cache and start: see LatentAttention; choice: the experts that
-        tokens visit instead of choosing, {stack: choice_BTK} as in Output.balance.
+        segment_BT     documents that a token may look within (None: everything before it)
+        mask_BT        which tokens count in the balance
+        mtp_tokens_BX  the tokens from position 0 on and beyond T, to run the prediction modules
+        cache, start, attend    see AttentionKind
+        choice         the experts that tokens visit instead of choosing, {stack: choice_BTK} as in
+                       Output.balance
         """
         m = self.model
         B, T = tokens_BT.shape
-        mask_BT = jnp.ones((B, T), bool) if mask_BT is None else mask_BT
-        angle = angles(m, jnp.broadcast_to(jnp.reshape(start, (-1, 1)) + jnp.arange(T), (B, T)))
-        embed_VD = constrain(self.weight("embed", "vocab embed"), "vocab -")
-        head_DV = self.weight("head", "embed vocab")
+        if mask_BT is None:
+            mask_BT = jnp.ones((B, T), bool)
+        position_BT = jnp.broadcast_to(jnp.reshape(start, (-1, 1)) + jnp.arange(T), (B, T))
+        angle = angles(m, position_BT)
 
+        # Embedding
+        embed_VD = constrain(self.array("embed", "vocab embed"), "vocab -")
+        head_DV = self.array("head", "embed vocab")
         x_BTD = constrain(embed_VD[tokens_BT], "batch sequence embed")
-        caches, balance, choice = {}, {}, choice or {}
-        for name, layers in (("dense", m.dense_layers), ("expert", m.layers - m.dense_layers)):
-            if layers:
-                fields, rest = (
-                    {"dense": name == "dense", "attend": attend},
-                    (angle, segment_BT, mask_BT, start),
-                )
-                if self.unrolled:
-                    for at in (f"{name}_layers_{layer}" for layer in range(layers)):
-                        x_BTD, (caches[at], seen) = self.build(Block, **fields, name=at)(
-                            x_BTD, cache and cache[at], *rest, choice.get(at)
-                        )
-                        balance |= {at: seen} if seen else {}
-                else:
-                    at = f"{name}_layers"
-                    x_BTD, (caches[at], seen) = self.build(
-                        stacked(self.kernel, layers), **fields, name=at
-                    )(x_BTD, cache and cache[at], *rest, choice.get(at))
-                    balance |= {at: seen} if seen else {}
+
+        # Layers
+        rest = (angle, segment_BT, mask_BT, start)
+        caches: dict = {}
+        balance: Balance = {}
+        for name, block in self.build_layers(attend).items():
+            old = None if cache is None else cache[name]
+            given = None if choice is None else choice.get(name)
+            x_BTD, (caches[name], layer_balance) = block(x_BTD, old, *rest, given)
+            if layer_balance:
+                balance[name] = layer_balance
         hidden_BTD = rms_norm(x_BTD, self.scale("final_norm", "embed"), m.norm_eps)
 
-        mtp_BTD, h_BTD = [], hidden_BTD
-        for k in range(
-            1, m.mtp_depth + 1 if mtp_tokens_BX is not None or self.is_initializing() else 1
-        ):
-            next_BT = ahead(tokens_BT if mtp_tokens_BX is None else mtp_tokens_BX, k, T)
-            token_BTD = constrain(embed_VD[next_BT], "batch sequence embed")
-            h_BTD, (_, seen) = self.build(PredictionModule, name=f"mtp_{k}")(
-                h_BTD, token_BTD, angle, segment_BT, mask_BT
-            )
-            mtp_BTD.append(h_BTD)
-            balance |= {f"mtp_{k}": seen} if seen else {}
+        # Multi-token prediction
+        mtp_BTD = []
+        if mtp_tokens_BX is None and self.is_initializing():
+            mtp_tokens_BX = tokens_BT
+        if mtp_tokens_BX is not None:
+            h_BTD = hidden_BTD
+            for k in range(1, m.mtp_depth + 1):
+                next_BT = ahead(mtp_tokens_BX, k, T)
+                token_BTD = constrain(embed_VD[next_BT], "batch sequence embed")
+                module = self.build(PredictionModule, name=f"mtp_{k}")
+                h_BTD, (_, module_balance) = module(h_BTD, token_BTD, angle, segment_BT, mask_BT)
+                mtp_BTD.append(h_BTD)
+                if module_balance:
+                    balance[f"mtp_{k}"] = module_balance
+
         return Output(
-            hidden_BTD, tuple(mtp_BTD), head_DV, balance, caches if cache is not None else None
+            hidden_BTD, tuple(mtp_BTD), head_DV, balance, None if cache is None else caches
         )
+
+    def build_layers(self, attend: Callable | None) -> dict[str, Block]:
+        """Return the dense layers, then the expert layers, by name.
+
+        Each stack is one scanned Block, or one Block per layer if the model is unrolled.
+        """
+        m = self.model
+        blocks = {}
+        for name, layers in (
+            ("dense_layers", m.dense_layers),
+            ("expert_layers", m.layers - m.dense_layers),
+        ):
+            dense = name == "dense_layers"
+            if layers and not self.unrolled:
+                stack = stacked(self.kernel, layers)
+                blocks[name] = self.build(stack, dense=dense, attend=attend, name=name)
+            elif layers:
+                for layer in range(layers):
+                    part = f"{name}_{layer}"
+                    blocks[part] = self.build(Block, dense=dense, attend=attend, name=part)
+        return blocks
 
 
 def logits(output: Output) -> jax.Array:
-    """Float32 logits of every position: for generation and tests; the training loss never holds
-    them whole."""
+    """Return float32 logits of every position, for generation and tests.
+
+    The training loss never holds all of them.
+    """
     return jnp.einsum(
         "BTD,DV->BTV", output.hidden_BTD, output.head_DV, preferred_element_type=jnp.float32
     )
+
+
+def other_products(model: ModelConfig) -> tuple[str, ...]:
+    """Return the weights that enter other products than `project`, by name."""
+    kind = ATTENTION.find(model.attention)
+    return (*kind.other_products, *PredictionModule.other_products)

@@ -11,7 +11,6 @@ import jax
 from seekjax.checkpoint.config_json import to_json
 from seekjax.checkpoint.write import Checkpoints
 from seekjax.config import Config
-from seekjax.config.validate import validate
 from seekjax.errors import DataError
 from seekjax.model.count import flops_per_token
 from seekjax.open import initial_variables, with_initial_model
@@ -23,6 +22,7 @@ from seekjax.train.run_folder import announce, describe, make_folder
 from seekjax.train.signals import stop_agreed, stop_on_signals
 from seekjax.train.state import TrainState
 from seekjax.train.training import Parts, Training
+from seekjax.train.validate import validate
 from sharding.mesh import join_hosts
 
 

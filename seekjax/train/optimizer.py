@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import optax
 
+from seekjax.axes import decays, inner_matrix
 from seekjax.config import Config, OptimizerConfig
-from seekjax.model.axes import decays, matrix
 from seekjax.registry import Registry
 from seekjax.train.schedule import learning_rate
 
@@ -49,8 +49,16 @@ def muon(settings: OptimizerConfig, axes: Any) -> optax.GradientTransformation:
         adam_b1=settings.beta1,
         adam_b2=settings.beta2,
         eps=settings.eps,
-        muon_weight_dimension_numbers=jax.tree.map(matrix, axes),
+        muon_weight_dimension_numbers=jax.tree.map(muon_axes, axes),
     )
+
+
+def muon_axes(axes: str) -> optax.contrib.MuonDimensionNumbers | None:
+    """Return the axes that Muon multiplies from and to; None for the weights that Adam scales."""
+    parts = inner_matrix(axes)
+    if parts is None:
+        return None
+    return optax.contrib.MuonDimensionNumbers(parts.inputs, parts.outputs)
 
 
 OPTIMIZERS: Registry[Scaling] = Registry("optimizer", {"adamw": adam, "muon": muon})

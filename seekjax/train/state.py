@@ -9,7 +9,7 @@ import optax
 from flax import struct
 
 from seekjax.config import Config
-from seekjax.model.init import draw
+from seekjax.model.init import init_params
 from seekjax.model.transformer import Transformer
 from seekjax.train.optimizer import make_optimizer
 from sharding.place import axes_of, unbox
@@ -122,7 +122,7 @@ class RunSpec:
         shapes = unbox(self.abstract_variables)["params"]
         axes = axes_of(self.abstract_variables)["params"]
         where = jax.tree.map(sharding, axes)
-        params = draw(self.config.model, shapes, axes, self.config.train.seed, where)
+        params = init_params(self.config.model, shapes, axes, self.config.train.seed, where)
         return jax.jit(self.begin, out_shardings=places, donate_argnums=0)(params)
 
     def _start_from(self, variables: dict, places: TrainState) -> TrainState:

@@ -86,7 +86,7 @@ def drawn(model):
 
     from seekjax.config import KernelConfig
     from seekjax.model.abstract import abstract_variables, named_variables
-    from seekjax.model.init import draw
+    from seekjax.model.init import init_params
     from sharding.place import axes_of
 
     named, shapes = (
@@ -94,7 +94,7 @@ def drawn(model):
         abstract_variables(model, KernelConfig()),
     )
     return {
-        "params": draw(model, shapes["params"], axes_of(named)["params"], 0),
+        "params": init_params(model, shapes["params"], axes_of(named)["params"], 0),
         "balance": jax.tree.map(lambda x: jax.numpy.zeros(x.shape), shapes["balance"]),
     }
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from seekjax.config import KernelConfig, ModelConfig
-from seekjax.model.init import draw
+from seekjax.model.init import init_params
 from seekjax.model.transformer import Transformer, logits
 from sharding.place import axes_of, unbox
 
@@ -47,7 +47,7 @@ class Made:
             shapes.get("balance", {}),
         )
         self.variables = {
-            "params": draw(self.model, shapes["params"], self.axes["params"], 0),
+            "params": init_params(self.model, shapes["params"], self.axes["params"], 0),
             "balance": balance,
         }
         self.forward = jax.jit(

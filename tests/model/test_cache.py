@@ -12,7 +12,8 @@ from seekjax.config import KernelConfig, ModelConfig
 from seekjax.generate.generator import Generator
 from seekjax.generate.sampling import Sampling
 from seekjax.model.abstract import abstract_variables
-from seekjax.model.cache import cache_bytes, cache_dtype, empty_cache, latents, layer_cache, packed
+from seekjax.model.attention.mla import dequantize_latents, quantize_latents
+from seekjax.model.cache import cache_bytes, cache_dtype, empty_cache, layer_cache
 from seekjax.placement import use_mesh
 from sharding.mesh import MeshConfig
 
@@ -59,12 +60,16 @@ def test_what_comes_back(kind, most):
     random = np.random.default_rng(0)
     c, k = (random.standard_normal((2, 3, width)).astype(np.float32) * 5 for width in (256, 8))
     cache = layer_cache(model, 2, 3, kind)
-    stored = {name: x.astype(cache[name].dtype) for name, x in packed(cache, c, k).items()}
+    stored = {
+        name: x.astype(cache[name].dtype) for name, x in quantize_latents(cache, c, k).items()
+    }
     assert cache_bytes(stored) == cache_bytes(cache)
     assert {name: x.shape for name, x in stored.items()} == {
         name: x.shape for name, x in cache.items()
     }
-    for x, found, bound in zip((c, k), latents(stored, "float32"), (most, min(most, 2.0**-8))):
+    for x, found, bound in zip(
+        (c, k), dequantize_latents(stored, "float32"), (most, min(most, 2.0**-8))
+    ):
         assert (np.abs(found - x) <= bound * np.maximum(np.abs(x), 0.01 * np.abs(x).max())).all()
 
 

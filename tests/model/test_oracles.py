@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from seekjax.config import KernelConfig, ModelConfig, RopeConfig
-from seekjax.model.attention import LatentAttention, attend_absorbed, attend_expanded, visible
+from seekjax.model.attention import LatentAttention, attend_absorbed, attend_expanded
+from seekjax.model.attention.kind import visible
 from seekjax.model.cache import empty_cache
 from seekjax.model.experts import MixtureOfExperts
 from seekjax.model.mtp import ahead
@@ -53,7 +54,7 @@ def test_yarn(rope, width):
         width, rope.base, rope.factor, rope.original_context, rope.beta_fast, rope.beta_slow
     )
     np.testing.assert_allclose(rope_frequencies(model), expected, rtol=1e-12)
-    assert softmax_scale(model) == pytest.approx(
+    assert softmax_scale(model, 32 + width) == pytest.approx(
         yarn.softmax_scale(32 + width, rope.factor, rope.mscale_all)
     )
 
@@ -189,7 +190,7 @@ def test_latent_attention(normal, model):
     variables = with_random_weights(module, normal, x_BTD, angle)
     apply = jax.jit(module.apply, static_argnames="attend")
     expected = [
-        mla.mla(x, variables["params"], rope_frequencies(model), softmax_scale(model))
+        mla.mla(x, variables["params"], rope_frequencies(model), softmax_scale(model, 12))
         for x in x_BTD
     ]
     np.testing.assert_allclose(apply(variables, x_BTD, angle)[0], expected, atol=2e-5)

@@ -130,8 +130,10 @@ def test_yarn_temperature(weight, value):
 def test_softmax_scale_of_the_released_models(config, scale):
     """DeepSeek's inference/model.py: 192^-0.5 x temperature^2 where the context exceeds 4096, else
     192^-0.5."""
-    assert softmax_scale(replace(config.model, context=163840)) == pytest.approx(scale, abs=1e-10)
-    assert softmax_scale(config.model) == pytest.approx(0.0721687836, abs=1e-10)
+    extended = replace(config.model, context=163840)
+    width = config.model.nope + config.model.rotary
+    assert softmax_scale(extended, width) == pytest.approx(scale, abs=1e-10)
+    assert softmax_scale(config.model, width) == pytest.approx(0.0721687836, abs=1e-10)
 
 
 @pytest.mark.parametrize("config", [V2_LITE, V2, V3])

@@ -13,7 +13,7 @@ from seekjax.config import KernelConfig, ModelConfig, RopeConfig
 from seekjax.model import count
 from seekjax.model.attention import attend_absorbed, attend_expanded
 from seekjax.model.cache import cache_bytes, empty_cache
-from seekjax.model.init import draw
+from seekjax.model.init import init_params
 from seekjax.model.transformer import Transformer, logits
 from sharding.place import axes_of, unbox
 
@@ -69,7 +69,7 @@ def made(model: ModelConfig, kernel: KernelConfig = PLAIN):
     tokens = jax.random.randint(jax.random.key(1), (2, 9), 0, model.vocab)
     named = jax.eval_shape(transformer.init, jax.random.key(0), tokens)
     variables = unbox(named)
-    params = draw(model, variables["params"], axes_of(named)["params"], 0)
+    params = init_params(model, variables["params"], axes_of(named)["params"], 0)
     return (
         transformer,
         {

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seekjax.quant.formats import block, contracted, pack, product, quantise, unpack
+from seekjax.axes import contracted
+from seekjax.quant.formats import block, pack, product, quantise, unpack
 
 KINDS = ("int8", "int4", "fp8")
 

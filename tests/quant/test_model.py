@@ -21,7 +21,7 @@ from seekjax.generate.sampling import Sampling
 from seekjax.generate.state import Decoder, decoding_variables
 from seekjax.hf.save import save
 from seekjax.model.abstract import abstract_variables, named_variables
-from seekjax.model.init import draw
+from seekjax.model.init import init_params
 from seekjax.model.transformer import Transformer, logits
 from seekjax.open import open_model
 from seekjax.placement import use_mesh
@@ -62,7 +62,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("quant")
     named, shapes = named_variables(MODEL, PLAIN), abstract_variables(MODEL, PLAIN)
     variables = {
-        "params": draw(MODEL, shapes["params"], axes_of(named)["params"], 0),
+        "params": init_params(MODEL, shapes["params"], axes_of(named)["params"], 0),
         "balance": jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes["balance"]),
     }
     save(folder / "whole", MODEL, variables, "f32")

@@ -1,0 +1,160 @@
+"""What every kind of attention provides, and the functions on arrays that kinds share.
+
+A kind is one file and one class: its weights and forward pass, and on the class what the rest of
+the program asks, without arrays: which sizes it allows, what its cache holds, what it costs. A kind
+of one's own needs no change in this package: `--model.attention my_module:MyAttention`, with sizes
+of its own axes as `--model.sizes kv_heads 2`. tests/scripts/own_attention.py is an example.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seekjax.config import ModelConfig
+from seekjax.kernels import attention as kernels
+from seekjax.model.module import Module
+from seekjax.placement import declare_axes
+from sharding.mesh import platform
+from sharding.rules import constrain, local
+
+# A layer's cache by the names of its arrays, each [B, S, ...].
+Cache = dict[str, jax.Array]
+
+
+class CacheEntry(NamedTuple):
+    """What a cache array holds per token and layer."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class AttentionKind(Module):
+    """A kind of attention. Subclasses define `__call__` and the class methods that raise here.
+
+    `__call__(x_BTD, angle, segment_BT, cache, start, attend)` returns the output [B, T, D] and the
+    cache with the new tokens in it, or None.
+
+        angle       cos and sin of each position (`rope.angles`)
+        segment_BT  documents that a token may look within; None: everything before it
+        cache       a layer's arrays as `cache_layout` says; None in training
+        start       position of the first new token in the cache: one number, or [B]
+        attend      how the cache is read, for kinds that can read it in more than one way; None
+                    says that the cache was empty, so that the new tokens see only each other and
+                    the kernel of training is right
+    """
+
+    # Logical axes that only this kind has, each with the known axis that a mesh splits it like, as
+    # {"kv_heads": "heads"}. Their sizes are in model.sizes.
+    own_axes: ClassVar[Mapping[str, str]] = {}
+    # Weights that enter other products than `project`: decoding keeps them as float arrays.
+    other_products: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **fields: Any) -> None:
+        """Declare the axes of a new kind, so that meshes can place them."""
+        super().__init_subclass__(**fields)
+        declare_axes(cls.own_axes)
+
+    @classmethod
+    def check(cls, model: ModelConfig) -> None:
+        """Raise ConfigError if this kind cannot have these sizes."""
+
+    @classmethod
+    def split_axes(cls, model: ModelConfig) -> tuple[str, ...]:
+        """Return the logical axes of this kind's weights that a mesh may split, but for embed."""
+        return ("heads", *cls.own_axes)
+
+    @classmethod
+    def parameters(cls, model: ModelConfig) -> int:
+        """Return the number of weights of one layer."""
+        raise NotImplementedError(f"{cls.__name__} does not define parameters(model).")
+
+    @classmethod
+    def pair_flops(cls, model: ModelConfig) -> int:
+        """Return the FLOPs of one query and one key, over all heads: score and weighted sum."""
+        raise NotImplementedError(f"{cls.__name__} does not define pair_flops(model).")
+
+    @classmethod
+    def cache_layout(cls, model: ModelConfig, dtype: str) -> dict[str, CacheEntry]:
+        """Return what the cache holds; dtype is float32, bfloat16 or fp8 (`cache.cache_dtype`)."""
+        raise NotImplementedError(f"{cls.__name__} does not define cache_layout(model, dtype).")
+
+    @classmethod
+    def cache_elements(cls, model: ModelConfig) -> int:
+        """Return how many numbers the cache holds per token and layer."""
+        layout = cls.cache_layout(model, "float32")
+        return sum(math.prod(entry.shape) for entry in layout.values())
+
+
+def attend_causal(
+    kernel: str,
+    q_BTHN: jax.Array,
+    q_BTHR: jax.Array,
+    k_BTHN: jax.Array,
+    k_BTR: jax.Array,
+    v_BTHU: jax.Array,
+    scale: float,
+    segment_BT: jax.Array | None,
+) -> jax.Array:
+    """Attend causally within whole sequences; each device has its own sequences and heads.
+
+    Runs the chosen kernel (seekjax/kernels/attention.py) and returns o_BTHU. A kind whose heads
+    share no rotary key passes the whole head as N and an R of width 0.
+    """
+    attend = kernels.pick(platform()) if kernel == "auto" else getattr(kernels, f"attend_{kernel}")
+    # splash has no rule for what differs between devices
+    opaque = attend is kernels.attend_splash
+
+    arrays = [q_BTHN, q_BTHR, k_BTHN, k_BTR, v_BTHU]
+    axes = [
+        "batch sequence heads nope",
+        "batch sequence heads rotary",
+        "batch sequence heads nope",
+        "batch sequence rotary",
+        "batch sequence heads value",
+    ]
+    if segment_BT is not None:
+        arrays.append(segment_BT)
+        axes.append("batch sequence")
+
+    def body(q_bthN, q_bthR, k_bthN, k_btR, v_bthU, segment_bt=None):
+        if segment_bt is None:
+            return attend(q_bthN, q_bthR, k_bthN, k_btR, v_bthU, scale)
+        return attend(q_bthN, q_bthR, k_bthN, k_btR, v_bthU, scale, segment_bt)
+
+    return local(body, tuple(axes), "batch sequence heads value", opaque)(*arrays)
+
+
+def masked_softmax(score_BHTS: jax.Array, scale: float, mask_B1TS: jax.Array) -> jax.Array:
+    """Return the softmax over S, computed in float32, in the dtype of the scores."""
+    score32_BHTS = jnp.where(mask_B1TS, score_BHTS.astype(jnp.float32) * scale, -jnp.inf)
+    return jax.nn.softmax(score32_BHTS, -1).astype(score_BHTS.dtype)
+
+
+def visible(length: int, slots: int, start: Any) -> jax.Array:
+    """Return which cache slots each query sees: those up to its own position, start + t.
+
+    The mask is [B, 1, T, S], with B = 1 if all rows start at one position.
+    """
+    position_B1T1 = jnp.reshape(start, (-1, 1, 1, 1)) + jnp.arange(length)[:, None]
+    return jnp.arange(slots) <= position_B1T1
+
+
+def write(cache: Cache, start: Any, axes: str, **new: jax.Array) -> Cache:
+    """Return the cache with the new tokens' entries from position `start` on.
+
+    `start` is one position, or [B] for rows that each have their own. `axes` are the logical axes
+    of every entry, as "batch sequence -".
+    """
+    put: Callable = partial(jax.lax.dynamic_update_slice_in_dim, axis=1)
+    if jnp.ndim(start):
+        put = jax.vmap(partial(jax.lax.dynamic_update_slice_in_dim, axis=0))
+
+    written = {}
+    for name, x in new.items():
+        updated = put(cache[name], x.astype(cache[name].dtype), start)
+        written[name] = constrain(updated, axes)
+    return written

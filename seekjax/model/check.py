@@ -1,0 +1,98 @@
+"""What a model must satisfy before anything expensive happens.
+
+The attention kind checks its own sizes, and the registries check the names.
+"""
+
+from dataclasses import fields
+
+from seekjax.config import ModelConfig
+from seekjax.errors import need
+from seekjax.model.attention import ATTENTION
+from seekjax.model.routing import SCORES
+
+# Fields that may be 0: every other number is at least 1.
+MAY_BE_ZERO = ("q_latent", "dense_layers", "shared_experts", "mtp_depth", "nope", "rotary")
+
+
+def check_model(model: ModelConfig) -> None:
+    """Raise ConfigError unless every size is possible, and divides or fits into the others."""
+    _check_numbers(model)
+    need(
+        model.dense_layers <= model.layers,
+        f"model.dense_layers {model.dense_layers} exceeds model.layers {model.layers}.",
+    )
+    _check_routing(model)
+    _check_attention(model)
+
+
+def split_sizes(model: ModelConfig) -> dict[str, int]:
+    """Return the size of each logical axis of the weights that a mesh may split."""
+    names = ["embed", "vocab", "hidden", *ATTENTION.find(model.attention).split_axes(model)]
+    if model.layers > model.dense_layers:
+        names += ["experts", "expert_hidden"]
+    return {name: model.size(name) for name in names}
+
+
+def field_of(model: ModelConfig, axis: str) -> str:
+    """Return the setting that has the size of a logical axis, for messages."""
+    return f"model.sizes {axis}" if axis in dict(model.sizes) else f"model.{axis}"
+
+
+def _check_numbers(model: ModelConfig) -> None:
+    for field in fields(model):
+        value = getattr(model, field.name)
+        if type(value) is int:
+            least = 0 if field.name in MAY_BE_ZERO else 1
+            need(value >= least, f"model.{field.name} is {value}: it must be at least {least}.")
+    for axis, size in model.sizes:
+        need(size >= 1, f"model.sizes has {axis} {size}: it must be at least 1.")
+
+
+def _check_routing(model: ModelConfig) -> None:
+    SCORES.find(model.scoring)
+    groups, limit = model.expert_groups, model.groups_per_token
+    need(
+        model.experts % groups == 0,
+        f"model.experts {model.experts} cannot be split into model.expert_groups {groups}.",
+    )
+    need(
+        limit <= groups,
+        f"model.groups_per_token {limit} exceeds model.expert_groups {groups}.",
+    )
+
+    open_experts = model.experts // groups * limit
+    need(
+        model.experts_per_token <= open_experts,
+        f"model.experts_per_token {model.experts_per_token} exceeds the {open_experts} "
+        f"experts of a token's {limit} groups.",
+    )
+    need(
+        model.group_score == "max" or limit == groups or model.experts > groups,
+        "model.group_score top2 needs at least two experts per group.",
+    )
+
+
+def _check_attention(model: ModelConfig) -> None:
+    kind = ATTENTION.find(model.attention)
+    need(
+        model.rotary % 2 == 0,
+        f"model.rotary is {model.rotary}: rotary widths come in pairs, make it even.",
+    )
+    need(
+        model.nope + model.rotary > 0,
+        "model.nope and model.rotary are both 0: a head needs some width.",
+    )
+
+    own = dict(model.sizes)
+    for axis in kind.own_axes:
+        need(
+            axis in own,
+            f"model.attention {model.attention} has the axis {axis}: give its size as "
+            f"--model.sizes {axis} NUMBER.",
+        )
+    for axis in own:
+        need(
+            axis in kind.own_axes,
+            f"model.sizes has {axis}, which model.attention {model.attention} does not: remove it.",
+        )
+    kind.check(model)
