@@ -1,5 +1,6 @@
 """The words of placement: what each mesh axis is for, which roles a logical axis can have, and a
-vocabulary of logical axes with their roles."""
+vocabulary of logical axes with their roles.
+"""
 
 import enum
 from collections.abc import Iterator, Mapping

@@ -56,7 +56,8 @@ def axes_of(tree: Any) -> Any:
 
 def put_batch(batch: dict[str, np.ndarray], axes: str) -> dict[str, jax.Array]:
     """Return host arrays, of which each process holds its own rows, as global arrays laid out by
-    `axes`."""
+    `axes`.
+    """
     layout = sharding(axes)
     return {
         name: jax.make_array_from_process_local_data(layout, rows) for name, rows in batch.items()

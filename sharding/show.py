@@ -1,13 +1,15 @@
-"""A table of arrays for a person to read: path, shape, type, logical axes, where the rules put each
-on the mesh in use, bytes per device."""
+"""Tables of arrays for a reader: path, shape, type, logical axes, the mesh axes that the rules give
+each on the mesh in use, and bytes per device.
+"""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import AbstractMesh, Mesh
 
-from sharding.rules import sharding
+from sharding.rules import sharding, split_axes
 
 
 class Row(NamedTuple):
@@ -17,112 +19,111 @@ class Row(NamedTuple):
     shape: tuple[int, ...]
     dtype: str
     axes: str
-    split: tuple[
-        tuple[str, ...], ...
-    ]  # the mesh axes of more than one device that split each dimension
+    # the mesh axes of more than one device that split each dimension
+    split: tuple[tuple[str, ...], ...]
     bytes: int
     bytes_per_device: int
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """What the table shows of it; "-" is a dimension no mesh axis splits."""
-        spec = " ".join("+".join(names) or "-" for names in self.split)
-        return (
-            self.path,
-            " x ".join(map(str, self.shape)) or "scalar",
-            self.dtype,
-            self.axes or "-",
-            spec or "-",
-        )
+        """The row as the table shows it; "-" is a dimension that no mesh axis splits."""
+        shape = " x ".join(str(size) for size in self.shape)
+        split = " ".join("+".join(names) or "-" for names in self.split)
+        size = human(self.bytes_per_device)
+        return self.path, shape or "scalar", self.dtype, self.axes or "-", split or "-", size
 
     @property
     def replicated(self) -> bool:
-        """Every device holds all of it."""
+        """Whether every device holds the whole array."""
         return not any(self.split)
 
 
 def rows(tree: Any, axes: Any) -> list[Row]:
-    """A Row for every array of an abstract (or real) tree; `axes` has a logical-axes string for
-    each. Needs a mesh in use."""
+    """Return a Row for every array of an abstract (or real) tree.
+
+    `axes` has a logical-axes string for each array. Raises RuntimeError without a mesh in use.
+    """
     leaves, strings = jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(axes)
-    return [
-        _row(jax.tree_util.keystr(path, simple=True, separator="/"), x, names)
-        for (path, x), names in zip(leaves, strings, strict=True)
-    ]
+    listed = []
+    for (path, x), names in zip(leaves, strings, strict=True):
+        listed.append(_row(jax.tree_util.keystr(path, simple=True, separator="/"), x, names))
+    return listed
+
+
+def table(listed: Sequence[Row]) -> str:
+    """Return one aligned line per array under a heading."""
+    heading = ("array", "shape", "type", "logical axes", "split by", "per device")
+    return align([heading, *(row.cells for row in listed)], left=5)
+
+
+def totals(groups: dict[str, list[Row]]) -> str:
+    """Return a line per group and one for all: the number of arrays, how many of them are
+    replicated on every device, their bytes in all and per device, and the replicated bytes.
+    """
+    everything = [row for group in groups.values() for row in group]
+    lines = [("", "arrays", "replicated", "in all", "per device", "replicated")]
+    for name, group in {**groups, "all": everything}.items():
+        replicated = [row for row in group if row.replicated]
+        lines.append(
+            (
+                name,
+                str(len(group)),
+                str(len(replicated)),
+                human(sum(row.bytes for row in group)),
+                human(sum(row.bytes_per_device for row in group)),
+                human(sum(row.bytes for row in replicated)),
+            )
+        )
+    return align(lines, left=1)
+
+
+def align(lines: Sequence[tuple[str, ...]], left: int) -> str:
+    """Return lines of cells in columns: the first `left` columns flush left, the others flush
+    right.
+    """
+    width = [max(len(cell) for cell in column) for column in zip(*lines)]
+    padded = []
+    for line in lines:
+        before = [cell.ljust(w) for cell, w in zip(line[:left], width[:left])]
+        after = [cell.rjust(w) for cell, w in zip(line[left:], width[left:])]
+        padded.append("  ".join(before + after))
+    return "\n".join(padded)
+
+
+def describe(mesh: Mesh | AbstractMesh) -> str:
+    """Return a mesh in words: its number of devices, and its axes of more than one device."""
+    axes = [f"{name} {size}" for name, size in mesh.shape.items() if size > 1]
+    if not axes:
+        return "1 device"
+    return f"{math.prod(mesh.shape.values()):,} devices: {' x '.join(axes)}"
+
+
+def human(size: float) -> str:
+    """Return bytes in the largest unit that leaves at least 1, to three digits."""
+    unit = "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if size < 1024:
+            break
+        size, unit = size / 1024, larger
+    return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:#.3g} {unit}"
 
 
 def _row(path: str, x: jax.ShapeDtypeStruct, axes: str) -> Row:
-    place = sharding(axes)
-    wanted = [
-        names if isinstance(names, tuple) else (names,) if names else () for names in place.spec
-    ] or [()] * len(x.shape)
-    split = tuple(tuple(name for name in names if place.mesh.shape[name] > 1) for names in wanted)
+    layout = sharding(axes)
     size = x.dtype.itemsize
+
+    # An array without logical axes is whole along each dimension.
+    wanted = split_axes(axes) or [()] * len(x.shape)
+    split = []
+    for names in wanted:
+        split.append(tuple(name for name in names if layout.mesh.shape[name] > 1))
+
     return Row(
         path,
         tuple(x.shape),
         str(x.dtype),
         axes,
-        split,
+        tuple(split),
         math.prod(x.shape) * size,
-        math.prod(place.shard_shape(x.shape)) * size,
+        math.prod(layout.shard_shape(x.shape)) * size,
     )
-
-
-def table(listed: list[Row]) -> str:
-    """One aligned line per array under a heading."""
-    lines = [
-        ("array", "shape", "type", "logical axes", "split by", "per device"),
-        *((*row.cells, human(row.bytes_per_device)) for row in listed),
-    ]
-    width = [max(map(len, column)) for column in zip(*lines)]
-    return "\n".join(
-        "  ".join(
-            [*(cell.ljust(w) for cell, w in zip(line[:-1], width)), line[-1].rjust(width[-1])]
-        )
-        for line in lines
-    )
-
-
-def totals(groups: dict[str, list[Row]]) -> str:
-    """Per group and over all: how many arrays, how many of them every device holds whole, bytes in
-    all and per device."""
-    everything = {**groups, "all": [row for group in groups.values() for row in group]}
-    lines = [("", "arrays", "replicated", "in all", "per device", "replicated")]
-    for name, group in everything.items():
-        whole = [row for row in group if row.replicated]
-        lines.append(
-            (
-                name,
-                str(len(group)),
-                str(len(whole)),
-                human(sum(row.bytes for row in group)),
-                human(sum(row.bytes_per_device for row in group)),
-                human(sum(row.bytes for row in whole)),
-            )
-        )
-    width = [max(map(len, column)) for column in zip(*lines)]
-    return "\n".join(
-        "  ".join(
-            [line[0].ljust(width[0]), *(cell.rjust(w) for cell, w in zip(line[1:], width[1:]))]
-        )
-        for line in lines
-    )
-
-
-def describe(mesh: Mesh | AbstractMesh) -> str:
-    """A mesh in words: its devices and its axes of more than one."""
-    count, axes = (
-        math.prod(mesh.shape.values()),
-        " x ".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1),
-    )
-    return f"{count:,} devices: {axes}" if axes else "1 device"
-
-
-def human(size: float) -> str:
-    """Bytes in the largest unit that leaves at least 1, to three digits."""
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if size < 1024 or unit == "TiB":
-            break
-        size /= 1024
-    return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:#.3g} {unit}"

@@ -9,15 +9,12 @@ from flax import struct
 
 from seekjax.config import KernelConfig, ModelConfig
 from seekjax.generate.sampling import log_prob
+from seekjax.kernels.small_batch import SMALL_BATCH
 from seekjax.model.block import unstack
 from seekjax.model.transformer import Transformer, other_products
 from seekjax.quant.tree import is_quantised, ready
 from sharding.mesh import platform
 from sharding.rules import constrain
-
-# Up to this many tokens a CPU runs every expert on all of them: sorting them by expert would fill
-# tiles that are as large.
-SMALL_BATCH = 128
 
 
 class State(struct.PyTreeNode):
@@ -52,7 +49,7 @@ class Decoder:
         """Return the kernels for this many tokens at once, without dropping or recomputing."""
         kernel = replace(self.kernel, remat="none", capacity=0.0)
         if kernel.dispatch == "auto" and platform() == "cpu" and tokens <= SMALL_BATCH:
-            kernel = replace(kernel, dispatch="few")
+            kernel = replace(kernel, dispatch="small_batch")
         return kernel
 
     def forward(self, variables: dict, tokens_BT: jax.Array, cache: Any, start, **how) -> Any:

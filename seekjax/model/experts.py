@@ -2,6 +2,8 @@
 2.2, V3 section 2.1.2).
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,15 +11,22 @@ from flax.core import meta
 
 from seekjax.config import KernelConfig
 from seekjax.kernels import grouped
-from seekjax.kernels.few import experts_few
+from seekjax.kernels.small_batch import experts_small_batch
 from seekjax.model.module import Module, project
 from seekjax.model.routing import affinity, choose, count_choices, gates, sequence_balance
 from seekjax.quant.formats import Weight, laid_out
-from sharding import exchange
-from sharding.few import few
+from seekjax.registry import Registry
+from sharding.exchange import EXCHANGES as SHARDING_EXCHANGES
+from sharding.exchange import Exchange, exchange_small_batch, fastest
 from sharding.mesh import platform
 from sharding.place import Named
 from sharding.rules import constrain, local, mesh_axes, split_by
+
+EXCHANGES: Registry[Exchange] = Registry(
+    "expert exchange",
+    # "few" is the name of small_batch in older run folders and commands.
+    {**SHARDING_EXCHANGES, "few": exchange_small_batch},
+)
 
 
 def swiglu(x_BTD: jax.Array, w_gate_DF: Weight, w_up_DF: Weight, w_down_FD: Weight) -> jax.Array:
@@ -42,14 +51,14 @@ def mixture(
     axes = mesh_axes("experts")
     summed = mesh_axes("expert_hidden")
     everyone = mesh_axes("batch")
-    dispatch, experts = pick_forms(kernel)
+    exchange, experts = pick_forms(kernel)
 
     inward, outward = "experts - expert_hidden", "experts expert_hidden -"
     weights, layout = laid_out(weights, (inward, inward, outward))
 
     def body(x_btD, choice_btK, gate_btK, *weights):
         x_mD, choice_mK, gate_mK = map(_rows, (x_btD, choice_btK, gate_btK))
-        y_mD, dropped = dispatch(x_mD, choice_mK, gate_mK, weights, experts, axes, kernel.capacity)
+        y_mD, dropped = exchange(x_mD, choice_mK, gate_mK, weights, experts, axes, kernel.capacity)
         if summed:
             y_mD = jax.lax.psum(y_mD, summed)
         y_btD = y_mD.reshape(x_btD.shape)
@@ -62,15 +71,21 @@ def mixture(
     return run(x_BTD, choice_BTK, gate_BTK, *weights)
 
 
-def pick_forms(kernel: KernelConfig):
-    """Return the exchange of tokens and the grouped product that the config names."""
-    if kernel.dispatch == "few":
-        return few, experts_few
+def pick_forms(kernel: KernelConfig) -> tuple[Exchange, Callable[..., jax.Array]]:
+    """Return the exchange of tokens and the grouped product that the config names.
 
-    dispatch = exchange.pick(kernel.dispatch, platform(), split_by("experts"))
+    Raises ConfigError for an exchange that is neither in `EXCHANGES` nor module:function.
+    """
+    if kernel.dispatch == "auto":
+        exchange = EXCHANGES[fastest(platform(), split_by("experts"))]
+    else:
+        exchange = EXCHANGES.find(kernel.dispatch)
+
+    if exchange is exchange_small_batch:
+        return exchange, experts_small_batch
     if kernel.experts == "auto":
-        return dispatch, grouped.pick(platform())
-    return dispatch, getattr(grouped, f"experts_{kernel.experts}")
+        return exchange, grouped.pick(platform())
+    return exchange, getattr(grouped, f"experts_{kernel.experts}")
 
 
 def _rows(a_btX: jax.Array) -> jax.Array:

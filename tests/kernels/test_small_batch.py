@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from seekjax.config import KernelConfig
-from seekjax.kernels.few import experts_every, experts_few
-from seekjax.model.experts import mixture
+from seekjax.kernels.small_batch import experts_every, experts_small_batch
+from seekjax.model.experts import EXCHANGES, mixture
 from seekjax.placement import use_mesh
 from sharding.mesh import MeshConfig
 
@@ -34,11 +34,11 @@ def test_the_loop_over_experts_in_use_is_the_sum_over_all(tokens):
     x_BTD, choice_BTK, gate_BTK, *weights = drawn(tokens)
     mix_ME = jnp.where(choice_BTK[0][..., None] == jnp.arange(E), gate_BTK[0][..., None], 0).sum(1)
     np.testing.assert_allclose(
-        jax.jit(experts_few)(x_BTD[0], mix_ME, *weights),
+        jax.jit(experts_small_batch)(x_BTD[0], mix_ME, *weights),
         experts_every(x_BTD[0], mix_ME, *weights),
         atol=1e-5,
     )
-    assert not np.any(experts_few(x_BTD[0], mix_ME * 0, *weights))
+    assert not np.any(experts_small_batch(x_BTD[0], mix_ME * 0, *weights))
 
 
 def test_weights_of_experts_nobody_chose_are_not_read():
@@ -46,15 +46,15 @@ def test_weights_of_experts_nobody_chose_are_not_read():
     poisoned = [w.at[np.setdiff1d(np.arange(E), choice_BTK)].set(jnp.nan) for w in weights]
     mix_ME = jnp.where(choice_BTK[0][..., None] == jnp.arange(E), gate_BTK[0][..., None], 0).sum(1)
     np.testing.assert_array_equal(
-        jax.jit(experts_few)(x_BTD[0], mix_ME, *poisoned),
-        jax.jit(experts_few)(x_BTD[0], mix_ME, *weights),
+        jax.jit(experts_small_batch)(x_BTD[0], mix_ME, *poisoned),
+        jax.jit(experts_small_batch)(x_BTD[0], mix_ME, *weights),
     )
 
 
 @pytest.mark.parametrize(
     "mesh", [None, MeshConfig(data=2, expert=2, tensor=2), MeshConfig(data=1, expert=8)], ids=str
 )
-def test_dispatched_few_is_dispatched_sorted(mesh):
+def test_small_batch_dispatch_equals_sorted_dispatch(mesh):
     arrays = drawn(2, batch=8)
     x_BTD, choice_BTK, gate_BTK, *weights = arrays
 
@@ -65,9 +65,13 @@ def test_dispatched_few_is_dispatched_sorted(mesh):
 
     expected, _ = run("static")
     if mesh is None:
-        y_BTD, dropped = run("few")
+        y_BTD, dropped = run("small_batch")
     else:
         with use_mesh(mesh):
-            y_BTD, dropped = run("few")
+            y_BTD, dropped = run("small_batch")
     np.testing.assert_allclose(y_BTD, expected, atol=1e-5)
     assert dropped == 0
+
+
+def test_the_older_name_of_the_exchange_still_opens():
+    assert EXCHANGES.find("few") is EXCHANGES.find("small_batch")

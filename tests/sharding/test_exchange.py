@@ -1,6 +1,8 @@
 """Every form of dispatch on every kind of mesh against the plain mixture: outputs, gradients, and
 what a capacity drops."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seekjax.config import KernelConfig
-from seekjax.model.experts import mixture
+from seekjax.errors import ConfigError
+from seekjax.model.experts import EXCHANGES, mixture
 from seekjax.placement import use_mesh
-from sharding.exchange import FORMS, pick
+from sharding.exchange import fastest
+from sharding.exchange.dense import exchange_dense
+from sharding.exchange.ragged import exchange_ragged
+from sharding.exchange.static import exchange_static
 from sharding.mesh import MeshConfig
 
 B, T, D, F, E, K = 8, 6, 8, 16, 16, 3
@@ -128,7 +134,7 @@ def test_any_imbalance(form, seed, skew):
     close((y, 0, *gradients), reference(*given_))
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ["dense", "static", "ragged"])
 def test_the_names_of_experts_change_nothing(form):
     x, choice, gate, weights = inputs()
     new = np.random.default_rng(1).permutation(E)  # expert e is now called new[e]
@@ -187,12 +193,34 @@ def test_a_capacity_drops_the_lowest_gates_and_counts_them(form, mesh, parts, ca
     close((y, dx, d_gate, d_weights), (expected[0], expected[2], expected[3] * keep, expected[4]))
 
 
-def test_auto_is_ragged_only_where_it_is_native_and_someone_listens():
-    assert pick("auto", "tpu", 8) is FORMS["ragged"]
-    assert (
-        pick("auto", "tpu", 1)
-        is pick("auto", "cpu", 8)
-        is pick("auto", "gpu", 8)
-        is FORMS["static"]
-    )
-    assert pick("dense", "tpu", 8) is FORMS["dense"]
+def test_ragged_is_the_fastest_only_where_it_is_native_and_has_peers():
+    assert fastest("tpu", 8) == "ragged"
+    assert fastest("tpu", 1) == "static"
+    assert fastest("cpu", 8) == "static"
+    assert fastest("gpu", 8) == "static"
+
+
+def test_each_name_finds_its_exchange():
+    assert EXCHANGES.find("dense") is exchange_dense
+    assert EXCHANGES.find("static") is exchange_static
+    assert EXCHANGES.find("ragged") is exchange_ragged
+    with pytest.raises(ConfigError, match="no expert exchange 'ragde': did you mean 'ragged'"):
+        EXCHANGES.find("ragde")
+
+
+CALLS = []
+
+
+def own_exchange(x_mD, choice_mK, gate_mK, weights, experts, axes=(), capacity=0.0):
+    CALLS.append(axes)
+    return exchange_dense(x_mD, choice_mK, gate_mK, weights, experts, axes, capacity)
+
+
+def test_an_exchange_from_outside_the_package(monkeypatch):
+    """`kernel.dispatch` names it as module:function."""
+    monkeypatch.setitem(sys.modules, "my_exchange", sys.modules[__name__])
+    arrays = inputs()
+    kernel = KernelConfig(dispatch="my_exchange:own_exchange", experts="loop")
+    with use_mesh(MESHES["data 2 x expert 4"]):
+        close(with_gradients(lambda *a: mixture(*a, kernel))(*arrays), reference(*arrays))
+    assert CALLS == [("expert",)]

@@ -1,0 +1,43 @@
+"""Expert dispatch and combine: the one communication that is written out instead of left to the
+compiler.
+
+Every exchange has one signature and runs inside `local`, on each device's m tokens:
+
+    exchange(x_mD, choice_mK, gate_mK, weights, experts, axes, capacity) -> (y_mD, dropped)
+
+`weights` are the local experts' matrices. `experts(x_RD, mix_R, *weights, size_E) -> y_RD` applies
+them to rows sorted by expert and scales each row by its gate. `axes` are the mesh axes that split
+the experts; with () nothing is exchanged. `dropped` counts the rows (token, choice) that this
+device's tokens lost.
+
+    dense        every token visits every expert: the reference
+    static       sort, all-to-all in buffers of a fixed size, sort, experts, and back; dropless if
+                 capacity is 0
+    ragged       the same rows in an all-to-all of their true number, where the backend has one
+                 (TPU)
+    small_batch  every token to every device, for the few tokens of a decoding step; its `experts`
+                 is another, see sharding/exchange/small_batch.py
+"""
+
+from sharding.exchange.dense import exchange_dense
+from sharding.exchange.ragged import exchange_ragged
+from sharding.exchange.small_batch import exchange_small_batch
+from sharding.exchange.sorted_rows import Exchange
+from sharding.exchange.static import exchange_static
+
+__all__ = ["EXCHANGES", "Exchange", "exchange_small_batch", "fastest"]
+
+EXCHANGES: dict[str, Exchange] = {
+    "dense": exchange_dense,
+    "static": exchange_static,
+    "ragged": exchange_ragged,
+    "small_batch": exchange_small_batch,
+}
+
+
+def fastest(platform: str, peers: int) -> str:
+    """Return the name of the fastest exchange between this many devices of a platform.
+
+    It is "ragged" if the backend has a native ragged all-to-all and there are peers to send to.
+    """
+    return "ragged" if platform == "tpu" and peers > 1 else "static"
