@@ -101,21 +101,8 @@ def _quantised_rows(params: Any, axes: Any, kind: Kind) -> list[show.Row]:
 def _savings(sizes: dict[str, int]) -> str:
     """One line per type of weights: bytes in all, and how much less than float32."""
     whole = sizes["float32"]
-    lines = [
-        ("weights kept in", "in all", "saved"),
-        *(
-            (
-                name,
-                show.human(size),
-                f"{show.human(whole - size)}, {1 - size / whole:.0%}" if size < whole else "-",
-            )
-            for name, size in sizes.items()
-        ),
-    ]
-    width = [max(map(len, column)) for column in zip(*lines)]
-    return "\n".join(
-        "  ".join(
-            [line[0].ljust(width[0]), *(cell.rjust(w) for cell, w in zip(line[1:], width[1:]))]
-        )
-        for line in lines
-    )
+    lines = [("weights kept in", "in all", "saved")]
+    for name, size in sizes.items():
+        saved = f"{show.human(whole - size)}, {1 - size / whole:.0%}" if size < whole else "-"
+        lines.append((name, show.human(size), saved))
+    return show.align(lines, left=1)
