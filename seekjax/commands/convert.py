@@ -3,20 +3,17 @@ weights into a published checkpoint, or either into a GGUF file.
 """
 
 import json
-import shutil
-from contextlib import closing
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 import tyro
 
-from seekjax.checkpoint.config_json import to_json
 from seekjax.checkpoint.read import read_run
-from seekjax.checkpoint.write import Checkpoints
-from seekjax.config import Config, DataConfig, TrainConfig
+from seekjax.commands.new_run import copy_tokenizer, data_config, write_run
+from seekjax.config import Config
 from seekjax.data import DataError
 from seekjax.data.tokenizer import EOS, PAD, read_tokenizer
 from seekjax.errors import WeightsError, need
@@ -26,103 +23,114 @@ from seekjax.hf.load import load
 from seekjax.hf.published import SCALE, open_published
 from seekjax.hf.save import Dtype, check_bias, save
 from seekjax.hf.tensor_file import write_file
-from seekjax.hf.untrusted import file_size, read_json
+from seekjax.hf.untrusted import read_json
 from seekjax.model.count import parameters
 from seekjax.placement import use_mesh
 from seekjax.storage import kind_of, new_folder
 from seekjax.train.state import RunSpec
 from sharding.mesh import MeshConfig
 
-TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)
-SCALES = "fp8_scales.safetensors"
-TOKENIZER_BYTES = 2**26
+SCALES = "fp8_scales.safetensors"  # in a run folder that was imported from FP8
 
 
 @dataclass(frozen=True)
 class Convert:
-    """A published checkpoint (a folder with config.json and .safetensors files) into a run, a run
-    into a published checkpoint, or either for llama.cpp."""
+    """Turn a published checkpoint (config.json and .safetensors files) into a run folder, a run
+    into a published checkpoint, or either into a file for llama.cpp.
+    """
 
-    source: Annotated[Path, tyro.conf.arg(name="from")]  # a checkpoint's folder, or that of a run
+    source: Annotated[Path, tyro.conf.arg(name="from")]  # a published checkpoint or a run folder
     to: Path | None = None  # a new folder
-    to_gguf: Path | None = (
-        None  # instead: a new file for llama.cpp, without the prediction modules (extra [gguf])
-    )
+    # instead: a new file for llama.cpp, without the prediction modules (extra [gguf])
+    to_gguf: Path | None = None
     type: Type = "f32"  # of the matrices in a GGUF file
     dtype: Dtype = "bf16"  # of the matrices in a published checkpoint; a run has float32
-    # also give the run an optimizer's moments, so that train.py can go on from it; three times the
+    # also give the run an optimizer's moments, so that train.py can continue it; three times the
     # size
     trainable: bool = False
-    mesh: MeshConfig = MeshConfig(data=1)  # where the weights live on their way
+    mesh: MeshConfig = MeshConfig(data=1)  # the devices that hold the weights meanwhile
 
 
 def convert(argv: list[str]) -> None:
-    """Raises WeightsError, RunError, CheckpointError or DataError, each with one sentence; B
-    appears whole or not at all."""
-    asked = tyro.cli(
+    """Run the command; the new folder or file appears complete or not at all.
+
+    Raises WeightsError, RunError, CheckpointError or DataError.
+    """
+    options = tyro.cli(
         Convert, prog="seekjax convert", args=argv, config=(tyro.conf.FlagConversionOff,)
     )
     need(
-        (asked.to is None) != (asked.to_gguf is None),
+        (options.to is None) != (options.to_gguf is None),
         "name either a new folder (--to) or a new file for llama.cpp (--to-gguf).",
         WeightsError,
     )
     need(
         jax.process_count() == 1,
         f"seekjax convert is started on {jax.process_count()} processes, and each would "
-        "write the same files: start it on one "
-        "that has room for the weights.",
+        "write the same files: start it on one that has room for the weights.",
         WeightsError,
     )
-    source = asked.source.expanduser()
-    if asked.to_gguf:
-        to_gguf(source, asked.to_gguf, asked.type, asked.mesh)
-        print(
-            f"{asked.to_gguf}: {asked.to_gguf.expanduser().stat().st_size / 1e6:,.1f} MB "
-            f"of deepseek2 in {asked.type}; "
-            f"next: llama-cli -m {asked.to_gguf}"
-        )
+
+    source = options.source.expanduser()
+    if options.to_gguf is not None:
+        _convert_to_gguf(source, options.to_gguf, options)
         return
-    to = asked.to.expanduser()
-    with use_mesh(asked.mesh):
+
+    assert options.to is not None
+    to = options.to.expanduser()
+    with use_mesh(options.mesh):
         if kind_of(source) == "run":
-            export(source, to, asked.dtype)
-            print(
-                f"{to}: the published layout in {asked.dtype}; transformers reads it with "
-                f"AutoModelForCausalLM.from_pretrained({str(to)!r})"
-            )
+            _convert_to_published(source, to, options)
         else:
-            config = adopt(source, to, asked.trainable)
-            then = (
-                f"python train.py {to / 'config.py'} --out {to}"
-                if asked.trainable
-                else f"seekjax generate {to}"
-            )
-            print(f"{to}: {parameters(config.model).total / 1e6:,.1f}M parameters; next: {then}")
+            _convert_to_run(source, to, options)
+
+
+def _convert_to_gguf(source: Path, path: Path, options: Convert) -> None:
+    """Write a GGUF file and print how to run it."""
+    to_gguf(source, path, options.type, options.mesh)
+    megabytes = path.expanduser().stat().st_size / 1e6
+    print(f"{path}: {megabytes:,.1f} MB of deepseek2 in {options.type}; next: llama-cli -m {path}")
+
+
+def _convert_to_published(source: Path, to: Path, options: Convert) -> None:
+    """Write a published checkpoint and print how to open it."""
+    export_run(source, to, options.dtype)
+    print(
+        f"{to}: the published layout in {options.dtype}; transformers reads it with "
+        f"AutoModelForCausalLM.from_pretrained({str(to)!r})"
+    )
+
+
+def _convert_to_run(source: Path, to: Path, options: Convert) -> None:
+    """Write a run folder and print what to do with it."""
+    config = import_checkpoint(source, to, options.trainable)
+    command = f"seekjax generate {to}"
+    if options.trainable:
+        command = f"python train.py {to / 'config.py'} --out {to}"
+    millions = parameters(config.model).total / 1e6
+    print(f"{to}: {millions:,.1f}M parameters; next: {command}")
 
 
 def to_gguf(source: Path, path: Path, kind: Type, mesh: MeshConfig) -> None:
-    """A run's newest weights, or a published checkpoint tensor by tensor, as one file for
-    llama.cpp."""
+    """Write a run's newest weights, or a published checkpoint tensor by tensor, as one GGUF file.
+
+    Raises WeightsError, RunError or CheckpointError.
+    """
     import_gguf()  # before anything is read
     if kind_of(source) != "run":
         checkpoint = open_published(source)
         save_gguf(path, checkpoint.config.model, checkpoint.interleaved_values, kind, source)
         return
+
     with use_mesh(mesh):
         config, variables = read_run(source)
-        need_whole(config)
+        _check_float32(config)
         check_bias(config.model, variables)
         save_gguf(path, config.model, reader(variables), kind, source)
 
 
-def need_whole(config: Config) -> None:
+def _check_float32(config: Config) -> None:
+    """Raise WeightsError for a run with quantised weights."""
     need(
         config.kernel.weights == "float32",
         f"{config.out} has {config.kernel.weights} weights: convert the run that they are from.",
@@ -130,105 +138,50 @@ def need_whole(config: Config) -> None:
     )
 
 
-def export(run: Path, to: Path, dtype: Dtype) -> None:
-    """The newest weights of a run as a published checkpoint, with the run's tokenizer."""
+def export_run(run: Path, to: Path, dtype: Dtype) -> None:
+    """Write the newest weights of a run as a published checkpoint, with the run's tokenizer.
+
+    Raises WeightsError, RunError or CheckpointError.
+    """
     config, variables = read_run(run)
-    need_whole(config)
+    _check_float32(config)
+    scales = run / SCALES
     with new_folder(to, WeightsError) as folder:
         save(
             folder,
             config.model,
             variables,
             dtype,
-            scales=run / SCALES if (run / SCALES).exists() else None,
+            scales=scales if scales.exists() else None,
         )
         copy_tokenizer(run, folder)
         if (folder / "tokenizer.json").exists():
-            ours = not (folder / "tokenizer_config.json").exists()
-            if ours:
-                names = {
-                    "bos_token": EOS,
-                    "eos_token": EOS,
-                    "pad_token": PAD,
-                }  # in training a text followed the end of another
-                (folder / "tokenizer_config.json").write_text(
-                    json.dumps(
-                        {"tokenizer_class": "PreTrainedTokenizerFast"} | names, ensure_ascii=False
-                    )
-                    + "\n"
-                )
-            ids = token_ids(folder, config.model.vocab)
-            described = (
-                read_json(folder / "config.json")
-                | ids
-                | ({"bos_token_id": ids["eos_token_id"]} if ours and ids else {})
-            )
-            (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
+            _describe_tokenizer(folder, config.model.vocab)
 
 
-def adopt(directory: Path, run: Path, trainable: bool = False) -> Config:
-    """A run folder around the weights of a published checkpoint, as step 0. Without `trainable` it
-    has weights only: enough for all but training."""
-    with new_folder(run, WeightsError) as folder:
-        model, variables = load(directory)
-        keep_scales(TensorFiles(directory), folder / SCALES)
-        copy_tokenizer(directory, folder)
-        data = (
-            DataConfig(tokenizer=str(run / "tokenizer.json"))
-            if (folder / "tokenizer.json").exists()
-            else DataConfig()
-        )
-        config = Config(
-            model=model, data=data, mesh=MeshConfig(data=1), train=TrainConfig(), out=run
-        )
-        state = (
-            RunSpec(config).begin(variables["params"]).replace(balance=variables["balance"])
-            if trainable
-            else variables
-        )
-        with closing(Checkpoints(folder, keep=1)) as checkpoints:
-            checkpoints.save(0, state, data=None, config=to_json(config))
-            checkpoints.wait()
-        (folder / "config.json").write_text(json.dumps(to_json(config), indent=1))
-        if trainable:
-            kinds = ", ".join(
-                sorted(
-                    {
-                        type(part).__name__
-                        for part in (
-                            config,
-                            config.model,
-                            config.model.rope,
-                            config.optimizer.schedule,
-                            *vars(config).values(),
-                        )
-                        if is_dataclass(part)
-                    }
-                    - {"MeshConfig"}
-                )
-            )
-            (folder / "config.py").write_text(
-                f"from seekjax.config import {kinds}\nfrom sharding.mesh import "
-                f"MeshConfig\n\nconfig = {replace(config, out=None)}\n"
-            )
-    return config
+def _describe_tokenizer(folder: Path, vocab: int) -> None:
+    """Add the token ids to config.json, and write a tokenizer_config.json if there is none."""
+    settings_file = folder / "tokenizer_config.json"
+    trained_here = not settings_file.exists()
+    if trained_here:
+        # In training, a text followed the end of another one: texts begin with EOS.
+        settings = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": EOS,
+            "eos_token": EOS,
+            "pad_token": PAD,
+        }
+        settings_file.write_text(json.dumps(settings, ensure_ascii=False) + "\n")
 
-
-def keep_scales(files: TensorFiles, path: Path) -> None:
-    """The scales of a checkpoint's FP8 blocks, which its values alone do not tell: writing the run
-    out again finds them here."""
-    stored = [
-        (name, np.dtype(np.float32), entry.shape)
-        for name, entry in files.entries.items()
-        if name.endswith(SCALE)
-    ]
-    if stored:
-        write_file(path, stored, (files.read(name) for name, _, _ in stored))
+    ids = token_ids(folder, vocab)
+    if trained_here and ids:
+        ids["bos_token_id"] = ids["eos_token_id"]
+    described = read_json(folder / "config.json") | ids
+    (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
 
 
 def token_ids(folder: Path, vocab: int) -> dict[str, int | None]:
-    """What config.json says of the tokenizer beside it; nothing where that is none of DeepSeek's
-    kind."""
+    """Return config.json's token ids of a tokenizer; none if it lacks DeepSeek's special tokens."""
     try:
         tokenizer = read_tokenizer(folder, vocab)
     except DataError:
@@ -240,10 +193,61 @@ def token_ids(folder: Path, vocab: int) -> dict[str, int | None]:
     }
 
 
-def copy_tokenizer(source: Path, to: Path) -> None:
-    """The files beside the weights that say how text becomes tokens: copied as they are, never
-    run."""
-    for name in TOKENIZER:
-        if (source / name).exists():
-            file_size(source / name, TOKENIZER_BYTES)
-            shutil.copyfile(source / name, to / name)
+def import_checkpoint(source: Path, run: Path, trainable: bool = False) -> Config:
+    """Write a run folder with the weights of a published checkpoint as step 0; return its config.
+
+    Without `trainable` the folder has the weights only, which is enough for all but training.
+    Raises WeightsError or DataError.
+    """
+    with new_folder(run, WeightsError) as folder:
+        model, variables = load(source)
+        keep_scales(TensorFiles(source), folder / SCALES)
+        copy_tokenizer(source, folder)
+
+        data = data_config(source, run)
+        config = Config(model=model, data=data, mesh=MeshConfig(data=1), out=run)
+        if not trainable:
+            write_run(folder, config, variables)
+            return config
+
+        state = RunSpec(config).begin(variables["params"])
+        write_run(folder, config, state.replace(balance=variables["balance"]))
+        (folder / "config.py").write_text(config_source(replace(config, out=None)))
+    return config
+
+
+def keep_scales(files: TensorFiles, path: Path) -> None:
+    """Write the scales of a checkpoint's FP8 blocks, if it has some.
+
+    The values alone do not determine the scales; exporting the run finds them here.
+    """
+    names = [name for name in files.entries if name.endswith(SCALE)]
+    if not names:
+        return
+    stored = [(name, np.dtype(np.float32), files.entries[name].shape) for name in names]
+    write_file(path, stored, map(files.read, names))
+
+
+def config_source(config: Config) -> str:
+    """Return a Python file that defines `config`, naming only what differs from the defaults."""
+    classes: set[str] = set()
+    expression = _expression(config, classes)
+    imports = ", ".join(sorted(classes))
+    return f"from seekjax.config import {imports}\n\nconfig = {expression}\n"
+
+
+def _expression(value: Any, classes: set[str], indent: str = "") -> str:
+    """A value as Python source, one field a line; adds the names of the classes that it uses."""
+    if not is_dataclass(value):
+        return repr(value)
+
+    name = type(value).__name__
+    classes.add(name)
+    defaults = type(value)()
+    lines = []
+    for field in fields(value):
+        inner = getattr(value, field.name)
+        if inner != getattr(defaults, field.name):
+            source = _expression(inner, classes, indent + "    ")
+            lines.append(f"{indent}    {field.name}={source},\n")
+    return f"{name}(\n{''.join(lines)}{indent})" if lines else f"{name}()"

@@ -25,7 +25,7 @@ import numpy as np
 from decode import SHAPES
 
 from seekjax.commands.evaluate import Eval, evaluated
-from seekjax.commands.quantize import quantised
+from seekjax.commands.quantize import write_quantised
 from seekjax.config import KernelConfig, ModelConfig
 from seekjax.generate.generator import Generator
 from seekjax.generate.sampling import Sampling
@@ -52,7 +52,7 @@ def quality(run: Path, data: str, documents: int) -> None:
         for kind in KINDS:
             at = run
             if kind != "float32":
-                quantised(run, kind, at := Path(folder) / kind)
+                write_quantised(run, kind, at := Path(folder) / kind)
             bits = evaluated(
                 Eval(at, data, documents=documents, progress=Path(folder) / f"{kind}.json")
             )[0].bits_per_byte

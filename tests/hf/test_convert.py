@@ -14,7 +14,8 @@ import pytest
 from seekjax.checkpoint.read import read_run
 from seekjax.checkpoint.write import Checkpoints
 from seekjax.commands.cli import load_config, main
-from seekjax.config import DataConfig
+from seekjax.commands.convert import config_source
+from seekjax.config import Config, DataConfig
 from seekjax.data import load_tokenizer
 from seekjax.hf.load import load
 from seekjax.hf.save import save
@@ -131,3 +132,10 @@ def test_softmax_routing_with_a_moved_bias_has_no_place(tmp_path):
     with pytest.raises(ValueError, match="balance bias that has moved"):
         save(tmp_path / "a", V2, variables)
     assert not list(Path(tmp_path).iterdir())
+
+
+def test_a_config_file_defines_the_config_it_was_written_from(tmp_path):
+    config = Config(model=V3, data=DataConfig(tokenizer="a/b"), mesh=MeshConfig(data=1))
+    (tmp_path / "config.py").write_text(config_source(config))
+    assert load_config(str(tmp_path / "config.py")) == config
+    assert "kernel" not in config_source(config)

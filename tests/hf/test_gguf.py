@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from seekjax.commands.convert import adopt
+from seekjax.commands.convert import import_checkpoint
 from seekjax.config import DataConfig, KernelConfig
 from seekjax.data import load_corpus, load_tokenizer
 from seekjax.errors import WeightsError
@@ -155,7 +155,7 @@ def test_says_what_the_model_is(tmp_path):
 
 
 def test_a_published_checkpoint_goes_the_same_way_as_its_run(tmp_path, monkeypatch, capsys):
-    adopt(GOLDENS / "v3", tmp_path / "run")
+    import_checkpoint(GOLDENS / "v3", tmp_path / "run")
     assert convert(monkeypatch, from_=GOLDENS / "v3", **{"to-gguf": tmp_path / "a.gguf"}) == 0
     assert (
         convert(monkeypatch, from_=tmp_path / "run", **{"to-gguf": tmp_path / "b.gguf"}, type="f32")

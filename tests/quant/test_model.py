@@ -11,7 +11,7 @@ import pytest
 
 from seekjax.checkpoint.read import read_run
 from seekjax.commands.cli import main
-from seekjax.commands.quantize import quantised
+from seekjax.commands.quantize import write_quantised
 from seekjax.commands.show import weight_bytes
 from seekjax.config import Config, KernelConfig, ModelConfig
 from seekjax.config.validate import check_run
@@ -67,7 +67,7 @@ def folder(tmp_path_factory):
     }
     save(folder / "whole", MODEL, variables, "f32")
     for kind in KINDS:
-        before, after = quantised(folder / "whole", kind, folder / kind)
+        before, after = write_quantised(folder / "whole", kind, folder / kind)
         assert 0.1 < after / before < 0.5
     return folder
 
