@@ -1,5 +1,6 @@
-"""Model-written Python, run where it can harm nothing and graded where it cannot reach: `run` gives
-its outputs, `grade` a verdict.
+"""Model-written Python, run where it can harm nothing and graded where it cannot reach.
+
+`run` returns what a function gives for each input; `grade` compares that with expected values.
 """
 
 from seekjax.errors import SandboxError

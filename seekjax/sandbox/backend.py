@@ -1,5 +1,6 @@
-"""Which sandbox this machine has: bubblewrap, else util-linux's unshare, else none, and then a
-refusal. What is found is tried before it is trusted.
+"""Which sandbox this machine has: bubblewrap, else util-linux's unshare, else none.
+
+A backend is tested from within before it is trusted. Without one, programs are not run at all.
 """
 
 import os
@@ -9,45 +10,46 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 
 from seekjax.errors import SandboxError
-from seekjax.sandbox.execution import ENVIRONMENT, Limits, execute
+from seekjax.sandbox.execution import ENVIRONMENT, Command, Limits, execute
 
 INSIDE = Path(__file__).with_name("inside")
-FLAGS = ("-s", "-S", "-B")  # no site-packages, nothing written
-TURN = Lock()
+FLAGS = ("-s", "-S", "-B")  # of Python: no site-packages, nothing written
+_LOCK = Lock()
 
 
-class Broken(Exception):
-    """Why one backend does not hold."""
+class BackendError(Exception):
+    """Raised for a backend that is missing or has a hole. The message is the reason."""
 
 
-def find_backend() -> tuple[str, Callable[[int], list[str]]]:
-    """(name, command line for so many bytes of scratch) of the first backend that is installed and
-    proves itself; SandboxError where none does.
+def find_backend() -> tuple[str, Command]:
+    """Return name and command of the first backend that is installed and passes `prove`.
+
+    Raises SandboxError with the reason for each backend if there is none.
     """
-    with TURN:  # verifiers are threads, and one trial is enough for all
+    with _LOCK:  # verifiers are threads, and one trial is enough for all
         return _find_backend()
 
 
 @lru_cache(maxsize=1)
-def _find_backend() -> tuple[str, Callable[[int], list[str]]]:
-    """`find_backend`, once: a refusal is not kept, what was found is."""
+def _find_backend() -> tuple[str, Command]:
+    """Find the backend once in this process. A refusal is not kept."""
     reasons = []
-    for name, command in {"bwrap": bubblewrap, "unshare": unshare}.items():
+    for name, make_command in {"bwrap": bubblewrap, "unshare": unshare}.items():
         path = shutil.which(name)
         try:
             if path is None:
-                raise Broken("not installed")
-            found = command(path)
-            prove(found)
-            return name, found
-        except (Broken, OSError, subprocess.SubprocessError) as error:
+                raise BackendError("not installed")
+            command = make_command(path)
+            prove(command)
+            return name, command
+        except (BackendError, OSError, subprocess.SubprocessError) as error:
             reasons.append(f"{name}: {error}")
+
     raise SandboxError(
         "model-written programs run in a sandbox or not at all, and none works here "
         f"({'; '.join(reasons)}): install bubblewrap (apt install bubblewrap) "
@@ -56,15 +58,19 @@ def _find_backend() -> tuple[str, Callable[[int], list[str]]]:
 
 
 def python() -> tuple[str, str]:
-    """The interpreter itself, not a virtual environment's link to it, and its standard library."""
-    return os.path.realpath(getattr(sys, "_base_executable", sys.executable)), os.path.realpath(
-        sysconfig.get_path("stdlib")
-    )
+    """Return the paths of the interpreter and of its standard library.
+
+    The interpreter is the real one, not a virtual environment's link to it.
+    """
+    interpreter = getattr(sys, "_base_executable", sys.executable)
+    library = sysconfig.get_path("stdlib")
+    return os.path.realpath(interpreter), os.path.realpath(library)
 
 
-def unshare(path: str) -> Callable[[int], list[str]]:
-    """Namespaces by unshare; inside/root.py then makes the root."""
-    namespaces = (
+def unshare(path: str) -> Command:
+    """Return a command that makes namespaces with unshare; inside/root.py then makes the root."""
+    interpreter, library = python()
+    namespaces = [
         "--user",
         "--map-root-user",
         "--mount",
@@ -75,66 +81,24 @@ def unshare(path: str) -> Callable[[int], list[str]]:
         "--ipc",
         "--uts",
         "--cgroup",
-    )
-    interpreter, library = python()
-    return lambda scratch: [
-        path,
-        *namespaces,
-        "--",
-        interpreter,
-        *FLAGS,
-        str(INSIDE / "harness.py"),
-        library,
-        str(scratch),
     ]
+    harness = [interpreter, *FLAGS, str(INSIDE / "harness.py"), library]
+    return lambda scratch: [path, *namespaces, "--", *harness, str(scratch)]
 
 
-def bubblewrap(path: str) -> Callable[[int], list[str]]:
-    """The interpreter, its standard library and the shared libraries that are mapped when it runs:
-    nothing else of the host, all read-only.
+def bubblewrap(path: str) -> Command:
+    """Return a command that makes namespaces and the root with bubblewrap.
+
+    The root holds the interpreter, its standard library and the shared libraries that are mapped
+    when it runs: nothing else of the host, and all of it read-only.
     """
     interpreter, library = python()
-    imports = "import ctypes, marshal, os, resource, select; print(open('/proc/self/maps').read())"
-    maps = subprocess.run(
-        [interpreter, *FLAGS, "-c", imports],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=ENVIRONMENT,
-    )
-    files = {line.split(maxsplit=5)[5] for line in maps.stdout.splitlines() if "/" in line}
-    shared = {
-        Path(file).name: file
-        for file in sorted(files)
-        if ".so" in Path(file).name and not file.startswith(library)
-    }
-    for folder in {
-        Path(file).parent for file in shared.values()
-    }:  # programs ask for libffi.so.8, a link to the libffi.so.8.1.2 that is mapped
-        links = {
-            entry.name: os.path.realpath(entry.path)
-            for entry in os.scandir(folder)
-            if entry.is_symlink()
-        }
-        shared |= {name: file for name, file in links.items() if file in files}
-    loader = next((name for name in shared if name.startswith("ld-")), None)
+    libraries = shared_libraries(interpreter, library)
+    loader = next((name for name in libraries if name.startswith("ld-")), None)
     if loader is None:
-        raise Broken("the interpreter's program loader was not found")
-    home = f"/python/{sys.platlibdir}/{Path(library).name}"
-    binds = {
-        home: library,
-        "/python/bin/python3": interpreter,
-        "/inside": str(INSIDE),
-        **{f"/lib/{name}": file for name, file in shared.items()},
-    }
-    bound = [word for target, source in binds.items() for word in ("--ro-bind", source, target)]
-    masked = (
-        ["--tmpfs", f"{home}/site-packages", "--remount-ro", f"{home}/site-packages"]
-        if os.path.isdir(f"{library}/site-packages")
-        else []
-    )
-    head = [
-        path,
+        raise BackendError("the interpreter's program loader was not found")
+
+    namespaces = [
         "--unshare-user",
         "--unshare-ipc",
         "--unshare-pid",
@@ -147,28 +111,58 @@ def bubblewrap(path: str) -> Callable[[int], list[str]]:
         "--as-pid-1",
         "--cap-drop",
         "ALL",
-        *bound,
-        *masked,
-        "--size",
     ]
-    tail = [
-        "--tmpfs",
-        "/scratch",
-        "--remount-ro",
-        "/",
-        "--chdir",
-        "/scratch",
-        "--",
-        f"/lib/{loader}",
-        "--library-path",
-        "/lib",
-        "/python/bin/python3",
-        *FLAGS,
-        "/inside/harness.py",
-    ]
+
+    # The files of the root, and an empty folder over the installed packages.
+    home = f"/python/{sys.platlibdir}/{Path(library).name}"
+    files = ["--ro-bind", library, home]
+    files += ["--ro-bind", interpreter, "/python/bin/python3"]
+    files += ["--ro-bind", str(INSIDE), "/inside"]
+    for name, file in libraries.items():
+        files += ["--ro-bind", file, f"/lib/{name}"]
+    if os.path.isdir(f"{library}/site-packages"):
+        files += ["--tmpfs", f"{home}/site-packages", "--remount-ro", f"{home}/site-packages"]
+
+    scratch_folder = ["--tmpfs", "/scratch", "--remount-ro", "/", "--chdir", "/scratch", "--"]
+    interpreter_inside = [f"/lib/{loader}", "--library-path", "/lib", "/python/bin/python3"]
+    head = [path, *namespaces, *files, "--size"]
+    tail = [*scratch_folder, *interpreter_inside, *FLAGS, "/inside/harness.py"]
     return lambda scratch: [*head, str(scratch), *tail]
 
 
+def shared_libraries(interpreter: str, library: str) -> dict[str, str]:
+    """Return the shared libraries that the harness maps, by name.
+
+    Those of the standard library itself are left out.
+    """
+    imports = "import ctypes, marshal, os, resource, select; print(open('/proc/self/maps').read())"
+    maps = subprocess.run(
+        [interpreter, *FLAGS, "-c", imports],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=ENVIRONMENT,
+    )
+    mapped = {line.split(maxsplit=5)[5] for line in maps.stdout.splitlines() if "/" in line}
+
+    libraries = {}
+    for file in sorted(mapped):
+        name = Path(file).name
+        if ".so" in name and not file.startswith(library):
+            libraries[name] = file
+
+    # Programs ask for libffi.so.8, which is a link to the libffi.so.8.1.2 that is mapped.
+    for folder in {Path(file).parent for file in libraries.values()}:
+        for entry in os.scandir(folder):
+            if not entry.is_symlink():
+                continue
+            target = os.path.realpath(entry.path)
+            if target in mapped:
+                libraries[entry.name] = target
+    return libraries
+
+
+# Runs inside a sandbox and returns what works there although it must not.
 PROBE = """
 import os, _socket
 
@@ -184,14 +178,17 @@ def probe(files, port, filtered):
 
     for file in files:
         attempt("reads " + file, lambda: os.stat(file))
-        attempt("reads /.." + file, lambda: os.stat("/.." + file))  # where the old root would be, were it still there
+        # Where the old root would be if it were still there.
+        attempt("reads /.." + file, lambda: os.stat("/.." + file))
     attempt("reaches the network", lambda: _socket.socket().connect(("127.0.0.1", port)))
     library = os.path.dirname(os.__file__)
     attempt("can write to the standard library", lambda: os.access(library, os.W_OK))
     attempt("can write to /", lambda: os.access("/", os.W_OK))
     attempt("sees installed packages", lambda: bool(os.listdir(library + "/site-packages")))
-    attempt("sees other folders", lambda: not set(os.listdir("/")) <= {"python", "scratch", "lib", "inside"})
-    attempt("sees the environment", lambda: not set(os.environ) <= {"PYTHONHASHSEED", "PWD", "LC_CTYPE"})
+    root = {"python", "scratch", "lib", "inside"}
+    attempt("sees other folders", lambda: not set(os.listdir("/")) <= root)
+    environment = {"PYTHONHASHSEED", "PWD", "LC_CTYPE"}
+    attempt("sees the environment", lambda: not set(os.environ) <= environment)
     attempt("is in the host's process namespace", lambda: os.getppid() != 1)
     if filtered:
         attempt("makes sockets", _socket.socket)
@@ -206,38 +203,29 @@ def mount():
     return ctypes.CDLL(None).mount(b"tmpfs", b"/scratch", b"tmpfs", 0, None)
 """
 
+# Files and folders of the host that no sandbox may show, apart from the home folder.
+HOST_FILES = ("/etc/passwd", "/proc/1", "/proc/self", "/sys/kernel", "/dev", __file__)
 
-def prove(command: Callable[[int], list[str]]) -> None:
-    """Try from within what must not work, with the system call filter and without it: the
-    namespaces hold alone too. Broken where something works.
+
+def prove(command: Command) -> None:
+    """Try from within what must not work, with the system call filter and without it.
+
+    The namespaces have to hold without the filter, too. Raises BackendError if something works.
     """
     with tempfile.NamedTemporaryFile() as secret, socket.create_server(("127.0.0.1", 0)) as server:
-        files = [
-            secret.name,
-            "/etc/passwd",
-            "/proc/1",
-            "/proc/self",
-            "/sys/kernel",
-            "/dev",
-            os.path.expanduser("~"),
-            __file__,
-        ]
+        files = [secret.name, *HOST_FILES, os.path.expanduser("~")]
         files = [file for file in files if os.path.exists(file) and file != "/"]
+        port = server.getsockname()[1]
         for filtered in (True, False):
+            arguments = [files, port, filtered]
             try:
-                found = execute(
-                    command,
-                    PROBE,
-                    "probe",
-                    [[files, server.getsockname()[1], filtered]],
-                    Limits(seconds=5),
-                    filtered,
-                )[0]
-            except SandboxError as error:
-                raise Broken(str(error)) from error
-            if found.reason or found.value != []:
-                layer = "with" if filtered else "without"
-                raise Broken(
-                    f"{layer} its system call filter the program under test "
-                    f"{found.reason or ', '.join(map(str, found.value))}"
+                [outcome] = execute(
+                    command, PROBE, "probe", [arguments], Limits(seconds=5), filtered
                 )
+            except SandboxError as error:
+                raise BackendError(str(error)) from error
+
+            if outcome.reason or outcome.value != []:
+                layer = "with" if filtered else "without"
+                fault = outcome.reason or ", ".join(map(str, outcome.value))
+                raise BackendError(f"{layer} its system call filter the program under test {fault}")

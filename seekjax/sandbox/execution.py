@@ -1,5 +1,6 @@
-"""Start a sandbox, hand it a program and inputs, and take nothing from it but a signed list of
-plain values.
+"""Start a sandbox, send it a program and inputs, and read back a signed list of plain values.
+
+Nothing else comes out of a sandbox.
 """
 
 import hmac
@@ -14,22 +15,30 @@ from typing import Any, NamedTuple
 
 from seekjax.errors import SandboxError
 
-ENVIRONMENT = {
-    "PYTHONHASHSEED": "0"
-    # all of it: nothing of the host's, and the same order of sets in every run, so that rewards
-    # repeat
-}
+# The command line that starts a sandbox whose working folder has this many bytes.
+Command = Callable[[int], list[str]]
+
+# The whole environment of a sandbox: nothing of the host's, and the same order of sets in every
+# run, so that rewards repeat.
+ENVIRONMENT = {"PYTHONHASHSEED": "0"}
+
+# The reasons that a sandbox may give; anything else was written by the program under test.
 REASON = re.compile(
     r"time limit|memory|output too large|no function \w+|exception \w+|crashed with "
     r"signal \d+|ended without a result|its value is not plain data"
 )
-# seconds a busy machine may take to start the sandbox, which the program under test cannot prolong
+
+# Seconds that a busy machine may take to start the sandbox. The program under test cannot prolong
+# them.
 START = 20.0
+SECRET_BYTES = 32
+MAX_NESTING = 64  # of lists and dicts in a value
+NOT_PLAIN = "its value is not plain data"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one program may use, all its inputs together for `seconds` and each for the rest."""
+    """What one program may use: `seconds` for all its inputs together, the rest for each input."""
 
     seconds: float = 2.0  # of wall clock, and rounded up of CPU
     memory: int = 256 << 20  # bytes of address space, the interpreter's 30 MB included
@@ -38,28 +47,34 @@ class Limits:
     files: int = 32  # open at once
 
     def __post_init__(self):
-        if (
-            not 0 < self.seconds <= 3600
-            or min(self.memory, self.output, self.scratch, self.files) <= 0
-        ):
+        smallest = min(self.memory, self.output, self.scratch, self.files)
+        if not 0 < self.seconds <= 3600 or smallest <= 0:
             raise ValueError(f"limits must be positive and seconds at most 3600, not {self}")
 
 
 class Outcome(NamedTuple):
-    value: Any  # None, bool, int, float, str, list or dict with string keys: what JSON has
-    reason: str  # empty where there is a value
+    """What a function gave for one input.
+
+    `value` is what JSON has: None, bool, int, float, str, list or dict with string keys. `reason`
+    is empty if there is a value, and otherwise says why there is none.
+    """
+
+    value: Any
+    reason: str
 
 
 def execute(
-    command: Callable[[int], list[str]],
+    command: Command,
     program: str,
     function: str,
     inputs: Sequence[list],
     limits: Limits,
     filtered: bool = True,
 ) -> list[Outcome]:
-    """What `function` returns for each list of arguments; without the system call filter only to
-    show that namespaces hold by themselves.
+    """Return what `function` gives for each list of arguments, in the sandbox of this command.
+
+    `filtered=False` leaves the system call filter out, to test that the namespaces hold without it.
+    Raises SandboxError if the sandbox does not end, or its answer is not signed or not complete.
     """
     job = marshal.dumps(
         {
@@ -74,9 +89,23 @@ def execute(
             "files": limits.files,
         }
     )
-    secret = secrets.token_bytes(32)
+    secret = secrets.token_bytes(SECRET_BYTES)
+    message = b"%08d" % len(job) + job + secret
+
+    answer, complaint = communicate(command(limits.scratch), message, START + limits.seconds)
+    if not hmac.compare_digest(answer[:SECRET_BYTES], secret):
+        raise SandboxError(f"the sandbox gave no signed answer ({complaint[:200]})")
+    frames = read_frames(answer[SECRET_BYTES:], len(inputs))
+    return [read_outcome(frame) for frame in frames]
+
+
+def communicate(command: list[str], message: bytes, timeout: float) -> tuple[bytes, str]:
+    """Run a command and return its standard output and its last line of complaint.
+
+    Without a complaint the exit status stands for it. Raises SandboxError after `timeout` seconds.
+    """
     with subprocess.Popen(
-        command(limits.scratch),
+        command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -85,59 +114,60 @@ def execute(
         start_new_session=True,
     ) as process:
         try:
-            answer, complaint = process.communicate(
-                b"%08d" % len(job) + job + secret, timeout=START + limits.seconds
-            )
+            answer, errors = process.communicate(message, timeout=timeout)
         except subprocess.TimeoutExpired:
             raise SandboxError(
-                f"the sandbox did not end within {START + limits.seconds:g} seconds and was killed"
+                f"the sandbox did not end within {timeout:g} seconds and was killed"
             ) from None
         finally:
             process.kill()
-    if not hmac.compare_digest(answer[:32], secret):
-        said = complaint.decode(errors="replace").strip().splitlines() or [
-            f"exit status {process.returncode}"
-        ]
-        raise SandboxError(f"the sandbox gave no signed answer ({said[-1][:200]})")
-    return [outcome(text) for text in frames(answer[32:], len(inputs))]
+
+    lines = errors.decode(errors="replace").strip().splitlines()
+    complaint = lines[-1] if lines else f"exit status {process.returncode}"
+    return answer, complaint
 
 
-def frames(answer: bytes, count: int) -> list[bytes]:
-    """The answer for each input: 8 digits, then that many bytes."""
-    found = []
+def read_frames(answer: bytes, count: int) -> list[bytes]:
+    """Split an answer into one frame for each input: 8 digits, then that many bytes."""
+    frames = []
     while answer:
-        size = 8 + int(answer[:8])
-        found.append(answer[8:size])
-        answer = answer[size:]
-    if len(found) != count:
-        raise SandboxError(f"the sandbox answered {len(found)} of {count} inputs")
-    return found
+        end = 8 + int(answer[:8])
+        frames.append(answer[8:end])
+        answer = answer[end:]
+    if len(frames) != count:
+        raise SandboxError(f"the sandbox answered {len(frames)} of {count} inputs")
+    return frames
 
 
-def outcome(text: bytes) -> Outcome:
-    """Read what the program under test wrote, or had written for it: nothing in it is trusted."""
-    if text[:1] == b"v":
+def read_outcome(frame: bytes) -> Outcome:
+    """Read a frame, which the program under test may have written: nothing in it is trusted."""
+    # "v" and the value as JSON.
+    if frame[:1] == b"v":
         try:
-            value = json.loads(text[1:])
+            value = json.loads(frame[1:])
         except (ValueError, RecursionError):
-            value = ...
-        return (
-            Outcome(value, "")
-            if value is not ... and shallow(value)
-            else Outcome(None, "its value is not plain data")
-        )
-    reason = text[1:101].decode(errors="replace")
-    return Outcome(None, reason if REASON.fullmatch(reason) else "ended without a result")
+            return Outcome(None, NOT_PLAIN)
+        return Outcome(value, "") if is_shallow(value) else Outcome(None, NOT_PLAIN)
+
+    # "e" and the reason.
+    reason = frame[1:101].decode(errors="replace")
+    if REASON.fullmatch(reason):
+        return Outcome(None, reason)
+    return Outcome(None, "ended without a result")
 
 
-def shallow(value: Any, deepest: int = 64) -> bool:
-    """Whether lists lie in lists no deeper than whoever prints or compares them can follow."""
+def is_shallow(value: Any) -> bool:
+    """Return whether lists and dicts are nested at most MAX_NESTING deep.
+
+    Deeper ones would overflow the stack of whatever prints or compares them.
+    """
     layer = [value]
-    for _ in range(deepest):
-        layer = [
-            item
-            for box in layer
-            if isinstance(box, list | dict)
-            for item in (box.values() if isinstance(box, dict) else box)
-        ]
+    for _ in range(MAX_NESTING):
+        inner = []
+        for item in layer:
+            if isinstance(item, dict):
+                inner += item.values()
+            elif isinstance(item, list):
+                inner += item
+        layer = inner
     return not layer

@@ -1,5 +1,6 @@
-"""Run a program on some inputs in the sandbox, and grade its outputs here, where the expected
-values are.
+"""Run a program on inputs in the sandbox, and compare its outputs here, outside of it.
+
+The expected values never enter the sandbox.
 """
 
 from collections.abc import Sequence
@@ -8,55 +9,62 @@ from typing import Any
 from seekjax.sandbox.backend import find_backend
 from seekjax.sandbox.execution import Limits, Outcome, execute
 
+DEFAULT_LIMITS = Limits()
+
 
 def run(
-    program: str, function: str, inputs: Sequence[list], limits: Limits = Limits()
+    program: str, function: str, inputs: Sequence[list], limits: Limits = DEFAULT_LIMITS
 ) -> list[Outcome]:
-    """What `function` of `program` returns for each list of arguments, or why it returned nothing.
-    SandboxError where there is no sandbox.
+    """Return what `function` of a program gives for each list of arguments, or why nothing.
+
+    Raises SandboxError if this machine has no working sandbox.
     """
-    return execute(find_backend()[1], program, function, inputs, limits)
+    _, command = find_backend()
+    return execute(command, program, function, inputs, limits)
 
 
 def grade(
-    program: str, function: str, cases: Sequence[Sequence], limits: Limits = Limits()
+    program: str, function: str, cases: Sequence[Sequence], limits: Limits = DEFAULT_LIMITS
 ) -> tuple[float, str]:
-    """(1, "right") where `function` returns the expected value for every (arguments, expected),
-    types included, else (0, the first reason).
+    """Return (1, "right") if every case has its expected value, else (0, the first reason).
+
+    A case is (arguments, expected value); values are compared with their types. Raises SandboxError
+    if this machine has no working sandbox, and ValueError if there are no cases.
     """
     if not cases:
         raise ValueError(
             "a program that is tried on no case would always be right: give at least one"
         )
-    for (arguments, expected), found in zip(
-        cases, run(program, function, [arguments for arguments, _ in cases], limits), strict=True
-    ):
-        if found.reason:
-            return 0.0, found.reason
-        if not same(found.value, expected):
-            shown = ", ".join(map(repr, arguments))
-            return (
-                0.0,
-                f"{function}({short(shown)}) is {short(repr(found.value))}, not "
-                f"{short(repr(expected))}",
-            )
+
+    inputs = [arguments for arguments, _ in cases]
+    outcomes = run(program, function, inputs, limits)
+    for (arguments, expected), outcome in zip(cases, outcomes, strict=True):
+        if outcome.reason:
+            return 0.0, outcome.reason
+        if not equal_with_types(outcome.value, expected):
+            call = f"{function}({shorten(', '.join(map(repr, arguments)))})"
+            return 0.0, f"{call} is {shorten(repr(outcome.value))}, not {shorten(repr(expected))}"
     return 1.0, "right"
 
 
-def same(value: Any, expected: Any) -> bool:
-    """Equal in value and in type all the way down: 1 is neither True nor 1.0."""
+def equal_with_types(value: Any, expected: Any) -> bool:
+    """Return whether two values are equal in value and in type all the way down.
+
+    1 equals neither True nor 1.0. A tuple counts as a list, because JSON has no tuples.
+    """
     if isinstance(expected, tuple):
         expected = list(expected)
     if type(value) is not type(expected):
         return False
     if isinstance(expected, list):
-        return len(value) == len(expected) and all(map(same, value, expected))
+        return len(value) == len(expected) and all(map(equal_with_types, value, expected))
     if isinstance(expected, dict):
-        return value.keys() == expected.keys() and all(
-            same(value[key], item) for key, item in expected.items()
-        )
+        if value.keys() != expected.keys():
+            return False
+        return all(equal_with_types(value[key], item) for key, item in expected.items())
     return value == expected
 
 
-def short(text: str, most: int = 60) -> str:
+def shorten(text: str, most: int = 60) -> str:
+    """Return the beginning of a text."""
     return text if len(text) <= most else text[:most] + "..."

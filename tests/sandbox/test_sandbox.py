@@ -21,9 +21,9 @@ import pytest
 from seekjax.errors import SandboxError
 from seekjax.sandbox import Limits, Outcome, backend, find_backend, grade, grading, run
 from seekjax.sandbox.backend import prove, python
-from seekjax.sandbox.execution import execute, outcome
-from seekjax.sandbox.grading import same
-from seekjax.sandbox.inside.syscalls import ARCHITECTURES, CALLS, program
+from seekjax.sandbox.execution import execute, read_outcome
+from seekjax.sandbox.grading import equal_with_types
+from seekjax.sandbox.inside.syscalls import ARCHITECTURES, CALLS, filter_program
 
 SHORT = Limits(seconds=0.4, memory=96 << 20, output=4096, scratch=64 << 10)
 CASES = [([[1, 2, 3]], 6), ([[]], 0), ([[1]], 1), ([[20, -4]], 16)]  # the sum
@@ -85,8 +85,8 @@ BODIES = {
     "return 7",
     "built-ins patched": "import builtins as b\n    b.type = lambda x: int; b.repr = lambda x: "
     "'6'; b.len = lambda x: 1; return object()",
-    "harness patched": "import __main__ as m\n    m.plain = lambda x: '6'; m.listen = m.call = "
-    "m.judge = lambda *a: b'v6'; return 7",
+    "harness patched": "import __main__ as m\n    m.to_json = lambda x: '6'; m.read_result = m.run_call = "
+    "m.evaluate = lambda *a: b'v6'; return 7",
     "exit patched": "import os; os._exit = os.write = lambda *a: 1; return 6",
     "harness called": "import __main__ as m\n    m.serve()",
     "harness frames": "import sys\n    frame = sys._getframe()\n    while frame.f_back: frame = "
@@ -431,7 +431,7 @@ def test_a_sandbox_with_a_hole_is_found_out(missing, hole):
         if missing == "root"
         else lambda scratch: [word for word in command(scratch) if word != missing]
     )
-    with pytest.raises(backend.Broken, match=hole):
+    with pytest.raises(backend.BackendError, match=hole):
         prove(opened)
 
 
@@ -463,7 +463,7 @@ def test_every_line_that_shuts_a_door_is_needed(file, line, hole, monkeypatch, t
     assert text.count(line) == 1
     (inside / file).write_text(text.replace(line, line[: len(line) - len(line.lstrip())] + "pass"))
     monkeypatch.setattr(backend, "INSIDE", inside)
-    with pytest.raises(backend.Broken, match=hole):
+    with pytest.raises(backend.BackendError, match=hole):
         prove(backend.unshare(shutil.which("unshare")))
 
 
@@ -496,7 +496,7 @@ def test_without_a_backend_it_refuses_in_one_sentence(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("machine", CALLS)
 def test_the_filter_allows_what_is_listed_and_nothing_else(machine):
-    lines, allowed = program(machine), set(CALLS[machine].values())
+    lines, allowed = filter_program(machine), set(CALLS[machine].values())
     for number in [*range(600), 1 << 30, (1 << 30) + 1, 2**32 - 1]:
         assert verdict_of(lines, number, ARCHITECTURES[machine]) == (
             0x7FFF0000 if number in allowed else 0x50000 | 38
@@ -506,7 +506,7 @@ def test_the_filter_allows_what_is_listed_and_nothing_else(machine):
         )  # the 32-bit calls of x86: killed
     assert all(line == struct.unpack("HBBI", struct.pack("HBBI", *line)) for line in lines)
     with pytest.raises(SystemExit, match="riscv64"):
-        program("riscv64")
+        filter_program("riscv64")
 
 
 def verdict_of(lines, number, architecture):
@@ -536,8 +536,8 @@ def test_call_numbers_are_the_kernels(machine, header):
 
 
 def test_equal_is_equal_in_type():
-    assert same([1, "a", {"k": (2,)}], [1, "a", {"k": [2]}]) is False
-    assert same([1, {"k": [2]}], (1, {"k": (2,)}))
+    assert equal_with_types([1, "a", {"k": (2,)}], [1, "a", {"k": [2]}]) is False
+    assert equal_with_types([1, {"k": [2]}], (1, {"k": (2,)}))
     for value, expected in (
         (1, True),
         (True, 1),
@@ -548,7 +548,7 @@ def test_equal_is_equal_in_type():
         ({"a": 1}, {"b": 1}),
         ([True], [1]),
     ):
-        assert not same(value, expected)
+        assert not equal_with_types(value, expected)
 
 
 @pytest.mark.parametrize(
@@ -569,9 +569,9 @@ def test_equal_is_equal_in_type():
     ],
 )
 def test_what_a_program_writes_is_read_with_suspicion(text):
-    assert outcome(b"v" + b"[" * 64 + b"]" * 64).reason == ""
-    assert outcome(text).value is None
-    assert outcome(text).reason in (
+    assert read_outcome(b"v" + b"[" * 64 + b"]" * 64).reason == ""
+    assert read_outcome(text).value is None
+    assert read_outcome(text).reason in (
         "ended without a result",
         "its value is not plain data",
     )

@@ -1,5 +1,6 @@
 """What a process may ask of the kernel: no privileges, and of some 400 system calls the few that a
-pure function in Python needs."""
+pure function in Python needs.
+"""
 
 import ctypes
 import os
@@ -7,8 +8,8 @@ import struct
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 
-# Whatever is not here is answered "not implemented": fork, clone, execve, socket, ptrace, kill,
-# mount, chmod, io_uring, bpf, memfd_create, ...
+# Every other call is answered "not implemented": fork, clone, execve, socket, ptrace, kill, mount,
+# chmod, io_uring, bpf, memfd_create, ...
 CALLS = {
     "x86_64": {
         "read": 0,
@@ -107,31 +108,43 @@ CALLS = {
         "getrandom": 278,
     },
 }
-ARCHITECTURES = {
-    "x86_64": 0xC000003E,
-    "aarch64": 0xC00000B7,
-}  # AUDIT_ARCH_*: the same number means another call on another architecture
-ALLOW, REFUSE, KILL = (
-    0x7FFF0000,
-    0x00050000 | 38,
-    0x80000000,
-)  # SECCOMP_RET_ALLOW, _ERRNO | ENOSYS (C libraries fall back on it), _KILL_PROCESS
-LOAD, EQUAL, RETURN = 0x20, 0x15, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
+# AUDIT_ARCH_*: the same number means another call on another architecture.
+ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+
+# The answers of a filter. C libraries fall back on something else after ENOSYS.
+ALLOW = 0x7FFF0000  # SECCOMP_RET_ALLOW
+REFUSE = 0x00050000 | 38  # SECCOMP_RET_ERRNO | ENOSYS
+KILL = 0x80000000  # SECCOMP_RET_KILL_PROCESS
+
+# The instructions of a filter.
+LOAD = 0x20  # BPF_LD | BPF_W | BPF_ABS
+EQUAL = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
+RETURN = 0x06  # BPF_RET | BPF_K
+
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_SET_SECCOMP = 22
+PR_CAPBSET_DROP = 24
+PR_SET_NO_NEW_PRIVS = 38
+SECCOMP_MODE_FILTER = 2
+SIGKILL = 9
+CAPABILITY_VERSION = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
 
 
-def program(machine: str) -> list[tuple[int, int, int, int]]:
-    """The filter as (code, jump if true, jump if false, operand), over struct seccomp_data: the
-    call's number at 0, the architecture at 4."""
+def filter_program(machine: str) -> list[tuple[int, int, int, int]]:
+    """Return the filter as (code, jump if true, jump if false, operand).
+
+    It reads struct seccomp_data: the call's number at 0, the architecture at 4.
+    """
     if machine not in CALLS:
         raise SystemExit(
             f"the system calls of {machine} are not known, only those of {' and '.join(CALLS)}"
         )
-    numbers = sorted(
-        CALLS[machine].values()
-    )  # the x32 calls of x86_64 have bit 30 set, and so are none of these
-    checks = [
-        (EQUAL, len(numbers) - i, 0, number) for i, number in enumerate(numbers)
-    ]  # to ALLOW, the last line
+
+    # Each check jumps to ALLOW, the last line. The x32 calls of x86_64 have bit 30 set, so none of
+    # them is among these numbers.
+    numbers = sorted(CALLS[machine].values())
+    checks = [(EQUAL, len(numbers) - i, 0, number) for i, number in enumerate(numbers)]
     return [
         (LOAD, 0, 0, 4),
         (EQUAL, 1, 0, ARCHITECTURES[machine]),
@@ -143,43 +156,48 @@ def program(machine: str) -> list[tuple[int, int, int, int]]:
     ]
 
 
-class Filter(ctypes.Structure):  # struct sock_fprog
+class Filter(ctypes.Structure):
+    """The kernel's struct sock_fprog."""
+
     _fields_ = [("length", ctypes.c_ushort), ("lines", ctypes.c_char_p)]
 
 
 def check(result: int, what: str) -> None:
-    """SystemExit that names the call which failed: without it the sandbox would have a hole."""
+    """Raise SystemExit with the name of a call that failed: without it the sandbox has a hole."""
     if result:
         raise SystemExit(f"{what}: {os.strerror(ctypes.get_errno())}")
 
 
 def prctl(option: int, value: int, address: int = 0) -> int:
+    """Set a property of this process; 0 if the kernel agrees."""
     return LIBC.prctl(option, *map(ctypes.c_ulong, (value, address, 0, 0)))
 
 
 def drop_privileges() -> None:
-    """No capability, none to be had again, no other process may look into this one, and it dies
-    with the one that started it."""
+    """Give up all capabilities for good.
+
+    No other process may look into this one, and it dies with the process that started it.
+    """
+    # Until there is no capability of that number, or no right to drop it.
     capability = 0
-    while (
-        prctl(24, capability) == 0
-    ):  # PR_CAPBSET_DROP, until there is no capability of that number or no right to drop it
+    while prctl(PR_CAPBSET_DROP, capability) == 0:
         capability += 1
-    header, none = (
-        ctypes.create_string_buffer(struct.pack("Ii", 0x20080522, 0), 8),
-        ctypes.create_string_buffer(24),
-    )
+
+    header = ctypes.create_string_buffer(struct.pack("Ii", CAPABILITY_VERSION, 0), 8)
+    none = ctypes.create_string_buffer(24)
     check(LIBC.capset(header, none), "giving up capabilities")
-    check(prctl(38, 1), "PR_SET_NO_NEW_PRIVS")
-    check(prctl(4, 0), "PR_SET_DUMPABLE")
-    check(prctl(1, 9), "PR_SET_PDEATHSIG")
+    check(prctl(PR_SET_NO_NEW_PRIVS, 1), "PR_SET_NO_NEW_PRIVS")
+    check(prctl(PR_SET_DUMPABLE, 0), "PR_SET_DUMPABLE")
+    check(prctl(PR_SET_PDEATHSIG, SIGKILL), "PR_SET_PDEATHSIG")
 
 
 def restrict() -> None:
-    """Let this process make the calls of CALLS and no others, for good; `drop_privileges` comes
-    before."""
-    lines = program(os.uname().machine)
-    fields = Filter(len(lines), b"".join(struct.pack("HBBI", *line) for line in lines))
-    check(
-        prctl(22, 2, ctypes.addressof(fields)), "the system call filter"
-    )  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+    """Let this process make the calls of CALLS and no others, for good.
+
+    `drop_privileges` has to come before.
+    """
+    lines = filter_program(os.uname().machine)
+    code = b"".join(struct.pack("HBBI", *line) for line in lines)
+    fields = Filter(len(lines), code)
+    result = prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(fields))
+    check(result, "the system call filter")
