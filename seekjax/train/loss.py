@@ -3,10 +3,11 @@
 V3 equations 17-25; the balance loss is the sequence-wise one.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from seekjax.config import Config
 from seekjax.kernels.cross_entropy import nll_chunked, nll_sum
@@ -113,13 +114,15 @@ def forward(
     tokens_BX, segment_BX = batch["tokens"], batch["segments"]
     T = tokens_BX.shape[1] - 1
     masked = config.data.mask_documents
-    output = model.apply(
+    applied = model.apply(
         {"params": params, "balance": balance},
         tokens_BX[:, :T],
         segment_BX[:, :T] if masked else None,
         segment_BX[:, :T] > 0,
         tokens_BX if mtp else None,
     )
+
+    output = cast(Output, applied)
 
     sums = []
     for by, hidden_BTD in enumerate((output.hidden_BTD, *output.mtp_BTD), 1):
@@ -139,7 +142,7 @@ class NextToken:
     over the sequences.
     """
 
-    def __init__(self, spec: RunSpec, bytes_V: jax.Array):
+    def __init__(self, spec: RunSpec, bytes_V: ArrayLike):
         self.spec = spec
         self.bytes_V = jnp.asarray(bytes_V)
         self.mtp_weight = mtp_weight(spec.config)

@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from seekjax.config import Config, Schedule, TrainConfig
 
-OfStep = Callable[[jax.Array], jax.Array]  # a function from a step, traced or not, to a float32
+OfStep = Callable[[ArrayLike], jax.Array]  # from a step, traced or not, to a float32
 
 
 class Stair(NamedTuple):
@@ -114,7 +115,7 @@ def share_at(config: Config) -> OfStep:
     knots = sorted(knots | {steps})
     shares = [tokens_at(config, knot) / tokens_at(config, steps) for knot in knots]
 
-    def share(step: jax.Array) -> jax.Array:
+    def share(step: ArrayLike) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
         return jnp.interp(step, jnp.array(knots, jnp.float32), jnp.array(shares, jnp.float32))
 
@@ -130,7 +131,7 @@ def learning_rate(config: Config) -> OfStep:
     warmup = max(optimizer.warmup, 1)
     after_warmup = scheduled(config, optimizer.learning_rate, optimizer.schedule)
 
-    def rate(step: jax.Array) -> jax.Array:
+    def rate(step: ArrayLike) -> jax.Array:
         risen = jnp.minimum(1.0, (jnp.asarray(step, jnp.float32) + 1) / warmup)
         return risen * after_warmup(step)
 
@@ -151,7 +152,7 @@ def scheduled(config: Config, peak: float, schedule: Schedule) -> OfStep:
     """Return the function from a step to `peak` times the schedule."""
     share = share_at(config)
 
-    def value(step: jax.Array) -> jax.Array:
+    def value(step: ArrayLike) -> jax.Array:
         return peak * multiplier(schedule, share(step))
 
     return value

@@ -15,18 +15,19 @@ from seekjax.train.optimizer import make_optimizer
 from sharding.place import axes_of, unbox
 from sharding.rules import sharding, split_by
 
-Params = Any  # nested dicts of arrays
+Leaf = Any  # an array; in a state of shapes, axes or shardings, that of the array
+Params = Any  # nested dicts of leaves
 Axes = Any  # nested dicts of logical axes, as "embed heads nope"
 
 
 class TrainState(struct.PyTreeNode):
     """All arrays of a run."""
 
-    step: jax.Array  # optimizer steps done, int32
+    step: Leaf  # optimizer steps done, int32
     params: Params
     balance: Any  # routing biases, float32; no gradient reaches them
     opt_state: optax.OptState
-    key: jax.Array  # root of the run's randomness: fold in the step, never reuse
+    key: Leaf  # root of the run's randomness: fold in the step, never reuse
     ema: Params | None  # moving average of params, if the run keeps one
     frozen: Any  # weights without a gradient, by purpose, as {"reference": ...}; {} in pre-training
 

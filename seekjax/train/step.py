@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from seekjax.model.routing import load_entropy, max_violation, update_bias
 from seekjax.train.loss import Criterion, NextToken, forward, target_mask
@@ -153,7 +154,7 @@ def compile_train(spec: RunSpec, criterion: Criterion) -> Callable:
     )
 
 
-def compile_eval(spec: RunSpec, bytes_V: jax.Array) -> Callable:
+def compile_eval(spec: RunSpec, bytes_V: ArrayLike) -> Callable:
     """Return the jitted eval step (params, state, batch), which takes the weights to measure."""
     places = spec.shardings()
     return jax.jit(
@@ -163,6 +164,6 @@ def compile_eval(spec: RunSpec, bytes_V: jax.Array) -> Callable:
     )
 
 
-def compile_steps(spec: RunSpec, bytes_V: jax.Array) -> tuple[Callable, Callable]:
+def compile_steps(spec: RunSpec, bytes_V: ArrayLike) -> tuple[Callable, Callable]:
     """Return the train step and the eval step of pre-training."""
     return compile_train(spec, NextToken(spec, bytes_V)), compile_eval(spec, bytes_V)

@@ -86,15 +86,16 @@ class Parts:
 
 
 class Training(Protocol):
-    """A kind of training whose input has been read and checked; nothing is compiled yet.
-
-    A constructor raises DataError or ConfigError for bad input.
-    """
+    """A kind of training whose input has been read and checked; nothing is compiled yet."""
 
     config: Config
     tokenizer: Tokenizer
     # Whether all processes hold the same data position, which then fits any number of processes.
     shared_position: bool
+
+    def __init__(self, config: Config) -> None:
+        """Read and check the input. Raises DataError or ConfigError for bad input."""
+        ...
 
     def manifest(self) -> dict[str, Any]:
         """Return what exactly is read, for data.json."""
