@@ -1,0 +1,101 @@
+"""The promise that a researcher changes one thing in one place: each idea from outside the package.
+
+CONTRIBUTING.md has the table. Every idea is one file in tests/scripts/, named as `module:name`,
+trained for some steps on one device, saved, and resumed on eight.
+"""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from seekjax.config import (
+    Config,
+    DataConfig,
+    KernelConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+from seekjax.train import metrics
+from seekjax.train.loop import fit
+
+BASE = Config(
+    model=ModelConfig(
+        vocab=320,
+        embed=32,
+        layers=2,
+        heads=4,
+        q_latent=16,
+        kv_latent=16,
+        nope=8,
+        rotary=8,
+        value=8,
+        hidden=64,
+        expert_hidden=16,
+        experts=8,
+        experts_per_token=2,
+        init_std=0.1,
+    ),
+    data=DataConfig(sources=("arithmetic",), tokenizer="byte", sequence=32),
+    optimizer=OptimizerConfig(warmup=1),
+    kernel=KernelConfig(attention="plain", experts="loop", remat="none"),
+    train=TrainConfig(steps=2, batch=8, eval_every=4, eval_batches=1, save_every=2, log_every=1),
+    mesh=MeshConfig(data=1),
+)
+EIGHT = MeshConfig(data=2, expert=2, tensor=2)
+
+SCRIPTS = "tests.scripts"
+IDEAS = {
+    "router score": replace(
+        BASE, model=replace(BASE.model, scoring=f"{SCRIPTS}.own_score:softplus")
+    ),
+    "attention": replace(
+        BASE,
+        model=replace(
+            BASE.model, attention=f"{SCRIPTS}.own_attention:GQA", sizes=(("kv_heads", 2),)
+        ),
+    ),
+    "optimizer": replace(
+        BASE, optimizer=replace(BASE.optimizer, name=f"{SCRIPTS}.own_optimizer:factored")
+    ),
+    "data source": replace(
+        BASE, data=replace(BASE.data, sources=(f"{SCRIPTS}.own_source:Counting",))
+    ),
+    "exchange": replace(
+        BASE, kernel=replace(BASE.kernel, dispatch=f"{SCRIPTS}.own_exchange:exchange")
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IDEAS)
+def test_an_idea_from_outside_trains_saves_and_resumes_on_eight_devices(name, tmp_path):
+    config = replace(IDEAS[name], out=tmp_path)
+    first = fit(config)
+    assert first.finished
+
+    longer = replace(config, train=replace(config.train, steps=4), mesh=EIGHT)
+    second = fit(longer)
+    assert second.finished
+    assert int(second.state.step) == 4
+
+    losses = [row["loss"] for row in metrics.read(tmp_path) if row["split"] == "train"]
+    assert len(losses) == 4
+    assert np.isfinite(losses).all()
+    moved = jax.tree.map(lambda a, b: (np.asarray(a) != np.asarray(b)).any(), *params(first, second))
+    assert all(jax.tree.leaves(moved))
+
+
+def params(*fitted):
+    """The parameters of two runs."""
+    return [jax.device_get(one.state.params) for one in fitted]
+
+
+def test_the_same_idea_trains_alike_on_one_and_on_eight_devices(tmp_path):
+    config = replace(IDEAS["optimizer"], train=replace(BASE.train, steps=3, eval_every=3))
+    one = fit(replace(config, out=tmp_path / "one"))
+    eight = fit(replace(config, out=tmp_path / "eight", mesh=EIGHT))
+    for a, b in zip(*map(jax.tree.leaves, params(one, eight)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)
