@@ -1,0 +1,187 @@
+"""A kind of attention from outside the package, with a size of its own: it trains, is saved and
+restored, and generates, on one device and on eight."""
+
+import math
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from seekjax.commands.cli import parse
+from seekjax.config import (
+    Config,
+    DataConfig,
+    KernelConfig,
+    LoraConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+from seekjax.errors import ConfigError
+from seekjax.generate.generator import Generator
+from seekjax.generate.sampling import Sampling
+from seekjax.model.abstract import abstract_variables, named_variables
+from seekjax.model.cache import empty_cache
+from seekjax.model.check import check_model
+from seekjax.model.count import cache_elements, parameters
+from seekjax.model.init import init_params
+from seekjax.model.lora import adapter_axes
+from seekjax.model.transformer import Transformer, logits
+from seekjax.open import open_model
+from seekjax.placement import use_mesh
+from seekjax.train.loop import fit
+from sharding.mesh import MeshConfig
+from sharding.place import axes_of
+
+GQA = ModelConfig(
+    attention="tests.scripts.own_attention:GQA",
+    sizes=(("kv_heads", 2),),
+    vocab=320,
+    embed=32,
+    layers=2,
+    dense_layers=1,
+    mtp_depth=0,
+    heads=4,
+    nope=0,
+    rotary=8,
+    value=8,
+    hidden=64,
+    expert_hidden=16,
+    experts=8,
+    experts_per_token=2,
+    init_std=0.2,
+)
+MHA = replace(GQA, attention="mha", sizes=())
+PLAIN = KernelConfig(attention="plain", experts="loop", remat="none")
+MESHES = {"one": MeshConfig(data=1), "eight": MeshConfig(data=1, fsdp=2, expert=2, tensor=2)}
+
+
+def variables_of(model):
+    named, shapes = named_variables(model, PLAIN), abstract_variables(model, PLAIN)
+    params = init_params(model, shapes["params"], axes_of(named)["params"], 0)
+    return {
+        "params": params,
+        "balance": jax.tree.map(lambda x: jnp.zeros(x.shape), shapes["balance"]),
+    }
+
+
+def size(tree) -> int:
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return variables_of(GQA)
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return jax.random.randint(jax.random.key(1), (2, 9), 0, GQA.vocab)
+
+
+def test_it_is_multi_head_attention_with_repeated_keys_and_values(variables, tokens):
+    repeated = jax.tree_util.tree_map_with_path(
+        lambda path, x: jnp.repeat(x, 2, -2) if path[-1].key in ("w_k", "w_v") else x,
+        variables,
+    )
+    ours = logits(Transformer(GQA, PLAIN).apply(variables, tokens))
+    theirs = logits(Transformer(MHA, PLAIN).apply(repeated, tokens))
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5 * float(jnp.abs(theirs).max()))
+
+
+def test_prefill_and_steps_equal_the_full_forward(variables, tokens):
+    transformer = Transformer(GQA, PLAIN)
+    run = jax.jit(
+        lambda tokens, cache, start: transformer.apply(variables, tokens, cache=cache, start=start)
+    )
+    full = logits(transformer.apply(variables, tokens))
+    output = run(tokens[:, :5], empty_cache(GQA, 2, 12), 0)
+    parts = [logits(output)]
+    for i in range(5, 9):
+        output = run(tokens[:, i : i + 1], output.cache, i)
+        parts.append(logits(output))
+    np.testing.assert_allclose(
+        jnp.concatenate(parts, 1), full, rtol=0, atol=2e-5 * float(jnp.abs(full).max())
+    )
+
+
+def test_its_counts_are_what_it_declares(variables):
+    count = parameters(GQA)
+    assert size(variables["params"]) == count.total + count.mtp - count.router_bias
+    assert size(empty_cache(GQA, 1, 1)) == cache_elements(GQA)
+    assert cache_elements(GQA) == cache_elements(MHA) // 2
+
+
+def test_its_axis_is_placed_like_the_known_one():
+    axes = axes_of(named_variables(GQA, PLAIN))["params"]["dense_layers"]["attention"]
+    assert axes["w_k"] == "layers embed kv_heads rotary"
+    with use_mesh(MESHES["eight"]):
+        places = abstract_variables(GQA, PLAIN)["params"]["dense_layers"]["attention"]
+        assert places["w_k"].sharding.shard_shape(places["w_k"].shape) == (1, 8, 1, 8)
+    pair = adapter_axes(axes, LoraConfig(rank=2))["w_k"]
+    assert pair == {"a": "layers embed -", "b": "layers - kv_heads rotary"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"sizes": ()}, "has the axis kv_heads: give its size as --model.sizes kv_heads NUMBER"),
+        ({"sizes": (("kv_heads", 3),)}, "cannot share 3 kv_heads"),
+        ({"sizes": (("kv_heads", 2), ("window", 4))}, "model.sizes has window"),
+        ({"attention": "tests.scripts.own_attention:GQB"}, "does not define GQB"),
+        ({"attention": "gqa"}, "there is no attention kind 'gqa'"),
+    ],
+)
+def test_wrong_settings_are_one_sentence(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        check_model(replace(GQA, **fields))
+
+
+def test_the_command_line_names_it_and_its_size():
+    words = ["--model.attention", GQA.attention, "--model.sizes", "kv_heads", "2"]
+    model = parse(words, "train.py").model
+    assert model.attention == GQA.attention
+    assert model.size("kv_heads") == 2
+
+
+def run_of(out, mesh, steps) -> Config:
+    return Config(
+        model=GQA,
+        data=DataConfig(sources=("stories",), tokenizer="byte", sequence=32),
+        optimizer=OptimizerConfig(warmup=2),
+        mesh=MESHES[mesh],
+        kernel=PLAIN,
+        train=TrainConfig(
+            steps=steps, batch=4, log_every=1, eval_every=4, eval_batches=1, save_every=2
+        ),
+        out=out,
+    )
+
+
+def test_it_trains_is_restored_and_generates_alike_on_one_device_and_on_eight(tmp_path, tokens):
+    trained, texts = {}, {}
+    for mesh in MESHES:
+        folder = tmp_path / mesh
+        halfway = fit(run_of(folder, mesh, 4))
+        assert int(halfway.state.step) == 4
+
+        opened = open_model(folder)
+        assert opened.model == GQA
+        jax.tree.map(
+            np.testing.assert_array_equal, opened.variables["params"], halfway.state.params
+        )
+        trained[mesh] = opened.variables
+
+        with use_mesh(MESHES[mesh]):
+            placed = open_model(folder)
+            generator = Generator(placed.model, placed.variables, PLAIN)
+            rows = generator(tokens[:, :5].tolist(), Sampling(max_new=6, temperature=0))
+        texts[mesh] = [row.ids for row in rows]
+
+    for one, eight in zip(
+        jax.tree.leaves(trained["one"]), jax.tree.leaves(trained["eight"]), strict=True
+    ):
+        np.testing.assert_allclose(one, eight, rtol=0, atol=2e-3)
+    assert texts["one"] == texts["eight"]
