@@ -66,8 +66,8 @@ class MultiHeadAttention(AttentionKind):
         else:
             k_BSHR = cache["k"].astype(x_BTD.dtype)
             v_BSHU = cache["v"].astype(x_BTD.dtype)
-            mask_B1TS = visible(x_BTD.shape[1], cache["k"].shape[1], start)
             score_BHTS = jnp.einsum("BTHR,BSHR->BHTS", q_BTHR, k_BSHR)
+            mask_B1TS = visible(x_BTD.shape[1], cache["k"].shape[1], start)
             weight_BHTS = masked_softmax(score_BHTS, scale, mask_B1TS)
             o_BTHU = jnp.einsum("BHTS,BSHU->BTHU", weight_BHTS, v_BSHU)
 
