@@ -15,30 +15,15 @@ from seekjax.config import (
     DataConfig,
     KernelConfig,
     MeshConfig,
-    ModelConfig,
     OptimizerConfig,
     TrainConfig,
 )
 from seekjax.train import metrics
 from seekjax.train.loop import fit
+from tests.fixtures import tiny_model
 
 BASE = Config(
-    model=ModelConfig(
-        vocab=320,
-        embed=32,
-        layers=2,
-        heads=4,
-        q_latent=16,
-        kv_latent=16,
-        nope=8,
-        rotary=8,
-        value=8,
-        hidden=64,
-        expert_hidden=16,
-        experts=8,
-        experts_per_token=2,
-        init_std=0.1,
-    ),
+    model=tiny_model(heads=4),
     data=DataConfig(sources=("arithmetic",), tokenizer="byte", sequence=32),
     optimizer=OptimizerConfig(warmup=1),
     kernel=KernelConfig(attention="plain", experts="loop", remat="none"),
@@ -84,7 +69,9 @@ def test_an_idea_from_outside_trains_saves_and_resumes_on_eight_devices(name, tm
     losses = [row["loss"] for row in metrics.read(tmp_path) if row["split"] == "train"]
     assert len(losses) == 4
     assert np.isfinite(losses).all()
-    moved = jax.tree.map(lambda a, b: (np.asarray(a) != np.asarray(b)).any(), *params(first, second))
+    moved = jax.tree.map(
+        lambda a, b: (np.asarray(a) != np.asarray(b)).any(), *params(first, second)
+    )
     assert all(jax.tree.leaves(moved))
 
 

@@ -13,29 +13,15 @@ from seekjax.checkpoint.config_json import read_config, to_json
 from seekjax.checkpoint.manifest import write_manifest
 from seekjax.checkpoint.read import read_run
 from seekjax.checkpoint.write import Checkpoints
-from seekjax.config import Config, KernelConfig, ModelConfig, TrainConfig
+from seekjax.config import Config, KernelConfig, TrainConfig
 from seekjax.errors import RunError
 from seekjax.placement import use_mesh
 from seekjax.train.state import RunSpec
 from sharding.mesh import MeshConfig
+from tests.fixtures import tiny_model
 
 SMALL = Config(
-    model=ModelConfig(
-        vocab=64,
-        embed=32,
-        layers=2,
-        heads=2,
-        q_latent=16,
-        kv_latent=16,
-        nope=8,
-        rotary=8,
-        value=8,
-        hidden=64,
-        expert_hidden=16,
-        experts=8,
-        experts_per_token=2,
-        init_std=0.1,
-    ),
+    model=tiny_model(vocab=64),
     kernel=KernelConfig(attention="plain", experts="loop", remat="none"),
     mesh=MeshConfig(data=1),
     train=TrainConfig(steps=3, batch=8, ema=0.9),

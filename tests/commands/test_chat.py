@@ -18,7 +18,7 @@ from seekjax.checkpoint.config_json import to_json
 from seekjax.checkpoint.write import Checkpoints
 from seekjax.commands import chat as terminal
 from seekjax.commands.cli import main
-from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, TrainConfig
+from seekjax.config import Config, DataConfig, KernelConfig, TrainConfig
 from seekjax.data import Corpus
 from seekjax.data.chat import BUILT_IN, compile_chat
 from seekjax.data.tokenizer import BOS, EOS, load_tokenizer
@@ -27,25 +27,10 @@ from seekjax.open import open_model
 from seekjax.placement import use_mesh
 from seekjax.train.state import RunSpec
 from sharding.mesh import MeshConfig
+from tests.fixtures import tiny_model
 
 CONFIG = Config(
-    model=ModelConfig(
-        vocab=320,
-        embed=32,
-        layers=2,
-        heads=4,
-        q_latent=16,
-        kv_latent=16,
-        nope=8,
-        rotary=8,
-        value=8,
-        hidden=64,
-        expert_hidden=16,
-        experts=8,
-        experts_per_token=2,
-        init_std=0.1,
-        context=256,
-    ),
+    model=tiny_model(heads=4, context=256),
     data=DataConfig(tokenizer="byte", sequence=32),
     mesh=MeshConfig(data=1),
     train=TrainConfig(batch=8),

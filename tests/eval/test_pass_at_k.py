@@ -19,7 +19,7 @@ from seekjax.checkpoint.write import Checkpoints
 from seekjax.commands import sample as keep
 from seekjax.commands.cli import main
 from seekjax.commands.sample import Sample, choose, row
-from seekjax.config import Config, DataConfig, GrpoConfig, KernelConfig, ModelConfig
+from seekjax.config import Config, DataConfig, GrpoConfig, KernelConfig
 from seekjax.data import DataError, load_tokenizer
 from seekjax.data.chat import BUILT_IN, compile_chat
 from seekjax.errors import ConfigError
@@ -41,25 +41,11 @@ from seekjax.tasks import Problem, find_task
 from seekjax.tasks.answer import wrap
 from seekjax.train.state import RunSpec
 from sharding.mesh import MeshConfig
+from tests.fixtures import tiny_model
 
 CONFIG = Config(
-    model=ModelConfig(
-        vocab=272,
-        embed=32,
-        layers=1,
-        dense_layers=0,
-        mtp_depth=0,
-        heads=2,
-        q_latent=16,
-        kv_latent=16,
-        nope=8,
-        rotary=8,
-        value=8,
-        hidden=32,
-        expert_hidden=32,
-        experts=8,
-        experts_per_token=2,
-        init_std=0.3,
+    model=tiny_model(
+        vocab=272, layers=1, hidden=32, expert_hidden=32, init_std=0.3, dense_layers=0, mtp_depth=0
     ),
     data=DataConfig(tokenizer="byte", sequence=40),
     kernel=KernelConfig(attention="plain", experts="loop", remat="none"),

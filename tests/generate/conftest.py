@@ -7,28 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from seekjax.config import KernelConfig, ModelConfig
+from seekjax.config import KernelConfig
 from seekjax.model.init import init_params
 from seekjax.model.transformer import Transformer, logits
 from sharding.place import axes_of, unbox
+from tests.fixtures import tiny_model
 
-SMALL = ModelConfig(
-    vocab=48,
-    embed=32,
-    layers=2,
-    heads=4,
-    q_latent=16,
-    kv_latent=16,
-    nope=8,
-    rotary=8,
-    value=12,
-    hidden=64,
-    expert_hidden=16,
-    experts=8,
-    experts_per_token=2,
-    init_std=0.25,
-    context=64,
-)
+SMALL = tiny_model(vocab=48, heads=4, value=12, init_std=0.25, context=64)
 PLAIN = KernelConfig(attention="plain", experts="loop", remat="none")
 
 

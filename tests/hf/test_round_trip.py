@@ -130,7 +130,9 @@ def test_the_kernel_chooses_the_type_of_matrices_alone(tmp_path):
 
 
 def test_rotary_halves_become_pairs():
-    assert interleave_pairs(np.array([[1, 2, 3, -1, -2, -3]]), 1).tolist() == [[1, -1, 2, -2, 3, -3]]
+    assert interleave_pairs(np.array([[1, 2, 3, -1, -2, -3]]), 1).tolist() == [
+        [1, -1, 2, -2, 3, -3]
+    ]
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs.v3 import config as v3
-from seekjax.config import KernelConfig, ModelConfig
+from seekjax.config import KernelConfig
 from seekjax.generate.generator import Generator
 from seekjax.generate.sampling import Sampling
 from seekjax.model.abstract import abstract_variables
@@ -16,21 +16,16 @@ from seekjax.model.attention.mla import dequantize_latents, quantize_latents
 from seekjax.model.cache import cache_bytes, cache_dtype, empty_cache, layer_cache
 from seekjax.placement import use_mesh
 from sharding.mesh import MeshConfig
+from tests.fixtures import tiny_model
 
-MODEL = ModelConfig(
+MODEL = tiny_model(
     vocab=48,
-    embed=32,
     layers=1,
-    dense_layers=0,
     heads=4,
-    q_latent=16,
-    kv_latent=16,
-    nope=8,
-    rotary=8,
     value=12,
-    expert_hidden=16,
-    experts=8,
-    experts_per_token=2,
+    hidden=512,
+    init_std=0.006,
+    dense_layers=0,
     context=64,
     mtp_depth=0,
 )

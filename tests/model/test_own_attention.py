@@ -15,7 +15,6 @@ from seekjax.config import (
     DataConfig,
     KernelConfig,
     LoraConfig,
-    ModelConfig,
     OptimizerConfig,
     TrainConfig,
 )
@@ -34,24 +33,18 @@ from seekjax.placement import use_mesh
 from seekjax.train.loop import fit
 from sharding.mesh import MeshConfig
 from sharding.place import axes_of
+from tests.fixtures import tiny_model
 
-GQA = ModelConfig(
+GQA = tiny_model(
+    heads=4,
+    q_latent=64,
+    kv_latent=32,
+    nope=0,
+    init_std=0.2,
     attention="tests.scripts.own_attention:GQA",
     sizes=(("kv_heads", 2),),
-    vocab=320,
-    embed=32,
-    layers=2,
     dense_layers=1,
     mtp_depth=0,
-    heads=4,
-    nope=0,
-    rotary=8,
-    value=8,
-    hidden=64,
-    expert_hidden=16,
-    experts=8,
-    experts_per_token=2,
-    init_std=0.2,
 )
 MHA = replace(GQA, attention="mha", sizes=())
 PLAIN = KernelConfig(attention="plain", experts="loop", remat="none")

@@ -10,7 +10,6 @@ from seekjax.config import (
     Config,
     DataConfig,
     KernelConfig,
-    ModelConfig,
     OptimizerConfig,
     TrainConfig,
 )
@@ -20,23 +19,16 @@ from seekjax.model.routing import affinity
 from seekjax.open import open_model
 from seekjax.train.loop import fit
 from sharding.mesh import MeshConfig
+from tests.fixtures import tiny_model
 
-MODEL = ModelConfig(
-    scoring="tests.scripts.own_score:sqrt_softplus",
-    vocab=320,
-    embed=32,
+MODEL = tiny_model(
     layers=1,
+    q_latent=0,
+    hidden=512,
+    init_std=0.006,
+    scoring="tests.scripts.own_score:sqrt_softplus",
     dense_layers=0,
     mtp_depth=0,
-    heads=2,
-    q_latent=0,
-    kv_latent=16,
-    nope=8,
-    rotary=8,
-    value=8,
-    expert_hidden=16,
-    experts=8,
-    experts_per_token=2,
 )
 
 

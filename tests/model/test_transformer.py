@@ -16,23 +16,9 @@ from seekjax.model.cache import cache_bytes, empty_cache
 from seekjax.model.init import init_params
 from seekjax.model.transformer import Transformer, logits
 from sharding.place import axes_of, unbox
+from tests.fixtures import tiny_model
 
-V3 = ModelConfig(
-    vocab=64,
-    embed=32,
-    layers=3,
-    heads=2,
-    q_latent=16,
-    kv_latent=16,
-    nope=8,
-    rotary=8,
-    value=12,
-    hidden=64,
-    expert_hidden=16,
-    experts=8,
-    experts_per_token=2,
-    init_std=0.2,
-)
+V3 = tiny_model(vocab=64, layers=3, value=12, init_std=0.2)
 VARIANTS = {
     "v3": V3,
     "v2": replace(

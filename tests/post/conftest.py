@@ -8,29 +8,13 @@ from seekjax.config import (
     Config,
     DataConfig,
     KernelConfig,
-    ModelConfig,
     OptimizerConfig,
     TrainConfig,
 )
 from sharding.mesh import MeshConfig
+from tests.fixtures import tiny_model
 
-MODEL = ModelConfig(
-    vocab=320,
-    embed=32,
-    layers=2,
-    dense_layers=0,
-    mtp_depth=0,
-    heads=2,
-    q_latent=16,
-    kv_latent=16,
-    nope=8,
-    rotary=8,
-    value=8,
-    expert_hidden=32,
-    experts=8,
-    experts_per_token=2,
-    init_std=0.1,
-)
+MODEL = tiny_model(hidden=512, expert_hidden=32, dense_layers=0, mtp_depth=0)
 
 
 @pytest.fixture(scope="session")

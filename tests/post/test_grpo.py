@@ -18,10 +18,9 @@ from seekjax.config import (
     Config,
     DataConfig,
     GrpoConfig,
-    Objective,
     KernelConfig,
     LoraConfig,
-    ModelConfig,
+    Objective,
     OptimizerConfig,
     TrainConfig,
 )
@@ -39,25 +38,11 @@ from seekjax.train.loop import fit
 from seekjax.train.score import log_probs
 from seekjax.train.state import RunSpec
 from sharding.mesh import MeshConfig
+from tests.fixtures import tiny_model
 
 BASE = Config(
-    model=ModelConfig(
-        vocab=272,
-        embed=32,
-        layers=2,
-        dense_layers=1,
-        mtp_depth=0,
-        heads=2,
-        q_latent=16,
-        kv_latent=16,
-        nope=8,
-        rotary=8,
-        value=8,
-        hidden=32,
-        expert_hidden=32,
-        experts=8,
-        experts_per_token=2,
-        init_std=0.3,
+    model=tiny_model(
+        vocab=272, hidden=32, expert_hidden=32, init_std=0.3, dense_layers=1, mtp_depth=0
     ),
     data=DataConfig(tokenizer="byte", sequence=40),
     kernel=KernelConfig(attention="plain", experts="loop", remat="none"),

@@ -11,7 +11,7 @@ import pytest
 
 from seekjax.checkpoint.config_json import to_json
 from seekjax.checkpoint.write import Checkpoints
-from seekjax.config import Config, DataConfig, GrpoConfig, KernelConfig, ModelConfig, TrainConfig
+from seekjax.config import Config, DataConfig, GrpoConfig, KernelConfig, TrainConfig
 from seekjax.data import load_tokenizer
 from seekjax.errors import RunError
 from seekjax.open import with_initial_model
@@ -24,6 +24,7 @@ from seekjax.tasks import Problem
 from seekjax.tasks.answer import wrap
 from seekjax.train.state import RunSpec
 from sharding.mesh import MeshConfig
+from tests.fixtures import tiny_model
 
 SUM = Problem("addition", 1, "3+4=", "3+4", {"numbers": [3, 4]})
 WEIGHTS = {"accuracy": 1.0, "format": 0.1}
@@ -134,23 +135,8 @@ def test_the_table_of_signal_in_groups_of_sixteen(p, share):
 
 
 BASE = Config(
-    model=ModelConfig(
-        vocab=272,
-        embed=32,
-        layers=1,
-        dense_layers=0,
-        mtp_depth=0,
-        heads=2,
-        q_latent=16,
-        kv_latent=16,
-        nope=8,
-        rotary=8,
-        value=8,
-        hidden=32,
-        expert_hidden=32,
-        experts=8,
-        experts_per_token=2,
-        init_std=0.3,
+    model=tiny_model(
+        vocab=272, layers=1, hidden=32, expert_hidden=32, init_std=0.3, dense_layers=0, mtp_depth=0
     ),
     data=DataConfig(tokenizer="byte", sequence=40),
     kernel=KernelConfig(attention="plain", experts="loop", remat="none"),

@@ -13,7 +13,6 @@ from seekjax.config import (
     Config,
     DataConfig,
     KernelConfig,
-    ModelConfig,
     OptimizerConfig,
     TrainConfig,
 )
@@ -23,27 +22,18 @@ from seekjax.train.step import BATCH, compile_steps
 from sharding.mesh import MeshConfig, join_hosts
 from sharding.place import put_batch
 from sharding.rules import sharding
+from tests.fixtures import tiny_model
 
 SEQUENCES, T, STEPS = 16, 16, 3
 CONFIG = Config(
-    ModelConfig(
+    tiny_model(
         vocab=64,
-        embed=32,
-        layers=2,
+        rotary=4,
+        hidden=512,
         dense_layers=0,
         mtp_depth=0,
-        heads=2,
-        q_latent=16,
-        kv_latent=16,
-        nope=8,
-        rotary=4,
-        value=8,
-        expert_hidden=16,
-        experts=8,
-        experts_per_token=2,
         expert_groups=4,
         groups_per_token=2,
-        init_std=0.1,
     ),
     DataConfig(sequence=T),
     OptimizerConfig(eps=1e-3),

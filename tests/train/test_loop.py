@@ -14,7 +14,6 @@ from seekjax.config import (
     Config,
     DataConfig,
     KernelConfig,
-    ModelConfig,
     OptimizerConfig,
     TrainConfig,
 )
@@ -22,27 +21,13 @@ from seekjax.errors import CheckpointError
 from seekjax.train import metrics
 from seekjax.train.loop import fit
 from sharding.mesh import MeshConfig
+from tests.fixtures import tiny_model
 
 
 def small(out, **train) -> Config:
     """Seconds to compile, milliseconds a step."""
     return Config(
-        model=ModelConfig(
-            vocab=320,
-            embed=32,
-            layers=2,
-            dense_layers=0,
-            mtp_depth=0,
-            heads=2,
-            q_latent=16,
-            kv_latent=16,
-            nope=8,
-            rotary=8,
-            value=8,
-            expert_hidden=32,
-            experts=8,
-            experts_per_token=2,
-        ),
+        model=tiny_model(hidden=512, expert_hidden=32, init_std=0.006, dense_layers=0, mtp_depth=0),
         data=DataConfig(sources=("stories",), tokenizer="byte", sequence=48),
         optimizer=OptimizerConfig(warmup=2),
         mesh=MeshConfig(data=1),

@@ -8,29 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, TrainConfig
+from seekjax.config import Config, DataConfig, KernelConfig, TrainConfig
 from seekjax.model.transformer import Transformer, logits
 from seekjax.train.loss import NextToken, Totals, target_mask
 from seekjax.train.state import RunSpec
 from sharding.place import unbox
+from tests.fixtures import tiny_model
 
-MODEL = ModelConfig(
-    vocab=48,
-    embed=32,
-    layers=1,
-    dense_layers=0,
-    heads=2,
-    q_latent=16,
-    kv_latent=16,
-    nope=8,
-    rotary=8,
-    value=8,
-    expert_hidden=32,
-    experts=8,
-    experts_per_token=2,
-    mtp_depth=2,
-    init_std=0.1,
-)
+MODEL = tiny_model(vocab=48, layers=1, hidden=512, expert_hidden=32, dense_layers=0, mtp_depth=2)
 
 
 def made(model, tokens):

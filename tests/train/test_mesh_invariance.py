@@ -15,7 +15,7 @@ import numpy as np
 import optax
 import pytest
 
-from seekjax.config import Config, DataConfig, KernelConfig, ModelConfig, TrainConfig
+from seekjax.config import Config, DataConfig, KernelConfig, TrainConfig
 from seekjax.placement import use_mesh
 from seekjax.train.loss import NextToken
 from seekjax.train.state import RunSpec
@@ -23,6 +23,7 @@ from seekjax.train.step import BATCH, compile_steps, train_step
 from sharding.mesh import MeshConfig
 from sharding.place import put_batch
 from sharding.rules import sharding
+from tests.fixtures import tiny_model
 
 TOLERANCE = 1e-5
 SEQUENCES, T = 32, 16
@@ -53,23 +54,16 @@ CASES = (
     + [("1", "auto", 2, False, True), (MIXED, "auto", 4, True, False)]
 )
 
-MODEL = ModelConfig(
+MODEL = tiny_model(
     vocab=64,
-    embed=32,
     layers=3,
     heads=4,
-    q_latent=16,
-    kv_latent=16,
-    nope=8,
     rotary=4,
-    value=8,
     hidden=32,
-    expert_hidden=16,
     experts=16,
     experts_per_token=4,
     expert_groups=4,
     groups_per_token=2,
-    init_std=0.1,
 )
 CONFIG = Config(
     MODEL,
