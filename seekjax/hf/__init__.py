@@ -1,12 +1,19 @@
-"""DeepSeek's published checkpoints, read and written: the only place that knows another project's
-names.
+"""DeepSeek's published checkpoints, read and written, and GGUF files.
 
-names    one table: every tensor of the published layout, its shape, and where it lives in seekjax
-config   config.json <-> ModelConfig, in the published dialect and in that of transformers 5
-files    safetensors files from strangers: believed only after every number in them was checked
-fp8      matrices in 128 x 128 blocks of FP8 with one scale each
-load     a checkpoint into sharded arrays, tensor by tensor
-save     weights into a checkpoint, tensor by tensor
-gguf     weights into a file for llama.cpp, its tokenizer by gguf_tokenizer
-convert  the command `seekjax convert`
+This is the only place that knows another project's names.
+
+names           one table: every published tensor, its shape, and where it is in seekjax
+config_keys     the keys of config.json, and how each is read
+config_reader   config.json -> ModelConfig, from the published dialect and transformers 5's
+config_writer   ModelConfig -> config.json, in the published dialect
+untrusted       limits for files from strangers
+tensor_file     one safetensors file, each number checked before it is used
+files           the safetensors files of a folder, and their index
+fp8_blocks      matrices in 128 x 128 blocks of FP8 with one scale each
+published       a folder whose tensors fit its config, checked before any is read
+load            a published checkpoint into sharded arrays, tensor by tensor
+save            weights into a published checkpoint, tensor by tensor
+gguf            weights into a file for llama.cpp
+gguf_tokenizer  the tokenizer in that file
+quote           strangers' names, made safe to print
 """

@@ -9,7 +9,7 @@ import numpy as np
 
 from seekjax.config import ModelConfig
 from seekjax.errors import WeightsError, need
-from seekjax.hf import fp8
+from seekjax.hf import fp8_blocks
 from seekjax.hf.config_keys import check_prediction
 from seekjax.hf.config_reader import PublishedConfig, read_config
 from seekjax.hf.files import TensorFiles
@@ -17,6 +17,7 @@ from seekjax.hf.names import Tensor, join, split, tensors
 from seekjax.hf.quote import listed
 from seekjax.hf.tensor_file import Entry
 from seekjax.hf.untrusted import read_json
+from seekjax.quant.fp8 import E4M3
 
 SCALE = "_scale_inv"  # ends the name of a matrix's scales
 SHARED = {"embed_VD": "model.embed_tokens.weight", "head_DV": "lm_head.weight"}
@@ -33,7 +34,7 @@ class PublishedCheckpoint(NamedTuple):
     def values(self, tensor: Tensor) -> np.ndarray:
         """Return a tensor: float32 if the file has FP8 blocks, else in the dtype of the file."""
         x = self.files.read(tensor.name)
-        if x.dtype != fp8.E4M3:
+        if x.dtype != E4M3:
             return x
 
         scale = self.files.read(tensor.name + SCALE).astype(np.float32)
@@ -42,7 +43,7 @@ class PublishedCheckpoint(NamedTuple):
             f"{tensor.name}{SCALE} has scales that are not positive numbers.",
             WeightsError,
         )
-        return fp8.dequantise(x, scale)
+        return fp8_blocks.dequantise(x, scale)
 
     def part(self, tensor: Tensor, number: int) -> np.ndarray:
         """Return one of our arrays that a tensor holds, with rotary pairs as neighbours."""
@@ -126,7 +127,7 @@ def _check_tensors(
             faults["of another shape than config.json says"].append(
                 f"{name} {list(entry.shape)} instead of {list(tensor.shape)}"
             )
-        if entry.dtype == fp8.E4M3:
+        if entry.dtype == E4M3:
             scales.add(name + SCALE)
             if not config.fp8 or tensor.row.kind != "matrix":
                 faults["in FP8 against config.json or the layout"].append(name)
@@ -152,7 +153,7 @@ def _check_scale(tensor: Tensor, scale: Entry | None, faults: Faults) -> None:
         return
 
     rows, columns = tensor.shape
-    shape = fp8.blocks((rows, columns))
+    shape = fp8_blocks.blocks((rows, columns))
     if scale.shape != shape or scale.dtype.name not in ("float32", "float8_e8m0fnu"):
         faults["scales of another shape or type"].append(
             f"{tensor.name}{SCALE} {scale.dtype.name}{list(scale.shape)} instead of "

@@ -17,12 +17,13 @@ from jax.sharding import AxisType, Mesh
 
 from seekjax.config import ModelConfig
 from seekjax.errors import WeightsError, need
-from seekjax.hf import fp8
+from seekjax.hf import fp8_blocks
 from seekjax.hf.config_writer import write_config
 from seekjax.hf.files import INDEX, TensorFiles
 from seekjax.hf.names import Part, Tensor, join, tensors
 from seekjax.hf.published import SCALE
 from seekjax.hf.tensor_file import Stored, write_file
+from seekjax.quant.fp8 import E4M3
 from seekjax.storage import new_folder
 
 Dtype = Literal["bf16", "f32", "fp8", "fp8-ue8m0"]
@@ -84,7 +85,7 @@ def stored_as(tensor: Tensor, dtype: Dtype) -> list[Stored]:
     float32, bfloat16 = np.dtype(np.float32), np.dtype(jnp.bfloat16)
     if tensor.row.kind == "matrix" and dtype.startswith("fp8"):
         return [
-            (tensor.name, fp8.E4M3, tensor.shape),
+            (tensor.name, E4M3, tensor.shape),
             (tensor.name + SCALE, float32, _scale_shape(tensor)),
         ]
     wide = tensor.row.kind == "bias" or dtype == "f32"
@@ -93,7 +94,7 @@ def stored_as(tensor: Tensor, dtype: Dtype) -> list[Stored]:
 
 def _scale_shape(tensor: Tensor) -> tuple[int, int]:
     rows, columns = tensor.shape
-    return fp8.blocks((rows, columns))
+    return fp8_blocks.blocks((rows, columns))
 
 
 def _all_stored(group: list[Tensor], dtype: Dtype) -> list[Stored]:
@@ -151,7 +152,7 @@ def _values(
         if len(stored_as(tensor, dtype)) == 1:
             yield x
         else:
-            yield from fp8.quantise(x, dtype == "fp8-ue8m0", _known_scale(tensor, scales))
+            yield from fp8_blocks.quantise(x, dtype == "fp8-ue8m0", _known_scale(tensor, scales))
 
 
 def _known_scale(tensor: Tensor, scales: TensorFiles | None) -> np.ndarray | None:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from seekjax.hf.fp8 import E4M3, blocks, dequantise, quantise
+from seekjax.hf.fp8_blocks import blocks, dequantise, quantise
+from seekjax.quant.fp8 import E4M3
 
 SHAPES = [(128, 128), (576, 300), (129, 1), (1, 129), (127, 257), (5, 3)]
 
