@@ -29,3 +29,29 @@ PLAIN = KernelConfig(attention="plain", experts="loop", remat="none")
 def tiny_model(**fields) -> ModelConfig:
     """The tiny model with some fields replaced."""
     return replace(TINY, **fields)
+
+
+def save_run(config: Config, folder: Path, change=lambda state: state):
+    """Write a run folder as training leaves it after one step; return the state that was saved.
+
+    `change` maps the first state to the one to save.
+    """
+    load_tokenizer(config.data, config.model.vocab, None).save(folder)
+    with use_mesh(config.mesh), closing(Checkpoints(folder, keep=1)) as checkpoints:
+        state = change(RunSpec(config).start())
+        checkpoints.save(1, state, data=None, config=to_json(config))
+        checkpoints.wait()
+    return state
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """A function that runs `seekjax` with some words, and returns its status, output and errors."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["seekjax", *map(str, words)])
+        status = main()
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return call
