@@ -1,8 +1,19 @@
 """What many tests share: models and runs that are small enough for seconds."""
 
+import sys
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
-from seekjax.config import KernelConfig, ModelConfig
+import pytest
+
+from seekjax.checkpoint.config_json import to_json
+from seekjax.checkpoint.write import Checkpoints
+from seekjax.commands.cli import main
+from seekjax.config import Config, KernelConfig, ModelConfig
+from seekjax.data import load_tokenizer
+from seekjax.placement import use_mesh
+from seekjax.train.state import RunSpec
 
 # Two layers of width 32 with eight experts; compiles in seconds, and has every part of V3.
 TINY = ModelConfig(
