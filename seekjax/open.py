@@ -1,5 +1,6 @@
-"""A model by its folder: a run that train.py or `seekjax convert` made, or a published
-checkpoint."""
+"""Open a model by its folder: a run that training or `seekjax convert` wrote, or a published
+checkpoint.
+"""
 
 import hashlib
 from collections.abc import Iterator
@@ -13,35 +14,40 @@ from seekjax.checkpoint.read import newest_whole, read_run
 from seekjax.config import Config, KernelConfig, ModelConfig
 from seekjax.data import Tokenizer, read_tokenizer
 from seekjax.data.tokenizer import first_token_id
-from seekjax.errors import GenerateError, RunError
+from seekjax.errors import GenerateError, RunError, need
 from seekjax.hf.load import load
 from seekjax.hf.published import open_published
 from seekjax.placement import use_mesh
 from seekjax.storage import kind_of
 from sharding.mesh import MeshConfig, make_mesh
 
+HASHED = 2**20  # bytes at the beginning of each published file that its fingerprint reads
+
 
 class OpenedModel(NamedTuple):
+    """A model with its weights, and what is needed to use it."""
+
     folder: Path
     model: ModelConfig
     kernel: KernelConfig
     variables: dict  # {"params", "balance"}, placed by the rules on the mesh in use
     tokenizer: Tokenizer | None
-    begin: int | None  # the id a text begins with
+    begin: int  # id of the token that a text begins with; 0 without a tokenizer
 
 
 def open_model(path: Path, kernel: KernelConfig | None = None) -> OpenedModel:
-    """The newest weights in a folder and the tokenizer beside them.
+    """Return the newest weights in a folder and the tokenizer next to them.
 
-    `kernel`: instead of a run's own choice, or of the default for a checkpoint. Raises
-    GenerateError where there is neither, and RunError, CheckpointError, WeightsError or DataError
-    where one is damaged.
+    `kernel` replaces a run's own choice of kernels, or the default for a published checkpoint.
+    Raises GenerateError if the folder holds neither, and RunError, CheckpointError, WeightsError
+    or DataError if the run or checkpoint is damaged.
     """
     folder = Path(path).expanduser()
-    if kind_of(folder) == "run":
+    kind = kind_of(folder)
+    if kind == "run":
         config, variables = read_run(folder, kernel)
         model, kernel = config.model, config.kernel
-    elif kind_of(folder) == "published":
+    elif kind == "published":
         kernel = kernel or KernelConfig()
         model, variables = load(folder, kernel)
     elif folder.is_dir():
@@ -54,72 +60,84 @@ def open_model(path: Path, kernel: KernelConfig | None = None) -> OpenedModel:
             f"there is no folder {folder}: name that of a run, by default runs/CONFIG, or "
             "of a published checkpoint."
         )
-    tokenizer = (
-        read_tokenizer(folder, model.vocab) if (folder / "tokenizer.json").is_file() else None
+
+    tokenizer, begin = None, 0
+    if (folder / "tokenizer.json").is_file():
+        tokenizer = read_tokenizer(folder, model.vocab)
+        begin = first_token_id(folder, tokenizer)
+    return OpenedModel(folder, model, kernel, variables, tokenizer, begin)
+
+
+def initial_variables(config: Config) -> dict | None:
+    """Return the weights {"params", "balance"} that a run starts from; None for random weights."""
+    if config.init is None:
+        return None
+    return open_model(config.init, config.kernel).variables
+
+
+def with_initial_model(config: Config) -> Config:
+    """Return the config with the model and the tokenizer of the weights that the run starts from.
+
+    Without `config.init` it is returned as it is. Raises RunError or WeightsError if that folder
+    holds no model or no tokenizer.
+    """
+    if config.init is None:
+        return config
+
+    folder = config.init.expanduser()
+    if kind_of(folder) == "run":
+        step = newest_whole(folder.absolute() / "checkpoints")
+        model = read_config(step / "config.json").model
+    else:
+        model = open_published(folder).config.model
+
+    need(
+        (folder / "tokenizer.json").is_file(),
+        f"{folder} has no tokenizer.json: copy that of the model there, or name another --init.",
+        RunError,
     )
-    return OpenedModel(
-        folder, model, kernel, variables, tokenizer, tokenizer and first_token_id(folder, tokenizer)
-    )
+    data = replace(config.data, tokenizer=str(folder))
+    return replace(config, model=model, data=data)
+
+
+def weights_fingerprint(folder: Path) -> str:
+    """Return a hash that identifies a folder's weights, without reading all of them.
+
+    Of a run it is the hash of the manifest of the newest step, which holds the SHA-256 of the
+    weights; of a published checkpoint it covers the size and first megabyte of each file.
+    """
+    manifests = {}
+    for path in folder.glob("checkpoints/*/manifest.json"):
+        if path.parent.name.isdecimal():
+            manifests[int(path.parent.name)] = path
+    if manifests:
+        newest = manifests[max(manifests)]
+        return hashlib.sha256(newest.read_bytes()).hexdigest()
+
+    fingerprint = hashlib.sha256()
+    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
+        with path.open("rb") as file:
+            fingerprint.update(f"{path.name} {path.stat().st_size} ".encode())
+            fingerprint.update(file.read(HASHED))
+    return fingerprint.hexdigest()
+
+
+def need_tokenizer(opened: OpenedModel) -> Tokenizer:
+    """Return the model's tokenizer; raises GenerateError if it has none."""
+    if opened.tokenizer is None:
+        raise GenerateError(f"{opened.folder} has no tokenizer.json: copy that of the model there.")
+    return opened.tokenizer
 
 
 @contextmanager
 def on_mesh(mesh: MeshConfig) -> Iterator[None]:
-    """Place arrays on such a mesh of the devices here; raises GenerateError where they are too
-    few."""
+    """Place arrays on this mesh of the available devices within the block.
+
+    Raises GenerateError if there are too few devices.
+    """
     try:
         made = make_mesh(mesh)
     except ValueError as error:
         raise GenerateError(str(error)) from error
     with use_mesh(made):
         yield
-
-
-def need_tokenizer(opened: OpenedModel) -> Tokenizer:
-    """The model's tokenizer; raises GenerateError without one."""
-    if opened.tokenizer is None:
-        raise GenerateError(f"{opened.folder} has no tokenizer.json: copy that of the model there.")
-    return opened.tokenizer
-
-
-HASHED = 2**20  # bytes of each published file, from its beginning, that tell it from others
-
-
-def with_initial_model(config: Config) -> Config:
-    """A run that starts from weights has their model and their tokenizer. Raises RunError or
-    WeightsError for a folder without them."""
-    if config.init is None:
-        return config
-    folder = config.init.expanduser()
-    if kind_of(folder) == "run":
-        model = read_config(newest_whole(folder.absolute() / "checkpoints") / "config.json").model
-    else:
-        model = open_published(folder).config.model
-    if not (folder / "tokenizer.json").is_file():
-        raise RunError(
-            f"{folder} has no tokenizer.json: copy that of the model there, or name another --init."
-        )
-    return replace(config, model=model, data=replace(config.data, tokenizer=str(folder)))
-
-
-def weights_fingerprint(folder: Path) -> str:
-    """A hash that tells a folder's weights from others without reading them: of the manifest of a
-    run's newest step, which has their SHA-256; of the size and first megabyte of each published
-    file.
-    """
-    steps = {
-        int(path.parent.name): path
-        for path in folder.glob("checkpoints/*/manifest.json")
-        if path.parent.name.isdecimal()
-    }
-    if steps:
-        return hashlib.sha256(steps[max(steps)].read_bytes()).hexdigest()
-    found = hashlib.sha256()
-    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
-        with path.open("rb") as file:
-            found.update(f"{path.name} {path.stat().st_size} ".encode() + file.read(HASHED))
-    return found.hexdigest()
-
-
-def initial_variables(config: Config) -> dict | None:
-    """The weights {"params", "balance"} that a run starts from, if its config names any."""
-    return open_model(config.init, config.kernel).variables if config.init else None

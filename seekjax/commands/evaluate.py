@@ -4,132 +4,158 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from seekjax.commands.common import Flat, keep_compiled
 from seekjax.config import DataConfig
-from seekjax.data import Corpus, load_corpus
+from seekjax.data import Corpus, Tokenizer, load_corpus
 from seekjax.data.corpus import is_named
 from seekjax.errors import need
-from seekjax.eval.bits import Progress, Sums, measure, rows_of
+from seekjax.eval.bits import Progress, Totals, measure, pack_rows
 from seekjax.eval.evaluator import EvalConfig
-from seekjax.eval.report import examined, report_path, tell
+from seekjax.eval.report import evaluate_tasks, print_and_write, report_path
 from seekjax.model.transformer import Transformer
-from seekjax.open import need_tokenizer, on_mesh, open_model, weights_fingerprint
+from seekjax.open import (
+    OpenedModel,
+    need_tokenizer,
+    on_mesh,
+    open_model,
+    weights_fingerprint,
+)
 from sharding.mesh import MeshConfig
 
 SAVE_EVERY = 10.0  # seconds
+ROWS = 8  # rows of text at a time, by default
+DOCUMENTS = 1000  # of a built-in source, by default
 
 
 @dataclass(frozen=True)
 class Eval:
-    """Bits per byte and perplexity of a text, or pass@1, pass@k and cons@k on held-out problems of
-    tasks."""
+    """Bits per byte and perplexity of a text, or pass@1, pass@k and cons@k on held-out problems."""
 
-    folder: Annotated[
-        Path, tyro.conf.Positional, tyro.conf.arg(name="model")
-    ]  # a run's folder, or that of a published checkpoint
+    # a run's folder, or that of a published checkpoint
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="model")]
     # a .txt .jsonl .parquet .arrayrecord file or folder, or stdlib, arithmetic, stories: their
     # held-out documents
     data: str = ""
-    documents: int = 0  # only so many; 0 = all, 1,000 of a built-in source
-    sequence: int = 256  # tokens per row; the model sees nothing before its row
-    batch: int | None = (
-        # rows at a time, over the whole mesh; it changes the speed alone. Default: 8 rows of text,
-        # 128 samples
-        None
-    )
+    documents: int = 0  # only this number; 0 = all, 1,000 of a built-in source
+    sequence: int = 256  # tokens per row; the model reads nothing before its row
+    # rows at a time, over the whole mesh; it changes the speed alone. Default: 8 rows of text,
+    # 128 samples
+    batch: int | None = None
     text_field: str = "text"  # column or key that holds the text in .jsonl and .parquet
-    progress: Path | None = (
-        # remembers how far it came: the same command goes on there; default: eval-DATA.json beside
-        # the weights
-        None
-    )
+    # records the progress, so that the same command resumes; default: eval-DATA.json next to the
+    # weights
+    progress: Path | None = None
     questions: Flat[EvalConfig] = field(default_factory=EvalConfig)
-    report: Path | None = (
-        None  # where the figures of tasks go; default: eval-TASK.json beside the weights
-    )
+    # where the figures of tasks go; default: eval-TASK.json next to the weights
+    report: Path | None = None
     mesh: MeshConfig = MeshConfig(data=1)  # how many devices split what
 
 
 def evaluate(argv: list[str]) -> None:
-    """The command; raises errors that cli.run turns into one sentence."""
-    asked = tyro.cli(Eval, prog="seekjax eval", args=argv, config=(tyro.conf.FlagConversionOff,))
+    """Run the command; raises errors that cli.run turns into one sentence."""
+    options = tyro.cli(Eval, prog="seekjax eval", args=argv, config=(tyro.conf.FlagConversionOff,))
     need(
-        bool(asked.data) != bool(asked.questions.task),
+        bool(options.data) != bool(options.questions.task),
         "name either --data, for the bits per byte of a text, or --task, for problems as "
         "countdown:1.",
     )
     keep_compiled()
-    with on_mesh(asked.mesh):
-        if asked.questions.task:
-            opened = open_model(asked.folder)
-            seen, rate = examined(opened, asked.questions, asked.batch)
-            return tell(
-                asked.questions,
-                seen,
-                rate,
-                asked.report or report_path(opened.folder, asked.questions.task),
-            )
-        sums, seconds = evaluated(asked)
-    speed = f"; {sums.tokens / seconds:,.0f} tokens/s" if seconds else "; measured before"
+    with on_mesh(options.mesh):
+        if options.questions.task:
+            report_tasks(options)
+        else:
+            report_bits(options)
+
+
+def report_tasks(options: Eval) -> None:
+    """Evaluate tasks; print and write the report."""
+    questions = options.questions
+    opened = open_model(options.folder)
+    figures, rate = evaluate_tasks(opened, questions, options.batch)
+    path = options.report or report_path(opened.folder, questions.task)
+    print_and_write(questions, figures, rate, path)
+
+
+def report_bits(options: Eval) -> None:
+    """Measure bits per byte and print them."""
+    totals, seconds = evaluate_text(options)
+    speed = f"; {totals.tokens / seconds:,.0f} tokens/s" if seconds else "; measured before"
     print(
-        f"{asked.data}: {sums.bytes:,} bytes, {sums.bits_per_byte:.4f} bits/byte, "
-        f"perplexity {sums.perplexity:.3f} per token{speed}"
+        f"{options.data}: {totals.bytes:,} bytes, {totals.bits_per_byte:.4f} bits/byte, "
+        f"perplexity {totals.perplexity:.3f} per token{speed}"
     )
 
 
-def evaluated(asked: Eval) -> tuple[Sums, float]:
-    """The sums, and the seconds it took this time."""
-    opened = open_model(asked.folder)
+def evaluate_text(options: Eval) -> tuple[Totals, float]:
+    """Return the totals of a text, and the seconds that all of it takes at this run's speed.
+
+    The seconds are 0 if an earlier run had finished.
+    """
+    opened = open_model(options.folder)
     tokenizer = need_tokenizer(opened)
+    held_out = 0.05 if is_named(options.data) else 0.0
     corpus = load_corpus(
-        DataConfig(
-            sources=(asked.data,),
-            text_field=asked.text_field,
-            held_out=0.05 if is_named(asked.data) else 0.0,
-        )
+        DataConfig(sources=(options.data,), text_field=options.text_field, held_out=held_out)
     )
-    documents, count = chosen(corpus, asked)
-    made_for = {
+    documents, count = select_documents(corpus, options)
+
+    # resume where an earlier run of the same command stopped
+    default_path = opened.folder / f"eval-{Path(options.data).stem}.json"
+    cache_key = progress_key(opened, corpus, tokenizer, count, options)
+    progress = Progress(options.progress or default_path, cache_key)
+    totals, done = progress.load()
+    if done:
+        return totals, 0.0
+
+    model = Transformer(opened.model, replace(opened.kernel, remat="none", capacity=0.0))
+    encoded = (tokenizer.encode(documents[index]) for index in range(count))
+    rows = pack_rows(encoded, opened.begin, options.sequence)
+    batch = options.batch or ROWS
+
+    began = saved = time.perf_counter()
+    before = totals.tokens
+    batches = measure(model, opened.variables, rows, tokenizer.bytes_V, batch, totals)
+    for totals in batches:
+        if time.perf_counter() - saved > SAVE_EVERY:
+            progress.save(totals, False)
+            saved = time.perf_counter()
+            bits = f"{totals.bits_per_byte:.4f} bits/byte"
+            print(f"    {totals.bytes:,} bytes so far: {bits}", flush=True)
+    progress.save(totals, True)
+
+    seconds = time.perf_counter() - began
+    return totals, seconds * totals.tokens / max(1, totals.tokens - before)
+
+
+def progress_key(
+    opened: OpenedModel, corpus: Corpus, tokenizer: Tokenizer, documents: int, options: Eval
+) -> dict[str, Any]:
+    """Return everything that the totals depend on."""
+    return {
         "weights": weights_fingerprint(opened.folder),
         "dtype": opened.kernel.dtype,
         "corpus": corpus.fingerprint(),
-        "documents": count,
+        "documents": documents,
         "tokenizer": tokenizer.fingerprint(),
         "begin": opened.begin,
-        "sequence": asked.sequence,
+        "sequence": options.sequence,
     }
-    progress = Progress(
-        asked.progress or opened.folder / f"eval-{Path(asked.data).stem}.json", made_for
-    )
-    sums, done = progress.load()
-    if done:
-        return sums, 0.0
-    transformer = Transformer(opened.model, replace(opened.kernel, remat="none", capacity=0.0))
-    rows = rows_of(
-        (tokenizer.encode(documents[index]) for index in range(count)), opened.begin, asked.sequence
-    )
-    began = saved = time.perf_counter()
-    before = sums.tokens
-    for sums in measure(
-        transformer, opened.variables, rows, tokenizer.bytes_V, asked.batch or 8, sums
-    ):
-        if time.perf_counter() - saved > SAVE_EVERY:
-            progress.save(sums, False)
-            saved = time.perf_counter()
-            print(
-                f"    {sums.bytes:,} bytes so far: {sums.bits_per_byte:.4f} bits/byte", flush=True
-            )
-    progress.save(sums, True)
-    return sums, (time.perf_counter() - began) * sums.tokens / max(1, sums.tokens - before)
 
 
-def chosen(corpus: Corpus, asked: Eval) -> tuple[Sequence[str], int]:
-    """The documents, and how many of them to measure."""
+def select_documents(corpus: Corpus, options: Eval) -> tuple[Sequence[str], int]:
+    """Return the documents to choose from, and how many of the first to measure.
+
+    They are the held-out documents of a built-in source, and all of a file.
+    """
     [source] = corpus.sources
-    built_in = is_named(asked.data)
-    documents = source.held_out if built_in else source.train
-    return documents, min(asked.documents or (1000 if built_in else len(documents)), len(documents))
+    if is_named(options.data):
+        documents = source.held_out
+        limit = options.documents or DOCUMENTS
+    else:
+        documents = source.train
+        limit = options.documents or len(documents)
+    return documents, min(limit, len(documents))

@@ -1,5 +1,6 @@
 """`seekjax rollouts RUN`: the samples of a reinforcement-learning run and their rewards, coloured
-by advantage."""
+by advantage.
+"""
 
 import json
 from collections.abc import Iterator
@@ -21,7 +22,8 @@ INDENT = "      "
 @dataclass(frozen=True)
 class Rollouts:
     """Show the rollouts of a reinforcement-learning run: prompts, samples, rewards and their
-    reasons, coloured by advantage."""
+    reasons, coloured by advantage.
+    """
 
     # the folder of a run of `python train.py grpo`
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run")]

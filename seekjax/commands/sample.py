@@ -1,5 +1,5 @@
-"""`seekjax sample`: rejection sampling, from a model's right answers to a file that fine-tuning
-reads (R1: 2501.12948, section 2.3.3).
+"""`seekjax sample`: rejection sampling, from a model's right answers to chats for fine-tuning
+(R1: 2501.12948, section 2.3.3).
 """
 
 import json
@@ -33,136 +33,152 @@ EVERY = 10.0  # seconds between lines of progress
 
 @dataclass(frozen=True)
 class Sample:
-    """Sample answers to training problems of tasks, and keep the right ones as chats to fine-tune
-    on.
-    """
+    """Sample answers to training problems, and keep the right ones as chats to fine-tune on."""
 
-    folder: Annotated[
-        Path, tyro.conf.Positional, tyro.conf.arg(name="model")
-    ]  # a run's folder, or that of a published checkpoint
-    # the .jsonl file to write: {"messages": [...], "task", "level", "reward"} by line; what is
-    # there is replaced
+    # a run's folder, or that of a published checkpoint
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="model")]
+    # the .jsonl file to write or replace: {"messages": [...], "task", "level", "reward"} per line
     out: Path
     questions: Flat[EvalConfig] = field(
         default_factory=lambda: EvalConfig(problems=2000, samples=4)
     )
-    keep: Literal["right", "all"] = (
-        "right"  # all: whatever has ended, as a student may learn its teacher's mistakes too
-    )
-    language: Literal["en", "zh"] | None = None  # drop what thinks in words of another one
-    per_problem: int = 0  # at most so many of a problem, the shortest first; 0 = all that differ
+    # all: every complete answer, as a student may learn from its teacher's mistakes too
+    keep: Literal["right", "all"] = "right"
+    # drop samples with thoughts in words of another language
+    language: Literal["en", "zh"] | None = None
+    per_problem: int = 0  # at most this number per problem, the shortest first; 0 = all that differ
     batch: int = 128  # samples at a time, over the whole mesh; it changes the speed alone
     mesh: MeshConfig = MeshConfig(data=1)  # how many devices split what
 
 
 def sample(argv: list[str]) -> None:
-    """The command; raises errors that cli.run turns into one sentence."""
-    asked = tyro.cli(
+    """Run the command; raises errors that cli.run turns into one sentence."""
+    options = tyro.cli(
         Sample, prog="seekjax sample", args=argv, config=(tyro.conf.FlagConversionOff,)
     )
-    out = asked.out.expanduser()
-    need(out.suffix == ".jsonl", f"--out is {asked.out}: fine-tuning reads .jsonl files, name one.")
-    need(
-        out.parent.is_dir() and os.access(out.parent, os.W_OK),
-        f"--out is {asked.out}: there is no folder {out.parent} that can be written to.",
-    )
-    need(asked.per_problem >= 0, f"per_problem is {asked.per_problem}: it must be 0 (all) or more.")
+    check(options)
     keep_compiled()
-    with on_mesh(asked.mesh):
-        print(collect(replace(asked, out=out)))
+    with on_mesh(options.mesh):
+        print(collect(replace(options, out=options.out.expanduser())))
 
 
-def collect(asked: Sample) -> str:
-    """Sample, choose and write; the closing line. Raises DataError where nothing is left to
-    write.
-    """
-    exam = Evaluator(open_model(asked.folder), asked.questions, held_out=False, rows=asked.batch)
-    think_in_prompt, rows, drawn, solved, said = (
-        exam.judge.think_in_prompt,
-        [],
-        0,
-        0,
-        time.monotonic(),
+def check(options: Sample) -> None:
+    """Raise ConfigError if the file cannot be written or a number has no meaning."""
+    folder = options.out.expanduser().parent
+    need(
+        options.out.suffix == ".jsonl",
+        f"--out is {options.out}: fine-tuning reads .jsonl files, name one.",
     )
-    for some in exam:
-        for group in some:
-            chosen = choose(group, think_in_prompt, asked)
-            rows += [row(one, think_in_prompt) for one in chosen]
-            drawn, solved = drawn + len(group), solved + bool(chosen)
-        if time.monotonic() - said > EVERY:
-            said = time.monotonic()
+    need(
+        folder.is_dir() and os.access(folder, os.W_OK),
+        f"--out is {options.out}: there is no folder {folder} that can be written to.",
+    )
+    need(
+        options.per_problem >= 0,
+        f"per_problem is {options.per_problem}: it must be 0 (all) or more.",
+    )
+
+
+def collect(options: Sample) -> str:
+    """Draw samples, keep some, write them; return the closing line.
+
+    Raises DataError if no sample can be kept.
+    """
+    opened = open_model(options.folder)
+    evaluator = Evaluator(opened, options.questions, held_out=False, rows=options.batch)
+    think_in_prompt = evaluator.judge.think_in_prompt
+
+    rows: list[dict[str, Any]] = []
+    drawn = 0
+    solved = 0
+    reported = time.monotonic()
+    for groups in evaluator:
+        for group in groups:
+            kept = choose(group, think_in_prompt, options)
+            rows += [chat_row(answer, think_in_prompt) for answer in kept]
+            drawn += len(group)
+            solved += bool(kept)
+        if time.monotonic() - reported > EVERY:
+            reported = time.monotonic()
             print(f"    {drawn:,} samples so far, {len(rows):,} kept", flush=True)
+
     if jax.process_index():
         return ""
-    if not rows:
-        raise DataError(
-            f"none of {drawn:,} samples can be kept, so {asked.out} is not written: take "
-            "an easier task, more samples, or a model that was "
-            "trained further."
-        )
-    write(asked.out, rows)
-    speed = f"; {exam.rate:,.0f} tokens/s" if exam.rate else ""
+    need(
+        rows,
+        f"none of {drawn:,} samples can be kept, so {options.out} is not written: take an easier "
+        "task, more samples, or a model that was trained further.",
+        DataError,
+    )
+    write_rows(options.out, rows)
+
+    problems = len(evaluator.problems)
+    speed = f"; {evaluator.rate:,.0f} tokens/s" if evaluator.rate else ""
     return (
         f"kept {len(rows):,} of {drawn:,} samples ({len(rows) / drawn:.1%}), of "
-        f"{solved:,} of {len(exam.problems):,} problems{speed}: {asked.out}\n"
-        f"next: python train.py sft --init {asked.folder} --post.chats {asked.out}"
+        f"{solved:,} of {problems:,} problems{speed}: {options.out}\n"
+        f"next: python train.py sft --init {options.folder} --sft.chats {options.out}"
     )
 
 
-def choose(group: Sequence[Judged], think_in_prompt: bool, asked: Sample) -> list[Judged]:
-    """The samples of a problem that are kept: each text once, the shortest first."""
-    fit = [
-        one
-        for one in group
-        if (is_right(one) or asked.keep == "all")
-        and teachable(one)
-        and speaks(one, think_in_prompt, asked.language)
-    ]
+def choose(group: Sequence[Judged], think_in_prompt: bool, options: Sample) -> list[Judged]:
+    """Return the samples of a problem to keep: each text once, the shortest first."""
     kept: dict[str, Judged] = {}
-    for one in sorted(fit, key=lambda one: one.tokens):
-        kept.setdefault(one.text.strip(), one)
-    return list(kept.values())[: asked.per_problem or None]
+    for answer in sorted(group, key=lambda answer: answer.tokens):
+        if options.keep == "right" and not is_right(answer):
+            continue
+        if not is_clean(answer) or not is_in(options.language, answer, think_in_prompt):
+            continue
+        kept.setdefault(answer.text.strip(), answer)
+    return list(kept.values())[: options.per_problem or None]
 
 
-def teachable(one: Judged) -> bool:
-    """Whether it has ended, says something, and is text through and through: no name of a special
-    token, no broken character.
+def is_clean(answer: Judged) -> bool:
+    """Return whether a sample is a complete text to fine-tune on.
+
+    It is not cut off, not empty, and without names of special tokens or broken characters.
     """
     return (
-        not one.truncated
-        and bool(one.text.strip())
-        and REPLACEMENT not in one.text
-        and not find_special_token(one.text)
+        not answer.truncated
+        and bool(answer.text.strip())
+        and REPLACEMENT not in answer.text
+        and not find_special_token(answer.text)
     )
 
 
-def speaks(one: Judged, think_in_prompt: bool, language: str | None) -> bool:
-    """Whether all words of its thought are of the language."""
+def is_in(language: str | None, answer: Judged, think_in_prompt: bool) -> bool:
+    """Return whether all words of a sample's thought are of the language, if one is given."""
     if language is None:
         return True
-    parsed = parse(one.text, think_in_prompt)
+    parsed = parse(answer.text, think_in_prompt)
     return isinstance(parsed, Parsed) and share(parsed.thought, language) == 1
 
 
-def row(one: Judged, think_in_prompt: bool) -> dict[str, Any]:
-    """A sample as a chat of two messages; a <think> that the template wrote is the answer's."""
-    content = f"{THINK}\n{one.text}" if think_in_prompt else one.text
+def chat_row(answer: Judged, think_in_prompt: bool) -> dict[str, Any]:
+    """Return a sample as a chat of two messages.
+
+    A <think> that the chat template wrote becomes part of the answer.
+    """
+    problem = answer.problem
+    content = f"{THINK}\n{answer.text}" if think_in_prompt else answer.text
+    reward = None if math.isnan(answer.reward) else answer.reward
     return {
         "messages": [
-            {"role": "user", "content": one.problem.prompt},
+            {"role": "user", "content": problem.prompt},
             {"role": "assistant", "content": content},
         ],
-        "task": one.problem.task,
-        "level": one.problem.level,
-        "reward": None if math.isnan(one.reward) else one.reward,
+        "task": problem.task,
+        "level": problem.level,
+        "reward": reward,
     }
 
 
-def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Replaces the file, whole or not at all."""
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write the rows as .jsonl, atomically. Raises DataError if the file cannot be written."""
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     try:
-        write_atomically(path, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in rows))
+        write_atomically(path, "".join(lines))
     except OSError as error:
         raise DataError(
-            f"{path} cannot be written ({error.strerror}): name another place with --out."
+            f"{path} cannot be written ({error.strerror}): name another file with --out."
         ) from error

@@ -1,17 +1,18 @@
-"""Bits per byte of a text, and perplexity: the same number on any mesh and batch size, and after an
+"""Bits per byte and perplexity of a text: the same on any mesh, with any batch size, and after an
 interruption.
 
-Documents follow one another, each begun by the token that begins a text; every token of a document
-is a target once, that token never. Rows of `sequence` targets overlap by one token and know nothing
-of the row before.
+Documents follow one another, each begun by the token that begins a text. Every token of a document
+is a target once; the beginning token never is. Rows of `sequence` targets overlap by one token, and
+a row has no context before its first token.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -27,8 +28,8 @@ Row = tuple[np.ndarray, np.ndarray]  # int32 tokens [T + 1], bool mask [T] of th
 
 
 @dataclass
-class Sums:
-    """What was measured so far."""
+class Totals:
+    """Totals of the rows measured so far."""
 
     rows: int = 0
     nats: float = 0.0
@@ -37,34 +38,38 @@ class Sums:
 
     @property
     def bits_per_byte(self) -> float:
+        """Comparable among models with different tokenizers."""
         return self.nats / np.log(2) / self.bytes
 
     @property
     def perplexity(self) -> float:
-        """Of a token: it depends on the tokenizer, as bits per byte does not."""
+        """Per token, so it depends on the tokenizer."""
         return float(np.exp(self.nats / self.tokens))
 
 
-def rows_of(documents: Iterable[Sequence[int]], begin: int, sequence: int) -> Iterator[Row]:
-    """Documents of tokens as rows; the last is filled up with targets that do not count."""
+def pack_rows(documents: Iterable[np.ndarray], begin: int, sequence: int) -> Iterator[Row]:
+    """Yield documents of tokens as rows; the last is padded with targets that do not count."""
     tokens, mask = np.zeros(0, np.int32), np.zeros(0, bool)
     for document in documents:
         tokens = np.concatenate([tokens, [begin], document]).astype(np.int32)
         mask = np.concatenate([mask, [False], np.ones(len(document), bool)])
+
+        # the last token of a row is the first of the next
         while len(tokens) > sequence:
             yield tokens[: sequence + 1], mask[1 : sequence + 1]
             tokens, mask = tokens[sequence:], mask[sequence:]
+
     if mask[1:].any():
         missing = sequence + 1 - len(tokens)
         yield np.pad(tokens, (0, missing)), np.pad(mask[1:], (0, missing))
 
 
 @partial(jax.jit, static_argnums=0)
-def nats(
+def summed_nats(
     model: Transformer, variables: dict, tokens_BX: jax.Array, mask_BT: jax.Array
 ) -> jax.Array:
-    """Summed -log p of the targets that count."""
-    output = model.apply(variables, tokens_BX[:, :-1])
+    """Return the sum of -log p of the targets that count."""
+    output: Any = model.apply(variables, tokens_BX[:, :-1])
     return cross_entropy(
         output.hidden_BTD, output.head_DV, tokens_BX[:, 1:], mask_BT, model.kernel.vocab_chunk
     )
@@ -76,58 +81,72 @@ def measure(
     rows: Iterable[Row],
     bytes_V: np.ndarray,
     batch: int,
-    sums: Sums = Sums(),
-) -> Iterator[Sums]:
-    """The sums after each batch, from where `sums` stands; rows that it counts already are
-    skipped."""
-    batch = -(-batch // split_by("batch")) * split_by("batch")
-    for group in _batched(islice(iter(rows), sums.rows, None), batch):
-        tokens_BX, mask_BT = (np.stack(part) for part in zip(*group))
-        empty = ((0, batch - len(group)), (0, 0))
-        placed = [
-            put_batch({"x": np.pad(part, empty)}, "batch sequence")["x"]
-            for part in (tokens_BX, mask_BT)
-        ]
-        sums = Sums(
-            sums.rows + len(group),
-            sums.nats + float(nats(model, variables, *placed)),
-            sums.tokens + int(mask_BT.sum()),
-            sums.bytes + int(bytes_V[tokens_BX[:, 1:]][mask_BT].sum()),
+    totals: Totals = Totals(),
+) -> Iterator[Totals]:
+    """Yield the totals after each batch, from `totals` on; the rows that it counts are skipped.
+
+    bytes_V: the bytes of each token's text. `batch` is rounded up to the batch axis of the mesh.
+    """
+    split = split_by("batch")
+    batch = -(-batch // split) * split
+    remaining = islice(iter(rows), totals.rows, None)
+
+    for group in _batched(remaining, batch):
+        tokens_BX = np.stack([tokens for tokens, _ in group])
+        mask_BT = np.stack([mask for _, mask in group])
+        nats = summed_nats(model, variables, *_place(batch, tokens_BX, mask_BT))
+
+        targets = tokens_BX[:, 1:][mask_BT]
+        totals = Totals(
+            rows=totals.rows + len(group),
+            nats=totals.nats + float(nats),
+            tokens=totals.tokens + len(targets),
+            bytes=totals.bytes + int(bytes_V[targets].sum()),
         )
-        yield sums
+        yield totals
 
 
-def _batched(rows: Iterator[Row], size: int) -> Iterator[tuple[Row, ...]]:
-    while group := tuple(islice(rows, size)):
+def _batched(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
+    """Yield `size` rows at a time, fewer at the end."""
+    while group := list(islice(rows, size)):
         yield group
 
 
+def _place(batch: int, *arrays: np.ndarray) -> list[jax.Array]:
+    """Pad arrays to `batch` rows and split them over the mesh."""
+    placed = []
+    for array in arrays:
+        padded = np.pad(array, ((0, batch - len(array)), (0, 0)))
+        placed.append(put_batch({"x": padded}, "batch sequence")["x"])
+    return placed
+
+
 class Progress:
-    """A file that remembers how far an evaluation came, and of what."""
+    """A file that records how far an evaluation has come, and what it depends on."""
 
-    def __init__(self, path: Path, made_for: dict):
-        self.path, self.made_for = path, made_for
+    def __init__(self, path: Path, key: dict):
+        self.path = path
+        self.key = key
 
-    def load(self) -> tuple[Sums, bool]:
-        """Where to go on, and whether that is the end; from nothing where the file speaks of
-        something else."""
+    def load(self) -> tuple[Totals, bool]:
+        """Return the totals so far and whether they are final; zeros for another key.
+
+        Raises DataError if the file holds something else.
+        """
         try:
-            found = json.loads(self.path.read_text())
-            if found["made_for"] == self.made_for:
-                return Sums(**found["sums"]), found["done"]
+            record = json.loads(self.path.read_text())
+            if record["made_for"] == self.key:
+                return Totals(**record["sums"]), record["done"]
         except FileNotFoundError:
             pass
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(
-                f"{self.path} is no progress of an evaluation: delete it or name another "
+                f"{self.path} is not the progress of an evaluation: delete it or name another file "
                 "with --progress."
             ) from error
-        return Sums(), False
+        return Totals(), False
 
-    def save(self, sums: Sums, done: bool) -> None:
-        """Replaces the file, whole or not at all."""
-        write_atomically(
-            self.path,
-            json.dumps({"made_for": self.made_for, "sums": asdict(sums), "done": done}, indent=1)
-            + "\n",
-        )
+    def save(self, totals: Totals, done: bool) -> None:
+        """Replace the file atomically."""
+        record = {"made_for": self.key, "sums": asdict(totals), "done": done}
+        write_atomically(self.path, json.dumps(record, indent=1) + "\n")

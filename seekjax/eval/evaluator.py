@@ -1,8 +1,7 @@
-"""Problems put to a finished model, many at a time: what `seekjax eval --task` and `seekjax sample`
-share."""
+"""Evaluation on problems, in batches: what `seekjax eval --task` and `seekjax sample` share."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
@@ -12,10 +11,9 @@ import numpy as np
 
 from seekjax.checkpoint.config_json import read_config
 from seekjax.checkpoint.read import newest_whole
-from seekjax.config import Config, DataConfig, DistillConfig, GrpoConfig, TrainConfig
-from seekjax.data import DataError
+from seekjax.config import Config, DataConfig, GrpoConfig, TrainConfig
 from seekjax.data.chat import TemplateName
-from seekjax.errors import need
+from seekjax.errors import DataError, need
 from seekjax.generate.generator import bucket
 from seekjax.open import OpenedModel, need_tokenizer
 from seekjax.post.rollout.grader import Judge, Judged
@@ -24,89 +22,126 @@ from seekjax.storage import kind_of
 from seekjax.tasks import Problem
 from sharding.rules import split_by
 
-LONGEST = 256  # tokens of a sample where nothing else is known
-ROWS = 128  # samples at a time
+MAX_NEW = 256  # tokens of a sample, if the run does not set them
+ROWS = 128  # samples at a time, by default
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """What is asked, and how answers are drawn."""
+    """Which problems are evaluated, and how answers are drawn."""
 
-    task: tuple[
-        str, ...
-    ] = ()  # of seekjax/tasks, as NAME (all levels) or NAME:LEVEL; several take turns
-    problems: int = 512  # different ones
+    # of seekjax/tasks, as NAME (all levels) or NAME:LEVEL; several take turns
+    task: tuple[str, ...] = ()
+    problems: int = 512  # distinct ones
     samples: int = 8  # of each problem
-    max_new: int | None = (
-        None  # tokens of a sample; default: the run's own post.max_new where it has one, else 256
-    )
-    temperature: float = 1.0  # logits are divided by it; 0 takes the likeliest token
-    top_k: int = 0  # only so many likeliest tokens; 0 = all
-    top_p: float = 1.0  # only the likeliest tokens that hold this share of the probability
+    # tokens of a sample; default: as in the run's own rollouts, else 256
+    max_new: int | None = None
+    temperature: float = 1.0  # logits are divided by it; 0 takes the most likely token
+    top_k: int = 0  # only this number of the most likely tokens; 0 = all
+    top_p: float = 1.0  # only the most likely tokens that hold this share of the probability
     template: TemplateName = "auto"  # of the chat; auto: the folder's own, else v3
     seed: int = 0  # of problems and draws
 
 
 class Evaluator:
-    """Asks a model. Make and use it within `use_mesh(mesh)`. Raises ConfigError or DataError for
-    what cannot work, before anything is drawn."""
+    """Draws and grades a model's answers to distinct problems, one batch of problems per iteration.
+
+    Construct and use it within `use_mesh(mesh)`. Raises ConfigError or DataError for what cannot
+    work, before anything is drawn.
+    """
 
     def __init__(
-        self, opened: OpenedModel, asked: EvalConfig, held_out: bool, rows: int | None = None
+        self,
+        opened: OpenedModel,
+        settings: EvalConfig,
+        held_out: bool,
+        rows: int | None = None,
     ):
-        check(asked)
+        """held_out: the side of the problems, not the training side; rows: samples at a time."""
+        check(settings)
         need(rows is None or rows > 0, f"batch is {rows}: it must be at least 1.")
-        tokenizer, config = need_tokenizer(opened), config_for(opened, asked)
-        self.judge, self.asked, self.variables = Judge(config, tokenizer), asked, opened.variables
-        self.problems = distinct(
-            self.judge.held_out if held_out else self.judge.training, asked.problems
+        self.settings = settings
+        self.max_new = settings.max_new or default_max_new(opened)
+        self.variables = opened.variables
+        self.rate = 0.0  # tokens per second, without the first batch
+
+        # the problems, as prompts
+        tokenizer = need_tokenizer(opened)
+        grpo = GrpoConfig(
+            tasks=settings.task,
+            rewards=(("accuracy", 1.0),),
+            template=settings.template,
+            group=settings.samples,
+            max_new=self.max_new,
+            temperature=settings.temperature,
+            top_k=settings.top_k,
+            top_p=settings.top_p,
         )
+        config = Config(
+            model=opened.model,
+            kernel=opened.kernel,
+            train=TrainConfig(seed=settings.seed),
+            grpo=grpo,
+            init=opened.folder,
+        )
+        self.judge = Judge(config, tokenizer)
+        side = self.judge.held_out if held_out else self.judge.training
+        self.problems = distinct(side, settings.problems)
         self.prompts = [self.judge.prompt(problem) for problem in self.problems]
-        longest, most = max(map(len, self.prompts)), config.post.max_new
-        if longest + most > opened.model.context:
-            raise DataError(
-                f"a prompt of {longest} tokens and {most} new ones do not fit the model's "
-                f"context of {opened.model.context}: lower --max-new."
-            )
-        room = min(bucket(longest), opened.model.context - most)
-        self.config = replace(config, data=replace(config.data, sequence=room + most - 1))
-        self.sampler = Sampler(self.config, tokenizer)
-        self.sampler.decoder = replace(self.sampler.decoder, masks=False)  # no trainer follows
-        split = split_by("batch")
-        self.size = (
-            -(-min(max(1, (rows or ROWS) // asked.samples), len(self.problems)) // split) * split
+
+        # a sequence that holds the longest prompt and its answer
+        context = opened.model.context
+        longest = max(map(len, self.prompts))
+        need(
+            longest + self.max_new <= context,
+            f"a prompt of {longest} tokens and {self.max_new} new ones do not fit the model's "
+            f"context of {context}: lower --max-new.",
+            DataError,
         )
-        self.rate = 0.0  # tokens per second
+        sequence = min(bucket(longest), context - self.max_new) + self.max_new - 1
+        config = replace(config, data=DataConfig(sequence=sequence))
+        self.sampler = Sampler(config, tokenizer)
+        self.sampler.decoder = replace(self.sampler.decoder, masks=False)  # nothing is trained
+
+        # problems at a time, a multiple of the batch axis of the mesh
+        split = split_by("batch")
+        size = max(1, (rows or ROWS) // settings.samples)
+        self.size = -(-min(size, len(self.problems)) // split) * split
 
     def __iter__(self) -> Iterator[list[list[Judged]]]:
-        """The samples of some problems after another. What is drawn depends on the seed and the
-        problem's number, not on what is drawn beside it."""
-        keys_B = group_keys(
-            jax.random.key(self.asked.seed), len(self.problems) + self.size, self.asked.samples
-        )
-        group, began, tokens = self.asked.samples, 0.0, 0
-        for at in range(0, len(self.problems), self.size):
-            some = self.problems[at : at + self.size]
-            texts = self.draw(
-                self.prompts[at : at + self.size], keys_B[at * group : (at + self.size) * group]
-            )
-            judged = self.judge(texts, some, group)[: len(some) * group]
-            tokens += sum(one.tokens for one in judged)
-            if at or len(some) == len(self.problems):
-                self.rate = tokens / (time.perf_counter() - began) if at else 0.0
+        """Yield the graded samples of a batch of problems, one list per problem.
+
+        What is drawn depends on the seed and the problem's number, not on the rest of the batch.
+        """
+        group = self.settings.samples
+        key = jax.random.key(self.settings.seed)
+        keys_B = group_keys(key, len(self.problems) + self.size, group)
+
+        began = time.perf_counter()
+        tokens = 0
+        for first in range(0, len(self.problems), self.size):
+            batch = slice(first, first + self.size)
+            batch_keys_B = keys_B[first * group : (first + self.size) * group]
+            texts = self.draw(self.prompts[batch], batch_keys_B)
+            graded = self.judge(texts, self.problems[batch], group)
+
+            # the first batch may have compiled
+            if first == 0:
+                began = time.perf_counter()
             else:
-                began, tokens = time.perf_counter(), 0  # the first call may have compiled
-            yield [judged[first : first + group] for first in range(0, len(judged), group)]
+                tokens += sum(answer.tokens for answer in graded)
+                self.rate = tokens / (time.perf_counter() - began)
+            yield [graded[start : start + group] for start in range(0, len(graded), group)]
 
     def draw(self, prompts: Sequence[np.ndarray], keys_B: jax.Array) -> dict[str, Any]:
-        """Texts after so many prompts, filled up with copies of the first."""
+        """Draw texts after these prompts, of which copies of the first fill the batch."""
         sampler = self.sampler
-        tokens_PT, length_P = (
-            np.full((self.size, sampler.room), sampler.pad, np.int32),
-            np.zeros(self.size, np.int32),
-        )
-        for row, prompt in enumerate([*prompts, *[prompts[0]] * (self.size - len(prompts))]):
-            tokens_PT[row, : len(prompt)], length_P[row] = prompt, len(prompt)
+        filled = [*prompts] + [prompts[0]] * (self.size - len(prompts))
+        tokens_PT = np.full((self.size, sampler.room), sampler.pad, np.int32)
+        for row, prompt in enumerate(filled):
+            tokens_PT[row, : len(prompt)] = prompt
+        length_P = np.array([len(prompt) for prompt in filled], np.int32)
+
         placed = everywhere({"tokens": tokens_PT, "length": length_P})
         return sample(
             sampler.decoder,
@@ -117,56 +152,46 @@ class Evaluator:
             sampler.sampling,
             sampler.stop_X,
             sampler.slots,
-            self.asked.samples,
+            self.settings.samples,
             sampler.max_new,
         )
 
 
-def check(asked: EvalConfig) -> None:
+def check(settings: EvalConfig) -> None:
     """Raise ConfigError for numbers that have no meaning."""
-    need(bool(asked.task), "nothing is asked: name a task with --task, as countdown:1.")
+    need(settings.task, "there is no task: name one with --task, as countdown:1.")
     for name in ("problems", "samples", "max_new"):
-        value = getattr(asked, name)
+        value = getattr(settings, name)
         need(value is None or value > 0, f"{name} is {value}: it must be at least 1.")
     need(
-        asked.temperature > 0 or asked.samples == 1,
+        settings.temperature > 0 or settings.samples == 1,
         "at temperature 0 all samples of a problem are alike: ask for --samples 1.",
     )
 
 
-def config_for(opened: OpenedModel, asked: EvalConfig) -> Config:
-    """A config that asks so, as reinforcement would; its sequence is not known yet."""
-    folder, longest = opened.folder, LONGEST
-    if kind_of(folder) == "run":
-        run = read_config(newest_whole(folder.absolute() / "checkpoints") / "config.json").post
-        if isinstance(run, GrpoConfig) or (isinstance(run, DistillConfig) and run.on_policy):
-            longest = run.max_new
-    post = GrpoConfig(
-        tasks=asked.task,
-        rewards=(("accuracy", 1.0),),
-        template=asked.template,
-        group=asked.samples,
-        max_new=asked.max_new or longest,
-        temperature=asked.temperature,
-        top_k=asked.top_k,
-        top_p=asked.top_p,
-    )
-    return Config(
-        model=opened.model,
-        kernel=opened.kernel,
-        data=DataConfig(),
-        train=TrainConfig(seed=asked.seed),
-        post=post,
-        init=folder,
-    )
+def default_max_new(opened: OpenedModel) -> int:
+    """Return the tokens of a sample with which the model was trained, if it was on rollouts."""
+    if kind_of(opened.folder) != "run":
+        return MAX_NEW
+
+    step = newest_whole(opened.folder.absolute() / "checkpoints")
+    config = read_config(step / "config.json")
+    if config.grpo:
+        return config.grpo.max_new
+    if config.distill and config.distill.on_policy:
+        return config.distill.sampling.max_new
+    return MAX_NEW
 
 
-def distinct(side: Any, wanted: int) -> list[Problem]:
-    """The first `wanted` problems of a side that differ in their canonical form; fewer where a task
-    has no more."""
-    found: dict[tuple[str, str], Problem] = {}
+def distinct(side: Callable[[int, int], Sequence[Problem]], wanted: int) -> list[Problem]:
+    """Return the first `wanted` problems of a side that differ in their canonical form.
+
+    There are fewer if the tasks have no more.
+    """
+    problems: dict[tuple[str, str], Problem] = {}
     for index in count():
-        if len(found) == wanted or index == 1000 + 4 * wanted:
-            return list(found.values())
+        if len(problems) == wanted or index == 1000 + 4 * wanted:
+            break
         [problem] = side(index, 1)
-        found.setdefault((problem.task, problem.key), problem)
+        problems.setdefault((problem.task, problem.key), problem)
+    return list(problems.values())

@@ -7,87 +7,106 @@ from typing import Any
 
 import jax
 
-from seekjax.data import DataError
+from seekjax.errors import DataError
 from seekjax.eval.evaluator import EvalConfig, Evaluator
 from seekjax.open import OpenedModel, weights_fingerprint
+from seekjax.post.rollout.grader import Judged
 from seekjax.post.rollout.statistics import figures, sentence
 from seekjax.storage import write_atomically
 from seekjax.tasks import Problem
 from seekjax.tasks.countdown import floor
 
-FLOORS = {
-    "countdown": floor
-}  # pass@k of random valid answers: what a result is to be reported above
+# pass@k of random valid answers, the baseline of a result
+FLOORS = {"countdown": floor}
 
 
-def examined(
-    opened: OpenedModel, asked: EvalConfig, rows: int | None
+def evaluate_tasks(
+    opened: OpenedModel, settings: EvalConfig, rows: int | None
 ) -> tuple[dict[str, Any], float]:
-    """What report.json holds of a model, and the tokens per second. Raises DataError where no
-    answer could be judged.
+    """Return what the report holds of a model, and the tokens per second.
+
+    Only the first process has the figures. Raises DataError if no answer could be graded.
     """
-    exam = Evaluator(opened, asked, held_out=True, rows=rows)
-    groups = [group for some in exam for group in some]
-    post = exam.config.post
-    seen = {
-        "task": list(asked.task),
-        "side": "held out",
-        **(figures(groups, exam.judge.think_in_prompt) if jax.process_index() == 0 else {}),
-    }
-    if not seen.get("problems", 1):
-        raise DataError(
-            "the verifier failed on every problem: "
-            f"{next(one.error for group in groups for one in group if one.error)}."
-        )
-    if len(exam.problems) < asked.problems:
-        seen["wanted"] = asked.problems
-    if found := random_floor(exam.problems, asked.samples):
-        seen["floor"] = found
-    settings = {
-        name: getattr(post, name)
-        for name in ("temperature", "top_k", "top_p", "max_new", "template")
-    }
-    return seen | settings | {
-        "seed": asked.seed,
-        "weights": weights_fingerprint(opened.folder),
-        "dtype": opened.kernel.dtype,
-    }, exam.rate
+    evaluator = Evaluator(opened, settings, held_out=True, rows=rows)
+    groups: list[list[Judged]] = []
+    for batch in evaluator:
+        groups += batch
+
+    report: dict[str, Any] = {"task": list(settings.task), "side": "held out"}
+    if jax.process_index() == 0:
+        report |= figures(groups, evaluator.judge.think_in_prompt)
+        if not report["problems"]:
+            raise DataError(f"the verifier failed on every problem: {first_error(groups)}.")
+
+    if len(evaluator.problems) < settings.problems:
+        report["wanted"] = settings.problems
+    random_answers = random_floor(evaluator.problems, settings.samples)
+    if random_answers:
+        report["floor"] = random_answers
+
+    # what the figures depend on
+    for name in ("temperature", "top_k", "top_p"):
+        report[name] = getattr(settings, name)
+    report["max_new"] = evaluator.max_new
+    report["template"] = settings.template
+    report["seed"] = settings.seed
+    report["weights"] = weights_fingerprint(opened.folder)
+    report["dtype"] = opened.kernel.dtype
+    return report, evaluator.rate
+
+
+def first_error(groups: list[list[Judged]]) -> str:
+    """Return the message of the first answer that could not be graded."""
+    for group in groups:
+        for answer in group:
+            if answer.error:
+                return answer.error
+    return ""
 
 
 def random_floor(problems: list[Problem], samples: int) -> dict[str, float]:
-    """pass@1 and pass@k of random valid answers, where every task knows it."""
-    names = {problem.task for problem in problems}
-    if not names <= FLOORS.keys():
+    """Return pass@1 and pass@k of random valid answers; {} unless all tasks define them."""
+    of_task: dict[str, list[Problem]] = {}
+    for problem in problems:
+        of_task.setdefault(problem.task, []).append(problem)
+    if not of_task.keys() <= FLOORS.keys():
         return {}
-    sides = [
-        (FLOORS[name], [problem for problem in problems if problem.task == name]) for name in names
-    ]
-    return {
-        f"pass@{k}": round(
-            sum(floor(some, k) * len(some) for floor, some in sides) / len(problems), 6
-        )
-        for k in sorted({1, samples})
-    }
+
+    result = {}
+    for k in sorted({1, samples}):
+        total = 0.0
+        for task, group in of_task.items():
+            total += FLOORS[task](group, k) * len(group)
+        result[f"pass@{k}"] = round(total / len(problems), 6)
+    return result
 
 
 def report_path(folder: Path, task: tuple[str, ...]) -> Path:
-    """eval-countdown-1.json."""
-    return folder / f"eval-{re.sub(r'[^A-Za-z0-9._+-]', '-', '+'.join(task))}.json"
+    """Return the default file of a report, such as eval-countdown-1.json."""
+    name = re.sub(r"[^A-Za-z0-9._+-]", "-", "+".join(task))
+    return folder / f"eval-{name}.json"
 
 
-def tell(asked: EvalConfig, seen: dict[str, Any], rate: float, path: Path) -> None:
-    """Print the report's line and write it, whole or not at all; the first process does."""
+def print_and_write(settings: EvalConfig, report: dict[str, Any], rate: float, path: Path) -> None:
+    """Print the report's line and write the report atomically, in the first process.
+
+    Raises DataError if the file cannot be written.
+    """
     if jax.process_index():
         return
-    few = f" (there are no {seen['wanted']} that differ)" if "wanted" in seen else ""
+
+    fewer = ""
+    if "wanted" in report:
+        fewer = f" (there are fewer than {report['wanted']} distinct ones)"
     speed = f"; {rate:,.0f} tokens/s" if rate else ""
     print(
-        f"{', '.join(asked.task)}: {seen['problems']} held-out problems{few} x "
-        f"{seen['samples']}: {sentence(seen)}{speed}; {path}"
+        f"{', '.join(settings.task)}: {report['problems']} held-out problems{fewer} x "
+        f"{report['samples']}: {sentence(report)}{speed}; {path}"
     )
+
     try:
-        write_atomically(path, json.dumps(seen, indent=1) + "\n")
+        write_atomically(path, json.dumps(report, indent=1) + "\n")
     except OSError as error:
         raise DataError(
-            f"{path} cannot be written ({error.strerror}): name another place with --report."
+            f"{path} cannot be written ({error.strerror}): name another file with --report."
         ) from error

@@ -74,7 +74,7 @@ def ours(folder: Path) -> list[tuple[list[int], list[int], np.ndarray]]:
     random = np.random.default_rng(0)
     size = opened.tokenizer.size if opened.tokenizer else opened.model.vocab
     prompts = [
-        [opened.begin or 0, *random.integers(0, size, LENGTH - 1).tolist()] for _ in range(PROMPTS)
+        [opened.begin, *random.integers(0, size, LENGTH - 1).tolist()] for _ in range(PROMPTS)
     ]
     rows = Generator(opened.model, opened.variables, opened.kernel, draft=False)(
         prompts, Sampling(max_new=NEW, temperature=0)

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from decode import SHAPES
 
-from seekjax.commands.evaluate import Eval, evaluated
+from seekjax.commands.evaluate import Eval, evaluate_text
 from seekjax.commands.quantize import write_quantised
 from seekjax.config import KernelConfig, ModelConfig
 from seekjax.generate.generator import Generator
@@ -53,7 +53,7 @@ def quality(run: Path, data: str, documents: int) -> None:
             at = run
             if kind != "float32":
                 write_quantised(run, kind, at := Path(folder) / kind)
-            bits = evaluated(
+            bits = evaluate_text(
                 Eval(at, data, documents=documents, progress=Path(folder) / f"{kind}.json")
             )[0].bits_per_byte
             if kind == "float32":

@@ -262,7 +262,7 @@ def test_eval_is_the_same_on_any_mesh_batch_and_after_an_interruption(
         ("mesh", MeshConfig(data=2, expert=2, tensor=2), 8),
     ):
         with use_mesh(mesh):
-            measured[name], _ = evaluation.evaluated(
+            measured[name], _ = evaluation.evaluate_text(
                 replace(asked, batch=batch, mesh=mesh, progress=tmp_path / f"{name}.json")
             )
     assert {sums.bytes for sums in measured.values()} == {len(text.encode())}
@@ -281,11 +281,11 @@ def test_eval_is_the_same_on_any_mesh_batch_and_after_an_interruption(
     monkeypatch.setattr(evaluation, "measure", twice)
     monkeypatch.setattr(evaluation, "SAVE_EVERY", 0.0)
     with use_mesh(asked.mesh), pytest.raises(KeyboardInterrupt):
-        evaluation.evaluated(asked)
+        evaluation.evaluate_text(asked)
     assert json.loads((run / "eval-text.json").read_text())["sums"]["rows"] == 6
     monkeypatch.setattr(evaluation, "measure", measure)
     with use_mesh(asked.mesh):
-        assert evaluation.evaluated(asked)[0] == measured["one"]
+        assert evaluation.evaluate_text(asked)[0] == measured["one"]
     status, out, _ = command("eval", run, "--data", tmp_path / "text.txt", "--sequence", 40)
     assert status == 0
     assert f"{measured['one'].bits_per_byte:.4f} bits/byte" in out

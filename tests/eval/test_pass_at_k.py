@@ -18,13 +18,13 @@ from seekjax.checkpoint.config_json import to_json
 from seekjax.checkpoint.write import Checkpoints
 from seekjax.commands import sample as keep
 from seekjax.commands.cli import main
-from seekjax.commands.sample import Sample, choose, row
+from seekjax.commands.sample import Sample, chat_row, choose
 from seekjax.config import Config, DataConfig, GrpoConfig, KernelConfig
 from seekjax.data import DataError, load_tokenizer
 from seekjax.data.chat import BUILT_IN, compile_chat
 from seekjax.errors import ConfigError
 from seekjax.eval.evaluator import EvalConfig, Evaluator, distinct
-from seekjax.eval.report import tell
+from seekjax.eval.report import print_and_write
 from seekjax.open import open_model
 from seekjax.placement import use_mesh
 from seekjax.post.rollout.grader import Judged
@@ -182,13 +182,14 @@ def test_what_is_kept():
     assert choose(group, False, replace(asked, keep="all")) == [wrong, short, long]
     mixed = judged(wrap("7 是 seven", "7"))
     assert (
-        row(judged(wrap("a", "8"), reward=float("nan")), think_in_prompt=False)["reward"] is None
+        chat_row(judged(wrap("a", "8"), reward=float("nan")), think_in_prompt=False)["reward"]
+        is None
     )  # JSON has no NaN
     assert choose([mixed, long], False, replace(asked, language="en")) == [long]
     assert choose([mixed], False, asked) == [mixed]
-    assert row(judged("a</think><answer>7</answer>", right=True), think_in_prompt=True)["messages"][
-        1
-    ] == {
+    assert chat_row(judged("a</think><answer>7</answer>", right=True), think_in_prompt=True)[
+        "messages"
+    ][1] == {
         "role": "assistant",
         "content": "<think>\na</think><answer>7</answer>",
     }
@@ -243,7 +244,7 @@ def test_eval_of_a_task_is_the_same_for_any_batch_and_on_a_mesh(run, command):
 def test_a_report_that_cannot_be_written_is_a_sentence_and_the_figures_are_told(tmp_path, capsys):
     seen = figures([[judged(wrap("a", "7"))]], think_in_prompt=False)
     with pytest.raises(DataError, match="cannot be written .* --report"):
-        tell(EvalConfig(task=("addition:1",)), seen, 0.0, tmp_path / "no" / "where.json")
+        print_and_write(EvalConfig(task=("addition:1",)), seen, 0.0, tmp_path / "no" / "where.json")
     assert capsys.readouterr().out.startswith(
         "addition:1: 1 held-out problems x 1: pass@1 100.0% ("
     )
@@ -298,7 +299,7 @@ def test_sample_writes_what_fine_tuning_reads(run, command, monkeypatch, tmp_pat
     status, said, _ = command(*asked)
     assert status == 0
     assert said.startswith("kept 10 of 30 samples (33.3%), of 10 of 10 problems; ")
-    assert f"--post.chats {out}" in said
+    assert f"--sft.chats {out}" in said
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert Counter(row["task"] for row in rows) == {"addition": 5, "countdown": 5}
     assert all(row["reward"] == 1 for row in rows)
@@ -337,7 +338,7 @@ def test_sample_writes_what_fine_tuning_reads(run, command, monkeypatch, tmp_pat
             "do not fit the model's context of 4096",
         ),
         (("sample", "RUN", "--task", "addition", "--out", "kept.txt"), "reads .jsonl"),
-        (("sample", "RUN", "--out", "kept.jsonl"), "nothing is asked"),
+        (("sample", "RUN", "--out", "kept.jsonl"), "there is no task"),
         (
             ("sample", "RUN", "--task", "addition", "--out", "no/where.jsonl"),
             "there is no folder no",
