@@ -21,15 +21,24 @@ Message = dict[str, str]  # {"role": "system", "user" or "assistant", "content":
 LONGEST = 2**20  # characters of a template
 FILE = "chat_template.jinja"  # where checkpoints have theirs
 
-_TURNS = """{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] }}
-{%- elif m['role'] == 'user' %}<｜User｜>{{ m['content'] }}
-{%- else %}<｜Assistant｜>{{ m['content'].split('</think>')[-1] }}{{ eos_token }}{% endif %}{% endfor %}
-{%- if add_generation_prompt %}<｜Assistant｜>"""
+# The texts are saved next to tuned models and compared, so each newline counts.
+_TURNS = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{% if m['role'] == 'system' %}{{ m['content'] }}\n"
+    "{%- elif m['role'] == 'user' %}<｜User｜>{{ m['content'] }}\n"
+    "{%- else %}<｜Assistant｜>{{ m['content'].split('</think>')[-1] }}{{ eos_token }}{% endif %}"
+    "{% endfor %}\n"
+    "{%- if add_generation_prompt %}<｜Assistant｜>"
+)
 BUILT_IN = {
-    "v2": """{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] + '\n\n' }}
-{%- elif m['role'] == 'user' %}{{ 'User: ' + m['content'] + '\n\n' }}
-{%- else %}{{ 'Assistant: ' + m['content'] + eos_token }}{% endif %}{% endfor %}
-{%- if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}""",
+    "v2": (
+        "{{ bos_token }}{% for m in messages %}"
+        "{% if m['role'] == 'system' %}{{ m['content'] + '\n\n' }}\n"
+        "{%- elif m['role'] == 'user' %}{{ 'User: ' + m['content'] + '\n\n' }}\n"
+        "{%- else %}{{ 'Assistant: ' + m['content'] + eos_token }}{% endif %}"
+        "{% endfor %}\n"
+        "{%- if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+    ),
     "v3": _TURNS + "{% endif %}",
     "r1": _TURNS + "{{ '<think>\n' }}{% endif %}",  # an answer begins inside the reasoning
 }

@@ -9,7 +9,7 @@ reader reports neither a damaged file nor a missing package in the user's terms.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,18 +23,12 @@ from seekjax.extras import import_extra
 
 
 @dataclass
-class DocumentFile:
+class DocumentFile(Sequence[str]):
     """A file of documents. Each format defines `__len__` and `__getitem__`."""
 
     path: Path
     name: str  # of the file in messages and in the manifest
     text_field: str = "text"  # column or key that holds the text
-
-    def __len__(self) -> int:
-        raise NotImplementedError
-
-    def __getitem__(self, row: int) -> str:
-        raise NotImplementedError
 
     def __iter__(self) -> Iterator[str]:
         for row in range(len(self)):

@@ -86,7 +86,7 @@ def charge(amount: int) -> None:
 
 
 def size(value: Any, depth: int = DEEPEST) -> int:
-    """Return the work of reading or writing a value, at most a little over what the budget has left.
+    """Return the work of reading or writing a value, up to a little over the rest of the budget.
 
     An element that a collection holds several times counts as often.
 
@@ -235,33 +235,33 @@ class _Formatter(SandboxedFormatter):
 class _Meter(NodeTransformer):
     """Inserts charges into a parsed template where Jinja's sandbox has no hook."""
 
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
-        operands = self.generic_visit(node).nodes
-        return _call("concatenate", *operands)
+    def visit_Concat(self, node: Any) -> Any:
+        node = self.generic_visit(node)
+        return _call("concatenate", *node.nodes)
 
-    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
+    def visit_Compare(self, node: Any) -> Any:
         node = self.generic_visit(node)
         node.expr = _call("charged", node.expr)
         for operand in node.ops:
             operand.expr = _call("charged", operand.expr)
         return node
 
-    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
+    def visit_Getitem(self, node: Any) -> Any:
         node = self.generic_visit(node)
         if isinstance(node.arg, nodes.Slice):  # which copies
             node.node = _call("charged", node.node)
         return node
 
-    def visit_Pair(self, node: nodes.Pair) -> nodes.Node:
+    def visit_Pair(self, node: Any) -> Any:
         node = self.generic_visit(node)
         node.key = _call("charged", node.key)  # a key is hashed
         return node
 
-    def visit_For(self, node: nodes.For) -> nodes.Node:
+    def visit_For(self, node: Any) -> Any:
         node.iter = _call("charged_loop", node.iter)
         return self.visit_Macro(node)
 
-    def visit_Macro(self, node: Any) -> nodes.Node:
+    def visit_Macro(self, node: Any) -> Any:
         """Charge each run of a body for itself and for the plain text that it writes."""
         plain_text = sum(len(data.data) for data in node.find_all(nodes.TemplateData))
         node = self.generic_visit(node)

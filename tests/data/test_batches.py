@@ -143,7 +143,7 @@ def test_the_seed_and_the_epoch_decide_the_order(made):
 
 
 def test_fim_moves_the_middle_to_the_end_and_loses_nothing(made):
-    config, corpus, tokenizer = made
+    _, corpus, tokenizer = made
     train = {text for source in corpus.sources for text in source.train}
     changed = whole = 0
     for batch in islice(start(made, packing="fit", fim_rate=0.5, sequence=200), 40):
@@ -162,17 +162,17 @@ def test_fim_moves_the_middle_to_the_end_and_loses_nothing(made):
 def test_bad_settings_are_refused(made):
     with pytest.raises(
         DataError,
-        match="batch of 4 rows cannot be shared by 3 processes; make train.batch a multiple of 3",
+        match=r"batch of 4 rows cannot be shared by 3 processes; make train.batch a multiple of 3",
     ):
         start(made, process=(0, 3))
     state = start(made).get_state()
     for name, value in {"sequence": 16, "packing": "fit", "fim_rate": 0.5}.items():
         with pytest.raises(
             DataError,
-            match=f"the saved data position belongs to {name}=.* but this run has {name}={value}",
+            match=rf"the saved data position belongs to {name}=.* but this run has {name}={value}",
         ):
             start(made, **{name: value}).set_state(state)
-    with pytest.raises(DataError, match="process=0 of 1 but this run has process=1 of 2"):
+    with pytest.raises(DataError, match=r"process=0 of 1 but this run has process=1 of 2"):
         start(made, process=(1, 2)).set_state(state)
 
 
@@ -215,12 +215,12 @@ def test_a_file_that_vanishes_during_training_is_named(tmp_path):
     config = replace(CONFIG, sources=(str(tmp_path),))
     corpus = load_corpus(config)
     path.unlink()
-    with pytest.raises(DataError, match="a.jsonl cannot be read"):
+    with pytest.raises(DataError, match=r"a.jsonl cannot be read"):
         next(start((config, corpus, load_tokenizer(config, 300, corpus))))
 
 
 def test_nothing_held_out_is_refused(made):
     config = replace(made[0], held_out=0.0)
     corpus = load_corpus(config)
-    with pytest.raises(DataError, match="has no held-out documents; set data.held_out above 0"):
+    with pytest.raises(DataError, match=r"has no held-out documents; set data.held_out above 0"):
         eval_batches(config, corpus, made[2], batch=4, count=1)

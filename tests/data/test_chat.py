@@ -102,7 +102,7 @@ def test_where_a_template_is_looked_for(tmp_path, tokenizer):
     assert load_chat(tmp_path, tokenizer).render(TALK, thinking=True) == "4!"
     assert load_chat(tmp_path, tokenizer, "v2").render(TALK[1:2]) == "<s>User: 1+1?\n\nAssistant:"
     (tmp_path / "tokenizer_config.json").write_text("{")
-    with pytest.raises(DataError, match="is not JSON"):
+    with pytest.raises(DataError, match=r"is not JSON"):
         load_chat(tmp_path, tokenizer)
 
 
@@ -123,7 +123,7 @@ def test_where_a_template_is_looked_for(tmp_path, tokenizer):
 )
 def test_a_template_can_neither_reach_out_nor_blow_up(source):
     with pytest.raises(
-        DataError, match="^the chat template fails on this conversation: .*--template"
+        DataError, match=r"^the chat template fails on this conversation: .*--template"
     ):
         print(compile_chat(source).render(TALK))
 
@@ -142,7 +142,7 @@ def test_what_the_sandbox_hides_is_not_there(source):
 
 @pytest.mark.parametrize("source", ["{% if %}", "{{", "x" * (2**20 + 1), 3])
 def test_what_is_no_template(source):
-    with pytest.raises(DataError, match="the chat template is not"):
+    with pytest.raises(DataError, match=r"the chat template is not"):
         compile_chat(source)
 
 

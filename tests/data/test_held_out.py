@@ -67,7 +67,7 @@ def test_whole_documents_are_targets_exactly_once(texts, sequence, batch):
 def test_a_document_longer_than_a_row_is_refused():
     with pytest.raises(
         DataError,
-        match="a document has 11 tokens but data.sequence=10; set data.sequence to at least 11",
+        match=r"a document has 11 tokens but data.sequence=10; set data.sequence to at least 11",
     ):
         document_batches(["0123456789"], TOKENIZER, 10, 1)
 
@@ -88,7 +88,7 @@ def test_a_character_is_not_cut_in_two(tmp_path):
 def test_nothing_held_out_is_refused(tmp_path):
     (tmp_path / "a.txt").write_text("text")
     corpus = load_corpus(replace(CONFIG, sources=(str(tmp_path),), held_out=0.0))
-    with pytest.raises(DataError, match="no held-out documents"):
+    with pytest.raises(DataError, match=r"no held-out documents"):
         held_out_text(corpus, str(tmp_path), 7)
 
 

@@ -135,21 +135,21 @@ def test_bad_tokenizers_are_refused(tmp_path):
     corpus = load_corpus(DataConfig(sources=("stories",)))
     config = DataConfig(sources=("stories",), tokenizer="byte")
     with pytest.raises(
-        DataError, match="266 tokens but model.vocab=200; set model.vocab to at least 266"
+        DataError, match=r"266 tokens but model.vocab=200; set model.vocab to at least 266"
     ):
         load_tokenizer(config, 200, corpus)
-    with pytest.raises(DataError, match="data.tokenizer=bpe needs at least 266"):
+    with pytest.raises(DataError, match=r"data.tokenizer=bpe needs at least 266"):
         load_tokenizer(replace(config, tokenizer="bpe"), 200, corpus)
     with pytest.raises(
-        DataError, match="nowhere does not exist; data.tokenizer must be bpe, byte or the path"
+        DataError, match=r"nowhere does not exist; data.tokenizer must be bpe, byte or the path"
     ):
         load_tokenizer(replace(config, tokenizer=str(tmp_path / "nowhere")), 300, corpus)
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(DataError, match="not a readable tokenizer.json"):
+    with pytest.raises(DataError, match=r"not a readable tokenizer.json"):
         read_tokenizer(tmp_path, 300)
     with pytest.raises(DataError, match=f"no token {EOS}"):
         read_tokenizer(damaged(tmp_path, lambda content: remove_tokens(content, EOS)), 300)
-    with pytest.raises(DataError, match="not a byte-level tokenizer"):
+    with pytest.raises(DataError, match=r"not a byte-level tokenizer"):
         read_tokenizer(
             damaged(tmp_path, lambda content: content.update(decoder={"type": "Fuse"})), 300
         )

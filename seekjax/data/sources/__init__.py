@@ -24,7 +24,7 @@ The corpus fingerprint covers every document of a shard, and the first hundred o
 A complete source of two documents, which `--data.sources my_module:proverbs` reads:
 
     def proverbs(config):
-        return [["Look before you leap.\n", "Still waters run deep.\n"]]
+        return [["Look before you leap.", "Still waters run deep."]]
 """
 
 from collections.abc import Sequence
@@ -37,18 +37,16 @@ from seekjax.registry import Registry
 
 
 class DataSource(Protocol):
-    """A function of the data settings that returns documents; this module's docstring has the rules."""
+    """A function of the data settings that returns documents, as this module describes."""
 
     def __call__(self, config: DataConfig) -> Split | Sequence[Sequence[str]]:
         """Return shards, to be split by hash, or documents that are already split."""
         ...
 
 
-SOURCES: Registry[DataSource] = Registry(
-    "data source",
-    {
-        "stdlib": stdlib.load,
-        "arithmetic": arithmetic.load,
-        "stories": stories.load,
-    },
-)
+BUILT_IN: dict[str, DataSource] = {
+    "stdlib": stdlib.load,
+    "arithmetic": arithmetic.load,
+    "stories": stories.load,
+}
+SOURCES = Registry("data source", BUILT_IN)

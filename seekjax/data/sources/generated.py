@@ -48,7 +48,7 @@ def generated_split(
     keep_train: Filter | None = None,
     keep_held_out: Filter | None = None,
 ) -> Split:
-    """Return training and held-out documents of one generator, seeded apart by the source's name."""
+    """Return training and held-out documents of one generator; the name seeds them."""
     return Split(
         train=Generated(generate, f"{name}/train", TRAIN_DOCUMENTS, keep_train),
         held_out=Generated(generate, f"{name}/held out", HELD_OUT_DOCUMENTS, keep_held_out),

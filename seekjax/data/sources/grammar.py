@@ -38,7 +38,7 @@ class Grammar:
         return self._render(template, values)
 
     def log_prob(self, text: str) -> float:
-        """Return the exact log probability of a text in nats; -inf for a text outside the grammar."""
+        """Return the exact log probability of a text in nats: -inf if it is not in the grammar."""
         total = 0.0
 
         for template, probability, pattern in self._patterns:

@@ -39,7 +39,8 @@ def load(config: DataConfig) -> list[TextFile]:
 
     need(
         modules,
-        f"no Python sources in {root}; choose another source in data.sources, for instance stories.",
+        f"no Python sources in {root}; choose another source in data.sources, for instance "
+        "stories.",
         DataError,
     )
     return modules
