@@ -4,12 +4,11 @@ by what programs do."""
 import json
 import math
 import random
-from itertools import islice
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from seekjax.errors import SandboxError
-from seekjax.sandbox import Limits, backend, find_backend, grade
+from seekjax.sandbox import Limits, backend, grade
 from seekjax.tasks.program import (
     MAX_CHARACTERS,
     PROGRAM,
@@ -21,70 +20,58 @@ from seekjax.tasks.program import (
 )
 from seekjax.tasks.program_steps import NUMBERS, STEPS, TEXT, WORDS
 from seekjax.tasks.task import Problems, is_held_out
-
-try:
-    find_backend()
-    needs_sandbox = pytest.mark.parametrize("here", [True], ids=["sandbox"])
-except SandboxError:
-    needs_sandbox = pytest.mark.skip(
-        reason="no sandbox works here: tests/sandbox/test_sandbox.py asserts the refusal"
-    )
-
-
-forget = backend._find_backend.cache_clear
+from tests.sandbox.available import needs_sandbox
 
 
 def problems(count, level=None):
+    """Problems of one level, or of all in turn."""
     rng = random.Random(level or 0)
-    return [
-        PROGRAM.make(rng, level or PROGRAM.levels[i % len(PROGRAM.levels)]) for i in range(count)
-    ]
+    levels = [level] if level else PROGRAM.levels
+    return [PROGRAM.make(rng, levels[i % len(levels)]) for i in range(count)]
 
 
 @needs_sandbox
-def test_every_step_does_what_its_code_does(here):
+def test_every_step_does_what_its_code_does():
+    """One program holds the code of all steps, and one sandbox runs it on inputs of each kind."""
     rng = random.Random(0)
-    inputs = {
-        kind: [draw_input(rng, kind, size) for size in (0, 2, 7)] for kind in (NUMBERS, WORDS, TEXT)
-    }
-    tries = [
-        (f"{name} {k}", step.code.format(k=k), value, step.apply(value, k))
-        for name, step in STEPS.items()
-        for k in step.constants
-        for value in inputs[step.takes]
-    ]
-    code = {label: code for label, code, *_ in tries}
-    program = (
-        "STEPS = {"
-        + ", ".join(f"{label!r}: lambda v: {text}" for label, text in code.items())
-        + "}\ndef f(label, v): return STEPS[label](v)"
-    )
-    cases = [([label, value], result) for label, _, value, result in tries]
+    inputs = {}
+    for kind in (NUMBERS, WORDS, TEXT):
+        inputs[kind] = [draw_input(rng, kind, size) for size in (0, 2, 7)]
+
+    functions, cases = [], []
+    for name, step in STEPS.items():
+        for k in step.constants:
+            label = f"{name} {k}"
+            functions.append(f"{label!r}: lambda v: {step.code.format(k=k)}")
+            for value in inputs[step.takes]:
+                cases.append(([label, value], step.apply(value, k)))
+
+    table = "STEPS = {" + ", ".join(functions) + "}"
+    program = table + "\ndef f(label, v): return STEPS[label](v)"
     assert grade(program, "f", cases, Limits(seconds=20)) == (1.0, "right")
-    assert len(tries) > 150
+    assert len(cases) > 150
 
 
 @needs_sandbox
 @pytest.mark.parametrize("level", PROGRAM.levels)
-def test_solutions_are_right_and_simpler_programs_are_not(here, level):
+def test_solutions_are_right_and_simpler_programs_are_not(level):
     for problem in problems(3, level):
         thought, answer = PROGRAM.solve(problem, random.Random(level))
         assert PROGRAM.verify(problem, answer) == (1.0, "right")
         assert thought.splitlines()[-1].endswith(f"becomes {problem.data['example'][1]!r}")
         assert len(thought.splitlines()) == level + 1
         assert PROGRAM.solve(problem, random.Random(level), "zh")[1] == answer
-        steps = problem.data["steps"]
-        less = PROGRAM.verify(
-            problem,
-            answer.replace(f"return {STEPS[steps[-1][0]].code.format(k=steps[-1][1])}", "return v"),
-        )
-        assert less.reward == 0
-        assert " is " in less.reason
-        assert ", not " in less.reason
+
+        name, k = problem.data["steps"][-1]
+        without_last = answer.replace(f"return {STEPS[name].code.format(k=k)}", "return v")
+        simpler = PROGRAM.verify(problem, without_last)
+        assert simpler.reward == 0
+        assert " is " in simpler.reason
+        assert ", not " in simpler.reason
 
 
 @needs_sandbox
-def test_verify_reads_one_program_and_nothing_more(here):
+def test_verify_reads_one_program_and_nothing_more():
     problem = problems(1, 2)[0]
     answer = PROGRAM.solve(problem, random.Random(0))[1]
     value = problem.data["example"][1]
@@ -110,37 +97,43 @@ def test_verify_reads_one_program_and_nothing_more(here):
         "\x00",
         "\ud800",
     ]
-    assert [PROGRAM.verify(problem, text).reward for text in right] == [1.0] * len(right)
-    verdicts = [PROGRAM.verify(problem, text) for text in wrong]
-    assert not any(grade.reward for grade in verdicts)
-    assert all(grade.reason and grade.reason != "right" for grade in verdicts)
+    with ThreadPoolExecutor(4) as pool:  # a sandbox mostly waits for processes to start
+        grades = list(pool.map(lambda text: PROGRAM.verify(problem, text), right + wrong))
+    for accepted in grades[: len(right)]:
+        assert accepted == (1.0, "right")
+    for rejected in grades[len(right) :]:
+        assert rejected.reward == 0
+        assert rejected.reason
+        assert rejected.reason != "right"
 
 
 def test_a_missing_sandbox_is_counted_and_not_rewarded(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    forget()
+    backend._find_backend.cache_clear()
     try:
-        verdict = PROGRAM.verify(problems(1, 1)[0], "def f(v): return v")
-        assert math.isnan(verdict.reward)
-        assert "install bubblewrap" in verdict.reason
+        result = PROGRAM.verify(problems(1, 1)[0], "def f(v): return v")
+        assert math.isnan(result.reward)
+        assert "install bubblewrap" in result.reason
     finally:
-        forget()
+        backend._find_backend.cache_clear()
 
 
 @pytest.mark.parametrize("level", PROGRAM.levels)
 def test_problems_are_as_hard_as_their_level_says(level):
     for problem in problems(40, level):
         data = problem.data
-        assert (problem.task, problem.level, len(data["steps"])) == ("program", level, level)
+        assert problem.task == "program"
+        assert problem.level == level
+        assert len(data["steps"]) == level
         inputs = [value for (value,), _ in data["cases"]]
-        for some in (
-            inputs_of(data["kind"]),
-            [data["example"][0], *inputs],
-        ):  # every step counts, where the verifier looks too
-            assert behaviour(data["steps"], some) not in [
-                behaviour(less, some) for less in shorter(data["steps"], data["kind"])
-            ]
         assert len(inputs) == 8
+
+        # Every step counts, on the fixed inputs and on those that the verifier uses.
+        chain, kind = data["steps"], data["kind"]
+        for values in (inputs_of(kind), [data["example"][0], *inputs]):
+            outputs = behaviour(chain, values)
+            assert outputs not in [behaviour(part, values) for part in shorter(chain, kind)]
+
         assert len({json.dumps(result) for _, result in data["cases"]}) >= 3
         assert all(follow(data["steps"], value) == result for (value,), result in data["cases"])
         assert json.loads(json.dumps(data)) == data
@@ -154,8 +147,8 @@ def test_a_seed_says_it_all():
 
 
 def test_programs_that_do_the_same_are_one_problem():
-    def alike(one, other, kind):
-        return behaviour(one, inputs_of(kind)) == behaviour(other, inputs_of(kind))
+    def alike(chain, other, kind):
+        return behaviour(chain, inputs_of(kind)) == behaviour(other, inputs_of(kind))
 
     assert alike(
         [("even", None), ("reverse numbers", None)],
@@ -172,13 +165,13 @@ def test_programs_that_do_the_same_are_one_problem():
 
 
 def test_the_split_shares_no_problem():
-    sides = [
-        list(islice((source[i] for i in range(150)), 150))
-        for source in (Problems(PROGRAM, (1, 2, 3), held_out) for held_out in (False, True))
-    ]
-    train, held_out = ({problem.key for problem in side} for side in sides)
-    assert not train & held_out
-    assert len(train) > 60
-    assert len(held_out) > 15
-    assert all(is_held_out(problem) for problem in sides[1])
-    assert {problem.level for problem in sides[1]} == {1, 2, 3}
+    keys = {}
+    for held_out in (False, True):
+        source = Problems(PROGRAM, (1, 2, 3), held_out)
+        side = [source[i] for i in range(150)]
+        keys[held_out] = {problem.key for problem in side}
+    assert not keys[False] & keys[True]
+    assert len(keys[False]) > 60
+    assert len(keys[True]) > 15
+    assert all(is_held_out(problem) for problem in side)
+    assert {problem.level for problem in side} == {1, 2, 3}
