@@ -87,11 +87,10 @@ def load_task(name: str) -> Task:
 
     try:
         task = loaded() if isinstance(loaded, type) else copy.copy(loaded)
-        task.name = name
     except Exception as error:  # a user's class may raise anything
         raise DataError(
             f"the task {name} cannot be made ({type(error).__name__}: {error}): name a class that "
-            "takes no arguments, or an instance, with an attribute `name` that can be set."
+            "takes no arguments, or an instance."
         ) from error
 
     missing = [member for member in MEMBERS if not hasattr(task, member)]
@@ -102,4 +101,10 @@ def load_task(name: str) -> Task:
         )
     if not isinstance(task.levels, range) or not task.levels:
         raise DataError(f"the task {name} has the levels {task.levels!r}: give range(1, 4) or so.")
+    try:
+        task.name = name
+    except AttributeError as error:  # a frozen dataclass, a property
+        raise DataError(
+            f"the task {name} has a name that cannot be set ({error}): make it a plain attribute."
+        ) from error
     return task

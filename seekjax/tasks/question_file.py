@@ -135,7 +135,7 @@ def text_field(record: dict[str, Any], key: str, where: str) -> str:
         raise DataError(f'{where} has no "{key}": each row needs "question" and "answer".')
     text = record[key]
     if not isinstance(text, str):
-        raise DataError(f'{where} has a {type(text).__name__} as "{key}": write it as text.')
+        raise DataError(f'{where} has "{key}" of type {type(text).__name__}: write it as text.')
     if not text.strip():
         raise DataError(f'{where} has an empty "{key}".')
     try:

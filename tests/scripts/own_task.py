@@ -49,3 +49,13 @@ class Failing:
 
     def __init__(self):
         raise OSError("no such file")
+
+
+class Frozen(Doubling):
+    """A task whose name cannot be set."""
+
+    def __setattr__(self, attribute, value):
+        """Let nothing change after `__init__` has set it."""
+        if attribute in vars(self):
+            raise AttributeError(f"cannot assign to {attribute}")
+        super().__setattr__(attribute, value)

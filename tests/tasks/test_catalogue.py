@@ -82,7 +82,7 @@ def test_an_own_task_may_be_an_instance():
         ("tests.scripts.own_task:Halving", "does not define Halving"),
         ("tests.scripts.own_task:Failing", "cannot be made .OSError: no such file"),
         ("tests.scripts.own_task:WithoutVerifier", "has no verify and no solve: a task offers"),
-        ("tests.scripts.own_task:random", "has no levels and no make"),
+        ("tests.scripts.own_task:Frozen", "has a name that cannot be set"),
     ],
 )
 def test_what_an_own_task_lacks_is_named(name, reason):
@@ -138,7 +138,7 @@ BAD_ROWS = {
     "a list": ([1], "line 2 is a JSON list, not an object"),
     "no question": ({"answer": "2"}, 'line 2 has no "question"'),
     "no answer": ({"question": "2+2?"}, 'line 2 has no "answer"'),
-    "a number": ({"question": "2+2?", "answer": 4}, 'line 2 has a int as "answer"'),
+    "a number": ({"question": "2+2?", "answer": 4}, 'line 2 has "answer" of type int'),
     "an empty answer": ({"question": "2+2?", "answer": " "}, 'line 2 has an empty "answer"'),
     "half a character": ({"question": "\ud800", "answer": "2"}, "line 2 has half a character"),
     "a special token": (
@@ -147,7 +147,7 @@ BAD_ROWS = {
     ),
     "a tag": (
         {"question": "2+2?", "answer": "</answer>"},
-        "line 2 has an answer that no completion can give: 2 times </answer>",
+        "line 2 has an answer that no completion can give: 3 times </answer>",
     ),
     "another answer": (
         {"question": " 1+1? ", "answer": "3"},
@@ -171,7 +171,7 @@ def test_blank_lines_and_repeated_rows_are_allowed(tmp_path):
 
 
 def test_a_file_that_is_missing_or_empty_is_refused(tmp_path):
-    with pytest.raises(DataError, match="cannot be read .No such file"):
+    with pytest.raises(DataError, match="cannot be read"):
         find_task(f"jsonl:{tmp_path}/none.jsonl")
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(DataError, match="is empty: write one"):
