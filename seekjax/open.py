@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from seekjax.checkpoint.config_json import read_config
-from seekjax.checkpoint.read import newest_whole, read_run
+from seekjax.checkpoint.read import newest_undamaged, read_run
 from seekjax.config import Config, KernelConfig, ModelConfig
 from seekjax.data import Tokenizer, read_tokenizer
 from seekjax.data.tokenizer import first_token_id
@@ -86,7 +86,7 @@ def with_initial_model(config: Config) -> Config:
 
     folder = config.init.expanduser()
     if kind_of(folder) == "run":
-        step = newest_whole(folder.absolute() / "checkpoints")
+        step = newest_undamaged(folder.absolute() / "checkpoints")
         model = read_config(step / "config.json").model
     else:
         model = open_published(folder).config.model

@@ -1,1 +1,1 @@
-"""Checkpoints of a run: written whole or not at all, verified, and read back on any mesh."""
+"""Checkpoints of a run: written atomically, verified, and read back on any mesh."""

@@ -1,14 +1,16 @@
-"""The manifest of a folder: size and SHA-256 of every file in it, written last, so that a folder is
-whole or is not believed.
+"""The manifest of a folder: size and SHA-256 of every file in it, written last.
 
-Storage formats are atomic at best; they do not notice a flipped bit. The manifest does.
+A folder without its manifest is incomplete, and one that differs from it is damaged. Storage
+formats are atomic at best, and do not detect a flipped bit; the manifest does.
 """
 
 import hashlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from seekjax.storage import sync, write_atomically
 
@@ -16,51 +18,66 @@ NAME = "manifest.json"
 
 
 def write_manifest(folder: Path) -> None:
-    """Vouch for every file now in `folder`: all of them reach the disk first, then the manifest
-    appears in one rename."""
+    """Record every file now in `folder`.
+
+    All of them reach the disk first, then the manifest appears in one rename.
+    """
     for path in (*folder.rglob("*"), folder):
         sync(path)
+
     names = sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
     )
-    text = json.dumps(dict(zip(names, _describe(folder, names))), indent=1)
-    write_atomically(folder / NAME, text + "\n", durable=True)
+    entries = dict(zip(names, _describe(folder, names)))
+    write_atomically(folder / NAME, json.dumps(entries, indent=1) + "\n", durable=True)
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with `folder`, or None when every file is as its manifest says; files it does
-    not list are ignored."""
+    """Return what is wrong with `folder`, or None if every file is as its manifest says.
+
+    Files that the manifest does not list are ignored.
+    """
     try:
-        stated = json.loads((folder / NAME).read_text())
-        missing = [name for name in stated if not (folder / name).is_file()]
-        if missing or not stated:
-            return f"{missing[0]} is missing" if missing else f"{NAME} is empty"
-        for (name, entry), found in zip(stated.items(), _describe(folder, list(stated))):
-            if entry != found:
-                same_size = entry.get("size") == found["size"]
-                return (
-                    f"{name} does not match its SHA-256"
-                    if same_size
-                    else f"{name} is {found['size']} bytes, not {entry.get('size')}"
-                )
+        entries = json.loads((folder / NAME).read_text())
+        return _difference(folder, entries)
     except FileNotFoundError:
         return f"{NAME} is missing"
     except OSError as error:
         return f"{error.filename} cannot be read: {error.strerror}"
     except (ValueError, TypeError, AttributeError):  # not UTF-8, not JSON, not a table of tables
         return f"{NAME} is damaged"
+
+
+def _difference(folder: Path, entries: dict[str, Any]) -> str | None:
+    """Return the first difference between a folder and its manifest."""
+    if not entries:
+        return f"{NAME} is empty"
+    for name in entries:
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+
+    actual = _describe(folder, list(entries))
+    for (name, entry), found in zip(entries.items(), actual):
+        if entry == found:
+            continue
+        if entry.get("size") == found["size"]:
+            return f"{name} does not match its SHA-256"
+        return f"{name} is {found['size']} bytes, not {entry.get('size')}"
     return None
 
 
-def _describe(folder: Path, names: list[str]) -> list[dict]:
-    def one(name: str) -> dict:
-        with open(folder / name, "rb") as file:
-            return {
-                "size": os.fstat(file.fileno()).st_size,
-                "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
-            }
+def _describe(folder: Path, names: list[str]) -> list[dict[str, Any]]:
+    """Return size and SHA-256 of files, read in parallel.
 
-    with (
-        ThreadPoolExecutor() as pool
-    ):  # hashing lets go of the interpreter lock: as fast as the disk or the cores allow
-        return list(pool.map(one, names))
+    Hashing releases the interpreter lock, so threads are as fast as the disk or the cores allow.
+    """
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(partial(_entry, folder), names))
+
+
+def _entry(folder: Path, name: str) -> dict[str, Any]:
+    """Return a file's entry in the manifest."""
+    with open(folder / name, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        digest = hashlib.file_digest(file, "sha256")
+    return {"size": size, "sha256": digest.hexdigest()}

@@ -1,8 +1,8 @@
-"""Reading what a run has saved, for whoever only wants to use the model: no optimizer, no data
-pipeline."""
+"""Reading a run's weights in order to use the model: without optimizer state or data position."""
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -11,7 +11,7 @@ from seekjax.checkpoint.config_json import read_config
 from seekjax.checkpoint.manifest import damage
 from seekjax.checkpoint.write import mismatches
 from seekjax.config import Config, KernelConfig, LoraConfig
-from seekjax.errors import CheckpointError, RunError
+from seekjax.errors import CheckpointError, RunError, need
 from seekjax.model.abstract import abstract_variables, named_variables
 from seekjax.model.lora import adapter_axes, adapters, merge
 from seekjax.storage import kind_of
@@ -19,118 +19,139 @@ from sharding.place import axes_of
 from sharding.rules import in_use, sharding
 
 
-def read_run(folder: Path, kernel: KernelConfig | None = None) -> tuple[Config, dict]:
-    """The config of a run and its newest whole weights {"params", "balance"}, the moving average of
-    the weights where the run keeps one, and with its adapters added in where it trains those.
+def read_run(folder: Path, kernel: KernelConfig | None = None) -> tuple[Config, dict[str, Any]]:
+    """Return the config of a run and its newest undamaged weights {"params", "balance"}.
 
-    They are placed by the rules on the mesh in use, or on the default device. `kernel` replaces the
-    run's own choice of kernels, except for the format of its weights. The folder is only read: a
-    damaged step is passed over, not set aside. Raises RunError when it is not a run's, or its
-    weights do not fit its config.
+    The weights are their moving average if the run keeps one, and have the adapters added in if
+    the run trains adapters. They are placed by the rules on the mesh in use, or on the default
+    device.
+
+    `kernel` replaces the run's own choice of kernels, except for the format of its weights. The
+    folder is only read: a damaged step is passed over, not set aside. Raises RunError if the
+    folder is not a run's, or if the weights do not match its config.
     """
     folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        raise RunError(
-            f"there is no run folder {folder}: name one that train.py has written (--out, "
-            "by default runs/CONFIG)."
-        )
-    if kind_of(folder) != "run":
-        raise RunError(
-            f"{folder} is not a run folder: it holds no checkpoints/ (train.py writes one "
-            "at its first save)."
-        )
-    step = newest_whole(folder.absolute() / "checkpoints")  # Orbax finds nothing by a relative path
+    need(
+        folder.is_dir(),
+        f"there is no run folder {folder}: name one that train.py has written (--out, "
+        "by default runs/CONFIG).",
+        RunError,
+    )
+    need(
+        kind_of(folder) == "run",
+        f"{folder} is not a run folder: it holds no checkpoints/ (train.py writes one "
+        "at its first save).",
+        RunError,
+    )
+
+    # Orbax does not open a relative path
+    step = newest_undamaged(folder.absolute() / "checkpoints")
     config = read_config(step / "config.json")
-    config = replace(
-        config, kernel=replace(kernel or config.kernel, weights=config.kernel.weights), out=folder
-    )
-    variables = abstract_variables(config.model, config.kernel)
+    kernel = replace(kernel or config.kernel, weights=config.kernel.weights)
+    config = replace(config, kernel=kernel, out=folder)
+
+    abstract = abstract_variables(config.model, config.kernel)
     if config.lora.rank:
-        return replace(config, lora=LoraConfig()), restore_merged(step, config, variables)
-    return config, restore(step, variables)
+        merged = restore_merged(step, config, abstract)
+        return replace(config, lora=LoraConfig()), merged
+    return config, restore(step, abstract)
 
 
-def newest_whole(checkpoints: Path) -> Path:
-    """The folder of the newest step that is as its manifest says. Raises RunError when there is
-    none."""
-    steps = sorted(
-        (path for path in checkpoints.iterdir() if path.name.isdecimal()),
-        key=lambda path: int(path.name),
-        reverse=True,
-    )
+def newest_undamaged(checkpoints: Path) -> Path:
+    """Return the folder of the newest step that matches its manifest.
+
+    Raises RunError if there is none.
+    """
+    steps = [path for path in checkpoints.iterdir() if path.name.isdecimal()]
+    steps.sort(key=lambda path: int(path.name), reverse=True)
+
     reasons = []
     for step in steps:
-        if (reason := damage(step)) is None:
+        reason = damage(step)
+        if reason is None:
             return step
         reasons.append(f"{step.name}: {reason}")
-    raise RunError(
-        f"no checkpoint in {checkpoints} is whole ({'; '.join(reasons)})."
-        if steps
-        else f"{checkpoints} holds no checkpoint yet."
-    )
+
+    if not steps:
+        raise RunError(f"{checkpoints} holds no checkpoint yet.")
+    raise RunError(f"no checkpoint in {checkpoints} is whole ({'; '.join(reasons)}).")
 
 
-def restore(step: Path, abstract: dict) -> dict:
-    """The arrays of `abstract` out of one step's train state, each read where it lives; moments are
-    left on the disk. "params" are the moving average of the weights, where there is one.
+def restore(step: Path, abstract: dict[str, Any]) -> dict[str, Any]:
+    """Return the arrays of `abstract` from one step's train state, each read where it is placed.
+
+    "params" are the moving average of the weights if the step has one. The optimizer's moments are
+    not read. Raises RunError if the step has other arrays, and CheckpointError if Orbax cannot read
+    it.
     """
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        there = reader.metadata(step / "state").item_metadata.tree
-        params = "ema" if there.get("ema") else "params"
-        wanted = {
-            params if name == "params" else name: part for name, part in abstract.items() if part
-        }
-        if found := mismatches(
-            {
-                name: {kept: there.get(name, {}).get(kept, {}) for kept in part}
-                if name == "frozen"
-                else there.get(name, {})
-                for name, part in wanted.items()
-            },
-            wanted,
-        ):
+        saved = reader.metadata(step / "state").item_metadata.tree
+
+        # names in the train state, which has the weights twice if it has a moving average
+        weights = "ema" if saved.get("ema") else "params"
+        saved_name = {name: weights if name == "params" else name for name in abstract}
+        wanted = {saved_name[name]: tree for name, tree in abstract.items() if tree}
+
+        differences = mismatches(_same_parts(saved, wanted), wanted)
+        if differences:
+            more = f"; and {len(differences) - 1} more" if len(differences) > 1 else ""
             raise RunError(
-                f"checkpoint {step} "
-                f"{found[0]}{f'; and {len(found) - 1} more' if len(found) > 1 else ''}: "
-                "its config.json is not its own."
+                f"checkpoint {step} {differences[0]}{more}: config.json does not match these "
+                "weights."
             )
-        how = jax.tree.map(
-            lambda x: ocp.ArrayRestoreArgs(
-                sharding=x.sharding, global_shape=x.shape, dtype=x.dtype
-            ),
-            wanted,
-        )
+
+        placement = jax.tree.map(_restore_args, wanted)
+        arguments = ocp.args.PyTreeRestore(wanted, placement, partial_restore=True)
         try:
-            state = reader.restore(
-                step / "state", args=ocp.args.PyTreeRestore(wanted, how, partial_restore=True)
-            )
+            state = reader.restore(step / "state", args=arguments)
         except Exception as error:
             raise CheckpointError(
                 f"checkpoint {step} is whole, but Orbax {ocp.__version__} cannot read it: "
                 f"{type(error).__name__}: {error}"
             ) from error
-    return {name: state.get(params if name == "params" else name, {}) for name in abstract}
+    return {name: state.get(saved_name[name], {}) for name in abstract}
 
 
-def restore_merged(step: Path, config: Config, abstract: dict) -> dict:
-    """{"params", "balance"} of a run of adapters: its frozen weights with the adapters added in."""
+def _same_parts(saved: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """Return the parts of a saved state that are wanted; of "frozen", which holds more than
+    weights, only the wanted parts.
+    """
+    parts = {}
+    for name, tree in wanted.items():
+        part = saved.get(name, {})
+        if name == "frozen":
+            part = {inner: part.get(inner, {}) for inner in tree}
+        parts[name] = part
+    return parts
+
+
+def _restore_args(x: jax.ShapeDtypeStruct) -> ocp.ArrayRestoreArgs:
+    """Return how Orbax restores one array."""
+    return ocp.ArrayRestoreArgs(sharding=x.sharding, global_shape=x.shape, dtype=x.dtype)
+
+
+def restore_merged(step: Path, config: Config, abstract: dict[str, Any]) -> dict[str, Any]:
+    """Return {"params", "balance"} of a run of adapters: frozen weights plus the adapters."""
     axes = axes_of(named_variables(config.model, config.kernel))["params"]
-    added = jax.eval_shape(
-        lambda params: adapters(params, axes, config.lora, 0), abstract["params"]
-    )
     default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    added = jax.tree.map(
-        lambda x, names: jax.ShapeDtypeStruct(
-            x.shape, x.dtype, sharding=sharding(names) if in_use() else default
-        ),
-        added,
-        adapter_axes(axes, config.lora),
-    )
-    found = restore(
+
+    def make_adapters(params):
+        return adapters(params, axes, config.lora, 0)
+
+    def place(x, names):
+        placement = sharding(names) if in_use() else default
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement)
+
+    def add_adapters(base, params):
+        return merge(base, params, axes, config.lora)
+
+    # the adapters' abstract arrays, placed like the weights
+    added = jax.eval_shape(make_adapters, abstract["params"])
+    added = jax.tree.map(place, added, adapter_axes(axes, config.lora))
+
+    state = restore(
         step,
         {"params": added, "balance": abstract["balance"], "frozen": {"base": abstract["params"]}},
     )
-    merged = jax.jit(lambda base, params: merge(base, params, axes, config.lora), donate_argnums=0)(
-        found["frozen"]["base"], found["params"]
-    )
-    return {"params": merged, "balance": found["balance"]}
+    params = jax.jit(add_adapters, donate_argnums=0)(state["frozen"]["base"], state["params"])
+    return {"params": params, "balance": state["balance"]}

@@ -1,13 +1,13 @@
-"""Checkpoints: `checkpoints/<step>/` holds one step of a run, whole or not at all.
+"""Writing and resuming: `checkpoints/<step>/` holds one step of a run, complete or not at all.
 
     state/              the train state, by Orbax: readable by Orbax alone, on any mesh
     data-<process>.json where each process stood in its data
     config.json         the run's settings
     manifest.json       size and SHA-256 of the files above, written last
 
-A step is written as `saving-<step>` and renamed once its manifest stands; an old one is renamed
-`deleted-<step>` before it is deleted. So a process killed at any moment leaves whole steps, and
-leftovers under names that nobody takes for a step; the next save removes those. A step that does
+A step is written as `saving-<step>` and renamed when its manifest exists; an old one is renamed
+`deleted-<step>` before it is deleted. So a process killed at any moment leaves complete steps, and
+leftovers under names that are never read as steps; the next save removes those. A step that does
 not match its manifest is set aside as `bad-<step>`, and the one before it is used.
 """
 
@@ -21,82 +21,88 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from seekjax.checkpoint.manifest import damage, write_manifest
-from seekjax.errors import CheckpointError
+from seekjax.errors import CheckpointError, need
 from seekjax.storage import rename_durably
 
-for name in (
-    "absl",
-    "asyncio",
-):  # Orbax logs a traceback for each error it also raises; here every error becomes one sentence
-    logging.getLogger(name).addFilter(
-        lambda record: "orbax" not in record.pathname + record.getMessage()
-    )
+# Values in place of a step. ALL_BAD is the lowest, so a maximum over processes ignores it.
+NONE = -1
+ALL_BAD = -2
 
-NONE, ALL_BAD = -1, -2  # in place of a step
+TIMEOUT = 3600  # seconds for one save; Orbax's default of 10 minutes is short for a slow disk
+
+
+def _not_from_orbax(record: logging.LogRecord) -> bool:
+    """Orbax logs a traceback for each error that it also raises; here an error is one sentence."""
+    return "orbax" not in record.pathname + record.getMessage()
+
+
+for logger in ("absl", "asyncio"):
+    logging.getLogger(logger).addFilter(_not_from_orbax)
 
 
 class Checkpoints:
-    """Step folders under `folder`/checkpoints, each whole or absent.
+    """Step folders under `folder`/checkpoints, each complete or absent.
 
-    On several processes all of them call each method, in the same order, and `folder` is on a disk
-    they share; only process 0 renames and deletes. Use it in `with contextlib.closing(...)`: a
-    program that ends with a save in flight loses it and may hang, because Python takes the threads
-    that Orbax still needs.
+    With several processes, all of them call each method in the same order, and `folder` is on a
+    disk that they share; only process 0 renames and deletes. Use it in
+    `with contextlib.closing(...)`: a program that ends during a save loses that save and may hang,
+    because Python stops the threads that Orbax still needs.
     """
 
     def __init__(self, folder: Path, keep: int):
-        if keep < 1:
-            raise ValueError(f"train.keep is {keep}: at least one checkpoint must be kept")
+        need(keep >= 1, f"train.keep is {keep}: at least one checkpoint must be kept")
         self.folder = Path(folder).absolute() / "checkpoints"
         self.keep = keep
-        self._orbax = ocp.AsyncCheckpointer(
-            ocp.StandardCheckpointHandler(), timeout_secs=3600
-        )  # its 10 minutes are short for a slow disk
+        self._orbax = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler(), timeout_secs=TIMEOUT)
         self._first = jax.process_index() == 0
-        self._thread: threading.Thread | None = None  # finishes the save in flight
-        self._error: CheckpointError | None = None  # what that thread met
-        self._held: int | None = None  # the step this object last saved or restored
+        self._thread: threading.Thread | None = None  # finishes the save in progress
+        self._error: CheckpointError | None = None  # of that thread
+        self._held: int | None = None  # the step that was last saved or restored
 
     @property
     def latest(self) -> int | None:
-        """The newest step on the disk, if any; a save in flight does not count yet."""
+        """The newest step on the disk, if any; a save in progress does not count yet."""
         return max(self._steps(), default=None)
 
     def save(self, step: int, state: Any, *, data: Any, config: dict) -> None:
-        """Save in the background; returns once the arrays are copied, so that the caller may donate
-        them.
+        """Save in the background; return once the arrays are copied, so that they may be donated.
 
-        First waits for the save before. Saving the step just saved or restored does nothing. Raises
-        CheckpointError, also for an error met in the background by the save before; steps already
-        on the disk are never harmed.
+        Waits for the previous save first. Saving the step last saved or restored does nothing.
+        Raises CheckpointError, also if the previous save failed in the background; steps already on
+        the disk are never changed.
         """
         self.wait()
-        data_text, config_text = json.dumps(data), json.dumps(config, indent=1)
+        data_text = json.dumps(data)
+        config_text = json.dumps(config, indent=1)
+
         newest = self._agree(NONE if self.latest is None else self.latest)
         if step == newest == self._held:
             return
-        if step <= newest:
-            raise CheckpointError(
-                f"step {step} is not newer than step {newest} in {self.folder}: resume "
-                "from that, or use another --out"
-            )
+        need(
+            step > newest,
+            f"step {step} is not newer than step {newest} in {self.folder}: resume "
+            "from that, or use another --out",
+            CheckpointError,
+        )
+
         saving = self.folder / f"saving-{step}"
         try:
             if self._first:
-                for leftover in (*self.folder.glob("saving-*"), *self.folder.glob("deleted-*")):
-                    shutil.rmtree(leftover)
+                self._remove_leftovers()
                 saving.mkdir(parents=True)
                 (saving / "config.json").write_text(config_text)
-            _maximum(0)  # the folder is there
+            _maximum(0)  # a barrier: from here on the folder exists for every process
             (saving / f"data-{jax.process_index()}.json").write_text(data_text)
             self._orbax.save(saving / "state", args=ocp.args.StandardSave(state))
         except Exception as error:
-            raise self._give_up(step, saving, error)
+            raise self._give_up(step, saving, error) from error
+
         self._held = step
         self._thread = threading.Thread(
             target=self._commit, args=(step, saving), name=f"save step {step}"
@@ -104,56 +110,34 @@ class Checkpoints:
         self._thread.start()
 
     def restore(self, abstract: Any, alike: bool = False) -> tuple[int, Any, Any] | None:
-        """The newest step that is whole: (step, state, data), or None when nothing was ever saved.
+        """Return (step, state, data) of the newest undamaged step; None if nothing was ever saved.
 
         `abstract` is the state as jax.ShapeDtypeStructs with shardings, of any mesh. `data` is None
-        when another number of processes saved it, unless all processes stand `alike` in it. Raises
-        CheckpointError when steps exist but none is whole, or when the newest whole one does not
-        fit `abstract`.
+        if another number of processes saved it, unless all processes have the same data position
+        (`alike`). Raises CheckpointError if steps exist but all are damaged, or if the newest
+        undamaged one does not match `abstract`.
         """
         self.wait()
-        step = self._agree(self._newest_whole() if self._first else NONE)
+        step = self._agree(self._newest_undamaged() if self._first else NONE)
         if step == NONE:
             return None
-        if step == ALL_BAD:
-            raise CheckpointError(
-                f"no checkpoint in {self.folder} is whole: repair or delete its bad-* "
-                "folders, or use another --out"
-            )
-        folder = self.folder / str(step)
-        differences = mismatches(
-            self._orbax.metadata(folder / "state").item_metadata.tree, abstract
-        )
-        if differences:
-            more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
-            raise CheckpointError(
-                f"checkpoint {folder} {'; '.join(differences[:3])}{more}: "
-                f"use the config saved in {folder}/config.json or another --out"
-            )
-        try:
-            state = self._orbax.restore(folder / "state", args=ocp.args.StandardRestore(abstract))
-        except Exception as error:
-            raise CheckpointError(
-                f"checkpoint {folder} is whole, but Orbax {ocp.__version__} cannot read "
-                f"it: {_line(error)}"
-            ) from error
-        self._held = step
-        processes = len(list(folder.glob("data-*.json")))
-        if processes != jax.process_count() and not alike:
-            _shout(
-                f"checkpoint {folder} was saved by {processes} processes: its data "
-                f"position does not fit {jax.process_count()}"
-            )
-            return step, state, None
-        return (
-            step,
-            state,
-            json.loads((folder / f"data-{0 if alike else jax.process_index()}.json").read_text()),
+        need(
+            step != ALL_BAD,
+            f"no checkpoint in {self.folder} is whole: repair or delete its bad-* "
+            "folders, or use another --out",
+            CheckpointError,
         )
 
+        folder = self.folder / str(step)
+        state = self._restore_state(folder, abstract)
+        self._held = step
+        return step, state, _data_position(folder, alike)
+
     def wait(self) -> None:
-        """Return once nothing is being saved; raise CheckpointError if the save in flight failed,
-        on any process."""
+        """Return once nothing is being saved.
+
+        Raises CheckpointError if the save in progress failed, on any process.
+        """
         if self._thread is None:
             return
         self._thread.join()
@@ -165,20 +149,23 @@ class Checkpoints:
             )
 
     def close(self) -> None:
-        """Wait, then let go of Orbax's threads."""
+        """Wait, then release Orbax's threads."""
         try:
             self.wait()
         finally:
             self._orbax.close()
 
     def _commit(self, step: int, saving: Path) -> None:
-        """In the background: when Orbax is done on every process, vouch for the step, give it its
-        name, and prune."""
+        """Finish a save in the background, once Orbax is done on every process.
+
+        Writes the manifest, renames the folder to its step, and deletes the oldest steps.
+        """
         try:
             self._orbax.wait_until_finished()
             if self._first:
                 write_manifest(saving)
                 rename_durably(saving, self.folder / str(step))
+
                 for old in sorted(self._steps())[: -self.keep]:
                     deleted = self.folder / f"deleted-{old}"
                     rename_durably(self.folder / str(old), deleted)
@@ -187,96 +174,152 @@ class Checkpoints:
             self._error = self._give_up(step, saving, error)
 
     def _give_up(self, step: int, saving: Path, error: Exception) -> CheckpointError:
-        """Remove what was written of `step`; returns the error as a sentence."""
+        """Remove what was written of `step`; return the error as a sentence."""
         if self._first:
             shutil.rmtree(saving, ignore_errors=True)
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(
-            error
-        )
-        reason = "the disk is full, free some space or lower train.keep" if full else _line(error)
-        sentence = CheckpointError(
+
+        # Orbax wraps the error of the operating system in its own
+        full = getattr(error, "errno", None) == errno.ENOSPC
+        if full or "No space left on device" in str(error):
+            reason = "the disk is full, free some space or lower train.keep"
+        else:
+            reason = _line(error)
+
+        failure = CheckpointError(
             f"step {step} could not be saved in {self.folder}: {reason}; the steps saved "
             "before are unharmed"
         )
-        sentence.__cause__ = error
-        return sentence
+        failure.__cause__ = error
+        return failure
+
+    def _remove_leftovers(self) -> None:
+        """Remove what an interrupted save or deletion left."""
+        for leftover in (*self.folder.glob("saving-*"), *self.folder.glob("deleted-*")):
+            shutil.rmtree(leftover)
+
+    def _restore_state(self, folder: Path, abstract: Any) -> Any:
+        """Return the state of a step; raises CheckpointError if it does not match `abstract`."""
+        metadata: Any = self._orbax.metadata(folder / "state").item_metadata
+        differences = mismatches(metadata.tree, abstract)
+        if differences:
+            shown = "; ".join(differences[:3])
+            more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
+            raise CheckpointError(
+                f"checkpoint {folder} {shown}{more}: "
+                f"use the config saved in {folder}/config.json or another --out"
+            )
+
+        try:
+            return self._orbax.restore(folder / "state", args=ocp.args.StandardRestore(abstract))
+        except Exception as error:
+            raise CheckpointError(
+                f"checkpoint {folder} is whole, but Orbax {ocp.__version__} cannot read "
+                f"it: {_line(error)}"
+            ) from error
 
     def _steps(self) -> list[int]:
+        """Return the steps on the disk, damaged ones included."""
         if not self.folder.is_dir():
             return []
         return [int(path.name) for path in self.folder.iterdir() if path.name.isdecimal()]
 
-    def _newest_whole(self) -> int:
-        """The newest step that is as its manifest says; sets newer ones aside, loudly. NONE and
-        ALL_BAD stand for no step."""
+    def _newest_undamaged(self) -> int:
+        """Return the newest step that matches its manifest, or NONE or ALL_BAD.
+
+        Newer steps that do not match are set aside, with a message on stderr.
+        """
         for step in sorted(self._steps(), reverse=True):
             folder = self.folder / str(step)
             reason = damage(folder)
             if reason is None:
                 return step
-            aside = next(
-                path
-                for n in range(10**6)
-                if not (path := self.folder / (f"bad-{step}" + f".{n}" * (n > 0))).exists()
-            )
+
+            aside = self._unused_bad_name(step)
             rename_durably(folder, aside)
-            _shout(
+            _warn(
                 f"checkpoint {folder} is damaged ({reason}): moved to {aside}, trying the "
                 "step before"
             )
         return ALL_BAD if any(self.folder.glob("bad-*")) else NONE
 
+    def _unused_bad_name(self, step: int) -> Path:
+        """Return bad-<step>, or with a number if that exists."""
+        path = self.folder / f"bad-{step}"
+        number = 0
+        while path.exists():
+            number += 1
+            path = self.folder / f"bad-{step}.{number}"
+        return path
+
     def _agree(self, step: int) -> int:
-        """Process 0's `step`, on every process."""
-        return _maximum(step if self._first else ALL_BAD)  # which is the lowest
+        """Return process 0's `step` on every process."""
+        return _maximum(step if self._first else ALL_BAD)
 
 
 def _maximum(value: int) -> int:
-    """The largest value of any process; also a barrier."""
+    """Return the largest value of all processes; also a barrier."""
     if jax.process_count() == 1:
         return int(value)
     return int(multihost_utils.process_allgather(np.int32(value)).max())
 
 
 def mismatches(saved: Any, abstract: Any) -> list[str]:
-    """One clause for each array that differs in presence, shape or type between the saved tree and
-    the one that is wanted."""
+    """Return a clause for each array that differs between a saved tree and the one that is wanted.
 
-    def table(tree: Any) -> dict[str, str]:
-        return {
-            jax.tree_util.keystr(
-                path, simple=True, separator="/"
-            ): f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
-            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        }
+    Arrays differ in presence, shape or dtype.
+    """
+    have = _described(saved)
+    want = _described(jax.tree.map(_as_saved, abstract))
 
-    def raw(leaf: Any) -> Any:  # a key is saved as the integers it is made of
-        return (
-            jax.eval_shape(jax.random.key_data, leaf)
-            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-            else leaf
+    different, lacking = [], []
+    for name, description in want.items():
+        if name not in have:
+            lacking.append(f"lacks {name} {description}")
+        elif have[name] != description:
+            different.append(f"holds {name} as {have[name]}, this config wants {description}")
+
+    unknown = []
+    for name, description in have.items():
+        if name not in want:
+            unknown.append(f"holds {name} {description}, which this config lacks")
+    return different + lacking + unknown
+
+
+def _described(tree: Any) -> dict[str, str]:
+    """Return path -> dtype and shape of every array, such as "float32[8, 16]"."""
+    table = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        table[name] = f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
+    return table
+
+
+def _as_saved(leaf: Any) -> Any:
+    """Return a leaf as a checkpoint holds it: a random key is saved as its integers."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.eval_shape(jax.random.key_data, leaf)
+    return leaf
+
+
+def _data_position(folder: Path, alike: bool) -> Any:
+    """Return the data position of this process, or None with a warning if none fits it."""
+    processes = len(list(folder.glob("data-*.json")))
+    if processes != jax.process_count() and not alike:
+        _warn(
+            f"checkpoint {folder} was saved by {processes} processes: its data "
+            f"position does not fit {jax.process_count()}"
         )
-
-    there, here = table(saved), table(jax.tree.map(raw, abstract))
-    return (
-        [
-            f"holds {name} as {there[name]}, this config wants {here[name]}"
-            for name in here
-            if there.get(name, here[name]) != here[name]
-        ]
-        + [f"lacks {name} {here[name]}" for name in here if name not in there]
-        + [
-            f"holds {name} {there[name]}, which this config lacks"
-            for name in there
-            if name not in here
-        ]
-    )
+        return None
+    process = 0 if alike else jax.process_index()
+    return json.loads((folder / f"data-{process}.json").read_text())
 
 
 def _line(error: Exception) -> str:
-    """An error's type and first line."""
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    """Return an error's type and first line."""
+    first_line = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {first_line}"
 
 
-def _shout(text: str) -> None:
+def _warn(text: str) -> None:
+    """Print a message on stderr that is not overlooked."""
     print(f"\n*** {text}\n", file=sys.stderr, flush=True)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from seekjax.checkpoint.config_json import read_config
-from seekjax.checkpoint.read import newest_whole
+from seekjax.checkpoint.read import newest_undamaged
 from seekjax.config import Config, DataConfig, GrpoConfig, TrainConfig
 from seekjax.data.chat import TemplateName
 from seekjax.errors import DataError, need
@@ -174,7 +174,7 @@ def default_max_new(opened: OpenedModel) -> int:
     if kind_of(opened.folder) != "run":
         return MAX_NEW
 
-    step = newest_whole(opened.folder.absolute() / "checkpoints")
+    step = newest_undamaged(opened.folder.absolute() / "checkpoints")
     config = read_config(step / "config.json")
     if config.grpo:
         return config.grpo.max_new
