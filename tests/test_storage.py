@@ -1,11 +1,20 @@
 """A file is replaced whole or not at all."""
 
 import os
+import sys
+from pathlib import Path
 
 import pytest
 
 from seekjax.errors import RunError
-from seekjax.storage import new_file, new_folder, write_atomically
+from seekjax.storage import (
+    cache_folder,
+    file_sha256,
+    new_file,
+    new_folder,
+    text_sha256,
+    write_atomically,
+)
 
 
 @pytest.mark.parametrize(
@@ -54,3 +63,21 @@ def test_a_name_that_is_taken_is_refused(tmp_path, new):
     with pytest.raises(RunError, match="is already there"), new(tmp_path / "a", RunError):
         pass
     assert (tmp_path / "a").read_text() == "old"
+
+
+def test_a_file_and_its_text_have_one_fingerprint(tmp_path):
+    (tmp_path / "a.txt").write_text("naïve", encoding="utf-8")
+    assert file_sha256(tmp_path / "a.txt") == text_sha256("naïve")
+    assert text_sha256("abc").startswith("ba7816bf8f01cfea")
+
+
+def test_the_environment_names_the_cache_folder(monkeypatch):
+    monkeypatch.setenv("SEEKJAX_CACHE", "/somewhere/else")
+    assert cache_folder() == Path("/somewhere/else")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="each platform has its own folder")
+def test_the_cache_folder_on_linux(monkeypatch):
+    monkeypatch.delenv("SEEKJAX_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache_folder() == Path.home() / ".cache" / "seekjax"

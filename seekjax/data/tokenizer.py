@@ -31,7 +31,7 @@ ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 def find_special_token(text: str) -> str | None:
     """Return the name of a special token that the text contains, or None.
 
-    Such a text cannot be told from one that has the token itself.
+    In text, the name cannot be distinguished from the token itself.
     """
     for name in SPECIAL:
         if name in text:

@@ -77,15 +77,15 @@ def test_resuming_is_exact_and_independent_of_the_batch_size(made, packing, stop
 def test_the_number_of_workers_may_change_on_resumption(made):
     """0 -> 2 -> 1 workers against a run that was never interrupted."""
     expected = list(islice(start(made, fim_rate=0.5), 30))
-    seen, state = [], None
+    read, state = [], None
     for workers in (0, 2, 1):
         batches = start(made, fim_rate=0.5, workers=workers)
         if state:
             batches.set_state(json.loads(state))
-        seen += list(islice(batches, 10))
+        read += list(islice(batches, 10))
         state = json.dumps(batches.get_state())
         batches.close()
-    assert equal(seen, expected)
+    assert equal(read, expected)
 
 
 @pytest.mark.parametrize("packing", ["split", "fit"])
@@ -145,7 +145,7 @@ def test_the_seed_and_the_epoch_decide_the_order(made):
 def test_fim_moves_the_middle_to_the_end_and_loses_nothing(made):
     _, corpus, tokenizer = made
     train = {text for source in corpus.sources for text in source.train}
-    changed = whole = 0
+    changed = documents = 0
     for batch in islice(start(made, packing="fit", fim_rate=0.5, sequence=200), 40):
         for tokens, segments in zip(batch["tokens"], batch["segments"]):
             for segment in range(1, segments.max() + 1):
@@ -154,9 +154,9 @@ def test_fim_moves_the_middle_to_the_end_and_loses_nothing(made):
                 if ids and ids[0] == tokenizer.fim_prefix:
                     hole, end = ids.index(tokenizer.fim_hole), ids.index(tokenizer.fim_end)
                     ids, changed = ids[1:hole] + ids[end + 1 :] + ids[hole + 1 : end], changed + 1
-                whole += 1
+                documents += 1
                 assert tokenizer.decode(ids) in train
-    assert 0.4 < changed / whole < 0.6
+    assert 0.4 < changed / documents < 0.6
 
 
 def test_bad_settings_are_refused(made):

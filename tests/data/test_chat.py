@@ -62,10 +62,10 @@ def test_r1s_own_template_and_tokens(r1, tokenizer):
         tokenizer.decode(ids)
         == "Be brief.<｜User｜>1+1?<｜Assistant｜>\n\n2<｜User｜>你好<｜Assistant｜>"
     )
-    asked = load_chat(r1, tokenizer, "r1").encode(tokenizer, TALK)
-    assert asked[:-2] == ids
-    assert asked[-2] == 128798
-    assert tokenizer.decode(asked[-1:]) == "\n"
+    opened = load_chat(r1, tokenizer, "r1").encode(tokenizer, TALK)
+    assert opened[:-2] == ids
+    assert opened[-2] == 128798
+    assert tokenizer.decode(opened[-1:]) == "\n"
 
 
 def test_r1s_tokenizer_gives_back_every_text_and_counts_its_bytes(tokenizer):

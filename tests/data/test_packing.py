@@ -22,8 +22,10 @@ def stream(lengths: list[int]) -> tuple[Stream, list[np.ndarray]]:
     starts = np.concatenate([[0], np.cumsum(lengths)])
 
     def document(index):
-        turn, place = divmod(index, len(lengths))
-        return (turn * starts[-1] + starts[place] + np.arange(lengths[place])).astype(np.int32)
+        turn, position = divmod(index, len(lengths))
+        return (turn * starts[-1] + starts[position] + np.arange(lengths[position])).astype(
+            np.int32
+        )
 
     def in_this_thread(dataset):
         return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=0)))
@@ -66,15 +68,15 @@ def predictions(rows) -> Counter:
 def test_every_token_is_predicted_exactly_once(packing, lengths, window, lanes):
     batches, documents = rows_of(lengths, window, lanes, packing)
     rows = list(islice(batches, 192))  # whole groups of first-fit bins
-    seen = predictions(rows)
-    assert max(seen.values(), default=1) == 1, "a prediction is repeated"
+    predicted = predictions(rows)
+    assert max(predicted.values(), default=1) == 1, "a prediction is repeated"
     tokens = {int(token) for row in rows for token in row["tokens"][row["segments"] > 0]}
     shown = [index for index, document in enumerate(documents) if int(document[0]) in tokens]
     assert shown == list(range(len(shown))), "a document is skipped"
     unfinished = 0
     for document in documents[: len(shown)]:
         expected = {(int(a), int(b)) for a, b in pairwise(document)}
-        missing = len(expected - set(seen))
+        missing = len(expected - set(predicted))
         unfinished += missing > 0
     assert unfinished <= lanes, "only the document each lane is reading may be incomplete"
 

@@ -37,9 +37,9 @@ def test_entropy_and_length_are_the_enumerated_ones():
 
 def test_samples_follow_the_probabilities():
     rng, count = random.Random(0), 20_000
-    seen = Counter(SMALL.sample(rng) for _ in range(count))
+    counts = Counter(SMALL.sample(rng) for _ in range(count))
     for text, p in SMALL.enumerate():
-        assert abs(seen[text] / count - p) < 5 * math.sqrt(p * (1 - p) / count)
+        assert abs(counts[text] / count - p) < 5 * math.sqrt(p * (1 - p) / count)
 
 
 def test_log_prob_refuses_what_the_grammar_cannot_say():

@@ -75,8 +75,8 @@ def test_marks_are_tokens_and_text(tokenizer, tmp_path):
 
 def test_saving_then_reading_is_the_identity(tokenizer, tmp_path):
     path = tokenizer.save(tmp_path / "run")
-    for place in (path, path.parent):
-        again = read_tokenizer(place, VOCAB)
+    for source in (path, path.parent):
+        again = read_tokenizer(source, VOCAB)
         assert again.fingerprint() == tokenizer.fingerprint()
         assert (again.bytes_V == tokenizer.bytes_V).all()
     assert [file.name for file in path.parent.iterdir()] == ["tokenizer.json"], (

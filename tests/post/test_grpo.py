@@ -424,7 +424,7 @@ def test_the_template_is_kept_beside_the_weights(base, unbroken, tmp_path):
         other = Reinforcement(with_initial_model(run(base, tmp_path, post={"template": "r1"})))
         other.open(tmp_path)
         assert (tmp_path / "chat_template.jinja").read_text() == BUILT_IN["r1"]
-        with pytest.raises(DataError, match="learns another chat template"):
+        with pytest.raises(DataError, match="was trained with another chat template"):
             other.open(unbroken.folder)
 
 
