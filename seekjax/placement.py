@@ -35,8 +35,8 @@ def declare_axes(like: Mapping[str, str]) -> None:
     """Add logical axes of a model part from outside, each placed like one of `AXES`.
 
     A kind of attention with fewer heads of keys than of queries calls
-    `declare_axes({"kv_heads": "heads"})` when its module is imported. Raises ValueError if the known
-    axis does not exist, or if the name already has another role.
+    `declare_axes({"kv_heads": "heads"})` when its module is imported. Raises ValueError if the
+    known axis does not exist, or if the name already has another role.
     """
     AXES.declare(like)
 

@@ -1,2 +1,3 @@
-"""Fast forms of the few operations that need one, each beside its plain form: arrays in, arrays
-out."""
+"""Fast forms of the few operations that need one, each next to its plain form: arrays in, arrays
+out.
+"""
