@@ -31,7 +31,8 @@ def abstract_variables(model: ModelConfig, kernel: KernelConfig) -> dict:
     placed = jax.tree.map(_placed, unbox(named), axes)
     if kernel.weights != "float32":
         try:
-            placed["params"] = abstract_tree(placed["params"], axes["params"], kernel.weights)
+            params = placed["params"]
+            placed["params"] = abstract_tree(params, axes["params"], kernel.weights)
         except ValueError as error:
             raise RunError(str(error)) from error
     return placed
@@ -40,7 +41,8 @@ def abstract_variables(model: ModelConfig, kernel: KernelConfig) -> dict:
 def named_variables(model: ModelConfig, kernel: KernelConfig) -> dict:
     """Return {"params", "balance"} before they exist, each with its logical axes."""
     tokens = jax.ShapeDtypeStruct((split_by("batch"), 8), jnp.int32)
-    named = jax.eval_shape(Transformer(model, kernel).init, jax.random.key(0), tokens)
+    init = Transformer(model, kernel).init
+    named = jax.eval_shape(init, jax.random.key(0), tokens)
     return {"params": named["params"], "balance": named.get("balance", {})}
 
 

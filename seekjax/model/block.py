@@ -5,6 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+from jax import Array
 
 from seekjax.config import KernelConfig, ModelConfig
 from seekjax.model.attention import ATTENTION, attend_absorbed
@@ -29,26 +30,27 @@ class Block(Module):
     @nn.compact
     def __call__(
         self,
-        x_BTD: jax.Array,
+        x_BTD: Array,
         cache: dict | None,
-        angle: tuple[jax.Array, jax.Array],
-        segment_BT: jax.Array | None,
-        mask_BT: jax.Array,
+        angle: tuple[Array, Array],
+        segment_BT: Array | None,
+        mask_BT: Array,
         start: Any,
-        choice_BTK: jax.Array | None = None,
-    ) -> tuple[jax.Array, tuple[dict | None, dict]]:
+        choice_BTK: Array | None = None,
+    ) -> tuple[Array, tuple[dict | None, dict]]:
         """Return the output, and the cache with the balance of the experts, {} if dense."""
         eps = self.model.norm_eps
 
         h_BTD = rms_norm(x_BTD, self.scale("attention_norm", "embed"), eps)
-        attention = self.build(ATTENTION.find(self.model.attention), name="attention")
+        kind = ATTENTION.find(self.model.attention)
+        attention = self.build(kind, name="attention")
         y_BTD, cache = attention(h_BTD, angle, segment_BT, cache, start, self.attend)
         x_BTD += y_BTD
 
         h_BTD = rms_norm(x_BTD, self.scale("ffn_norm", "embed"), eps)
         if self.dense:
-            y_BTD = self.build(FeedForward, width=self.model.hidden, name="ffn")(h_BTD)
-            balance = {}
+            ffn = self.build(FeedForward, width=self.model.hidden, name="ffn")
+            y_BTD, balance = ffn(h_BTD), {}
         else:
             experts = self.build(MixtureOfExperts, name="ffn")
             y_BTD, balance = experts(h_BTD, mask_BT, choice_BTK)
@@ -68,7 +70,8 @@ def stacked(kernel: KernelConfig, layers: int) -> type[Block]:
     A scan runs them: compile time does not grow with depth.
     """
     # the cache and the choice of experts have an axis of layers, everything else is shared
-    in_axes: Any = (0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast, 0)
+    shared = [nn.broadcast] * 4
+    in_axes: Any = (0, *shared, 0)
     return nn.scan(
         rematted(kernel),
         length=layers,
@@ -90,10 +93,11 @@ def unstack(model: ModelConfig, tree: dict, consume: bool = False) -> dict:
         "dense_layers": model.dense_layers,
         "expert_layers": model.layers - model.dense_layers,
     }
-    result = {name: part for name, part in tree.items() if name not in stacks}
+    result = dict(tree)
 
     for name, layers in stacks.items():
-        leaves, structure = jax.tree.flatten(tree.get(name, {}))
+        stack = result.pop(name, {})
+        leaves, structure = jax.tree.flatten(stack)
         if not leaves:
             continue
         columns = []
@@ -109,6 +113,6 @@ def unstack(model: ModelConfig, tree: dict, consume: bool = False) -> dict:
 
 
 @jax.jit
-def _layers_of(x: jax.Array) -> list[jax.Array]:
+def _layers_of(x: Array) -> list[Array]:
     """Return the layers of a stack, by one program."""
     return [x[layer] for layer in range(len(x))]

@@ -5,12 +5,18 @@ Its arrays have slots, one per position: [B, S, ...] for one layer, [L, B, S, ..
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from seekjax.config import KernelConfig, ModelConfig
 from seekjax.model.attention import ATTENTION
 
 
-def empty_cache(model: ModelConfig, batch: int, slots: int, dtype: str = "float32") -> dict:
+def empty_cache(
+    model: ModelConfig,
+    batch: int,
+    slots: int,
+    dtype: str = "float32",
+) -> dict:
     """Return zeros for `slots` positions of every layer, as {"dense_layers", "expert_layers"}."""
     stacks = {
         "dense_layers": model.dense_layers,
@@ -24,13 +30,18 @@ def empty_cache(model: ModelConfig, batch: int, slots: int, dtype: str = "float3
 
 
 def layer_cache(
-    model: ModelConfig, batch: int, slots: int, dtype: str = "float32", stack: tuple[int, ...] = ()
-) -> dict[str, jax.Array]:
+    model: ModelConfig,
+    batch: int,
+    slots: int,
+    dtype: str = "float32",
+    stack: tuple[int, ...] = (),
+) -> dict[str, Array]:
     """Return the empty cache of one layer, or of a stack of layers; dtype as `cache_dtype` has."""
     layout = ATTENTION.find(model.attention).cache_layout(model, dtype)
     cache = {}
     for name, entry in layout.items():
-        cache[name] = jnp.zeros((*stack, batch, slots, *entry.shape), entry.dtype)
+        shape = (*stack, batch, slots, *entry.shape)
+        cache[name] = jnp.zeros(shape, entry.dtype)
     return cache
 
 

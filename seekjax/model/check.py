@@ -27,7 +27,8 @@ def check_model(model: ModelConfig) -> None:
 
 def split_sizes(model: ModelConfig) -> dict[str, int]:
     """Return the size of each logical axis of the weights that a mesh may split."""
-    names = ["embed", "vocab", "hidden", *ATTENTION.find(model.attention).split_axes(model)]
+    kind = ATTENTION.find(model.attention)
+    names = ["embed", "vocab", "hidden", *kind.split_axes(model)]
     if model.layers > model.dense_layers:
         names += ["experts", "expert_hidden"]
     return {name: model.size(name) for name in names}

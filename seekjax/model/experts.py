@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.core import meta
+from jax import Array
 
 from seekjax.config import KernelConfig
 from seekjax.kernels import grouped
@@ -29,7 +30,7 @@ EXCHANGES: Registry[Exchange] = Registry(
 )
 
 
-def swiglu(x_BTD: jax.Array, w_gate_DF: Weight, w_up_DF: Weight, w_down_FD: Weight) -> jax.Array:
+def swiglu(x_BTD: Array, w_gate_DF: Weight, w_up_DF: Weight, w_down_FD: Weight) -> Array:
     """Return (silu(x w_gate) * (x w_up)) w_down."""
     gate_BTF, up_BTF = project(x_BTD, w_gate_DF, w_up_DF)
     h_BTF = constrain(jax.nn.silu(gate_BTF) * up_BTF, "batch sequence hidden")
@@ -38,12 +39,12 @@ def swiglu(x_BTD: jax.Array, w_gate_DF: Weight, w_up_DF: Weight, w_down_FD: Weig
 
 
 def mixture(
-    x_BTD: jax.Array,
-    choice_BTK: jax.Array,
-    gate_BTK: jax.Array,
+    x_BTD: Array,
+    choice_BTK: Array,
+    gate_BTK: Array,
     weights: tuple[Weight, Weight, Weight],
     kernel: KernelConfig,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Array, Array]:
     """Return sum_k gate_k expert_k(x), and how many rows were dropped over all devices.
 
     Each device computes its own tokens, or those that the exchange sends to its experts.
@@ -71,7 +72,7 @@ def mixture(
     return run(x_BTD, choice_BTK, gate_BTK, *weights)
 
 
-def pick_forms(kernel: KernelConfig) -> tuple[Exchange, Callable[..., jax.Array]]:
+def pick_forms(kernel: KernelConfig) -> tuple[Exchange, Callable[..., Array]]:
     """Return the exchange of tokens and the grouped product that the config names.
 
     Raises ConfigError for an exchange that is neither in `EXCHANGES` nor module:function.
@@ -88,7 +89,7 @@ def pick_forms(kernel: KernelConfig) -> tuple[Exchange, Callable[..., jax.Array]
     return exchange, getattr(grouped, f"experts_{kernel.experts}")
 
 
-def _rows(a_btX: jax.Array) -> jax.Array:
+def _rows(a_btX: Array) -> Array:
     """Return an array with one axis of tokens instead of two."""
     return a_btX.reshape(-1, a_btX.shape[-1])
 
@@ -99,7 +100,7 @@ class FeedForward(Module):
     width: int = 0
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+    def __call__(self, x_BTD: Array) -> Array:
         """Return the output, [B, T, D]."""
         w_gate_DF = self.weight("w_gate", "embed hidden", hidden=self.width)
         w_up_DF = self.weight("w_up", "embed hidden", hidden=self.width)
@@ -112,8 +113,8 @@ class MixtureOfExperts(Module):
 
     @nn.compact
     def __call__(
-        self, x_BTD: jax.Array, mask_BT: jax.Array, choice_BTK: jax.Array | None = None
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        self, x_BTD: Array, mask_BT: Array, choice_BTK: Array | None = None
+    ) -> tuple[Array, dict[str, Array]]:
         """Return the output, and what the balance needs of this layer.
 
         `choice_BTK` are the experts that tokens visit instead of choosing; gates are computed as
@@ -153,7 +154,7 @@ class MixtureOfExperts(Module):
             "dropped": dropped,
         }
 
-    def balance_bias(self) -> jax.Array:
+    def balance_bias(self) -> Array:
         """Return the routing bias of each expert, zeros at first.
 
         It is not a parameter: no gradient reaches it, and the train step moves it. Every device

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import Array
 
 from seekjax.axes import matrix
 from seekjax.config import ModelConfig
@@ -19,7 +20,13 @@ from seekjax.config import ModelConfig
 Index = tuple[slice, ...] | None
 
 
-def init_params(model: ModelConfig, shapes: Any, axes: Any, seed: int, places: Any = None) -> Any:
+def init_params(
+    model: ModelConfig,
+    shapes: Any,
+    axes: Any,
+    seed: int,
+    places: Any = None,
+) -> Any:
     """Return arrays for a tree of ShapeDtypeStructs with logical axes.
 
     Matrices are normal with model.init_std, the scales of norms are ones. `places` has a Sharding
@@ -28,19 +35,18 @@ def init_params(model: ModelConfig, shapes: Any, axes: Any, seed: int, places: A
     if places is None:
         default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         places = jax.tree.map(lambda _: default, shapes)
-    paths = jax.tree_util.tree_map_with_path(lambda path, _: jax.tree_util.keystr(path), shapes)
     draw = partial(_init_array, model.init_std, seed)
-    return jax.tree.map(draw, paths, shapes, axes, places)
+    return jax.tree_util.tree_map_with_path(draw, shapes, axes, places)
 
 
 def _init_array(
     std: float,
     seed: int,
-    path: str,
+    path: tuple,
     shape: jax.ShapeDtypeStruct,
     axes: str,
     place: jax.sharding.Sharding,
-) -> jax.Array:
+) -> Array:
     """Return one weight, each device's part drawn where it lives."""
     parts = matrix(axes)
     if parts is None:
@@ -48,8 +54,10 @@ def _init_array(
     else:
         # Leading axes are stacks: one draw per matrix behind them
         stacked = len(parts.stack)
-        key = np.random.SeedSequence((seed, zlib.crc32(path.encode())))
-        values = partial(_normal, std, key, shape.shape[:stacked], shape.shape[stacked:])
+        stack, inner = shape.shape[:stacked], shape.shape[stacked:]
+        name = jax.tree_util.keystr(path)
+        key = np.random.SeedSequence((seed, zlib.crc32(name.encode())))
+        values = partial(_normal, std, key, stack, inner)
     return jax.make_array_from_callback(shape.shape, place, values)
 
 
@@ -65,22 +73,32 @@ def _normal(
     index: Index,
 ) -> np.ndarray:
     """Return a part of a stack of normal matrices."""
-    cuts = index or ()
-    ranges = [range(*cut.indices(size)) for cut, size in zip(cuts, stack)]
-    inner = cuts[len(stack) :]
-    blocks = [_matrix(key, at, stack, shape)[inner] for at in itertools.product(*ranges)]
+    outer, inner = (index or ())[: len(stack)], (index or ())[len(stack) :]
+    ranges = []
+    for cut, size in zip(outer, stack):
+        ranges.append(range(*cut.indices(size)))
+
+    blocks = []
+    for at in itertools.product(*ranges):
+        values = _matrix(key, at, stack, shape)
+        blocks.append(values[inner])
 
     lengths = [len(positions) for positions in ranges]
-    return std * np.stack(blocks).reshape(*lengths, *blocks[0].shape)
+    whole = np.stack(blocks)
+    return std * whole.reshape(*lengths, *blocks[0].shape)
 
 
 def _matrix(
-    key: np.random.SeedSequence, at: tuple[int, ...], stack: tuple[int, ...], shape: tuple[int, ...]
+    key: np.random.SeedSequence,
+    at: tuple[int, ...],
+    stack: tuple[int, ...],
+    shape: tuple[int, ...],
 ) -> np.ndarray:
     """Return the standard normal matrix at one position of the stack.
 
     A counter-based generator starts there directly.
     """
     number = int(np.ravel_multi_index(at, stack)) if stack else 0
-    bits = np.random.Philox(key=key.generate_state(2, np.uint64), counter=[0, 0, 0, number])
+    words = key.generate_state(2, np.uint64)
+    bits = np.random.Philox(key=words, counter=[0, 0, 0, number])
     return np.random.Generator(bits).standard_normal(shape, np.float32)

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from seekjax.axes import Matrix, has_experts, inner_matrix
 from seekjax.config import LoraConfig
@@ -19,7 +20,7 @@ def adapted(axes: str, lora: LoraConfig) -> Matrix | None:
     Embedding, head, router and norms never get one, routed experts only if lora.experts is on.
     """
     parts = inner_matrix(axes)
-    if parts is None or _is_router(axes) or (has_experts(axes) and not lora.experts):
+    if has_experts(axes) and (_is_router(axes) or not lora.experts):
         return None
     return parts
 
@@ -41,7 +42,11 @@ def adapters(params: Any, axes: Any, lora: LoraConfig, seed: int) -> Any:
 def merge(base: Any, params: Any, axes: Any, lora: LoraConfig) -> Any:
     """Return the weights with their adapters added."""
     if isinstance(base, dict):
-        return {name: merge(base[name], params.get(name, {}), axes[name], lora) for name in base}
+        merged = {}
+        for name, part in base.items():
+            pairs = params.get(name, {})
+            merged[name] = merge(part, pairs, axes[name], lora)
+        return merged
     if not params:
         return base
 
@@ -49,7 +54,8 @@ def merge(base: Any, params: Any, axes: Any, lora: LoraConfig) -> Any:
     assert parts is not None, axes
     a, b = params["a"], params["b"]
     stack = parts.stack
-    change = jax.lax.dot_general(a, b, (((a.ndim - 1,), (len(stack),)), (stack, stack)))
+    over_rank = (a.ndim - 1,), (len(stack),)
+    change = jax.lax.dot_general(a, b, (over_rank, (stack, stack)))
     return base + constrain(lora.alpha / lora.rank * change, axes)
 
 
@@ -61,12 +67,19 @@ def _pair_axes(axes: str, lora: LoraConfig) -> dict[str, str] | None:
     stack = [names[i] for i in parts.stack]
     inputs = [names[i] for i in parts.inputs]
     outputs = [names[i] for i in parts.outputs]
-    return {"a": " ".join([*stack, *inputs, "-"]), "b": " ".join([*stack, "-", *outputs])}
+    return {
+        "a": " ".join([*stack, *inputs, "-"]),
+        "b": " ".join([*stack, "-", *outputs]),
+    }
 
 
 def _pair(
-    path: tuple, axes: str, w: jax.Array, lora: LoraConfig, key: jax.Array
-) -> dict[str, jax.Array] | None:
+    path: tuple,
+    axes: str,
+    w: Array,
+    lora: LoraConfig,
+    key: Array,
+) -> dict[str, Array] | None:
     parts = adapted(axes, lora)
     if parts is None:
         return None
@@ -74,10 +87,12 @@ def _pair(
     inputs = tuple(w.shape[i] for i in parts.inputs)
     outputs = tuple(w.shape[i] for i in parts.outputs)
 
-    key = jax.random.fold_in(key, zlib.crc32(jax.tree_util.keystr(path).encode()))
-    a = jax.random.normal(key, (*stack, *inputs, lora.rank), jnp.float32)
-    b = jnp.zeros((*stack, lora.rank, *outputs), jnp.float32)
-    return {"a": a * math.prod(inputs) ** -0.5, "b": b}
+    name = jax.tree_util.keystr(path)
+    key = jax.random.fold_in(key, zlib.crc32(name.encode()))
+    a_shape = (*stack, *inputs, lora.rank)
+    b_shape = (*stack, lora.rank, *outputs)
+    a = jax.random.normal(key, a_shape, jnp.float32) * math.prod(inputs) ** -0.5
+    return {"a": a, "b": jnp.zeros(b_shape, jnp.float32)}
 
 
 def _is_router(axes: str) -> bool:

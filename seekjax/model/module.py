@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from seekjax.config import KernelConfig, ModelConfig
@@ -18,7 +19,7 @@ M = TypeVar("M", bound="Module")
 
 
 class Module(nn.Module):
-    """A module that declares weights by their logical axes; the config has the size of each axis."""
+    """A module that declares weights by logical axes; the config has the size of each axis."""
 
     model: ModelConfig
     kernel: KernelConfig = KernelConfig()
@@ -34,25 +35,38 @@ class Module(nn.Module):
             return stored
         return self.array(name, axes, None, **sizes)
 
-    def array(self, name: str, axes: str, dtype: str | None = None, **sizes: int) -> jax.Array:
+    def array(
+        self,
+        name: str,
+        axes: str,
+        dtype: str | None = None,
+        **sizes: int,
+    ) -> Array:
         """Return a matrix that is never quantised, cast to `dtype` (default: the compute dtype).
 
         Raises ValueError for an axis that is not in seekjax/placement.py.
         """
         AXES.check(axes)
-        names = axes.split()
-        shape = tuple(sizes[axis] if axis in sizes else self.model.size(axis) for axis in names)
+        shape = []
+        for axis in axes.split():
+            size = sizes[axis] if axis in sizes else self.model.size(axis)
+            shape.append(size)
 
-        def normal(key: jax.Array) -> Named:
-            return Named(self.model.init_std * jax.random.normal(key, shape, jnp.float32), axes)
+        def normal(key: Array) -> Named:
+            standard = jax.random.normal(key, tuple(shape), jnp.float32)
+            return Named(self.model.init_std * standard, axes)
 
         value: Any = self.param(name, normal)  # Flax unboxes it
         return value.astype(dtype or self.kernel.dtype)
 
-    def scale(self, name: str, axis: str) -> jax.Array:
+    def scale(self, name: str, axis: str) -> Array:
         """Return a norm's float32 scale, ones at first."""
         size = self.model.size(axis)
-        value: Any = self.param(name, lambda key: Named(jnp.ones(size, jnp.float32), axis))
+
+        def ones(key: Array) -> Named:
+            return Named(jnp.ones(size, jnp.float32), axis)
+
+        value: Any = self.param(name, ones)
         return value
 
     def build(self, module: type[M], **fields) -> M:
@@ -60,7 +74,7 @@ class Module(nn.Module):
         return module(self.model, self.kernel, **fields)
 
 
-def project(x_BTX: jax.Array, *weights: Weight, keep: str = "product") -> list[jax.Array]:
+def project(x_BTX: Array, *weights: Weight, keep: str = "product") -> list[Array]:
     """Return x times each of the matrices w_XY, [B, T, Y] each; X and Y may be several axes.
 
     `keep` names the results for the remat policies.
@@ -72,15 +86,18 @@ def project(x_BTX: jax.Array, *weights: Weight, keep: str = "product") -> list[j
     B, T, *X = x_BTX.shape
     x_mX = x_BTX.reshape(B * T, *X)
 
-    def times(w_XY: Weight) -> jax.Array:
+    def times(w_XY: Weight) -> Array:
         if isinstance(w_XY, Quantised):
-            return product(x_mX, w_XY).reshape(B, T, *w_XY.shape[len(X) :])
-        y_mY = checkpoint_name(jnp.tensordot(x_mX, w_XY, len(X)), keep)
+            y_mY = product(x_mX, w_XY)
+        else:
+            y_mY = jnp.tensordot(x_mX, w_XY, len(X))
+            y_mY = checkpoint_name(y_mY, keep)
         return y_mY.reshape(B, T, *y_mY.shape[1:])
 
     arrays = [w_XY for w_XY in weights if not isinstance(w_XY, Quantised)]
-    all_arrays = len(arrays) == len(weights)
-    if len(weights) == 1 or platform() != "cpu" or X[0] > B * T or not all_arrays:
+    all_arrays = len(arrays) == len(weights) > 1
+    enough_tokens = X[0] <= B * T
+    if not (all_arrays and enough_tokens and platform() == "cpu"):
         return [times(w_XY) for w_XY in weights]
 
     shapes = {w_XY.shape for w_XY in arrays}
@@ -91,11 +108,13 @@ def project(x_BTX: jax.Array, *weights: Weight, keep: str = "product") -> list[j
 
     widths = [w_XY.shape[-1] for w_XY in arrays]
     ends = list(itertools.accumulate(widths))
-    return jnp.split(times(jnp.concatenate(arrays, -1)), ends[:-1], -1)
+    y_BTY = times(jnp.concatenate(arrays, -1))
+    return jnp.split(y_BTY, ends[:-1], -1)
 
 
-def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+def rms_norm(x: Array, scale: Array, eps: float) -> Array:
     """Return x / sqrt(mean(x^2) + eps) * scale over the last axis, computed in float32."""
     x32 = x.astype(jnp.float32)
-    inverse = jax.lax.rsqrt(jnp.mean(x32 * x32, -1, keepdims=True) + eps)
-    return (x32 * inverse * scale).astype(x.dtype)
+    mean_square = jnp.mean(x32 * x32, -1, keepdims=True)
+    normed = x32 * jax.lax.rsqrt(mean_square + eps) * scale
+    return normed.astype(x.dtype)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from seekjax.model.attention import attend_absorbed
 from seekjax.model.block import rematted
@@ -15,10 +15,11 @@ from seekjax.model.module import Module, rms_norm
 from seekjax.quant.formats import dense
 
 
-def ahead(tokens_BX: jax.Array, by: int, length: int) -> jax.Array:
+def ahead(tokens_BX: Array, by: int, length: int) -> Array:
     """Return tokens_BX[:, by : by + length], with zeros past the end."""
     piece_BT = tokens_BX[:, by : by + length]
-    return jnp.pad(piece_BT, ((0, 0), (0, length - piece_BT.shape[1])))
+    missing = length - piece_BT.shape[1]
+    return jnp.pad(piece_BT, ((0, 0), (0, missing)))
 
 
 class PredictionModule(Module):
@@ -36,15 +37,15 @@ class PredictionModule(Module):
     @nn.compact
     def __call__(
         self,
-        h_BTD: jax.Array,
-        token_BTD: jax.Array,
-        angle: tuple[jax.Array, jax.Array],
-        segment_BT: jax.Array | None,
-        mask_BT: jax.Array,
+        h_BTD: Array,
+        token_BTD: Array,
+        angle: tuple[Array, Array],
+        segment_BT: Array | None,
+        mask_BT: Array,
         cache: dict | None = None,
         start: Any = 0,
         attend: Callable | None = attend_absorbed,
-    ) -> tuple[jax.Array, tuple[dict | None, dict]]:
+    ) -> tuple[Array, tuple[dict | None, dict]]:
         """Return this depth's hidden state, and the cache with the balance of the experts."""
         m, dtype = self.model, self.kernel.dtype
 
@@ -58,6 +59,9 @@ class PredictionModule(Module):
 
         # One block, of the last layer's kind
         all_dense = m.layers == m.dense_layers
-        block = self.build(rematted(self.kernel), dense=all_dense, attend=attend, name="block")
-        x_BTD, (cache, balance) = block(x_BTA, cache, angle, segment_BT, mask_BT, start)
-        return rms_norm(x_BTD, self.scale("final_norm", "embed"), m.norm_eps), (cache, balance)
+        kind = rematted(self.kernel)
+        block = self.build(kind, dense=all_dense, attend=attend, name="block")
+        x_BTD, state = block(x_BTA, cache, angle, segment_BT, mask_BT, start)
+
+        final_norm = self.scale("final_norm", "embed")
+        return rms_norm(x_BTD, final_norm, m.norm_eps), state

@@ -2,9 +2,9 @@
 
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from seekjax.config import ModelConfig, RopeConfig
 
@@ -22,7 +22,8 @@ def rope_frequencies(model: ModelConfig) -> np.ndarray:
     They are base^(-2i/R), with slow pairs divided by YaRN's factor.
     """
     rope, width = model.rope, model.rotary
-    frequency_r = rope.base ** (-np.arange(0, width, 2, dtype=np.float64) / width)
+    exponent_r = -np.arange(0, width, 2, dtype=np.float64) / width
+    frequency_r = rope.base**exponent_r
     if not extended(model):
         return frequency_r
 
@@ -33,7 +34,8 @@ def rope_frequencies(model: ModelConfig) -> np.ndarray:
 
     low = max(math.floor(pair_with(rope.beta_fast)), 0)
     high = min(math.ceil(pair_with(rope.beta_slow)), width - 1)
-    slow_r = np.clip((np.arange(width // 2) - low) / max(high - low, 1e-3), 0, 1)
+    ramp_r = (np.arange(width // 2) - low) / max(high - low, 1e-3)
+    slow_r = np.clip(ramp_r, 0, 1)
     return frequency_r * ((1 - slow_r) + slow_r / rope.factor)
 
 
@@ -46,7 +48,8 @@ def rope_gain(rope: RopeConfig) -> float:
     """Return what cos and sin are multiplied by: 1 in every released model, whose two mscales are
     equal.
     """
-    return mscale(rope.factor, rope.mscale) / mscale(rope.factor, rope.mscale_all)
+    own = mscale(rope.factor, rope.mscale)
+    return own / mscale(rope.factor, rope.mscale_all)
 
 
 def softmax_scale(model: ModelConfig, width: int) -> float:
@@ -60,7 +63,7 @@ def softmax_scale(model: ModelConfig, width: int) -> float:
     return scale
 
 
-def angles(model: ModelConfig, position_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
+def angles(model: ModelConfig, position_BT: Array) -> tuple[Array, Array]:
     """Return cos and sin of every pair at every position, [B, T, R/2] in float32."""
     frequency_r = rope_frequencies(model).astype(np.float32)
     angle_BTr = position_BT.astype(jnp.float32)[..., None] * frequency_r
@@ -68,12 +71,15 @@ def angles(model: ModelConfig, position_BT: jax.Array) -> tuple[jax.Array, jax.A
     return jnp.cos(angle_BTr) * gain, jnp.sin(angle_BTr) * gain
 
 
-def rotate(x: jax.Array, cos_BTr: jax.Array, sin_BTr: jax.Array) -> jax.Array:
+def rotate(x: Array, cos_BTr: Array, sin_BTr: Array) -> Array:
     """Rotate interleaved pairs (2i, 2i+1) of x [B, T, R] or [B, T, H, R] in float32."""
     if x.ndim == 4:
-        cos_BTr, sin_BTr = cos_BTr[:, :, None], sin_BTr[:, :, None]
+        cos_BTr = cos_BTr[:, :, None]
+        sin_BTr = sin_BTr[:, :, None]
 
     pair = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
     even, odd = pair[..., 0], pair[..., 1]
-    turned = jnp.stack([even * cos_BTr - odd * sin_BTr, even * sin_BTr + odd * cos_BTr], -1)
+    turned_even = even * cos_BTr - odd * sin_BTr
+    turned_odd = even * sin_BTr + odd * cos_BTr
+    turned = jnp.stack([turned_even, turned_odd], -1)
     return turned.reshape(x.shape).astype(x.dtype)

@@ -9,32 +9,36 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from seekjax.config import ModelConfig
 from seekjax.registry import Registry
 
-Score = Callable[[jax.Array], jax.Array]
+Score = Callable[[Array], Array]
 
 
-def softmax(logit_BTE: jax.Array) -> jax.Array:
+def softmax(logit_BTE: Array) -> Array:
     """Score experts against each other (V2 equation 22)."""
     return jax.nn.softmax(logit_BTE, -1)
 
 
-def sigmoid(logit_BTE: jax.Array) -> jax.Array:
+def sigmoid(logit_BTE: Array) -> Array:
     """Score every expert by itself (V3 equation 15)."""
     return jax.nn.sigmoid(logit_BTE)
 
 
-SCORES: Registry[Score] = Registry("router score", {"softmax": softmax, "sigmoid": sigmoid})
+SCORES: Registry[Score] = Registry(
+    "router score",
+    {"softmax": softmax, "sigmoid": sigmoid},
+)
 
 
-def affinity(logit_BTE: jax.Array, model: ModelConfig) -> jax.Array:
+def affinity(logit_BTE: Array, model: ModelConfig) -> Array:
     """Return how well each expert suits each token, by the model's router score."""
     return SCORES.find(model.scoring)(logit_BTE)
 
 
-def choose(score_BTE: jax.Array, bias_E: jax.Array, model: ModelConfig) -> jax.Array:
+def choose(score_BTE: Array, bias_E: Array, model: ModelConfig) -> Array:
     """Choose the K experts of each token (V3 equation 16, V2 section 2.2.2).
 
     The bias decides which experts are chosen and never how much they count. A token chooses among
@@ -48,18 +52,21 @@ def choose(score_BTE: jax.Array, bias_E: jax.Array, model: ModelConfig) -> jax.A
     if limit < G:
         biased_BTGe = biased_BTE.reshape(*biased_BTE.shape[:-1], G, -1)
         if model.group_score == "top2":
-            group_BTG = jax.lax.top_k(biased_BTGe, 2)[0].sum(-1)
+            best_BTG2, _ = jax.lax.top_k(biased_BTGe, 2)
+            group_BTG = best_BTG2.sum(-1)
         else:
             group_BTG = biased_BTGe.max(-1)
-        best_BTg = jax.lax.top_k(group_BTG, limit)[1]
-        open_BTG = (best_BTg[..., None] == jnp.arange(G)).any(-2)
+        _, best_BTg = jax.lax.top_k(group_BTG, limit)
+        open_BTgG = best_BTg[..., None] == jnp.arange(G)
+        open_BTG = open_BTgG.any(-2)
         biased_BTGe = jnp.where(open_BTG[..., None], biased_BTGe, -jnp.inf)
         biased_BTE = biased_BTGe.reshape(biased_BTE.shape)
 
-    return jax.lax.top_k(biased_BTE, model.experts_per_token)[1]
+    _, choice_BTK = jax.lax.top_k(biased_BTE, model.experts_per_token)
+    return choice_BTK
 
 
-def gates(score_BTE: jax.Array, choice_BTK: jax.Array, model: ModelConfig) -> jax.Array:
+def gates(score_BTE: Array, choice_BTK: Array, model: ModelConfig) -> Array:
     """Return how much each chosen expert counts, [B, T, K] (V3 equations 12-13)."""
     # A masked sum: its gradient needs no scatter
     chosen_BTKE = choice_BTK[..., None] == jnp.arange(model.experts)
@@ -70,23 +77,25 @@ def gates(score_BTE: jax.Array, choice_BTK: jax.Array, model: ModelConfig) -> ja
     return gate_BTK * model.route_scale
 
 
-def route(
-    score_BTE: jax.Array, bias_E: jax.Array, model: ModelConfig
-) -> tuple[jax.Array, jax.Array]:
+def route(score_BTE: Array, bias_E: Array, model: ModelConfig) -> tuple[Array, Array]:
     """Return the K experts of each token, and their gates."""
     choice_BTK = choose(score_BTE, bias_E, model)
     return choice_BTK, gates(score_BTE, choice_BTK, model)
 
 
-def count_choices(choice_BTK: jax.Array, mask_BT: jax.Array, experts: int) -> jax.Array:
+def count_choices(choice_BTK: Array, mask_BT: Array, experts: int) -> Array:
     """Count the unmasked tokens of each sequence that chose each expert, [B, E] in float32."""
-    chosen_BTE = (choice_BTK[..., None] == jnp.arange(experts)).sum(-2)
-    return jnp.einsum("BTE,BT->BE", chosen_BTE.astype(jnp.float32), mask_BT.astype(jnp.float32))
+    chosen_BTKE = choice_BTK[..., None] == jnp.arange(experts)
+    chosen_BTE = chosen_BTKE.sum(-2).astype(jnp.float32)
+    mask_BT = mask_BT.astype(jnp.float32)
+    return jnp.einsum("BTE,BT->BE", chosen_BTE, mask_BT)
 
 
 def sequence_balance(
-    score_BTE: jax.Array, choice_BTK: jax.Array, mask_BT: jax.Array | None = None
-) -> jax.Array:
+    score_BTE: Array,
+    choice_BTK: Array,
+    mask_BT: Array | None = None,
+) -> Array:
     """Return sum_i f_i P_i of each sequence, [B] (V3 equations 17-20 without alpha); 1 if balanced.
 
     f_i = E / (K T) * how often expert i is in choice_BTK; P_i = mean over tokens of the normalised
@@ -99,28 +108,34 @@ def sequence_balance(
     tokens_B = jnp.maximum(mask_BT.sum(-1), 1).astype(jnp.float32)
 
     share_BTE = score_BTE / score_BTE.sum(-1, keepdims=True)
-    P_BE = jnp.einsum("BTE,BT->BE", share_BTE, mask_BT.astype(jnp.float32)) / tokens_B[:, None]
-    f_BE = count_choices(choice_BTK, mask_BT, E) * E / (K * tokens_B[:, None])
+    sum_BE = jnp.einsum("BTE,BT->BE", share_BTE, mask_BT.astype(jnp.float32))
+    P_BE = sum_BE / tokens_B[:, None]
+
+    count_BE = count_choices(choice_BTK, mask_BT, E)
+    f_BE = count_BE * E / (K * tokens_B[:, None])
     return (f_BE * P_BE).sum(-1)
 
 
-def update_bias(bias_E: jax.Array, load_E: jax.Array, rate: jax.Array | float) -> jax.Array:
+def update_bias(bias_E: Array, load_E: Array, rate: Array | float) -> Array:
     """Return b + gamma sign(mean load - load): overloaded experts become less likely to be chosen
     (2408.15664, V3 section 2.1.2).
     """
-    return bias_E + rate * jnp.sign(load_E.mean(-1, keepdims=True) - load_E)
+    mean_E = load_E.mean(-1, keepdims=True)
+    return bias_E + rate * jnp.sign(mean_E - load_E)
 
 
-def max_violation(load_E: jax.Array) -> jax.Array:
+def max_violation(load_E: Array) -> Array:
     """Return MaxVio = (largest load - mean load) / mean load; 0 if balanced (2408.15664)."""
     mean = load_E.mean(-1)
     return (load_E.max(-1) - mean) / jnp.maximum(mean, 1e-9)
 
 
-def load_entropy(load_E: jax.Array) -> jax.Array:
+def load_entropy(load_E: Array) -> Array:
     """Return the entropy of the shares of load over its maximum, log E.
 
     It is 1 if the load is balanced, and 0 if one expert computes everything.
     """
-    share_E = load_E / jnp.maximum(load_E.sum(-1, keepdims=True), 1e-9)
-    return jax.scipy.special.entr(share_E).sum(-1) / jnp.log(load_E.shape[-1])
+    total_E = load_E.sum(-1, keepdims=True)
+    share_E = load_E / jnp.maximum(total_E, 1e-9)
+    entropy = jax.scipy.special.entr(share_E).sum(-1)
+    return entropy / jnp.log(load_E.shape[-1])

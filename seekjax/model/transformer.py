@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from seekjax.config import ModelConfig
 from seekjax.model.attention import ATTENTION, attend_absorbed
@@ -19,7 +19,7 @@ from sharding.rules import constrain
 
 # By name of the stack (with one more axis in front: L) or prediction module: load_E, balance_loss,
 # dropped, choice_BTK, gate_BTK.
-Balance = dict[str, dict[str, jax.Array]]
+Balance = dict[str, dict[str, Array]]
 
 
 class Output(NamedTuple):
@@ -29,9 +29,9 @@ class Output(NamedTuple):
     some of them.
     """
 
-    hidden_BTD: jax.Array
-    mtp_BTD: tuple[jax.Array, ...]  # of each prediction depth
-    head_DV: jax.Array
+    hidden_BTD: Array
+    mtp_BTD: tuple[Array, ...]  # of each prediction depth
+    head_DV: Array
     balance: Balance
     cache: Any
 
@@ -48,14 +48,14 @@ class Transformer(Module):
     @nn.compact
     def __call__(
         self,
-        tokens_BT: jax.Array,
-        segment_BT: jax.Array | None = None,
-        mask_BT: jax.Array | None = None,
-        mtp_tokens_BX: jax.Array | None = None,
+        tokens_BT: Array,
+        segment_BT: Array | None = None,
+        mask_BT: Array | None = None,
+        mtp_tokens_BX: Array | None = None,
         cache: dict | None = None,
         start: Any = 0,
         attend: Callable | None = attend_absorbed,
-        choice: dict[str, jax.Array] | None = None,
+        choice: dict[str, Array] | None = None,
     ) -> Output:
         """Run T tokens.
 
@@ -70,7 +70,8 @@ class Transformer(Module):
         B, T = tokens_BT.shape
         if mask_BT is None:
             mask_BT = jnp.ones((B, T), bool)
-        position_BT = jnp.broadcast_to(jnp.reshape(start, (-1, 1)) + jnp.arange(T), (B, T))
+        position_BT = jnp.reshape(start, (-1, 1)) + jnp.arange(T)
+        position_BT = jnp.broadcast_to(position_BT, (B, T))
         angle = angles(m, position_BT)
 
         # Embedding
@@ -131,7 +132,7 @@ class Transformer(Module):
         return blocks
 
 
-def logits(output: Output) -> jax.Array:
+def logits(output: Output) -> Array:
     """Return float32 logits of every position, for generation and tests.
 
     The training loss never holds all of them.

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax import Array
 
 from seekjax.quant import fp8
 from sharding.mesh import platform
@@ -47,9 +48,9 @@ class Quantised(struct.PyTreeNode):
 
     # int8, float8_e4m3fn, or for int4 uint8 with two neighbours along the last contracted axis in a
     # byte, the first in its low half
-    values: jax.Array
+    values: Array
     # float32
-    scale: jax.Array
+    scale: Array
     kind: Kind = struct.field(pytree_node=False)
     # the contracted axes, counted from the end: (-2,) in most weights
     sums: tuple[int, ...] = struct.field(pytree_node=False)
@@ -74,15 +75,18 @@ class Quantised(struct.PyTreeNode):
 
     def __getitem__(self, at: Any) -> "Quantised":
         """Return an entry of the leading axis."""
-        return self.replace(values=self.values[at], scale=self.scale[at])
+        values, scale = self.values[at], self.scale[at]
+        return self.replace(values=values, scale=scale)
 
-    def __rmatmul__(self, x_MX: jax.Array) -> jax.Array:
+    def __rmatmul__(self, x_MX: Array) -> Array:
         """Return x @ w."""
         return product(x_MX, self)
 
-    def dense(self, dtype: Any = "float32") -> jax.Array:
+    def dense(self, dtype: Any = "float32") -> Array:
         """Return the weight as a float array."""
-        x = unpack(self.values, self.inner) if self.kind == "int4" else self.values
+        x = self.values
+        if self.kind == "int4":
+            x = unpack(x, self.inner)
 
         # Each axis in two: its groups, and the positions in a group
         blocks_shape, scale_shape = [], []
@@ -90,7 +94,8 @@ class Quantised(struct.PyTreeNode):
             blocks_shape += [groups, size // groups]
             scale_shape += [groups, 1]
         blocks = x.astype(jnp.float32).reshape(blocks_shape)
-        return (blocks * self.scale.reshape(scale_shape)).reshape(x.shape).astype(dtype)
+        scaled = blocks * self.scale.reshape(scale_shape)
+        return scaled.reshape(x.shape).astype(dtype)
 
     def axes(self, axes: str) -> "Quantised":
         """Return the logical axes of both arrays, for a weight with these axes.
@@ -99,8 +104,8 @@ class Quantised(struct.PyTreeNode):
         """
         names = []
         for name, groups in zip(axes.split(), self.scale.shape):
-            split = name == "-" or (groups > 1 and groups % split_by(name) == 0)
-            names.append(name if split else "-")
+            whole = name == "-" or groups == 1 or groups % split_by(name)
+            names.append("-" if whole else name)
         return self.replace(values=axes, scale=" ".join(names))
 
     def aligned(self, axes: str) -> "Quantised":
@@ -117,15 +122,18 @@ class Quantised(struct.PyTreeNode):
 
 
 # A weight as a module has it.
-Weight = jax.Array | Quantised
+Weight = Array | Quantised
 
 
-def dense(w: Weight, dtype: Any) -> jax.Array:
+def dense(w: Weight, dtype: Any) -> Array:
     """Return a weight as an array: a Quantised one in `dtype`, an array as it is."""
     return w.dense(dtype) if isinstance(w, Quantised) else w
 
 
-def laid_out(weights: tuple[Weight, ...], axes: tuple[str, ...]) -> tuple[tuple, tuple]:
+def laid_out(
+    weights: tuple[Weight, ...],
+    axes: tuple[str, ...],
+) -> tuple[tuple, tuple]:
     """Return weights as a mesh can split them, and the logical axes of their arrays.
 
     Both are what `sharding.rules.local` takes.
@@ -142,28 +150,36 @@ def laid_out(weights: tuple[Weight, ...], axes: tuple[str, ...]) -> tuple[tuple,
     return tuple(aligned), tuple(layout)
 
 
-def product(x_mX: jax.Array, w: Quantised) -> jax.Array:
+def product(x_mX: Array, w: Quantised) -> Array:
     """Return x times w_XY, [m, Y] in the dtype of x; X and Y may be several axes.
 
     On CPU a few rows are rounded to int8 too, each with its own scale: converting the weight to
     float first would take ten times as long.
     """
-    m, K = x_mX.shape[0], math.prod(x_mX.shape[1:])
+    m, *X = x_mX.shape
+    K = math.prod(X)
     if w.kind != "int8" or m > INT8_MAX_ROWS or platform() != "cpu":
-        return jnp.tensordot(x_mX, w.dense(x_mX.dtype), x_mX.ndim - 1)
+        w_XY = w.dense(x_mX.dtype)
+        return jnp.tensordot(x_mX, w_XY, len(X))
 
     # Rows in int8, padded to the fast kernel's multiple
     rows_mK = x_mX.reshape(m, K).astype(jnp.float32)
-    size_m1 = jnp.maximum(jnp.abs(rows_mK).max(-1, keepdims=True), TINY) / 127
-    x_mK = jnp.round(rows_mK / size_m1).astype(jnp.int8)
-    x_rK = jnp.pad(x_mK, ((0, -m % INT8_ROWS), (0, 0)))
+    largest_m1 = jnp.abs(rows_mK).max(-1, keepdims=True)
+    scale_m1 = jnp.maximum(largest_m1, TINY) / 127
+    x_mK = jnp.round(rows_mK / scale_m1).astype(jnp.int8)
+    padding = -m % INT8_ROWS
+    x_rK = jnp.pad(x_mK, ((0, padding), (0, 0)))
 
-    y_rY = jax.lax.dot(x_rK, w.values.reshape(K, -1), preferred_element_type=jnp.int32)
-    y_mY = y_rY[:m].astype(jnp.float32) * size_m1 * w.scale.reshape(1, -1)
-    return y_mY.astype(x_mX.dtype).reshape(m, *w.shape[x_mX.ndim - 1 :])
+    # The product in integers, and both scales
+    w_KY = w.values.reshape(K, -1)
+    y_rY = jax.lax.dot(x_rK, w_KY, preferred_element_type=jnp.int32)
+    y_mY = y_rY[:m].astype(jnp.float32) * scale_m1 * w.scale.reshape(1, -1)
+
+    Y = w.shape[len(X) :]
+    return y_mY.astype(x_mX.dtype).reshape(m, *Y)
 
 
-def quantise(w: jax.Array, kind: Kind, sums: tuple[int, ...]) -> Quantised:
+def quantise(w: Array, kind: Kind, sums: tuple[int, ...]) -> Quantised:
     """Return the nearest weight of a format; `sums` are the contracted axes, from the end.
 
     int4 becomes int8 if the last contracted axis has an odd length.
@@ -171,11 +187,14 @@ def quantise(w: jax.Array, kind: Kind, sums: tuple[int, ...]) -> Quantised:
     w = w.astype(jnp.float32)
     if kind == "fp8":
         return _fp8(w, sums)
-    if kind == "int4" and w.shape[sums[-1]] % 2 == 0:
+    even = w.shape[sums[-1]] % 2 == 0
+    if kind == "int4" and even:
         return _int4(w, sums)
 
-    scale = jnp.maximum(jnp.abs(w).max(sums, keepdims=True), TINY) / 127
-    return Quantised(jnp.round(w / scale).astype(jnp.int8), scale, "int8", sums)
+    largest = jnp.abs(w).max(sums, keepdims=True)
+    scale = jnp.maximum(largest, TINY) / 127
+    values = jnp.round(w / scale).astype(jnp.int8)
+    return Quantised(values, scale, "int8", sums)
 
 
 def block(size: int, even: bool = False) -> int:
@@ -188,33 +207,45 @@ def block(size: int, even: bool = False) -> int:
     return max(fits)
 
 
-def _fp8(w: jax.Array, sums: tuple[int, ...]) -> Quantised:
+def _fp8(w: Array, sums: tuple[int, ...]) -> Quantised:
     """One scale per block of the last contracted axis and the last axis."""
     inner = sums[-1]
-    rows, columns = block(w.shape[inner]), block(w.shape[-1])
+    height, width = w.shape[inner], w.shape[-1]
+    rows, columns = block(height), block(width)
 
-    largest = _largest(jnp.abs(w), inner, w.shape[inner] // rows)
-    largest = _largest(largest, -1, w.shape[-1] // columns)
+    # The scale of each block
+    largest = _largest(jnp.abs(w), inner, height // rows)
+    largest = _largest(largest, -1, width // columns)
     scale = fp8.scale(largest)
-    scale_of_each = jnp.repeat(jnp.repeat(scale, rows, inner), columns, -1)
+
+    # The scale of each value
+    scale_of_each = jnp.repeat(scale, rows, inner)
+    scale_of_each = jnp.repeat(scale_of_each, columns, -1)
     return Quantised(fp8.rounded(w / scale_of_each), scale, "fp8", sums)
 
 
-def _largest(x: jax.Array, axis: int, groups: int) -> jax.Array:
+def _largest(x: Array, axis: int, groups: int) -> Array:
     """Return the largest value of each of this many groups along an axis."""
     axis %= x.ndim
-    return x.reshape(*x.shape[:axis], groups, -1, *x.shape[axis + 1 :]).max(axis + 1)
+    return _grouped(x, axis, groups).max(axis + 1)
 
 
-def _int4(w: jax.Array, sums: tuple[int, ...]) -> Quantised:
+def _grouped(x: Array, axis: int, groups: int) -> Array:
+    """Return x with an axis in two: the groups, and the positions in a group."""
+    before, after = x.shape[:axis], x.shape[axis + 1 :]
+    return x.reshape(*before, groups, -1, *after)
+
+
+def _int4(w: Array, sums: tuple[int, ...]) -> Quantised:
     """Of the ranges tried, each group has the one with the least squared error.
 
     Values are from -8 to 7; in the plain range the extreme value of a group becomes the -8.
     """
     inner = sums[-1]
     axis, size = inner % w.ndim, w.shape[inner]
-    n = size // block(size, even=True)
-    groups = w.reshape(*w.shape[:axis], n, size // n, *w.shape[axis + 1 :])
+    groups = _grouped(w, axis, size // block(size, even=True))
+
+    # The extreme value of each group
     low = groups.min(axis + 1, keepdims=True)
     high = groups.max(axis + 1, keepdims=True)
     extreme = jnp.where(-low > high, low, high)
@@ -224,8 +255,10 @@ def _int4(w: jax.Array, sums: tuple[int, ...]) -> Quantised:
         return jnp.clip(jnp.round(groups / scale), -8, 7)
 
     def error(scale):
-        return jnp.square(rounded(scale) * scale - groups).sum(axis + 1, keepdims=True)
+        difference = rounded(scale) * scale - groups
+        return jnp.square(difference).sum(axis + 1, keepdims=True)
 
+    # The best of the ranges
     best = extreme / -8
     least = error(best)
     for share in INT4_RANGE:
@@ -235,22 +268,25 @@ def _int4(w: jax.Array, sums: tuple[int, ...]) -> Quantised:
             best = jnp.where(now < least, scale, best)
             least = jnp.minimum(now, least)
 
-    values = rounded(best).astype(jnp.int8).reshape(w.shape)
-    return Quantised(pack(values, inner), best.squeeze(axis + 1), "int4", sums)
+    values = rounded(best).astype(jnp.int8)
+    packed = pack(values.reshape(w.shape), inner)
+    return Quantised(packed, best.squeeze(axis + 1), "int4", sums)
 
 
-def pack(values: jax.Array, inner: int) -> jax.Array:
+def pack(values: Array, inner: int) -> Array:
     """Return int8 from -8 to 7 as bytes of two neighbours along an axis."""
     nibbles = values.astype(jnp.uint8) & 15
-    size = values.shape[inner]
-    take = partial(jax.lax.slice_in_dim, nibbles, axis=inner % values.ndim, stride=2)
-    return take(0, size - 1) | take(1, size) << 4
+    axis, size = inner % values.ndim, values.shape[inner]
+    every_second = partial(jax.lax.slice_in_dim, nibbles, axis=axis, stride=2)
+    low, high = every_second(0, size - 1), every_second(1, size)
+    return low | high << 4
 
 
-def unpack(packed: jax.Array, inner: int) -> jax.Array:
+def unpack(packed: Array, inner: int) -> Array:
     """Return the inverse of `pack`."""
     axis = inner % packed.ndim
     pairs = jnp.stack([packed << 4, packed], axis + 1)
     # the shift of an int8 keeps its sign
     halves = pairs.astype(jnp.int8) >> 4
-    return halves.reshape(*packed.shape[:axis], -1, *packed.shape[axis + 1 :])
+    before, after = packed.shape[:axis], packed.shape[axis + 1 :]
+    return halves.reshape(*before, -1, *after)

@@ -1,4 +1,4 @@
-"""FP8 as DeepSeek uses it (E4M3, V3 section 3.3.2): the largest value, the least scale, and rounding.
+"""FP8 as DeepSeek uses it (E4M3, V3 section 3.3.2): largest value, least scale, and rounding.
 
 The one place of these constants: weights of 8 bits (formats), the latent cache and published
 checkpoints all use it. The functions take NumPy or JAX arrays.
@@ -7,9 +7,9 @@ checkpoints all use it. The functions take NumPy or JAX arrays.
 from types import ModuleType
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 E4M3 = np.dtype(jnp.float8_e4m3fn)
 # the largest finite value: beyond it E4M3 has no infinity, only NaN
@@ -23,7 +23,8 @@ BLOCK = 128
 def scale(largest: Any) -> Any:
     """Return the float32 scale of blocks with these largest absolute values."""
     array = _library(largest)
-    return array.maximum(largest, np.float32(E4M3_FLOOR)) / np.float32(E4M3_MAX)
+    floored = array.maximum(largest, np.float32(E4M3_FLOOR))
+    return floored / np.float32(E4M3_MAX)
 
 
 def clip(scaled: Any) -> Any:
@@ -37,4 +38,4 @@ def rounded(scaled: Any) -> Any:
 
 
 def _library(x: Any) -> ModuleType:
-    return jnp if isinstance(x, jax.Array) else np
+    return jnp if isinstance(x, Array) else np

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import jax
+from jax import Array
 
 from seekjax.axes import contracted
 from seekjax.quant.formats import Kind, Quantised, Weight, quantise
@@ -28,7 +29,12 @@ def quantisable(path: tuple) -> bool:
     return name.startswith("w_") and name != "w_router"
 
 
-def quantise_tree(params: dict, axes: dict, kind: Kind, consume: bool = False) -> dict:
+def quantise_tree(
+    params: dict,
+    axes: dict,
+    kind: Kind,
+    consume: bool = False,
+) -> dict:
     """Return params with its matrices in a format, one after another where they live.
 
     `consume` frees each matrix once it is rounded.
@@ -37,15 +43,24 @@ def quantise_tree(params: dict, axes: dict, kind: Kind, consume: bool = False) -
     return jax.tree_util.tree_map_with_path(rounded, params, axes)
 
 
-def _quantise_leaf(path: tuple, x: jax.Array, axes: str, kind: Kind, consume: bool) -> Weight:
+def _quantise_leaf(
+    path: tuple,
+    x: Array,
+    axes: str,
+    kind: Kind,
+    consume: bool,
+) -> Weight:
     if not quantisable(path):
         return x
 
     convert = partial(quantise, kind=kind, sums=contracted(axes))
     places = None
     if in_use():
-        places = jax.tree.map(sharding, jax.eval_shape(convert, x).axes(axes))
-    quantised = jax.block_until_ready(jax.jit(convert, out_shardings=places)(x))
+        quantised_axes = jax.eval_shape(convert, x).axes(axes)
+        places = jax.tree.map(sharding, quantised_axes)
+
+    convert = jax.jit(convert, out_shardings=places)
+    quantised = jax.block_until_ready(convert(x))
     if consume:
         x.delete()
     return quantised
@@ -56,10 +71,16 @@ def abstract_tree(params: dict, axes: dict, kind: Kind) -> dict:
 
     Raises ValueError if a mesh would cut through a byte.
     """
-    return jax.tree_util.tree_map_with_path(partial(_abstract_leaf, kind=kind), params, axes)
+    leaf = partial(_abstract_leaf, kind=kind)
+    return jax.tree_util.tree_map_with_path(leaf, params, axes)
 
 
-def _abstract_leaf(path: tuple, x: jax.ShapeDtypeStruct, axes: str, kind: Kind) -> Any:
+def _abstract_leaf(
+    path: tuple,
+    x: jax.ShapeDtypeStruct,
+    axes: str,
+    kind: Kind,
+) -> Any:
     if not quantisable(path):
         return x
 
@@ -84,7 +105,12 @@ def _with_place(x: jax.ShapeDtypeStruct, place: jax.sharding.Sharding) -> jax.Sh
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
 
 
-def ready(name: str, w: Quantised, dtype: str, other_products: Collection[str] = ()) -> Weight:
+def ready(
+    name: str,
+    w: Quantised,
+    dtype: str,
+    other_products: Collection[str] = (),
+) -> Weight:
     """Return a weight as decoding reads it.
 
     A CPU has fast products of int8 and of float32 and slow conversions: int4 becomes int8, and fp8

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from seekjax.config import ModelConfig
 from seekjax.kernels import attention as kernels
@@ -22,7 +23,7 @@ from sharding.mesh import platform
 from sharding.rules import constrain, local
 
 # A layer's cache by the names of its arrays, each [B, S, ...].
-Cache = dict[str, jax.Array]
+Cache = dict[str, Array]
 
 
 class CacheEntry(NamedTuple):
@@ -91,20 +92,23 @@ class AttentionKind(Module):
 
 def attend_causal(
     kernel: str,
-    q_BTHN: jax.Array,
-    q_BTHR: jax.Array,
-    k_BTHN: jax.Array,
-    k_BTR: jax.Array,
-    v_BTHU: jax.Array,
+    q_BTHN: Array,
+    q_BTHR: Array,
+    k_BTHN: Array,
+    k_BTR: Array,
+    v_BTHU: Array,
     scale: float,
-    segment_BT: jax.Array | None,
-) -> jax.Array:
+    segment_BT: Array | None,
+) -> Array:
     """Attend causally within whole sequences; each device has its own sequences and heads.
 
     Runs the chosen kernel (seekjax/kernels/attention.py) and returns o_BTHU. A kind whose heads
     share no rotary key passes the whole head as N and an R of width 0.
     """
-    attend = kernels.pick(platform()) if kernel == "auto" else getattr(kernels, f"attend_{kernel}")
+    if kernel == "auto":
+        attend = kernels.pick(platform())
+    else:
+        attend = getattr(kernels, f"attend_{kernel}")
     # splash has no rule for what differs between devices
     opaque = attend is kernels.attend_splash
 
@@ -128,22 +132,25 @@ def attend_causal(
     return local(body, tuple(axes), "batch sequence heads value", opaque)(*arrays)
 
 
-def masked_softmax(score_BHTS: jax.Array, scale: float, mask_B1TS: jax.Array) -> jax.Array:
+def masked_softmax(score_BHTS: Array, scale: float, mask_B1TS: Array) -> Array:
     """Return the softmax over S, computed in float32, in the dtype of the scores."""
-    score32_BHTS = jnp.where(mask_B1TS, score_BHTS.astype(jnp.float32) * scale, -jnp.inf)
-    return jax.nn.softmax(score32_BHTS, -1).astype(score_BHTS.dtype)
+    score32_BHTS = score_BHTS.astype(jnp.float32) * scale
+    score32_BHTS = jnp.where(mask_B1TS, score32_BHTS, -jnp.inf)
+    weight_BHTS = jax.nn.softmax(score32_BHTS, -1)
+    return weight_BHTS.astype(score_BHTS.dtype)
 
 
-def visible(length: int, slots: int, start: Any) -> jax.Array:
+def visible(length: int, slots: int, start: Any) -> Array:
     """Return which cache slots each query sees: those up to its own position, start + t.
 
     The mask is [B, 1, T, S], with B = 1 if all rows start at one position.
     """
-    position_B1T1 = jnp.reshape(start, (-1, 1, 1, 1)) + jnp.arange(length)[:, None]
+    start_B111 = jnp.reshape(start, (-1, 1, 1, 1))
+    position_B1T1 = start_B111 + jnp.arange(length)[:, None]
     return jnp.arange(slots) <= position_B1T1
 
 
-def write(cache: Cache, start: Any, axes: str, **new: jax.Array) -> Cache:
+def write(cache: Cache, start: Any, axes: str, **new: Array) -> Cache:
     """Return the cache with the new tokens' entries from position `start` on.
 
     `start` is one position, or [B] for rows that each have their own. `axes` are the logical axes
@@ -155,6 +162,7 @@ def write(cache: Cache, start: Any, axes: str, **new: jax.Array) -> Cache:
 
     written = {}
     for name, x in new.items():
-        updated = put(cache[name], x.astype(cache[name].dtype), start)
+        old = cache[name]
+        updated = put(old, x.astype(old.dtype), start)
         written[name] = constrain(updated, axes)
     return written

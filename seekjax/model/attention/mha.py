@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from seekjax.config import ModelConfig
 from seekjax.errors import need
@@ -33,13 +33,13 @@ class MultiHeadAttention(AttentionKind):
     @nn.compact
     def __call__(
         self,
-        x_BTD: jax.Array,
-        angle: tuple[jax.Array, jax.Array],
-        segment_BT: jax.Array | None,
+        x_BTD: Array,
+        angle: tuple[Array, Array],
+        segment_BT: Array | None,
         cache: Cache | None,
         start: Any,
         attend: Callable | None,
-    ) -> tuple[jax.Array, Cache | None]:
+    ) -> tuple[Array, Cache | None]:
         """Return the output [B, T, D] and the cache with the new tokens in it (AttentionKind)."""
         scale = softmax_scale(self.model, self.model.rotary)
 

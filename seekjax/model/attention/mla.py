@@ -18,8 +18,8 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from seekjax.config import ModelConfig
 from seekjax.model.attention.kind import (
@@ -39,15 +39,15 @@ from sharding.rules import constrain
 
 
 def attend_expanded(
-    q_BTHN: jax.Array,
-    q_BTHR: jax.Array,
-    c_BSC: jax.Array,
-    k_BSR: jax.Array,
-    w_uk_CHN: jax.Array,
-    w_uv_CHU: jax.Array,
+    q_BTHN: Array,
+    q_BTHR: Array,
+    c_BSC: Array,
+    k_BSR: Array,
+    w_uk_CHN: Array,
+    w_uv_CHU: Array,
     scale: float,
-    mask_B1TS: jax.Array,
-) -> jax.Array:
+    mask_B1TS: Array,
+) -> Array:
     """Attend over keys and values formed from the latents; returns o_BTHU.
 
     The plain reading of V2 equations 37-47.
@@ -62,15 +62,15 @@ def attend_expanded(
 
 
 def attend_absorbed(
-    q_BTHN: jax.Array,
-    q_BTHR: jax.Array,
-    c_BSC: jax.Array,
-    k_BSR: jax.Array,
-    w_uk_CHN: jax.Array,
-    w_uv_CHU: jax.Array,
+    q_BTHN: Array,
+    q_BTHR: Array,
+    c_BSC: Array,
+    k_BSR: Array,
+    w_uk_CHN: Array,
+    w_uv_CHU: Array,
     scale: float,
-    mask_B1TS: jax.Array,
-) -> jax.Array:
+    mask_B1TS: Array,
+) -> Array:
     """Attend in the latent space; returns the same o_BTHU as `attend_expanded`.
 
     It reads C + R numbers per token, however many heads there are (V2 section 2.1.2).
@@ -81,7 +81,8 @@ def attend_absorbed(
     # queries first.
     score_BSTH = jnp.einsum("BSC,BTHC->BSTH", c_BSC, q_BTHC)
     score_BSTH += jnp.einsum("BSR,BTHR->BSTH", k_BSR, q_BTHR)
-    weight_BHTS = masked_softmax(score_BSTH.transpose(0, 3, 2, 1), scale, mask_B1TS)
+    score_BHTS = score_BSTH.transpose(0, 3, 2, 1)
+    weight_BHTS = masked_softmax(score_BHTS, scale, mask_B1TS)
 
     o_BHTC = jnp.einsum("BHTS,BSC->BHTC", weight_BHTS, c_BSC)
     return jnp.einsum("BHTC,CHU->BTHU", o_BHTC, w_uv_CHU)
@@ -95,13 +96,13 @@ class LatentAttention(AttentionKind):
     @nn.compact
     def __call__(
         self,
-        x_BTD: jax.Array,
-        angle: tuple[jax.Array, jax.Array],
-        segment_BT: jax.Array | None = None,
+        x_BTD: Array,
+        angle: tuple[Array, Array],
+        segment_BT: Array | None = None,
         cache: Cache | None = None,
         start: Any = 0,
         attend: Callable | None = attend_absorbed,
-    ) -> tuple[jax.Array, Cache | None]:
+    ) -> tuple[Array, Cache | None]:
         """Return the output [B, T, D] and the cache with the new tokens in it (AttentionKind)."""
         m = self.model
         scale = softmax_scale(m, m.nope + m.rotary)
@@ -140,7 +141,7 @@ class LatentAttention(AttentionKind):
         (y_BTD,) = project(o_BTHU, w_o_HUD)
         return constrain(y_BTD, "batch sequence embed"), cache
 
-    def project_down(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def project_down(self, x_BTD: Array) -> tuple[Array, Array, Array]:
         """Return what queries are projected from, the key-value latent, and the rotary key.
 
         Queries come from their own normed latent, or from x if the model has no query latent
@@ -157,7 +158,8 @@ class LatentAttention(AttentionKind):
         w_dkv = self.weight("w_dkv", "embed kv_latent")
         w_kr = self.weight("w_kr", "embed rotary")
         q_BTQ, c_BTC, k_BTR = project(x_BTD, w_dq, w_dkv, w_kr, keep="latent")
-        return rms_norm(q_BTQ, self.scale("q_norm", "q_latent"), m.norm_eps), c_BTC, k_BTR
+        q_BTQ = rms_norm(q_BTQ, self.scale("q_norm", "q_latent"), m.norm_eps)
+        return q_BTQ, c_BTC, k_BTR
 
     @classmethod
     def split_axes(cls, model: ModelConfig) -> tuple[str, ...]:
@@ -169,7 +171,8 @@ class LatentAttention(AttentionKind):
     @classmethod
     def parameters(cls, model: ModelConfig) -> int:
         """Return the number of weights of one layer, with the norms of its latents."""
-        D, H, Q, C, R = model.embed, model.heads, model.q_latent, model.kv_latent, model.rotary
+        D, H = model.embed, model.heads
+        Q, C, R = model.q_latent, model.kv_latent, model.rotary
         key = model.nope + R
         queries = D * H * key
         if Q:
@@ -198,7 +201,7 @@ class LatentAttention(AttentionKind):
         }
 
 
-def quantize_latents(cache: Cache, c_BTC: jax.Array, k_BTR: jax.Array) -> Cache:
+def quantize_latents(cache: Cache, c_BTC: Array, k_BTR: Array) -> Cache:
     """Return new tokens' latents and rotary keys in the format of this cache."""
     if "scale" not in cache:
         return {"c": c_BTC, "k": k_BTR}
@@ -210,7 +213,7 @@ def quantize_latents(cache: Cache, c_BTC: jax.Array, k_BTR: jax.Array) -> Cache:
     return {"c": scaled_BTgx.reshape(c_BTC.shape), "scale": scale_BTg, "k": k_BTR}
 
 
-def dequantize_latents(cache: Cache, dtype: Any) -> tuple[jax.Array, jax.Array]:
+def dequantize_latents(cache: Cache, dtype: Any) -> tuple[Array, Array]:
     """Return all latents and rotary keys of a cache, c_BSC and k_BSR."""
     c_BSC = cache["c"].astype(dtype)
     k_BSR = cache["k"].astype(dtype)
