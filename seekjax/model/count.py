@@ -33,7 +33,7 @@ class Count:
 
     @property
     def active_without_both(self) -> int:
-        """What one token visits between embedding and head."""
+        """The parameters that one token visits between embedding and head."""
         return self.active - 2 * self.embedding
 
 

@@ -208,7 +208,7 @@ def block(size: int, even: bool = False) -> int:
 
 
 def _fp8(w: Array, sums: tuple[int, ...]) -> Quantised:
-    """One scale per block of the last contracted axis and the last axis."""
+    """Round with one scale per block of the last contracted axis and the last axis."""
     inner = sums[-1]
     height, width = w.shape[inner], w.shape[-1]
     rows, columns = block(height), block(width)
@@ -237,7 +237,7 @@ def _grouped(x: Array, axis: int, groups: int) -> Array:
 
 
 def _int4(w: Array, sums: tuple[int, ...]) -> Quantised:
-    """Of the ranges tried, each group has the one with the least squared error.
+    """Round each group in the range, of those tried, with the least squared error.
 
     Values are from -8 to 7; in the plain range the extreme value of a group becomes the -8.
     """

@@ -6,7 +6,7 @@ latent per token.
     score = (q_N . w_uk c + rotate(q_R) . k_R) * scale     o = softmax(score) w_uv c
 
 `attend_expanded` forms the keys and values; `attend_absorbed` moves w_uk to the query side and w_uv
-behind the sum, so that attention reads only the latent, which is what decoding from a cache wants.
+behind the sum, so that attention reads only the latent: the form for decoding from a cache.
 Training uses a causal kernel on the expanded form (seekjax/kernels/attention.py).
 
 The cache holds C + R numbers per token and layer (V2 section 2.1.4). In fp8 it has FlashMLA's
