@@ -45,7 +45,7 @@ def _init_array(
     path: tuple,
     shape: jax.ShapeDtypeStruct,
     axes: str,
-    place: jax.sharding.Sharding,
+    sharding: jax.sharding.Sharding,
 ) -> Array:
     """Return one weight, each device's part drawn where it lives."""
     parts = matrix(axes)
@@ -58,7 +58,7 @@ def _init_array(
         name = jax.tree_util.keystr(path)
         key = np.random.SeedSequence((seed, zlib.crc32(name.encode())))
         values = partial(_normal, std, key, stack, inner)
-    return jax.make_array_from_callback(shape.shape, place, values)
+    return jax.make_array_from_callback(shape.shape, sharding, values)
 
 
 def _ones(shape: tuple[int, ...], index: Index) -> np.ndarray:
@@ -84,8 +84,8 @@ def _normal(
         blocks.append(values[inner])
 
     lengths = [len(positions) for positions in ranges]
-    whole = np.stack(blocks)
-    return std * whole.reshape(*lengths, *blocks[0].shape)
+    stacked = np.stack(blocks)
+    return std * stacked.reshape(*lengths, *blocks[0].shape)
 
 
 def _matrix(

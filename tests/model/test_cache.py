@@ -36,68 +36,70 @@ MODEL = tiny_model(
 )
 def test_bytes_per_token_and_layer_of_v3(kind, bytes_per_token):
     """656 is FlashMLA's figure."""
-    assert (
-        sum(
-            x.size * x.dtype.itemsize
-            for x in jax.tree.leaves(jax.eval_shape(lambda: layer_cache(v3.model, 1, 1, kind)))
-        )
-        == bytes_per_token
-    )
-    whole = jax.eval_shape(lambda: empty_cache(v3.model, 1, 1, kind))
-    assert sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(whole)) == 61 * bytes_per_token
+    one_layer = jax.eval_shape(lambda: layer_cache(v3.model, 1, 1, kind))
+    all_layers = jax.eval_shape(lambda: empty_cache(v3.model, 1, 1, kind))
+    assert abstract_bytes(one_layer) == bytes_per_token
+    assert abstract_bytes(all_layers) == 61 * bytes_per_token
+
+
+def abstract_bytes(cache):
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache))
 
 
 @pytest.mark.parametrize(
-    ("kind", "most"), [("float32", 0), ("bfloat16", 2.0**-8), ("fp8", 2.0**-4)]
+    ("kind", "error"), [("float32", 0), ("bfloat16", 2.0**-8), ("fp8", 2.0**-4)]
 )
-def test_what_comes_back(kind, most):
+def test_dequantised_latents_are_near_the_stored_ones(kind, error):
     model = replace(MODEL, kv_latent=256)
     random = np.random.default_rng(0)
-    c, k = (random.standard_normal((2, 3, width)).astype(np.float32) * 5 for width in (256, 8))
+    c = random.standard_normal((2, 3, 256)).astype(np.float32) * 5
+    k = random.standard_normal((2, 3, 8)).astype(np.float32) * 5
+
     cache = layer_cache(model, 2, 3, kind)
-    stored = {
-        name: x.astype(cache[name].dtype) for name, x in quantize_latents(cache, c, k).items()
-    }
+    entries = quantize_latents(cache, c, k)
+    stored = {name: x.astype(cache[name].dtype) for name, x in entries.items()}
     assert cache_bytes(stored) == cache_bytes(cache)
-    assert {name: x.shape for name, x in stored.items()} == {
-        name: x.shape for name, x in cache.items()
-    }
-    for x, found, bound in zip(
-        (c, k), dequantize_latents(stored, "float32"), (most, min(most, 2.0**-8))
-    ):
-        assert (np.abs(found - x) <= bound * np.maximum(np.abs(x), 0.01 * np.abs(x).max())).all()
+    assert jax.tree.map(np.shape, stored) == jax.tree.map(np.shape, cache)
+
+    read_c, read_k = dequantize_latents(stored, "float32")
+    assert_near(read_c, c, error)
+    assert_near(read_k, k, min(error, 2.0**-8))
+
+
+def assert_near(read, x, error):
+    assert (np.abs(read - x) <= error * np.maximum(np.abs(x), 0.01 * np.abs(x).max())).all()
 
 
 def test_same_means_as_the_compute_type():
-    assert [
-        cache_dtype(KernelConfig(dtype=dtype, cache=cache))
-        for dtype, cache in (("bfloat16", "same"), ("float32", "fp8"))
-    ] == ["bfloat16", "fp8"]
+    assert cache_dtype(KernelConfig(dtype="bfloat16", cache="same")) == "bfloat16"
+    assert cache_dtype(KernelConfig(dtype="float32", cache="fp8")) == "fp8"
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "fp8"])
 def test_decoding(kind):
-    random, kernel = np.random.default_rng(0), KernelConfig(attention="plain")
-    variables = jax.tree.map(
-        lambda x: jax.numpy.asarray(
-            random.normal(0, 0.15, x.shape) if len(x.shape) > 1 else np.ones(x.shape), x.dtype
-        ),
-        abstract_variables(MODEL, kernel),
-    )
+    random = np.random.default_rng(0)
+    kernel = KernelConfig(attention="plain")
+
+    def value(x):
+        array = random.normal(0, 0.15, x.shape) if len(x.shape) > 1 else np.ones(x.shape)
+        return jax.numpy.asarray(array, x.dtype)
+
+    variables = jax.tree.map(value, abstract_variables(MODEL, kernel))
     prompts = [random.integers(0, 48, length).tolist() for length in (9, 4)]
 
-    def written(cache):
-        return Generator(MODEL, variables, replace(kernel, cache=cache))(
-            prompts, Sampling(max_new=8, temperature=0)
-        )
+    def generate(cache):
+        generator = Generator(MODEL, variables, replace(kernel, cache=cache))
+        return generator(prompts, Sampling(max_new=8, temperature=0))
 
-    whole, found = written("same"), written(kind)
-    for a, b in zip(whole, found):  # until a token differs, they have read the same text
-        same = next((i for i, pair in enumerate(zip(a.ids, b.ids)) if len(set(pair)) > 1), 8)
+    exact, quantised = generate("same"), generate(kind)
+    tolerance = 0.02 if kind == "bfloat16" else 0.2
+    for a, b in zip(exact, quantised):
+        # until a token differs, they have read the same text
+        differ = [i for i, (one, other) in enumerate(zip(a.ids, b.ids)) if one != other]
+        same = min(differ, default=8)
         assert same > 1
-        np.testing.assert_allclose(
-            a.log_probs[:same], b.log_probs[:same], atol=0.02 if kind == "bfloat16" else 0.2
-        )
+        np.testing.assert_allclose(a.log_probs[:same], b.log_probs[:same], atol=tolerance)
+
     if kind == "fp8":
         with use_mesh(MeshConfig(data=2, expert=2)):
-            assert [row.ids for row in written(kind)] == [row.ids for row in found]
+            assert [row.ids for row in generate(kind)] == [row.ids for row in quantised]

@@ -196,14 +196,15 @@ def test_latent_attention(normal, model):
     np.testing.assert_allclose(apply(variables, x_BTD, angle)[0], expected, atol=2e-5)
     for attend in (attend_expanded, attend_absorbed):
         cache = jax.tree.map(lambda x: x[0], empty_cache(model, 2, 16)["dense_layers"])
-        whole, _ = apply(variables, x_BTD, angle, cache=cache, attend=attend)
-        np.testing.assert_allclose(whole, expected, atol=2e-5)
+        at_once, _ = apply(variables, x_BTD, angle, cache=cache, attend=attend)
+        np.testing.assert_allclose(at_once, expected, atol=2e-5)
         for t in range(12):
-            now = jax.tree.map(lambda x: x[:, t : t + 1], angle)
-            one, cache = apply(
+            cos, sin = angle
+            now = cos[:, t : t + 1], sin[:, t : t + 1]
+            step, cache = apply(
                 variables, x_BTD[:, t : t + 1], now, cache=cache, start=t, attend=attend
             )
-            np.testing.assert_allclose(one[:, 0], np.array(expected)[:, t], atol=2e-5)
+            np.testing.assert_allclose(step[:, 0], np.array(expected)[:, t], atol=2e-5)
 
 
 def test_a_query_sees_up_to_itself():
@@ -229,7 +230,7 @@ def test_mixture_of_experts(normal, model, kernel):
     variables = with_random_weights(module, normal, x_BTD, mask_BT)
     bias_E = normal(16) / 5 if model.scoring == "sigmoid" else np.zeros(16, np.float32)
     variables["balance"]["bias"] = bias_E
-    y_BTD, seen = jax.jit(module.apply)(variables, x_BTD, mask_BT)
+    y_BTD, figures = jax.jit(module.apply)(variables, x_BTD, mask_BT)
     w = variables["params"]
     choices = []
     for b in range(2):
@@ -246,8 +247,8 @@ def test_mixture_of_experts(normal, model, kernel):
             y_BTD[b], experts.mixture(x_BTD[b], choice, gate, routed, shared), atol=2e-4
         )
         choices += choice
-    assert seen["load_E"].tolist() == balance.loads(choices, 16)
-    assert seen["dropped"] == 0
+    assert figures["load_E"].tolist() == balance.loads(choices, 16)
+    assert figures["dropped"] == 0
 
 
 # multi-token prediction

@@ -50,25 +50,21 @@ VARIANTS = {
 PLAIN = KernelConfig(attention="plain", experts="loop", remat="none")
 
 
-def made(model: ModelConfig, kernel: KernelConfig = PLAIN):
+def build_model(model: ModelConfig, kernel: KernelConfig = PLAIN):
     transformer = Transformer(model, kernel)
     tokens = jax.random.randint(jax.random.key(1), (2, 9), 0, model.vocab)
     named = jax.eval_shape(transformer.init, jax.random.key(0), tokens)
-    variables = unbox(named)
-    params = init_params(model, variables["params"], axes_of(named)["params"], 0)
-    return (
-        transformer,
-        {
-            "params": params,
-            "balance": jax.tree.map(lambda x: jnp.zeros(x.shape), variables.get("balance", {})),
-        },
-        tokens,
-    )
+    shapes = unbox(named)
+    variables = {
+        "params": init_params(model, shapes["params"], axes_of(named)["params"], 0),
+        "balance": jax.tree.map(lambda x: jnp.zeros(x.shape), shapes.get("balance", {})),
+    }
+    return transformer, variables, tokens
 
 
 @pytest.mark.parametrize("model", VARIANTS.values(), ids=VARIANTS)
 def test_prefill_and_steps_equal_the_full_forward(model):
-    transformer, variables, tokens = made(model)
+    transformer, variables, tokens = build_model(model)
     run = jax.jit(
         lambda tokens, cache, start: transformer.apply(variables, tokens, cache=cache, start=start)
     )
@@ -85,39 +81,36 @@ def test_prefill_and_steps_equal_the_full_forward(model):
 
 
 def test_absorbed_and_expanded_decoding_agree():
-    transformer, variables, tokens = made(V3)
-    a, b = (
-        logits(
-            jax.jit(partial(transformer.apply, attend=attend))(
-                variables, tokens, cache=empty_cache(V3, 2, 9)
-            )
-        )
-        for attend in (attend_expanded, attend_absorbed)
-    )
+    transformer, variables, tokens = build_model(V3)
+
+    def decode(attend):
+        run = jax.jit(partial(transformer.apply, attend=attend))
+        return logits(run(variables, tokens, cache=empty_cache(V3, 2, 9)))
+
+    a, b = decode(attend_expanded), decode(attend_absorbed)
     np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * float(jnp.abs(a).max()))
 
 
 def test_recomputation_changes_no_gradient():
-    gradients = {}
-    for remat in ("none", "product", "latent", "full"):
-        transformer, variables, tokens = made(
-            replace(V3, layers=2, dense_layers=0, mtp_depth=0), replace(PLAIN, remat=remat)
-        )
+    model = replace(V3, layers=2, dense_layers=0, mtp_depth=0)
+
+    def gradient(remat):
+        transformer, variables, tokens = build_model(model, replace(PLAIN, remat=remat))
 
         def loss(params):
             return logits(transformer.apply({**variables, "params": params}, tokens)).var()
 
-        gradients[remat] = jax.jit(jax.grad(loss))(variables["params"])
+        return jax.tree.leaves(jax.jit(jax.grad(loss))(variables["params"]))
+
+    expected = gradient("none")
     for remat in ("product", "latent", "full"):
-        for a, b in zip(
-            jax.tree.leaves(gradients[remat]), jax.tree.leaves(gradients["none"]), strict=True
-        ):
+        for a, b in zip(gradient(remat), expected, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * float(jnp.abs(b).max()) + 1e-12)
 
 
 def test_bfloat16_stays_near_float32_and_keeps_the_router_in_float32():
     model = replace(V3, experts=24)  # a size that nothing else has
-    transformer, variables, tokens = made(model)
+    transformer, variables, tokens = build_model(model)
     low = Transformer(model, replace(PLAIN, dtype="bfloat16"))
     full, half = (logits(jax.jit(m.apply)(variables, tokens)) for m in (transformer, low))
     assert half.dtype == jnp.float32
@@ -129,7 +122,7 @@ def test_bfloat16_stays_near_float32_and_keeps_the_router_in_float32():
 
 def test_the_order_of_experts_changes_nothing_visible():
     model = replace(V3, expert_groups=1, groups_per_token=1)
-    transformer, variables, tokens = made(model)
+    transformer, variables, tokens = build_model(model)
     order = np.random.default_rng(0).permutation(model.experts)
     ffn = variables["params"]["expert_layers"]["ffn"]
     moved = (
@@ -148,7 +141,7 @@ def test_the_order_of_experts_changes_nothing_visible():
 
 
 def test_the_bias_moves_choices_and_takes_no_gradient():
-    transformer, variables, tokens = made(V3)
+    transformer, variables, tokens = build_model(V3)
     pushed = jax.tree.map(lambda bias: bias.at[..., 0].add(100.0), variables["balance"])
     load = jax.jit(transformer.apply)({**variables, "balance": pushed}, tokens).balance[
         "expert_layers"

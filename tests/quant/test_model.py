@@ -1,4 +1,4 @@
-"""`seekjax quantize`: the run that comes out opens, says nearly what the whole weights say, and
+"""`seekjax quantize`: the run that comes out opens, has nearly the logits of the float weights, and
 does so on any mesh."""
 
 import sys
@@ -25,8 +25,8 @@ from seekjax.model.init import init_params
 from seekjax.model.transformer import Transformer, logits
 from seekjax.open import open_model
 from seekjax.placement import use_mesh
-from seekjax.quant.formats import Quantised, dense
-from seekjax.quant.tree import tree_bytes
+from seekjax.quant.formats import dense
+from seekjax.quant.tree import is_quantised, tree_bytes
 from sharding.mesh import MeshConfig
 from sharding.place import axes_of
 
@@ -72,20 +72,22 @@ def folder(tmp_path_factory):
     return folder
 
 
-def said(model, variables, kernel=PLAIN):
+def logits_of(folder):
+    """The logits of the folder's model for some random tokens."""
+    opened = open_model(folder)
+    transformer = Transformer(opened.model, PLAIN)
     tokens = np.random.default_rng(0).integers(0, MODEL.vocab, (8, 24))
-    return np.asarray(
-        jax.jit(lambda v, t: logits(Transformer(model, kernel).apply(v, t)))(variables, tokens)
-    )
+    run = jax.jit(lambda variables, tokens: logits(transformer.apply(variables, tokens)))
+    return np.asarray(run(opened.variables, tokens))
 
 
 @pytest.fixture(scope="module")
-def whole(folder):
-    return said(*open_model(folder / "whole")[1:4:2])
+def float_logits(folder):
+    return logits_of(folder / "whole")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_says_nearly_what_the_whole_weights_say(kind, folder, whole):
+def test_logits_are_near_those_of_the_float_weights(kind, folder, float_logits):
     opened = open_model(folder / kind)
     assert opened.kernel.weights == kind
     assert replace(opened.model, init_std=MODEL.init_std) == MODEL
@@ -93,64 +95,53 @@ def test_says_nearly_what_the_whole_weights_say(kind, folder, whole):
         abstract_variables(MODEL, PLAIN)["params"], axes_of(named_variables(MODEL, PLAIN))["params"]
     )
     assert planned[kind] == tree_bytes(opened.variables["params"])
-    ours = said(opened.model, opened.variables)
-    off = (
-        np.median(np.abs(ours - whole)) / whole.std()
-    )  # not the mean: a token near the border between two experts may take the other one
-    assert off < KINDS[kind], off
-    kept = [
-        path[-1].key
-        for path, x in jax.tree_util.tree_leaves_with_path(
-            opened.variables, is_leaf=lambda x: isinstance(x, Quantised)
-        )
-        if not isinstance(x, Quantised)
-    ]
+
+    # The median, not the mean: a token near the border between two experts may visit the other one
+    difference = np.median(np.abs(logits_of(folder / kind) - float_logits)) / float_logits.std()
+    assert difference < KINDS[kind], difference
+
+    leaves = jax.tree_util.tree_leaves_with_path(opened.variables, is_leaf=is_quantised)
+    kept = [path[-1].key for path, x in leaves if not is_quantised(x)]
     assert {"embed", "head", "w_router", "bias"} <= set(kept)
     assert not [name for name in kept if name.startswith("w_") and name != "w_router"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_on_a_mesh(kind, folder):
-    alone = said(*open_model(folder / kind)[1:4:2])
+    alone = logits_of(folder / kind)
     with use_mesh(MeshConfig(data=1, fsdp=2, expert=2, tensor=2)):
         opened = open_model(folder / kind)
         w = opened.variables["params"]["expert_layers"]["ffn"]["w_down"]
         assert w.values.addressable_shards[0].data.size == w.values.size // 8
-        np.testing.assert_allclose(said(opened.model, opened.variables), alone, atol=1e-4)
+        np.testing.assert_allclose(logits_of(folder / kind), alone, atol=1e-4)
 
 
 def test_decodes_and_a_mesh_changes_no_token(folder):
     prompts = np.random.default_rng(1).integers(0, MODEL.vocab, (3, 9)).tolist()
 
-    def written():
+    def generate():
         opened = open_model(folder / "int8")
-        generator = Generator(
-            opened.model, opened.variables, replace(opened.kernel, attention="plain")
-        )
+        kernel = replace(opened.kernel, attention="plain")
+        generator = Generator(opened.model, opened.variables, kernel)
         return [row.ids for row in generator(prompts, Sampling(max_new=5, temperature=0))]
 
-    alone = written()
+    alone = generate()
     with use_mesh(MeshConfig(data=2, expert=2)):
-        assert written() == alone
+        assert generate() == alone
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_cpu_reads(kind, folder):
     """It has fast products of int8 and of float32 only, and no fast conversion."""
     opened = open_model(folder / kind)
-    whole = {
-        name: w.dense()
-        for name, w in opened.variables["params"]["expert_layers"]["attention"].items()
-        if isinstance(w, Quantised)
-    }
-    for name, w in decoding_variables(Decoder(MODEL, opened.kernel), opened.variables)["params"][
-        "expert_layers_0"
-    ]["attention"].items():
-        if name in whole:
-            assert isinstance(w, Quantised) == (kind != "fp8" and name not in ("w_uk", "w_uv"))
-            np.testing.assert_allclose(
-                dense(w, "float32"), whole[name][0], atol=0.0041 * np.abs(whole[name]).max() + 1e-6
-            )
+    stored = opened.variables["params"]["expert_layers"]["attention"]
+    decoding = decoding_variables(Decoder(MODEL, opened.kernel), opened.variables)
+    for name, w in decoding["params"]["expert_layers_0"]["attention"].items():
+        if is_quantised(stored[name]):
+            expected = stored[name].dense()
+            atol = 0.0041 * np.abs(expected).max() + 1e-6
+            assert is_quantised(w) == (kind != "fp8" and name not in ("w_uk", "w_uv"))
+            np.testing.assert_allclose(dense(w, "float32"), expected[0], atol=atol)
 
 
 def test_the_command(folder, monkeypatch, capsys):
