@@ -102,6 +102,16 @@ class ModelConfig:
     # the papers' 0.006, not the 0.02 of the published config.json
     init_std: float = 0.006
 
+    @property
+    def stacks(self) -> dict[str, int]:
+        """The stacks of equal layers in order, by name, with the number of layers of each."""
+        stacks = {}
+        if self.dense_layers:
+            stacks["dense_layers"] = self.dense_layers
+        if self.layers > self.dense_layers:
+            stacks["expert_layers"] = self.layers - self.dense_layers
+        return stacks
+
     def size(self, axis: str) -> int:
         """Return the size of a logical axis: of `sizes`, or the field of this name.
 

@@ -89,13 +89,8 @@ def unstack(model: ModelConfig, tree: dict, consume: bool = False) -> dict:
     it must not first copy its layer out of a stack, as a scan does. `consume` frees each array of a
     stack once its layers are copied, so that the tree is never in memory twice.
     """
-    stacks = {
-        "dense_layers": model.dense_layers,
-        "expert_layers": model.layers - model.dense_layers,
-    }
     result = dict(tree)
-
-    for name, layers in stacks.items():
+    for name, layers in model.stacks.items():
         stack = result.pop(name, {})
         leaves, structure = jax.tree.flatten(stack)
         if not leaves:

@@ -18,14 +18,9 @@ def empty_cache(
     dtype: str = "float32",
 ) -> dict:
     """Return zeros for `slots` positions of every layer, as {"dense_layers", "expert_layers"}."""
-    stacks = {
-        "dense_layers": model.dense_layers,
-        "expert_layers": model.layers - model.dense_layers,
-    }
     cache = {}
-    for stack, layers in stacks.items():
-        if layers:
-            cache[stack] = layer_cache(model, batch, slots, dtype, (layers,))
+    for stack, layers in model.stacks.items():
+        cache[stack] = layer_cache(model, batch, slots, dtype, (layers,))
     return cache
 
 

@@ -105,7 +105,8 @@ class FeedForward(Module):
         w_gate_DF = self.weight("w_gate", "embed hidden", hidden=self.width)
         w_up_DF = self.weight("w_up", "embed hidden", hidden=self.width)
         w_down_FD = self.weight("w_down", "hidden embed", hidden=self.width)
-        return constrain(swiglu(x_BTD, w_gate_DF, w_up_DF, w_down_FD), "batch sequence embed")
+        y_BTD = swiglu(x_BTD, w_gate_DF, w_up_DF, w_down_FD)
+        return constrain(y_BTD, "batch sequence embed")
 
 
 class MixtureOfExperts(Module):
@@ -113,7 +114,10 @@ class MixtureOfExperts(Module):
 
     @nn.compact
     def __call__(
-        self, x_BTD: Array, mask_BT: Array, choice_BTK: Array | None = None
+        self,
+        x_BTD: Array,
+        mask_BT: Array,
+        choice_BTK: Array | None = None,
     ) -> tuple[Array, dict[str, Array]]:
         """Return the output, and what the balance needs of this layer.
 
@@ -145,12 +149,16 @@ class MixtureOfExperts(Module):
             width = m.shared_experts * m.expert_hidden
             y_BTD += self.build(FeedForward, width=width, name="shared")(x_BTD)
 
-        unbiased_BTK = jax.lax.top_k(score_BTE, m.experts_per_token)[1]
-        return constrain(y_BTD, "batch sequence embed"), {
+        # The balance of this layer
+        y_BTD = constrain(y_BTD, "batch sequence embed")
+        _, unbiased_BTK = jax.lax.top_k(score_BTE, m.experts_per_token)
+        load_BE = count_choices(choice_BTK, mask_BT, m.experts)
+        loss_B = sequence_balance(score_BTE, unbiased_BTK, mask_BT)
+        return y_BTD, {
             "choice_BTK": choice_BTK,
             "gate_BTK": gate_BTK,
-            "load_E": count_choices(choice_BTK, mask_BT, m.experts).sum(0),
-            "balance_loss": sequence_balance(score_BTE, unbiased_BTK, mask_BT).sum(),
+            "load_E": load_BE.sum(0),
+            "balance_loss": loss_B.sum(),
             "dropped": dropped,
         }
 

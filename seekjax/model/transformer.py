@@ -80,34 +80,37 @@ class Transformer(Module):
         x_BTD = constrain(embed_VD[tokens_BT], "batch sequence embed")
 
         # Layers
-        rest = (angle, segment_BT, mask_BT, start)
+        context = (angle, segment_BT, mask_BT)
         caches: dict = {}
         balance: Balance = {}
         for name, block in self.build_layers(attend).items():
-            old = None if cache is None else cache[name]
-            given = None if choice is None else choice.get(name)
-            x_BTD, (caches[name], layer_balance) = block(x_BTD, old, *rest, given)
-            if layer_balance:
-                balance[name] = layer_balance
+            layer_cache = None if cache is None else cache[name]
+            layer_choice = None if choice is None else choice.get(name)
+            x_BTD, (caches[name], balance[name]) = block(
+                x_BTD, layer_cache, *context, start, layer_choice
+            )
         hidden_BTD = rms_norm(x_BTD, self.scale("final_norm", "embed"), m.norm_eps)
 
         # Multi-token prediction
-        mtp_BTD = []
         if mtp_tokens_BX is None and self.is_initializing():
             mtp_tokens_BX = tokens_BT
+        mtp_BTD = []
         if mtp_tokens_BX is not None:
             h_BTD = hidden_BTD
             for k in range(1, m.mtp_depth + 1):
+                name = f"mtp_{k}"
                 next_BT = ahead(mtp_tokens_BX, k, T)
                 token_BTD = constrain(embed_VD[next_BT], "batch sequence embed")
-                module = self.build(PredictionModule, name=f"mtp_{k}")
-                h_BTD, (_, module_balance) = module(h_BTD, token_BTD, angle, segment_BT, mask_BT)
+                module = self.build(PredictionModule, name=name)
+                h_BTD, (_, balance[name]) = module(h_BTD, token_BTD, *context)
                 mtp_BTD.append(h_BTD)
-                if module_balance:
-                    balance[f"mtp_{k}"] = module_balance
 
         return Output(
-            hidden_BTD, tuple(mtp_BTD), head_DV, balance, None if cache is None else caches
+            hidden_BTD,
+            tuple(mtp_BTD),
+            head_DV,
+            balance={name: figures for name, figures in balance.items() if figures},
+            cache=None if cache is None else caches,
         )
 
     def build_layers(self, attend: Callable | None) -> dict[str, Block]:
@@ -115,20 +118,17 @@ class Transformer(Module):
 
         Each stack is one scanned Block, or one Block per layer if the model is unrolled.
         """
-        m = self.model
         blocks = {}
-        for name, layers in (
-            ("dense_layers", m.dense_layers),
-            ("expert_layers", m.layers - m.dense_layers),
-        ):
-            dense = name == "dense_layers"
-            if layers and not self.unrolled:
-                stack = stacked(self.kernel, layers)
-                blocks[name] = self.build(stack, dense=dense, attend=attend, name=name)
-            elif layers:
-                for layer in range(layers):
-                    part = f"{name}_{layer}"
-                    blocks[part] = self.build(Block, dense=dense, attend=attend, name=part)
+        for stack, layers in self.model.stacks.items():
+            dense = stack == "dense_layers"
+            if self.unrolled:
+                kind = Block
+                names = [f"{stack}_{layer}" for layer in range(layers)]
+            else:
+                kind = stacked(self.kernel, layers)
+                names = [stack]
+            for name in names:
+                blocks[name] = self.build(kind, dense=dense, attend=attend, name=name)
         return blocks
 
 
