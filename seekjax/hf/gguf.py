@@ -21,8 +21,8 @@ from seekjax.config import ModelConfig
 from seekjax.errors import WeightsError, need
 from seekjax.extras import import_extra
 from seekjax.hf.gguf_tokenizer import add_tokenizer
-from seekjax.hf.names import Tensor, join, split, tensors
-from seekjax.hf.save import fetch
+from seekjax.hf.names import Tensor, split, tensors
+from seekjax.hf.save import fetch_tensor
 from seekjax.model.rope import extended
 from seekjax.storage import new_file
 
@@ -103,8 +103,7 @@ def reader(variables: dict) -> Read:
     """Return a function that reads published tensors from {"params", "balance"}."""
 
     def read(tensor: Tensor) -> np.ndarray:
-        parts = [fetch(variables, part) for part in tensor.parts]
-        return join(parts, tensor).astype(np.float32)
+        return fetch_tensor(variables, tensor).astype(np.float32)
 
     return read
 

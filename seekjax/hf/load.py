@@ -89,9 +89,9 @@ def _read_stack(
         layer_sources = {
             index[1:]: source for index, source in sources.items() if index[0] == layer
         }
-        piece = _read_array(wanted_layer, layer_sources, checkpoint)
-        stack = set_layer(stack, piece, layer)
-        jax.block_until_ready(stack)  # otherwise pieces of many layers would wait in memory
+        # Without a name for the layer's array: a name would keep it while the next one is read.
+        stack = set_layer(stack, _read_array(wanted_layer, layer_sources, checkpoint), layer)
+        jax.block_until_ready(stack)  # otherwise the arrays of many layers would wait in memory
     return stack
 
 

@@ -147,8 +147,7 @@ def _values(
 ) -> Iterator[np.ndarray]:
     """The arrays that `stored_as` announces, tensor by tensor."""
     for tensor in group:
-        parts = [fetch(variables, part) for part in tensor.parts]
-        x = join(parts, tensor)
+        x = fetch_tensor(variables, tensor)
         if len(stored_as(tensor, dtype)) == 1:
             yield x
         else:
@@ -163,6 +162,12 @@ def _known_scale(tensor: Tensor, scales: TensorFiles | None) -> np.ndarray | Non
     if scales.entries[name].shape != _scale_shape(tensor):
         return None
     return scales.read(name).astype(np.float32)
+
+
+def fetch_tensor(variables: dict, tensor: Tensor) -> np.ndarray:
+    """Return one tensor of the files, on the host, from {"params", "balance"}."""
+    parts = [fetch(variables, part) for part in tensor.parts]
+    return join(parts, tensor)
 
 
 def fetch(variables: dict, part: Part) -> np.ndarray:

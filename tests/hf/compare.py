@@ -20,7 +20,8 @@ def computed(model, variables, tokens_BX):
     tokens_BT = jnp.asarray(tokens_BX[:, :T])
     mask_BT = jnp.ones(tokens_BT.shape, bool)
     angle = angles(model, jnp.broadcast_to(jnp.arange(T), tokens_BT.shape))
-    x_BTD, found, at = variables["params"]["embed"][tokens_BT], {}, 0
+    x_BTD = variables["params"]["embed"][tokens_BT]
+    by_name, depth = {}, 0
     for name, count in (
         ("dense_layers", model.dense_layers),
         ("expert_layers", model.layers - model.dense_layers),
@@ -37,19 +38,21 @@ def computed(model, variables, tokens_BX):
                 for kind, tree in variables.items()
                 if name in tree
             }
-            x_BTD, at = run(weights, x_BTD), at + 1
-            found[f"hidden_{at}"] = x_BTD
-    output = jax.jit(Transformer(model, PLAIN).apply)(
-        variables, tokens_BT, mtp_tokens_BX=jnp.asarray(tokens_BX) if model.mtp_depth else None
-    )
-    found[f"hidden_{at}"], found["logits"] = output.hidden_BTD, logits(output)
+            x_BTD = run(weights, x_BTD)
+            depth += 1
+            by_name[f"hidden_{depth}"] = x_BTD
+    mtp_tokens_BX = jnp.asarray(tokens_BX) if model.mtp_depth else None
+    forward = jax.jit(Transformer(model, PLAIN).apply)
+    output = forward(variables, tokens_BT, mtp_tokens_BX=mtp_tokens_BX)
+    by_name[f"hidden_{depth}"] = output.hidden_BTD
+    by_name["logits"] = logits(output)
     for k, h_BTD in enumerate(output.mtp_BTD, 1):
-        found[f"ahead_{k}"] = h_BTD @ output.head_DV
-    return {name: np.asarray(value) for name, value in found.items()}
+        by_name[f"ahead_{k}"] = h_BTD @ output.head_DV
+    return {name: np.asarray(value) for name, value in by_name.items()}
 
 
-def assert_equal(found, expected):
-    """All of what is expected, within 1e-4."""
+def assert_equal(computed, expected):
+    """Every expected array is computed, within 1e-4."""
     assert len(expected) >= 2
     for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(computed[name], value, rtol=0, atol=1e-4, err_msg=name)

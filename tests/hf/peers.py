@@ -16,10 +16,8 @@ CLASSES = {
     "v2": (DeepseekV2Config, DeepseekV2ForCausalLM),
     "v3": (DeepseekV3Config, DeepseekV3ForCausalLM),
 }
-EAGER = {
-    "attn_implementation": "eager",
-    "experts_implementation": "eager",
-}  # the faster ones want widths in multiples of 16 bytes
+# The faster implementations require widths in multiples of 16 bytes.
+EAGER = {"attn_implementation": "eager", "experts_implementation": "eager"}
 torch.set_num_threads(1)
 
 
@@ -29,7 +27,7 @@ def drawn_config(rng, kind):
     def pick(*values):
         return values[rng.integers(len(values))]
 
-    # transformers' V2 wants even strides wherever it turns pairs
+    # transformers' V2 requires even strides wherever it rotates pairs
     heads, layers = pick(1, 2, 3, 4), pick(1, 2, 3, 4)
     groups = pick(1, 2, 4)
     experts = groups * pick(2, 3, 4)
@@ -87,7 +85,7 @@ def drawn_config(rng, kind):
 
 
 def made(kind, config, seed):
-    """A model with weights large enough for every part to be heard in the logits."""
+    """A model with weights so large that every part affects the logits."""
     Config, Model = CLASSES[kind]
     torch.manual_seed(seed)
     model = Model(Config(**config, **EAGER)).float().eval()
@@ -106,19 +104,16 @@ def reread(kind, folder, depth=0):
     """The model of a folder in float32, and its prediction modules, by the readers of
     transformers."""
     config = CLASSES[kind][0].from_pretrained(folder)
-    patterns = [
-        rf"model\.layers\.{config.num_hidden_layers + k}.*" for k in range(depth)
-    ]  # it knows those of the 61-layer model only
+    # transformers ignores prediction modules of the 61-layer model only.
+    patterns = [rf"model\.layers\.{config.num_hidden_layers + k}.*" for k in range(depth)]
     Model = type(
         CLASSES[kind][1].__name__,
         (CLASSES[kind][1],),
         {"_keys_to_ignore_on_load_unexpected": patterns},
     )
-    quantised = (
-        {"quantization_config": FineGrainedFP8Config(dequantize=True)}
-        if hasattr(config, "quantization_config")
-        else {}
-    )
+    quantised = {}
+    if hasattr(config, "quantization_config"):
+        quantised["quantization_config"] = FineGrainedFP8Config(dequantize=True)
     model = Model.from_pretrained(folder, dtype=torch.float32, **EAGER, **quantised).eval()
     return model, MtpModel.from_pretrained(model).float().eval() if depth else None
 
@@ -130,14 +125,13 @@ def expected(model, tokens_BX, ahead=None):
     T = tokens.shape[1] - depth
     with torch.no_grad():
         output = model(tokens[:, :T], output_hidden_states=True)
-        found = {f"hidden_{i}": x for i, x in enumerate(output.hidden_states) if i} | {
-            "logits": output.logits
-        }
+        computed = {f"hidden_{i}": x for i, x in enumerate(output.hidden_states) if i}
+        computed["logits"] = output.logits
         hidden = output.hidden_states[-1]
         for k in range(depth):
             positions = torch.arange(k + 1, T + k + 1)[None]
             hidden = ahead.forward_layer(
                 k, hidden, positions, None, input_ids=tokens[:, k + 1 : T + k + 1]
             )
-            found[f"ahead_{k + 1}"] = model.lm_head(hidden)
-    return {name: np.asarray(value.float()) for name, value in found.items()}
+            computed[f"ahead_{k + 1}"] = model.lm_head(hidden)
+    return {name: np.asarray(value.float()) for name, value in computed.items()}

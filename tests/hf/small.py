@@ -73,11 +73,11 @@ def pack(path, header, data):
 
 def raw_tensors(folder):
     """{name: (type, shape, bytes)} of all files of a folder."""
-    found = {}
+    tensors = {}
     for path in folder.glob("*.safetensors"):
         header, data = unpack(path)
         for name, entry in header.items():
             if name != "__metadata__":
                 start, end = entry["data_offsets"]
-                found[name] = entry["dtype"], tuple(entry["shape"]), data[start:end]
-    return found
+                tensors[name] = entry["dtype"], tuple(entry["shape"]), data[start:end]
+    return tensors

@@ -78,9 +78,8 @@ def test_every_tensor_within_the_bound_of_its_type(kind, most, tmp_path):
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.DEEPSEEK2, ROOMY.layers)
     left = set(file.tensor)
     wanted = {t.name: read(t) for t in tensors(replace(ROOMY, mtp_depth=0))}
-    for i in range(
-        ROOMY.layers
-    ):  # the two rules by which the file differs from the published layout
+    # The two rules by which the file differs from the published layout.
+    for i in range(ROOMY.layers):
         at = f"model.layers.{i}."
         kv = wanted.pop(f"{at}self_attn.kv_b_proj.weight").reshape(
             ROOMY.heads, ROOMY.nope + ROOMY.value, ROOMY.kv_latent

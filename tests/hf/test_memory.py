@@ -18,10 +18,9 @@ def test_high_water_mark_of_loading(tmp_path):
         timeout=200,
     )
     assert done.returncode == 0, done.stderr
-    seen = json.loads(done.stdout)
-    layer = (
-        2 * 32 * 1024 * 704
-    )  # one matrix of every expert of a layer, the unit in which stacks are filled
-    assert seen["held"] > 0.6e9
-    assert seen["held"] > 0.99 * seen["total"]
-    assert seen["beyond"] < 5 * max(seen["largest"], layer) + 40e6, seen
+    measured = json.loads(done.stdout)
+    # One matrix of every expert of a layer, the unit in which stacks are filled.
+    layer = 2 * 32 * 1024 * 704
+    assert measured["held"] > 0.6e9
+    assert measured["held"] > 0.99 * measured["total"]
+    assert measured["beyond"] < 5 * max(measured["largest"], layer) + 40e6, measured

@@ -414,7 +414,9 @@ def test_refused(case, whole, tmp_path, monkeypatch, capsys):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     sentence = str(refusal.value)
-    assert re.search(said, sentence) and sentence.isprintable() and sentence.endswith("."), sentence
+    assert re.search(said, sentence), sentence
+    assert sentence.isprintable()
+    assert sentence.endswith("."), sentence
     assert peak < 2**26
 
     monkeypatch.setattr(

@@ -42,11 +42,8 @@ def test_write_read_write(model, dtype, tmp_path):
     save(tmp_path / "b", *read, dtype, scales=tmp_path / "a" if dtype.startswith("fp8") else None)
     a, b = raw_tensors(tmp_path / "a"), raw_tensors(tmp_path / "b")
     assert a == b
-    assert (
-        len(list(tmp_path.glob("a/*.safetensors")))
-        > 1
-        == len(list(tmp_path.glob("b/*.safetensors")))
-    )
+    assert len(list(tmp_path.glob("a/*.safetensors"))) > 1
+    assert len(list(tmp_path.glob("b/*.safetensors"))) == 1
     assert json.loads((tmp_path / "a/config.json").read_text()) == json.loads(
         (tmp_path / "b/config.json").read_text()
     )
@@ -55,11 +52,8 @@ def test_write_read_write(model, dtype, tmp_path):
     if dtype.startswith("fp8"):
         kinds = {name.rpartition(".")[2]: kind for name, (kind, _, _) in a.items()}
         assert kinds["weight_scale_inv"] == "F32"
-        assert (
-            a["model.embed_tokens.weight"][0]
-            == "BF16"
-            == a["model.layers.0.input_layernorm.weight"][0]
-        )
+        assert a["model.embed_tokens.weight"][0] == "BF16"
+        assert a["model.layers.0.input_layernorm.weight"][0] == "BF16"
         assert a["model.layers.1.self_attn.kv_a_proj_with_mqa.weight"][0] == "F8_E4M3"
 
 
@@ -118,13 +112,11 @@ def test_the_kernel_chooses_the_type_of_matrices_alone(tmp_path):
     save(tmp_path / "a", V3, drawn(V3), "bf16")
     _, variables = load(tmp_path / "a", KernelConfig(dtype="bfloat16"))
     layer = variables["params"]["expert_layers"]
-    assert layer["ffn"]["w_gate"].dtype == variables["params"]["embed"].dtype == jnp.bfloat16
-    assert (
-        layer["ffn"]["w_router"].dtype
-        == layer["ffn_norm"].dtype
-        == variables["balance"]["expert_layers"]["ffn"]["bias"].dtype
-        == jnp.float32
-    )
+    assert layer["ffn"]["w_gate"].dtype == jnp.bfloat16
+    assert variables["params"]["embed"].dtype == jnp.bfloat16
+    assert layer["ffn"]["w_router"].dtype == jnp.float32
+    assert layer["ffn_norm"].dtype == jnp.float32
+    assert variables["balance"]["expert_layers"]["ffn"]["bias"].dtype == jnp.float32
     save(tmp_path / "b", V3, variables, "bf16")
     assert raw_tensors(tmp_path / "a") == raw_tensors(tmp_path / "b")
 
