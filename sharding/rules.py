@@ -124,8 +124,9 @@ def split_axes(axes: str) -> list[tuple[str, ...]]:
         return split
 
     taken: set[str] = set()
-    for i in sorted(range(len(names)), key=lambda i: placement.priority(names[i])):
-        split[i] = tuple(axis for axis in placement.wanted(names[i]) if axis not in taken)
+    by_priority = sorted(enumerate(names), key=lambda numbered: placement.priority(numbered[1]))
+    for i, name in by_priority:
+        split[i] = tuple(axis for axis in placement.wanted(name) if axis not in taken)
         taken.update(split[i])
     return split
 
@@ -136,7 +137,9 @@ def spec(axes: str) -> PartitionSpec:
     "-" is a dimension kept whole. Raises ValueError for a name that is not in the vocabulary, with
     or without a mesh in use.
     """
-    entries = [names[0] if len(names) == 1 else names or None for names in split_axes(axes)]
+    entries = []
+    for names in split_axes(axes):
+        entries.append(names[0] if len(names) == 1 else names or None)
     return PartitionSpec(*entries)
 
 

@@ -60,20 +60,12 @@ def totals(groups: dict[str, list[Row]]) -> str:
     """Return a line per group and one for all: the number of arrays, how many of them are
     replicated on every device, their bytes in all and per device, and the replicated bytes.
     """
-    everything = [row for group in groups.values() for row in group]
     lines = [("", "arrays", "replicated", "in all", "per device", "replicated")]
-    for name, group in {**groups, "all": everything}.items():
-        replicated = [row for row in group if row.replicated]
-        lines.append(
-            (
-                name,
-                str(len(group)),
-                str(len(replicated)),
-                human(sum(row.bytes for row in group)),
-                human(sum(row.bytes_per_device for row in group)),
-                human(sum(row.bytes for row in replicated)),
-            )
-        )
+    everything = []
+    for name, group in groups.items():
+        lines.append(_total(name, group))
+        everything.extend(group)
+    lines.append(_total("all", everything))
     return align(lines, left=1)
 
 
@@ -81,13 +73,14 @@ def align(lines: Sequence[tuple[str, ...]], left: int) -> str:
     """Return lines of cells in columns: the first `left` columns flush left, the others flush
     right.
     """
-    width = [max(len(cell) for cell in column) for column in zip(*lines)]
-    padded = []
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    aligned = []
     for line in lines:
-        before = [cell.ljust(w) for cell, w in zip(line[:left], width[:left])]
-        after = [cell.rjust(w) for cell, w in zip(line[left:], width[left:])]
-        padded.append("  ".join(before + after))
-    return "\n".join(padded)
+        cells = []
+        for number, (cell, width) in enumerate(zip(line, widths)):
+            cells.append(cell.ljust(width) if number < left else cell.rjust(width))
+        aligned.append("  ".join(cells))
+    return "\n".join(aligned)
 
 
 def describe(mesh: Mesh | AbstractMesh) -> str:
@@ -113,9 +106,8 @@ def _row(path: str, x: jax.ShapeDtypeStruct, axes: str) -> Row:
     size = x.dtype.itemsize
 
     # An array without logical axes is whole along each dimension.
-    wanted = split_axes(axes) or [()] * len(x.shape)
     split = []
-    for names in wanted:
+    for names in split_axes(axes) or [()] * len(x.shape):
         split.append(tuple(name for name in names if layout.mesh.shape[name] > 1))
 
     return Row(
@@ -127,3 +119,13 @@ def _row(path: str, x: jax.ShapeDtypeStruct, axes: str) -> Row:
         math.prod(x.shape) * size,
         math.prod(layout.shard_shape(x.shape)) * size,
     )
+
+
+def _total(name: str, group: Sequence[Row]) -> tuple[str, ...]:
+    """Return the cells of one group's line."""
+    replicated = [row for row in group if row.replicated]
+    in_all = sum(row.bytes for row in group)
+    per_device = sum(row.bytes_per_device for row in group)
+    replicated_bytes = sum(row.bytes for row in replicated)
+    counts = (str(len(group)), str(len(replicated)))
+    return name, *counts, human(in_all), human(per_device), human(replicated_bytes)

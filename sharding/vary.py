@@ -18,9 +18,10 @@ def varying(*arrays: Any) -> frozenset[str]:
     """Return the mesh axes over which any of the arrays (or trees of arrays) differs between
     devices.
     """
-    leaves = jax.tree.leaves(arrays)
-    axes = [jax.typeof(array).manual_axis_type.varying for array in leaves]
-    return frozenset().union(*axes)
+    axes: frozenset[str] = frozenset()
+    for array in jax.tree.leaves(arrays):
+        axes |= jax.typeof(array).manual_axis_type.varying
+    return axes
 
 
 def vary(*arrays: Any) -> Any:

@@ -30,21 +30,20 @@ def test_data_0_takes_the_devices_that_are_left(config, expected):
         (
             MeshConfig(data=2, expert=8),
             8,
-            "the mesh asks for 16 devices (data 2 x expert 8) but there are 8: make the "
-            "axes smaller, or emulate them on a "
-            "CPU with JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=16.",
+            "the mesh asks for 16 devices (data 2 x expert 8) but there are 8: make the axes "
+            "smaller, or emulate them on a CPU with JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=16.",
         ),
         (
             MeshConfig(data=2),
             1,
-            "the mesh asks for 2 devices (data 2) but there is 1: make the axes smaller, or emulate",
+            "the mesh asks for 2 devices (data 2) but there is 1: make the axes smaller, or "
+            "emulate",
         ),
         (
             MeshConfig(expert=3),
             8,
-            "the mesh asks for fsdp x expert x tensor = 3 devices, which does not divide "
-            "the 8 there are; change these axes or set "
-            "mesh.data yourself, or emulate",
+            "the mesh asks for fsdp x expert x tensor = 3 devices, which does not divide the 8 "
+            "there are; change these axes or set mesh.data yourself, or emulate",
         ),
         (MeshConfig(tensor=0), 8, "mesh.tensor is 0: give a positive number of devices."),
         (MeshConfig(data=-1), 8, "mesh.data is -1: give a positive number of devices."),

@@ -94,21 +94,40 @@ def test_v3_lowers_for_2048_chips():
 COMPILE = """
 import sys
 from dataclasses import replace
-import jax, jax.numpy as jnp
+
+import jax
+import jax.numpy as jnp
+
 from configs.tiny import config
 from seekjax.placement import use_mesh
 from seekjax.train.state import RunSpec
 from seekjax.train.step import BATCH, compile_steps
+from sharding.axes import Role
 from sharding.mesh import MeshConfig
 from sharding.rules import constrain, sharding
-from sharding.axes import Role
-ODD = ((Role.BATCH, ("data", "fsdp", "expert")), (Role.PARALLEL_WIDTH, ("expert", "data")), (Role.SHARDED_WIDTH, ("fsdp",)))
+
+ODD = (
+    (Role.BATCH, ("data", "fsdp", "expert")),
+    (Role.PARALLEL_WIDTH, ("expert", "data")),
+    (Role.SHARDED_WIDTH, ("fsdp",)),
+)
+
+
+def odd(x):
+    x = constrain(jnp.sin(x), "batch - -")
+    return constrain(jnp.cos(x), "- heads embed")
+
+
 with use_mesh(MeshConfig(data=2, fsdp=2, expert=2), ODD):
-    jax.jit(lambda x: constrain(jnp.cos(constrain(jnp.sin(x), "batch - -")), "- heads embed")).lower(jnp.zeros((8, 8, 8))).compile()
+    jax.jit(odd).lower(jnp.zeros((8, 8, 8))).compile()
 print("AND NOW TINY", file=sys.stderr, flush=True)
+
+# Plain kernels are quick to compile, and the body of `local` has no layout to find.
+config = replace(config, kernel=replace(config.kernel, attention="plain", experts="loop"))
 with use_mesh(MeshConfig(data=2, fsdp=2, expert=2)):
-    plan = RunSpec(replace(config, kernel=replace(config.kernel, attention="plain", experts="loop")))  # quick to compile; what is local has no layout to find
-    batch = jax.ShapeDtypeStruct((1, 32, config.data.sequence + 1), jnp.int32, sharding=sharding(BATCH))
+    plan = RunSpec(config)
+    shape = (1, 32, config.data.sequence + 1)
+    batch = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding(BATCH))
     step = compile_steps(plan, jnp.zeros(config.model.vocab, jnp.int32))[0]
     step.lower(plan.abstract_state(), {"tokens": batch, "segments": batch}).compile()
 """
