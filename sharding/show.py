@@ -60,8 +60,10 @@ def totals(groups: dict[str, list[Row]]) -> str:
     """Return a line per group and one for all: the number of arrays, how many of them are
     replicated on every device, their bytes in all and per device, and the replicated bytes.
     """
-    lines = [("", "arrays", "replicated", "in all", "per device", "replicated")]
-    everything = []
+    lines: list[tuple[str, ...]] = [
+        ("", "arrays", "replicated", "in all", "per device", "replicated")
+    ]
+    everything: list[Row] = []
     for name, group in groups.items():
         lines.append(_total(name, group))
         everything.extend(group)
