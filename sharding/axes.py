@@ -26,7 +26,7 @@ class Role(enum.Enum):
 class Vocabulary:
     """The logical axes of a family of models by name, each with its role.
 
-    The order counts: if two axes of one array have the same role, the one that stands earlier in
+    The order counts: if two axes of one array have the same role, the one that comes earlier in
     the vocabulary takes the mesh axes.
     """
 
@@ -37,7 +37,7 @@ class Vocabulary:
         return iter(self._roles)
 
     def role(self, name: str) -> Role:
-        """Return the role of a logical axis. Raises ValueError if there is no such axis."""
+        """Return the role of a logical axis. Raises ValueError if it does not exist."""
         if name not in self._roles:
             raise ValueError(f"{name!r} is not a logical axis; there are: {', '.join(self)}.")
         return self._roles[name]

@@ -34,7 +34,7 @@ class Row(NamedTuple):
 
     @property
     def replicated(self) -> bool:
-        """Whether every device holds the whole array."""
+        """True if every device holds the whole array."""
         return not any(self.split)
 
 

@@ -3,7 +3,7 @@ by all heads (arXiv:2405.04434, section 2.1.3).
 
 Every form is `attend_X(q_BTHN, q_BTHR, k_BTHN, k_BTR, v_BTHU, scale, segment_BT=None) -> o_BTHU`,
 causal over equal positions, its softmax in fp32. With segment_BT (int32; packed documents) a token
-sees only earlier tokens of its own segment. A below stands for the joined width N + R.
+sees only earlier tokens of its own segment. A below is the joined width N + R.
 """
 
 from collections.abc import Callable
@@ -99,7 +99,7 @@ def attend_splash(
 ) -> jax.Array:
     """Attend by the Pallas splash kernel of a TPU.
 
-    Widths are padded to whole lanes and positions to whole tiles; a padded key stands after every
+    Widths are padded to whole lanes and positions to whole tiles; a padded key comes after every
     query.
     """
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel

@@ -36,8 +36,8 @@ def divergence(
 ) -> jax.Array:
     """Return the KL of each token, [B, T] in float32; no gradient reaches the teacher.
 
-    teacher: the result of `likeliest`, or "hidden" [B, T, D] and "head" [D, V] of a model with the
-    same vocabulary. kind: "forward" or "reverse".
+    teacher: the result of `top_k_log_probs`, or "hidden" [B, T, D] and "head" [D, V] of a model
+    with the same vocabulary. kind: "forward" or "reverse".
     """
     axes = mesh_axes("vocab")
 
@@ -59,7 +59,7 @@ def divergence(
     return over_tokens(of_whole_vocabulary, (hidden_BTD, teacher["hidden"]), heads)
 
 
-def likeliest(
+def top_k_log_probs(
     hidden_BTD: jax.Array, head_DV: jax.Array, top_k: int, temperature: float
 ) -> dict[str, jax.Array]:
     """Return the K most probable tokens of each position, K < V.

@@ -114,7 +114,7 @@ def _block(x_MD, mix_M1, w_gate_EDF, w_up_EDF, w_down_EFD, size_E):
 
 
 def _block_forward(x_MD, mix_M1, w_gate_EDF, w_up_EDF, w_down_EFD, size_E):
-    """Return y_MD, and what the backward pass needs: the inputs, and x @ gate beside x @ up."""
+    """Return y_MD, and what the backward pass needs: the inputs, and x @ gate next to x @ up."""
     (M, _), (E, _, F) = x_MD.shape, w_gate_EDF.shape
     end_E = jnp.cumsum(size_E)
     small = _small_experts(M, E)

@@ -1,5 +1,6 @@
-"""Every form of dispatch on every kind of mesh against the plain mixture: outputs, gradients, and
-what a capacity drops."""
+"""Every exchange on every kind of mesh against the plain mixture: outputs, gradients, and what a
+capacity drops.
+"""
 
 import sys
 
@@ -95,13 +96,16 @@ def with_gradients(function):
         return (y * pull).sum(), (y, dropped)
 
     graded = jax.jit(jax.value_and_grad(total, (0, 1, 2), has_aux=True))
-    return lambda x, choice, gate, weights: (lambda out: (*out[0][1], *out[1]))(
-        graded(x, gate, weights, choice)
-    )
+
+    def run(x, choice, gate, weights):
+        (_, (y, dropped)), gradients = graded(x, gate, weights, choice)
+        return y, dropped, *gradients
+
+    return run
 
 
-def close(found, expected, tolerance=2e-6):
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+def close(got, expected, tolerance=2e-6):
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=tolerance * np.abs(b).max(), rtol=0)
 
 
@@ -111,9 +115,10 @@ reference = with_gradients(lambda *a: (plain(*a), 0))
 @pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_every_form_on_every_mesh_is_the_plain_mixture(kernel, mesh):
-    given_ = inputs()
+    arrays = inputs()
     with use_mesh(MESHES[mesh]):
-        close(with_gradients(lambda *a: mixture(*a, KERNELS[kernel]))(*given_), reference(*given_))
+        got = with_gradients(lambda *a: mixture(*a, KERNELS[kernel]))(*arrays)
+    close(got, reference(*arrays))
 
 
 COMPILED = {}
@@ -125,13 +130,13 @@ COMPILED = {}
 def test_any_imbalance(form, seed, skew):
     """Up to all tokens choosing the same experts of one device, which fills the worst-case buffer
     to the last row."""
-    given_ = inputs(seed, skew)
+    arrays = inputs(seed, skew)
     with use_mesh(MESHES["data 2 x expert 4"]):
         if form not in COMPILED:
             COMPILED[form] = with_gradients(lambda *a: mixture(*a, KERNELS[form]))
-        y, dropped, *gradients = COMPILED[form](*given_)
+        y, dropped, *gradients = COMPILED[form](*arrays)
     assert dropped == 0
-    close((y, 0, *gradients), reference(*given_))
+    close((y, 0, *gradients), reference(*arrays))
 
 
 @pytest.mark.parametrize("form", ["dense", "static", "ragged"])
@@ -179,9 +184,9 @@ def test_a_capacity_drops_the_lowest_gates_and_counts_them(form, mesh, parts, ca
     x, choice, gate, weights = inputs(3, skew)
     if ties:
         gate = np.ceil(gate)
-    keep = (
-        kept(choice, gate, *parts, capacity) if parts[1] > 1 else np.ones(choice.shape, bool)
-    )  # one shard: nothing travels, nothing is dropped
+    keep = np.ones(choice.shape, bool)
+    if parts[1] > 1:  # with one shard nothing travels and nothing is dropped
+        keep = kept(choice, gate, *parts, capacity)
     assert keep.all() == (parts[1] == 1)
     kernel = KernelConfig(dispatch=form, experts="loop", capacity=capacity)
     with use_mesh(MESHES[mesh]):

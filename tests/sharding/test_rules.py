@@ -62,7 +62,7 @@ def test_an_unknown_name_in_the_rules_raises():
             "layers experts embed expert_hidden",
             P(None, "expert", "fsdp", "tensor"),
         ),  # embed gets what experts left
-        ("embed experts", P("fsdp", "expert")),  # whichever stands first
+        ("embed experts", P("fsdp", "expert")),  # whichever comes first
         ("heads value embed", P("tensor", None, ("fsdp", "expert"))),
         ("embed embed", P(("fsdp", "expert"), None)),
         ("- batch sequence", P(None, ("data", "fsdp", "expert"), None)),

@@ -10,7 +10,7 @@ import jax
 from seekjax.config import Config
 from seekjax.data import DataError, Tokenizer, read_tokenizer
 from seekjax.errors import need
-from seekjax.kernels.divergence import likeliest
+from seekjax.kernels.divergence import top_k_log_probs
 from seekjax.model.transformer import Transformer
 from seekjax.open import OpenedModel, open_model, weights_fingerprint, with_initial_model
 from seekjax.post.distill.saved_logits import Kept
@@ -152,7 +152,7 @@ def think(
         tokens_BT, segment_BT = piece["tokens"][:, :-1], piece["segments"][:, :-1]
         output = model.apply(variables, tokens_BT, segment_BT, segment_BT > 0)
         return (
-            likeliest(output.hidden_BTD, output.head_DV, top_k, temperature)
+            top_k_log_probs(output.hidden_BTD, output.head_DV, top_k, temperature)
             if top_k
             else {"hidden": output.hidden_BTD}
         )
