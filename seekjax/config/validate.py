@@ -45,11 +45,6 @@ def check_run(config: Config) -> None:
         f"data.sequence {data.sequence} exceeds model.context {config.model.context}.",
     )
     need(
-        config.kernel.dispatch not in ("small_batch", "few"),
-        f"kernel.dispatch {config.kernel.dispatch} is for decoding and has no gradient: choose "
-        "auto, dense, static or ragged.",
-    )
-    need(
         config.kernel.weights == "float32",
         f"kernel.weights is {config.kernel.weights}: quantised weights cannot be trained, "
         "train the run they are from.",

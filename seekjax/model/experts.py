@@ -11,6 +11,7 @@ from flax.core import meta
 from jax import Array
 
 from seekjax.config import KernelConfig
+from seekjax.errors import need
 from seekjax.kernels import grouped
 from seekjax.kernels.small_batch import experts_small_batch
 from seekjax.model.module import Module, project
@@ -87,6 +88,16 @@ def pick_forms(kernel: KernelConfig) -> tuple[Exchange, Callable[..., Array]]:
     if kernel.experts == "auto":
         return exchange, grouped.pick(platform())
     return exchange, getattr(grouped, f"experts_{kernel.experts}")
+
+
+def check_trainable(dispatch: str) -> None:
+    """Raise ConfigError if kernel.dispatch names no exchange, or one without a gradient."""
+    if dispatch != "auto":
+        need(
+            EXCHANGES.find(dispatch) is not exchange_small_batch,
+            f"kernel.dispatch {dispatch} is for decoding and has no gradient: choose auto, dense, "
+            "static or ragged.",
+        )
 
 
 def _rows(a_btX: Array) -> Array:

@@ -13,6 +13,7 @@ from seekjax.config import Config
 from seekjax.config.validate import check_run
 from seekjax.errors import ConfigError, need
 from seekjax.model.check import check_model, field_of, split_sizes
+from seekjax.model.experts import check_trainable
 from seekjax.placement import use_mesh
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.place import check_divisible
@@ -28,6 +29,7 @@ def validate(
     try:
         check_model(config.model)
         check_run(config)
+        check_trainable(config.kernel.dispatch)
         check_mesh(config, mesh_of(config.mesh))
     except ConfigError:
         raise

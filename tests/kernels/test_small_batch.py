@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from seekjax.config import KernelConfig
+from seekjax.errors import ConfigError
 from seekjax.kernels.small_batch import experts_every, experts_small_batch
-from seekjax.model.experts import EXCHANGES, mixture
+from seekjax.model.experts import EXCHANGES, check_trainable, mixture
 from seekjax.placement import use_mesh
 from sharding.mesh import MeshConfig
 
@@ -75,3 +76,16 @@ def test_small_batch_dispatch_equals_sorted_dispatch(mesh):
 
 def test_the_older_name_of_the_exchange_still_opens():
     assert EXCHANGES.find("few") is EXCHANGES.find("small_batch")
+
+
+@pytest.mark.parametrize("dispatch", ["few", "small_batch"])
+def test_what_has_no_gradient_is_not_trained(dispatch):
+    with pytest.raises(ConfigError, match=f"kernel.dispatch {dispatch} is for decoding"):
+        check_trainable(dispatch)
+
+
+def test_an_unknown_exchange_is_refused_before_anything_compiles():
+    with pytest.raises(ConfigError, match="did you mean 'static'"):
+        check_trainable("statc")
+    check_trainable("auto")
+    check_trainable("ragged")
