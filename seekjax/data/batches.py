@@ -40,6 +40,7 @@ class Batches(grain.DatasetIterator):
 
     def get_state(self) -> dict:
         """Return the position and the settings that it belongs to."""
+        # Checkpoints hold the fingerprint under the key "made_for".
         return {"made_for": self._fingerprint, "position": self._batches.get_state()}
 
     def set_state(self, state: dict) -> None:
@@ -169,9 +170,9 @@ def eval_batches(
             DataError,
         )
 
-    documents = _mix(
-        [_shuffle(each.held_out, seed=0) for each in sources], [each.weight for each in sources]
-    )
+    sides = [each.held_out for each in sources]
+    weights = [each.weight for each in sources]
+    documents = _mix(sides, weights, seeds=[0] * len(sides))
     packed = Rows(
         Stream(_tokenize(documents, tokenizer), _Reader(workers=0)),
         window=config.sequence + 1,
@@ -196,20 +197,20 @@ def mix_training(corpus: Corpus, seed: int) -> grain.MapDataset:
 
     Each source has a shuffled order of its own, which changes with every epoch.
     """
+    sides = [source.train for source in corpus.sources]
+    weights = [source.weight for source in corpus.sources]
+    seeds = range(seed, seed + len(sides))
+    return _mix(sides, weights, seeds)
+
+
+def _mix(
+    sides: Sequence[Sequence], weights: Sequence[float], seeds: Sequence[int]
+) -> grain.MapDataset:
+    """Return the documents of several sources, shuffled, repeated, and interleaved by weight."""
     shuffled = []
-    for index, source in enumerate(corpus.sources):
-        shuffled.append(_shuffle(source.train, seed + index))
-    return _mix(shuffled, [source.weight for source in corpus.sources])
-
-
-def _shuffle(documents: Sequence, seed: int) -> grain.MapDataset:
-    """Return the documents without end, in a new order each epoch."""
-    return grain.MapDataset.source(documents).seed(seed).shuffle().repeat()
-
-
-def _mix(datasets: Sequence[grain.MapDataset], weights: Sequence[float]) -> grain.MapDataset:
-    """Return the elements of several datasets, interleaved in proportion to their weights."""
-    return grain.MapDataset.mix(datasets, weights)
+    for documents, seed in zip(sides, seeds):
+        shuffled.append(grain.MapDataset.source(documents).seed(seed).shuffle().repeat())
+    return grain.MapDataset.mix(shuffled, weights)
 
 
 def stack(rows: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

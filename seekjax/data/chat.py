@@ -99,8 +99,8 @@ class ChatTemplate:
         if file.is_file() and kind_of(folder) == "run":
             need(
                 file.read_text(encoding="utf-8") == self.source,
-                f"the run in {folder} was trained with another chat template ({file}): name that one with "
-                "--post.template, or another --out.",
+                f"the run in {folder} was trained with another chat template ({file}): name that "
+                "one with --post.template, or another --out.",
                 DataError,
             )
         if first:
