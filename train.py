@@ -34,11 +34,11 @@ def train(argv: list[str]) -> bool:
     """One run; whether all its steps are done."""
     config = parse(argv, "train.py")
     from seekjax.commands.common import keep_compiled
-    from seekjax.post.stages import stage_of
+    from seekjax.post.kinds import training_of
     from seekjax.train.loop import fit
 
     keep_compiled()
-    fitted = fit(config, stage_of(config))
+    fitted = fit(config, training_of(config))
     if fitted.finished:
         print("\n".join(fitted.parts.report.finish(fitted.state, fitted.folder)))
         print("  or train on with", longer(argv, config.train.steps))

@@ -21,8 +21,8 @@ from seekjax.errors import need
 from seekjax.eval.evaluator import EvalConfig, Evaluator
 from seekjax.generate.detokenizer import REPLACEMENT
 from seekjax.open import on_mesh, open_model
-from seekjax.post.rollout.grader import Judged
-from seekjax.post.rollout.reward import share
+from seekjax.post.rollout.grader import GradedSample
+from seekjax.post.rollout.reward import language_share
 from seekjax.post.rollout.statistics import is_right
 from seekjax.storage import write_atomically
 from seekjax.tasks.answer import Parsed, parse
@@ -86,7 +86,7 @@ def collect(options: Sample) -> str:
     """
     opened = open_model(options.folder)
     evaluator = Evaluator(opened, options.questions, held_out=False, rows=options.batch)
-    think_in_prompt = evaluator.judge.think_in_prompt
+    think_in_prompt = evaluator.grader.think_in_prompt
 
     rows: list[dict[str, Any]] = []
     drawn = 0
@@ -121,9 +121,11 @@ def collect(options: Sample) -> str:
     )
 
 
-def choose(group: Sequence[Judged], think_in_prompt: bool, options: Sample) -> list[Judged]:
+def choose(
+    group: Sequence[GradedSample], think_in_prompt: bool, options: Sample
+) -> list[GradedSample]:
     """Return the samples of a problem to keep: each text once, the shortest first."""
-    kept: dict[str, Judged] = {}
+    kept: dict[str, GradedSample] = {}
     for answer in sorted(group, key=lambda answer: answer.tokens):
         if options.keep == "right" and not is_right(answer):
             continue
@@ -133,7 +135,7 @@ def choose(group: Sequence[Judged], think_in_prompt: bool, options: Sample) -> l
     return list(kept.values())[: options.per_problem or None]
 
 
-def is_clean(answer: Judged) -> bool:
+def is_clean(answer: GradedSample) -> bool:
     """Return whether a sample is a complete text to fine-tune on.
 
     It is not cut off, not empty, and without names of special tokens or broken characters.
@@ -146,15 +148,15 @@ def is_clean(answer: Judged) -> bool:
     )
 
 
-def is_in(language: str | None, answer: Judged, think_in_prompt: bool) -> bool:
+def is_in(language: str | None, answer: GradedSample, think_in_prompt: bool) -> bool:
     """Return whether all words of a sample's thought are of the language, if one is given."""
     if language is None:
         return True
     parsed = parse(answer.text, think_in_prompt)
-    return isinstance(parsed, Parsed) and share(parsed.thought, language) == 1
+    return isinstance(parsed, Parsed) and language_share(parsed.thought, language) == 1
 
 
-def chat_row(answer: Judged, think_in_prompt: bool) -> dict[str, Any]:
+def chat_row(answer: GradedSample, think_in_prompt: bool) -> dict[str, Any]:
     """Return a sample as a chat of two messages.
 
     A <think> that the chat template wrote becomes part of the answer.

@@ -109,11 +109,11 @@ class JsonLines(DocumentFile):
     def __len__(self) -> int:
         return len(self.lines)
 
-    def __getitem__(self, row: int) -> str:
+    def __getitem__(self, row: int) -> Any:
         number, offset, size = map(int, self.lines[row])
         return self._parse(_read(self, offset, size), number)
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[Any]:
         """Yield the same documents in one pass, without opening the file for each."""
         with _reading(self.name), self.path.open("rb") as stream:
             for number, line in enumerate(stream, 1):

@@ -142,7 +142,7 @@ class Tokenizer:
         return text_sha256(self._backend.to_str())
 
 
-def load_tokenizer(config: DataConfig, vocab: int, corpus: Corpus) -> Tokenizer:
+def load_tokenizer(config: DataConfig, vocab: int, corpus: Corpus | None) -> Tokenizer:
     """Return the tokenizer of data.tokenizer: trained BPE, bytes, or read from a file.
 
     Raises:
@@ -197,7 +197,7 @@ def first_token_id(folder: Path, tokenizer: Tokenizer) -> int:
     return tokenizer.eos
 
 
-def _cached_bpe(vocab: int, corpus: Corpus) -> Tokenizer:
+def _cached_bpe(vocab: int, corpus: Corpus | None) -> Tokenizer:
     """Return BPE trained on the corpus, from the cache if it was trained before."""
     least = len(ALPHABET) + len(SPECIAL) + len(THINK_TAGS)
     need(

@@ -2,22 +2,23 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
-from typing import Any
 
 import jax
-import numpy as np
 
 from seekjax.checkpoint.config_json import read_config
 from seekjax.checkpoint.read import newest_undamaged
-from seekjax.config import Config, DataConfig, GrpoConfig, TrainConfig
-from seekjax.data.chat import TemplateName
+from seekjax.config import SamplingConfig
+from seekjax.data.chat import TemplateName, load_chat
 from seekjax.errors import DataError, need
 from seekjax.generate.generator import bucket
 from seekjax.open import OpenedModel, need_tokenizer
-from seekjax.post.rollout.grader import Judge, Judged
-from seekjax.post.rollout.sampler import Sampler, everywhere, group_keys, sample
+from seekjax.post.rollout.grader import GradedSample, Grader
+from seekjax.post.rollout.problems import TaskProblems
+from seekjax.post.rollout.reward import make_reward
+from seekjax.post.rollout.rollouts import Rollouts
+from seekjax.post.rollout.sampler import Sampler
 from seekjax.storage import kind_of
 from seekjax.tasks import Problem
 from sharding.rules import split_by
@@ -67,31 +68,16 @@ class Evaluator:
 
         # the problems, as prompts
         tokenizer = need_tokenizer(opened)
-        grpo = GrpoConfig(
-            tasks=settings.task,
-            rewards=(("accuracy", 1.0),),
-            template=settings.template,
-            group=settings.samples,
-            max_new=self.max_new,
-            temperature=settings.temperature,
-            top_k=settings.top_k,
-            top_p=settings.top_p,
-        )
-        config = Config(
-            model=opened.model,
-            kernel=opened.kernel,
-            train=TrainConfig(seed=settings.seed),
-            grpo=grpo,
-            init=opened.folder,
-        )
-        self.judge = Judge(config, tokenizer)
-        side = self.judge.held_out if held_out else self.judge.training
+        chat = load_chat(opened.folder.expanduser(), tokenizer, settings.template)
+        reward = make_reward((("accuracy", 1.0),), "en", self.max_new)
+        self.grader = Grader(chat, tokenizer, reward)
+        problems = TaskProblems(settings.task, settings.seed)
+        side = problems.held_out if held_out else problems.training
         self.problems = distinct(side, settings.problems)
-        self.prompts = [self.judge.prompt(problem) for problem in self.problems]
 
         # a sequence that holds the longest prompt and its answer
         context = opened.model.context
-        longest = max(map(len, self.prompts))
+        longest = max([len(self.grader.prompt(problem)) for problem in self.problems])
         need(
             longest + self.max_new <= context,
             f"a prompt of {longest} tokens and {self.max_new} new ones do not fit the model's "
@@ -99,31 +85,33 @@ class Evaluator:
             DataError,
         )
         sequence = min(bucket(longest), context - self.max_new) + self.max_new - 1
-        config = replace(config, data=DataConfig(sequence=sequence))
-        self.sampler = Sampler(config, tokenizer)
-        self.sampler.decoder = replace(self.sampler.decoder, masks=False)  # nothing is trained
+        sampling = SamplingConfig(
+            group=settings.samples,
+            max_new=self.max_new,
+            temperature=settings.temperature,
+            top_k=settings.top_k,
+            top_p=settings.top_p,
+        )
+        sampler = Sampler(opened.model, opened.kernel, sampling, sequence, tokenizer, trained=False)
+        self.rollouts = Rollouts(sampler, self.grader)
 
         # problems at a time, a multiple of the batch axis of the mesh
         split = split_by("batch")
         size = max(1, (rows or ROWS) // settings.samples)
         self.size = -(-min(size, len(self.problems)) // split) * split
 
-    def __iter__(self) -> Iterator[list[list[Judged]]]:
+    def __iter__(self) -> Iterator[list[list[GradedSample]]]:
         """Yield the graded samples of a batch of problems, one list per problem.
 
         What is drawn depends on the seed and the problem's number, not on the rest of the batch.
         """
         group = self.settings.samples
         key = jax.random.key(self.settings.seed)
-        keys_B = group_keys(key, len(self.problems) + self.size, group)
-
         began = time.perf_counter()
         tokens = 0
         for first in range(0, len(self.problems), self.size):
-            batch = slice(first, first + self.size)
-            batch_keys_B = keys_B[first * group : (first + self.size) * group]
-            texts = self.draw(self.prompts[batch], batch_keys_B)
-            graded = self.judge(texts, self.problems[batch], group)
+            batch = self.problems[first : first + self.size]
+            _, graded = self.rollouts.draw(self.variables, batch, group, key, first, self.size)
 
             # the first batch may have compiled
             if first == 0:
@@ -132,29 +120,6 @@ class Evaluator:
                 tokens += sum(answer.tokens for answer in graded)
                 self.rate = tokens / (time.perf_counter() - began)
             yield [graded[start : start + group] for start in range(0, len(graded), group)]
-
-    def draw(self, prompts: Sequence[np.ndarray], keys_B: jax.Array) -> dict[str, Any]:
-        """Draw texts after these prompts, of which copies of the first fill the batch."""
-        sampler = self.sampler
-        filled = [*prompts] + [prompts[0]] * (self.size - len(prompts))
-        tokens_PT = np.full((self.size, sampler.room), sampler.pad, np.int32)
-        for row, prompt in enumerate(filled):
-            tokens_PT[row, : len(prompt)] = prompt
-        length_P = np.array([len(prompt) for prompt in filled], np.int32)
-
-        placed = everywhere({"tokens": tokens_PT, "length": length_P})
-        return sample(
-            sampler.decoder,
-            self.variables,
-            placed["tokens"],
-            placed["length"],
-            keys_B,
-            sampler.sampling,
-            sampler.stop_X,
-            sampler.slots,
-            self.settings.samples,
-            sampler.max_new,
-        )
 
 
 def check(settings: EvalConfig) -> None:

@@ -10,7 +10,7 @@ import jax
 from seekjax.errors import DataError
 from seekjax.eval.evaluator import EvalConfig, Evaluator
 from seekjax.open import OpenedModel, weights_fingerprint
-from seekjax.post.rollout.grader import Judged
+from seekjax.post.rollout.grader import GradedSample
 from seekjax.post.rollout.statistics import figures, sentence
 from seekjax.storage import write_atomically
 from seekjax.tasks import Problem
@@ -28,13 +28,13 @@ def evaluate_tasks(
     Only the first process has the figures. Raises DataError if no answer could be graded.
     """
     evaluator = Evaluator(opened, settings, held_out=True, rows=rows)
-    groups: list[list[Judged]] = []
+    groups: list[list[GradedSample]] = []
     for batch in evaluator:
         groups += batch
 
     report: dict[str, Any] = {"task": list(settings.task), "side": "held out"}
     if jax.process_index() == 0:
-        report |= figures(groups, evaluator.judge.think_in_prompt)
+        report |= figures(groups, evaluator.grader.think_in_prompt)
         if not report["problems"]:
             raise DataError(f"the verifier failed on every problem: {first_error(groups)}.")
 
@@ -55,7 +55,7 @@ def evaluate_tasks(
     return report, evaluator.rate
 
 
-def first_error(groups: list[list[Judged]]) -> str:
+def first_error(groups: list[list[GradedSample]]) -> str:
     """Return the message of the first answer that could not be graded."""
     for group in groups:
         for answer in group:

@@ -10,6 +10,9 @@ seekjax/model/lora.py has the functions on arrays.
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 
 from seekjax.config import Config
 from seekjax.model.lora import adapter_axes, adapters, merge
@@ -59,3 +62,59 @@ class Adapted(RunSpec):
             f"learning: adapters of rank {self.config.lora.rank}: {trained:,} parameters next to "
             f"{frozen:,} that stay as they are, prediction modules included"
         ]
+
+
+EXPERT_STACK = "expert_layers"  # the part of the model that holds its routed experts
+
+
+class Chosen(RunSpec):
+    """A spec in which only chosen experts are trained (ESFT, 2407.01906).
+
+    Every other weight gets no gradient and no decay, and keeps its bits.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        self._chosen_LE: np.ndarray | None = None
+        train_all = self.optimizer
+
+        def update(grads, state, params=None):
+            updates, state = train_all.update(grads, state, params)
+            return jax.tree.map(lambda x, mask: jnp.where(mask, x, 0), updates, self.mask()), state
+
+        self.optimizer = optax.GradientTransformation(train_all.init, update)
+
+    @property
+    def chosen_LE(self) -> np.ndarray:
+        """Bool [L, E]: the experts to train. `choose` must come before the first step is traced."""
+        assert self._chosen_LE is not None, "the experts are not chosen yet"
+        return self._chosen_LE
+
+    @property
+    def is_chosen(self) -> bool:
+        """Whether the experts are chosen."""
+        return self._chosen_LE is not None
+
+    def choose(self, chosen_LE: np.ndarray) -> None:
+        """Set the experts to train."""
+        self._chosen_LE = chosen_LE
+
+    def mask(self) -> Any:
+        """Return for every weight whether it is trained, in a shape that broadcasts to it."""
+
+        def mask_of(path: tuple, axes: str) -> np.ndarray:
+            names = axes.split()
+            if path[0].key == EXPERT_STACK and names[:2] == ["layers", "experts"]:
+                return np.expand_dims(self.chosen_LE, tuple(range(2, len(names))))
+            return np.zeros((), bool)
+
+        return jax.tree_util.tree_map_with_path(mask_of, self.axes["params"])
+
+    def weights(self, params: Params, frozen: Any) -> Params:
+        """Return the weights, with a gradient for the chosen experts alone."""
+
+        def trained(x: jax.Array, mask: np.ndarray) -> jax.Array:
+            stopped = jax.lax.stop_gradient(x)
+            return jnp.where(mask, x, stopped) if mask.any() else stopped
+
+        return jax.tree.map(trained, params, self.mask())

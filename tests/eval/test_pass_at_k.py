@@ -27,7 +27,8 @@ from seekjax.eval.evaluator import EvalConfig, Evaluator, distinct
 from seekjax.eval.report import print_and_write
 from seekjax.open import open_model
 from seekjax.placement import use_mesh
-from seekjax.post.rollout.grader import Judged
+from seekjax.post.rollout.grader import GradedSample
+from seekjax.post.rollout.rollouts import Rollouts
 from seekjax.post.rollout.statistics import (
     answer_of,
     consensus,
@@ -36,7 +37,7 @@ from seekjax.post.rollout.statistics import (
     pass_at,
     sentence,
 )
-from seekjax.post.samples.chats import Form
+from seekjax.post.samples.template import ChatFormat
 from seekjax.tasks import Problem, find_task
 from seekjax.tasks.answer import wrap
 from seekjax.train.state import RunSpec
@@ -58,7 +59,7 @@ def judged(text, right=None, **rest):
     """A sample, right if it says 7 in the right form."""
     formed = text.startswith("<think>") and text.endswith("</answer>")
     right = formed and "<answer>7<" in text.replace(" ", "") if right is None else right
-    return Judged(
+    return GradedSample(
         SUM,
         text,
         rest.pop("reward", float(right)),
@@ -262,24 +263,23 @@ def texts(run, rows, seed=0):
 
 def test_sample_writes_what_fine_tuning_reads(run, command, monkeypatch, tmp_path):
     """A model that is right once in three, put in the sampler's place."""
-    drawn = Counter()
 
-    def draw(exam, prompts, keys_B):
+    def draw(rollouts, variables, problems, group, key, first, size):
         rows = []
-        for problem in exam.problems[drawn["calls"] * exam.size :][: exam.size]:
+        for problem in problems:
             thought, answer = find_task(problem.task).solve(problem, Random(0))
             rows += [
                 wrap(thought, said, think_in_prompt=True) + "<｜end▁of▁sentence｜>" * ended
                 for said, ended in ((answer, True), ("1", True), (answer, False))
             ]
-        drawn["calls"] += 1
-        ids = [exam.judge.tokenizer.encode(text, special=True) for text in rows]
+        ids = [rollouts.grader.tokenizer.encode(text, special=True) for text in rows]
         tokens_BS, mask_BT = np.zeros((len(ids), 256), np.int32), np.zeros((len(ids), 255), bool)
         for b, one in enumerate(ids):
             tokens_BS[b, 1 : len(one) + 1], mask_BT[b, : len(one)] = one, True
-        return {"tokens": tokens_BS, "mask": mask_BT}
+        texts = {"tokens": tokens_BS, "mask": mask_BT}
+        return texts, rollouts.grader(texts, problems, group)
 
-    monkeypatch.setattr(Evaluator, "draw", draw)
+    monkeypatch.setattr(Rollouts, "draw", draw)
     out = tmp_path / "kept.jsonl"
     asked = (
         "sample",
@@ -305,17 +305,16 @@ def test_sample_writes_what_fine_tuning_reads(run, command, monkeypatch, tmp_pat
     assert all(row["reward"] == 1 for row in rows)
     opened = open_model(run)
     exam = Evaluator(opened, EvalConfig(task=("addition:3",), problems=1), held_out=False)
-    form = Form(exam.judge.chat, opened.tokenizer)
+    form = ChatFormat(exam.grader.chat, opened.tokenizer)
     [sample] = form.samples(
         rows[0]["messages"]
     )  # the very tokens that were drawn are those that are learnt
-    prompt = exam.judge.prompt(exam.problems[0])
+    prompt = exam.grader.prompt(exam.problems[0])
     np.testing.assert_array_equal(sample.tokens[: len(prompt)], prompt)
     assert opened.tokenizer.decode(sample.tokens[sample.trained]).startswith(
         rows[0]["messages"][1]["content"].removeprefix("<think>\n")
     )
     before = out.read_text()
-    drawn.clear()
     monkeypatch.setattr(keep, "is_right", lambda one: False)
     status, _, err = command(*asked)
     assert status == 2
@@ -361,10 +360,10 @@ def test_a_run_is_asked_as_it_was_taught(run):
             Evaluator(opened, replace(asked, template=name), held_out=True)
             for name in ("auto", "v2")
         )
-        assert own.judge.think_in_prompt
-        assert not other.judge.think_in_prompt
-        assert own.sampler.max_new == 12
-        assert Evaluator(opened, replace(asked, max_new=5), held_out=True).sampler.max_new == 5
+        assert own.grader.think_in_prompt
+        assert not other.grader.think_in_prompt
+        assert own.rollouts.sampler.max_new == 12
+        assert Evaluator(opened, replace(asked, max_new=5), held_out=True).sampling.max_new == 5
         with pytest.raises(ConfigError):
             Evaluator(opened, replace(asked, problems=0), held_out=True)
 

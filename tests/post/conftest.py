@@ -19,16 +19,18 @@ MODEL = tiny_model(hidden=512, expert_hidden=32, dense_layers=0, mtp_depth=0)
 
 @pytest.fixture(scope="session")
 def tiny():
-    """Config of a run that starts from random weights: tiny(out, post, **train)."""
+    """Config of a run that starts from random weights: tiny(out, sft=..., **train)."""
 
-    def config(out, post, **train) -> Config:
+    def config(out, sft=None, dpo=None, distill=None, **train) -> Config:
         return Config(
             model=MODEL,
             data=DataConfig(tokenizer="byte", sequence=64, held_out=0.2),
             optimizer=OptimizerConfig(warmup=2, learning_rate=1e-2),
             mesh=MeshConfig(data=1),
             kernel=KernelConfig(attention="plain", experts="loop", remat="none"),
-            post=post,
+            sft=sft,
+            dpo=dpo,
+            distill=distill,
             out=out,
             train=TrainConfig(
                 **{

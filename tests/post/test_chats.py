@@ -8,14 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seekjax.config import Config, DataConfig, SftConfig
+from seekjax.config import DataConfig, SftConfig
 from seekjax.data import DataError, load_tokenizer
 from seekjax.data.chat import BUILT_IN, compile_chat
-from seekjax.post.samples.chats import Form, asked, held_out_side, messages_of, open_rows
-from seekjax.post.samples.solutions import load_samples, whole_rows
+from seekjax.post.samples import corpus
+from seekjax.post.samples.chats import question_key, split_held_out
+from seekjax.post.samples.corpus import pack_rows
+from seekjax.post.samples.jsonl import check_messages, open_rows
+from seekjax.post.samples.template import ChatFormat
 
 TOKENIZER = load_tokenizer(DataConfig(tokenizer="byte"), 320, None)
-FORMS = {name: Form(compile_chat(source), TOKENIZER) for name, source in BUILT_IN.items()}
+FORMS = {name: ChatFormat(compile_chat(source), TOKENIZER) for name, source in BUILT_IN.items()}
 TALK = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "1+1?"},
@@ -36,10 +39,9 @@ def learnt(sample):
     return [spelled(sample.tokens[a:b]) for a, b in edges.reshape(-1, 2)]
 
 
-def config(sequence=200, **post):
-    return Config(
-        data=DataConfig(tokenizer="byte", sequence=sequence, held_out=0.2), sft=SftConfig(**post)
-    )
+def load_samples(chat_format, sequence=200, **sft):
+    data = DataConfig(tokenizer="byte", sequence=sequence, held_out=0.2)
+    return corpus.load_samples(SftConfig(**sft), data, 0, chat_format, "sft")
 
 
 def write(folder, *rows):
@@ -122,8 +124,8 @@ def test_every_answer_is_learnt_once_behind_the_prompt_a_rollout_would_have(hist
     [
         ("{", "line 2 is not valid JSON"),
         ("[1]", "line 2 is a JSON list"),
-        ("[" * 9000, "line 2 is no"),
-        ("1" * 5000, "line 2 is no JSON that we read"),
+        ("[" * 9000, "line 2 is JSON that cannot be read"),
+        ("1" * 5000, "line 2 is JSON that cannot be read"),
         ({"text": "x"}, "line 2 has no conversation"),
         ({"messages": []}, "line 2 has no conversation"),
         ({"messages": ["hi"]}, "message 1, has no role"),
@@ -154,7 +156,7 @@ def test_every_answer_is_learnt_once_behind_the_prompt_a_rollout_would_have(hist
 def test_a_faulty_row_is_named_with_its_line(tmp_path, row, says):
     file = write(tmp_path, {"messages": PLAIN}, row)
     with pytest.raises(DataError) as error:
-        load_samples(config(chats=(file,)), FORMS["v3"])
+        load_samples(FORMS["v3"], chats=(file,))
     assert says in str(error.value)
     assert file in str(error.value)
     assert "\n" not in str(error.value)
@@ -165,19 +167,19 @@ def test_faulty_settings_are_named(tmp_path):
     for post, says in [
         ({}, "nothing to learn from"),
         ({"chats": ("no.jsonl",)}, "is not there"),
-        ({"chats": (str(tmp_path),)}, "is no .jsonl file"),
+        ({"chats": (str(tmp_path),)}, "is not a .jsonl file"),
         ({"chats": (file, file)}, "named twice"),
-        ({"chats": (file,), "weights": (1.0, 2.0)}, "post.weights"),
+        ({"chats": (file,), "weights": (1.0, 2.0)}, "sft.weights"),
         ({"chats": (file,), "weights": (0.0,)}, "positive"),
         ({"tasks": ("contdown",)}, "countdown"),
         ({"tasks": ("addition:77",)}, "levels"),
     ]:
         with pytest.raises(DataError, match=says):
-            load_samples(config(**post), FORMS["v3"])
+            load_samples(FORMS["v3"], **post)
     with pytest.raises(DataError, match="line 1: .*begins every answer with <think>"):
-        load_samples(config(chats=(file,)), FORMS["r1"])
+        load_samples(FORMS["r1"], chats=(file,))
     with pytest.raises(DataError, match="drop-long"):
-        load_samples(config(sequence=40, tasks=("addition:6",)), FORMS["v3"])
+        load_samples(FORMS["v3"], sequence=40, tasks=("addition:6",))
 
 
 @pytest.mark.parametrize(
@@ -207,7 +209,7 @@ def test_faulty_settings_are_named(tmp_path):
 )
 def test_a_template_that_cannot_be_learnt_is_refused(source, says):
     with pytest.raises(DataError, match=says):
-        Form(compile_chat(source), TOKENIZER)
+        ChatFormat(compile_chat(source), TOKENIZER)
 
 
 def test_long_samples_are_left_out_and_counted_when_asked(tmp_path):
@@ -223,12 +225,10 @@ def test_long_samples_are_left_out_and_counted_when_asked(tmp_path):
             for n in (5, 6, 7, 300)
         ),
     )
-    [source] = load_samples(config(chats=(file,), drop_long=True), FORMS["v3"]).sources
+    [source] = load_samples(FORMS["v3"], chats=(file,), drop_long=True).sources
     assert len(source.train) + len(source.held_out) == 3
     assert source.files[0]["too_long"] == 1
-    [source] = load_samples(
-        config(sequence=60, tasks=("addition",), drop_long=True), FORMS["v3"]
-    ).sources
+    [source] = load_samples(FORMS["v3"], sequence=60, tasks=("addition",), drop_long=True).sources
     assert all(len(source.train[i]["tokens"]) <= 61 for i in range(50))
 
 
@@ -242,7 +242,7 @@ def test_answers_to_one_question_stay_on_one_side(tmp_path):
         }
         for i in range(40)
     ]
-    [source] = load_samples(config(chats=(write(tmp_path, *rows),)), FORMS["v3"]).sources
+    [source] = load_samples(FORMS["v3"], chats=(write(tmp_path, *rows),)).sources
     sides = [
         {spelled(side[i]["tokens"]).split("<｜User｜>")[1][0] for i in range(len(side))}
         for side in (source.train, source.held_out)
@@ -257,7 +257,7 @@ def test_answers_to_one_question_stay_on_one_side(tmp_path):
     st.sampled_from([0.0, 0.05, 0.5, 0.99]),
 )
 def test_the_split_keeps_copies_together_and_both_sides_filled(keys, share):
-    side = held_out_side(keys, share)
+    side = split_held_out(keys, share)
     assert all(a == b for x, a in zip(keys, side) for y, b in zip(keys, side) if x == y)
     assert not side.all()
     assert side.any() == (share > 0 and len(set(keys)) > 1)
@@ -265,7 +265,7 @@ def test_the_split_keeps_copies_together_and_both_sides_filled(keys, share):
 
 @pytest.mark.parametrize("language", ["en", "zh", "mixed"])
 def test_solved_problems_are_the_tasks_own_and_the_sides_disjoint(language):
-    [source] = load_samples(config(tasks=("countdown:1",), language=language), FORMS["v3"]).sources
+    [source] = load_samples(FORMS["v3"], tasks=("countdown:1",), language=language).sources
     sides = [
         [spelled(side[i]["tokens"]) for i in range(40)] for side in (source.train, source.held_out)
     ]
@@ -286,7 +286,7 @@ def test_rows_of_the_held_out_side_are_whole_and_end_in_padding():
     samples = [
         {"tokens": np.full(n, n, np.int32), "trained": np.arange(n) > 1} for n in (3, 4, 5, 6, 7)
     ]
-    rows = whole_rows(samples, 3, 10, 0)
+    rows = pack_rows(samples, 3, 10, 0)
     assert len(rows) <= 3
     assert all(len(x) == 10 for row in rows for x in row.values())
     for row in rows:
@@ -298,8 +298,8 @@ def test_rows_of_the_held_out_side_are_whole_and_end_in_padding():
 
 
 def test_what_is_asked_is_all_before_the_first_answer(tmp_path):
-    assert asked(TALK) == asked(PLAIN) != asked(TALK[1:])
-    assert messages_of([{"role": "user", "content": "x", "name": "y"}], "z") == [
+    assert question_key(TALK) == question_key(PLAIN) != question_key(TALK[1:])
+    assert check_messages([{"role": "user", "content": "x", "name": "y"}], "z") == [
         {"role": "user", "content": "x"}
     ]
-    assert open_rows(write(tmp_path, "", {"a": 1}), "post.chats").where(0).endswith("line 2")
+    assert open_rows(write(tmp_path, "", {"a": 1}), "sft.chats").name_of(0).endswith("line 2")

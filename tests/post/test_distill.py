@@ -12,15 +12,14 @@ import pytest
 
 from seekjax.checkpoint.config_json import to_json
 from seekjax.checkpoint.write import Checkpoints
-from seekjax.config import CONSTANT, DistillConfig, LoraConfig
+from seekjax.config import CONSTANT, DistillConfig, LoraConfig, SamplingConfig
 from seekjax.data import DataError, load_tokenizer
 from seekjax.errors import ConfigError, WeightsError
 from seekjax.placement import use_mesh
 from seekjax.post.distill import teacher as teachers
-from seekjax.post.distill.distillation import Match, direction
-from seekjax.post.distill.saved_logits import Kept
-from seekjax.post.stages import stage_of
-from seekjax.post.tune.sft import FineTuning
+from seekjax.post.distill.criterion import TeacherMatch, compile_match, direction
+from seekjax.post.distill.saved_logits import LogitStore
+from seekjax.post.kinds import training_of
 from seekjax.train import metrics
 from seekjax.train.loop import fit
 from seekjax.train.state import RunSpec
@@ -32,7 +31,7 @@ from tests.reference.divergence import numpy_kl, softmax
 def big(tiny, tmp_path_factory):
     """A teacher: random weights, strong enough to have an opinion."""
     folder = tmp_path_factory.mktemp("big")
-    config = tiny(folder, None)
+    config = tiny(folder)
     config = replace(config, model=replace(config.model, init_std=0.4))
     load_tokenizer(config.data, config.model.vocab, None).save(folder)
     with use_mesh(config.mesh), closing(Checkpoints(folder, keep=1)) as checkpoints:
@@ -45,10 +44,9 @@ def big(tiny, tmp_path_factory):
 def settings_of(tiny, big, chats):
     """Config of a student of half the width and depth."""
 
-    def config(out, train=None, **post):
-        config = tiny(
-            out, DistillConfig(**{"teacher": big, "chats": (chats,)} | post), **(train or {})
-        )
+    def config(out, train=None, **distill):
+        settings = {"teacher": big, "chats": (chats,)} | distill
+        config = tiny(out, distill=DistillConfig(**settings), **(train or {}))
         return replace(
             config,
             model=replace(
@@ -68,7 +66,7 @@ def settings_of(tiny, big, chats):
 
 
 def run(config):
-    return fit(config, stage_of(config))
+    return fit(config, training_of(config))
 
 
 def figures(fitted):
@@ -113,37 +111,38 @@ def test_a_student_of_another_width_learns_to_think_so(learnt, chats, monkeypatc
         "mtp_loss",
         "trained",
     } <= train[-1].keys()
-    monkeypatch.setattr(learnt.stage, "talk", lambda state: [])
-    lines = learnt.stage.finish(learnt.state, learnt.folder)
+    report = learnt.parts.report
+    monkeypatch.setattr(report.sft, "sample", lambda state: [])
+    lines = report.finish(learnt.state, learnt.folder)
     assert (learnt.folder / "kl.png").exists()
     assert f"next: talk with it: seekjax chat {learnt.folder}" in lines
-    assert any(
-        "teacher" in line and "2 layers of width 32" in line for line in learnt.stage.about()
-    )
-    assert "kl " in learnt.stage.describe(train[-1])
+    assert any("teacher" in line and "2 layers of width 32" in line for line in report.header())
+    assert "kl " in report.progress(train[-1])
 
 
 def test_a_step_mixes_what_was_written_with_what_is_thought(learnt):
     """By NumPy from both models' logits: the mean over the assistant's tokens, the divergence times
     T squared."""
-    stage, post = learnt.stage, replace(learnt.stage.post, temperature=2.0, cross_entropy=0.25)
+    training, spec = learnt.training, learnt.parts.spec
+    distill = replace(training.distill, temperature=2.0, cross_entropy=0.25)
     with use_mesh(learnt.config.mesh):
-        batch = stage.batch(0, learnt.state)
+        batch = learnt.parts.source.batch(0, learnt.state)
         piece = {name: x[0] for name, x in batch.items()}
-        criterion = Match(stage.plan, post, stage.tokenizer.bytes_V, stage.teacher.head)
+        head, bytes_V = training.teacher.head, training.tokenizer.bytes_V
+        criterion = TeacherMatch(spec, distill, bytes_V, head)
         loss, seen = jax.jit(
             lambda state: criterion.loss(
                 state.params, state, piece, criterion.totals({n: x[None] for n, x in piece.items()})
             )
         )(learnt.state)
         variables = {"params": learnt.state.params, "balance": learnt.state.balance}
-        output = jax.jit(stage.plan.model.apply)(
+        output = jax.jit(spec.model.apply)(
             variables, piece["tokens"][:, :-1], piece["segments"][:, :-1]
         )
     learn = np.asarray(piece["trained"][:, 1:], bool)
     z, t = (
         np.asarray(x, float)[learn] @ np.asarray(w)
-        for x, w in ((output.hidden_BTD, output.head_DV), (piece["hidden"], stage.teacher.head))
+        for x, w in ((output.hidden_BTD, output.head_DV), (piece["hidden"], head))
     )
     kl = numpy_kl(softmax(t / 2), softmax(z / 2), "forward", 0)[0].mean()
     ce = -np.log(softmax(z)[np.arange(len(z)), np.asarray(piece["tokens"])[:, 1:][learn]]).mean()
@@ -167,12 +166,13 @@ def test_eight_devices_make_the_same_updates(learnt, tmp_path):
         mesh=MeshConfig(data=2, expert=2, tensor=2),
         train=replace(learnt.config.train, micro_batch=4),
     )
-    stage, few = stage_of(config)(config), [r for r in figures(learnt) if r["split"] == "train"]
+    training = training_of(config)(config)
+    few = [r for r in figures(learnt) if r["split"] == "train"]
     with use_mesh(config.mesh):
-        stage.open(tmp_path)
-        state = stage.plan.start()
+        parts = training.build(tmp_path)
+        state = parts.spec.start()
         for step in range(3):
-            state, many = stage.step(state, stage.batch(step, state))
+            state, many = parts.step(state, parts.source.batch(step, state))
             for name in ("kl", "loss", "grad_norm", "balance_loss"):
                 np.testing.assert_allclose(many[name], few[step][name], rtol=2e-4, err_msg=name)
 
@@ -190,9 +190,9 @@ def test_saved_logits_teach_what_the_teacher_does_without_it(saved, tmp_path, mo
     again = run(replace(saved.config, out=tmp_path / "run"))
     same(again.state, saved.state)
     assert figures(again) == figures(saved)
-    assert saved.stage.teacher.opened
-    assert "opened" not in vars(again.stage.teacher)
-    size = sum(path.stat().st_size for path in saved.config.post.save_logits.glob("train-*.npz"))
+    assert saved.training.teacher.opened
+    assert "opened" not in vars(again.training.teacher)
+    size = sum(path.stat().st_size for path in saved.config.distill.save_logits.glob("train-*.npz"))
     tokens = sum(r["tokens"] for r in figures(saved) if r["split"] == "train")
     assert size < 1.2 * tokens * (8 * 4 + 9 * 4) + 6 * 1000  # trained tokens alone
 
@@ -206,9 +206,11 @@ def test_what_is_saved_is_refused_where_it_does_not_belong(saved, tmp_path, chat
     Path(other).write_text(Path(chats).read_text().replace("so", "as"))
     foreign.mkdir()
     (foreign / "about.json").write_text("[]")
-    shutil.copytree(saved.config.post.save_logits, logits)
+    shutil.copytree(saved.config.distill.save_logits, logits)
     config = replace(
-        saved.config, out=tmp_path / "run", post=replace(saved.config.post, save_logits=logits)
+        saved.config,
+        out=tmp_path / "run",
+        distill=replace(saved.config.distill, save_logits=logits),
     )
     for change, says in [
         ({"top_k": 4}, "another top_k"),
@@ -218,28 +220,28 @@ def test_what_is_saved_is_refused_where_it_does_not_belong(saved, tmp_path, chat
         ({"save_logits": foreign}, "another"),
     ]:
         with pytest.raises(DataError, match=says) as error:
-            run(replace(config, post=replace(config.post, **change)))
+            run(replace(config, distill=replace(config.distill, **change)))
         assert "\n" not in str(error.value)
-        assert "--post.save-logits" in str(error.value)
+        assert "--distill.save-logits" in str(error.value)
 
 
 def test_a_damaged_file_is_refused_and_a_missing_one_asked_for_again(saved, tmp_path):
-    stage, logits = saved.stage, tmp_path / "logits"
-    shutil.copytree(saved.config.post.save_logits, logits)
+    training, logits = saved.training, tmp_path / "logits"
+    shutil.copytree(saved.config.distill.save_logits, logits)
     first, second = logits / "train-000000.npz", logits / "train-000001.npz"
-    kept, whole, never = Kept(logits, stage.teacher.kept.made_for), first.read_bytes(), pytest.fail
-    stage.batches = stage.samples()
+    store = LogitStore(logits, training.open_store().made_for)
+    whole, never = first.read_bytes(), pytest.fail
     with use_mesh(saved.config.mesh):
-        batch = FineTuning.batch(stage, 0, saved.state)
-        said = kept(batch, "train-000000", never)
+        batch = training.build(tmp_path / "rebuilt").source.source.batch(0, saved.state)
+        said = store(batch, "train-000000", never)
         mask = np.asarray(batch["trained"][..., 1:], bool)
-        live = stage.teacher.read(batch)
+        live = training.teacher(batch)
         jax.tree.map(
             lambda a, b: np.testing.assert_array_equal(np.asarray(a)[mask], np.asarray(b)[mask]),
             said,
             live,
         )
-        halves = kept(
+        halves = store(
             {name: x.reshape(2, -1, x.shape[-1]) for name, x in batch.items()},
             "train-000000",
             never,
@@ -254,7 +256,7 @@ def test_a_damaged_file_is_refused_and_a_missing_one_asked_for_again(saved, tmp_
         ]:
             first.write_bytes(content)
             with pytest.raises(DataError, match=says) as error:
-                kept(batch, "train-000000", never)
+                store(batch, "train-000000", never)
             assert "\n" not in str(error.value)
         first.write_bytes(whole)
         found = dict(np.load(first))
@@ -267,9 +269,9 @@ def test_a_damaged_file_is_refused_and_a_missing_one_asked_for_again(saved, tmp_
         ):
             np.savez(first, **found | wrong)
             with pytest.raises(DataError, match="does not hold log-probabilities|cannot be read"):
-                kept(batch, "train-000000", never)
+                store(batch, "train-000000", never)
         first.unlink()
-        kept(batch, "train-000000", stage.teacher.read)
+        store(batch, "train-000000", training.teacher)
     again = dict(np.load(first))
     assert found.keys() == again.keys()
     assert all(np.array_equal(found[name], again[name]) for name in found)
@@ -283,7 +285,7 @@ def test_a_run_goes_on_with_its_own_teacher_alone(saved, big, tmp_path):
     config = replace(
         saved.config,
         out=tmp_path / "run",
-        post=replace(saved.config.post, teacher=tmp_path / "big", save_logits=None),
+        distill=replace(saved.config.distill, teacher=tmp_path / "big", save_logits=None),
     )
     with pytest.raises(DataError, match="other weights"):
         run(replace(config, train=replace(config.train, steps=8)))
@@ -311,8 +313,7 @@ def own(settings_of, learnt, tmp_path_factory):
         chats=(),
         tasks=("addition:1",),
         on_policy=True,
-        max_new=8,
-        eval_problems=8,
+        sampling=SamplingConfig(group=4, max_new=8, eval_problems=8),
     )
     return run(replace(config, init=learnt.folder, data=replace(config.data, sequence=40)))
 
@@ -331,14 +332,14 @@ def test_a_student_learns_on_its_own_answers(own):
     assert train[0]["tokens"] == 8 * train[0]["length"]
     groups = json.loads((own.folder / "rollouts.jsonl").read_text().splitlines()[0])["groups"]
     assert [len(group["samples"]) for group in groups] == [4, 4]
-    lines = own.stage.finish(own.state, own.folder)
+    lines = own.parts.report.finish(own.state, own.folder)
     assert "kl.png" in lines[0]
     assert (
         lines[1] == f"pictures: {own.folder / 'accuracy.png'}, {own.folder / 'load.png'}, "
         f"{own.folder / 'max_violation.png'}"
     )
     assert (own.folder / "chat_template.jinja").exists()
-    assert "right" in own.stage.describe(train[0])
+    assert "right" in own.parts.report.progress(train[0])
 
 
 def test_own_answers_go_on_bit_for_bit(own, tmp_path):
@@ -352,13 +353,16 @@ def test_own_answers_go_on_bit_for_bit(own, tmp_path):
 def test_what_is_drawn_is_what_is_learnt(own):
     """The loss is over the tokens that the student drew, under reverse KL, whatever is in the
     prompts and behind the end."""
-    stage, state = own.stage, own.state
+    training, answers, state = own.training, own.parts.source.answers, own.state
+    bytes_V = training.tokenizer.bytes_V
     with use_mesh(own.config.mesh):
-        texts, judged = stage.answers(state, stage.judge.training(0, 2), 4, jax.random.key(0))
-        batch = stage.thought(texts)
-        sums = stage.measure(state.params, state, batch)
-    assert sums["tokens"] == sum(one.tokens for one in judged)
-    assert direction(stage.post) == "reverse"
+        problems = training.problems.training(0, 2)
+        texts, graded = answers.draw(state, problems, 4, jax.random.key(0))
+        batch = answers.taught(texts)
+        _, measure = compile_match(own.parts.spec, training.distill, bytes_V, training.teacher)
+        sums = measure(state.params, state, batch)
+    assert sums["tokens"] == sum(sample.tokens for sample in graded)
+    assert direction(training.distill) == "reverse"
     assert np.array_equal(np.asarray(batch["trained"]).reshape(8, -1)[:, 1:], texts["mask"])
 
 
@@ -368,27 +372,42 @@ def test_what_is_drawn_is_what_is_learnt(own):
         ({"teacher": None}, "needs a teacher"),
         ({"teacher": "nowhere"}, "there is no folder nowhere"),
         ({"chats": ()}, "nothing to learn from"),
-        ({"top_k": 320}, "post.top_k is 320"),
-        ({"top_k": -1}, "post.top_k is -1"),
-        ({"temperature": 0.0}, "post.temperature is 0.0"),
-        ({"cross_entropy": 1.0}, "post.cross_entropy is 1.0"),
+        ({"top_k": 320}, "distill.top_k is 320"),
+        ({"top_k": -1}, "distill.top_k is -1"),
+        ({"temperature": 0.0}, "distill.temperature is 0.0"),
+        ({"cross_entropy": 1.0}, "distill.cross_entropy is 1.0"),
         ({"save_logits": "logits"}, "say how many"),
         ({"save_logits": "logits", "on_policy": True, "top_k": 4}, "choose one"),
-        ({"on_policy": True}, "no post.chats"),
+        ({"on_policy": True}, "no distill.chats"),
         (
             {"on_policy": True, "tasks": ("addition:1",), "chats": (), "cross_entropy": 0.5},
             "set it to 0",
         ),
         (
-            {"on_policy": True, "tasks": ("addition:1",), "chats": (), "group": 3},
-            "multiple of post.group 3",
+            {
+                "on_policy": True,
+                "tasks": ("addition:1",),
+                "chats": (),
+                "sampling": SamplingConfig(group=3),
+            },
+            "multiple of distill.sampling.group 3",
         ),
         (
-            {"on_policy": True, "tasks": ("addition:1",), "chats": (), "max_new": 32},
+            {
+                "on_policy": True,
+                "tasks": ("addition:1",),
+                "chats": (),
+                "sampling": SamplingConfig(4, max_new=32),
+            },
             "must hold a prompt",
         ),
         (
-            {"on_policy": True, "tasks": ("additon:1",), "chats": (), "max_new": 8},
+            {
+                "on_policy": True,
+                "tasks": ("additon:1",),
+                "chats": (),
+                "sampling": SamplingConfig(4, max_new=8),
+            },
             "did you mean 'addition'",
         ),
         ({"on_policy": True, "tasks": ("addition:1",), "chats": (), "init": None}, "--init"),
@@ -399,12 +418,14 @@ def test_what_is_drawn_is_what_is_learnt(own):
     ],
 )
 def test_bad_input_is_one_sentence(settings_of, learnt, tmp_path, change, says):
-    post = {
+    distill = {
         name: Path(value) if isinstance(value, str) else value
         for name, value in change.items()
         if name not in ("vocab", "init")
     }
-    config = replace(settings_of(tmp_path / "run", **post), init=change.get("init", learnt.folder))
+    config = replace(
+        settings_of(tmp_path / "run", **distill), init=change.get("init", learnt.folder)
+    )
     config = replace(config, model=replace(config.model, vocab=change.get("vocab", 320)))
     with pytest.raises((ConfigError, DataError, WeightsError), match=says) as error:
         run(config)
@@ -420,9 +441,7 @@ def test_a_teacher_that_reads_otherwise_is_refused(settings_of, learnt, big, tmp
         DataError, match="another tokenizer than the student: let the student learn from its texts"
     ):
         run(replace(settings_of(tmp_path / "run", teacher=tmp_path / "big"), init=learnt.folder))
-    stage, long = (
-        learnt.stage,
-        replace(learnt.stage.config, data=replace(learnt.stage.config.data, sequence=5000)),
-    )
+    training, config = learnt.training, learnt.config
+    long = replace(config, data=replace(config.data, sequence=5000))
     with pytest.raises(ConfigError, match="4096 positions that the teacher"):
-        stage.teacher.check(long, stage.tokenizer)
+        training.teacher.check(long, training.tokenizer)

@@ -16,16 +16,16 @@ from seekjax.data import DataError, load_tokenizer
 from seekjax.data.chat import BUILT_IN, compile_chat
 from seekjax.errors import ConfigError
 from seekjax.model.transformer import logits
-from seekjax.post.samples.chats import Form
+from seekjax.post.kinds import training_of
 from seekjax.post.samples.pairs import load_pairs, pair_batches
-from seekjax.post.stages import stage_of
+from seekjax.post.samples.template import ChatFormat
 from seekjax.post.tune.dpo import Pairwise, margin
 from seekjax.train import metrics
 from seekjax.train.loop import fit
 from seekjax.train.lora import make_spec
 
 TOKENIZER = load_tokenizer(DataConfig(tokenizer="byte"), 320, None)
-FORM = Form(compile_chat(BUILT_IN["v3"]), TOKENIZER)
+FORM = ChatFormat(compile_chat(BUILT_IN["v3"]), TOKENIZER)
 
 
 def write(folder, *rows):
@@ -82,7 +82,7 @@ def tuned(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("dpo")
     config = tiny(
         folder / "run",
-        DpoConfig(pairs=(write(folder, *map(good, range(20))),)),
+        dpo=DpoConfig(pairs=(write(folder, *map(good, range(20))),)),
         micro_batch=2,
         steps=8,
         eval_batches=8,
@@ -93,7 +93,7 @@ def tuned(tiny, tmp_path_factory):
         data=replace(config.data, sequence=32),
         optimizer=replace(config.optimizer, learning_rate=3e-3, weight_decay=0.0),
     )
-    return fit(config, stage_of(config))
+    return fit(config, training_of(config))
 
 
 def test_a_run_learns_what_was_preferred(tuned):
@@ -108,7 +108,7 @@ def test_a_run_learns_what_was_preferred(tuned):
     assert np.isclose(
         held[-1]["margin"], held[-1]["reward_chosen"] - held[-1]["reward_rejected"], atol=1e-5
     )
-    again = fit(tuned.config, stage_of(tuned.config))
+    again = fit(tuned.config, training_of(tuned.config))
     jax.tree.map(np.testing.assert_array_equal, again.state.frozen, tuned.state.frozen)
     assert any(
         (np.asarray(a) != np.asarray(b)).any()
@@ -121,13 +121,11 @@ def test_a_run_learns_what_was_preferred(tuned):
 def test_a_step_is_the_formula_on_the_models_own_logits(tuned):
     """Sums of log-softmax over the answers' tokens alone, by NumPy, under policy and reference; two
     micro-batches or one."""
-    stage, state, beta = tuned.stage, tuned.state, tuned.config.post.beta
-    batch = next(pair_batches(stage.corpus, 4, 1, {}, 0, 1))
+    spec, state, beta = tuned.parts.spec, tuned.state, tuned.config.dpo.beta
+    batch = next(pair_batches(tuned.training.corpus, 4, 1, {}, 0, 1))
     forward = jax.jit(
         lambda params: logits(
-            stage.plan.model.apply(
-                {"params": params, "balance": state.balance}, batch["tokens"][:, :-1]
-            )
+            spec.model.apply({"params": params, "balance": state.balance}, batch["tokens"][:, :-1])
         )
     )
     logp = []
@@ -138,19 +136,19 @@ def test_a_step_is_the_formula_on_the_models_own_logits(tuned):
         ) + whole.max(-1, keepdims=True)
         logp.append(np.take_along_axis(whole, batch["tokens"][:, 1:, None], -1)[..., 0])
     losses, _ = reference_loss(*logp, batch["trained"][:, 1:], beta)
-    step = jax.jit(lambda state, batch: stage.step.__wrapped__(state, batch)[1]["loss"])
+    step = jax.jit(lambda state, batch: tuned.parts.step.__wrapped__(state, batch)[1]["loss"])
     for micro in (1, 2):
         cut = {name: x.reshape(micro, -1, x.shape[-1]) for name, x in batch.items()}
         np.testing.assert_allclose(step(state, cut), losses.mean(), rtol=1e-4)
 
 
 def test_a_run_ends_with_its_picture(tuned):
-    assert "preference.png" in tuned.stage.finish(tuned.state, tuned.folder)[0]
+    assert "preference.png" in tuned.parts.report.finish(tuned.state, tuned.folder)[0]
     assert (tuned.folder / "preference.png").stat().st_size > 5000
 
 
 def test_pairs_lie_side_by_side_with_one_prompt(tuned):
-    seen = next(pair_batches(tuned.stage.corpus, 6, 0, {}, 0, 1))
+    seen = next(pair_batches(tuned.training.corpus, 6, 0, {}, 0, 1))
     for chosen, rejected, said, other in zip(
         seen["tokens"][::2], seen["tokens"][1::2], seen["trained"][::2], seen["trained"][1::2]
     ):
@@ -166,13 +164,13 @@ def test_pairs_lie_side_by_side_with_one_prompt(tuned):
 def test_with_adapters_the_reference_is_the_frozen_weights(tuned):
     """Adapters at zero are the reference: every pair costs log 2, and nothing as large as the model
     is kept for it."""
-    plan = make_spec(
+    spec = make_spec(
         replace(tuned.config, lora=LoraConfig(rank=2), train=replace(tuned.config.train, ema=0.0)),
         ("reference",),
     )
-    state = jax.jit(plan.begin)(tuned.state.params)
-    batch = next(pair_batches(tuned.stage.corpus, 2, 0, {}, 0, 1))
-    sums, _ = jax.jit(Pairwise(plan).figures)(state.params, state, batch)
+    state = jax.jit(spec.begin)(tuned.state.params)
+    batch = next(pair_batches(tuned.training.corpus, 2, 0, {}, 0, 1))
+    sums, _ = jax.jit(Pairwise(spec, 0.1).figures)(state.params, state, batch)
     assert np.isclose(sums["loss"], np.log(2))
     assert sums["accuracy"] == 0.5
     assert sum(x.size for x in jax.tree.leaves(state.frozen["reference"])) < 0.3 * sum(
@@ -198,8 +196,9 @@ def test_with_adapters_the_reference_is_the_frozen_weights(tuned):
     ],
 )
 def test_a_faulty_row_is_named_with_its_line(tiny, tmp_path, row, says):
+    dpo = DpoConfig(pairs=(write(tmp_path, good(0), row),))
     with pytest.raises(DataError, match="line 2") as error:
-        load_pairs(tiny(None, DpoConfig(pairs=(write(tmp_path, good(0), row),))), FORM, 0)
+        load_pairs(dpo, tiny(None).data, FORM)
     assert says in str(error.value)
 
 
@@ -210,10 +209,10 @@ def test_settings_that_do_not_fit_are_refused(tiny, tmp_path):
         {**good(1), "chosen": "x" * 300},
         {"messages": [{"role": "user", "content": "q"}], "chosen": "a", "rejected": "b"},
     )
-    corpus = load_pairs(tiny(None, DpoConfig(pairs=(file,), drop_long=True)), FORM, 0)
+    corpus = load_pairs(DpoConfig(pairs=(file,), drop_long=True), tiny(None).data, FORM)
     assert corpus.sources[0].files[0]["too_long"] == 1
     assert len(corpus.sources[0].train) == len(corpus.sources[0].held_out) == 1
-    config = tiny(tmp_path, DpoConfig(pairs=(file,)))
+    config = tiny(tmp_path, dpo=DpoConfig(pairs=(file,)))
     for wrong, says in [
         (replace(config, dpo=DpoConfig()), "nothing to learn from"),
         (replace(config, dpo=DpoConfig(pairs=(file, file))), "named twice"),
@@ -222,4 +221,4 @@ def test_settings_that_do_not_fit_are_refused(tiny, tmp_path):
         (replace(config, train=replace(config.train, batch=9, micro_batch=3)), "whole pairs"),
     ]:
         with pytest.raises((ConfigError, DataError), match=says):
-            fit(wrong, stage_of(wrong))
+            fit(wrong, training_of(wrong))

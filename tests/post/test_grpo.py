@@ -24,15 +24,15 @@ from seekjax.config import (
     OptimizerConfig,
     TrainConfig,
 )
-from seekjax.config.recipes import RECIPES, objective_of
+from seekjax.config.recipes import RECIPES, find_recipe, objective_of
 from seekjax.data import DataError, load_tokenizer
 from seekjax.data.chat import BUILT_IN
 from seekjax.errors import ConfigError
 from seekjax.model.transformer import Transformer
 from seekjax.open import open_model, with_initial_model
 from seekjax.placement import use_mesh
-from seekjax.post.rl.grpo import Reinforcement, replaced
-from seekjax.post.rollout import sampler as rollout
+from seekjax.post.rl.grpo import Reinforcement
+from seekjax.post.rl.updates import DRAW, Groups, draw_groups, select_rows
 from seekjax.train import metrics
 from seekjax.train.loop import fit
 from seekjax.train.score import log_probs
@@ -66,8 +66,8 @@ def base(tmp_path_factory):
     return folder
 
 
-def run(base, out, steps=20, post=None, mesh=BASE.mesh, **train):
-    post = {
+def run(base, out, steps=20, grpo=None, objective=None, mesh=BASE.mesh, **train):
+    grpo = {
         "prompts": 4,
         "group": 4,
         "max_new": 16,
@@ -78,8 +78,8 @@ def run(base, out, steps=20, post=None, mesh=BASE.mesh, **train):
         "eval_problems": 16,
         "preflight": False,
         "reference_every": 6,
-        "kl": 0.02,
-    } | (post or {})
+    } | (grpo or {})
+    recipe = find_recipe(grpo.get("recipe", "v3_2"))
     train = {
         "steps": steps,
         "seed": 2,
@@ -99,7 +99,7 @@ def run(base, out, steps=20, post=None, mesh=BASE.mesh, **train):
             learning_rate=3e-3, warmup=1, schedule=CONSTANT, weight_decay=0.0
         ),
         train=TrainConfig(**train),
-        grpo=GrpoConfig(**post),
+        grpo=GrpoConfig(**grpo, objective=replace(recipe, **{"kl": 0.02} | (objective or {}))),
     )
 
 
@@ -164,9 +164,8 @@ def test_twenty_steps_are_ten_a_restart_and_ten(unbroken, tmp_path):
 
 def test_the_balance_bias_stays_and_the_reference_moves(unbroken, base):
     with use_mesh(BASE.mesh):
-        start = Reinforcement(unbroken.config)
-        start.open(unbroken.folder)
-        first = start.plan.start()
+        parts = Reinforcement(unbroken.config).build(unbroken.folder)
+        first = parts.spec.start()
     same(
         first.replace(params={}, opt_state=(), frozen={}, step=0),
         unbroken.state.replace(params={}, opt_state=(), frozen={}, step=0),
@@ -187,15 +186,15 @@ def test_eight_devices_make_the_same_updates(unbroken, base, tmp_path):
 
     def two_steps(name, mesh):
         config, folder = run(base, tmp_path / name, steps=2, mesh=mesh), tmp_path / name
-        stage = Reinforcement(
+        training = Reinforcement(
             with_initial_model(replace(config, optimizer=replace(config.optimizer, eps=1e-5)))
         )
         folder.mkdir()
         with use_mesh(mesh):
-            stage.open(folder)
-            state = stage.plan.start()
+            parts = training.build(folder)
+            state = parts.spec.start()
             for step in range(2):
-                state, _ = stage.step(state, stage.batch(step, state))
+                state, _ = parts.step(state, parts.source.batch(step, state))
         return (folder / "rollouts.jsonl").read_text(), state
 
     (texts, one), (others, many) = (
@@ -206,25 +205,28 @@ def test_eight_devices_make_the_same_updates(unbroken, base, tmp_path):
     same(one, many, 2e-5)
 
 
-def test_replayed_routing_is_what_the_trainer_follows(base):
+def opened(base, folder):
+    """The training, its parts, and a first state."""
+    training = Reinforcement(with_initial_model(run(base, None)))
+    parts = training.build(folder)
+    return training, parts, RunSpec(training.config).start()
+
+
+def test_replayed_routing_is_what_the_trainer_follows(base, tmp_path):
     """After absorbed decoding with temperature and top-p; with other experts, or without the mask,
     the probabilities are others."""
-    stage = Reinforcement(with_initial_model(run(base, None)))
     with use_mesh(BASE.mesh):
-        sampler, state = (
-            rollout.Sampler(stage.config, stage.tokenizer),
-            RunSpec(stage.config).start(),
-        )
-        texts = sampler(
+        training, parts, state = opened(base, tmp_path)
+        texts = parts.source.rollouts.sampler(
             {"params": state.params, "balance": state.balance},
-            [stage.judge.prompt(p) for p in stage.judge.training(0, 4)],
+            [training.grader.prompt(p) for p in training.problems.training(0, 4)],
             4,
             jax.random.key(0),
         )
         score = jax.jit(
             lambda texts: log_probs(
                 Transformer(BASE.model, BASE.kernel),
-                stage.config,
+                training.config,
                 state.params,
                 state.balance,
                 texts,
@@ -251,16 +253,13 @@ def test_replayed_routing_is_what_the_trainer_follows(base):
     )  # samples of a group differ
 
 
-def test_every_rollout_draws_anew_and_ends_where_padding_is_the_end_too(base):
+def test_every_rollout_draws_anew_and_ends_where_padding_is_the_end_too(base, tmp_path):
     """Three public trainers' mistakes: one key for all steps, prompts read once a sample, the end
     masked out where it is also the padding."""
-    stage = Reinforcement(with_initial_model(run(base, None)))
     with use_mesh(BASE.mesh):
-        sampler, state = (
-            rollout.Sampler(stage.config, stage.tokenizer),
-            RunSpec(stage.config).start(),
-        )
-        prompts = [stage.judge.prompt(problem) for problem in stage.judge.training(0, 4)]
+        training, parts, state = opened(base, tmp_path)
+        sampler = parts.source.rollouts.sampler
+        prompts = [training.grader.prompt(p) for p in training.problems.training(0, 4)]
 
         def drawn():
             return jax.device_get(
@@ -268,12 +267,12 @@ def test_every_rollout_draws_anew_and_ends_where_padding_is_the_end_too(base):
                     {"params": state.params, "balance": state.balance},
                     prompts,
                     4,
-                    stage.key(state, "draw"),
+                    parts.source.key(DRAW),
                 )
             )
 
         first, again = drawn(), drawn()
-        stage.rollouts += 1
+        parts.source.number += 1
         second = drawn()
         assert np.array_equal(first["tokens"], again["tokens"])
         assert not np.array_equal(first["tokens"], second["tokens"])
@@ -289,7 +288,7 @@ def test_every_rollout_draws_anew_and_ends_where_padding_is_the_end_too(base):
             padded["tokens"][padded["segments"] > 0], ended["tokens"][ended["segments"] > 0]
         )
         last, rows = padded["length"] - 1, np.arange(16)
-        short = padded["mask"].sum(1) < stage.config.post.max_new
+        short = padded["mask"].sum(1) < training.grpo.max_new
         assert short.any()
         assert (padded["tokens"][rows, last][short] == end).all()
         assert padded["mask"][rows, last - 1].all()
@@ -299,7 +298,7 @@ def test_every_rollout_draws_anew_and_ends_where_padding_is_the_end_too(base):
                     {"params": state.params, "balance": state.balance},
                     prompts,
                     4,
-                    stage.key(state, "draw"),
+                    parts.source.key(DRAW),
                 )
             )()
         )
@@ -312,9 +311,16 @@ class Counted(Reinforcement):
 
     compiled, before = [], []
 
-    def batch(self, step, state):
-        self.before.append(len(self.compiled))
-        return super().batch(step, state)
+    def build(self, folder):
+        parts = super().build(folder)
+        draw = parts.source.batch
+
+        def batch(step, state):
+            self.before.append(len(self.compiled))
+            return draw(step, state)
+
+        parts.source.batch = batch
+        return parts
 
 
 def test_inner_epochs_and_minibatches_move_the_ratio_and_nothing_compiles_after_warm_up(
@@ -324,9 +330,19 @@ def test_inner_epochs_and_minibatches_move_the_ratio_and_nothing_compiles_after_
     jax.monitoring.register_event_duration_secs_listener(
         lambda name, *_, **__: Counted.compiled.append(name) if "backend_compile" in name else None
     )
-    post = {"epochs": 2, "recipe": "dapo", "rounds": 2, "reference_every": 1, "truncate": 2.0}
+    grpo = {"epochs": 2, "recipe": "dapo", "rounds": 2, "reference_every": 1}
     fitted = fit(
-        run(base, tmp_path, steps=12, batch=8, post=post, eval_every=12, save_every=6), Counted
+        run(
+            base,
+            tmp_path,
+            steps=12,
+            batch=8,
+            grpo=grpo,
+            objective={"truncate": 2.0},
+            eval_every=12,
+            save_every=6,
+        ),
+        Counted,
     )
     assert Counted.before[0] < Counted.before[1]
     assert Counted.before[8] == Counted.before[11]
@@ -342,7 +358,7 @@ def test_inner_epochs_and_minibatches_move_the_ratio_and_nothing_compiles_after_
 
 def test_a_failing_reward_is_counted_and_named_not_zero(base, tmp_path):
     config = run(
-        base, tmp_path, steps=1, post={"rewards": (("tests.scripts.own_reward:picky", 1.0),)}
+        base, tmp_path, steps=1, grpo={"rewards": (("tests.scripts.own_reward:picky", 1.0),)}
     )
     fitted = fit(config, Reinforcement)
     [record] = figures(fitted)
@@ -362,7 +378,7 @@ def test_a_failing_reward_is_counted_and_named_not_zero(base, tmp_path):
             run(
                 base,
                 tmp_path / "broken",
-                post={"rewards": (("tests.scripts.own_reward:broken", 1.0),)},
+                grpo={"rewards": (("tests.scripts.own_reward:broken", 1.0),)},
             ),
             Reinforcement,
         )
@@ -379,11 +395,11 @@ def broken_off(base, tmp_path_factory):
         steps=2,
         save_every=2,
         balance_rate=0.01,
-        post={
+        grpo={
             "rewards": (("tests.scripts.own_reward:fails_on_the_second_rollout", 1.0),),
-            "kl": 0.0,
             "move_bias": True,
         },
+        objective={"kl": 0.0},
     )
     with pytest.raises(DataError, match="the reward failed for every sample"):
         fit(replace(config, lora=LoraConfig(rank=2)), Reinforcement)
@@ -421,74 +437,70 @@ def test_the_template_is_kept_beside_the_weights(base, unbroken, tmp_path):
     saved learns no other."""
     assert (unbroken.folder / "chat_template.jinja").read_text() == BUILT_IN["v3"]
     with use_mesh(BASE.mesh):
-        other = Reinforcement(with_initial_model(run(base, tmp_path, post={"template": "r1"})))
-        other.open(tmp_path)
+        other = Reinforcement(with_initial_model(run(base, tmp_path, grpo={"template": "r1"})))
+        other.build(tmp_path)
         assert (tmp_path / "chat_template.jinja").read_text() == BUILT_IN["r1"]
         with pytest.raises(DataError, match="was trained with another chat template"):
-            other.open(unbroken.folder)
+            other.build(unbroken.folder)
 
 
 def test_groups_with_signal_replace_those_without():
     old, new = np.array([0, 0, 1, -1, 0, 0.0]), np.array([2, -2, 0, 0, 3, -3.0])
-    assert replaced(old, new, 2).tolist() == [6, 7, 2, 3, 10, 11]
-    assert replaced(old, np.zeros(6), 2).tolist() == list(range(6))
+    assert select_rows(old, new, 2).tolist() == [6, 7, 2, 3, 10, 11]
+    assert select_rows(old, np.zeros(6), 2).tolist() == list(range(6))
 
 
 def test_what_was_drawn_tells_how_good_the_policy_is_and_what_has_signal_is_learnt():
     """Three rounds of two groups of two: one group has signal in the first, none in the second,
     both in the third."""
     rounds = [([0, 0, 1, -1], 0), ([0, 0, 0, 0], 4), ([2, -2, 3, -3], 8)]
-    stage = object.__new__(Reinforcement)
-    stage.config, stage.objective = (
-        Config(grpo=GrpoConfig(prompts=2, group=2, rounds=3)),
-        objective_of(GrpoConfig(objective=Objective(resample=True))),
-    )
-    stage.draw_round = lambda _, number: (
-        {"tokens": jnp.arange(4)[:, None] + rounds[number][1], "choice": jnp.zeros((4, 1))},
-        [f"text {rounds[number][1] + i}" for i in range(4)],
-        np.array(rounds[number][0], np.float32),
-    )
-    texts, judged, advantage_B, (everything, all_B) = stage.drawn_groups(None)
-    assert texts["tokens"][:, 0].tolist() == [8, 9, 2, 3]
-    assert judged == ["text 8", "text 9", "text 2", "text 3"]
-    assert advantage_B.tolist() == [2, -2, 1, -1]
-    assert everything == [f"text {i}" for i in range(12)]
-    assert all_B.tolist() == sum((row for row, _ in rounds), [])
-    stage.objective = objective_of(GrpoConfig())
-    assert (
-        stage.drawn_groups(None)[1]
-        == stage.drawn_groups(None)[3][0]
-        == [f"text {i}" for i in range(4)]
-    )
+
+    def draw_round(number):
+        advantages, first = rounds[number]
+        return Groups(
+            {"tokens": jnp.arange(4)[:, None] + first, "choice": jnp.zeros((4, 1))},
+            [f"text {first + i}" for i in range(4)],
+            np.array(advantages, np.float32),
+        )
+
+    kept, drawn, drawn_advantage_B = draw_groups(draw_round, Objective(resample=True), 2, 3)
+    assert kept.texts["tokens"][:, 0].tolist() == [8, 9, 2, 3]
+    assert kept.graded == ["text 8", "text 9", "text 2", "text 3"]
+    assert kept.advantage_B.tolist() == [2, -2, 1, -1]
+    assert drawn == [f"text {i}" for i in range(12)]
+    assert drawn_advantage_B.tolist() == sum((row for row, _ in rounds), [])
+
+    kept, drawn, _ = draw_groups(draw_round, Objective(), 2, 3)
+    assert kept.graded == drawn == [f"text {i}" for i in range(4)]
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"init": None}, "name its folder with --init"),
-        ({"group": 1}, "post.group is 1"),
-        ({"prompts": 3}, "post.prompts 3 x post.group 4 = 12 samples: make train.batch 16 divide"),
-        ({"temperature": 0.0}, "post.temperature is 0.0"),
-        ({"max_new": 40}, "data.sequence 40 must hold a prompt and post.max_new 40"),
-        ({"clip_low": -1.0}, "post.clip_low is -1.0"),
+        ({"group": 1}, "grpo.group is 1"),
+        ({"prompts": 3}, "grpo.prompts 3 x grpo.group 4 = 12 samples: make train.batch 16 divide"),
+        ({"temperature": 0.0}, "grpo.temperature is 0.0"),
+        ({"max_new": 40}, "data.sequence 40 must hold a prompt and grpo.max_new 40"),
+        ({"recipe": "dappo", "objective": None}, "no recipe 'dappo': did you mean 'dapo'"),
         ({"tasks": ("additon",)}, "did you mean 'addition'"),
         ({"tasks": ("addition:99",)}, "addition has levels"),
         ({"rewards": (("acuracy", 1.0),)}, "did you mean 'accuracy'"),
-        ({"max_new": 36}, "a prompt has .* raise data.sequence or lower post.max_new"),
+        ({"max_new": 36}, "a prompt has .* raise data.sequence or lower max_new"),
         ({"steps": 21, "epochs": 2}, "train.steps 21 must be a multiple of the 2 steps"),
         ({"capacity": 1.5}, "kernel.capacity is 1.5: the sampler drops no tokens"),
-        ({"move_bias": True}, "post.kl is 0.02 and post.move_bias True"),
+        ({"move_bias": True}, "kl is 0.02 and grpo.move_bias True"),
     ],
 )
 def test_bad_input_is_one_sentence(base, tmp_path, change, said):
     config = run(base, tmp_path)
-    post = {
+    grpo = {
         name: value for name, value in change.items() if name not in ("init", "steps", "capacity")
     }
     config = replace(
         config,
         init=change.get("init", base),
-        post=replace(config.post, **post),
+        grpo=replace(config.grpo, **grpo),
         train=replace(config.train, steps=change.get("steps", 20)),
         kernel=replace(config.kernel, capacity=change.get("capacity", 0.0)),
     )
@@ -505,7 +517,7 @@ def test_a_template_that_asks_for_no_answer_is_refused(base, tmp_path):
     )
     with pytest.raises(DataError, match="no generation prompt"):
         Reinforcement(
-            with_initial_model(run(tmp_path / "base", tmp_path, post={"template": "auto"}))
+            with_initial_model(run(tmp_path / "base", tmp_path, grpo={"template": "auto"}))
         )
 
 

@@ -3,10 +3,7 @@ may, and pictures from records alone."""
 
 import json
 import sys
-from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,10 +11,9 @@ from hypothesis import strategies as st
 from seekjax.commands.cli import main
 from seekjax.commands.rollouts import choose, colour, page, ranges
 from seekjax.commands.terminal import visible
-from seekjax.config import Config, GrpoConfig
-from seekjax.post.plots import draw
-from seekjax.post.rollout.grader import Judged
-from seekjax.post.rollout.log import Watch, summary, written
+from seekjax.post.plots import plot_rollouts
+from seekjax.post.rollout.grader import GradedSample
+from seekjax.post.rollout.log import closing_lines, group_record, held_out_figures, summary
 from seekjax.tasks import Problem
 
 SUM = Problem("addition", 1, "3+4=", "3+4", {"numbers": [3, 4]})
@@ -28,7 +24,7 @@ ATTACK = (
 
 
 def judged(text, accuracy, reward=None, **rest):
-    return Judged(
+    return GradedSample(
         SUM,
         text,
         accuracy + 0.1 if reward is None else reward,
@@ -42,7 +38,7 @@ def judged(text, accuracy, reward=None, **rest):
 
 def group(*texts):
     samples = [judged(text, float(i == 1), truncated=i == 0) for i, text in enumerate(texts)]
-    return written(samples, [-0.5, 0.5, 0.0][: len(samples)])
+    return group_record(samples, [-0.5, 0.5, 0.0][: len(samples)])
 
 
 @pytest.fixture
@@ -142,7 +138,7 @@ def test_on_a_terminal_it_is_coloured(run):
 
 
 def test_held_out_accuracy_comes_with_its_interval():
-    figures, said = Watch(None, Path()).held_out(
+    figures, said = held_out_figures(
         [judged("a", 1.0)] * 15 + [judged("b", 0.0)] * 133 + [judged("c", 1.0, reward=float("nan"))]
     )
     assert said.startswith("10.1% right (6.2% to 16.0%, 148 problems)")
@@ -194,7 +190,7 @@ def test_bad_input_is_one_sentence(command, tmp_path, content, argv, said):
 
 
 def test_a_reward_that_failed_is_named(command, tmp_path):
-    failed = written([judged("x", 0.0, reward=float("nan")), judged("y", 1.0)], [0.0, 0.0])
+    failed = group_record([judged("x", 0.0, reward=float("nan")), judged("y", 1.0)], [0.0, 0.0])
     (tmp_path / "rollouts.jsonl").write_text(json.dumps({"step": 1, "groups": [failed]}) + "\n")
     assert "REWARD FAILED" in command(tmp_path)[1]
 
@@ -225,7 +221,7 @@ def test_pictures_are_drawn_of_what_is_there(tmp_path):
         {"step": step, "split": "train", **figures, "max_violation": 0.0} for step in range(1, 4)
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-    assert [path.name for path in draw(tmp_path)] == [
+    assert [path.name for path in plot_rollouts(tmp_path)] == [
         "accuracy.png",
         "rewards.png",
     ]  # nothing was evaluated yet, and there are no experts
@@ -242,17 +238,14 @@ def test_pictures_are_drawn_of_what_is_there(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(
         "".join(json.dumps(r) + "\n" for r in [*({**r, **load} for r in records), held_out])
     )
-    assert [path.name for path in draw(tmp_path)] == [
+    assert [path.name for path in plot_rollouts(tmp_path)] == [
         "accuracy.png",
         "rewards.png",
         "load.png",
         "max_violation.png",
     ]
     assert all(path.stat().st_size > 5000 for path in tmp_path.glob("*.png"))
-    stage = SimpleNamespace(config=Config(grpo=GrpoConfig(tasks=("addition:1", "countdown"))))
-    pictures, checkpoint, *following = Watch(stage, tmp_path).finish(
-        SimpleNamespace(step=np.int32(3)), tmp_path
-    )
+    pictures, checkpoint, *following = closing_lines(3, tmp_path, ("addition:1", "countdown"))
     assert pictures.count(".png") == 4
     assert checkpoint.endswith("checkpoints/3")
     assert [line.partition(" seekjax ")[2] for line in following] == [

@@ -1,5 +1,4 @@
-"""The pre-flight: every diagnosis on made-up samples, and the stage that is stopped or let through
-by it."""
+"""The pre-flight: every diagnosis on made-up samples, and runs that it stops or lets through."""
 
 import json
 import math
@@ -18,8 +17,8 @@ from seekjax.open import with_initial_model
 from seekjax.placement import use_mesh
 from seekjax.post.rl import preflight
 from seekjax.post.rl.grpo import Reinforcement
-from seekjax.post.rl.preflight import diagnose, find, lines, signal_at
-from seekjax.post.rollout.grader import Judged
+from seekjax.post.rl.preflight import collect_findings, describe, diagnose, signal_at
+from seekjax.post.rollout.grader import GradedSample
 from seekjax.tasks import Problem
 from seekjax.tasks.answer import wrap
 from seekjax.train.state import RunSpec
@@ -39,7 +38,7 @@ def sample(
         if failed
         else accuracy + 0.1 * formed + sum(parts.get(name, 0.0) for name in ("own",))
     )
-    return Judged(
+    return GradedSample(
         SUM, text, total, parts, reason, 5, truncated, "own raised KeyError" if failed else ""
     )
 
@@ -57,11 +56,11 @@ GOES = ""
     ("judged", "weights", "said"),
     [
         ([RIGHT, WRONG, WRONG, WRONG], WEIGHTS, GOES),
-        ([CUT] * 64, WEIGHTS, "100% of 64 samples were cut off at post.max_new 16"),
+        ([CUT] * 64, WEIGHTS, "100% of 64 samples were cut off at grpo.max_new 16"),
         ([CUT] * 63 + [TORN], WEIGHTS, "98% of 64 samples were cut off"),
         ([replace(PLAIN, truncated=True)] * 8, WEIGHTS, "may not have seen this form"),
         ([PLAIN] * 8, WEIGHTS, "has not seen this form of chat"),
-        ([TORN] * 6 + [PLAIN] * 2, WEIGHTS, "the commonest fault: text between the blocks"),
+        ([TORN] * 6 + [PLAIN] * 2, WEIGHTS, "the most common fault: text between the blocks"),
         ([WRONG] * 8, WEIGHTS, "none of 8 samples is right"),
         (
             [RIGHT, WRONG, WRONG, WRONG] + [WRONG] * 396,
@@ -97,33 +96,33 @@ GOES = ""
 def test_diagnoses(judged, weights, said):
     if said == "KeyError":
         with pytest.raises(KeyError):  # made-up samples must have all parts of their reward
-            find(judged, 4, weights)
+            collect_findings(judged, 4, weights)
         return
-    found = find(judged, 4, weights)
+    found = collect_findings(judged, 4, weights)
     reason = diagnose(found, weights.get("accuracy", 0.0), 16)
     assert said in reason
     assert bool(reason) == bool(said)
     assert reason.count(". ") <= 1  # one sentence or two
-    assert lines(found, 16)[0].startswith(f"pre-flight: {len(judged)} samples")
+    assert describe(found, 16)[0].startswith(f"pre-flight: {len(judged)} samples")
 
 
 def test_warnings_stop_nothing():
     def warned(*judged):
-        return "\n".join(lines(find(judged, 4, WEIGHTS), 16)[2:])
+        return "\n".join(describe(collect_findings(judged, 4, WEIGHTS), 16)[2:])
 
     assert not warned(RIGHT, WRONG, WRONG, WRONG)
-    assert "25% are cut off at post.max_new 16" in warned(RIGHT, WRONG, WRONG, CUT)
+    assert "25% are cut off at grpo.max_new 16" in warned(RIGHT, WRONG, WRONG, CUT)
     assert "accuracy seldom starts" in warned(WRONG, WRONG, WRONG, TORN)
     assert "A REWARD FAILED for 25%" in warned(RIGHT, WRONG, WRONG, sample(failed=True))
 
 
 def test_findings_are_counted_by_group():
-    found = find([RIGHT, WRONG, WRONG, TORN] + [WRONG] * 4 + [RIGHT] * 4, 4, WEIGHTS)
+    found = collect_findings([RIGHT, WRONG, WRONG, TORN] + [WRONG] * 4 + [RIGHT] * 4, 4, WEIGHTS)
     assert (found.right, found.solved, found.signal, found.other) == (5 / 12, 2 / 3, 1 / 3, 1 / 3)
     assert found.form == 11 / 12
     assert found.reward == pytest.approx((5 * 1.1 + 6 * 0.1) / 12)
     assert (
-        find([RIGHT, sample(failed=True), RIGHT, RIGHT], 4, WEIGHTS).signal == 0
+        collect_findings([RIGHT, sample(failed=True), RIGHT, RIGHT], 4, WEIGHTS).signal == 0
     )  # a sample without a reward makes no difference
 
 
@@ -155,11 +154,11 @@ def base(tmp_path_factory):
 
 def first_batch(config, folder):
     """What a fresh run begins with."""
-    stage = Reinforcement(with_initial_model(config))
+    training = Reinforcement(with_initial_model(config))
     folder.mkdir()
     with use_mesh(config.mesh):
-        stage.open(folder)
-        [batch] = stage.collect(0, stage.plan.start())
+        parts = training.build(folder)
+        [batch] = parts.source.collect(0, parts.spec.start())
     return batch
 
 
@@ -168,7 +167,7 @@ def test_a_run_that_cannot_learn_is_stopped_and_one_that_can_begins_as_it_would_
 ):
     monkeypatch.setattr(preflight, "SAMPLES", 32)
     post = GrpoConfig(tasks=("addition:1",), prompts=4, group=4, max_new=16, kl=0.0)
-    hopeless = replace(BASE, init=base, post=post, train=TrainConfig(steps=1, batch=16, seed=4))
+    hopeless = replace(BASE, init=base, grpo=post, train=TrainConfig(steps=1, batch=16, seed=4))
     with pytest.raises(
         RunError, match="the pre-flight stops the run: none of 32 samples has the form"
     ):
@@ -187,7 +186,7 @@ def test_a_run_that_cannot_learn_is_stopped_and_one_that_can_begins_as_it_would_
         begun[checked] = first_batch(
             replace(
                 hopeless,
-                post=replace(
+                grpo=replace(
                     post, rewards=(("tests.scripts.own_reward:vowels", 1.0),), preflight=checked
                 ),
             ),

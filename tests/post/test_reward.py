@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seekjax.errors import DataError
-from seekjax.post.rollout.reward import Reward, judge, overlong, share
+from seekjax.errors import ConfigError, DataError
+from seekjax.post.rollout.reward import Reward, language_share, overlong, verify
 from seekjax.tasks import TASKS, Problem, Problems, find_task
 from seekjax.tasks.answer import wrap
 from seekjax.tasks.gym import WORKER, families
@@ -58,7 +58,7 @@ def test_what_is_cut_off_earns_nothing_and_says_so():
             reason,
             "",
         )
-        assert judge(PROBLEM, text, truncated=True)[0] == (0.0, reason)
+        assert verify(PROBLEM, text, truncated=True)[0] == (0.0, reason)
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,8 @@ def test_what_is_cut_off_earns_nothing_and_says_so():
     ],
 )
 def test_language_is_the_share_of_words(thought, english, chinese):
-    assert share(thought, "en") == pytest.approx(english)
-    assert share(thought, "zh") == pytest.approx(chinese)
+    assert language_share(thought, "en") == pytest.approx(english)
+    assert language_share(thought, "zh") == pytest.approx(chinese)
 
 
 def test_language_is_of_the_thought_alone():
@@ -179,7 +179,7 @@ def test_a_verifier_that_fails_is_named_and_not_zero(monkeypatch):
     scored = Reward({"accuracy": 1.0})(broken, GOOD, tokens=4)
     assert math.isnan(scored.total)
     assert scored.error == "the verifier of addition failed: KeyError: 'numbers'"
-    assert judge(broken, "no form")[2] == "", "what has no form does not reach the verifier"
+    assert verify(broken, "no form")[2] == "", "what has no form does not reach the verifier"
 
 
 @pytest.mark.parametrize(
@@ -192,18 +192,18 @@ def test_a_verifier_that_fails_is_named_and_not_zero(monkeypatch):
         ({"weights": {"length": 1}}, "0 < cache <= limit"),
         ({"weights": {"length": 1}, "limit": 8, "cache": 9}, "0 < cache <= limit"),
         ({"weights": {"language": 1}, "language": "fr"}, "en and zh, not 'fr'"),
-        ({"weights": {"own_rewards:absent": 1}}, "cannot be imported: AttributeError"),
+        ({"weights": {"own_rewards:absent": 1}}, "own_rewards does not define absent"),
         (
             {"weights": {"absent.module:f": 1}},
-            "'absent.module:f' cannot be imported: ModuleNotFoundError",
+            "the reward absent.module:f cannot be imported .ModuleNotFoundError",
         ),
-        ({"weights": {":f": 1}}, "cannot be imported"),
+        ({"weights": {":f": 1}}, "no reward ':f'"),
         ({"weights": {"own_broken:f": 1}}, "nowhere_to_be_found"),
-        ({"weights": {"own_rewards:constant": 1}}, "no function"),
+        ({"weights": {"own_rewards:constant": 1}}, "is not a function"),
     ],
 )
 def test_settings_that_cannot_work_are_told_at_once(own, settings, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(ConfigError, match=message):
         Reward(**settings)
 
 

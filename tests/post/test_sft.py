@@ -20,16 +20,17 @@ from seekjax.checkpoint.read import read_run
 from seekjax.config import SftConfig
 from seekjax.data import DataError
 from seekjax.errors import ConfigError, RunError
-from seekjax.post.stages import stage_of
-from seekjax.post.tune.esft import relevance, smallest
-from seekjax.post.tune.sft import Answers
+from seekjax.post.kinds import training_of
+from seekjax.post.samples.batches import training_batches
+from seekjax.post.tune.esft import relevance, smallest_sets
+from seekjax.post.tune.sft import AnswerTokens
 from seekjax.train import metrics
 from seekjax.train.loop import fit
 from seekjax.train.score import log_probs
 
 
 def run(config):
-    return fit(config, stage_of(config))
+    return fit(config, training_of(config))
 
 
 def leaves(state):
@@ -60,12 +61,15 @@ def tuned(tiny, chats, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def score(tuned):
-    stage = tuned.stage
+    spec = tuned.parts.spec
     return jax.jit(
-        lambda params, balance, batch: log_probs(
-            stage.plan.model, stage.config, params, balance, batch
-        )[0]
+        lambda params, balance, batch: log_probs(spec.model, spec.config, params, balance, batch)[0]
     )
+
+
+def first_batch(fitted):
+    training, config = fitted.training, fitted.parts.spec.config
+    return next(training_batches(config, training.corpus, training.chat_format, "en"))
 
 
 def test_a_run_says_what_it_learns_and_learns_it(tuned, chats):
@@ -78,16 +82,16 @@ def test_a_run_says_what_it_learns_and_learns_it(tuned, chats):
     manifest = json.loads((tuned.folder / "data.json").read_text())["sources"]
     assert manifest[0]["train"] + manifest[0]["held_out"] == 12
     assert len(manifest[0]["files"][0]["sha256"]) == 64
-    lines = tuned.stage.finish(tuned.state, tuned.folder)
+    lines = tuned.parts.report.finish(tuned.state, tuned.folder)
     assert lines[0] == "a sample:"
     assert lines[-1] == f"next: talk with it: seekjax chat {tuned.folder}"
     assert "add_generation_prompt" in (tuned.folder / "chat_template.jinja").read_text()
-    assert read_config(tuned.folder / "config.json").post == tuned.config.post
+    assert read_config(tuned.folder / "config.json").sft == tuned.config.sft
 
 
 def test_samples_that_share_a_row_have_the_loss_they_have_alone(tuned, score):
-    stage, state = tuned.stage, tuned.state
-    packed = {name: x[:1] for name, x in next(stage.samples()).items()}
+    state = tuned.state
+    packed = {name: x[:1] for name, x in first_batch(tuned).items()}
     rows = {name: np.zeros((9, 65), x.dtype) for name, x in packed.items()}
     spans = [
         np.flatnonzero(packed["segments"][0] == n) for n in range(1, packed["segments"].max() + 1)
@@ -106,14 +110,14 @@ def test_samples_that_share_a_row_have_the_loss_they_have_alone(tuned, score):
 
 
 def test_the_loss_is_the_mean_over_what_the_assistant_said(tuned, score):
-    stage, state = tuned.stage, tuned.state
-    batch = next(stage.samples())
+    spec, tokenizer, state = tuned.parts.spec, tuned.training.tokenizer, tuned.state
+    batch = first_batch(tuned)
     logp, learnt = (
         np.asarray(score(state.params, state.balance, batch)),
         batch["trained"][:, 1:].astype(bool),
     )
     criterion, whole = (
-        Answers(stage.plan, stage.tokenizer.bytes_V),
+        AnswerTokens(spec, tokenizer.bytes_V),
         {name: jnp.asarray(x)[None] for name, x in batch.items()},
     )
     seen = jax.jit(
@@ -125,7 +129,7 @@ def test_the_loss_is_the_mean_over_what_the_assistant_said(tuned, score):
     figures = criterion.metrics(whole, criterion.totals(whole))
     assert figures["tokens"] == learnt.sum()
     assert np.isclose(figures["trained"], learnt.sum() / (batch["segments"][:, 1:] > 0).sum())
-    assert {stage.tokenizer.eos} == {
+    assert {tokenizer.eos} == {
         int(row[np.flatnonzero(kept)[-1]])
         for row, kept in zip(batch["tokens"], batch["trained"].astype(bool))
     }
@@ -156,7 +160,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tuned, tmp_path, monkeypatch):
         run(
             replace(
                 config,
-                post=replace(config.post, template="r1"),
+                sft=replace(config.sft, template="r1"),
                 train=replace(config.train, steps=8),
             )
         )
@@ -192,7 +196,7 @@ def specialised(tuned, tiny, chats, tmp_path_factory):
 
 def test_esft_moves_chosen_experts_and_no_other_bit(specialised):
     _, before = read_run(specialised.config.init)
-    chosen = specialised.stage.plan.chosen_LE
+    chosen = specialised.parts.spec.chosen_LE
     assert chosen.any(1).all()
     assert not chosen.all(1).any()
     for (path, old), new in zip(
@@ -220,7 +224,7 @@ def test_the_choice_is_kept_and_needed(specialised, tmp_path):
         tmp_path / "run" / "experts.json",
     )
     with pytest.raises(RunError, match="asks for"):
-        run(replace(config, post=replace(config.post, expert_share=0.6)))
+        run(replace(config, sft=replace(config.sft, expert_share=0.6)))
     kept = file.read_text()
     file.unlink()
     with pytest.raises(RunError, match="is missing"):
@@ -229,22 +233,22 @@ def test_the_choice_is_kept_and_needed(specialised, tmp_path):
     with pytest.raises(RunError, match="does not say"):
         run(config)
     file.write_text(kept)
-    assert np.array_equal(run(config).stage.plan.chosen_LE, specialised.stage.plan.chosen_LE)
+    assert np.array_equal(run(config).parts.spec.chosen_LE, specialised.parts.spec.chosen_LE)
 
 
 def test_relevance_counts_choices_and_gates(tuned):
-    stage, state = tuned.stage, tuned.state
-    batch = next(stage.samples())
+    spec, state = tuned.parts.spec, tuned.state
+    batch = first_batch(tuned)
     found = {
         kind: np.asarray(
-            jax.jit(partial(relevance, stage.plan, kind))(state.params, state.balance, batch)
+            jax.jit(partial(relevance, spec, kind))(state.params, state.balance, batch)
         )
         for kind in ("token", "gate")
     }
     seen = jax.jit(
-        lambda v: stage.plan.model.apply(
-            v, batch["tokens"][:, :-1], batch["segments"][:, :-1]
-        ).balance["expert_layers"]
+        lambda v: spec.model.apply(v, batch["tokens"][:, :-1], batch["segments"][:, :-1]).balance[
+            "expert_layers"
+        ]
     )({"params": state.params, "balance": state.balance})
     choice, gate, real = (
         np.asarray(seen["choice_BTK"]),
@@ -264,7 +268,7 @@ def test_relevance_counts_choices_and_gates(tuned):
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=7).filter(any), st.integers(1, 20))
 def test_the_smallest_set_with_the_share(counts, part):
     share, relevance_E = part / 20, np.array(counts) / sum(counts)
-    [chosen] = smallest(relevance_E[None], share)
+    [chosen] = smallest_sets(relevance_E[None], share)
     subsets = [[i for i in range(len(counts)) if mask >> i & 1] for mask in range(2 ** len(counts))]
     fewest = min(len(subset) for subset in subsets if relevance_E[subset].sum() >= share - 1e-9)
     assert chosen.sum() == fewest

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seekjax.errors import DataError
-from seekjax.post.samples.solutions import Traces
+from seekjax.post.samples.solutions import Solutions, SolutionSettings
 from seekjax.tasks import TASKS, Problems, attempt, find_task, is_held_out
 from seekjax.tasks.answer import Invalid, Parsed, evaluate, parse, wrap
 from seekjax.tasks.countdown import LEVELS, WORDS, chance, floor, ways
@@ -415,9 +415,8 @@ def test_countdown_compares_truly_and_answers_what_it_tried_last(write):
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_some_of_what_a_base_model_reads_are_attempts(share):
     """A solution always ends right, an attempt seldom."""
-    side = Traces(
-        "countdown:1", Problems(TASKS["countdown"], (1,), False), "en", None, 512, 400, False, share
-    )
+    settings = SolutionSettings(None, "en", 511, False, share, "sft")
+    side = Solutions("countdown:1", Problems(TASKS["countdown"], (1,), False), 400, settings)
     right = (
         sum(
             TASKS["countdown"]

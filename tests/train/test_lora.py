@@ -14,7 +14,7 @@ from seekjax.config import LoraConfig, SftConfig
 from seekjax.model.transformer import Transformer
 from seekjax.open import open_model
 from seekjax.placement import use_mesh
-from seekjax.post.stages import stage_of
+from seekjax.post.kinds import training_of
 from seekjax.train.loop import fit
 from seekjax.train.lora import Adapted, make_spec
 from seekjax.train.loss import NextToken
@@ -186,7 +186,7 @@ def tuned(tiny, chats, tmp_path_factory):
         ema=0.5,
     )
     config = replace(config, lora=LoraConfig(rank=2))
-    return fit(config, stage_of(config))
+    return fit(config, training_of(config))
 
 
 def test_training_leaves_the_weights_and_a_run_is_read_merged(tuned):
@@ -228,7 +228,7 @@ def test_logits_of_the_merged_run_are_those_of_the_adapters(tuned):
 
 
 def test_a_run_of_adapters_goes_on_and_can_be_tuned_again(tuned, tmp_path):
-    again = fit(tuned.config, stage_of(tuned.config))
+    again = fit(tuned.config, training_of(tuned.config))
     equal(again.state.params, tuned.state.params)
     config = replace(
         tuned.config,

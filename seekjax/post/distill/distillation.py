@@ -1,292 +1,274 @@
-"""Distillation as a stage of the loop: fine-tuning whose target is all that a teacher thinks of the
-next token, not the one that was written.
+"""Distillation: fine-tuning to a teacher's probabilities of every token instead of one token.
 
-    # KL(teacher || student) or KL(student || teacher) of softmax(logits / T), w =
-    # post.cross_entropy (1503.02531, section 2)
-    L = (1 - w) T^2 KL + w CE
+criterion.py has the loss, teacher.py the teacher, saved_logits.py its saved log-probabilities,
+on_policy.py the same loss on the student's own answers.
 
-each the mean over what the assistant said. post/divergence.py has the two directions and their
-top-k form, post/teacher.py the teacher and what it keeps, post/on_policy.py the same loss on the
-student's own answers. Distillation from samples, R1's own (2501.12948, section 2.4), is plain
-fine-tuning: `seekjax sample TEACHER --task T --out kept.jsonl`, then `python train.py sft
---post.chats kept.jsonl`; there vocabularies may differ.
+Distillation from samples, R1's own (2501.12948, section 2.4), is plain fine-tuning: `seekjax sample
+TEACHER --task T --out kept.jsonl`, then `python train.py sft --sft.chats kept.jsonl`. There
+vocabularies may differ.
 """
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from seekjax.config import Config, DistillConfig, SftConfig
-from seekjax.errors import need
-from seekjax.kernels.divergence import divergence
+from seekjax.config import Config, DistillConfig
+from seekjax.errors import ConfigError, need
+from seekjax.post.distill.criterion import Measure, compile_match, direction
+from seekjax.post.distill.saved_logits import LogitStore
 from seekjax.post.distill.teacher import Teacher
-from seekjax.post.plots import draw_figures
-from seekjax.post.samples.solutions import load_samples
-from seekjax.post.tune import sft
-from seekjax.post.tune.sft import Answers, FineTuning
-from seekjax.train.loss import balance_loss, forward, loads, target_mask
-from seekjax.train.state import RunSpec, TrainState
-from seekjax.train.step import BATCH, train_step
+from seekjax.post.plots import plot_metrics
+from seekjax.post.samples.batches import HeldOut, held_out_samples, load_format, training_batches
+from seekjax.post.samples.corpus import load_samples
+from seekjax.post.samples.template import ChatFormat
+from seekjax.post.tune.report import NO_HELD_OUT, of_sources
+from seekjax.post.tune.sft import SftReport, check_start, pack_whole
+from seekjax.train.held_out import add_up, bits_per_byte
+from seekjax.train.lora import make_spec
+from seekjax.train.source import BatchSource
+from seekjax.train.state import TrainState
+from seekjax.train.step import BATCH
+from seekjax.train.training import Parts
 from sharding.place import put_batch
-from sharding.rules import sharding
 
-SHARED = (
-    "chats",
-    "tasks",
-    "weights",
-    "language",
-    "template",
-    "drop_long",
-)  # that distillation reads as fine-tuning does
-THOUGHTS = ("index", "log_prob", "hidden")  # of the teacher, within a batch
+Batch = dict[str, jax.Array]
 
 
-class Match(Answers):
-    """The criterion: train.loss.Criterion on batches {"tokens", "segments", "trained"} with what
-    the teacher thinks of them."""
+class Inputs(NamedTuple):
+    """What every distillation reads and checks first."""
 
-    def __init__(self, plan: RunSpec, post: DistillConfig, bytes_V: Any, head_DV: jax.Array | None):
-        super().__init__(plan, bytes_V)
-        self.post, self.head_DV = post, head_DV
-
-    def sums(self, params, state: TrainState, piece: dict[str, jax.Array], mtp: bool):
-        """Summed KL over the trained tokens of a micro-batch, summed cross entropy of each
-        prediction depth, and the model's output."""
-        config = self.plan.config
-        output, nll = forward(
-            self.plan.model,
-            config,
-            self.plan.weights(params, state.frozen),
-            state.balance,
-            piece,
-            mtp,
-        )
-        thoughts = {name: piece[name] for name in THOUGHTS if name in piece} | {
-            "head": self.head_DV
-        }
-        kl_BT = divergence(
-            output.hidden_BTD, output.head_DV, thoughts, direction(self.post), self.post.temperature
-        )
-        return (
-            jnp.where(target_mask(piece, 1, config.data.mask_documents), kl_BT, 0).sum(),
-            nll,
-            output,
-        )
-
-    def loss(self, params, state: TrainState, piece: dict[str, jax.Array], totals: Any):
-        config, share = self.plan.config, self.post.cross_entropy
-        kl, nll, output = self.sums(params, state, piece, mtp=True)
-        kl, ce = kl / totals.tokens, nll / totals.tokens
-        mtp = ce[1:].mean() if config.model.mtp_depth else jnp.zeros(())
-        balanced = balance_loss(output) / totals.sequences
-        total = (
-            (1 - share) * self.post.temperature**2 * kl
-            + self.mtp_weight(state.step) * mtp
-            + config.train.balance_loss * balanced
-        )
-        total = total + share * ce[0] if share else total  # no gradient is made for a figure
-        return total, {
-            "kl": kl,
-            "loss": ce[0],
-            "mtp_loss": mtp,
-            "balance_loss": balanced,
-            "experts": loads(output),
-        }
-
-    def measured(
-        self, params, state: TrainState, batch: dict[str, jax.Array]
-    ) -> dict[str, jax.Array]:
-        """Sums over a batch [A, B, T + 1]."""
-
-        def one(piece):
-            kl, nll, _ = self.sums(params, state, piece, mtp=False)
-            return {"kl": kl, "nats": nll[0]}
-
-        return jax.tree.map(lambda x: x.sum(0), jax.lax.map(one, batch)) | {
-            "tokens": self.mask(batch).sum(),
-            "bytes": super().metrics(batch, self.totals(batch))["bytes"],
-        }
+    config: Config  # with the data settings of a run on samples
+    teacher: Teacher
+    chat_format: ChatFormat
 
 
-class Distillation(FineTuning):
-    """The stage of `python train.py distill`; see train.stage.Stage for the methods."""
+def read_inputs(config: Config, distill: DistillConfig) -> Inputs:
+    """Open the teacher's folder, then the student's tokenizer and template.
+
+    A student without --init has its teacher's tokenizer and template.
+
+    Raises ConfigError, DataError, RunError or WeightsError.
+    """
+    teacher = Teacher(config, distill)
+    config = pack_whole(config)
+    if config.init is None:
+        config = replace(config, data=replace(config.data, tokenizer=str(teacher.folder)))
+    check_start(config, "distillation")
+    teacher.check_vocabulary(config)
+
+    home = config.init or distill.teacher
+    chat_format = load_format(config, home, distill.template)
+    teacher.check(config, chat_format.tokenizer)
+    return Inputs(config, teacher, chat_format)
+
+
+class Distillation:
+    """The train.training.Training of `python train.py distill`."""
+
+    shared_position = False  # each process reads its own share
 
     def __init__(self, config: Config):
-        self.begin(config)
-        self.corpus = load_samples(self.config, self.form)
-
-    def begin(self, config: Config) -> None:
-        """Look at the teacher, and read samples as fine-tuning does. A student without --init has
-        its teacher's tokenizer and template."""
-        self.post, home = config.post, config.init or config.post.teacher
-        check(config)
-        self.teacher = Teacher(config)
-        data = replace(
-            config.data,
-            mask_documents=True,
-            packing="fit",
-            tokenizer=config.data.tokenizer if config.init else str(self.teacher.folder),
-        )
-        config = replace(
-            config, data=data, sft=SftConfig(**{name: getattr(self.post, name) for name in SHARED})
-        )
-        sft.check(config)
-        self.teacher.check_vocabulary(config)
-        self.learn_form(replace(config, init=home))
+        self.distill = check(config)
         self.config = config
-        self.teacher.check(config, self.tokenizer)
-
-    def said(self, sources: str) -> list[str]:
-        return [*super().said(sources), self.asks()]
-
-    def asks(self) -> str:
-        """Who is asked for what."""
-        post, teacher = self.post, self.teacher
-        compared = (
-            f"its {post.top_k} likeliest tokens and the rest"
-            if post.top_k
-            else "the whole vocabulary"
-        )
-        return (
-            f"teacher: {teacher.folder}, {teacher.model.layers} layers of width "
-            f"{teacher.model.embed}; {direction(post)} divergence over {compared}"
-            + (f"; what it says is kept in {post.save_logits}" if post.save_logits else "")
+        self.packed, self.teacher, self.chat_format = read_inputs(config, self.distill)
+        self.tokenizer = self.chat_format.tokenizer
+        self.corpus = load_samples(
+            self.distill, self.packed.data, config.train.seed, self.chat_format, "distill"
         )
 
-    def open(self, folder: Path) -> None:
-        super().open(folder)
-        self.compile()
-        self.step = self.match
-        if self.post.save_logits:
-            config = self.config
-            self.teacher.keep(
-                {
-                    "tokenizer": self.tokenizer.fingerprint(),
-                    "template": self.form.fingerprint(),
-                    "data": self.corpus.fingerprint(),
-                    "sequence": config.data.sequence,
-                    "seed": config.train.seed,
-                    "vocab": config.model.vocab,
-                }
-            )
+    def manifest(self) -> dict[str, Any]:
+        """Return what exactly is read, for data.json."""
+        return self.corpus.manifest()
 
-    def compile(self) -> None:
-        """The step and the measurement; both take the teacher's head, which changes nothing where
-        only its likeliest tokens are compared."""
-        plan, places = self.plan, self.plan.shardings()
-
-        def criterion(head_DV) -> Match:
-            return Match(plan, self.post, self.tokenizer.bytes_V, head_DV)
-
-        into, head = (places, sharding(BATCH)), sharding("embed vocab")
-        update = jax.jit(
-            lambda state, batch, head_DV: train_step(plan, criterion(head_DV), state, batch),
-            in_shardings=(*into, head),
-            out_shardings=(places, sharding("")),
-            donate_argnums=0,
+    def build(self, folder: Path) -> Parts:
+        """Compile on the mesh in use. Raises DataError if saved logits are of another run."""
+        config, teacher = self.packed, self.teacher
+        spec = make_spec(config)
+        step, measure = compile_match(
+            spec, self.distill, jnp.asarray(self.tokenizer.bytes_V), teacher
         )
-        look = jax.jit(
-            lambda params, state, batch, head_DV: criterion(head_DV).measured(params, state, batch),
-            in_shardings=(places.params, *into, head),
-            out_shardings=sharding(""),
+        targets = Targets(teacher, self.open_store())
+        batches = training_batches(config, self.corpus, self.chat_format, self.distill.language)
+        held_out = held_out_samples(config, self.corpus, self.tokenizer.pad)
+        self.chat_format.chat.save(folder, jax.process_index() == 0)
+        return Parts(
+            spec=spec,
+            source=TaughtSource(BatchSource(config, batches), targets),
+            step=step,
+            evaluate=HeldOutDistance(held_out, targets, measure),
+            report=DistillReport(SftReport(spec, self.corpus, self.chat_format), teacher),
         )
-        self.match = lambda state, batch: update(state, batch, self.teacher.head)
-        self.measure = lambda params, state, batch: look(params, state, batch, self.teacher.head)
 
-    def batch(self, step: int, state: TrainState) -> dict[str, jax.Array]:
-        batch = super().batch(step, state)
-        return batch | self.teacher(batch, f"train-{step:06}")
-
-    def position(self) -> Any:
-        return {"teacher": self.teacher.mark, "batches": super().position()}
-
-    def seek(self, position: Any) -> None:
-        self.teacher.recognise(position["teacher"])
-        super().seek(position["batches"])
-
-    def describe(self, record: dict[str, Any]) -> str:
-        return f"kl {record['kl']:.4f}  {super().describe(record)}"
-
-    def evaluate(self, state: TrainState) -> tuple[dict[str, float], str]:
-        """KL and loss on what the assistant says in held-out samples, of every source apart; from
-        the moving average of the weights, where one is kept."""
-        record, total, params = {}, {}, state.params if state.ema is None else state.ema
-        for number, (name, batches) in enumerate(self.held_out.items()):
-            placed = [
-                put_batch({part: x[None] for part, x in batch.items()}, BATCH) for batch in batches
-            ]
-            sums = added(
-                [
-                    self.measure(
-                        params, state, one | self.teacher(one, f"held_out-{number}-{at:06}")
-                    )
-                    for at, one in enumerate(placed)
-                ]
-            )
-            total = added([total, sums]) if total else sums
-            record |= {
-                f"kl/{name}": sums["kl"] / sums["tokens"],
-                f"loss/{name}": sums["nats"] / sums["tokens"],
-            }
-        if not record:
-            return {}, "nothing: data.held_out is 0, or there is a single conversation"
-        record |= {
-            "kl": total["kl"] / total["tokens"],
-            "loss": total["nats"] / total["tokens"],
-            "bits_per_byte": total["nats"] / np.log(2) / max(total["bytes"], 1),
+    def open_store(self) -> LogitStore | None:
+        """Return the store of the teacher's log-probabilities, if the run has one."""
+        distill, config = self.distill, self.packed
+        if distill.save_logits is None:
+            return None
+        made_for = {
+            "tokenizer": self.tokenizer.fingerprint(),
+            "template": self.chat_format.fingerprint(),
+            "data": self.corpus.fingerprint(),
+            "sequence": config.data.sequence,
+            "seed": config.train.seed,
+            "vocab": config.model.vocab,
+            "teacher": self.teacher.fingerprint,
+            "top_k": distill.top_k,
+            "temperature": distill.temperature,
         }
-        parts = [f"{name} {record[f'kl/{name}']:.4f}" for name in self.held_out]
-        return record, (
-            f"kl {record['kl']:.4f}, loss {record['loss']:.3f} on "
-            f"{int(total['tokens']):,} tokens of answers"
-            + (f" (kl of {', '.join(parts)})" if len(parts) > 1 else "")
+        return LogitStore(distill.save_logits.expanduser(), made_for)
+
+
+class Targets:
+    """The teacher's targets of named batches, read from a store if there is one."""
+
+    def __init__(self, teacher: Teacher, store: LogitStore | None):
+        self.teacher = teacher
+        self.store = store
+
+    def __call__(self, batch: Batch, name: str) -> Batch:
+        """Return the targets of a batch; `name` is that of its file in the store."""
+        if self.store is None:
+            return self.teacher(batch)
+        return self.store(batch, name, self.teacher)
+
+
+class TaughtSource:
+    """Batches of samples with the teacher's targets."""
+
+    def __init__(self, source: BatchSource, targets: Targets):
+        self.source = source
+        self.targets = targets
+
+    def batch(self, step: int, state: TrainState) -> Batch:
+        """Return the batch of a step, with its targets."""
+        batch = self.source.batch(step, state)
+        return batch | self.targets(batch, f"train-{step:06}")
+
+    def tokens(self, step: int) -> int:
+        """Return the tokens of a step."""
+        return self.source.tokens(step)
+
+    def get_state(self) -> Any:
+        """Return the position in the data, and which teacher the run learns from."""
+        fingerprint = self.targets.teacher.fingerprint
+        return {"teacher": fingerprint, "batches": self.source.get_state()}
+
+    def set_state(self, position: Any) -> None:
+        """Go on from a position. Raises DataError if the teacher is another."""
+        self.targets.teacher.check_resumed(position["teacher"])
+        self.source.set_state(position["batches"])
+
+
+class HeldOutDistance:
+    """KL and loss on the answers of held-out samples, of every source apart."""
+
+    def __init__(self, held_out: HeldOut, targets: Targets, measure: Measure):
+        self.held_out = held_out
+        self.targets = targets
+        self.measure = measure
+
+    def __call__(self, state: TrainState) -> tuple[dict[str, float], str]:
+        """Return the held-out figures, and a sentence of them."""
+        if not self.held_out:
+            return {}, NO_HELD_OUT
+
+        record: dict[str, float] = {}
+        by_source = {}
+        for number, (name, batches) in enumerate(self.held_out.items()):
+            figures = []
+            for index, rows in enumerate(batches):
+                batch = put_batch({part: x[None] for part, x in rows.items()}, BATCH)
+                batch = batch | self.targets(batch, f"held_out-{number}-{index:06}")
+                figures.append(self.measure(state.averaged, state, batch))
+            sums = by_source[name] = add_up(figures)
+            record[f"kl/{name}"] = sums["kl"] / sums["tokens"]
+            record[f"loss/{name}"] = sums["nats"] / sums["tokens"]
+
+        total = add_up(by_source.values())
+        record["kl"] = total["kl"] / total["tokens"]
+        record["loss"] = total["nats"] / total["tokens"]
+        record["bits_per_byte"] = bits_per_byte(total)
+        parts = of_sources("kl", record, list(by_source), 4)
+        sentence = (
+            f"kl {record['kl']:.4f}, loss {record['loss']:.3f} on {int(total['tokens']):,} tokens "
+            "of answers"
         )
+        return record, f"{sentence} (kl of {parts})" if parts else sentence
+
+
+class DistillReport:
+    """The words of a distillation on samples: those of fine-tuning, and the distance."""
+
+    def __init__(self, sft: SftReport, teacher: Teacher):
+        self.sft = sft
+        self.teacher = teacher
+
+    def header(self) -> list[str]:
+        """Return the lines that state what will be read and trained."""
+        return [*self.sft.header(), teacher_line(self.teacher)]
+
+    def extra_metrics(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Return further scalars for the record of a step."""
+        return self.sft.extra_metrics(metrics)
+
+    def progress(self, record: dict[str, Any]) -> str:
+        """Return what the progress line shows of a step."""
+        return f"kl {record['kl']:.4f}  {self.sft.progress(record)}"
 
     def finish(self, state: TrainState, folder: Path) -> list[str]:
-        return [
-            *([f"picture: {self.draw_distance(folder)}"] if jax.process_index() == 0 else []),
-            *super().finish(state, folder),
-        ]
-
-    def draw_distance(self, folder: Path) -> Path:
-        """kl.png in a run's folder."""
-        return draw_figures(
-            folder, "kl.png", "distance of student and teacher", {"kl": "KL (nats per token)"}
-        )
+        """Return the closing lines of a run; draws its plots into the folder."""
+        return [*plot_distance(folder), *self.sft.finish(state, folder)]
 
 
-def direction(post: DistillConfig) -> str:
-    """Which divergence is meant by auto."""
-    return (
-        ("reverse" if post.on_policy else "forward")
-        if post.divergence == "auto"
-        else post.divergence
+def teacher_line(teacher: Teacher) -> str:
+    """Return the header line with the teacher, the divergence, and which tokens are compared."""
+    distill, model = teacher.distill, teacher.model
+    compared = "the whole vocabulary"
+    if distill.top_k:
+        compared = f"its {distill.top_k} most likely tokens and the rest"
+    line = (
+        f"teacher: {teacher.folder}, {model.layers} layers of width {model.embed}; "
+        f"{direction(distill)} divergence over {compared}"
     )
+    if distill.save_logits:
+        line += f"; its log-probabilities are saved in {distill.save_logits}"
+    return line
 
 
-def added(sums: list[dict[str, Any]]) -> dict[str, float]:
-    return {name: sum(float(one[name]) for one in sums) for name in sums[0]}
+def plot_distance(folder: Path) -> list[str]:
+    """Draw kl.png into a run's folder, in the first process, and return its closing line."""
+    if jax.process_index() != 0:
+        return []
+    labels = {"kl": "KL (nats per token)"}
+    path = plot_metrics(folder, "kl.png", "distance of student and teacher", labels)
+    return [f"picture: {path}"]
 
 
-def check(config: Config) -> None:
-    """Raise ConfigError for settings that do not fit each other."""
-    post = config.post
-    need(post.temperature > 0, f"post.temperature is {post.temperature}: it must be above 0.")
+def check(config: Config) -> DistillConfig:
+    """Return the settings. Raises ConfigError if they do not fit each other."""
+    distill = config.distill
+    if distill is None:
+        raise ConfigError("distillation needs settings: distill is None.")
     need(
-        0 <= post.cross_entropy < 1,
-        f"post.cross_entropy is {post.cross_entropy}: it is a share of the loss, from 0 to below 1.",
+        distill.temperature > 0,
+        f"distill.temperature is {distill.temperature}: it must be above 0.",
     )
     need(
-        not post.save_logits or post.top_k > 0,
-        "post.save_logits would keep whole vocabularies for every token: say how many of "
-        "the likeliest with --post.top-k.",
+        0 <= distill.cross_entropy < 1,
+        f"distill.cross_entropy is {distill.cross_entropy}: it is a share of the loss, from 0 to "
+        "below 1.",
     )
     need(
-        not post.save_logits or jax.process_count() == 1,
-        "post.save_logits is for one process: save them on one host, or let the teacher "
-        "stay in memory.",
+        not distill.save_logits or distill.top_k > 0,
+        "distill.save_logits would save whole vocabularies for every token: say how many of the "
+        "most likely tokens with --distill.top-k.",
     )
+    need(
+        not distill.save_logits or jax.process_count() == 1,
+        "distill.save_logits is for one process: save them on one host, or let the teacher stay in "
+        "memory.",
+    )
+    return distill

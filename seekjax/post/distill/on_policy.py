@@ -1,15 +1,15 @@
-"""On-policy distillation as a stage of the loop: the student answers, and learns at every token of
-its answer what its teacher would have thought there.
+"""On-policy distillation: the student learns the teacher's probabilities of its own answers.
 
-    # (GKD, 2306.13649, with lambda = 1; no gradient through the draws)
+    # GKD, 2306.13649, with lambda = 1; no gradient through the draws
     L = E_{x ~ student} mean_t KL(student || teacher)(. | x_<t)
 
 The student is corrected where its own mistakes lead it, which no given text shows. Nothing is
 rewarded: accuracy is only reported. The gradient goes through the whole distribution of every token
-(or the teacher's likeliest), not through the one that was drawn: the expectation over it is exact.
+(or the teacher's most likely tokens), not through the one that was drawn, so that the expectation
+over it is exact.
 """
 
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,207 +17,302 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seekjax.config import Config, GrpoConfig
+from seekjax.config import Config, DistillConfig
 from seekjax.errors import need
-from seekjax.post.distill.distillation import Distillation, added
-from seekjax.post.rollout.grader import Judge
-from seekjax.post.rollout.log import Watch
-from seekjax.post.rollout.sampler import Sampler, minibatch
-from seekjax.train.lora import make_plan
-from seekjax.train.state import TrainState
+from seekjax.post.distill import distillation
+from seekjax.post.distill.criterion import Measure, compile_match
+from seekjax.post.distill.distillation import plot_distance, read_inputs, teacher_line
+from seekjax.post.distill.teacher import Teacher
+from seekjax.post.rollout.grader import GradedSample, Grader
+from seekjax.post.rollout.log import (
+    RolloutLog,
+    closing_lines,
+    held_out_figures,
+    mean_entropy,
+    summary,
+)
+from seekjax.post.rollout.problems import TaskProblems
+from seekjax.post.rollout.reward import make_reward
+from seekjax.post.rollout.rollouts import Rollouts
+from seekjax.post.rollout.sampler import Sampler, Texts, minibatch
+from seekjax.train.held_out import add_up
+from seekjax.train.lora import make_spec
+from seekjax.train.state import RunSpec, TrainState
 from seekjax.train.step import BATCH
+from seekjax.train.training import Parts
 from sharding.rules import sharding, split_by
 
+Batch = dict[str, jax.Array]
+Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]
 
-class OnPolicy(Distillation):
-    """The stage of `python train.py distill --post.on-policy True`; see train.stage.Stage for the
-    methods."""
+REWARDS = (("accuracy", 1.0), ("format", 0.1))  # reported, not trained on
+TRAIN, HELD_OUT = 0, 1  # uses of the random key
 
-    alike = True
+
+class OnPolicy:
+    """The train.training.Training of `python train.py distill --distill.on-policy True`."""
+
+    shared_position = True
 
     def __init__(self, config: Config):
-        check(config)
-        self.begin(config)
-        post = self.post
-        asked = GrpoConfig(
-            tasks=post.tasks,
-            language=post.language,
-            template=post.template,
-            group=post.group,
-            max_new=post.max_new,
-        )
-        self.config = replace(
-            self.config, post=asked
-        )  # rollouts are asked for, judged and watched as in reinforcement
-        self.judge = Judge(self.config, self.tokenizer)
-        self.sampler = Sampler(self.config, self.tokenizer)
-        self.rollouts, self.cursor, self.drawn = 0, 0, 0
-
-    def about(self) -> list[str]:
-        rows, group = self.config.train.batch, self.post.group
-        return [
-            f"tasks: {', '.join(self.post.tasks)}; {rows // group} problems x {group} "
-            f"answers of up to {self.post.max_new} tokens a step, by "
-            f"{self.config.init}; {self.tokenizer.size} token ids",
-            self.asks(),
-        ]
+        self.distill = check(config)
+        self.config = config
+        self.packed, self.teacher, self.chat_format = read_inputs(config, self.distill)
+        self.tokenizer = self.chat_format.tokenizer
+        reward = make_reward(REWARDS, self.distill.language, self.distill.sampling.max_new)
+        self.grader = Grader(self.chat_format.chat, self.tokenizer, reward)
+        self.problems = TaskProblems(self.distill.tasks, config.train.seed)
 
     def manifest(self) -> dict[str, Any]:
+        """Return what exactly is read, for data.json."""
         return {
-            "tasks": list(self.post.tasks),
+            "tasks": list(self.distill.tasks),
             "init": str(self.config.init),
-            "teacher": self.teacher.mark,
+            "teacher": self.teacher.fingerprint,
             "tokenizer": self.tokenizer.fingerprint(),
         }
 
-    def open(self, folder: Path) -> None:
-        problems = self.config.train.batch // self.post.group
+    def build(self, folder: Path) -> Parts:
+        """Compile on the mesh in use. Raises ConfigError if it does not divide the problems."""
+        config, sampling = self.packed, self.distill.sampling
+        problems = config.train.batch // sampling.group
         need(
             problems % split_by("batch") == 0,
-            f"train.batch {self.config.train.batch} holds {problems} problems of "
-            f"post.group {self.post.group} answers: they "
-            f"must be a multiple of the {split_by('batch')} devices that share a batch.",
+            f"train.batch {config.train.batch} holds {problems} problems of distill.sampling.group "
+            f"{sampling.group} answers: they must be a multiple of the {split_by('batch')} devices "
+            "that share a batch.",
         )
-        self.plan = make_plan(self.config)
-        self.compile()
-        self.form.chat.save(folder, jax.process_index() == 0)
-        self.watch = Watch(self, folder)
+        spec = make_spec(config)
+        step, measure = compile_match(
+            spec, self.distill, jnp.asarray(self.tokenizer.bytes_V), self.teacher
+        )
+        sampler = Sampler(
+            config.model,
+            config.kernel,
+            sampling,
+            config.data.sequence,
+            self.tokenizer,
+            trained=False,
+        )
+        answers = TaughtAnswers(
+            spec, self.distill, Rollouts(sampler, self.grader), self.problems, self.teacher
+        )
+        updates = AnswerUpdates(answers, step, folder)
+        self.chat_format.chat.save(folder, jax.process_index() == 0)
+        return Parts(
+            spec=spec,
+            source=updates,
+            step=updates.step,
+            evaluate=HeldOutAnswers(answers, measure),
+            report=OnPolicyReport(config, self.distill, self.teacher, self.tokenizer.size),
+        )
+
+
+class TaughtAnswers:
+    """Draws the student's answers, with the teacher's targets of them."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        distill: DistillConfig,
+        rollouts: Rollouts,
+        problems: TaskProblems,
+        teacher: Teacher,
+    ):
+        self.spec, self.distill = spec, distill
+        self.rollouts, self.problems = rollouts, problems
+        self.teacher = teacher
+
+    def training(
+        self, state: TrainState, first: int, number: int
+    ) -> tuple[Texts, list[GradedSample]]:
+        """Return the answers of rollout `number` to training problems `first` and on, graded."""
+        group = self.distill.sampling.group
+        problems = self.problems.training(first, self.spec.config.train.batch // group)
+        return self.draw(state, problems, group, self.key(TRAIN, number))
+
+    def held_out(self, state: TrainState, first: int) -> tuple[Texts, list[GradedSample]]:
+        """Return one answer to each of the held-out problems `first` and on, graded."""
+        problems = self.problems.held_out(first, self.spec.config.train.batch)
+        return self.draw(state, problems, 1, self.key(HELD_OUT, first))
+
+    def draw(
+        self, state: TrainState, problems: list, group: int, key: jax.Array
+    ) -> tuple[Texts, list[GradedSample]]:
+        """Return `group` answers to each problem, graded."""
+        return self.rollouts.draw(self.spec.variables(state), problems, group, key)
+
+    def taught(self, texts: Texts) -> Batch:
+        """Return answers as the batch of a step, with the teacher's targets."""
+        train = self.spec.config.train
+        batch = as_samples(texts, train.batch // train.rows)
+        return batch | self.teacher(batch)
+
+    def key(self, use: int, number: int) -> jax.Array:
+        """Return the root of a rollout's randomness, for one use."""
+        root = jax.random.key(self.spec.config.train.seed)
+        return jax.random.fold_in(jax.random.fold_in(root, use), number)
+
+
+class AnswerUpdates:
+    """A train.training.Source that draws answers for each step, and the step."""
+
+    def __init__(self, answers: TaughtAnswers, step: Step, folder: Path):
+        self.answers = answers
+        self.log = RolloutLog(folder / "rollouts.jsonl", answers.distill.sampling.group)
+        self._step = step
+        self.number = 0  # of the next rollout
+        self.cursor = 0  # the next training problem
+        self.tokens_drawn = 0
+        self.metrics: dict[str, float] = {}  # of this rollout
+
+    def batch(self, step: int, state: TrainState) -> Batch:
+        """Return answers to the next problems, with the teacher's targets."""
+        self.log.start(step)
+        texts, graded = self.answers.training(state, self.cursor, self.number)
+        self.cursor += len(graded) // self.log.group
+        self.number += 1
+
+        self.tokens_drawn = sum([sample.tokens for sample in graded])
+        self.log.write(step, graded, np.zeros(len(graded), np.float32))
+        self.metrics = summary(graded) | {"entropy": mean_entropy(texts)}
+        return self.answers.taught(texts)
+
+    def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
+        """Make one optimizer step; donates the state."""
+        state, metrics = self._step(state, batch)
+        return state, metrics | self.metrics
 
     def tokens(self, step: int) -> int:
-        return self.drawn
+        """Return the tokens that the student drew."""
+        return self.tokens_drawn
 
-    def position(self) -> Any:
-        return {"teacher": self.teacher.mark, "batches": [self.rollouts, self.cursor]}
+    def get_state(self) -> Any:
+        """Return the position, and which teacher the run learns from."""
+        fingerprint = self.answers.teacher.fingerprint
+        return {"teacher": fingerprint, "batches": [self.number, self.cursor]}
 
-    def seek(self, position: Any) -> None:
-        self.teacher.recognise(position["teacher"])
-        self.rollouts, self.cursor = position["batches"]
+    def set_state(self, position: Any) -> None:
+        """Go on from a position. Raises DataError if the teacher is another."""
+        self.answers.teacher.check_resumed(position["teacher"])
+        self.number, self.cursor = position["batches"]
 
-    def batch(self, step: int, state: TrainState) -> dict[str, Any]:
-        """Answers to the next problems, with what the teacher thinks of them."""
-        rows, group = self.config.train.batch, self.post.group
-        self.watch.before(step, state)
-        problems = self.judge.training(self.cursor, rows // group)
-        texts, judged = self.answers(state, problems, group, self.key("train", self.rollouts))
-        self.cursor, self.rollouts = self.cursor + len(problems), self.rollouts + 1
-        self.drawn = sum(one.tokens for one in judged)
-        nothing = np.zeros(rows, np.float32)
-        seen = self.watch.rollout(step, texts, judged, nothing, (judged, nothing))
-        self.seen = {
-            name: value for name, value in seen.items() if name != "signal"
-        }  # that is of rewards
-        return self.thought(texts)
 
-    def step(self, state: TrainState, batch: dict[str, Any]) -> tuple[TrainState, dict[str, Any]]:
-        state, metrics = self.match(state, batch)
-        return state, metrics | self.seen
+class HeldOutAnswers:
+    """Accuracy on held-out problems, one answer each, and the teacher's distance on the answers."""
 
-    def answers(self, state: TrainState, problems: list, group: int, key: jax.Array):
-        """Texts on the devices, and what they are worth."""
-        variables = {
-            "params": self.plan.weights(state.params, state.frozen),
-            "balance": state.balance,
-        }
-        texts = self.sampler(
-            variables, [self.judge.prompt(problem) for problem in problems], group, key
-        )
-        return texts, self.judge(texts, problems, group)
+    def __init__(self, answers: TaughtAnswers, measure: Measure):
+        self.answers = answers
+        self.measure = measure
 
-    def key(self, use: str, number: int) -> jax.Array:
-        """The root of a rollout's randomness, for one use."""
-        return jax.random.fold_in(
-            jax.random.fold_in(
-                jax.random.key(self.config.train.seed), ("train", "held_out").index(use)
-            ),
-            number,
-        )
+    def __call__(self, state: TrainState) -> tuple[dict[str, float], str]:
+        """Return the held-out figures, and a sentence of them."""
+        count = self.answers.distill.sampling.eval_problems
+        graded: list[GradedSample] = []
+        figures = []
+        for first in range(0, count, self.answers.spec.config.train.batch):
+            texts, samples = self.answers.held_out(state, first)
+            graded += samples
+            figures.append(self.measure(state.params, state, self.answers.taught(texts)))
 
-    def thought(self, texts: dict[str, Any]) -> dict[str, Any]:
-        """A rollout as the criterion reads it."""
-        train = self.config.train
-        batch = shown(texts, train.batch // (train.rows), sharding(BATCH))
-        return batch | self.teacher.read(batch)
-
-    def derive(self, metrics: dict[str, float]) -> dict[str, float]:
-        return {}
-
-    def describe(self, record: dict[str, Any]) -> str:
-        return (
-            f"kl {record['kl']:.4f}  right {record['accuracy']:.1%}  form "
-            f"{record['parsed']:.0%}  length {record['length']:.0f}  "
-            f"entropy {record['entropy']:.2f}"
-        )
-
-    def evaluate(self, state: TrainState) -> tuple[dict[str, float], str]:
-        """Accuracy on held-out problems, one answer each, and how far the teacher is from those
-        answers."""
-        judged, sums, rows = [], [], self.config.train.batch
-        for first in range(0, self.post.eval_problems, rows):
-            texts, some = self.answers(
-                state, self.judge.held_out(first, rows), 1, self.key("held_out", first)
-            )
-            judged += some
-            sums.append(self.measure(state.params, state, self.thought(texts)))
-        total = added(sums)
-        record, sentence = self.watch.held_out(judged[: self.post.eval_problems])
+        total = add_up(figures)
+        record, sentence = held_out_figures(graded[:count])
         kl = total["kl"] / max(total["tokens"], 1)
         return record | {"kl": kl}, f"{sentence}, kl {kl:.4f}"
 
-    def finish(self, state: TrainState, folder: Path) -> list[str]:
+
+class OnPolicyReport:
+    """The words of an on-policy distillation."""
+
+    def __init__(self, config: Config, distill: DistillConfig, teacher: Teacher, token_ids: int):
+        self.config, self.distill = config, distill
+        self.teacher = teacher
+        self.token_ids = token_ids
+
+    def header(self) -> list[str]:
+        """Return the lines that state what will be read and trained."""
+        sampling = self.distill.sampling
+        problems = self.config.train.batch // sampling.group
         return [
-            *([f"picture: {self.draw_distance(folder)}"] if jax.process_index() == 0 else []),
-            *self.watch.finish(state, folder),
+            f"tasks: {', '.join(self.distill.tasks)}; {problems} problems x {sampling.group} "
+            f"answers of up to {sampling.max_new} tokens a step, by {self.config.init}; "
+            f"{self.token_ids} token ids",
+            teacher_line(self.teacher),
         ]
 
+    def extra_metrics(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Return nothing: the metrics are complete."""
+        return {}
 
-def check(config: Config) -> None:
-    """Raise ConfigError for settings that do not fit each other."""
-    post, train = config.post, config.train
-    need(
-        not post.save_logits,
-        "post.save_logits keeps what a teacher says of given answers, and post.on_policy "
-        "makes new ones every step: choose one.",
-    )
-    need(
-        config.init is not None,
-        "on-policy distillation learns from the student's own answers, so it starts from "
-        "a model that gives some: name its folder "
-        "with --init.",
-    )
-    need(
-        bool(post.tasks) and not post.chats,
-        "on-policy distillation answers problems of tasks: name some with --post.tasks, "
-        "and no post.chats.",
-    )
-    need(
-        post.cross_entropy == 0,
-        f"post.cross_entropy is {post.cross_entropy}: it learns the tokens of given "
-        "answers, and post.on_policy has none, set it to 0.",
-    )
-    need(post.language != "mixed", "post.language mixed is for solved problems: choose en or zh.")
-    for name in ("group", "max_new", "eval_problems"):
-        need(
-            getattr(post, name) > 0, f"post.{name} is {getattr(post, name)}: it must be at least 1."
+    def progress(self, record: dict[str, Any]) -> str:
+        """Return what the progress line shows of a step."""
+        return (
+            f"kl {record['kl']:.4f}  right {record['accuracy']:.1%}  form "
+            f"{record['parsed']:.0%}  length {record['length']:.0f}  entropy "
+            f"{record['entropy']:.2f}"
         )
-    need(
-        train.batch % post.group == 0,
-        f"train.batch {train.batch} must be a multiple of post.group {post.group}: a step "
-        "learns from whole groups of answers.",
-    )
-    need(not train.batch_start, "train.batch_start is for pre-training: a rollout has one size.")
-    need(
-        post.max_new < config.data.sequence,
-        f"data.sequence {config.data.sequence} must hold a prompt and post.max_new "
-        f"{post.max_new} tokens.",
-    )
+
+    def finish(self, state: TrainState, folder: Path) -> list[str]:
+        """Return the closing lines of a run; draws its plots into the folder."""
+        closing = closing_lines(int(state.step), folder, self.distill.tasks)
+        return [*plot_distance(folder), *closing]
 
 
-def shown(texts: dict[str, Any], micro: int, place: Any) -> dict[str, jax.Array]:
-    """The rows of a rollout as micro-batches {"tokens", "segments", "trained"} [A, B, T + 1]: what
-    was drawn is trained on."""
+def as_samples(texts: Texts, micro: int) -> Batch:
+    """Return a rollout as {"tokens", "segments", "trained"} [A, B, T + 1] of `micro` micro-batches.
+
+    What was drawn is trained on.
+    """
     rows = {
         "tokens": texts["tokens"],
         "segments": texts["segments"],
         "trained": jnp.pad(texts["mask"], ((0, 0), (1, 0))),
     }
-    return minibatch(rows, np.arange(len(texts["tokens"])), micro, place)
+    return minibatch(rows, np.arange(len(texts["tokens"])), micro, sharding(BATCH))
+
+
+def check(config: Config) -> DistillConfig:
+    """Return the settings. Raises ConfigError if they do not fit each other."""
+    distill = distillation.check(config)
+    sampling, train = distill.sampling, config.train
+    need(
+        not distill.save_logits,
+        "distill.save_logits saves the teacher's log-probabilities of given answers, and "
+        "distill.on_policy makes new ones every step: choose one.",
+    )
+    need(
+        config.init is not None,
+        "on-policy distillation learns from the student's own answers, so it starts from a model "
+        "that gives some: name its folder with --init.",
+    )
+    need(
+        distill.tasks and not distill.chats,
+        "on-policy distillation answers problems of tasks: name some with --distill.tasks, and no "
+        "distill.chats.",
+    )
+    need(
+        distill.cross_entropy == 0,
+        f"distill.cross_entropy is {distill.cross_entropy}: it learns the tokens of given answers, "
+        "and distill.on_policy has none, set it to 0.",
+    )
+    need(
+        distill.language != "mixed",
+        "distill.language mixed is for solved problems: choose en or zh.",
+    )
+
+    # Sizes of a step
+    for name in ("group", "max_new", "eval_problems"):
+        value = getattr(sampling, name)
+        need(value > 0, f"distill.sampling.{name} is {value}: it must be at least 1.")
+    need(
+        train.batch % sampling.group == 0,
+        f"train.batch {train.batch} must be a multiple of distill.sampling.group "
+        f"{sampling.group}: a step learns from whole groups of answers.",
+    )
+    need(not train.batch_start, "train.batch_start is for pre-training: a rollout has one size.")
+    need(
+        sampling.max_new < config.data.sequence,
+        f"data.sequence {config.data.sequence} must hold a prompt and distill.sampling.max_new "
+        f"{sampling.max_new} tokens.",
+    )
+    return distill

@@ -1,236 +1,256 @@
-"""Before reinforcement starts: sample as it will, say what there is to learn from, and stop with a
-diagnosis where there is nothing.
+"""Before reinforcement starts: sample, report what can be learnt, and stop if nothing can.
 
-A run without signal fails silently: its loss is 0 and its curves are flat, for hours. A rollout
+A run without signal fails silently: its loss is 0 and its curves are flat, for hours. One rollout
 with signal is enough to go ahead; a run is given up only after several.
 """
 
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from seekjax.config import GrpoConfig
 from seekjax.errors import RunError
-from seekjax.post.rollout.grader import Judged
+from seekjax.post.rollout.grader import GradedSample
+from seekjax.post.rollout.problems import TaskProblems
+from seekjax.post.rollout.rollouts import Rollouts
 from seekjax.post.rollout.statistics import is_right
 from seekjax.tasks.answer import TAGS
-from seekjax.train.state import TrainState
 
-if TYPE_CHECKING:
-    from seekjax.post.rl.grpo import Reinforcement
-
-SAMPLES, ROLLOUTS = (
-    512,
-    16,
-)  # drawn before a run is given up: so many samples, in at most so many rollouts
-MANY = 0.2  # share cut off that is worth a warning
-HOPELESS = 0.01  # pass@1 below which reinforcement on accuracy alone does not start
+SAMPLES = 512  # drawn before a run is given up,
+ROLLOUTS = 16  # in at most this many rollouts
+WARN_TRUNCATED = 0.2  # share cut off that is worth a warning
+MIN_ACCURACY = 0.01  # pass@1 below which reinforcement on accuracy alone does not start
 FORM = "<think>...</think><answer>...</answer>"
 KEY = 0x5EED  # sets these draws apart from those of training and evaluation
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What samples of training problems look like; shares but for `samples`, `group` and the last
-    lines."""
+    """What samples of training problems look like, as shares unless a comment says otherwise."""
 
-    samples: int
-    group: int
+    samples: int  # how many
+    group: int  # samples of each problem
     truncated: float
-    form: float
+    form: float  # samples with the format that the reward requires
     right: float  # pass@1
     solved: float  # pass@G: groups with a right sample
     signal: float  # groups whose rewards differ
-    other: float  # groups told apart by another reward than accuracy
-    tagged: float  # samples with any of the tags of the form
+    other: float  # groups in which a reward other than accuracy differs
+    tagged: float  # samples with any of the format's tags
     failed: float  # samples whose reward failed
     reward: float  # mean
     reward_std: float
-    fault: str  # the commonest of form
+    fault: str  # the most common fault of format
     error: str  # of a reward that failed
 
 
-def find(judged: Sequence[Judged], group: int, weights: dict[str, float]) -> Findings:
-    """Look at whole groups of samples; `weights` are those of the reward's parts."""
-    groups = [judged[at : at + group] for at in range(0, len(judged), group)]
-    whole = [[one for one in some if not math.isnan(one.reward)] for some in groups]
+def collect_findings(
+    graded: Sequence[GradedSample], group: int, weights: dict[str, float]
+) -> Findings:
+    """Summarise whole groups of samples; `weights` are those of the reward's parts."""
+    groups = [graded[first : first + group] for first in range(0, len(graded), group)]
     others = [name for name, weight in weights.items() if weight and name != "accuracy"]
-    rewards = [one.reward for some in whole for one in some]
 
-    def share(samples):
-        return sum(samples) / len(judged)
+    def share(holds: Sequence[bool | float]) -> float:
+        return sum(holds) / len(graded)
 
-    def differ(values):
-        return sum(len(set(some)) > 1 for some in values) / len(groups)
+    def share_that_differ(values: list[list[Hashable]]) -> float:
+        differing = [len(set(members)) > 1 for members in values]
+        return sum(differing) / len(groups)
 
-    faults = Counter(one.reason for one in judged if not one.parts.get("format"))
+    # Samples whose reward failed count for no signal.
+    rewards, other_rewards = [], []
+    for members in groups:
+        valid = [sample for sample in members if not math.isnan(sample.reward)]
+        rewards.append([sample.reward for sample in valid])
+        other_rewards.append([tuple(sample.parts[name] for name in others) for sample in valid])
+    every_reward = [reward for members in rewards for reward in members]
+
+    right = [is_right(sample) for sample in graded]
+    solved = [any(right[first : first + group]) for first in range(0, len(graded), group)]
+    faults = Counter(sample.reason for sample in graded if not sample.parts.get("format"))
+    errors = [sample.error for sample in graded if sample.error]
     return Findings(
-        samples=len(judged),
+        samples=len(graded),
         group=group,
-        truncated=share(one.truncated for one in judged),
-        form=share(one.parts.get("format", 0.0) for one in judged),
-        right=share(map(is_right, judged)),
-        solved=sum(any(map(is_right, some)) for some in groups) / len(groups),
-        signal=differ([one.reward for one in some] for some in whole),
-        other=differ([tuple(one.parts[name] for name in others) for one in some] for some in whole),
-        tagged=share(any(tag in one.text for tag in TAGS) for one in judged),
-        failed=share(math.isnan(one.reward) for one in judged),
-        reward=float(np.mean(rewards)) if rewards else math.nan,
-        reward_std=float(np.std(rewards)) if rewards else math.nan,
+        truncated=share([sample.truncated for sample in graded]),
+        form=share([sample.parts.get("format", 0.0) for sample in graded]),
+        right=share(right),
+        solved=sum(solved) / len(groups),
+        signal=share_that_differ(rewards),
+        other=share_that_differ(other_rewards),
+        tagged=share([_has_tag(sample.text) for sample in graded]),
+        failed=share([math.isnan(sample.reward) for sample in graded]),
+        reward=float(np.mean(every_reward)) if every_reward else math.nan,
+        reward_std=float(np.std(every_reward)) if every_reward else math.nan,
         fault=faults.most_common(1)[0][0] if faults else "",
-        error=next((one.error for one in judged if one.error), ""),
+        error=errors[0] if errors else "",
     )
 
 
-def diagnose(found: Findings, accuracy: float, max_new: int) -> str:
-    """Why nothing can be learnt, and what to do; "" where something can. `accuracy`: the weight of
-    that part."""
-    count = f"of {found.samples} samples"
-    if found.failed > 0.5:
-        return f"the reward failed for {found.failed:.0%} {count} ({found.error}): repair it first."
-    if found.other or (found.signal and (not accuracy or found.right >= HOPELESS)):
+def _has_tag(text: str) -> bool:
+    return any(tag in text for tag in TAGS)
+
+
+def diagnose(findings: Findings, accuracy: float, max_new: int) -> str:
+    """Return why nothing can be learnt and what to do, or "" if something can.
+
+    accuracy: the weight of that part of the reward.
+    """
+    samples = f"of {findings.samples} samples"
+    if findings.failed > 0.5:
+        return (
+            f"the reward failed for {findings.failed:.0%} {samples} ({findings.error}): repair it "
+            "first."
+        )
+    if findings.other or (findings.signal and (not accuracy or findings.right >= MIN_ACCURACY)):
         return ""
-    if found.truncated > 0.9 and found.right < HOPELESS:
-        return (
-            f"{found.truncated:.0%} {count} were cut off at post.max_new {max_new} tokens "
-            "before they ended, and so earn nothing: raise post.max_new, or "
-            "teach the model to end its answers by SFT first."
-            + (
-                f" Hardly one has any tag of {FORM}: the model may not have seen this form of chat."
-                if found.tagged < 0.05
-                else ""
+
+    # Faults of format
+    if findings.truncated > 0.9 and findings.right < MIN_ACCURACY:
+        reason = (
+            f"{findings.truncated:.0%} {samples} were cut off at grpo.max_new {max_new} tokens "
+            "before they ended, and so earn nothing: raise grpo.max_new, or teach the model to end "
+            "its answers by SFT first."
+        )
+        if findings.tagged < 0.05:
+            reason += (
+                f" Hardly any has a tag of {FORM}: the model may not have seen this form of chat."
             )
-        )
-    if not found.form and found.tagged < 0.05:
+        return reason
+    if not findings.form and findings.tagged < 0.05:
         return (
-            f"none {count} has the form {FORM}, and hardly one has any of its tags: the "
-            "model has not seen this form of "
-            "chat. Fine-tune it on solved problems first (python train.py sft), or name "
-            "the chat template it knows with --post.template."
+            f"none {samples} has the form {FORM}, and hardly any has one of its tags: the model "
+            "has not seen this form of chat. Fine-tune it on solved problems first (python train.py "
+            "sft), or name the chat template it was trained with by --grpo.template."
         )
-    if not found.form:
+    if not findings.form:
         return (
-            f"none {count} has the form {FORM}; the commonest fault: {found.fault}. "
-            "Fine-tune the model on solved problems "
-            "first (python train.py sft), or reward the form too with --post.rewards."
+            f"none {samples} has the form {FORM}; the most common fault: {findings.fault}. "
+            "Fine-tune the model on solved problems first (python train.py sft), or reward the "
+            "form too with --grpo.rewards."
         )
-    if found.right == 1:
+
+    # Problems that are too easy or too hard
+    if findings.right == 1:
         return (
-            f"every one {count} is right, so there is nothing to learn: take a harder level "
-            "or another task."
+            f"every one {samples} is right, so there is nothing to learn: take a harder level or "
+            "another task."
         )
     if not accuracy:
         return (
-            f"all samples of a problem earn the same reward in {count}: raise "
-            "post.temperature, or reward what differs between them."
+            f"all samples of a problem earn the same reward in {samples}: raise grpo.temperature, "
+            "or reward what differs between them."
         )
-    if found.right == 0:
+    if findings.right == 0:
         return (
-            f"none {count} is right and no other reward tells them apart "
-            f"({found.form:.0%} have the form): take an easier level, or fine-tune the "
-            "model on solved problems first (python train.py sft)."
+            f"none {samples} is right and no other reward differs between them "
+            f"({findings.form:.0%} have the form): take an easier level, or fine-tune the model on "
+            "solved problems first (python train.py sft)."
         )
-    if found.right < HOPELESS:
-        chances = ", ".join(
-            f"{p:.0%}: {signal_at(p, found.group):.0%}" for p in (0.01, 0.03, 0.05, 0.1, 0.2)
-        )
+    if findings.right < MIN_ACCURACY:
+        table = [
+            f"{p:.0%}: {signal_at(p, findings.group):.0%}" for p in (0.01, 0.03, 0.05, 0.1, 0.2)
+        ]
         return (
-            f"{found.right:.1%} {count} are right, and below {HOPELESS:.0%} reinforcement "
-            "does not start, for hardly any group has both right and wrong "
-            f"samples (groups of {found.group} that do, by the share that is right: "
-            f"{chances}). Take an easier level, or fine-tune the model on solved "
-            "problems until 5% to 10% are right."
+            f"{findings.right:.1%} {samples} are right, and below {MIN_ACCURACY:.0%} reinforcement "
+            "does not start, for hardly any group has both right and wrong samples (groups of "
+            f"{findings.group} that do, by the share that is right: {', '.join(table)}). Take an "
+            "easier level, or fine-tune the model on solved problems until 5% to 10% are right."
         )
     return (
-        f"{found.right:.1%} {count} are right, but every group of {found.group} is all "
-        "right or all wrong: raise post.temperature or post.group, or "
-        "mix levels whose problems are neither trivial nor hopeless."
+        f"{findings.right:.1%} {samples} are right, but every group of {findings.group} is all "
+        "right or all wrong: raise grpo.temperature or grpo.group, or mix levels whose problems "
+        "are neither trivial nor hopeless."
     )
 
 
 def signal_at(p: float, group: int) -> float:
-    """The share of groups that hold both right and wrong samples, where each is right with
-    probability p: 1 - p^G - (1 - p)^G."""
+    """Return the share of groups with both right and wrong samples, 1 - p^G - (1 - p)^G.
+
+    p: the probability that a sample is right.
+    """
     return 1 - p**group - (1 - p) ** group
 
 
-def lines(found: Findings, max_new: int) -> list[str]:
-    """What is found, for the screen."""
-    said = [
-        f"pre-flight: {found.samples} samples of training problems: cut off "
-        f"{found.truncated:.0%}, form {found.form:.0%}, "
-        f"right {found.right:.1%} (one of {found.group}: {found.solved:.0%})",
-        f"    groups with signal {found.signal:.0%}; reward {found.reward:.3f}, standard "
-        f"deviation {found.reward_std:.3f}",
+def describe(findings: Findings, max_new: int) -> list[str]:
+    """Return the findings as lines for the screen."""
+    lines = [
+        f"pre-flight: {findings.samples} samples of training problems: cut off "
+        f"{findings.truncated:.0%}, form {findings.form:.0%}, right {findings.right:.1%} (one of "
+        f"{findings.group}: {findings.solved:.0%})",
+        f"    groups with signal {findings.signal:.0%}; reward {findings.reward:.3f}, standard "
+        f"deviation {findings.reward_std:.3f}",
     ]
-    if found.failed:
-        said.append(
-            f"    A REWARD FAILED for {found.failed:.0%} of them, which teach nothing: "
-            f"{found.error}"
+    if findings.failed:
+        lines.append(
+            f"    A REWARD FAILED for {findings.failed:.0%} of them, which are left out: "
+            f"{findings.error}"
         )
-    if found.truncated > MANY:
-        said.append(
-            f"    {found.truncated:.0%} are cut off at post.max_new {max_new} tokens and "
-            "count as wrong: raise it if their answers are still to come"
+    if findings.truncated > WARN_TRUNCATED:
+        lines.append(
+            f"    {findings.truncated:.0%} are cut off at grpo.max_new {max_new} tokens and count "
+            "as wrong: raise it if their answers are still to come"
         )
-    if found.right < HOPELESS and found.other:
-        said.append(
-            "    hardly any is right: other rewards tell apart the samples of "
-            f"{found.other:.0%} of the groups, but accuracy seldom starts "
-            f"below {HOPELESS:.0%}"
+    if findings.right < MIN_ACCURACY and findings.other:
+        lines.append(
+            f"    hardly any is right: other rewards differ within {findings.other:.0%} of the "
+            f"groups, but accuracy seldom starts below {MIN_ACCURACY:.0%}"
         )
-    return said
+    return lines
 
 
-def preflight(stage: "Reinforcement", state: TrainState, folder: Path) -> None:
-    """Draw rollouts that are learnt from by nobody, write preflight.json, and raise RunError where
-    they show that nothing can be learnt."""
-    post, weights = stage.config.post, stage.judge.reward.weights
-    variables = {"params": stage.plan.weights(state.params, state.frozen), "balance": state.balance}
-    key, judged, first = (
-        jax.random.fold_in(jax.random.key(stage.config.train.seed), KEY),
-        [],
-        jax.process_index() == 0,
-    )
-    for number in range(min(ROLLOUTS, -(-SAMPLES // stage.rows))):
-        problems = stage.judge.training(number * post.prompts, post.prompts)
-        texts = stage.sampler(
-            variables,
-            [stage.judge.prompt(problem) for problem in problems],
-            post.group,
-            jax.random.fold_in(key, number),
-        )
-        judged += stage.judge(texts, problems, post.group)
-        if first:  # the others know the rewards alone
-            found = find(judged, post.group, weights)
-            reason = diagnose(found, weights.get("accuracy", 0.0), post.max_new)
-        if not _told(first and bool(reason)):
+def preflight(
+    rollouts: Rollouts,
+    problems: TaskProblems,
+    variables: dict[str, Any],
+    grpo: GrpoConfig,
+    seed: int,
+    folder: Path,
+) -> None:
+    """Draw rollouts without learning from them, and write preflight.json into the folder.
+
+    Raises RunError if they show that nothing can be learnt.
+    """
+    weights = rollouts.grader.reward.weights
+    key = jax.random.fold_in(jax.random.key(seed), KEY)
+    is_first = jax.process_index() == 0
+    graded: list[GradedSample] = []
+    findings, reason, stop = None, "", False
+
+    # The first process decides, because the others have the rewards alone.
+    for number in range(min(ROLLOUTS, -(-SAMPLES // (grpo.prompts * grpo.group)))):
+        batch = problems.training(number * grpo.prompts, grpo.prompts)
+        _, samples = rollouts.draw(variables, batch, grpo.group, jax.random.fold_in(key, number))
+        graded += samples
+        if is_first:
+            findings = collect_findings(graded, grpo.group, weights)
+            reason = diagnose(findings, weights.get("accuracy", 0.0), grpo.max_new)
+        stop = _broadcast(bool(reason))
+        if not stop:
             break
-    stop = _told(first and bool(reason))
-    if first:
-        (folder / "preflight.json").write_text(
-            json.dumps(asdict(found) | {"diagnosis": reason}, indent=1) + "\n"
-        )
-        print("\n".join(lines(found, post.max_new)), flush=True)
+
+    if findings is not None:
+        record = asdict(findings) | {"diagnosis": reason}
+        (folder / "preflight.json").write_text(json.dumps(record, indent=1) + "\n")
+        print("\n".join(describe(findings, grpo.max_new)), flush=True)
     if stop:
         raise RunError(
-            "the pre-flight stops the run: "
-            f"{reason if first else 'the first process says why.'} To run all the same: "
-            "--post.preflight False."
+            f"the pre-flight stops the run: {reason or 'the first process prints the reason.'} To "
+            "run all the same: --grpo.preflight False."
         )
 
 
-def _told(value: bool) -> bool:
-    """What the first process says, in every process."""
-    return (
-        value
-        if jax.process_count() == 1
-        else bool(multihost_utils.broadcast_one_to_all(np.array(value)))
-    )
+def _broadcast(value: bool) -> bool:
+    """Return the first process's value in every process."""
+    if jax.process_count() == 1:
+        return value
+    return bool(multihost_utils.broadcast_one_to_all(np.array(value)))

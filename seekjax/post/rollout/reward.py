@@ -1,35 +1,36 @@
-"""Rewards by rule, in named parts, each with a reason: reinforcement finds every hole in a judge,
-and a judge's own failure must not look like a wrong answer.
+"""Rewards by rule, in named parts, each with a reason.
 
-reward = Reward({"accuracy": 1.0, "format": 1.0, "language": 0.5, "my_module:function": 0.1},
-language="en") scored = reward(problem, text, tokens=52, truncated=False, think_in_prompt=True)
+Reinforcement finds every hole in a verifier, and a verifier's own failure must not look like a
+wrong answer.
+
+    weights = {"accuracy": 1.0, "format": 1.0, "language": 0.5, "my_module:function": 0.1}
+    reward = Reward(weights, language="en")
+    scored = reward(problem, text, tokens=52, truncated=False, think_in_prompt=True)
 """
 
-import importlib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from numbers import Real
 from typing import NamedTuple
 
-from seekjax.errors import DataError
-from seekjax.registry import did_you_mean
+from seekjax.errors import need
+from seekjax.registry import Registry, is_foreign
 from seekjax.tasks import Grade, Problem, find_task
 from seekjax.tasks.answer import Invalid, Parsed, parse
 
-PARTS = ("accuracy", "format", "language", "length")
-_CHINESE, _LATIN = (
-    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff",
-    "A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f",
-)
-_WORDS = re.compile(
-    rf"(?P<zh>[{_CHINESE}])|(?P<en>[{_LATIN}]+)|[^\W\d_{_CHINESE}{_LATIN}]+"
-)  # the last: words of yet another language
 LANGUAGES = ("en", "zh")
+OVERLONG = 0.2  # share of max_new that the length penalty takes if the recipe does not say
+
+_CHINESE = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_LATIN = "A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f"
+# The last alternative: words of yet another language.
+_WORDS = re.compile(rf"(?P<zh>[{_CHINESE}])|(?P<en>[{_LATIN}]+)|[^\W\d_{_CHINESE}{_LATIN}]+")
 
 
 class Scored(NamedTuple):
-    """`total` is nan where a part failed: leave that sample out, and count and show `error`."""
+    """A reward and its parts. `total` is NaN if a part failed: do not train on that sample."""
 
     total: float
     parts: dict[str, float]  # before their weights
@@ -37,37 +38,105 @@ class Scored(NamedTuple):
     error: str = ""  # the part that failed and how
 
 
+class Completion(NamedTuple):
+    """An answer as the parts of a reward read it."""
+
+    problem: Problem
+    text: str
+    tokens: int
+    grade: Grade
+    parsed: Parsed | Invalid
+
+
+@dataclass(frozen=True)
+class RewardSettings:
+    """Settings of single parts."""
+
+    language: str = "en"  # that the part "language" pays for
+    limit: int = 0  # tokens that a completion may have
+    cache: int = 0  # of these, tokens at the end over which the part "length" falls to -1
+
+
+Part = Callable[[Completion, RewardSettings], float]
+
+
+def accuracy(completion: Completion, settings: RewardSettings) -> float:
+    """Return the task's verdict on the answer; 0 if the format is wrong."""
+    return completion.grade.reward
+
+
+def well_formed(completion: Completion, settings: RewardSettings) -> float:
+    """Return 1 if the completion parses and is not cut off, else 0."""
+    return float(isinstance(completion.parsed, Parsed))
+
+
+def language_consistency(completion: Completion, settings: RewardSettings) -> float:
+    """Return the share of the thought's words in the language (R1: 2501.12948, section 2.3.2).
+
+    0 if the format is wrong.
+    """
+    if isinstance(completion.parsed, Invalid):
+        return 0.0
+    return language_share(completion.parsed.thought, settings.language)
+
+
+def length_penalty(completion: Completion, settings: RewardSettings) -> float:
+    """Return DAPO's soft overlong penalty (2503.14476, equation 13), in tokens."""
+    return overlong(completion.tokens, settings.limit, settings.cache)
+
+
+# A user's own part, `module:name`, is called as f(problem=, text=, tokens=) and returns a finite
+# number.
+REWARDS: Registry[Part] = Registry(
+    "reward",
+    {
+        "accuracy": accuracy,
+        "format": well_formed,
+        "language": language_consistency,
+        "length": length_penalty,
+    },
+)
+ALWAYS = ("accuracy", "format")  # reported even without a weight
+
+
 class Reward:
-    """The weighted sum of parts; accuracy and format are told apart whatever their weights.
+    """The weighted sum of named parts, see REWARDS. Accuracy and format are always reported.
 
-    accuracy   what the task says of the answer, 0 where the form is wrong format     1 where the
-    completion parses and has ended language   R1's (2501.12948, 2.3.2): the share of the thought's
-    words that are of `language`; 0 where the form is wrong length     DAPO's soft overlong penalty
-    (2503.14476, eq. 13), in tokens: 0 up to limit - cache, from there falling to -1 at the limit
-    "a.b:f"    f(problem=, text=, tokens=) of the module a.b: a finite number
-
-    Raises DataError for a part that does not exist, cannot be imported, or lacks its setting.
+    Raises ConfigError for a part that does not exist, cannot be imported, or lacks its setting.
     """
 
     def __init__(
-        self, weights: dict[str, float], language: str = "en", limit: int = 0, cache: int = 0
+        self, weights: Mapping[str, float], language: str = "en", limit: int = 0, cache: int = 0
     ):
-        if not weights or not all(_is_number(weight) for weight in weights.values()):
-            raise DataError(
-                f"the weights of the reward are {weights}; name at least one part, each "
-                "with a finite number."
-            )
-        if language not in LANGUAGES:
-            raise DataError(
-                f"the language reward knows {' and '.join(LANGUAGES)}, not {language!r}."
-            )
-        if weights.get("length") and not 0 < cache <= limit:
-            raise DataError(
-                f"the length reward needs 0 < cache <= limit in tokens, not cache={cache} "
-                f"and limit={limit}."
-            )
-        self.weights, self.language, self.limit, self.cache = dict(weights), language, limit, cache
-        self.own = {name: _load(name) for name in weights if name not in PARTS}
+        finite = [_is_number(weight) for weight in weights.values()]
+        need(
+            finite and all(finite),
+            f"the weights of the reward are {dict(weights)}; name at least one part, each with a "
+            "finite number.",
+        )
+        need(
+            language in LANGUAGES,
+            f"the language reward is for {' and '.join(LANGUAGES)}, not {language!r}.",
+        )
+        need(
+            not weights.get("length") or 0 < cache <= limit,
+            f"the length reward needs 0 < cache <= limit in tokens, not cache={cache} and "
+            f"limit={limit}.",
+        )
+
+        self.weights = dict(weights)
+        self.settings = RewardSettings(language, limit, cache)
+        self.parts: dict[str, Part] = {}
+        for name, part in REWARDS.items():
+            if name in weights or name in ALWAYS:
+                self.parts[name] = part
+
+        self.own: dict[str, Callable[..., float]] = {}
+        for name in weights:
+            function = REWARDS.find(name)
+            need(callable(function), f"the reward {name!r} is not a function.")
+            if is_foreign(name):
+                self.own[name] = function
 
     def __call__(
         self,
@@ -77,105 +146,97 @@ class Reward:
         truncated: bool = False,
         think_in_prompt: bool = False,
     ) -> Scored:
-        """Scores one completion of so many tokens. `truncated`: it was cut off; `think_in_prompt`: the chat
-        template wrote `<think>`.
+        """Score one completion.
+
+        truncated: it was cut off. think_in_prompt: the chat template has written `<think>`.
         """
-        grade, parsed, error = judge(problem, text, truncated, think_in_prompt)
-        good = isinstance(parsed, Parsed)
-        parts = {"accuracy": grade.reward, "format": float(good)}
-        if "language" in self.weights:
-            parts["language"] = share(parsed.thought, self.language) if good else 0.0
-        if "length" in self.weights:
-            parts["length"] = overlong(tokens, self.limit, self.cache)
+        grade, parsed, error = verify(problem, text, truncated, think_in_prompt)
+        completion = Completion(problem, text, tokens, grade, parsed)
+
+        values = {name: part(completion, self.settings) for name, part in self.parts.items()}
         for name, function in self.own.items():
-            parts[name], failure = _call(name, function, problem, text, tokens)
+            values[name], failure = _call_own(name, function, completion)
             error = error or failure
-        total = (
-            math.nan
-            if error
-            else sum(weight * parts[name] for name, weight in self.weights.items())
-        )
-        return Scored(total, parts, grade.reason, error)
+
+        total = math.nan
+        if not error:
+            weighted = [weight * values[name] for name, weight in self.weights.items()]
+            total = sum(weighted)
+        return Scored(total, values, grade.reason, error)
 
 
-def judge(
+def make_reward(
+    weights: Sequence[tuple[str, float]], language: str, max_new: int, overlong_share: float = 0.0
+) -> Reward:
+    """Return the reward of a run.
+
+    overlong_share: share of max_new over which a length penalty grows to 1; 0 = without, unless
+        the weights name it.
+    """
+    named = dict(weights)
+    if overlong_share:
+        named = {"length": 1.0} | named
+    cache = round((overlong_share or OVERLONG) * max_new)
+    return Reward(named, language, limit=max_new, cache=cache)
+
+
+def verify(
     problem: Problem, text: str, truncated: bool = False, think_in_prompt: bool = False
 ) -> tuple[Grade, Parsed | Invalid, str]:
-    """What the task says of a completion, what it parses to, and "" or how the verifier failed.
-    What evaluation and rejection sampling use too.
-    """
+    """Return the task's grade, the parsed completion, and how the verifier failed or ""."""
     parsed = parse(text, think_in_prompt)
     if truncated:
-        parsed = Invalid(
-            "cut off before its end" + (f": {parsed.reason}" if isinstance(parsed, Invalid) else "")
-        )
+        fault = f": {parsed.reason}" if isinstance(parsed, Invalid) else ""
+        parsed = Invalid("cut off before its end" + fault)
     if isinstance(parsed, Invalid):
         return Grade(0.0, parsed.reason), parsed, ""
+
     try:
         grade = find_task(problem.task).verify(problem, parsed.answer)
-    except Exception as failure:  # a verifier's mistake is not the model's
-        grade = Grade(math.nan, _told(failure))
-    error = (
-        "" if _is_number(grade.reward) else f"the verifier of {problem.task} failed: {grade.reason}"
-    )
+    except Exception as failure:  # a verifier's defect must not count as a wrong answer
+        grade = Grade(math.nan, _describe(failure))
+    error = ""
+    if not _is_number(grade.reward):
+        error = f"the verifier of {problem.task} failed: {grade.reason}"
     return grade, parsed, error
 
 
-def share(thought: str, language: str) -> float:
-    """The share of words that are of the language: a run of Latin letters is one word, and so is
-    each Chinese character. 1 where there are none.
+def language_share(thought: str, language: str) -> float:
+    """Return the share of words in the language, 1 for a text without words.
+
+    A run of Latin letters is one word, and so is each Chinese character.
     """
-    words = [
-        found.lastgroup
-        for found in _WORDS.finditer(thought)
-        if found.lastgroup or not found[0].isnumeric()
-    ]  # a circled 1 is none
-    return words.count(language) / len(words) if words else 1.0
+    languages = []
+    for word in _WORDS.finditer(thought):
+        # A circled digit matches as a word of another language, but is a number.
+        if word.lastgroup or not word[0].isnumeric():
+            languages.append(word.lastgroup)
+    return languages.count(language) / len(languages) if languages else 1.0
 
 
 def overlong(tokens: int, limit: int, cache: int) -> float:
-    """0 up to limit - cache tokens, then a straight line to -1 at the limit, and -1 beyond."""
-    return -min(1.0, max(0, tokens - (limit - cache)) / cache) if cache else 0.0
+    """Return 0 up to limit - cache tokens, then a straight line to -1 at the limit, then -1."""
+    if not cache:
+        return 0.0
+    return -min(1.0, max(0, tokens - (limit - cache)) / cache)
 
 
-def _load(name: str) -> Callable:
-    """An own reward by "module:function"."""
-    module, colon, function = name.partition(":")
-    if not colon:
-        raise DataError(
-            f"there is no reward {name!r}{did_you_mean(name, PARTS)} "
-            f"There are {', '.join(PARTS)}, and your own as module:function."
-        )
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except Exception as failure:  # importing runs a module, which may fail in any way
-        raise DataError(
-            f"the reward {name!r} cannot be imported: {_told(failure)}. Is its folder on "
-            "PYTHONPATH?"
-        ) from failure
-    if not callable(found):
-        raise DataError(f"the reward {name!r} is no function.")
-    return found
-
-
-def _call(
-    name: str, function: Callable, problem: Problem, text: str, tokens: int
+def _call_own(
+    name: str, function: Callable[..., float], completion: Completion
 ) -> tuple[float, str]:
-    """(value, ""), or (nan, what went wrong)."""
+    """Return (value, ""), or (nan, what went wrong)."""
     try:
-        value = function(problem=problem, text=text, tokens=tokens)
+        value = function(problem=completion.problem, text=completion.text, tokens=completion.tokens)
     except Exception as failure:
-        return math.nan, f"{name} raised {_told(failure)}"
-    return (
-        (float(value), "")
-        if _is_number(value)
-        else (math.nan, f"{name} returned {ascii(value)[:80]}, not a finite number")
-    )
+        return math.nan, f"{name} raised {_describe(failure)}"
+    if not _is_number(value):
+        return math.nan, f"{name} returned {ascii(value)[:80]}, not a finite number"
+    return float(value), ""
 
 
-def _is_number(value) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, Real) and math.isfinite(value)
 
 
-def _told(failure: Exception) -> str:
+def _describe(failure: Exception) -> str:
     return f"{type(failure).__name__}: {str(failure)[:200]}"

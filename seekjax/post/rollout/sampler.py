@@ -1,5 +1,8 @@
-"""Rollouts: groups of texts by the policy as it stands, in the trainer's own program and on its
-mesh, with all that a trainer needs to follow them."""
+"""Sampling groups of texts from the current policy, in the trainer's program and on its mesh.
+
+With the texts comes all that a trainer needs to follow the sampler: its log-probabilities, its
+expert choices and its sampling mask.
+"""
 
 from functools import partial
 from typing import Any
@@ -9,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from seekjax.config import Config
+from seekjax.config import KernelConfig, ModelConfig, SamplingConfig
 from seekjax.data import DataError, Tokenizer
 from seekjax.generate.decode import decode_steps, prefill
 from seekjax.generate.generator import STOPS
@@ -18,25 +21,28 @@ from seekjax.generate.state import Decoder, decoding_variables
 from sharding.place import put_batch
 from sharding.rules import constrain, sharding
 
+Texts = dict[str, Any]  # a rollout on the devices, as `sample` returns it
+
 
 @partial(jax.jit, static_argnames=("decoder", "slots", "group", "max_new"))
 def sample(
     decoder: Decoder,
-    variables: dict,
-    tokens_PT,
-    length_P,
-    key_B,
+    variables: dict[str, Any],
+    tokens_PT: jax.Array,
+    length_P: jax.Array,
+    key_B: jax.Array,
     sampling: SamplingArrays,
-    stop_X,
+    stop_X: jax.Array,
     slots: int,
     group: int,
     max_new: int,
-) -> dict[str, Any]:
-    """`group` texts of up to max_new tokens after each prompt tokens_PT[p, :length_P[p]], one after
-    the other along B = P * group.
+) -> Texts:
+    """Draw `group` texts of up to max_new tokens after each prompt tokens_PT[p, :length_P[p]].
 
-    {"tokens" [B, S], "segments" [B, S] (1 up to the end), "mask" [B, S - 1] (targets that were
-    drawn), "length" [B], "log_prob", "entropy", "choice", "kept"?: see generate/record.py}.
+    Returns, with B = P * group, the texts of a prompt next to each other:
+        "tokens" [B, S]; "segments" [B, S], 1 up to the end of the text; "mask" [B, S - 1], targets
+        that were drawn; "length" [B]; "log_prob", "entropy", "choice", and "kept" if the decoder
+        records masks: see generate/record.py.
     """
     start_B = jnp.repeat(length_P, group)
     variables = decoding_variables(decoder, variables)
@@ -53,6 +59,7 @@ def sample(
         group,
     )
     state = decode_steps(decoder, variables, state, sampling, stop_X, max_new)
+
     slot_S, end_B1 = jnp.arange(slots), state.length_B[:, None]
     drawn_BS = (slot_S >= start_B[:, None]) & (slot_S < end_B1)
     texts = {
@@ -66,50 +73,69 @@ def sample(
 
 
 class Sampler:
-    """Draws texts of fixed shapes: prompts of up to data.sequence + 1 - max_new tokens, so that
-    nothing compiles anew."""
+    """Draws texts of fixed shapes, so that every rollout uses one compiled program.
 
-    def __init__(self, config: Config, tokenizer: Tokenizer):
-        post = config.post
-        self.decoder = Decoder(
-            config.model, config.kernel, record=True, masks=bool(post.top_k) or post.top_p < 1
-        )
-        self.slots, self.max_new = config.data.sequence + 1, post.max_new
-        self.room = self.slots - post.max_new
+    A text has data.sequence + 1 tokens, of which a prompt takes at most all but max_new.
+    """
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        kernel: KernelConfig,
+        sampling: SamplingConfig,
+        sequence: int,
+        tokenizer: Tokenizer,
+        trained: bool = True,
+    ):
+        """trained: whether a trainer follows, which needs the sampling mask of top_k and top_p."""
+        filtered = bool(sampling.top_k) or sampling.top_p < 1
+        self.decoder = Decoder(model, kernel, record=True, masks=filtered and trained)
+        self.slots = sequence + 1
+        self.max_new = sampling.max_new
+        self.room = self.slots - self.max_new  # tokens that a prompt may have
         self.sampling = sampling_arrays(
-            Sampling(temperature=post.temperature, top_k=post.top_k, top_p=post.top_p)
+            Sampling(temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p)
         )
-        self.eos, self.pad = tokenizer.eos, tokenizer.pad
+        self.pad = tokenizer.pad
         self.stop_X = np.full(STOPS, -1, np.int32)
         self.stop_X[0] = tokenizer.eos
 
     def check(self, prompts: list[np.ndarray]) -> None:
-        """Raise DataError for a prompt that leaves no room for max_new tokens."""
+        """Raise DataError for a prompt that leaves less room than max_new tokens."""
         for prompt in prompts:
             if len(prompt) > self.room:
                 raise DataError(
-                    f"a prompt has {len(prompt)} tokens, and data.sequence "
-                    f"{self.slots - 1} leaves it {self.room} beside post.max_new "
-                    f"{self.max_new}: raise data.sequence or lower post.max_new."
+                    f"a prompt has {len(prompt)} tokens, and data.sequence {self.slots - 1} leaves "
+                    f"room for {self.room} next to max_new {self.max_new}: raise data.sequence or "
+                    "lower max_new."
                 )
 
     def __call__(
-        self, variables: dict, prompts: list[np.ndarray], group: int, key: jax.Array
-    ) -> dict[str, Any]:
-        """Texts on the devices; text g of prompt p draws by fold_in(fold_in(key, p), g), whatever
-        else is drawn beside it."""
+        self,
+        variables: dict[str, Any],
+        prompts: list[np.ndarray],
+        group: int,
+        key: jax.Array,
+        first: int = 0,
+    ) -> Texts:
+        """Return `group` texts of each prompt, on the devices.
+
+        Text g of prompt p is drawn with fold_in(fold_in(key, first + p), g), whatever else is in
+        the batch.
+        """
         self.check(prompts)
         tokens_PT = np.full((len(prompts), self.room), self.pad, np.int32)
         for row, prompt in zip(tokens_PT, prompts):
             row[: len(prompt)] = prompt
         length_P = np.array([len(prompt) for prompt in prompts], np.int32)
-        placed = everywhere({"tokens": tokens_PT, "length": length_P})
+
+        placed = place_rows({"tokens": tokens_PT, "length": length_P})
         return sample(
             self.decoder,
             variables,
             placed["tokens"],
             placed["length"],
-            group_keys(key, len(prompts), group),
+            group_keys(key, first, len(prompts), group),
             self.sampling,
             self.stop_X,
             self.slots,
@@ -119,45 +145,44 @@ class Sampler:
 
 
 @partial(jax.jit, static_argnames=("prompts", "group"))
-def group_keys(key: jax.Array, prompts: int, group: int) -> jax.Array:
-    """A key for each text, [P * G]."""
+def group_keys(key: jax.Array, first: int, prompts: int, group: int) -> jax.Array:
+    """Return a key for each text of prompts `first` and on, [P * G]."""
 
-    def of_prompt(p):
-        return jax.vmap(lambda g: jax.random.fold_in(jax.random.fold_in(key, p), g))(
-            jnp.arange(group)
-        )
+    def key_of(prompt: jax.Array, member: jax.Array) -> jax.Array:
+        return jax.random.fold_in(jax.random.fold_in(key, prompt), member)
 
-    return jax.vmap(of_prompt)(jnp.arange(prompts)).reshape(-1)
+    of_prompt = jax.vmap(key_of, in_axes=(None, 0))
+    of_prompts = jax.vmap(of_prompt, in_axes=(0, None))
+    return of_prompts(first + jnp.arange(prompts), jnp.arange(group)).reshape(-1)
 
 
-def everywhere(rows: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Host arrays that every process holds whole, split by rows over the mesh."""
+def place_rows(rows: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Split host arrays, which every process holds in full, by rows over the mesh."""
     if jax.process_count() == 1:
         return put_batch(rows, "batch")
-    place = sharding("batch")
+
+    placement = sharding("batch")
     return {
-        name: jax.make_array_from_callback(x.shape, place, lambda at, x=x: x[at])
+        name: jax.make_array_from_callback(x.shape, placement, x.__getitem__)
         for name, x in rows.items()
     }
 
 
-def fetched(tree: Any) -> Any:
-    """Arrays of the mesh as whole host arrays, in every process."""
-    return (
-        multihost_utils.process_allgather(tree, tiled=True)
-        if jax.process_count() > 1
-        else jax.device_get(tree)
-    )
+def fetch(tree: Any) -> Any:
+    """Return arrays of the mesh as complete host arrays, in every process."""
+    if jax.process_count() > 1:
+        return multihost_utils.process_allgather(tree, tiled=True)
+    return jax.device_get(tree)
 
 
-@partial(jax.jit, static_argnames=("micro", "place"))
-def minibatch(texts: dict[str, Any], rows_A: jax.Array, micro: int, place) -> dict[str, Any]:
-    """Some rows of a rollout as micro-batches, [A, B, ...]."""
+@partial(jax.jit, static_argnames=("micro", "placement"))
+def minibatch(texts: Texts, rows_A: jax.Array, micro: int, placement: Any) -> Texts:
+    """Return some rows of a rollout as `micro` micro-batches, [A, B, ...]."""
     cut = jax.tree.map(lambda x: x[rows_A].reshape(micro, -1, *x.shape[1:]), texts)
-    return jax.lax.with_sharding_constraint(cut, place)
+    return jax.lax.with_sharding_constraint(cut, placement)
 
 
 @jax.jit
-def merged(kept: dict[str, Any], fresh: dict[str, Any], rows_B: jax.Array) -> dict[str, Any]:
-    """Row i of the result is row rows_B[i] of `kept` followed by `fresh`."""
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b])[rows_B], kept, fresh)
+def take_rows(first: Texts, second: Texts, rows_B: jax.Array) -> Texts:
+    """Return rows `rows_B` of `first` followed by `second`."""
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b])[rows_B], first, second)

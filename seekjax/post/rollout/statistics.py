@@ -1,140 +1,146 @@
-"""What samples of problems say of a model: pass@k, cons@k, and how sure that is. Pure functions of
-what was judged.
-"""
+"""Statistics of graded samples: pass@k, cons@k, and their confidence intervals."""
 
 import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from seekjax.post.rollout.grader import Judged
+from seekjax.post.rollout.grader import GradedSample
 from seekjax.tasks.answer import Parsed, parse
 
 Z = 1.959963984540054  # standard deviations that hold 95 % of a normal distribution
 METHOD = (
-    "95 %, Wilson's, over problems: of p (1 - p) / error^2 tries, the error of the mean "
-    "counting problems and not their samples as independent"
+    "95 %, Wilson's, over problems: of p (1 - p) / error^2 tries, the error of the mean counting "
+    "problems and not their samples as independent"
 )
 
 
 def pass_at(k: int, samples: int, right: int) -> float:
-    """How likely k of a problem's samples, drawn without putting back, hold a right one: 1 - C(n -
-    c, k) / C(n, k) (2107.03374, equation 1).
+    """Return the probability that k of a problem's samples contain a right one.
+
+    1 - C(n - c, k) / C(n, k), drawn without replacement (2107.03374, equation 1).
     """
     return 1 - math.comb(samples - right, k) / math.comb(samples, k)
 
 
 def consensus(answers: Sequence[str | None], right: Sequence[bool]) -> float:
-    """Whether the answer given most often is right; of several equally often, the share that is.
-    None, for a sample without an answer, has no vote.
+    """Return whether the most frequent answer is right; in a tie, the share of them that is.
+
+    A sample without an answer, None, has no vote.
     """
     votes = Counter(answer for answer in answers if answer is not None)
     if not votes:
         return 0.0
-    most = [answer for answer, count in votes.items() if count == max(votes.values())]
-    return sum(right[answers.index(answer)] for answer in most) / len(most)
+    most = max(votes.values())
+    leading = [answer for answer, count in votes.items() if count == most]
+    verdicts = [right[answers.index(answer)] for answer in leading]
+    return sum(verdicts) / len(leading)
 
 
 def interval(values: Sequence[float], tries: float) -> tuple[float, float]:
-    """Where the mean of values from 0 to 1, one per problem, lies with 95 % confidence.
+    """Return the 95 % confidence interval of the mean of values from 0 to 1, one per problem.
 
-    Wilson's score interval, which does not vanish at 0 and 1, of as many tries as would have the
-    error of this mean: the values themselves where they are 0 and 1, at most `tries` where they are
-    means of several.
+    Wilson's score interval, which does not vanish at 0 and 1, for as many tries as would give this
+    mean its standard error: the number of values if they are 0 and 1, at most `tries` if each is a
+    mean of several.
     """
     mean = sum(values) / len(values)
-    square = sum((value - mean) ** 2 for value in values) / len(values) ** 2
-    tries = (
-        min(tries, mean * (1 - mean) / square)
-        if square > 0
-        else len(values)
-        if mean in (0, 1)
-        else tries
-    )
-    center, wide = (
-        mean + Z**2 / (2 * tries),
-        Z * math.sqrt(mean * (1 - mean) / tries + Z**2 / (4 * tries**2)),
-    )
-    return max(0.0, (center - wide) / (1 + Z**2 / tries)), min(
-        1.0, (center + wide) / (1 + Z**2 / tries)
-    )
+    deviations = [(value - mean) ** 2 for value in values]
+    variance = sum(deviations) / len(values) ** 2  # of the mean
+    if variance > 0:
+        tries = min(tries, mean * (1 - mean) / variance)
+    elif mean in (0, 1):
+        tries = len(values)
+
+    center = mean + Z**2 / (2 * tries)
+    width = Z * math.sqrt(mean * (1 - mean) / tries + Z**2 / (4 * tries**2))
+    scale = 1 + Z**2 / tries
+    return max(0.0, (center - width) / scale), min(1.0, (center + width) / scale)
 
 
-def is_right(one: Judged) -> bool:
-    """Whether the verifier is content, without reserve."""
-    return one.parts.get("accuracy", 0.0) >= 1
+def is_right(sample: GradedSample) -> bool:
+    """Return whether the verifier gives full marks."""
+    return sample.parts.get("accuracy", 0.0) >= 1
 
 
-def answer_of(one: Judged, think_in_prompt: bool) -> str | None:
-    """What a sample votes for: its answer, blanks apart, unless it has several lines, as a program
-    whose blanks mean something.
+def answer_of(sample: GradedSample, think_in_prompt: bool) -> str | None:
+    """Return the answer that a sample votes for, or None.
+
+    Blanks are normalised, except in an answer of several lines: in a program they have a meaning.
     """
-    parsed = None if one.truncated else parse(one.text, think_in_prompt)
+    parsed = None if sample.truncated else parse(sample.text, think_in_prompt)
     if not isinstance(parsed, Parsed):
         return None
     return parsed.answer if "\n" in parsed.answer else " ".join(parsed.answer.split())
 
 
-def figures(groups: Sequence[Sequence[Judged]], think_in_prompt: bool) -> dict[str, Any]:
-    """All of it, from equally many samples of each problem: {"pass@1": [mean, low, high], "pass@2",
-    ..., "cons@k", "form", ...}.
+def figures(groups: Sequence[Sequence[GradedSample]], think_in_prompt: bool) -> dict[str, Any]:
+    """Return all statistics of equally many samples of each problem.
 
-    pass@k is given for powers of two and the number of samples. A problem whose verifier failed for
-    some sample is left out, and counted.
+    {"pass@1": [mean, low, high], "pass@2", ..., "cons@k", "form", ...}: pass@k is given for powers
+    of two and for the number of samples. A problem whose verifier failed for some sample is left
+    out, and counted under "failed".
     """
-    whole = [group for group in groups if not any(one.error for one in group)]
-    seen: dict[str, Any] = {
-        "problems": len(whole),
+    valid = []
+    for group in groups:
+        errors = [sample.error for sample in group]
+        if not any(errors):
+            valid.append(group)
+    record: dict[str, Any] = {
+        "problems": len(valid),
         "samples": len(groups[0]),
-        "failed": len(groups) - len(whole),
+        "failed": len(groups) - len(valid),
     }
-    if not whole:
-        return seen
-    size, right = len(whole[0]), [[is_right(one) for one in group] for group in whole]
-    for k in sorted({1 << i for i in range(size.bit_length())} | {size}):
+    if not valid:
+        return record
+
+    # pass@k and cons@k
+    size = len(valid[0])
+    right = [list(map(is_right, group)) for group in valid]
+    powers = {1 << i for i in range(size.bit_length())}
+    for k in sorted(powers | {size}):
         values = [pass_at(k, size, sum(row)) for row in right]
-        seen[f"pass@{k}"] = _with_interval(values, len(whole) * size / k)
+        record[f"pass@{k}"] = _with_interval(values, len(valid) * size / k)
     if size > 1:
-        values = [
-            consensus([answer_of(one, think_in_prompt) for one in group], row)
-            for group, row in zip(whole, right)
-        ]
-        seen[f"cons@{size}"] = _with_interval(values, len(whole))
-    samples = [one for group in whole for one in group]
-    return seen | {
-        "interval": METHOD,
-        **{
-            name: sum(values) / len(samples)
-            for name, values in (
-                ("form", [one.parts["format"] for one in samples]),
-                ("truncated", [one.truncated for one in samples]),
-                ("length", [one.tokens for one in samples]),
-            )
-        },
-    }
+        values = []
+        for group, row in zip(valid, right):
+            answers = [answer_of(sample, think_in_prompt) for sample in group]
+            values.append(consensus(answers, row))
+        record[f"cons@{size}"] = _with_interval(values, len(valid))
+
+    # Means over samples
+    samples = [sample for group in valid for sample in group]
+    record["interval"] = METHOD
+    record["form"] = sum([sample.parts["format"] for sample in samples]) / len(samples)
+    record["truncated"] = sum([sample.truncated for sample in samples]) / len(samples)
+    record["length"] = sum([sample.tokens for sample in samples]) / len(samples)
+    return record
 
 
-def sentence(seen: dict[str, Any]) -> str:
-    """The figures that one wants first."""
-    last = seen["samples"]
-    names = ["pass@1"] + ([f"pass@{last}", f"cons@{last}"] if last > 1 else [])
-    parts = [
-        f"{name} {seen[name][0]:.1%} ({seen[name][1]:.1%} to {seen[name][2]:.1%})" for name in names
-    ]
-    if "floor" in seen:
-        parts.append(
-            "a random valid answer "
-            + ", ".join(f"{name} {value:.1%}" for name, value in seen["floor"].items())
-        )
+def sentence(record: dict[str, Any]) -> str:
+    """Return the most important of the figures in words."""
+    last = record["samples"]
+    names = ["pass@1"]
+    if last > 1:
+        names += [f"pass@{last}", f"cons@{last}"]
+
+    parts = []
+    for name in names:
+        mean, low, high = record[name]
+        parts.append(f"{name} {mean:.1%} ({low:.1%} to {high:.1%})")
+    if "floor" in record:
+        floor = [f"{name} {value:.1%}" for name, value in record["floor"].items()]
+        parts.append(f"a random valid answer {', '.join(floor)}")
     parts.append(
-        f"form {seen['form']:.0%}, truncated {seen['truncated']:.0%}, {seen['length']:.1f} tokens"
+        f"form {record['form']:.0%}, truncated {record['truncated']:.0%}, "
+        f"{record['length']:.1f} tokens"
     )
-    return "; ".join(parts) + (
-        f"; THE VERIFIER FAILED on {seen['failed']} problems, which are left out"
-        if seen["failed"]
-        else ""
-    )
+    if record["failed"]:
+        parts.append(f"THE VERIFIER FAILED on {record['failed']} problems, which are left out")
+    return "; ".join(parts)
 
 
 def _with_interval(values: Sequence[float], tries: float) -> list[float]:
-    return [round(x, 6) for x in (sum(values) / len(values), *interval(values, tries))]
+    mean = sum(values) / len(values)
+    low, high = interval(values, tries)
+    return [round(mean, 6), round(low, 6), round(high, 6)]

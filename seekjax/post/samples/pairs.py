@@ -1,38 +1,45 @@
-"""Pairs of a better and a worse answer to one prompt, from .jsonl files: {"prompt": text or
-"messages": [...], "chosen": text, "rejected": text}.
+"""Pairs of a better and a worse answer to one prompt, from .jsonl files.
+
+A row is {"prompt": text or "messages": [...], "chosen": text, "rejected": text}.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from seekjax.config import Config
+from seekjax.config import DataConfig, DpoConfig
 from seekjax.data import Corpus, DataError, Source
 from seekjax.data.batches import READ_AHEAD, Batches, mix_training
-from seekjax.post.samples.chats import (
-    Form,
-    Rows,
-    asked,
-    held_out_side,
-    messages_of,
-    open_rows,
-    text_of,
-)
-from seekjax.post.samples.solutions import file_facts, too_long
+from seekjax.errors import need
+from seekjax.post.samples.chats import fits, question_key, split_held_out
+from seekjax.post.samples.corpus import check_distinct
+from seekjax.post.samples.jsonl import Rows, check_messages, check_text, open_rows
+from seekjax.post.samples.template import ChatFormat
 
-SIDES = ("chosen", "rejected")
+
+class Pair(NamedTuple):
+    """A prompt and its two answers, as tokens."""
+
+    key: str  # decides the side of the split
+    prompt: np.ndarray
+    chosen: np.ndarray
+    rejected: np.ndarray
+
+    def texts(self) -> Iterator[np.ndarray]:
+        """Yield prompt and answer together, the chosen one first."""
+        for answer in (self.chosen, self.rejected):
+            yield np.concatenate([self.prompt, answer])
 
 
 @dataclass
-class Pairs:
-    """Some pairs of a file: each {"tokens", "segments", "trained"} [2, sequence + 1], chosen first.
-    Rendered when they are asked for.
-    """
+class Pairs(Sequence):
+    """Some pairs of a file, rendered on access: {"tokens", "segments", "trained"} [2, window]."""
 
     rows: Rows
-    form: Form
-    places: np.ndarray
+    chat_format: ChatFormat
+    places: np.ndarray  # [n]: rows of the file
     window: int
     pad: int
 
@@ -41,96 +48,123 @@ class Pairs:
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         row = int(self.places[index])
-        _, prompt, *answers = pair(self.rows.where(row), self.rows[row], self.form)
-        made = {
+        pair = render_pair(self.rows.name_of(row), self.rows[row], self.chat_format)
+        arrays = {
             "tokens": np.full((2, self.window), self.pad, np.int32),
             "segments": np.zeros((2, self.window), np.int32),
             "trained": np.zeros((2, self.window), bool),
         }
-        for side, answer in enumerate(answers):
-            length = len(prompt) + len(answer)
-            made["tokens"][side, :length] = np.concatenate([prompt, answer])
-            made["segments"][side, :length] = 1
-            made["trained"][side, len(prompt) : length] = True
-        return made
+        for side, text in enumerate(pair.texts()):
+            arrays["tokens"][side, : len(text)] = text
+            arrays["segments"][side, : len(text)] = 1
+            arrays["trained"][side, len(pair.prompt) : len(text)] = True
+        return arrays
 
 
-def pair(
-    where: str, record: dict[str, Any], form: Form
-) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
-    """What is asked, and the tokens of prompt, chosen and rejected answer. Raises DataError."""
-    if ("prompt" in record) == ("messages" in record):
-        raise DataError(f'{where} must have either "prompt" (text) or "messages" (a conversation).')
-    messages = (
-        messages_of(record["messages"], where)
-        if "messages" in record
-        else [{"role": "user", "content": text_of(record["prompt"], f"{where}, prompt,")}]
+def render_pair(where: str, record: dict[str, Any], chat_format: ChatFormat) -> Pair:
+    """Return the tokens of a row. Raises DataError."""
+    need(
+        ("prompt" in record) != ("messages" in record),
+        f'{where} must have either "prompt" (text) or "messages" (a conversation).',
+        DataError,
     )
-    if messages[-1]["role"] == "assistant":
-        raise DataError(
-            f"{where} ends with an answer of the assistant: the answers to compare belong "
-            "under chosen and rejected."
-        )
-    said = [text_of(record.get(side), f"{where}, {side},") for side in SIDES]
-    if said[0] == said[1]:
-        raise DataError(f"{where} prefers an answer to itself: chosen and rejected are the same.")
+    if "messages" in record:
+        messages = check_messages(record["messages"], where)
+    else:
+        prompt = check_text(record["prompt"], f"{where}, prompt,")
+        messages = [{"role": "user", "content": prompt}]
+    need(
+        messages[-1]["role"] != "assistant",
+        f"{where} ends with an answer of the assistant: the answers to compare belong under chosen "
+        "and rejected.",
+        DataError,
+    )
+
+    chosen = check_text(record.get("chosen"), f"{where}, chosen,")
+    rejected = check_text(record.get("rejected"), f"{where}, rejected,")
+    need(
+        chosen != rejected,
+        f"{where} prefers an answer to itself: chosen and rejected are the same.",
+        DataError,
+    )
     try:
-        return asked(messages), form.prompt(messages), *map(form.answer, said)
+        return Pair(
+            question_key(messages),
+            chat_format.prompt(messages),
+            chat_format.answer(chosen),
+            chat_format.answer(rejected),
+        )
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
 
 
-def load_pairs(config: Config, form: Form, pad: int) -> Corpus:
-    """The sources of post.pairs, every row read once and checked. Raises DataError."""
-    names, window, sources = config.post.pairs, config.data.sequence + 1, []
-    if not names or len(set(names)) != len(names):
-        raise DataError(
-            "there is nothing to learn from: name .jsonl files with --post.pairs."
-            if not names
-            else f"a file is named twice in {', '.join(names)}."
-        )
-    for name in names:
-        rows, places, keys, long = open_rows(name, "post.pairs"), [], [], 0
-        for row, record in enumerate(rows):
-            key, prompt, *answers = pair(rows.where(row), record, form)
-            length = len(prompt) + max(map(len, answers))
-            if length > window and not config.post.drop_long:
-                raise too_long(rows.where(row), length, window)
-            if length > window:
-                long += 1
-                continue
+def load_pairs(dpo: DpoConfig, data: DataConfig, chat_format: ChatFormat) -> Corpus:
+    """Return the sources of dpo.pairs, with every row read once and checked. Raises DataError."""
+    need(
+        dpo.pairs,
+        "there is nothing to learn from: name .jsonl files with --dpo.pairs.",
+        DataError,
+    )
+    check_distinct(dpo.pairs, "name it once.")
+    weight = 1 / len(dpo.pairs)
+    return Corpus(
+        tuple([_load_file(name, weight, dpo.drop_long, data, chat_format) for name in dpo.pairs])
+    )
+
+
+def _load_file(
+    name: str, weight: float, drop_long: bool, data: DataConfig, chat_format: ChatFormat
+) -> Source:
+    rows = open_rows(name, "dpo.pairs")
+    places, keys, dropped = [], [], 0
+    for row, record in enumerate(rows):
+        where = rows.name_of(row)
+        pair = render_pair(where, record, chat_format)
+        size = len(pair.prompt) + max(len(pair.chosen), len(pair.rejected))
+        if fits(where, size, data.sequence, drop_long, "dpo"):
             places.append(row)
-            keys.append(key)
-        if not places:
-            raise DataError(
-                f"every pair of {name} is longer than data.sequence {window - 1}: make it longer."
-            )
-        held_out, places = held_out_side(keys, config.data.held_out), np.array(places)
-        train, kept = (
-            Pairs(rows, form, places[side], window, pad) for side in (~held_out, held_out)
-        )
-        facts = {**file_facts(rows), "train": len(train), "held_out": len(kept), "too_long": long}
-        sources.append(Source(name, 1 / len(names), train, kept, (facts,)))
-    return Corpus(tuple(sources))
+            keys.append(pair.key)
+        else:
+            dropped += 1
+    need(
+        places,
+        f"every pair of {name} is longer than data.sequence {data.sequence}: make it longer.",
+        DataError,
+    )
+
+    def side(mask: np.ndarray) -> Pairs:
+        pad = chat_format.tokenizer.pad
+        return Pairs(rows, chat_format, np.array(places)[mask], data.sequence + 1, pad)
+
+    mask = split_held_out(keys, data.held_out)
+    train, kept = side(~mask), side(mask)
+    counts = {"train": len(train), "held_out": len(kept), "too_long": dropped}
+    return Source(name, weight, train, kept, ({**rows.facts(), **counts},))
 
 
 def pair_batches(
-    corpus: Corpus, batch: int, seed: int, made_for: dict, process_index: int, process_count: int
+    corpus: Corpus,
+    batch: int,
+    seed: int,
+    fingerprint: dict[str, Any],
+    process_index: int,
+    process_count: int,
 ) -> Batches:
-    """Endless batches of this process, int32 [batch / process_count, sequence + 1]; the two texts
-    of a pair are neighbours. The position is exact.
+    """Return endless batches of this process, int32 [batch / process_count, sequence + 1].
+
+    The two texts of a pair are neighbours. The position is exact, and belongs to the settings in
+    `fingerprint` and to these.
     """
     own_pairs = mix_training(corpus, seed)[process_index::process_count]
     pairs = own_pairs.to_iter_dataset(READ_AHEAD)
-    rows = pairs.batch(batch // process_count // 2).map(
-        lambda two: {name: x.reshape(-1, x.shape[-1]) for name, x in two.items()}
-    )
-    return Batches(
-        iter(rows),
-        made_for
-        | {
-            "seed": seed,
-            "process": f"{process_index} of {process_count}",
-            "corpus": corpus.fingerprint(),
-        },
-    )
+
+    def flatten(pairs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: x.reshape(-1, x.shape[-1]) for name, x in pairs.items()}
+
+    batches = pairs.batch(batch // process_count // 2).map(flatten)
+    settings = {
+        "seed": seed,
+        "process": f"{process_index} of {process_count}",
+        "corpus": corpus.fingerprint(),
+    }
+    return Batches(iter(batches), fingerprint | settings)

@@ -1,223 +1,252 @@
-"""Direct preference optimisation as a stage of the loop (2305.18290): what people preferred, made
-likelier than what they did not.
+"""Direct preference optimisation (2305.18290): make preferred answers more likely than others.
 
-    # m = (log pi(chosen) - log ref(chosen)) - (log pi(rejected) - log ref(rejected))
+    m = (log pi(chosen) - log ref(chosen)) - (log pi(rejected) - log ref(rejected))
     L = -mean over pairs of log sigmoid(beta m)
 
-log pi(answer) is the sum over its tokens, its end included. The reference is the weights at the
-start. The two texts of a pair are neighbouring rows of a batch, so that no cut into micro-batches
-parts them.
+log pi(answer) is the sum over its tokens, its end included. The reference is the initial weights.
+The two texts of a pair are neighbouring rows of a batch, so that cutting it into micro-batches does
+not separate them.
 """
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from seekjax.config import Config
-from seekjax.data import DataError
-from seekjax.errors import need
-from seekjax.post.plots import draw_figures
-from seekjax.post.samples.pairs import Pairs, load_pairs, pair_batches
-from seekjax.post.tune.sft import FineTuning
-from seekjax.train.lora import make_plan
+from seekjax.config import Config, DpoConfig
+from seekjax.data import Corpus
+from seekjax.errors import ConfigError, need
+from seekjax.model.transformer import Output
+from seekjax.post.plots import plot_metrics
+from seekjax.post.samples.batches import HeldOut, held_out_batches, load_format
+from seekjax.post.samples.corpus import Row
+from seekjax.post.samples.pairs import load_pairs, pair_batches
+from seekjax.post.tune.report import closing_lines, data_line
+from seekjax.post.tune.sft import check_start
+from seekjax.train.held_out import add_up
+from seekjax.train.lora import make_spec
 from seekjax.train.loss import balance_loss, loads
 from seekjax.train.score import log_probs
+from seekjax.train.source import BatchSource, process_share
 from seekjax.train.state import RunSpec, TrainState
 from seekjax.train.step import compile_train
+from seekjax.train.training import Parts
 from sharding.place import put_batch
 from sharding.rules import sharding
 
+Batch = dict[str, jax.Array]
+
 
 class Margin(NamedTuple):
-    """Of each pair [P]: how much likelier than by the reference an answer has become, in nats."""
+    """Log-probability gained on the reference by the answers of each pair [P], in nats."""
 
     chosen: jax.Array
     rejected: jax.Array
 
     def loss(self, beta: float) -> jax.Array:
-        """-log sigmoid(beta (chosen - rejected)), [P]."""
+        """Return -log sigmoid(beta (chosen - rejected)), [P]."""
         return -jax.nn.log_sigmoid(beta * (self.chosen - self.rejected))
 
 
 def margin(logp_BT: jax.Array, ref_BT: jax.Array, mask_BT: jax.Array) -> Margin:
-    """From log-probabilities of rows chosen, rejected, chosen, rejected, ... over the tokens of the
-    answers."""
+    """Return the gains of rows chosen, rejected, chosen, rejected, ... over the answers' tokens."""
     gain_B = jnp.where(mask_BT, logp_BT - ref_BT, 0).sum(-1)
     return Margin(gain_B[0::2], gain_B[1::2])
 
 
 class Pairwise:
-    """The criterion: train.loss.Criterion on batches {"tokens", "segments", "trained"} whose rows
-    are pairs."""
+    """A train.loss.Criterion on {"tokens", "segments", "trained"} whose rows are pairs."""
 
-    def __init__(self, plan: RunSpec):
-        self.plan, self.beta = plan, plan.config.post.beta
+    def __init__(self, spec: RunSpec, beta: float):
+        self.spec = spec
+        self.beta = beta
 
-    def totals(self, batch: dict[str, jax.Array]) -> jax.Array:
-        """Pairs; those that only fill up a batch have no answer."""
+    def totals(self, batch: Batch) -> jax.Array:
+        """Return the number of pairs; those that only fill up a batch have no answer."""
         return jnp.maximum(batch["trained"][:, ::2].any(-1).sum(), 1).astype(jnp.float32)
 
     def figures(
-        self, params, state: TrainState, piece: dict[str, jax.Array]
-    ) -> tuple[dict[str, jax.Array], Any]:
-        """Sums over the pairs of a micro-batch, and the model's output."""
-        config, model = self.plan.config, self.plan.model
-        mask_BT, real_P = piece["trained"][:, 1:].astype(bool), piece["trained"][::2].any(-1)
-        logp_BT, output = log_probs(
-            model, config, self.plan.weights(params, state.frozen), state.balance, piece
-        )
-        reference = jax.lax.stop_gradient(
-            self.plan.weights(state.frozen["reference"], state.frozen)
-        )
-        found = margin(
-            logp_BT, log_probs(model, config, reference, state.balance, piece)[0], mask_BT
-        )
-        wins_P = (found.chosen > found.rejected) + 0.5 * (
-            found.chosen == found.rejected
-        )  # where nothing has moved yet, a coin
-        sums = {
-            "loss": found.loss(self.beta),
-            "accuracy": wins_P,
-            "margin": self.beta * (found.chosen - found.rejected),
-            "reward_chosen": self.beta * found.chosen,
-            "reward_rejected": self.beta * found.rejected,
-        }
-        return {name: jnp.where(real_P, x, 0).sum() for name, x in sums.items()}, output
+        self, params: Any, state: TrainState, piece: Batch
+    ) -> tuple[dict[str, jax.Array], Output]:
+        """Return sums over the pairs of a micro-batch, and the model's output."""
+        config, model = self.spec.config, self.spec.model
+        weights = self.spec.weights(params, state.frozen)
+        reference = self.spec.weights(state.frozen["reference"], state.frozen)
+        reference = jax.lax.stop_gradient(reference)
+        logp_BT, output = log_probs(model, config, weights, state.balance, piece)
+        ref_BT, _ = log_probs(model, config, reference, state.balance, piece)
+        gain = margin(logp_BT, ref_BT, piece["trained"][:, 1:].astype(bool))
 
-    def loss(self, params, state: TrainState, piece: dict[str, jax.Array], totals: jax.Array):
+        # A tie, as before the first step, counts as half.
+        wins_P = (gain.chosen > gain.rejected) + 0.5 * (gain.chosen == gain.rejected)
+        values = {
+            "loss": gain.loss(self.beta),
+            "accuracy": wins_P,
+            "margin": self.beta * (gain.chosen - gain.rejected),
+            "reward_chosen": self.beta * gain.chosen,
+            "reward_rejected": self.beta * gain.rejected,
+        }
+        real_P = piece["trained"][::2].any(-1)
+        return {name: jnp.where(real_P, x_P, 0).sum() for name, x_P in values.items()}, output
+
+    def loss(
+        self, params: Any, state: TrainState, piece: Batch, totals: jax.Array
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        """Return a micro-batch's share of the loss, and its metrics."""
         sums, output = self.figures(params, state, piece)
         means = {name: value / totals for name, value in sums.items()}
-        balanced = balance_loss(output) / (2 * totals)
-        return means["loss"] + self.plan.config.train.balance_loss * balanced, means | {
-            "balance_loss": balanced,
-            "experts": loads(output),
-        }
+        balance = balance_loss(output) / (2 * totals)
+        loss = means["loss"] + self.spec.config.train.balance_loss * balance
+        return loss, means | {"balance_loss": balance, "experts": loads(output)}
 
-    def metrics(self, batch: dict[str, jax.Array], totals: jax.Array) -> dict[str, jax.Array]:
+    def metrics(self, batch: Batch, totals: jax.Array) -> dict[str, jax.Array]:
+        """Return how many pairs and tokens of answers a step has."""
         return {"pairs": totals, "tokens": batch["trained"].sum().astype(jnp.float32)}
 
 
-class Preference(FineTuning):
-    """The stage of `python train.py dpo`; see train.stage.Stage for the methods."""
+class Preference:
+    """The train.training.Training of `python train.py dpo`."""
+
+    shared_position = False  # each process reads its own share
 
     def __init__(self, config: Config):
-        check(config)
-        self.learn_form(config)
-        self.corpus = load_pairs(config, self.form, self.tokenizer.pad)
+        self.dpo = check(config)
+        self.config = config
+        self.chat_format = load_format(config, config.init, self.dpo.template)
+        self.tokenizer = self.chat_format.tokenizer
+        self.corpus = load_pairs(self.dpo, config.data, self.chat_format)
 
-    def about(self) -> list[str]:
-        kinds = [
-            f"{source.name} ({len(source.train):,} pairs, {len(source.held_out):,} held out)"
-            for source in self.corpus.sources
-        ]
-        return self.said(", ".join(kinds))
+    def manifest(self) -> dict[str, Any]:
+        """Return what exactly is read, for data.json."""
+        return self.corpus.manifest()
 
-    def open(self, folder: Path) -> None:
-        config, train = self.config, self.config.train
-        made_for = {"tokenizer": self.tokenizer.fingerprint(), "template": self.form.fingerprint()}
-        self.batches = pair_batches(
-            self.corpus,
-            train.rows,
-            train.seed,
-            made_for | {"sequence": config.data.sequence},
-            **self.process,
-        )
-        self.held_out = {
-            source.name: self.rows_of(source.held_out)
-            for source in self.corpus.sources
-            if len(source.held_out)
+    def build(self, folder: Path) -> Parts:
+        """Compile on the mesh in use."""
+        config = self.config
+        fingerprint = {
+            "tokenizer": self.tokenizer.fingerprint(),
+            "template": self.chat_format.fingerprint(),
+            "sequence": config.data.sequence,
         }
-        self.plan, self.experts = make_plan(config, ("reference",)), None
-        criterion, places = Pairwise(self.plan), self.plan.shardings()
-        self.step = compile_train(self.plan, criterion)
-        self.measure = jax.jit(
-            lambda params, state, batch: (
-                criterion.figures(params, state, batch)[0]
-                | {"pairs": batch["trained"][::2].any(-1).sum()}
-            ),
-            in_shardings=(places.params, places, sharding("batch")),
-            out_shardings=sharding(""),
+        batches = pair_batches(
+            self.corpus, config.train.rows, config.train.seed, fingerprint, **process_share()
         )
-        self.form.chat.save(folder, jax.process_index() == 0)
+        spec = make_spec(config, ("reference",))
+        criterion = Pairwise(spec, self.dpo.beta)
+        self.chat_format.chat.save(folder, jax.process_index() == 0)
+        return Parts(
+            spec=spec,
+            source=BatchSource(config, batches),
+            step=compile_train(spec, criterion),
+            evaluate=HeldOutPairs(self.held_out(), compile_figures(criterion)),
+            report=DpoReport(spec, self.corpus, self.tokenizer.size),
+        )
 
-    def rows_of(self, pairs: Pairs) -> list[dict[str, np.ndarray]]:
-        """Batches of these pairs, of this process's share; the last is filled up with empty
-        rows."""
-        size, train = self.config.train.rows, self.config.train
-        rows = [
-            {name: x[side] for name, x in pairs[index].items()}
-            for index in range(min(len(pairs), train.eval_batches * size // 2))
-            for side in (0, 1)
-        ]
-        return self.shared(rows)
+    def held_out(self) -> HeldOut:
+        """Return the held-out pairs of each source in batches, of this process's rows."""
+        train = self.config.train
 
-    def derive(self, metrics: dict[str, float]) -> dict[str, float]:
+        def rows_of(pairs: Sequence[Row]) -> list[Row]:
+            rows = []
+            for index in range(min(len(pairs), train.eval_batches * train.rows // 2)):
+                pair = pairs[index]
+                rows += [{name: x[side] for name, x in pair.items()} for side in (0, 1)]
+            return rows
+
+        return held_out_batches(self.corpus, rows_of, train.rows, self.tokenizer.pad)
+
+
+def compile_figures(criterion: Pairwise) -> Callable[..., dict[str, jax.Array]]:
+    """Return the jitted (params, state, batch) -> sums over the pairs of a batch."""
+
+    def figures(params: Any, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
+        sums, _ = criterion.figures(params, state, batch)
+        return sums | {"pairs": batch["trained"][::2].any(-1).sum()}
+
+    places = criterion.spec.shardings()
+    return jax.jit(
+        figures,
+        in_shardings=(places.params, places, sharding("batch")),
+        out_shardings=sharding(""),
+    )
+
+
+class HeldOutPairs:
+    """Loss, accuracy and margin on held-out pairs."""
+
+    def __init__(self, held_out: HeldOut, measure: Callable[..., dict[str, jax.Array]]):
+        self.held_out = held_out
+        self.measure = measure
+
+    def __call__(self, state: TrainState) -> tuple[dict[str, float], str]:
+        """Return the held-out figures, and a sentence of them."""
+        figures = []
+        for batches in self.held_out.values():
+            for batch in batches:
+                placed = put_batch(batch, "batch sequence")
+                figures.append(self.measure(state.averaged, state, placed))
+        if not figures:
+            return {}, "nothing: data.held_out is 0, or there is a single prompt"
+
+        sums = add_up(figures)
+        pairs = sums.pop("pairs")
+        record = {name: value / pairs for name, value in sums.items()}
+        return record, (
+            f"loss {record['loss']:.3f}, prefers the chosen of {record['accuracy']:.0%} of "
+            f"{pairs:.0f} pairs, margin {record['margin']:+.3f}"
+        )
+
+
+class DpoReport:
+    """The words of a run of preference tuning."""
+
+    def __init__(self, spec: RunSpec, corpus: Corpus, token_ids: int):
+        self.spec, self.corpus, self.token_ids = spec, corpus, token_ids
+
+    def header(self) -> list[str]:
+        """Return the lines that state what will be read and trained."""
+        sequence = self.spec.config.data.sequence
+        data = data_line(self.corpus, "pairs", sequence, self.token_ids)
+        return [data, *self.spec.trained()]
+
+    def extra_metrics(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Return nothing: the metrics are complete."""
         return {}
 
-    def describe(self, record: dict[str, Any]) -> str:
+    def progress(self, record: dict[str, Any]) -> str:
+        """Return what the progress line shows of a step."""
         return (
             f"loss {record['loss']:.3f}  prefers the chosen {record['accuracy']:.0%}  margin "
             f"{record['margin']:+.3f}"
         )
 
-    def evaluate(self, state: TrainState) -> tuple[dict[str, float], str]:
-        """Loss, accuracy and margin on held-out pairs; from the moving average of the weights,
-        where one is kept."""
-        params = state.params if state.ema is None else state.ema
-        seen = [
-            self.measure(params, state, put_batch(batch, "batch sequence"))
-            for batches in self.held_out.values()
-            for batch in batches
-        ]
-        if not seen:
-            return {}, "nothing: data.held_out is 0, or there is a single prompt"
-        sums = {name: sum(float(one[name]) for one in seen) for name in seen[0]}
-        pairs = sums.pop("pairs")
-        record = {name: value / pairs for name, value in sums.items()}
-        return (
-            record,
-            f"loss {record['loss']:.3f}, prefers the chosen of {record['accuracy']:.0%} "
-            f"of {pairs:.0f} pairs, margin {record['margin']:+.3f}",
-        )
-
     def finish(self, state: TrainState, folder: Path) -> list[str]:
-        figures = {
-            "loss": "loss (nats)",
-            "accuracy": "prefers the chosen",
-            "margin": "margin (nats)",
-        }
-        pictures = (
-            [f"picture: {draw_figures(folder, 'preference.png', 'what it prefers', figures)}"]
-            if jax.process_index() == 0
-            else []
-        )
-        return [
-            *pictures,
-            f"checkpoint: {folder / 'checkpoints' / str(int(state.step))}",
-            f"next: talk with it: seekjax chat {folder}",
-        ]
+        """Return the closing lines of a run; draws its plot into the folder."""
+        lines = []
+        if jax.process_index() == 0:
+            labels = {
+                "loss": "loss (nats)",
+                "accuracy": "prefers the chosen",
+                "margin": "margin (nats)",
+            }
+            path = plot_metrics(folder, "preference.png", "preferences", labels)
+            lines.append(f"picture: {path}")
+        return [*lines, *closing_lines(state, folder)]
 
 
-def check(config: Config) -> None:
-    """Raise ConfigError or DataError for settings that do not fit each other."""
-    post, train = config.post, config.train
-    micro = train.rows
-    if config.init is None and config.data.tokenizer == "bpe":
-        raise DataError(
-            "preference tuning starts from a model: name the folder of a run or of a "
-            "published checkpoint with --init."
-        )
-    need(post.beta > 0, f"post.beta is {post.beta}: it must be above 0.")
+def check(config: Config) -> DpoConfig:
+    """Return the settings. Raises ConfigError or DataError if they do not fit each other."""
+    dpo, rows = config.dpo, config.train.rows
+    if dpo is None:
+        raise ConfigError("preference tuning needs settings: dpo is None.")
+    check_start(config, "preference tuning")
+    need(dpo.beta > 0, f"dpo.beta is {dpo.beta}: it must be above 0.")
+    least = 2 * jax.process_count()
     need(
-        micro % (2 * jax.process_count()) == 0,
-        f"train.micro_batch (train.batch where that is 0) is {micro}: it must hold whole "
-        "pairs, so make it a multiple "
-        f"of {2 * jax.process_count()}.",
+        rows % least == 0,
+        f"train.micro_batch (train.batch where that is 0) is {rows}: it must hold whole pairs, so "
+        f"make it a multiple of {least}.",
     )
-    need(
-        not config.data.workers,
-        "data.workers is for pre-training's text: pairs are rendered in this process, set it to 0.",
-    )
+    return dpo

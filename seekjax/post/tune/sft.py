@@ -1,7 +1,8 @@
-"""Supervised fine-tuning as a stage of the loop: pre-training's next-token loss on what the
-assistant says (R1: 2501.12948, section 2.3)."""
+"""Supervised fine-tuning on the assistant's turns (R1: 2501.12948, section 2.3)."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,223 +10,207 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seekjax.config import Config
-from seekjax.data import DataError, load_tokenizer
-from seekjax.data.batches import sample_batches
-from seekjax.data.chat import load_chat
-from seekjax.errors import need
-from seekjax.generate.generator import Generator
+from seekjax.config import Config, SftConfig
+from seekjax.data import Corpus, DataError
+from seekjax.errors import ConfigError, need
 from seekjax.generate.sampling import Sampling
-from seekjax.post.samples.chats import Form
-from seekjax.post.samples.solutions import load_samples, whole_rows
-from seekjax.post.tune.esft import Chosen, Experts
-from seekjax.train.lora import make_plan
-from seekjax.train.loss import NextToken
+from seekjax.post.samples.batches import HeldOut, held_out_samples, load_format, training_batches
+from seekjax.post.samples.corpus import load_samples
+from seekjax.post.samples.template import ChatFormat
+from seekjax.post.tune.esft import ChoosingSource
+from seekjax.post.tune.report import NO_HELD_OUT, closing_lines, data_line, of_sources
+from seekjax.train.held_out import add_up, bits_per_byte, measure_sources
+from seekjax.train.lora import Chosen, make_spec
+from seekjax.train.loss import NextToken, Totals
 from seekjax.train.plots import draw
-from seekjax.train.pretrain import Pretraining, stacked
-from seekjax.train.state import TrainState
-from seekjax.train.step import compile_steps, compile_train
+from seekjax.train.sample import write_sample
+from seekjax.train.source import BatchSource
+from seekjax.train.state import RunSpec, TrainState
+from seekjax.train.step import compile_eval, compile_train
+from seekjax.train.training import Parts
 from sharding.place import put_batch
 
+SAMPLE_TOKENS = 128  # that the model writes at the end
+SAMPLE_LINES = 8  # of these tokens' text that are shown
 
-class Answers(NextToken):
-    """The next-token loss over the tokens that batches say are trained on, and how many those
-    are."""
 
-    def metrics(self, batch: dict[str, jax.Array], totals: Any) -> dict[str, jax.Array]:
-        held = (batch["segments"][..., 1:] > 0).sum()
+class AnswerTokens(NextToken):
+    """The next-token loss over the tokens that a batch marks as trained, and how many those are."""
+
+    def metrics(self, batch: dict[str, jax.Array], totals: Totals) -> dict[str, jax.Array]:
+        """Return further figures: "trained", a share of the tokens; "filled", one of the rows."""
+        targets = batch["segments"][..., 1:]
+        held = (targets > 0).sum()
         return super().metrics(batch, totals) | {
             "trained": totals.tokens / jnp.maximum(held, 1),
-            "filled": held / batch["segments"][..., 1:].size,
+            "filled": held / targets.size,
         }
 
 
-class FineTuning(Pretraining):
-    """The stage of `python train.py sft`; see train.stage.Stage for the methods."""
+class FineTuning:
+    """The train.training.Training of `python train.py sft`."""
+
+    shared_position = False  # each process reads its own share
 
     def __init__(self, config: Config):
-        check(config)
-        self.learn_form(
-            replace(config, data=replace(config.data, mask_documents=True, packing="fit"))
-        )
-        self.corpus = load_samples(self.config, self.form)
-
-    def learn_form(self, config: Config) -> None:
-        """The tokenizer and the template of the model that is tuned."""
-        self.config, home = config, config.init.expanduser() if config.init else Path()
-        self.tokenizer = load_tokenizer(config.data, config.model.vocab, None)
-        self.form = Form(load_chat(home, self.tokenizer, config.post.template), self.tokenizer)
-        self.process = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-
-    def about(self) -> list[str]:
-        kinds = [
-            f"{source.name} ({len(source.train):,} samples, {len(source.held_out):,} held out)"
-            if source.name in self.config.post.chats
-            else f"{source.name} (endless)"
-            for source in self.corpus.sources
-        ]
-        return self.said(", ".join(kinds))
-
-    def said(self, sources: str) -> list[str]:
-        """What is read, what was left out, and what learns where that is not all."""
-        long = sum(
-            file.get("too_long", 0) for source in self.corpus.sources for file in source.files
-        )
-        dropped = (
-            f"; {long:,} longer than data.sequence {self.config.data.sequence} left out"
-            if long
-            else ""
-        )
-        return [
-            f"data: {sources}{dropped}; {self.tokenizer.size} token ids",
-            *([f"learning: {self.plan.about()}"] if self.config.lora.rank else []),
-        ]
-
-    def open(self, folder: Path) -> None:
-        config, train, post = self.config, self.config.train, self.config.post
-        made_for = {
-            "tokenizer": self.tokenizer.fingerprint(),
-            "template": self.form.fingerprint(),
-            "language": post.language,
-        }
-        fill = {"tokens": self.tokenizer.pad, "trained": 0}
-        self.samples = lambda: sample_batches(
-            self.corpus,
-            fill,
-            sequence=config.data.sequence,
-            batch=train.rows,
-            seed=train.seed,
-            fingerprint=made_for,
-            **self.process,
-        )
-        self.batches = self.samples()
-        self.held_out = {
-            source.name: self.rows_of(source.held_out)
-            for source in self.corpus.sources
-            if len(source.held_out)
-        }
-        self.plan = Chosen(config) if post.expert_share else make_plan(config)
-        self.experts = Experts(self, folder) if post.expert_share else None
-        self.step, self.measure = (
-            compile_train(self.plan, Answers(self.plan, self.tokenizer.bytes_V)),
-            compile_steps(self.plan, self.tokenizer.bytes_V)[1],
-        )
-        self.form.chat.save(folder, jax.process_index() == 0)
-
-    def rows_of(self, samples: Any) -> list[dict[str, np.ndarray]]:
-        """Held-out batches of these samples."""
-        train = self.config.train
-        return self.shared(
-            whole_rows(
-                samples,
-                train.eval_batches * (train.rows),
-                self.config.data.sequence + 1,
-                self.tokenizer.pad,
-            )
+        self.sft = check(config)
+        self.config = config
+        self.packed = pack_whole(config)
+        self.chat_format = load_format(self.packed, config.init, self.sft.template)
+        self.tokenizer = self.chat_format.tokenizer
+        self.corpus = load_samples(
+            self.sft,
+            config.data,
+            config.train.seed,
+            self.chat_format,
+            "sft",
+            attempts=self.sft.attempts,
         )
 
-    def shared(self, rows: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
-        """Rows as batches, of which this process keeps its part; the last is filled up with empty
-        rows."""
-        size = self.config.train.rows
-        empty = {"tokens": np.full_like(rows[0]["tokens"], self.tokenizer.pad)}
-        rows = rows + [{name: empty.get(name, np.zeros_like(x)) for name, x in rows[0].items()}] * (
-            -len(rows) % size
+    def manifest(self) -> dict[str, Any]:
+        """Return what exactly is read, for data.json."""
+        return self.corpus.manifest()
+
+    def build(self, folder: Path) -> Parts:
+        """Compile on the mesh in use."""
+        config = self.packed
+        open_batches = partial(
+            training_batches, config, self.corpus, self.chat_format, self.sft.language
         )
-        own = size // self.process["process_count"]
-        mine = slice(own * self.process["process_index"], own * (self.process["process_index"] + 1))
-        return [stacked(rows[at : at + size][mine]) for at in range(0, len(rows), size)]
+        if self.sft.expert_share:
+            spec = Chosen(config)
+            source = ChoosingSource(spec, self.sft, open_batches, folder)
+        else:
+            spec = make_spec(config)
+            source = BatchSource(config, open_batches())
 
-    def batch(self, step: int, state: TrainState) -> dict[str, jax.Array]:
-        if self.experts:
-            self.experts.choose(step, state)
-        return super().batch(step, state)
+        bytes_V = jnp.asarray(self.tokenizer.bytes_V)
+        held_out = held_out_samples(config, self.corpus, self.tokenizer.pad)
+        self.chat_format.chat.save(folder, jax.process_index() == 0)
+        return Parts(
+            spec=spec,
+            source=source,
+            step=compile_train(spec, AnswerTokens(spec, bytes_V)),
+            evaluate=HeldOutAnswers(held_out, compile_eval(spec, bytes_V)),
+            report=SftReport(spec, self.corpus, self.chat_format),
+        )
 
-    def describe(self, record: dict[str, Any]) -> str:
+
+def pack_whole(config: Config) -> Config:
+    """Return the config of a run on samples, which share rows whole and do not see each other."""
+    data = replace(config.data, mask_documents=True, packing="fit")
+    return replace(config, data=data)
+
+
+class HeldOutAnswers:
+    """Loss on the answers of held-out samples, of every source apart."""
+
+    def __init__(self, held_out: HeldOut, measure: Callable[..., dict[str, jax.Array]]):
+        self.held_out = held_out
+        self.measure = measure
+
+    def __call__(self, state: TrainState) -> tuple[dict[str, float], str]:
+        """Return the held-out figures, and a sentence of them."""
+        if not self.held_out:
+            return {}, NO_HELD_OUT
+
+        def measure(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+            return self.measure(state.averaged, state, put_batch(batch, "batch sequence"))
+
+        by_source = measure_sources(measure, self.held_out)
+        record = {f"loss/{name}": x["nats"] / x["tokens"] for name, x in by_source.items()}
+        total = add_up(by_source.values())
+        record["loss"] = total["nats"] / total["tokens"]
+        record["bits_per_byte"] = bits_per_byte(total)
+
+        parts = of_sources("loss", record, list(by_source), 3)
+        sentence = f"loss {record['loss']:.3f} on {int(total['tokens']):,} tokens of answers"
+        return record, f"{sentence} ({parts})" if parts else sentence
+
+
+class SftReport:
+    """The words of a fine-tuning run."""
+
+    def __init__(self, spec: RunSpec, corpus: Corpus, chat_format: ChatFormat):
+        self.spec, self.corpus, self.chat_format = spec, corpus, chat_format
+
+    def header(self) -> list[str]:
+        """Return the lines that state what will be read and trained."""
+        sequence, tokenizer = self.spec.config.data.sequence, self.chat_format.tokenizer
+        data = data_line(self.corpus, "samples", sequence, tokenizer.size)
+        return [data, *self.spec.trained()]
+
+    def extra_metrics(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Return the bits per byte of the answers of a step."""
+        sums = {"nats": metrics["loss"] * metrics["tokens"], "bytes": metrics["bytes"]}
+        return {"bits_per_byte": bits_per_byte(sums)}
+
+    def progress(self, record: dict[str, Any]) -> str:
+        """Return what the progress line shows of a step."""
         return (
             f"loss {record['loss']:.3f}  learns {record['trained']:.0%} of tokens, rows "
             f"{record['filled']:.0%} full"
         )
 
-    def evaluate(self, state: TrainState) -> tuple[dict[str, float], str]:
-        """Loss on what the assistant says in held-out samples, of every source apart; from the
-        moving average of the weights, where one is kept."""
-        record, total, params = {}, np.zeros(3), state.params if state.ema is None else state.ema
-        for name, batches in self.held_out.items():
-            seen = [
-                self.measure(params, state, put_batch(batch, "batch sequence")) for batch in batches
-            ]
-            sums = np.sum(
-                [[float(one[key]) for key in ("nats", "tokens", "bytes")] for one in seen], 0
-            )
-            total, record[f"loss/{name}"] = total + sums, sums[0] / sums[1]
-        if not record:
-            return {}, "nothing: data.held_out is 0, or there is a single conversation"
-        nats, tokens, size = total
-        record |= {"loss": nats / tokens, "bits_per_byte": nats / np.log(2) / max(size, 1)}
-        parts = [f"{name} {record[f'loss/{name}']:.3f}" for name in self.held_out]
-        return record, f"loss {record['loss']:.3f} on {int(tokens):,} tokens of answers" + (
-            f" ({', '.join(parts)})" if len(parts) > 1 else ""
-        )
-
     def finish(self, state: TrainState, folder: Path) -> list[str]:
-        lines = self.talk(state) if jax.process_count() == 1 else []
+        """Return a sample and the closing lines of a run; draws its plots into the folder."""
+        lines = self.sample(state) if jax.process_count() == 1 else []
         if jax.process_index() == 0:
-            lines.append(f"pictures: {', '.join(str(path) for path in draw(folder))}")
-        return [
-            *lines,
-            f"checkpoint: {folder / 'checkpoints' / str(int(state.step))}",
-            f"next: talk with it: seekjax chat {folder}",
-        ]
+            lines.append(f"pictures: {', '.join(map(str, draw(folder)))}")
+        return [*lines, *closing_lines(state, folder)]
 
-    def talk(self, state: TrainState, new: int = 128) -> list[str]:
-        """A question of the held-out side, and what the model answers."""
-        source = next(
-            (source for source in self.corpus.sources if len(source.held_out)),
-            self.corpus.sources[0],
-        )
-        sample = (source.held_out if len(source.held_out) else source.train)[0]
+    def sample(self, state: TrainState) -> list[str]:
+        """Return a held-out question, if there is one, and what the model answers."""
+        sources = self.corpus.sources
+        held_out = [source for source in sources if len(source.held_out)]
+        sample = held_out[0].held_out[0] if held_out else sources[0].train[0]
         prompt = sample["tokens"][: int(sample["trained"].argmax())]
-        params = self.plan.weights(state.params if state.ema is None else state.ema, state.frozen)
-        variables = jax.tree.map(
-            jnp.asarray, jax.device_get({"params": params, "balance": state.balance})
-        )
-        generator = Generator(self.config.model, variables, self.config.kernel, draft=False)
-        [row] = generator(
-            [prompt.tolist()],
-            Sampling(max_new=new, temperature=0.0, stop_ids=(self.tokenizer.eos,)),
-        )
-        ended = row.ids[-1:] == [self.tokenizer.eos]
-        text = self.tokenizer.decode(row.ids[:-1] if ended else row.ids, special=True)
-        lines = [line for line in text.splitlines() if line.strip()] or ["(nothing)"]
-        return [
-            "a sample:",
-            *("    asked: " + line for line in self.tokenizer.decode(prompt).splitlines()),
-            *("    answers: " + line for line in lines[:8]),
-            *(["    ..."] if len(lines) > 8 else []),
-        ]
+
+        tokenizer = self.chat_format.tokenizer
+        sampling = Sampling(max_new=SAMPLE_TOKENS, temperature=0.0, stop_ids=(tokenizer.eos,))
+        ids = write_sample(self.spec, state, prompt.tolist(), sampling)
+        if ids[-1:] == [tokenizer.eos]:
+            ids = ids[:-1]
+        answer = tokenizer.decode(ids, special=True).splitlines()
+        answer = [line for line in answer if line.strip()] or ["(nothing)"]
+
+        lines = ["a sample:"]
+        lines += [f"    asked: {line}" for line in tokenizer.decode(prompt).splitlines()]
+        lines += [f"    answers: {line}" for line in answer[:SAMPLE_LINES]]
+        if len(answer) > SAMPLE_LINES:
+            lines.append("    ...")
+        return lines
 
 
-def check(config: Config) -> None:
-    """Raise ConfigError or DataError for settings that do not fit each other."""
-    post, model = config.post, config.model
-    if config.init is None and config.data.tokenizer == "bpe":
-        raise DataError(
-            "fine-tuning starts from a model: name the folder of a run or of a published "
-            "checkpoint with --init."
-        )
-    need(0 <= post.attempts <= 1, f"post.attempts is {post.attempts}: it is a share, from 0 to 1.")
+def check(config: Config) -> SftConfig:
+    """Return the settings. Raises ConfigError or DataError if they do not fit each other."""
+    sft, model = config.sft, config.model
+    if sft is None:
+        raise ConfigError("fine-tuning needs settings: sft is None.")
+    check_start(config, "fine-tuning")
+    need(0 <= sft.attempts <= 1, f"sft.attempts is {sft.attempts}: it is a share, from 0 to 1.")
     need(
-        0 <= post.expert_share <= 1,
-        f"post.expert_share is {post.expert_share}: it is a share, from 0 (off) to 1.",
+        0 <= sft.expert_share <= 1,
+        f"sft.expert_share is {sft.expert_share}: it is a share, from 0 (off) to 1.",
     )
     need(
-        not post.expert_share or model.layers > model.dense_layers,
-        "post.expert_share chooses among experts, and this model has none.",
+        not sft.expert_share or model.layers > model.dense_layers,
+        "sft.expert_share chooses among experts, and this model has none.",
     )
     need(
-        not (post.expert_share and config.lora.rank),
-        "post.expert_share and lora.rank both say what learns: choose one.",
+        not (sft.expert_share and config.lora.rank),
+        "sft.expert_share and lora.rank both set what is trained: choose one.",
+    )
+    return sft
+
+
+def check_start(config: Config, kind: str) -> None:
+    """Raise ConfigError or DataError if a run on chats has no tokenizer, or asks for workers."""
+    need(
+        config.init is not None or config.data.tokenizer != "bpe",
+        f"{kind} starts from a model: name the folder of a run or of a published checkpoint with "
+        "--init.",
+        DataError,
     )
     need(
         not config.data.workers,

@@ -1,0 +1,27 @@
+"""The kinds of training, by the section of the config that asks for them."""
+
+import importlib
+
+from seekjax.config import Config
+from seekjax.train.training import Training
+
+KINDS = {
+    "sft": "seekjax.post.tune.sft:FineTuning",
+    "dpo": "seekjax.post.tune.dpo:Preference",
+    "distill": "seekjax.post.distill.distillation:Distillation",
+    "grpo": "seekjax.post.rl.grpo:Reinforcement",
+}
+PRETRAINING = "seekjax.train.pretrain:Pretraining"
+ON_POLICY = "seekjax.post.distill.on_policy:OnPolicy"
+
+
+def training_of(config: Config) -> type[Training]:
+    """Return the kind of training that a config asks for; only its module is imported."""
+    path = PRETRAINING
+    for section, kind in KINDS.items():
+        if getattr(config, section) is not None:
+            path = kind
+    if config.distill is not None and config.distill.on_policy:
+        path = ON_POLICY
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -1,0 +1,256 @@
+"""Updates from rollouts: draw, compare with the group, score, and cut into minibatches."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seekjax.config import GrpoConfig, Objective
+from seekjax.post.rl.criterion import GroupRelative
+from seekjax.post.rl.objective import advantages
+from seekjax.post.rl.preflight import preflight
+from seekjax.post.rollout.grader import GradedSample
+from seekjax.post.rollout.log import RolloutLog, mean_entropy, summary
+from seekjax.post.rollout.problems import TaskProblems
+from seekjax.post.rollout.rollouts import Rollouts
+from seekjax.post.rollout.sampler import Texts, minibatch, place_rows, take_rows
+from seekjax.train.score import log_probs
+from seekjax.train.state import RunSpec, TrainState
+from seekjax.train.step import BATCH, compile_train
+from sharding.rules import constrain, sharding
+
+DRAW, ORDER = 0, 1  # uses of a rollout's random key
+
+
+class Groups(NamedTuple):
+    """Answers to some problems, `group` of each, and how they compare with their group."""
+
+    texts: Texts
+    graded: list[GradedSample]
+    advantage_B: np.ndarray
+
+
+class RolloutUpdates:
+    """A train.training.Source that draws a rollout when its minibatches are used up, and the step.
+
+    A rollout of prompts x group samples makes prompts x group / batch updates, `epochs` times over.
+    """
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        grpo: GrpoConfig,
+        objective: Objective,
+        rollouts: Rollouts,
+        problems: TaskProblems,
+        folder: Path,
+    ):
+        self.spec, self.grpo, self.objective = spec, grpo, objective
+        self.rollouts, self.problems = rollouts, problems
+        self.folder = folder
+        self.log = RolloutLog(folder / "rollouts.jsonl", grpo.group)
+        self._update = compile_train(spec, GroupRelative(spec, grpo, objective))
+        score = partial(score_rollout, spec, grpo.temperature)
+        self._score = jax.jit(score, out_shardings=sharding("batch"))
+        self._copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
+
+        self.number = 0  # of the next rollout
+        self.cursor = 0  # the next training problem
+        self.queue: list[Texts] = []  # minibatches that are left of this rollout
+        self.metrics: dict[str, float] = {}  # of this rollout
+        self.tokens_drawn = 0
+        self.reference_due = False  # the next update first makes the policy the reference
+
+    def batch(self, step: int, state: TrainState) -> Texts:
+        """Return the next minibatch, of a new rollout if necessary."""
+        if not self.queue:
+            self.queue = self.collect(step, state)
+        return self.queue.pop(0)
+
+    def step(self, state: TrainState, batch: Texts) -> tuple[TrainState, dict[str, Any]]:
+        """Make one optimizer step; donates the state."""
+        if self.reference_due:
+            reference = self._copy(state.params)
+            state = state.replace(frozen=state.frozen | {"reference": reference})
+            self.reference_due = False
+        state, metrics = self._update(state, batch)
+        return state, metrics | self.metrics
+
+    def tokens(self, step: int) -> int:
+        """Return the drawn tokens that one update learns from."""
+        rows = self.grpo.prompts * self.grpo.group
+        return self.tokens_drawn * self.spec.config.train.batch // rows
+
+    def get_state(self) -> Any:
+        """Return the position, or None while updates of the current rollout are left."""
+        return None if self.queue else {"rollouts": self.number, "cursor": self.cursor}
+
+    def set_state(self, position: Any) -> None:
+        """Go on from a position that `get_state` returned."""
+        self.number, self.cursor = position["rollouts"], position["cursor"]
+
+    def collect(self, step: int, state: TrainState) -> list[Texts]:
+        """Draw a rollout, record it, and return the minibatches of its updates."""
+        # The update before must not count as time spent drawing.
+        jax.block_until_ready(state)
+        self.log.start(step)
+        variables = self.spec.variables(state)
+        if step == 0 and self.grpo.preflight:
+            seed = self.spec.config.train.seed
+            preflight(self.rollouts, self.problems, variables, self.grpo, seed, self.folder)
+
+        # Draw. How good the policy is, all samples tell: those kept may have been selected.
+        began = time.perf_counter()
+        kept, drawn, drawn_advantage_B = draw_groups(
+            partial(self.draw_round, variables), self.objective, self.grpo.group, self.grpo.rounds
+        )
+        drawn_at = time.perf_counter()
+        self.tokens_drawn = sum([sample.tokens for sample in kept.graded])
+        self.log.write(step, kept.graded, kept.advantage_B)
+        self.metrics = summary(drawn) | {
+            "signal": float(has_signal(drawn_advantage_B, self.grpo.group).mean()),
+            "entropy": mean_entropy(kept.texts),
+        }
+
+        # Score
+        texts = self.scored(state, kept)
+        jax.block_until_ready(texts)
+        self.metrics |= {
+            "seconds_drawing": drawn_at - began,
+            "seconds_scoring": time.perf_counter() - drawn_at,
+        }
+
+        # Cut into minibatches
+        train = self.spec.config.train
+        micro = train.batch // train.rows
+        batches = [minibatch(texts, rows, micro, sharding(BATCH)) for rows in self.orders()]
+        self.number += 1
+        return batches
+
+    def draw_round(self, variables: dict[str, Any], number: int) -> Groups:
+        """Draw and grade answers to the next `prompts` problems, in round `number` of a rollout."""
+        group = self.grpo.group
+        problems = self.problems.training(self.cursor, self.grpo.prompts)
+        self.cursor += self.grpo.prompts
+        key = jax.random.fold_in(self.key(DRAW), number)
+        texts, graded = self.rollouts.draw(variables, problems, group, key)
+
+        rewards = [sample.reward for sample in graded]
+        reward_PG = np.array(rewards, np.float32).reshape(-1, group)
+        advantage_PG = advantages(reward_PG, np.isfinite(reward_PG), self.objective.advantage)
+        return Groups(texts, graded, np.asarray(advantage_PG).reshape(-1))
+
+    def scored(self, state: TrainState, groups: Groups) -> Texts:
+        """Return a rollout with its advantages and the log-probabilities that updates compare with.
+
+        "old" are the trainer's own, if updates differ from the policy of the rollout; "ref" those
+        of the reference, if there is one.
+        """
+        texts = groups.texts | place_rows({"advantage": groups.advantage_B})
+        if self.updates > 1 or self.objective.truncate:
+            texts["old"] = self._score(state.params, state.frozen, state.balance, texts)
+        if self.objective.kl:
+            every = self.grpo.reference_every
+            self.reference_due = every > 0 and self.number > 0 and self.number % every == 0
+            reference = state.params if self.reference_due else state.frozen["reference"]
+            unrouted = {name: x for name, x in texts.items() if name != "choice"}
+            texts["ref"] = self._score(reference, state.frozen, state.balance, unrouted)
+        return texts
+
+    @property
+    def updates(self) -> int:
+        """Optimizer steps of one rollout."""
+        rows = self.grpo.prompts * self.grpo.group
+        return rows // self.spec.config.train.batch * self.grpo.epochs
+
+    def orders(self) -> list[np.ndarray]:
+        """Return the rows of each update of the current rollout, shuffled in every epoch."""
+        rows, batch = self.grpo.prompts * self.grpo.group, self.spec.config.train.batch
+        key = self.key(ORDER)
+        orders = []
+        for epoch in range(self.grpo.epochs):
+            order = np.arange(rows)
+            if self.updates > 1:
+                order = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), rows))
+            orders += np.split(order, rows // batch)
+        return orders
+
+    def key(self, use: int) -> jax.Array:
+        """Return the root of the current rollout's randomness, for one use."""
+        root = jax.random.fold_in(jax.random.key(self.spec.config.train.seed), self.number)
+        return jax.random.fold_in(root, use)
+
+
+def draw_groups(
+    draw_round: Callable[[int], Groups], objective: Objective, group: int, rounds: int
+) -> tuple[Groups, list[GradedSample], np.ndarray]:
+    """Return the groups to learn from, and all drawn samples with their advantages.
+
+    With objective.resample, groups without signal are replaced by others as long as rounds are left
+    (DAPO's dynamic sampling). Every round has the same shapes.
+    """
+    kept = draw_round(0)
+    drawn, drawn_advantage_B = kept.graded, kept.advantage_B
+    for number in range(1, rounds if objective.resample else 1):
+        if has_signal(kept.advantage_B, group).all():
+            break
+        fresh = draw_round(number)
+        drawn = drawn + fresh.graded
+        drawn_advantage_B = np.concatenate([drawn_advantage_B, fresh.advantage_B])
+
+        rows = select_rows(kept.advantage_B, fresh.advantage_B, group)
+        both = kept.graded + fresh.graded
+        kept = Groups(
+            take_rows(kept.texts, fresh.texts, rows),
+            [both[row] for row in rows],
+            np.concatenate([kept.advantage_B, fresh.advantage_B])[rows],
+        )
+
+    # What the trainer does not replay
+    texts = dict(kept.texts)
+    if not objective.keep_routing:
+        texts.pop("choice")
+    if not objective.keep_mask:
+        texts.pop("kept", None)
+    return kept._replace(texts=texts), drawn, drawn_advantage_B
+
+
+def select_rows(old_B: np.ndarray, new_B: np.ndarray, group: int) -> np.ndarray:
+    """Return which rows of old and new advantages together to keep.
+
+    New groups with signal replace old ones without, in order.
+    """
+    rows = np.arange(len(old_B)).reshape(-1, group)
+    new_rows = len(old_B) + np.arange(len(new_B)).reshape(-1, group)
+    useful = np.flatnonzero(has_signal(new_B, group))
+    idle = np.flatnonzero(~has_signal(old_B, group))[: len(useful)]
+    rows[idle] = new_rows[useful[: len(idle)]]
+    return rows.reshape(-1)
+
+
+def has_signal(advantage_B: np.ndarray, group: int) -> np.ndarray:
+    """Return of each group whether its rewards differ."""
+    return (advantage_B.reshape(-1, group) != 0).any(1)
+
+
+def score_rollout(
+    spec: RunSpec, temperature: float, params: Any, frozen: Any, balance: Any, texts: Texts
+) -> jax.Array:
+    """Return log_probs of a rollout, [B, T]; as many rows at a time as in a training step."""
+    rows = spec.config.train.rows
+
+    def cut(x: jax.Array) -> jax.Array:
+        return constrain(x.reshape(-1, rows, *x.shape[1:]), "- batch" + " -" * (x.ndim - 1))
+
+    weights = spec.weights(params, frozen)
+
+    def score(piece: Texts) -> jax.Array:
+        return log_probs(spec.model, spec.config, weights, balance, piece, temperature)[0]
+
+    logp_ABT = jax.lax.map(score, jax.tree.map(cut, texts))
+    return logp_ABT.reshape(-1, logp_ABT.shape[-1])

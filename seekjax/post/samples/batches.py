@@ -1,0 +1,75 @@
+"""Batches of samples: the training batches of a run, and its held-out rows."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from seekjax.config import Config, Template
+from seekjax.data import Corpus, load_tokenizer
+from seekjax.data.batches import Batches, sample_batches
+from seekjax.data.chat import load_chat
+from seekjax.post.samples.corpus import Row, pack_rows
+from seekjax.post.samples.template import ChatFormat
+from seekjax.train.source import own_rows, process_share, stack_batches
+
+HeldOut = dict[str, list[Row]]  # batches [B, T + 1] of each source
+
+
+def load_format(config: Config, home: Path | None, template: Template) -> ChatFormat:
+    """Return tokenizer and chat format of the model in the folder `home`. Raises DataError."""
+    tokenizer = load_tokenizer(config.data, config.model.vocab, None)
+    folder = home.expanduser() if home else Path()
+    return ChatFormat(load_chat(folder, tokenizer, template), tokenizer)
+
+
+def training_batches(
+    config: Config, corpus: Corpus, chat_format: ChatFormat, language: str
+) -> Batches:
+    """Return endless micro-batches of packed samples, of this process."""
+    return sample_batches(
+        corpus,
+        {"tokens": chat_format.tokenizer.pad, "trained": 0},
+        sequence=config.data.sequence,
+        batch=config.train.rows,
+        seed=config.train.seed,
+        fingerprint={
+            "tokenizer": chat_format.tokenizer.fingerprint(),
+            "template": chat_format.fingerprint(),
+            "language": language,
+        },
+        **process_share(),
+    )
+
+
+def held_out_samples(config: Config, corpus: Corpus, pad: int) -> HeldOut:
+    """Return the held-out samples of each source in batches, of this process's rows."""
+    rows = config.train.rows
+
+    def pack(samples: Sequence[Row]) -> list[Row]:
+        return pack_rows(samples, config.train.eval_batches * rows, config.data.sequence + 1, pad)
+
+    return held_out_batches(corpus, pack, rows, pad)
+
+
+def held_out_batches(
+    corpus: Corpus, rows_of: Callable[[Sequence[Row]], list[Row]], size: int, pad: int
+) -> HeldOut:
+    """Return batches of `size` rows for each source with a held-out side.
+
+    rows_of makes the rows; the last batch is filled up with empty ones. Of each batch this process
+    keeps its part.
+    """
+    held_out = {}
+    for source in corpus.sources:
+        if len(source.held_out):
+            rows = rows_of(source.held_out)
+            empty = {name: np.zeros_like(x) for name, x in rows[0].items()}
+            empty["tokens"] = np.full_like(rows[0]["tokens"], pad)
+            rows += [empty] * (-len(rows) % size)
+
+            batches = []
+            for first in range(0, len(rows), size):
+                batches.append(stack_batches(rows[first : first + size][own_rows(size)]))
+            held_out[source.name] = batches
+    return held_out

@@ -1,0 +1,103 @@
+"""Rows of .jsonl files, and the checks of what they hold."""
+
+from pathlib import Path
+from typing import Any
+
+from seekjax.data import DataError
+from seekjax.data.chat import Message
+from seekjax.data.files import JsonLines
+from seekjax.data.tokenizer import find_special_token
+from seekjax.errors import need
+from seekjax.storage import file_sha256
+
+ROLES = ("system", "user", "assistant")
+
+
+class Rows(JsonLines):
+    """The objects of a .jsonl file, by row."""
+
+    def name_of(self, row: int) -> str:
+        """Return the name of a row for messages, as "FILE line 3"."""
+        return self._where(int(self.lines[row][0]))
+
+    def _parse(self, line: bytes, number: int) -> dict[str, Any]:
+        where = self._where(number)
+        try:
+            record = self.record(line, number)
+        except DataError:
+            raise
+        # A thousand nested brackets, or a number of thousands of digits
+        except (RecursionError, ValueError) as error:
+            raise DataError(
+                f"{where} is JSON that cannot be read ({type(error).__name__}): repair or delete "
+                "that line."
+            ) from error
+        need(
+            isinstance(record, dict),
+            f"{where} is a JSON {type(record).__name__}, not an object.",
+            DataError,
+        )
+        return record
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the manifest of a run records of this file."""
+        return {
+            "name": self.name,
+            "bytes": self.path.stat().st_size,
+            "sha256": file_sha256(self.path),
+        }
+
+
+def open_rows(name: str, field: str) -> Rows:
+    """Open a .jsonl file that the config names in `field`. Raises DataError."""
+    path = Path(name).expanduser()
+    need(path.exists(), f"{name} is not there: {field} takes .jsonl files.", DataError)
+    need(
+        path.suffix == ".jsonl" and path.is_file(),
+        f"{name} is not a .jsonl file: {field} takes only those.",
+        DataError,
+    )
+    return Rows(path, name)
+
+
+def check_messages(value: Any, where: str) -> list[Message]:
+    """Return the messages of a conversation, checked. Raises DataError."""
+    need(
+        isinstance(value, list) and value,
+        f'{where} has no conversation under "messages": write [{{"role": "user", "content": ...}}, '
+        "...].",
+        DataError,
+    )
+    checked = []
+    for number, message in enumerate(value, 1):
+        turn = f"{where}, message {number},"
+        role = message.get("role") if isinstance(message, dict) else None
+        stated = f"the role {role!r}" if isinstance(role, str) else "no role"
+        need(
+            isinstance(role, str) and role in ROLES,
+            f"{turn} has {stated}: roles are {', '.join(ROLES)}.",
+            DataError,
+        )
+        content = check_text(message.get("content"), f"{turn} the {role}'s content")
+        checked.append({"role": role, "content": content})
+    return checked
+
+
+def check_text(value: Any, where: str) -> str:
+    """Return the text of a message, checked. Raises DataError."""
+    need(value is not None, f"{where} is missing.", DataError)
+    need(isinstance(value, str), f"{where} is a {type(value).__name__}, not text.", DataError)
+    need(value.strip(), f"{where} is empty.", DataError)
+    special = find_special_token(value)
+    need(
+        special is None,
+        f"{where} spells {special}, which would become that token: write it differently.",
+        DataError,
+    )
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where} holds half a character (\\u{ord(value[error.start]):04x}): repair it."
+        ) from error
+    return value

@@ -1,0 +1,45 @@
+"""Words that the runs on samples share."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from seekjax.data import Corpus, Source
+from seekjax.post.samples.solutions import Solutions
+from seekjax.train.state import TrainState
+
+NO_HELD_OUT = "nothing: data.held_out is 0, or there is a single conversation"
+
+
+def data_line(corpus: Corpus, unit: str, sequence: int, token_ids: int) -> str:
+    """Return the line that states what is read and what was left out; `unit` is "samples"."""
+    sources = [describe_source(source, unit) for source in corpus.sources]
+    line = f"data: {', '.join(sources)}"
+    long = 0
+    for source in corpus.sources:
+        long += sum([file.get("too_long", 0) for file in source.files])
+    if long:
+        line += f"; {long:,} longer than data.sequence {sequence} left out"
+    return f"{line}; {token_ids} token ids"
+
+
+def describe_source(source: Source, unit: str) -> str:
+    """Return the name and the size of a source."""
+    if isinstance(source.train, Solutions):
+        return f"{source.name} (endless)"
+    return f"{source.name} ({len(source.train):,} {unit}, {len(source.held_out):,} held out)"
+
+
+def of_sources(metric: str, record: dict[str, float], sources: Sequence[str], digits: int) -> str:
+    """Return "SOURCE 1.234, ..." from "METRIC/SOURCE" of a record, or "" for a single source."""
+    if len(sources) < 2:
+        return ""
+    parts = [f"{name} {record[f'{metric}/{name}']:.{digits}f}" for name in sources]
+    return ", ".join(parts)
+
+
+def closing_lines(state: TrainState, folder: Path) -> list[str]:
+    """Return the lines that end a run of a chat model."""
+    return [
+        f"checkpoint: {folder / 'checkpoints' / str(int(state.step))}",
+        f"next: talk with it: seekjax chat {folder}",
+    ]
