@@ -1,12 +1,13 @@
-"""A base model small enough to watch reinforcement grow: it reads attempts at countdown that are
+r"""A base model small enough to watch reinforcement grow: it reads attempts at countdown that are
 right by chance, and one solution in four.
 
     python train.py countdown
     # this model, then reinforcement from it
     python train.py r1_zero
-    # sums by somebody who forgets every second carry
-    python train.py countdown --post.tasks addition:3 --post.attempts 1.0 --out runs/sums
-    python train.py grpo --init runs/sums --post.tasks addition:3 --data.sequence 88 --post.max-new 72 --post.kl 0 --train.steps 30 --out runs/carries
+    # sums by somebody who forgets every second carry, and reinforcement that mends them
+    python train.py countdown --sft.tasks addition:3 --sft.attempts 1.0 --out runs/sums
+    python train.py grpo --init runs/sums --grpo.tasks addition:3 --data.sequence 88 \
+        --grpo.max-new 72 --grpo.kl 0 --train.steps 30 --out runs/carries
 
 Hardware: two CPU cores, under four minutes for 2.5M tokens (one core is as fast), then one to three
 seconds per step of reinforcement. Expect 11 % to 18 % of 512 held-out problems right over three

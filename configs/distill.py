@@ -1,9 +1,15 @@
-"""Distillation from a teacher's probabilities (1503.02531) into a model of any width with the same
+r"""Distillation from a teacher's probabilities (1503.02531) into a model of any width with the same
 tokenizer; or on the student's own answers (GKD).
 
-    python train.py distill --post.teacher runs/sft --model.vocab 2048 --model.embed 64 --post.chats chats.jsonl --out runs/small
-    python train.py distill --post.teacher runs/big --init runs/small --post.tasks countdown:1 --post.top-k 64 --post.save-logits logits
-    python train.py distill --post.teacher runs/big --init runs/small --post.tasks countdown:1 --post.on-policy True --out runs/own
+    # a new narrow model, on chats
+    python train.py distill --distill.teacher runs/sft --model.vocab 2048 --model.embed 64 \
+        --distill.chats chats.jsonl --out runs/small
+    # the teacher's probabilities are kept, and later runs read them
+    python train.py distill --distill.teacher runs/big --init runs/small \
+        --distill.tasks countdown:1 --distill.top-k 64 --distill.save-logits logits
+    # on the student's own answers
+    python train.py distill --distill.teacher runs/big --init runs/small \
+        --distill.tasks countdown:1 --distill.on-policy --out runs/own
 
 Hardware: two CPU cores for models of configs/tiny.py's size; a step costs a forward pass of the
 teacher more than fine-tuning does, and with saved logits only the first run pays it. On its own
@@ -15,7 +21,7 @@ Distillation from samples, as DeepSeek-R1's small models were made, needs nothin
 same tokenizer:
 
     seekjax sample runs/big --task countdown:1 --out kept.jsonl
-    python train.py sft --init runs/small --post.chats kept.jsonl --out runs/distilled
+    python train.py sft --init runs/small --sft.chats kept.jsonl --out runs/distilled
 """
 
 from seekjax.config import (

@@ -1,7 +1,7 @@
 """Direct preference optimisation (2305.18290) on pairs of a better and a worse answer, from a
 fine-tuned run.
 
-    python train.py dpo --init runs/sft --post.pairs pairs.jsonl --out runs/dpo
+    python train.py dpo --init runs/sft --dpo.pairs pairs.jsonl --out runs/dpo
 
 Hardware: two CPU cores for a model of configs/tiny.py's size; the reference is a second copy of the
 weights (with --lora.rank, of the adapters alone). train.batch counts texts, two of each pair.

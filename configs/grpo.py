@@ -1,12 +1,12 @@
 """Reinforcement on problems whose answers can be checked: GRPO as DeepSeek-V3.2 does it, from any
 model that answers some of them.
 
-    python train.py grpo --init runs/sft --post.tasks countdown:1 --out runs/grpo
+    python train.py grpo --init runs/sft --grpo.tasks countdown:1 --out runs/grpo
 
 Hardware: two CPU cores for a model of configs/tiny.py's size, a second or two per rollout of 128
 samples. Before the first step it samples, and stops with a diagnosis when nothing can be learnt.
 Expect accuracy to move towards what the starting model gets right once in eight tries. Other
-papers' objectives by one word: --post.recipe grpo, r1, dr_grpo, dapo, gspo or cispo
+papers' objectives by one word: --grpo.recipe grpo, r1, dr_grpo, dapo, gspo or cispo
 (seekjax/config/recipes.py).
 """
 

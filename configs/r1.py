@@ -1,10 +1,10 @@
-"""DeepSeek-R1 from nothing, in small (2501.12948): every stage of the paper, on countdown, each
-line of which also works by itself.
+"""DeepSeek-R1 from nothing, in small (2501.12948): every step of the paper, on countdown.
 
     # all of it; the same line again continues where it was stopped
     python train.py r1
-    python train.py r1 --plan True                       only shows the lines
-    python train.py r1 --reason.post.recipe dapo --seed 1 --out runs/dapo
+    # only show the lines, each of which also works by itself
+    python train.py r1 --plan
+    python train.py r1 --reason.grpo.recipe dapo --seed 1 --out runs/dapo
 
 Hardware: two CPU cores; with a device for each (JAX_NUM_CPU_DEVICES=2) 14 minutes, 20 on a slow day
 of a shared machine. Expect of 512 held-out problems 16 % right by the base model (random answers:
@@ -12,45 +12,92 @@ of a shared machine. Expect of 512 held-out problems 16 % right by the base mode
 14 % of the narrow student.
 """
 
-from seekjax.workflow import Pipeline
+from seekjax.workflow import Evaluate, Options, Output, Sample, Train, Workflow
 
-FROM = "--out {out}/%s --train.seed {seed}"
-MUON = (
-    "--optimizer.name muon --optimizer.learning-rate 3e-3 --train.eval-every 200 "
-    "--train.save-every 200"
-)
-GRPO = (
-    "--data.sequence 152 --post.max-new 128 --post.kl 0 --optimizer.learning-rate 1e-4 "
-    "--train.log-every 5 --train.eval-every 20 --train.save-every 20"
-)
-NARROW = "--model.embed 64 --model.hidden 128 --model.expert-hidden 32"
-COUNT, BOTH = "--post.tasks countdown:1", "--post.tasks countdown:1 addition:2"
+COUNTDOWN = ["countdown:1"]
+BOTH = ["countdown:1", "addition:2"]
+
+MUON: Options = {
+    "optimizer.name": "muon",
+    "optimizer.learning_rate": 3e-3,
+    "train.eval_every": 200,
+    "train.save_every": 200,
+}
+GRPO: Options = {
+    "data.sequence": 152,
+    "grpo.max_new": 128,
+    "grpo.kl": 0,
+    "optimizer.learning_rate": 1e-4,
+    "train.log_every": 5,
+    "train.eval_every": 20,
+    "train.save_every": 20,
+}
+NARROW: Options = {"model.embed": 64, "model.hidden": 128, "model.expert_hidden": 32}
 
 
-def evals(*names: str, samples: int = 2, task: str = "countdown:1") -> dict[str, str]:
-    """Lines that measure what stages have made, on 512 held-out problems."""
-    return {
-        f"{name}-eval": f"seekjax eval {{out}}/{name} --task {task} --samples {samples} --max-new "
-        f"128 --report {{out}}/{name}.json"
-        for name in names
-    }
+def evaluate(model: str) -> Evaluate:
+    """Measure the model of a step on 512 held-out problems."""
+    return Evaluate(model, tasks=COUNTDOWN, samples=2, max_new=128)
 
 
-pipeline = Pipeline(
+workflow = Workflow(
     about=__doc__,
-    stages={
-        "base": f"train.py countdown {FROM % 'base'}",
-        "cold": f"train.py sft --init {{out}}/base {FROM % 'cold'} {COUNT} --train.steps 300 {MUON}",
-        "reason": f"train.py grpo --init {{out}}/cold {FROM % 'reason'} {COUNT} {GRPO} "
-        "--train.steps 40 --post.rewards accuracy 1.0 format 0.1 language 0.1",
-        "kept": "seekjax sample {out}/reason --task countdown:1 --problems 1500 --samples 4 "
-        "--max-new 128 --seed {seed} --out {out}/kept.jsonl",
-        "sft": f"train.py sft --init {{out}}/base {FROM % 'sft'} --post.chats {{out}}/kept.jsonl "
-        f"--post.tasks addition:2 --post.weights 3 1 --train.steps 300 {MUON}",
-        "all": f"train.py grpo --init {{out}}/sft {FROM % 'all'} {BOTH} {GRPO} --train.steps 20",
-        "little": f"train.py countdown {FROM % 'little'} {NARROW} --train.steps 400",
-        "student": f"train.py distill --init {{out}}/little --post.teacher {{out}}/all "
-        f"{FROM % 'student'} {BOTH} --train.steps 400 {MUON}",
-        **evals("base", "cold", "reason", "all", "student"),
-    },
+    steps=[
+        Train("countdown", name="base"),
+        # The cold start: supervised fine-tuning on solved problems.
+        Train(
+            "sft",
+            name="cold",
+            init="base",
+            options={"sft.tasks": COUNTDOWN, "train.steps": 300, **MUON},
+        ),
+        # Reinforcement, with a reward for thinking in one language.
+        Train(
+            "grpo",
+            name="reason",
+            init="cold",
+            options={
+                "grpo.tasks": COUNTDOWN,
+                **GRPO,
+                "train.steps": 40,
+                "grpo.rewards": [("accuracy", 1.0), ("format", 0.1), ("language", 0.1)],
+            },
+        ),
+        # Rejection sampling: the right answers of that model.
+        Sample("kept", model="reason", tasks=COUNTDOWN, problems=1500, samples=4, max_new=128),
+        # Fine-tuning of the base model on them, and on a second task.
+        Train(
+            "sft",
+            name="sft",
+            init="base",
+            options={
+                "sft.chats": [Output("kept")],
+                "sft.tasks": ["addition:2"],
+                "sft.weights": [3, 1],
+                "train.steps": 300,
+                **MUON,
+            },
+        ),
+        # Reinforcement on both tasks.
+        Train(
+            "grpo",
+            name="all",
+            init="sft",
+            options={"grpo.tasks": BOTH, **GRPO, "train.steps": 20},
+        ),
+        # A narrower model, distilled from the last one.
+        Train("countdown", name="little", options={**NARROW, "train.steps": 400}),
+        Train(
+            "distill",
+            name="student",
+            init="little",
+            options={
+                "distill.teacher": Output("all"),
+                "distill.tasks": BOTH,
+                "train.steps": 400,
+                **MUON,
+            },
+        ),
+        *[evaluate(model) for model in ("base", "cold", "reason", "all", "student")],
+    ],
 )

@@ -1,9 +1,9 @@
 """Supervised fine-tuning on chats and solved tasks: the cold start of DeepSeek-R1, from any run or
 published checkpoint.
 
-    python train.py sft --init runs/tiny --post.chats chats.jsonl --out runs/sft
-    python train.py sft --init runs/tiny --post.tasks countdown:1 --out runs/cold
-    python train.py sft --init runs/tiny --post.chats chats.jsonl --lora.rank 8 --out runs/lora
+    python train.py sft --init runs/tiny --sft.chats chats.jsonl --out runs/sft
+    python train.py sft --init runs/tiny --sft.tasks countdown:1 --out runs/cold
+    python train.py sft --init runs/tiny --sft.chats chats.jsonl --lora.rank 8 --out runs/lora
 
 Hardware: two CPU cores for a model of configs/tiny.py's size, about a minute per 100 steps. Expect
 the loss on answers to fall from what plain text gives to that of the tasks' own chance: a solved

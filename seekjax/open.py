@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from seekjax.checkpoint.config_json import read_config
+from seekjax.checkpoint.config_json import WEIGHTS, read_config
 from seekjax.checkpoint.read import newest_undamaged, read_run
 from seekjax.config import Config, KernelConfig, ModelConfig
 from seekjax.data import Tokenizer, read_tokenizer
@@ -35,17 +35,20 @@ class OpenedModel(NamedTuple):
     begin: int  # id of the token that a text begins with; 0 without a tokenizer
 
 
-def open_model(path: Path, kernel: KernelConfig | None = None) -> OpenedModel:
+def open_model(
+    path: Path, kernel: KernelConfig | None = None, *, trust: bool = False
+) -> OpenedModel:
     """Return the newest weights in a folder and the tokenizer next to them.
 
     `kernel` replaces a run's own choice of kernels, or the default for a published checkpoint.
+    `trust` lets a run's config.json name code from outside this package, which is then imported.
     Raises GenerateError if the folder holds neither, and RunError, CheckpointError, WeightsError
     or DataError if the run or checkpoint is damaged.
     """
     folder = Path(path).expanduser()
     kind = kind_of(folder)
     if kind == "run":
-        config, variables = read_run(folder, kernel)
+        config, variables = read_run(folder, kernel, trust=trust)
         model, kernel = config.model, config.kernel
     elif kind == "published":
         kernel = kernel or KernelConfig()
@@ -72,7 +75,7 @@ def initial_variables(config: Config) -> dict | None:
     """Return the weights {"params", "balance"} that a run starts from; None for random weights."""
     if config.init is None:
         return None
-    return open_model(config.init, config.kernel).variables
+    return open_model(config.init, config.kernel, trust=config.trust).variables
 
 
 def with_initial_model(config: Config) -> Config:
@@ -87,7 +90,7 @@ def with_initial_model(config: Config) -> Config:
     folder = config.init.expanduser()
     if kind_of(folder) == "run":
         step = newest_undamaged(folder.absolute() / "checkpoints")
-        model = read_config(step / "config.json").model
+        model = read_config(step / "config.json", trust=config.trust, parts=WEIGHTS).model
     else:
         model = open_published(folder).config.model
 

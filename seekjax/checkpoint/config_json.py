@@ -3,68 +3,90 @@
 import json
 import types
 import typing
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from seekjax.checkpoint.old_config import in_current_form
 from seekjax.config import Config
+from seekjax.config.fields import named_choices
 from seekjax.errors import RunError
+from seekjax.registry import is_foreign
+
+# The parts of a config that whoever only uses the weights imports choices of.
+WEIGHTS = ("model", "kernel")
 
 
 def to_json(config: Config) -> dict[str, Any]:
-    """The config as JSON-able dicts."""
-    return json.loads(json.dumps(asdict(config), default=str))
+    """Return the config in JSON's types; whether a folder is trusted is not part of it."""
+    values = json.loads(json.dumps(asdict(config), default=str))
+    del values["trust"]
+    return values
 
 
-def differences(old: dict, new: dict, path: str = "") -> list[str]:
-    """ "train.steps: 100 -> 200" for every field in which two configs differ."""
-    found = []
+def differences(old: dict[str, Any], new: dict[str, Any], path: str = "") -> list[str]:
+    """Return "train.steps: 100 -> 200" for every field in which two configs differ."""
+    lines = []
     for name in old.keys() | new.keys():
-        a, b, here = old.get(name), new.get(name), f"{path}{name}"
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += differences(a, b, f"{here}.")
-        elif a != b:
-            found.append(f"{here}: {a} -> {b}")
-    return sorted(found)
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += differences(before, after, f"{path}{name}.")
+        elif before != after:
+            lines.append(f"{path}{name}: {before} -> {after}")
+    return sorted(lines)
 
 
-def read_config(path: Path) -> Config:
-    """The Config that `to_json` wrote. A field it lacks has its default; raises RunError for one
-    that this version does not know."""
+def read_config(path: Path, *, trust: bool, parts: tuple[str, ...] | None = None) -> Config:
+    """Return the Config that `to_json` wrote, here or in an earlier version of seekjax.
+
+    A field that the file lacks has its default. A config.json may come from a stranger: unless
+    `trust`, RunError is raised if it names code from outside this package, as module:name, in one
+    of the `parts` that the caller uses (default: all). RunError is also raised for a field that
+    this version does not know.
+    """
     try:
-        return _made(Config, json.loads(path.read_text()), "")
-    except (OSError, ValueError, TypeError) as error:
-        raise RunError(
-            f"{path} cannot be read as a config: {str(error).partition(chr(10))[0]}"
-        ) from error
+        config = _from_json(Config, in_current_form(json.loads(path.read_text())), "")
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise RunError(f"{path} cannot be read as a config: {reason}") from error
+    if not trust:
+        _refuse_foreign_names(path, config, parts)
+    return config
 
 
-def _made(kind: Any, value: Any, path: str) -> Any:
-    """`value` out of JSON as a field of type `kind`."""
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if is_dataclass(kind):
-        known = typing.get_type_hints(kind)
-        if unknown := [name for name in value if name not in known]:
-            raise ValueError(
-                f"it sets {path}{unknown[0]}, which this version of seekjax does not have."
+def _refuse_foreign_names(path: Path, config: Config, parts: tuple[str, ...] | None) -> None:
+    """Raise RunError for the first name that would import code from outside this package."""
+    for field, name in named_choices(config):
+        is_used = parts is None or field.partition(".")[0] in parts
+        if is_used and is_foreign(name):
+            raise RunError(
+                f"{path.parent} names code from outside seekjax: {field} is {name} in its "
+                "config.json, and using it runs that module. Add --trust if you trust the folder."
             )
-        return kind(
-            **{
-                f.name: _made(known[f.name], value[f.name], f"{path}{f.name}.")
-                for f in fields(kind)
-                if f.name in value
-            }
-        )
+
+
+def _from_json(kind: Any, value: Any, path: str) -> Any:
+    """Return a value of JSON as a field of type `kind`; `path` is the field's, for messages."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if is_dataclass(kind):
+        return _dataclass_from_json(kind, value, path)
     if origin is tuple:
-        return tuple(_made(inner[0], item, path) for item in value)
+        kinds = arguments
+        if kinds[-1] is Ellipsis:
+            kinds = kinds[:1] * len(value)
+        return tuple(_from_json(kind, item, path) for kind, item in zip(kinds, value))
     if origin in (types.UnionType, typing.Union):
-        if value is None:
-            return None
-        kinds = [one for one in inner if one is not type(None)]
-        fits = [
-            one
-            for one in kinds
-            if is_dataclass(one) and value.keys() <= {f.name for f in fields(one)}
-        ]  # what a stage of training sets, tells which it is
-        return _made((fits or kinds)[0], value, path)
+        kinds = [kind for kind in arguments if kind is not type(None)]
+        return None if value is None else _from_json(kinds[0], value, path)
     return Path(value) if kind is Path else value
+
+
+def _dataclass_from_json(kind: Any, values: dict[str, Any], path: str) -> Any:
+    """Return the dataclass with these fields, and with defaults for the others."""
+    hints = typing.get_type_hints(kind)
+    made = {}
+    for name, value in values.items():
+        if name not in hints or f"{path}{name}" == "trust":
+            raise ValueError(f"it sets {path}{name}, which this version of seekjax does not have.")
+        made[name] = _from_json(hints[name], value, f"{path}{name}.")
+    return kind(**made)

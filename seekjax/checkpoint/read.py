@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from seekjax.checkpoint.config_json import read_config
+from seekjax.checkpoint.config_json import WEIGHTS, read_config
 from seekjax.checkpoint.manifest import damage
 from seekjax.checkpoint.write import mismatches
 from seekjax.config import Config, KernelConfig, LoraConfig
@@ -19,7 +19,9 @@ from sharding.place import axes_of
 from sharding.rules import in_use, sharding
 
 
-def read_run(folder: Path, kernel: KernelConfig | None = None) -> tuple[Config, dict[str, Any]]:
+def read_run(
+    folder: Path, kernel: KernelConfig | None = None, *, trust: bool = False
+) -> tuple[Config, dict[str, Any]]:
     """Return the config of a run and its newest undamaged weights {"params", "balance"}.
 
     The weights are their moving average if the run keeps one, and have the adapters added in if
@@ -27,7 +29,8 @@ def read_run(folder: Path, kernel: KernelConfig | None = None) -> tuple[Config, 
     device.
 
     `kernel` replaces the run's own choice of kernels, except for the format of its weights. The
-    folder is only read: a damaged step is passed over, not set aside. Raises RunError if the
+    folder is only read: a damaged step is passed over, not set aside. `trust` lets the config name
+    code from outside this package for the model and its kernels. Raises RunError if the
     folder is not a run's, or if the weights do not match its config.
     """
     folder = Path(folder).expanduser()
@@ -46,7 +49,7 @@ def read_run(folder: Path, kernel: KernelConfig | None = None) -> tuple[Config, 
 
     # Orbax does not open a relative path
     step = newest_undamaged(folder.absolute() / "checkpoints")
-    config = read_config(step / "config.json")
+    config = read_config(step / "config.json", trust=trust, parts=WEIGHTS)
     kernel = replace(kernel or config.kernel, weights=config.kernel.weights)
     config = replace(config, kernel=kernel, out=folder)
 

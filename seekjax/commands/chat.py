@@ -4,10 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TextIO
 
-import tyro
 from rich.console import Console
 
-from seekjax.commands.common import Flat, keep_compiled
+from seekjax.commands.common import Flat, keep_compiled, parse_options
 from seekjax.commands.generate import ModelOptions, new_text, stop_at_end
 from seekjax.commands.terminal import DIM, console, print_text
 from seekjax.data.chat import ChatTemplate, Message, ReasoningParser, TemplateName, load_chat
@@ -33,10 +32,8 @@ class ChatOptions:
 
 
 def chat(argv: list[str]) -> None:
-    """Run the command; raises errors that cli.run turns into one sentence."""
-    options = tyro.cli(
-        ChatOptions, prog="seekjax chat", args=argv, config=(tyro.conf.FlagConversionOff,)
-    )
+    """Run the command; cli.exit_status prints the sentence of what it raises."""
+    options = parse_options(ChatOptions, "chat", argv)
     keep_compiled()
 
     messages: list[Message] = []

@@ -1,194 +1,127 @@
-"""The command lines: `python train.py CONFIG --field value` and `seekjax COMMAND ...`."""
+"""The console script `seekjax COMMAND ...`, of which `python train.py ...` is the command train."""
 
-import importlib
-import pkgutil
-import runpy
 import sys
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable
+from typing import NamedTuple
 
-import tyro
-
-from seekjax.config import Config
-from seekjax.errors import UsageError
-from seekjax.registry import did_you_mean
-from seekjax.storage import kind_of
-from seekjax.workflow import Pipeline
+from seekjax.errors import SeekjaxError, UsageError
+from seekjax.registry import did_you_mean, load_object
 
 
-def config_names() -> list[str]:
-    """The runs in configs/."""
-    import configs
+class Command(NamedTuple):
+    """A command; its function is imported only when it runs, so that --help answers at once."""
 
-    return sorted(module.name for module in pkgutil.iter_modules(configs.__path__))
-
-
-def load_config(name: str) -> Config | Pipeline:
-    """The config or the pipeline of a file in configs/, of a Python file that defines one, or the
-    config of the folder of a run that has begun."""
-    if name.endswith(".py"):
-        if not Path(name).is_file():
-            raise UsageError(f"there is no config file {name}.")
-        there = runpy.run_path(name)
-        found = there.get("config") or there.get("pipeline")
-    elif name in config_names():
-        module = importlib.import_module(f"configs.{name}")
-        found = getattr(module, "config", None) or module.pipeline
-    elif kind_of(folder := Path(name).expanduser()) == "run":
-        from seekjax.checkpoint.config_json import read_config
-
-        found = replace(read_config(folder / "config.json"), out=folder)
-    else:
-        raise UsageError(
-            f"there is no config {name!r}{did_you_mean(name, config_names())} "
-            f"configs/ has: {', '.join(config_names())}."
-        )
-    if not isinstance(found, (Config, Pipeline)):
-        raise UsageError(
-            f"{name} does not define `config = Config(...)`, nor `pipeline = Pipeline(...)`."
-        )
-    return found
+    function: str  # module:function of the words after the command's name; 0 or None = it finished
+    arguments: str
+    about: str
 
 
-def parse(argv: list[str], program: str, default: str = "tiny") -> Config:
-    """The config named first (default: tiny) with every later --field replaced; exits with help or
-    a did-you-mean on bad input."""
-    name = named(argv, default)
-    config = load_config(name)
-    if isinstance(config, Pipeline):
-        raise UsageError(
-            f"{name} is several runs: start them with python train.py {name}, and name "
-            "one of them by its own folder."
-        )
-    config = replace(config, out=config.out or Path("runs") / Path(name).stem)
-    return tyro.cli(
-        Config,
-        prog=f"{program} {name}",
-        default=config,
-        args=argv[argv[:1] == [name] :],
-        config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
-        description=f"{importlib.import_module(f'configs.{name}').__doc__ if name in config_names() else ''}\nConfigs: "
-        ""
-        f"{', '.join(config_names())}.",
-    )
+COMMANDS = {
+    "train": Command(
+        "seekjax.commands.train:train",
+        "[CONFIG] [--field value]",
+        "Train, from nothing or from a model; `seekjax train --help` explains the fields.",
+    ),
+    "show": Command(
+        "seekjax.commands.show:show",
+        "[CONFIG] [--field value]",
+        "Print every array of a config or a run: shape, logical axes, placement, bytes per "
+        "device, the totals, and what quantising saves.",
+    ),
+    "convert": Command(
+        "seekjax.commands.convert:convert",
+        "--from A --to B",
+        "Turn a published checkpoint into a run, a run into a published checkpoint (--dtype), or "
+        "either into a file for llama.cpp (--to-gguf).",
+    ),
+    "quantize": Command(
+        "seekjax.commands.quantize:quantize",
+        "MODEL --to int8 --out B",
+        "Write the same model with matrices in int8, int4 or fp8, for generate, chat and eval.",
+    ),
+    "generate": Command(
+        "seekjax.commands.generate:generate",
+        "MODEL --prompt TEXT",
+        "Continue a text with a run or a published checkpoint (--max-new, --temperature, ...).",
+    ),
+    "chat": Command(
+        "seekjax.commands.chat:chat",
+        "MODEL",
+        "Hold a conversation on this terminal.",
+    ),
+    "eval": Command(
+        "seekjax.commands.evaluate:evaluate",
+        "MODEL --data PATH",
+        "Measure bits per byte and perplexity of a text; or, with --task NAME, pass@1, pass@k and "
+        "cons@k on held-out problems.",
+    ),
+    "rollouts": Command(
+        "seekjax.commands.rollouts:rollouts",
+        "RUN [--step N]",
+        "Print what a run of reinforcement wrote, and what each sample earned and why.",
+    ),
+    "sample": Command(
+        "seekjax.commands.sample:sample",
+        "MODEL --task T --out F",
+        "Sample answers to training problems and keep the right ones as chats to fine-tune on.",
+    ),
+}
 
 
-def named(argv: list[str], default: str = "tiny") -> str:
-    """What a command line names first."""
-    return argv[0] if argv and not argv[0].startswith("-") else default
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit status: 2 with one sentence on stderr for bad input."""
+    words = sys.argv[1:] if argv is None else argv
+    return exit_status(lambda: _command(words))
 
 
-def run(work) -> int:
-    """Call work(); bad input becomes one sentence on stderr and exit status 2."""
-    from seekjax.data import DataError
-    from seekjax.errors import CheckpointError, ConfigError, GenerateError, RunError, WeightsError
-
+def exit_status(work: Callable[[], int | None]) -> int:
+    """Return the status of `work`, or 2 after printing the sentence of a SeekjaxError."""
     try:
         return work() or 0
-    except (
-        UsageError,
-        ConfigError,
-        DataError,
-        CheckpointError,
-        RunError,
-        WeightsError,
-        GenerateError,
-    ) as error:
+    except SeekjaxError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
-def show(argv: list[str]) -> int:
-    """CONFIG [--field value]    Print every array of a config or a run: shape, logical axes, spec,
-    bytes per device, the totals, and what quantising saves."""
-    from seekjax.commands.show import table
+def run_command(words: list[str]) -> int:
+    """Run the command named first with the words after it, and return its exit status.
 
-    print(table(parse(argv, "seekjax show")))
-    return 0
-
-
-def convert(argv: list[str]) -> None:
-    """--from A --to B           A published checkpoint into a run, a run into a published
-    checkpoint (--dtype), or either for llama.cpp (--to-gguf)."""
-    from seekjax.commands.convert import convert
-
-    convert(argv)
-
-
-def quantize(argv: list[str]) -> None:
-    """MODEL --to int8 --out B   The same model with matrices in int8, int4 or fp8, for generate,
-    chat and eval."""
-    from seekjax.commands.quantize import quantize
-
-    quantize(argv)
-
-
-def generate(argv: list[str]) -> None:
-    """MODEL --prompt TEXT       Continue a text with a run or a published checkpoint (--max-new,
-    --temperature, --top-p, ...)."""
-    from seekjax.commands.generate import generate
-
-    generate(argv)
-
-
-def chat(argv: list[str]) -> None:
-    """MODEL                     Talk with it on this terminal."""
-    from seekjax.commands.chat import chat
-
-    chat(argv)
-
-
-def evaluate(argv: list[str]) -> None:
-    """MODEL --data PATH         Bits per byte and perplexity of a text; or --task NAME: pass@1,
-    pass@k and cons@k on held-out problems."""
-    from seekjax.commands.evaluate import evaluate
-
-    evaluate(argv)
-
-
-def rollouts(argv: list[str]) -> None:
-    """RUN [--step N]            What a run of reinforcement wrote, and what each sample earned and
-    why."""
-    from seekjax.commands.rollouts import rollouts
-
-    rollouts(argv)
-
-
-def sample(argv: list[str]) -> None:
-    """MODEL --task T --out F    Sample answers to training problems and keep the right ones as
-    chats to fine-tune on."""
-    from seekjax.commands.sample import sample
-
-    sample(argv)
-
-
-COMMANDS = {
-    "show": show,
-    "convert": convert,
-    "quantize": quantize,
-    "generate": generate,
-    "chat": chat,
-    "eval": evaluate,
-    "rollouts": rollouts,
-    "sample": sample,
-}
-
-
-def tool(argv: list[str]) -> bool:
-    """A line of the console script; whether it came to its end."""
-    return not COMMANDS[argv[0]](argv[1:])
-
-
-def main() -> int:
-    """The console script `seekjax`."""
-    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    Raises UsageError with the nearest name for an unknown command, and the command's SeekjaxError.
+    """
+    name, *rest = words
     if name not in COMMANDS:
-        commands = "\n".join(
-            f"    seekjax {command} {work.__doc__}" for command, work in COMMANDS.items()
+        raise UsageError(
+            f"there is no command {name!r}{did_you_mean(name, COMMANDS)} "
+            f"The commands are {', '.join(COMMANDS)}."
         )
-        print(
-            "usage:\n    python train.py [CONFIG] [--field value]    Train; `python "
-            f"train.py --help` explains every field.\n{commands}"
-        )
-        return 0 if name in ("-h", "--help") else 2
-    return run(lambda: COMMANDS[name](sys.argv[2:]))
+    function = load_object(COMMANDS[name].function, "command")
+    return function(rest) or 0
+
+
+def _command(words: list[str]) -> int:
+    """Run what a command line asks for: a command, the list of commands, or the version."""
+    if not words or words[0] in ("-h", "--help"):
+        print(_usage())
+        return 0
+    if words[0] == "--version":
+        from seekjax import __version__
+
+        print(f"seekjax {__version__}")
+        return 0
+    return run_command(words)
+
+
+def _usage() -> str:
+    """Return one paragraph per command."""
+    lines = [
+        "usage: seekjax COMMAND ...        seekjax COMMAND --help        seekjax --version",
+        "",
+    ]
+    for name, command in COMMANDS.items():
+        lines.append(f"  seekjax {name} {command.arguments}")
+        lines.append(f"      {command.about}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

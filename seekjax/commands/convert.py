@@ -12,6 +12,7 @@ import numpy as np
 import tyro
 
 from seekjax.checkpoint.read import read_run
+from seekjax.commands.common import parse_options
 from seekjax.commands.new_run import copy_tokenizer, data_config, write_run
 from seekjax.config import Config
 from seekjax.data import DataError
@@ -48,6 +49,8 @@ class Convert:
     # also give the run an optimizer's moments, so that train.py can continue it; three times the
     # size
     trainable: bool = False
+    # import the module:name choices that the folder's config.json names
+    trust: bool = False
     mesh: MeshConfig = MeshConfig(data=1)  # the devices that hold the weights meanwhile
 
 
@@ -56,9 +59,7 @@ def convert(argv: list[str]) -> None:
 
     Raises WeightsError, RunError, CheckpointError or DataError.
     """
-    options = tyro.cli(
-        Convert, prog="seekjax convert", args=argv, config=(tyro.conf.FlagConversionOff,)
-    )
+    options = parse_options(Convert, "convert", argv)
     need(
         (options.to is None) != (options.to_gguf is None),
         "name either a new folder (--to) or a new file for llama.cpp (--to-gguf).",
@@ -87,14 +88,14 @@ def convert(argv: list[str]) -> None:
 
 def _convert_to_gguf(source: Path, path: Path, options: Convert) -> None:
     """Write a GGUF file and print how to run it."""
-    to_gguf(source, path, options.type, options.mesh)
+    to_gguf(source, path, options.type, options.mesh, options.trust)
     megabytes = path.expanduser().stat().st_size / 1e6
     print(f"{path}: {megabytes:,.1f} MB of deepseek2 in {options.type}; next: llama-cli -m {path}")
 
 
 def _convert_to_published(source: Path, to: Path, options: Convert) -> None:
     """Write a published checkpoint and print how to open it."""
-    export_run(source, to, options.dtype)
+    export_run(source, to, options.dtype, options.trust)
     print(
         f"{to}: the published layout in {options.dtype}; transformers reads it with "
         f"AutoModelForCausalLM.from_pretrained({str(to)!r})"
@@ -111,7 +112,7 @@ def _convert_to_run(source: Path, to: Path, options: Convert) -> None:
     print(f"{to}: {millions:,.1f}M parameters; next: {command}")
 
 
-def to_gguf(source: Path, path: Path, kind: Type, mesh: MeshConfig) -> None:
+def to_gguf(source: Path, path: Path, kind: Type, mesh: MeshConfig, trust: bool = False) -> None:
     """Write a run's newest weights, or a published checkpoint tensor by tensor, as one GGUF file.
 
     Raises WeightsError, RunError or CheckpointError.
@@ -123,7 +124,7 @@ def to_gguf(source: Path, path: Path, kind: Type, mesh: MeshConfig) -> None:
         return
 
     with use_mesh(mesh):
-        config, variables = read_run(source)
+        config, variables = read_run(source, trust=trust)
         _check_float32(config)
         check_bias(config.model, variables)
         save_gguf(path, config.model, reader(variables), kind, source)
@@ -138,12 +139,12 @@ def _check_float32(config: Config) -> None:
     )
 
 
-def export_run(run: Path, to: Path, dtype: Dtype) -> None:
+def export_run(run: Path, to: Path, dtype: Dtype, trust: bool = False) -> None:
     """Write the newest weights of a run as a published checkpoint, with the run's tokenizer.
 
     Raises WeightsError, RunError or CheckpointError.
     """
-    config, variables = read_run(run)
+    config, variables = read_run(run, trust=trust)
     _check_float32(config)
     scales = run / SCALES
     with new_folder(to, WeightsError) as folder:

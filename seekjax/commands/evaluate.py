@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from seekjax.commands.common import Flat, keep_compiled
+from seekjax.commands.common import Flat, keep_compiled, parse_options
 from seekjax.config import DataConfig
 from seekjax.data import Corpus, Tokenizer, load_corpus
 from seekjax.data.corpus import is_named
@@ -52,12 +52,14 @@ class Eval:
     questions: Flat[EvalConfig] = field(default_factory=EvalConfig)
     # where the figures of tasks go; default: eval-TASK.json next to the weights
     report: Path | None = None
+    # import the module:name choices that the folder's config.json names
+    trust: bool = False
     mesh: MeshConfig = MeshConfig(data=1)  # how many devices split what
 
 
 def evaluate(argv: list[str]) -> None:
-    """Run the command; raises errors that cli.run turns into one sentence."""
-    options = tyro.cli(Eval, prog="seekjax eval", args=argv, config=(tyro.conf.FlagConversionOff,))
+    """Run the command; cli.exit_status prints the sentence of what it raises."""
+    options = parse_options(Eval, "eval", argv)
     need(
         bool(options.data) != bool(options.questions.task),
         "name either --data, for the bits per byte of a text, or --task, for problems as "
@@ -74,7 +76,7 @@ def evaluate(argv: list[str]) -> None:
 def report_tasks(options: Eval) -> None:
     """Evaluate tasks; print and write the report."""
     questions = options.questions
-    opened = open_model(options.folder)
+    opened = open_model(options.folder, trust=options.trust)
     figures, rate = evaluate_tasks(opened, questions, options.batch)
     path = options.report or report_path(opened.folder, questions.task)
     print_and_write(questions, figures, rate, path)
@@ -95,7 +97,7 @@ def evaluate_text(options: Eval) -> tuple[Totals, float]:
 
     The seconds are 0 if an earlier run had finished.
     """
-    opened = open_model(options.folder)
+    opened = open_model(options.folder, trust=options.trust)
     tokenizer = need_tokenizer(opened)
     held_out = 0.05 if is_named(options.data) else 0.0
     corpus = load_corpus(

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from seekjax.commands.common import Flat, keep_compiled
+from seekjax.commands.common import Flat, keep_compiled, parse_options
 from seekjax.commands.terminal import DIM, console, print_text
 from seekjax.config import KernelConfig
 from seekjax.data.tokenizer import Tokenizer
@@ -31,11 +31,13 @@ class ModelOptions:
     # let the prediction module draft tokens; default: if there is one and it is faster, so not on
     # a CPU
     draft: bool | None = None
+    # import the module:name choices that the folder's config.json names
+    trust: bool = False
 
     def open(self) -> tuple[OpenedModel, Generator]:
         """Return the model without its weights, and its generator; call it within the mesh."""
         kernel = KernelConfig(dtype=self.dtype) if self.dtype else None
-        opened = open_model(self.folder, kernel)
+        opened = open_model(self.folder, kernel, trust=self.trust)
 
         kernel = opened.kernel
         if self.cache != "same":
@@ -59,10 +61,8 @@ class Generate:
 
 
 def generate(argv: list[str]) -> None:
-    """Run the command; raises errors that cli.run turns into one sentence."""
-    options = tyro.cli(
-        Generate, prog="seekjax generate", args=argv, config=(tyro.conf.FlagConversionOff,)
-    )
+    """Run the command; cli.exit_status prints the sentence of what it raises."""
+    options = parse_options(Generate, "generate", argv)
     keep_compiled()
     screen = console()
     with on_mesh(options.mesh):

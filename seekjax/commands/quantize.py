@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from seekjax.checkpoint.read import read_run
+from seekjax.commands.common import parse_options
 from seekjax.commands.new_run import copy_tokenizer, data_config, write_run
 from seekjax.config import Config
 from seekjax.errors import GenerateError, WeightsError, need
@@ -33,30 +34,30 @@ class Quantize:
     # int8 per output channel; int4 in groups of up to 128; fp8 (E4M3) in blocks of up to 128 x 128
     to: Kind
     out: Path  # a new run folder
+    # import the module:name choices that the folder's config.json names
+    trust: bool = False
     mesh: MeshConfig = MeshConfig(data=1)  # the devices that hold the weights meanwhile
 
 
 def quantize(argv: list[str]) -> None:
     """Run the command. Raises WeightsError, RunError or GenerateError."""
-    options = tyro.cli(
-        Quantize, prog="seekjax quantize", args=argv, config=(tyro.conf.FlagConversionOff,)
-    )
+    options = parse_options(Quantize, "quantize", argv)
     source, run = options.folder.expanduser(), options.out.expanduser()
     with on_mesh(options.mesh):
-        before, after = write_quantised(source, options.to, run)
+        before, after = write_quantised(source, options.to, run, options.trust)
     print(
         f"{options.out}: weights of {human(after)} instead of {human(before)}, "
         f"{human(before - after)} saved; next: seekjax generate {options.out}"
     )
 
 
-def write_quantised(source: Path, kind: Kind, run: Path) -> tuple[int, int]:
+def write_quantised(source: Path, kind: Kind, run: Path, trust: bool = False) -> tuple[int, int]:
     """Write the run folder; return the bytes of the weights before, in float32, and after.
 
     Raises WeightsError, RunError or GenerateError.
     """
     with new_folder(run, WeightsError) as folder:
-        config, variables = _read(source, run)
+        config, variables = _read(source, run, trust)
         need(
             config.kernel.weights == "float32",
             f"{source} has {config.kernel.weights} weights already: quantise the model that they "
@@ -76,10 +77,10 @@ def write_quantised(source: Path, kind: Kind, run: Path) -> tuple[int, int]:
     return before, tree_bytes(variables)
 
 
-def _read(source: Path, run: Path) -> tuple[Config, dict]:
+def _read(source: Path, run: Path, trust: bool) -> tuple[Config, dict]:
     """The config and the weights of a run or of a published checkpoint."""
     if kind_of(source) == "run":
-        return read_run(source)
-    opened = open_model(source)
+        return read_run(source, trust=trust)
+    opened = open_model(source, trust=trust)
     config = Config(model=opened.model, data=data_config(source, run), kernel=opened.kernel)
     return config, opened.variables

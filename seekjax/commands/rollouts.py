@@ -12,6 +12,7 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
+from seekjax.commands.common import parse_options
 from seekjax.commands.terminal import visible
 from seekjax.data import DataError
 from seekjax.errors import need
@@ -32,10 +33,8 @@ class Rollouts:
 
 
 def rollouts(argv: list[str]) -> None:
-    """Run the command; raises errors that cli.run turns into one sentence."""
-    options = tyro.cli(
-        Rollouts, prog="seekjax rollouts", args=argv, config=(tyro.conf.FlagConversionOff,)
-    )
+    """Run the command; cli.exit_status prints the sentence of what it raises."""
+    options = parse_options(Rollouts, "rollouts", argv)
     path = options.folder.expanduser() / "rollouts.jsonl"
     need(
         path.is_file(),

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import jax
 import tyro
 
-from seekjax.commands.common import Flat, keep_compiled
+from seekjax.commands.common import Flat, keep_compiled, parse_options
 from seekjax.data import DataError
 from seekjax.data.tokenizer import THINK, find_special_token
 from seekjax.errors import need
@@ -48,14 +48,14 @@ class Sample:
     language: Literal["en", "zh"] | None = None
     per_problem: int = 0  # at most this number per problem, the shortest first; 0 = all that differ
     batch: int = 128  # samples at a time, over the whole mesh; it changes the speed alone
+    # import the module:name choices that the folder's config.json names
+    trust: bool = False
     mesh: MeshConfig = MeshConfig(data=1)  # how many devices split what
 
 
 def sample(argv: list[str]) -> None:
-    """Run the command; raises errors that cli.run turns into one sentence."""
-    options = tyro.cli(
-        Sample, prog="seekjax sample", args=argv, config=(tyro.conf.FlagConversionOff,)
-    )
+    """Run the command; cli.exit_status prints the sentence of what it raises."""
+    options = parse_options(Sample, "sample", argv)
     check(options)
     keep_compiled()
     with on_mesh(options.mesh):
@@ -84,7 +84,7 @@ def collect(options: Sample) -> str:
 
     Raises DataError if no sample can be kept.
     """
-    opened = open_model(options.folder)
+    opened = open_model(options.folder, trust=options.trust)
     evaluator = Evaluator(opened, options.questions, held_out=False, rows=options.batch)
     think_in_prompt = evaluator.grader.think_in_prompt
 

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from seekjax.axes import contracted
+from seekjax.commands.arguments import parse
 from seekjax.config import Config
 from seekjax.errors import ConfigError
 from seekjax.placement import use_mesh
@@ -18,8 +19,13 @@ from seekjax.quant.formats import Kind, quantise
 from seekjax.quant.tree import abstract_tree, is_quantised, quantisable
 from seekjax.train.state import RunSpec
 from seekjax.train.validate import validate
-from sharding import show
+from sharding import show as listing
 from sharding.mesh import abstract_mesh
+
+
+def show(argv: list[str]) -> None:
+    """Run the command: print the table of a config or a run."""
+    print(table(parse(argv, "seekjax show")))
 
 
 def table(config: Config) -> str:
@@ -37,26 +43,26 @@ def table(config: Config) -> str:
         plan = RunSpec(config)
         state, axes = plan.abstract_state(), plan.state_axes()
         groups = {
-            "parameters": show.rows(state.params, axes.params),
-            "moments": show.rows(state.opt_state, axes.opt_state),
-            "balance bias": show.rows(state.balance, axes.balance),
+            "parameters": listing.rows(state.params, axes.params),
+            "moments": listing.rows(state.opt_state, axes.opt_state),
+            "balance bias": listing.rows(state.balance, axes.balance),
         }
         if state.ema is not None:
-            groups["moving average"] = show.rows(state.ema, axes.ema)
+            groups["moving average"] = listing.rows(state.ema, axes.ema)
         if kind != "float32":
             groups = {
                 "parameters": _quantised_rows(state.params, axes.params, kind),
                 "balance bias": groups["balance bias"],
             }
     count = sum(math.prod(x.shape) for x in jax.tree.leaves(state.params))
-    heading = f"{count:,} parameters, prediction modules included, on {show.describe(mesh)}"
+    heading = f"{count:,} parameters, prediction modules included, on {listing.describe(mesh)}"
     return "\n".join(
         (
-            show.table(groups["parameters"] + groups["balance bias"]),
+            listing.table(groups["parameters"] + groups["balance bias"]),
             "",
             heading,
             "",
-            show.totals(groups),
+            listing.totals(groups),
             "",
             _savings(weight_bytes(state.params, axes.params)),
         )
@@ -86,13 +92,13 @@ def weight_bytes(params: Any, axes: Any) -> dict[str, int]:
     }
 
 
-def _quantised_rows(params: Any, axes: Any, kind: Kind) -> list[show.Row]:
+def _quantised_rows(params: Any, axes: Any, kind: Kind) -> list[listing.Row]:
     """Values and scales of each matrix, where the mesh in use has them."""
     try:
         small = abstract_tree(params, axes, kind)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return show.rows(
+    return listing.rows(
         small,
         jax.tree.map(lambda names, x: x.axes(names) if is_quantised(x) else names, axes, small),
     )
@@ -103,6 +109,6 @@ def _savings(sizes: dict[str, int]) -> str:
     whole = sizes["float32"]
     lines = [("weights kept in", "in all", "saved")]
     for name, size in sizes.items():
-        saved = f"{show.human(whole - size)}, {1 - size / whole:.0%}" if size < whole else "-"
-        lines.append((name, show.human(size), saved))
-    return show.align(lines, left=1)
+        saved = f"{listing.human(whole - size)}, {1 - size / whole:.0%}" if size < whole else "-"
+        lines.append((name, listing.human(size), saved))
+    return listing.align(lines, left=1)

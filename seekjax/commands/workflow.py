@@ -1,223 +1,269 @@
-"""Several commands as one run: each is a line that also works by itself, and what is finished is
-not done again.
+"""Run the steps of a workflow; a step that is finished is not run again.
 
 python train.py r1 --out runs/r1 --seed 0 --cold.train.steps 300
 """
 
-import itertools
 import json
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 
-from seekjax.errors import RunError
+from seekjax.commands.arguments import config_name, load_config, parse
+from seekjax.commands.renamed import current_flags, current_options
+from seekjax.config import Config
+from seekjax.errors import RunError, SeekjaxError
 from seekjax.post.rollout.statistics import sentence
 from seekjax.storage import write_atomically
-from seekjax.workflow import Pipeline
+from seekjax.workflow import Evaluate, Workflow
 
-TRAIN, TOOL = "train.py", "seekjax"  # what a line may begin with
-MADE = ("--out", "--report")  # the word before the name of what a line makes
+TRAIN = "train.py"  # the first word of a training's line; the other commands begin with seekjax
+
+# Takes the words after train.py or seekjax; returns whether the command came to its end.
+RunLine = Callable[[list[str]], bool]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a user may say of all stages; --STAGE.FIELD VALUE adds --FIELD VALUE to the line of
-    one."""
+class WorkflowOptions:
+    """Options of a whole workflow; --STEP.FIELD VALUE adds --FIELD VALUE to the line of a step."""
 
-    out: Path  # the folder of all stages
-    seed: int = 0  # of all stages
-    plan: bool = False  # only show the lines
-
-
-Command = Callable[
-    [list[str]], bool
-]  # the words after train.py or seekjax; whether it came to its end
+    # the folder of all steps
+    out: Path
+    # of all steps
+    seed: int = 0
+    # only show the lines
+    plan: bool = False
 
 
-def follow(
-    name: str,
-    pipeline: Pipeline,
-    argv: list[str],
-    commands: dict[str, Command],
-    check: Callable[[list[str]], object],
+def run_workflow(
+    name: str, workflow: Workflow, argv: list[str], commands: Mapping[str, RunLine]
 ) -> int:
-    """Run the stages that are not finished. `check` reads the words of a training line and raises,
-    so that a mistake in the last stage is met before the first. Raises RunError for a line that is
-    none, and where a finished stage was made by another line.
+    """Run the steps that are not finished, and return the exit status.
+
+    `commands` has the functions of the lines that begin with train.py and with seekjax. All
+    training lines are parsed first, so that a mistake in the last step is reported before the first
+    runs. Raises RunError if a finished step was made by a line of another meaning.
     """
-    rest, more = parted(argv, pipeline.stages)
-    asked = tyro.cli(
-        Asked,
-        prog=f"train.py {name}",
-        args=rest,
-        default=Asked(Path("runs") / name),
-        config=(tyro.conf.FlagConversionOff,),
-        description=f"{pipeline.about}\nStages: {', '.join(pipeline.stages)}.",
-    )
-    lines = {
-        stage: [*words_of(stage, line, asked), *more.get(stage, [])]
-        for stage, line in pipeline.stages.items()
-    }
+    options, extra = _options_of(name, workflow, argv)
+    lines = workflow.lines(options.out, options.seed)
+    for step, words in extra.items():
+        lines[step] += words
     for words in lines.values():
         if words[0] == TRAIN:
-            check(words[1:])
-    if asked.plan:
-        print(
-            "\n".join(
-                f"{stage:>{max(map(len, lines))}}  {command_of(words)}"
-                for stage, words in lines.items()
-            )
-        )
+            parse(words[1:], TRAIN)
+
+    if options.plan:
+        _print_plan(lines)
         return 0
-    record = Record(asked.out / "pipeline.json")
-    finished = record.matching(lines)
-    for number, (stage, words) in enumerate(lines.items(), 1):
-        print(
-            f"== {stage} ({number} of "
-            f"{len(lines)}){': finished before' if stage in finished else ''}\n   "
-            f"{command_of(words)}",
-            flush=True,
-        )
-        if stage in finished:
-            continue
-        whole, began = False, time.perf_counter()
-        record.begin(stage, words)
-        try:
-            whole = commands[words[0]](words[1:])
-        except KeyboardInterrupt:  # training meets it after a step, the tools at once
-            pass
-        finally:
-            record.end(stage, time.perf_counter() - began, whole)
-        if not whole:
-            print(f"stopped in {stage}; the same command continues from there.")
+
+    products = workflow.products(options.out)
+    record = Record(options.out)
+    finished = record.finished(lines, products)
+    for number, (step, words) in enumerate(lines.items(), 1):
+        note = ": finished before" if step in finished else ""
+        print(f"== {step} ({number} of {len(lines)}){note}\n   {command_of(words)}", flush=True)
+        if step not in finished and not _run_step(step, words, record, commands):
+            print(f"stopped in {step}; the same command continues from there.")
             return 1
-    print(
-        "\n".join(
-            [
-                f"== all {len(lines)} stages of {name} are finished: {asked.out}; "
-                f"{record.total(lines) / 60:.1f} minutes",
-                *reports(lines),
-            ]
-        )
-    )
+
+    minutes = record.seconds(lines) / 60
+    print(f"== all {len(lines)} steps of {name} are finished: {options.out}; {minutes:.1f} minutes")
+    for report in _reports(workflow, products):
+        print(report)
     return 0
 
 
-def reports(lines: dict[str, list[str]]) -> list[str]:
-    """What the stages that measure have found."""
-    found = [
-        (Path(words[2]).name, json.loads(product(words).read_text()))
-        for words in lines.values()
-        if words[:2] == [TOOL, "eval"]
-    ]
-    return [f"{model:>12}  {', '.join(seen['task'])}: {sentence(seen)}" for model, seen in found]
+def command_of(words: list[str]) -> str:
+    """Return the line of a step as a user types it."""
+    return shlex.join(["python", *words] if words[0] == TRAIN else words)
+
+
+def split_options(
+    argv: list[str], steps: Collection[str]
+) -> tuple[list[str], dict[str, list[str]]]:
+    """Return the words for all steps, and those for single steps.
+
+    --cold.train.steps 300 gives {"cold": ["--train.steps", "300"]}.
+    """
+    common: list[str] = []
+    extra: dict[str, list[str]] = {}
+    target = common
+    for word in argv:
+        if word.startswith("--"):
+            step, dot, field = word[2:].partition(".")
+            target = common
+            if dot and step in steps:
+                target = extra.setdefault(step, [])
+                word = f"--{field}"
+        target.append(word)
+    return common, extra
 
 
 class Record:
-    """pipeline.json: the lines that were begun, whether they came to their end, and how long each
-    took, over all its starts."""
+    """workflow.json: the lines that were begun, and how far each came.
 
-    def __init__(self, path: Path):
-        self.path = path
+    For each step the file has its line, whether it is finished, and the seconds of all its starts.
+    Earlier versions called the file pipeline.json.
+    """
+
+    def __init__(self, out: Path):
+        self.path = out / "workflow.json"
+        source = self.path if self.path.exists() else out / "pipeline.json"
+        self.steps: dict[str, dict[str, Any]] = {}
+        if not source.exists():
+            return
         try:
-            self.stages = json.loads(path.read_text()) if path.exists() else {}
+            self.steps = json.loads(source.read_text())
         except ValueError as error:
             raise RunError(
-                f"{path} cannot be read ({error}): move it away, and stages that are "
-                "finished say so themselves."
+                f"{source} cannot be read ({error}): move it away; steps that are finished then "
+                "start again and end at once."
             ) from error
 
-    def matching(self, lines: dict[str, list[str]]) -> set[str]:
-        """The stages that are finished. What was made and then deleted is to be made again. Raises
-        RunError for a line that has changed since, or reads what is to be made again.
+    def finished(self, lines: Mapping[str, list[str]], products: Mapping[str, Path]) -> set[str]:
+        """Return the finished steps whose product still exists.
+
+        Raises RunError if the line of a finished step has another meaning than the recorded one, or
+        reads the product of a step that will run again.
         """
         finished = {
-            stage
-            for stage, words in lines.items()
-            if self.stages.get(stage, {}).get("finished") and product(words).exists()
+            step
+            for step in lines
+            if self.steps.get(step, {}).get("finished") and products[step].exists()
         }
-        made_anew = {str(product(words)) for stage, words in lines.items() if stage not in finished}
-        for stage in sorted(finished):
-            if sources := made_anew & set(lines[stage]):
+        remade = {str(products[step]) for step in lines if step not in finished}
+
+        for step in sorted(finished):
+            stale = sorted(remade & set(lines[step]))
+            if stale:
                 raise RunError(
-                    f"stage {stage} of {self.path.parent} was made from {sources.pop()}, "
-                    f"which is to be made anew: delete {product(lines[stage])} too."
+                    f"step {step} of {self.path.parent} was made from {stale[0]}, which is to be "
+                    f"made anew: delete {products[step]} too."
                 )
-            if self.stages[stage]["line"] != (line := command_of(lines[stage])):
+            old, new = self.steps[step]["line"], command_of(lines[step])
+            if old != new and meaning(old) != meaning(new):
                 raise RunError(
-                    f"stage {stage} of {self.path.parent} was made by another line "
-                    f"({self.stages[stage]['line']}; now {line}): name another --out, "
-                    f"or delete {product(lines[stage])} to make it anew."
+                    f"step {step} of {self.path.parent} was made by another line ({old}; now "
+                    f"{new}): name another --out, or delete {products[step]} to make it anew."
                 )
         return finished
 
-    def begin(self, stage: str, words: list[str]) -> None:
-        """From here on the stage is not finished, though what it makes may be there; its clock goes
-        on where it was stopped."""
-        before = self.stages.get(stage, {})
-        self.stages[stage] = {
-            "line": command_of(words),
-            "seconds": 0.0 if before.get("finished") else before.get("seconds", 0.0),
-            "finished": False,
-        }
-        self.write()
+    def begin(self, step: str, words: list[str]) -> None:
+        """Record that a step has begun; its seconds add to those of earlier starts."""
+        before = self.steps.get(step, {})
+        seconds = 0.0 if before.get("finished") else before.get("seconds", 0.0)
+        self.steps[step] = {"line": command_of(words), "seconds": seconds, "finished": False}
+        self._write()
 
-    def end(self, stage: str, seconds: float, whole: bool) -> None:
-        """What it took, and whether it is whole."""
-        self.stages[stage] |= {
-            "seconds": round(self.stages[stage]["seconds"] + seconds, 1),
-            "finished": whole,
-        }
-        self.write()
+    def end(self, step: str, seconds: float, finished: bool) -> None:
+        """Record how long this start took, and whether the step came to its end."""
+        entry = self.steps[step]
+        entry["seconds"] = round(entry["seconds"] + seconds, 1)
+        entry["finished"] = finished
+        self._write()
 
-    def write(self) -> None:
-        """Replaces the file, whole or not at all."""
+    def seconds(self, steps: Collection[str]) -> float:
+        """Return the seconds of these steps together."""
+        seconds = [self.steps[step]["seconds"] for step in steps]
+        return sum(seconds)
+
+    def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path, json.dumps(self.stages, indent=1) + "\n")
-
-    def total(self, lines: dict[str, list[str]]) -> float:
-        """Seconds of these stages."""
-        return sum(self.stages[stage]["seconds"] for stage in lines)
+        write_atomically(self.path, json.dumps(self.steps, indent=1) + "\n")
 
 
-def words_of(stage: str, line: str, asked: Asked) -> list[str]:
-    """A line as words. Raises RunError for one that is no command or does not say what it makes."""
-    try:
-        words = [word.format(out=asked.out, seed=asked.seed) for word in shlex.split(line)]
-    except (ValueError, LookupError) as error:
-        raise RunError(
-            f"stage {stage} cannot be read ({type(error).__name__}: {error}): {line}"
-        ) from error
-    if words[:1] not in ([TRAIN], [TOOL]) or not set(MADE) & set(words):
-        raise RunError(
-            f"stage {stage} must begin with {TRAIN} or {TOOL} and name what it makes with "
-            f"{' or '.join(MADE)}: {line}"
-        )
-    return words
+def meaning(line: str) -> tuple[list[str], dict[str, list[str | float]]]:
+    """Return what a line does, whichever order and version its options have.
 
+    That is its words before the first option, and the values of each option; the last one of an
+    option counts, as on the command line.
+    """
+    words = shlex.split(line)
+    if words[:2] == ["python", TRAIN]:
+        words = [TRAIN, *_current_line(words[2:])]
+    else:
+        words, _ = current_flags(words, {"--keep"})
 
-def command_of(words: list[str]) -> str:
-    """A stage as a user would type it."""
-    return shlex.join((["python"] if words[0] == TRAIN else []) + words)
-
-
-def product(words: list[str]) -> Path:
-    """What a line makes."""
-    return next(Path(value) for word, value in itertools.pairwise(words) if word in MADE)
-
-
-def parted(argv: list[str], stages: dict[str, str]) -> tuple[list[str], dict[str, list[str]]]:
-    """Words for all stages, and those for one: --cold.train.steps 300 gives {"cold":
-    ["--train.steps", "300"]}."""
-    rest, more, home = [], {}, None
-    for word in argv:
+    positional: list[str] = []
+    values: dict[str, list[str | float]] = {}
+    target: list[Any] = positional
+    for word in words:
         if word.startswith("--"):
-            stage, dot, field = word[2:].partition(".")
-            home = more.setdefault(stage, []) if dot and stage in stages else None
-            word = f"--{field}" if home is not None else word
-        (rest if home is None else home).append(word)
-    return rest, more
+            option, equals, value = word.partition("=")
+            target = values[option] = [_number_or_word(value)] if equals else []
+        else:
+            target.append(_number_or_word(word) if target is not positional else word)
+    return positional, values
+
+
+def _current_line(words: list[str]) -> list[str]:
+    """Return a training line with the options' names of today, as far as they can be read."""
+    name = config_name(words)
+    try:
+        config = load_config(name)
+        assert isinstance(config, Config)
+        options, _ = current_options(words[1:], config, name)
+    except (SeekjaxError, AssertionError):
+        return words
+    return [name, *options]
+
+
+def _number_or_word(word: str) -> str | float:
+    """Return a number for the words of one, so that 3e-3 equals 0.003."""
+    try:
+        return float(word)
+    except ValueError:
+        return word
+
+
+def _options_of(
+    name: str, workflow: Workflow, argv: list[str]
+) -> tuple[WorkflowOptions, dict[str, list[str]]]:
+    """Return the options of all steps, and the additional words of single steps."""
+    steps = [step.name for step in workflow.steps]
+    common, extra = split_options(argv, steps)
+    common, _ = current_flags(common, {"--plan"})
+    options = tyro.cli(
+        WorkflowOptions,
+        prog=f"train.py {name}",
+        args=common,
+        default=WorkflowOptions(Path("runs") / Path(name).stem),
+        description=f"{workflow.about or ''}\nSteps: {', '.join(steps)}.",
+    )
+    return options, extra
+
+
+def _print_plan(lines: Mapping[str, list[str]]) -> None:
+    """Print the line of each step."""
+    width = max(len(step) for step in lines)
+    for step, words in lines.items():
+        print(f"{step:>{width}}  {command_of(words)}")
+
+
+def _run_step(step: str, words: list[str], record: Record, commands: Mapping[str, RunLine]) -> bool:
+    """Run one line, record its time, and return whether it came to its end."""
+    finished = False
+    began = time.perf_counter()
+    record.begin(step, words)
+    try:
+        finished = commands[words[0]](words[1:])
+    except KeyboardInterrupt:
+        # training handles it after a step and returns False; the other commands end at once
+        pass
+    finally:
+        record.end(step, time.perf_counter() - began, finished)
+    return finished
+
+
+def _reports(workflow: Workflow, products: Mapping[str, Path]) -> list[str]:
+    """Return a line for each evaluation: the model, the tasks and their figures."""
+    lines = []
+    for step in workflow.steps:
+        if isinstance(step, Evaluate):
+            figures = json.loads(products[step.name].read_text())
+            lines.append(f"{step.model:>12}  {', '.join(figures['task'])}: {sentence(figures)}")
+    return lines

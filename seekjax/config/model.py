@@ -5,19 +5,24 @@ V3: 2412.19437).
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from seekjax.errors import ConfigError
 
+
+class Named:
+    """Marks a field that names a choice, so that one function finds all of them."""
+
+
 # A name in one of the registries (seekjax/registry.py), or `module:name` from outside the package.
-Name = str
+Name = Annotated[str, Named()]
 
 
 @dataclass(frozen=True)
 class RopeConfig:
     """Rotary positions and their YaRN extension (V2 section 2.1.3 and 3.1.4, V3 section 4.3)."""
 
-    # [rope_theta]
+    # [rope_theta] wavelengths grow geometrically up to 2 pi times this
     base: float = 10000.0
     # [factor] YaRN's s; used only if model.context exceeds original_context
     factor: float = 1.0
@@ -41,7 +46,7 @@ class ModelConfig:
     vocab: int = 2048
     # [hidden_size] model width
     embed: int = 128
-    # [num_hidden_layers]
+    # [num_hidden_layers] blocks of attention and a feed-forward layer
     layers: int = 4
     # [first_k_dense_replace] first layers with a dense FFN instead of experts
     dense_layers: int = 1
@@ -52,7 +57,7 @@ class ModelConfig:
 
     # mla; mha: the DeepSeekMoE-16B baseline without latents; or module:name
     attention: Name = "mla"
-    # [num_attention_heads]
+    # [num_attention_heads] per layer
     heads: int = 4
     # [q_lora_rank] 0 = queries straight from the model width, as in V2-Lite
     q_latent: int = 64
@@ -62,8 +67,9 @@ class ModelConfig:
     nope: int = 32
     # [qk_rope_head_dim] head width with decoupled, interleaved RoPE
     rotary: int = 16
-    # [v_head_dim]
+    # [v_head_dim] head width of values
     value: int = 32
+    # rotary positions
     rope: RopeConfig = field(default_factory=RopeConfig)
     # sizes of axes that only an attention kind from outside has, as (name, size) pairs
     sizes: tuple[tuple[str, int], ...] = ()
@@ -74,11 +80,11 @@ class ModelConfig:
     hidden: int = 512
     # [moe_intermediate_size] width of one expert
     expert_hidden: int = 128
-    # [n_routed_experts]
+    # [n_routed_experts] experts that a token may choose
     experts: int = 16
     # [n_shared_experts] experts that every token visits, fused into one FFN
     shared_experts: int = 1
-    # [num_experts_per_tok]
+    # [num_experts_per_tok] routed experts that each token visits
     experts_per_token: int = 4
     # [n_group] 1 = ungrouped routing
     expert_groups: int = 4
@@ -97,9 +103,10 @@ class ModelConfig:
 
     # [num_nextn_predict_layers] extra tokens predicted ahead; 0 = off
     mtp_depth: int = 1
-    # [rms_norm_eps]
+    # [rms_norm_eps] added to the mean square before its root
     norm_eps: float = 1e-6
-    # the papers' 0.006, not the 0.02 of the published config.json
+    # standard deviation of new weights: the papers' 0.006, not the 0.02 of the published
+    # config.json
     init_std: float = 0.006
 
     @property

@@ -22,6 +22,7 @@ class LoraConfig:
 
     # [r] inner width of an adapter; 0 = off, all weights are trained
     rank: int = 0
+    # scale of the product, over rank
     alpha: float = 16.0
     # also the matrices of routed experts; embedding, head, router and norms never
     experts: bool = False
@@ -41,7 +42,8 @@ class ChatConfig:
 class SamplesConfig(ChatConfig):
     """Conversations and solved problems to learn from."""
 
-    # .jsonl files of {"messages": [{"role", "content"}, ...]}; an answer may hold <think>...</think>
+    # .jsonl files of {"messages": [{"role", "content"}, ...]}; an answer may hold
+    # <think>...</think>
     chats: tuple[str, ...] = ()
     # endless solved problems of tasks, as NAME (all levels) or NAME:LEVEL (seekjax/tasks)
     tasks: tuple[Name, ...] = ()
@@ -87,9 +89,11 @@ class SamplingConfig:
     group: int = 8
     # tokens that a sample may have
     max_new: int = 64
+    # logits are divided by it
     temperature: float = 1.0
-    # 0 = all tokens
+    # draw from this many of the likeliest tokens; 0 = all
     top_k: int = 0
+    # draw from the likeliest tokens that hold this share of the probability
     top_p: float = 1.0
     # held-out problems of an evaluation
     eval_problems: int = 512
@@ -116,7 +120,8 @@ class DistillConfig(SamplesConfig):
     # folder for the teacher's log-probabilities, with top_k: written once, and read by later runs
     # instead of the teacher
     save_logits: Path | None = None
-    # the student answers problems of the tasks and learns the teacher's probabilities of its answers
+    # the student answers problems of the tasks and learns the teacher's probabilities of its
+    # answers
     on_policy: bool = False
     # of the student's answers with on_policy; a step learns from train.batch answers
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(group=4))

@@ -17,9 +17,12 @@ from sharding.mesh import MeshConfig
 class Piece:
     """One piece of a schedule, from where the piece before it ends."""
 
-    until: float  # where the piece ends, as a share of all training tokens
-    to: float  # the multiplier at its end
-    shape: Literal["constant", "cosine", "linear"] = "constant"  # constant at `to`, or a path to it
+    # where the piece ends, as a share of all training tokens
+    until: float
+    # the multiplier at its end
+    to: float
+    # constant: at `to` all along; otherwise the path that leads to it
+    shape: Literal["constant", "cosine", "linear"] = "constant"
 
 
 # A multiplier over the run, piecewise in the share of training tokens seen (0 to 1).
@@ -65,14 +68,17 @@ class OptimizerConfig:
 
     # adamw; muon: matrices by Muon, embedding, head and norms by AdamW; or module:name
     name: Name = "adamw"
-    # peak
+    # the peak
     learning_rate: float = 3e-3
     # steps of linear warm-up
     warmup: int = 20
-    # of the learning rate, after warm-up
+    # multiplier of the learning rate, after warm-up
     schedule: Schedule = CONSTANT_THEN_COSINE
+    # decay of the mean of gradients
     beta1: float = 0.9
+    # decay of the mean of squared gradients
     beta2: float = 0.95
+    # added to the root of the mean square
     eps: float = 1e-8
     # on weights with a fan-in; never on norm scales
     weight_decay: float = 0.1
@@ -93,6 +99,7 @@ class KernelConfig:
     weights: Literal["float32", "int8", "int4", "fp8"] = "float32"
     # of latents while decoding; same: as dtype; fp8: E4M3 with float32 scales, rotary in bfloat16
     cache: Literal["same", "bfloat16", "fp8"] = "same"
+    # scores, softmax and values of all heads
     attention: Literal["auto", "plain", "block", "splash", "dot"] = "auto"
     # matrix products over rows sorted by expert
     experts: Literal["auto", "loop", "block", "ragged"] = "auto"
@@ -122,29 +129,33 @@ class TrainConfig:
     batch_start: int = 0
     # share of the training tokens over which the batch grows (V3: 469B of 14.8T)
     batch_ramp: float = 0.0
+    # of the weights, the data and the samples
     seed: int = 0
 
     # Balance without an auxiliary loss (V3 section 2.1.2) and multi-token prediction
 
     # gamma: how far the routing bias moves per step
     balance_rate: float = 0.001
-    # of gamma; V3: 0 for the last 500B tokens
+    # multiplier of gamma; V3: 0 for the last 500B tokens
     balance_schedule: Schedule = CONSTANT
     # alpha of the sequence-wise balance loss (V3 equations 17-20)
     balance_loss: float = 1e-4
     # lambda of the multi-token prediction loss (V3 equation 25)
     mtp_weight: float = 0.3
-    # of lambda
+    # multiplier of lambda
     mtp_schedule: Schedule = V3_MTP
     # decay of an exponential moving average of the weights; 0 = off
     ema: float = 0.0
 
-    # Rhythm, in steps
+    # Rhythm
 
+    # steps between lines of progress
     log_every: int = 10
+    # steps between evaluations on held-out data
     eval_every: int = 100
     # held-out batches per evaluation
     eval_batches: int = 8
+    # steps between checkpoints
     save_every: int = 100
     # newest checkpoints kept
     keep: int = 2
@@ -155,22 +166,38 @@ class TrainConfig:
         return self.micro_batch or self.batch
 
 
+# The kinds of post-training, by the name of their field in Config.
+POST_KINDS = ("sft", "dpo", "distill", "grpo")
+
+
 @dataclass(frozen=True)
 class Config:
     """A run: pre-training, or the one kind of post-training whose settings are not None."""
 
+    # the transformer
     model: ModelConfig = field(default_factory=ModelConfig)
+    # what it reads
     data: DataConfig = field(default_factory=DataConfig)
+    # how its weights move
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    # how many devices split what
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    # which implementations run
     kernel: KernelConfig = field(default_factory=KernelConfig)
+    # the loop
     train: TrainConfig = field(default_factory=TrainConfig)
+    # adapters instead of all weights
     lora: LoraConfig = field(default_factory=LoraConfig)
 
     # What follows pre-training: at most one of these
+
+    # supervised fine-tuning
     sft: SftConfig | None = None
+    # direct preference optimisation
     dpo: DpoConfig | None = None
+    # distillation from a teacher's probabilities
     distill: DistillConfig | None = None
+    # reinforcement on verifiable answers
     grpo: GrpoConfig | None = None
 
     # run folder; default runs/CONFIG
@@ -182,6 +209,16 @@ class Config:
     tensorboard: bool = False
     # also log to this Weights & Biases project (extra [wandb])
     wandb: str = ""
+    # import the module:name choices that a folder's config.json names; never saved with a run
+    trust: bool = False
+
+    @property
+    def kind(self) -> str:
+        """Return "sft", "dpo", "distill" or "grpo", and "" for pre-training."""
+        for kind in POST_KINDS:
+            if getattr(self, kind) is not None:
+                return kind
+        return ""
 
     @property
     def post(self) -> SftConfig | DpoConfig | DistillConfig | GrpoConfig | None:

@@ -140,7 +140,7 @@ def default_max_new(opened: OpenedModel) -> int:
         return MAX_NEW
 
     step = newest_undamaged(opened.folder.absolute() / "checkpoints")
-    config = read_config(step / "config.json")
+    config = read_config(step / "config.json", trust=True)  # only lengths are used
     if config.grpo:
         return config.grpo.max_new
     if config.distill and config.distill.on_policy:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 
-from seekjax.checkpoint.config_json import differences, to_json
+from seekjax.checkpoint.config_json import differences, read_config, to_json
 from seekjax.config import Config
 from seekjax.errors import RunError
 from seekjax.model.count import parameters
@@ -53,8 +53,9 @@ def announce(
 
     if done:
         say(f"resuming after step {done} of {config.train.steps}")
-        saved = json.loads((folder / "checkpoints" / str(done) / "config.json").read_text())
-        for difference in differences(saved, to_json(config)):
+        # only compared: nothing that this file names is imported
+        saved = read_config(folder / "checkpoints" / str(done) / "config.json", trust=True)
+        for difference in differences(to_json(saved), to_json(config)):
             say(f"    unlike the run so far: {difference}")
 
 

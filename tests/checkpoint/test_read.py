@@ -69,7 +69,7 @@ def test_a_run_is_found_by_a_relative_path(run, monkeypatch):
 
 
 def test_every_published_config_survives_json(tmp_path):
-    from seekjax.commands.cli import config_names, load_config
+    from seekjax.commands.arguments import config_names, load_config
 
     for config in (
         replace(found, out=Path("runs") / name)

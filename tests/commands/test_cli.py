@@ -4,13 +4,21 @@ bad input, before anything compiles."""
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import pytest
 
-from seekjax.commands.cli import config_names, load_config, main, parse, run
+import seekjax
+from seekjax.commands.arguments import config_names, load_config, parse
+from seekjax.commands.cli import COMMANDS, exit_status, main
 from seekjax.commands.common import keep_compiled
+from seekjax.commands.train import longer
+from seekjax.config import Piece
+from seekjax.config.recipes import RECIPES
+from seekjax.errors import ConfigError, UsageError
+from seekjax.registry import load_object
 from seekjax.train import loop, pretrain
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +35,7 @@ def nothing_expensive(monkeypatch):
 
 
 def train(*argv: str, out) -> int:
-    return run(lambda: loop.fit(parse([*argv, "--out", str(out)], "train.py")) and 0)
+    return exit_status(lambda: loop.fit(parse([*argv, "--out", str(out)], "train.py")) and 0)
 
 
 @pytest.mark.parametrize(
@@ -60,8 +68,11 @@ def train(*argv: str, out) -> int:
         (["--model.rotary", "15"], "model.rotary is 15: rotary widths come in pairs"),
         (["--model.attention", "mha"], "set model.nope to 0"),
         (["--data.sequence", "8192"], "data.sequence 8192 exceeds model.context 4096"),
-        (["--optimizer.schedule.until", "0.5"], "optimizer.schedule has 1 until, 2 scale"),
-        (["--optimizer.schedule.until", "0.5", "0.9"], "the last at 1"),
+        (["--optimizer.schedule.until", "0.5"], "until is now part of --optimizer.schedule, which"),
+        (["--optimizer.schedule", "0.5:1", "0.9:1"], "the last at 1"),
+        (["--optimizer.schedule", "1:1", "0.9:1"], "must end at rising shares"),
+        (["--post.tasks", "countdown"], "--post.tasks needs a config of post-training: tiny is"),
+        (["--grpo.kl", "0"], "--grpo.kl is an option of grpo runs, but tiny is pre-training"),
         (["--data.sources", "nowhere.txt"], "nowhere.txt"),
         (["--data.sources", "stdlibb"], "stdlib"),
         (
@@ -84,7 +95,8 @@ def test_bad_input_is_one_sentence(argv, said, tmp_path, capsys):
     [
         (["--train.stesp", "5"], "train.steps"),
         (["--train.steps", "many"], "invalid"),
-        (["--kernel.dispatch", "magic"], "invalid choice"),
+        (["--kernel.remat", "magic"], "invalid choice"),
+        (["--optimizer.schedule", "1:1:round"], "'1:1:round' is not a piece of a schedule"),
     ],
 )
 def test_a_wrong_override_names_the_nearest_field(argv, said, tmp_path, capsys):
@@ -105,9 +117,30 @@ def test_a_run_folder_that_cannot_be_written(tmp_path, capsys):
     assert "--out" in capsys.readouterr().err
 
 
-def test_help_explains_every_field(capsys):
+def options_in(text):
+    return set(re.findall(r"--[a-z][a-z0-9.-]+", text))
+
+
+@pytest.mark.parametrize("name", ["tiny", "sft", "dpo", "distill", "grpo"])
+def test_help_is_short(name, capsys):
     with pytest.raises(SystemExit):
-        parse(["--help"], "train.py")
+        parse([name, "--help"], "train.py")
+    text = capsys.readouterr().out
+    assert "Every field: --help-all" in text
+    assert {"--train.steps", "--optimizer.learning-rate", "--out"} <= options_in(text)
+    assert not {"--optimizer.beta1", "--grpo.kl-form"} & options_in(text)
+    assert len(options_in(text)) < 40
+    assert name == "tiny" or f"--{name}." in text
+
+
+def test_help_all_explains_every_field(capsys):
+    with pytest.raises(SystemExit):
+        parse(["grpo", "--help-all"], "train.py")
+    text = capsys.readouterr().out
+    assert {"--optimizer.beta1", "--grpo.kl-form", "--model.rope.beta-fast"} <= options_in(text)
+    assert "estimator of that divergence" in text
+    with pytest.raises(SystemExit):
+        parse(["--help-all"], "train.py")
     text = capsys.readouterr().out
     for words in (
         "--train.steps",
@@ -127,7 +160,6 @@ def test_every_config_loads_and_says_what_to_expect(name):
 
     assert load_config(name)
     assert importlib.import_module(f"configs.{name}").__doc__.count("\n") >= 3
-    assert len((ROOT / "configs" / f"{name}.py").read_text().splitlines()) <= 40
 
 
 def test_a_config_by_path_and_overrides(tmp_path):
@@ -140,18 +172,18 @@ def test_a_config_by_path_and_overrides(tmp_path):
             "7",
             "--mesh.expert",
             "2",
-            "--optimizer.schedule.scale",
-            "1",
-            "0.5",
+            "--optimizer.schedule",
+            "0.3:1",
+            "1:0.5:linear",
         ],
         "train.py",
     )
     assert (
         config.train.steps,
         config.mesh.expert,
-        config.optimizer.schedule.scale,
+        config.optimizer.schedule,
         config.out,
-    ) == (7, 2, (1.0, 0.5), Path("runs/mine"))
+    ) == (7, 2, (Piece(0.3, 1.0), Piece(1.0, 0.5, "linear")), Path("runs/mine"))
 
 
 def test_show_says_what_quantising_saves(monkeypatch, capsys):
@@ -208,14 +240,35 @@ def test_show_of_a_run_is_of_its_own_config(tmp_path, monkeypatch, capsys):
 def test_the_console_script_lists_its_commands(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["seekjax"])
     assert main() == 0
-    assert "seekjax show CONFIG" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert all(f"seekjax {name} " in text for name in COMMANDS)
     monkeypatch.setattr(sys, "argv", ["seekjax", "shwo"])
     assert main() == 2
+    assert "there is no command 'shwo': did you mean 'show'?" in capsys.readouterr().err
+    assert main(["--version"]) == 0
+    assert re.fullmatch(r"seekjax \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_exists_and_explains_its_options(name, capsys):
+    assert callable(load_object(COMMANDS[name].function, "command"))
+    with pytest.raises(SystemExit) as exit:
+        main([name, "--help"])
+    assert exit.value.code == 0
+    assert "options" in capsys.readouterr().out
+
+
+def test_the_commands_are_listed_without_importing_jax():
+    code = (
+        "import sys; from seekjax.commands.cli import main; status = main([]); "
+        "assert not {'jax', 'tyro'} & set(sys.modules); sys.exit(status)"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
+    )
 
 
 def test_the_next_command_is_the_same_line_but_longer():
-    from train import longer
-
     assert (
         longer(["tiny", "--train.steps", "5", "--out", "a b"], 5)
         == "python train.py tiny --out 'a b' --train.steps 10"
@@ -224,7 +277,7 @@ def test_the_next_command_is_the_same_line_but_longer():
 
 
 def test_train_py_is_short_and_fails_fast():
-    assert len((ROOT / "train.py").read_text().splitlines()) <= 50
+    assert len((ROOT / "train.py").read_text().splitlines()) <= 30
     done = subprocess.run(
         [sys.executable, "train.py", "tiny", "--mesh.expert", "1000"],
         cwd=ROOT,
@@ -254,3 +307,85 @@ def test_what_is_compiled_is_kept_beside_tokenizers_unless_said_otherwise(monkey
     finally:
         jax.config.update("jax_compilation_cache_dir", before[0])
         jax.config.update("jax_persistent_cache_min_compile_time_secs", before[1])
+
+
+def grpo(*argv):
+    config = parse(["grpo", *argv], "train.py")
+    return config.grpo
+
+
+def test_a_recipe_is_changed_field_by_field():
+    dapo = RECIPES["dapo"]
+    assert grpo("--grpo.recipe", "dapo").objective is None
+    changed = grpo("--grpo.clip-high", "0.3", "--grpo.no-resample", "--grpo.recipe", "dapo")
+    assert changed.recipe == "dapo"
+    assert changed.objective == replace(dapo, clip_high=0.3, resample=False)
+    assert grpo("--grpo.recipe=dapo", "--grpo.clip_high=0.3").objective.clip_high == 0.3
+    assert grpo("--grpo.kl", "0").objective == replace(RECIPES["v3_2"], kl=0.0)
+
+
+def test_a_recipe_from_outside(tmp_path, monkeypatch):
+    (tmp_path / "papers.py").write_text(
+        "from seekjax.config import Objective\nMINE = Objective(kl=0.5)\nNOT = 3\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    changed = grpo("--grpo.recipe", "papers:MINE", "--grpo.clip-low", "0.1").objective
+    assert changed.kl == 0.5
+    assert changed.clip_low == 0.1
+    with pytest.raises(ConfigError, match="papers:NOT is of type int: it must be an Objective"):
+        grpo("--grpo.recipe", "papers:NOT")
+    with pytest.raises(ConfigError, match="there is no recipe 'dapoo': did you mean 'dapo'"):
+        grpo("--grpo.recipe", "dapoo")
+
+
+def test_booleans_are_flags():
+    assert not parse(["--no-model.renormalise"], "train.py").model.renormalise
+    assert not parse(["--model.no-renormalise"], "train.py").model.renormalise
+    assert parse(["--lora.experts"], "train.py").lora.experts
+    assert not grpo("--no-grpo.preflight").preflight
+
+
+OLD_AND_NEW = [
+    ("sft --post.chats a.jsonl b.jsonl", "sft --sft.chats a.jsonl b.jsonl"),
+    ("grpo --post.recipe dapo --post.kl 0", "grpo --grpo.recipe dapo --grpo.kl 0"),
+    ("grpo --post.preflight False", "grpo --grpo.no-preflight"),
+    ("grpo --post.keep-mask=False", "grpo --grpo.no-keep-mask"),
+    ("dpo --post.beta=0.2", "dpo --dpo.beta=0.2"),
+    (
+        "distill --post.group 3 --post.on-policy True",
+        "distill --distill.sampling.group 3 --distill.on-policy",
+    ),
+    ("distill --post.top_k 3", "distill --distill.top-k 3"),
+    ("tiny --lora.experts True --tensorboard False", "tiny --lora.experts --no-tensorboard"),
+]
+
+
+@pytest.mark.parametrize(("old", "new"), OLD_AND_NEW)
+def test_old_command_lines_work_with_a_notice(old, new, capsys):
+    expected = parse(new.split(), "train.py")
+    assert capsys.readouterr().err == ""
+    assert parse(old.split(), "train.py") == expected
+    notices = capsys.readouterr().err.splitlines()
+    assert notices
+    assert all(re.fullmatch("note: --.* is now --.*", line) for line in notices)
+
+
+def test_a_file_with_a_pipeline_names_the_workflow(tmp_path):
+    path = tmp_path / "mine.py"
+    for text in ("from seekjax.pipeline import Pipeline\n", "pipeline = 3\n"):
+        path.write_text(text)
+        with pytest.raises(UsageError, match=r"several runs are now `workflow = Workflow"):
+            load_config(str(path))
+    path.write_text("config = 3\n")
+    with pytest.raises(UsageError, match=r"does not define `config = Config"):
+        load_config(str(path))
+
+
+def test_the_public_names_are_imported_when_they_are_used():
+    code = (
+        "import sys, seekjax; assert 'jax' not in sys.modules; "
+        "[getattr(seekjax, name) for name in seekjax.__all__]; seekjax.Config()"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        seekjax.nothing  # noqa: B018

@@ -1,36 +1,33 @@
-"""A pipeline: each stage once, on where it was stopped, and every mistake met before the first
-stage."""
+"""A workflow: each step once, on from where it was stopped, and every mistake reported before the
+first step."""
 
 import json
-import shlex
 from pathlib import Path
 
 import pytest
 
-from seekjax.commands.cli import config_names, load_config, parse
-from seekjax.commands.workflow import command_of, follow, parted
-from seekjax.errors import RunError, UsageError
-from seekjax.workflow import Pipeline
+from seekjax.commands.arguments import config_names, load_config, parse
+from seekjax.commands.workflow import command_of, meaning, run_workflow, split_options
+from seekjax.errors import ConfigError, RunError, UsageError
+from seekjax.workflow import Evaluate, Output, Sample, Train, Workflow
 
-THREE = Pipeline(
-    "three",
-    {
-        "first": "train.py tiny --out {out}/first --train.seed {seed}",
-        "second": "seekjax sample {out}/first --out {out}/second.jsonl",
-        "third": "train.py tiny --init {out}/first --out {out}/third",
-    },
+STEPS = (
+    Train("tiny", name="first"),
+    Sample("second", model="first", tasks=["countdown:1"], problems=2, samples=1, max_new=8),
+    Train("tiny", name="third", init="first", options={"train.log_every": 5}),
 )
+ALL = ["first", "second", "third"]
 
 
 class Commands(dict):
-    """Notes what it is asked for, and makes what --out names."""
+    """Notes what it is called with, and makes what --out names."""
 
     def __init__(self, stop=None):
         super().__init__({"train.py": self.call, "seekjax": self.call})
-        self.asked, self.stop = [], stop
+        self.calls, self.stop = [], stop
 
     def call(self, words):
-        self.asked.append(words)
+        self.calls.append(words)
         made = Path(words[words.index("--out") + 1])
         made.mkdir(parents=True, exist_ok=True)
         if isinstance(self.stop, BaseException) and made.stem == "second":
@@ -38,33 +35,25 @@ class Commands(dict):
         return made.stem != self.stop
 
 
-def go(tmp_path, *argv, stop=None, stages=THREE.stages):
+def go(tmp_path, *argv, stop=None, steps=STEPS):
     commands = Commands(stop)
-    status = follow(
-        "three",
-        Pipeline("three", stages),
-        ["--out", str(tmp_path), *argv],
-        commands,
-        lambda words: parse(words, "train.py"),
-    )
-    return (
-        status,
-        [Path(words[words.index("--out") + 1]).stem for words in commands.asked],
-        commands.asked,
-    )
+    workflow = Workflow("three", steps)
+    status = run_workflow("three", workflow, ["--out", str(tmp_path), *argv], commands)
+    made = [Path(words[words.index("--out") + 1]).stem for words in commands.calls]
+    return status, made, commands.calls
 
 
-def test_stages_follow_each_other_once(tmp_path, capsys):
-    status, ran, asked = go(tmp_path, "--seed", "3")
+def test_steps_follow_each_other_once(tmp_path, capsys):
+    status, ran, calls = go(tmp_path, "--seed", "3")
     assert status == 0
-    assert ran == ["first", "second", "third"]
-    assert asked[0] == ["tiny", "--out", f"{tmp_path}/first", "--train.seed", "3"]
-    said = capsys.readouterr().out
+    assert ran == ALL
+    assert calls[0] == ["tiny", "--out", f"{tmp_path}/first", "--train.seed", "3"]
+    text = capsys.readouterr().out
     assert (
-        f"== second (2 of 3)\n   seekjax sample {tmp_path}/first --out {tmp_path}/second.jsonl\n"
-        in said
-    )
-    assert "all 3 stages of three are finished" in said
+        f"== second (2 of 3)\n   seekjax sample {tmp_path}/first --task countdown:1 --problems 2 "
+        f"--samples 1 --max-new 8 --seed 3 --out {tmp_path}/second.jsonl\n"
+    ) in text
+    assert "all 3 steps of three are finished" in text
     assert go(tmp_path, "--seed", "3")[1] == []
     assert "== first (1 of 3): finished before" in capsys.readouterr().out
 
@@ -85,15 +74,12 @@ def test_what_was_stopped_or_deleted_is_made_again(tmp_path, capsys):
 def test_what_was_made_from_something_to_be_made_anew_is_not_taken_for_finished(tmp_path):
     go(tmp_path)
     (tmp_path / "first").rmdir()
-    with pytest.raises(
-        RunError,
-        match="stage second of .* was made from .*first, which is to be made anew: delete "
-        ".*second.jsonl too",
-    ):
+    message = "step second of .* was made from .*first, which is to be made anew: delete "
+    with pytest.raises(RunError, match=message + ".*second.jsonl too"):
         go(tmp_path)
     for name in ("second.jsonl", "third"):
         (tmp_path / name).rmdir()
-    assert go(tmp_path)[1] == ["first", "second", "third"]
+    assert go(tmp_path)[1] == ALL
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RunError("nothing can be learnt")])
@@ -112,99 +98,128 @@ def test_the_seconds_of_all_starts_count(tmp_path, monkeypatch):
     monkeypatch.setattr("seekjax.commands.workflow.time.perf_counter", lambda: next(clock))
     go(tmp_path, stop="second")
     go(tmp_path)
-    assert {
-        name: one["seconds"]
-        for name, one in json.loads((tmp_path / "pipeline.json").read_text()).items()
-    } == {"first": 10, "second": 20, "third": 10}
+    record = json.loads((tmp_path / "workflow.json").read_text())
+    seconds = {name: entry["seconds"] for name, entry in record.items()}
+    assert seconds == {"first": 10, "second": 20, "third": 10}
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("steps", "message"),
     [
-        ("rm -rf --out x", "stage odd must begin with train.py or seekjax"),
-        ("", "stage odd must begin"),
-        ("train.py tiny", "name what it makes with --out or --report"),
-        ("train.py tiny --out {home}", "stage odd cannot be read .KeyError: 'home'"),
-        ("train.py 'tiny", "stage odd cannot be read .ValueError: No closing quotation"),
+        ([Train("tiny", name="third", init="fourth")], "reads what step fourth makes, but no step"),
+        ([Train("tiny", name="a", options={"sft.chats": [Output("b")]})], "what step b makes"),
+        ([Train("tiny", name="a", options={"distill.teacher": Output("a")})], "what step a makes"),
+        ([Evaluate("late", tasks=["x"], samples=1, max_new=1)], "step late-eval of the workflow"),
+        ([STEPS[0], STEPS[0]], "two steps of the workflow are called first"),
     ],
 )
-def test_a_line_that_is_none_is_refused_before_anything_runs(tmp_path, line, said):
-    with pytest.raises(RunError, match=said):
-        go(tmp_path, stages=THREE.stages | {"odd": line})
-    assert not list(tmp_path.iterdir())
+def test_steps_that_do_not_fit_together_are_refused(steps, message):
+    with pytest.raises(ConfigError, match=message):
+        Workflow("bad", steps)
 
 
 def test_another_line_for_what_is_finished_is_refused(tmp_path):
     go(tmp_path)
-    before = (tmp_path / "pipeline.json").read_bytes()
-    with pytest.raises(
-        RunError,
-        match="stage third of .* was made by another line .*name another --out, or delete "
-        ".*third to make it anew",
-    ):
+    before = (tmp_path / "workflow.json").read_bytes()
+    message = "step third of .* was made by another line .*name another --out, or delete "
+    with pytest.raises(RunError, match=message + ".*third to make it anew"):
         go(tmp_path, "--third.train.steps", "7")
-    assert (tmp_path / "pipeline.json").read_bytes() == before
-    (tmp_path / "pipeline.json").write_text("{")
+    assert (tmp_path / "workflow.json").read_bytes() == before
+    (tmp_path / "workflow.json").write_text("{")
     with pytest.raises(RunError, match="cannot be read"):
         go(tmp_path)
 
 
-def test_words_go_to_their_stage():
-    rest, more = parted(
-        [
-            "--seed",
-            "1",
-            "--third.train.steps",
-            "7",
-            "--first.post.tasks",
-            "a",
-            "b",
-            "--out",
-            "x",
-            "--fourth.a",
-            "1",
-        ],
-        THREE.stages,
+def test_the_record_of_an_earlier_version_counts(tmp_path):
+    """Its file was pipeline.json, its options stood in another order and had other names."""
+    steps = (
+        Train("tiny", name="base"),
+        Train(
+            "grpo",
+            name="reason",
+            init="base",
+            options={
+                "optimizer.learning_rate": 1e-4,
+                "grpo.tasks": ["countdown:1", "addition:2"],
+                "grpo.preflight": False,
+                "grpo.rewards": [("accuracy", 1.0)],
+            },
+        ),
     )
-    assert more == {"third": ["--train.steps", "7"], "first": ["--post.tasks", "a", "b"]}
-    assert rest == ["--seed", "1", "--out", "x", "--fourth.a", "1"]
+    lines = {
+        "base": f"python train.py tiny --out {tmp_path}/base --train.seed 0",
+        "reason": f"python train.py grpo --init {tmp_path}/base --out {tmp_path}/reason "
+        "--train.seed 0 --post.tasks countdown:1 addition:2 --post.preflight False "
+        "--post.rewards accuracy 1.0 --optimizer.learning-rate 3e-4 "
+        "--optimizer.learning-rate 1e-4",
+    }
+    record = {
+        name: {"line": line, "seconds": 2.0, "finished": True} for name, line in lines.items()
+    }
+    (tmp_path / "pipeline.json").write_text(json.dumps(record))
+    for name in lines:
+        (tmp_path / name).mkdir()
+    assert go(tmp_path, steps=steps)[:2] == (0, [])
+    with pytest.raises(RunError, match=r"step reason of .* was made by another line"):
+        go(tmp_path, "--reason.grpo.kl", "0", steps=steps)
+    (tmp_path / "reason").rmdir()
+    assert go(tmp_path, steps=steps)[1] == ["reason"]
+    assert json.loads((tmp_path / "workflow.json").read_text())["base"]["line"] == lines["base"]
 
 
-def test_a_mistake_in_the_last_stage_is_met_before_the_first(tmp_path, capsys):
+def test_lines_differ_in_meaning_if_a_value_differs():
+    line = "python train.py sft --sft.tasks a b --train.steps 3"
+    assert meaning(line) == meaning("python train.py sft --train.steps=3.0 --post.tasks a b")
+    assert meaning(line) != meaning("python train.py sft --sft.tasks b a --train.steps 3")
+    assert meaning(line) != meaning("python train.py tiny --sft.tasks a b --train.steps 3")
+    assert meaning(line) != meaning("python train.py sft --sft.tasks a b")
+
+
+def test_words_go_to_their_step():
+    argv = ["--seed", "1", "--third.train.steps", "7", "--first.sft.tasks", "a", "b"]
+    argv += ["--out", "x", "--fourth.a", "1"]
+    common, extra = split_options(argv, ALL)
+    assert extra == {"third": ["--train.steps", "7"], "first": ["--sft.tasks", "a", "b"]}
+    assert common == ["--seed", "1", "--out", "x", "--fourth.a", "1"]
+
+
+def test_a_mistake_in_the_last_step_is_reported_before_the_first(tmp_path, capsys):
     with pytest.raises(SystemExit):
         go(tmp_path, "--third.train.stesp", "7")
     assert "train.steps" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-def test_the_plan_is_shown_and_nothing_done(tmp_path, capsys):
-    assert go(tmp_path, "--plan", "True")[:2] == (0, [])
-    assert (
-        f"third  python train.py tiny --init {tmp_path}/first --out {tmp_path}/third\n"
-        in capsys.readouterr().out
-    )
+@pytest.mark.parametrize("flag", [["--plan"], ["--plan", "True"]])
+def test_the_plan_is_shown_and_nothing_done(tmp_path, capsys, flag):
+    assert go(tmp_path, *flag)[:2] == (0, [])
+    line = f"python train.py tiny --init {tmp_path}/first --out {tmp_path}/third --train.seed 0"
+    assert f" third  {line} --train.log-every 5\n" in capsys.readouterr().out
 
 
-def test_a_pipeline_is_no_run():
-    with pytest.raises(UsageError, match="r1 is several runs: start them with python train.py r1"):
+def test_a_workflow_is_not_a_run():
+    with pytest.raises(UsageError, match=r"r1 is several runs: start them with python train.py r1"):
         parse(["r1"], "seekjax show")
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in config_names() if isinstance(load_config(name), Pipeline)]
+    "name", [name for name in config_names() if isinstance(load_config(name), Workflow)]
 )
 def test_every_line_of_ours_can_be_read(name, tmp_path):
-    """Training lines by the parser of train.py; the tools' lines begin with a tool. Each makes what
-    a later one starts from."""
+    """Training lines by the parser of train.py; the others name a command. Each makes what a later
+    one starts from."""
     made = set()
-    for stage, line in load_config(name).stages.items():
-        words = shlex.split(line.format(out=tmp_path, seed=5))
-        assert words[0] in ("train.py", "seekjax")
-        assert shlex.join(words) in command_of(words)
-        assert words[:2] != ["seekjax", "eval"] or Path(words[2]) in made
+    workflow = load_config(name)
+    assert isinstance(workflow, Workflow)
+    for step, words in workflow.lines(tmp_path, 5).items():
+        assert command_of(words).startswith(("python train.py ", "seekjax "))
         if words[0] == "train.py":
             config = parse(words[1:], "train.py")
             assert config.train.seed == 5
-            assert config.out == tmp_path / stage
+            assert config.out == tmp_path / step
             assert config.init is None or config.init in made
             made.add(config.out)
+        else:
+            assert words[0] == "seekjax"
+            assert words[1] in ("eval", "sample")
+            assert Path(words[2]) in made

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from seekjax.commands.cli import load_config
+from seekjax.commands.arguments import load_config
 from seekjax.config import RopeConfig
 from seekjax.errors import WeightsError
 from seekjax.hf.config_reader import read_config

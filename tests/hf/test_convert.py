@@ -13,7 +13,8 @@ import pytest
 
 from seekjax.checkpoint.read import read_run
 from seekjax.checkpoint.write import Checkpoints
-from seekjax.commands.cli import load_config, main
+from seekjax.commands.arguments import load_config
+from seekjax.commands.cli import main
 from seekjax.commands.convert import config_source
 from seekjax.config import Config, DataConfig
 from seekjax.data import load_tokenizer

@@ -39,6 +39,7 @@ class Teacher:
         self.distill = distill
         self.folder = distill.teacher.expanduser()
         self.student_kernel = config.kernel
+        self.trust = config.trust
         self.model = with_initial_model(replace(config, init=self.folder)).model
         self.tokenizer = read_tokenizer(self.folder, self.model.vocab)
         self.fingerprint = weights_fingerprint(self.folder)
@@ -110,7 +111,8 @@ class Teacher:
         The weights of a run compute as the run did, published ones as the student does.
         """
         published = kind_of(self.folder) != "run"
-        opened = open_model(self.folder, self.student_kernel if published else None)
+        kernel = self.student_kernel if published else None
+        opened = open_model(self.folder, kernel, trust=self.trust)
         kernel = replace(
             self.student_kernel,
             dtype=opened.kernel.dtype,

@@ -1,0 +1,60 @@
+"""`seekjax train CONFIG`: one run, or a workflow of several."""
+
+import shlex
+import sys
+from pathlib import Path
+
+from seekjax.commands.arguments import config_name, load_config, parse
+from seekjax.commands.cli import run_command
+from seekjax.workflow import Workflow
+
+
+def train(argv: list[str]) -> int:
+    """Train what a config describes, and return the exit status."""
+    name = config_name(argv)
+    chosen = load_config(name, trust="--trust" in argv)
+    if isinstance(chosen, Workflow):
+        from seekjax.commands.workflow import run_workflow
+
+        commands = {"train.py": train_run, "seekjax": lambda words: run_command(words) == 0}
+        return run_workflow(name, chosen, argv[1:], commands)
+    train_run(argv)
+    return 0
+
+
+def train_run(argv: list[str]) -> bool:
+    """Train one run, and return whether all its steps are done."""
+    config = parse(argv, _program())
+
+    # imported only now, so that --help and a mistyped option answer quickly
+    from seekjax.commands.common import keep_compiled
+    from seekjax.post.kinds import training_of
+    from seekjax.train.loop import fit
+
+    keep_compiled()
+    fitted = fit(config, training_of(config))
+    if fitted.finished:
+        print("\n".join(fitted.parts.report.finish(fitted.state, fitted.folder)))
+        print("  or train on with", longer(argv, config.train.steps))
+    return fitted.finished
+
+
+def longer(argv: list[str], steps: int) -> str:
+    """Return the command that continues a run to twice its length."""
+    kept = []
+    is_value = False
+    for word in argv:
+        if not is_value and not word.startswith("--train.steps="):
+            is_value = word == "--train.steps"
+            if not is_value:
+                kept.append(word)
+        else:
+            is_value = False
+    return f"{_program()} {shlex.join([*kept, '--train.steps', str(2 * steps)])}"
+
+
+def _program() -> str:
+    """Return how the user started this: through the console script, or through train.py."""
+    if Path(sys.argv[0]).name == "seekjax":
+        return "seekjax train"
+    return "python train.py"
