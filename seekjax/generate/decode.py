@@ -57,9 +57,10 @@ def prefill(
     # then a row for each completion
     prompts = (output.cache, logit_BV, tokens_BT, length_B, record)
     cache, logit_BV, tokens_BT, length_B, record = repeat_rows(group, prompts)
+    missing = slots - T
     state = State(
         cache=cache,
-        tokens_BS=jnp.pad(tokens_BT, ((0, 0), (0, slots - T))),
+        tokens_BS=jnp.pad(tokens_BT, ((0, 0), (0, missing))),
         log_prob_BS=jnp.zeros((B * group, slots), jnp.float32),
         length_B=length_B,
         limit_B=limit_B,

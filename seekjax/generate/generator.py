@@ -206,12 +206,14 @@ def pad_prompts(
         length_B[row] = len(prompt)
         limit_B[row] = min(len(prompt) + sampling.max_new, context)
 
-    tokens_BT = np.zeros((rows, bucket(int(length_B.max()))), np.int32)
+    width = bucket(int(length_B.max()))
+    tokens_BT = np.zeros((rows, width), np.int32)
     for row, prompt in enumerate(prompts):
         tokens_BT[row, : len(prompt)] = prompt
 
-    stop_X = np.full(max(STOPS, len(sampling.stop_ids)), -1, np.int32)
-    stop_X[: len(sampling.stop_ids)] = sampling.stop_ids
+    stops = len(sampling.stop_ids)
+    stop_X = np.full(max(STOPS, stops), -1, np.int32)
+    stop_X[:stops] = sampling.stop_ids
 
     # a draft is tried one position beyond the limit
     slots = bucket(int(limit_B.max()) + 1)
@@ -296,5 +298,6 @@ def bucket(length: int) -> int:
 
     There are four per doubling, so from 64 on at most a quarter is padding.
     """
-    step = max(16, 2 ** max(0, (length - 1).bit_length() - 1) // 4)
+    power = max(0, (length - 1).bit_length() - 1)  # of the largest power of 2 below the length
+    step = max(16, 2**power // 4)
     return -(-length // step) * step

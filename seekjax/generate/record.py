@@ -17,16 +17,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from seekjax.generate.state import State, slot_mask
 from seekjax.model.transformer import Output
 
 
 def begin_record(output: Output, slots: int, masks: bool) -> dict[str, Any]:
     """Return the record after a prefill: the prompts' experts, and room for `slots` positions."""
     B, T = output.hidden_BTD.shape[:2]
-    choice = {
-        layer: jnp.pad(balance["choice_BTK"], ((0, 0), (0, slots - T), (0, 0)))
-        for layer, balance in output.balance.items()
-    }
+    missing = slots - T
+    choice = {}
+    for layer, balance in output.balance.items():
+        choice[layer] = jnp.pad(balance["choice_BTK"], ((0, 0), (0, missing), (0, 0)))
+
     record = {
         "log_prob": jnp.zeros((B, slots)),
         "entropy": jnp.zeros((B, slots)),
@@ -38,21 +40,20 @@ def begin_record(output: Output, slots: int, masks: bool) -> dict[str, Any]:
     return record
 
 
-def record_choice(state: Any, output: Output) -> dict[str, Any] | None:
+def record_choice(state: State, output: Output) -> dict[str, Any] | None:
     """Return the record with the experts of the token just read, each row's last one."""
     if state.record is None:
         return None
 
-    slot_S = jnp.arange(state.tokens_BS.shape[1])
-    here_BS1 = (slot_S == state.length_B[:, None] - 1)[..., None]
-    choice = {
-        layer: jnp.where(here_BS1, balance["choice_BTK"], state.record["choice"][layer])
-        for layer, balance in output.balance.items()
-    }
+    here_BS1 = slot_mask(state, state.length_B - 1)[..., None]
+    before = state.record["choice"]
+    choice = {}
+    for layer, balance in output.balance.items():
+        choice[layer] = jnp.where(here_BS1, balance["choice_BTK"], before[layer])
     return state.record | {"choice": choice}
 
 
-def record_draw(state: Any, sampled_BV: jax.Array, token_B: jax.Array) -> dict[str, Any] | None:
+def record_draw(state: State, sampled_BV: jax.Array, token_B: jax.Array) -> dict[str, Any] | None:
     """Return the record with the next token of every row that is not done.
 
     sampled_BV: the logits that token_B was drawn from.
@@ -60,12 +61,12 @@ def record_draw(state: Any, sampled_BV: jax.Array, token_B: jax.Array) -> dict[s
     if state.record is None:
         return None
 
-    slot_S = jnp.arange(state.tokens_BS.shape[1])
-    here_BS = (slot_S == state.length_B[:, None]) & ~state.done_B[:, None]
+    here_BS = slot_mask(state, state.length_B) & ~state.done_B[:, None]
 
     log_BV = jax.nn.log_softmax(sampled_BV, -1)
     log_prob_B1 = jnp.take_along_axis(log_BV, token_B[:, None], 1)
-    plogp_BV = jnp.where(jnp.isfinite(log_BV), jnp.exp(log_BV) * log_BV, 0.0)
+    possible_BV = jnp.isfinite(log_BV)
+    plogp_BV = jnp.where(possible_BV, jnp.exp(log_BV) * log_BV, 0.0)
     entropy_B1 = -plogp_BV.sum(-1, keepdims=True)
 
     record = dict(state.record)

@@ -104,7 +104,8 @@ def apply_sampling(logit_BV: jax.Array, sampling: SamplingArrays) -> jax.Array:
 
         # the smallest logit that is kept is the threshold in the order of the vocabulary
         kept_BV = jnp.isfinite(top_k_BV) & in_top_p_BV & above_min_p_BV
-        threshold_B1 = jnp.where(kept_BV, sorted_BV, jnp.inf).min(-1, keepdims=True)
+        kept_logit_BV = jnp.where(kept_BV, sorted_BV, jnp.inf)
+        threshold_B1 = kept_logit_BV.min(-1, keepdims=True)
         return jnp.where(logit_BV >= threshold_B1, logit_BV, -jnp.inf)
 
     def apply_temperature(logit_BV):
@@ -127,14 +128,16 @@ def draw(key_B: jax.Array, logit_BV: jax.Array) -> jax.Array:
 
     # X blocks of Y tokens each
     Y = math.ceil(math.sqrt(V))
-    padded_BX = jnp.pad(weight_BV, ((0, 0), (0, -V % Y)))
+    missing = -V % Y
+    padded_BX = jnp.pad(weight_BV, ((0, 0), (0, missing)))
     weight_BXY = padded_BX.reshape(B, -1, Y)
     block_BX = weight_BXY.sum(-1)
 
     # first the block, then the token inside the block
     uniform_B = jax.vmap(jax.random.uniform)(key_B) * block_BX.sum(-1)
     x_B, rest_B = inverse_cdf(block_BX, uniform_B)
-    chosen_BY = jnp.take_along_axis(weight_BXY, x_B[:, None, None], 1)[:, 0]
+    index_B11 = x_B[:, None, None]
+    chosen_BY = jnp.take_along_axis(weight_BXY, index_B11, 1)[:, 0]
     y_B, _ = inverse_cdf(chosen_BY, rest_B)
     return (x_B * Y + y_B).astype(jnp.int32)
 
@@ -145,23 +148,25 @@ def inverse_cdf(weight_BX: jax.Array, value_B: jax.Array) -> tuple[jax.Array, ja
     The intervals have these widths and lie end to end from 0. An interval of width 0 is never
     returned, whatever rounding does.
     """
-    end_BX = jnp.where(weight_BX > 0, jnp.cumsum(weight_BX, -1), -jnp.inf)
+    sum_BX = jnp.cumsum(weight_BX, -1)
+    end_BX = jnp.where(weight_BX > 0, sum_BX, -jnp.inf)
 
     # a value rounded up to the total still lies inside the last interval
     largest_B = jnp.nextafter(end_BX.max(-1), jnp.float32(0))
     value_B = jnp.minimum(value_B, largest_B)
     index_B = (end_BX > value_B[:, None]).argmax(-1)
 
-    end_B = _take(end_BX, index_B)
-    width_B = _take(weight_BX, index_B)
+    end_B = take_per_row(end_BX, index_B)
+    width_B = take_per_row(weight_BX, index_B)
     return index_B, jnp.maximum(value_B - (end_B - width_B), 0)
 
 
 def log_prob(logit_BV: jax.Array, token_B: jax.Array) -> jax.Array:
     """Return the tokens' log probabilities before any sampling settings, float32 [B]."""
-    return _take(jax.nn.log_softmax(logit_BV, -1), token_B)
+    return take_per_row(jax.nn.log_softmax(logit_BV, -1), token_B)
 
 
-def _take(x_BX: jax.Array, index_B: jax.Array) -> jax.Array:
+def take_per_row(x_BX: jax.Array, index_B: jax.Array) -> jax.Array:
     """Return x_BX[b, index_B[b]] of each row b."""
-    return jnp.take_along_axis(x_BX, index_B[:, None], -1)[:, 0]
+    index_B1 = index_B[:, None]
+    return jnp.take_along_axis(x_BX, index_B1, -1)[:, 0]

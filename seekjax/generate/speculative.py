@@ -12,7 +12,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from seekjax.generate.sampling import SamplingArrays, apply_sampling, draw, position_key
+from seekjax.generate.sampling import (
+    SamplingArrays,
+    apply_sampling,
+    draw,
+    position_key,
+    take_per_row,
+)
 from seekjax.generate.state import (
     Decoder,
     State,
@@ -44,7 +50,8 @@ def speculative_step(
     active_B = ~state.done_B
 
     # the main model reads the last token and the draft
-    tokens_BT = jnp.concatenate([last_token(state), draft["token_B"][:, None]], 1)
+    draft_B1 = draft["token_B"][:, None]
+    tokens_BT = jnp.concatenate([last_token(state), draft_B1], 1)
     output = decoder.forward(variables, tokens_BT, state.cache, start_B)
     first_BV = output_logits(output.hidden_BTD[:, 0], output.head_DV)
     second_BV = output_logits(output.hidden_BTD[:, 1], output.head_DV)
@@ -72,7 +79,8 @@ def speculative_step(
     x_BTD, cache = draft_forward(
         decoder, variables, output.hidden_BTD, next_BT, draft["cache"], start_B
     )
-    x_BD = jnp.where(continues_B[:, None], x_BTD[:, 1], x_BTD[:, 0])
+    after_first_BD, after_second_BD = x_BTD[:, 0], x_BTD[:, 1]
+    x_BD = jnp.where(continues_B[:, None], after_second_BD, after_first_BD)
     return draw_draft(state, x_BD, output.head_DV, cache, sampling)
 
 
@@ -90,8 +98,8 @@ def accept_or_resample(
     """
     p_BV = jax.nn.softmax(target_BV, -1)
     q_BV = jax.nn.softmax(draft_BV, -1)
-    p_B = jnp.take_along_axis(p_BV, draft_B[:, None], 1)[:, 0]
-    q_B = jnp.take_along_axis(q_BV, draft_B[:, None], 1)[:, 0]
+    p_B = take_per_row(p_BV, draft_B)
+    q_B = take_per_row(q_BV, draft_B)
 
     # u < p / q, without a division by 0
     accept_key_B = position_key(key_B, position_B, ACCEPT_DRAFT)
@@ -149,11 +157,15 @@ def draft_forward(
     follow them.
     """
     B, T = next_BT.shape
-    position_BT = jnp.broadcast_to(jnp.reshape(start, (-1, 1)) + jnp.arange(T), (B, T))
+    position_BT = jnp.reshape(start, (-1, 1)) + jnp.arange(T)
+    position_BT = jnp.broadcast_to(position_BT, (B, T))
     angle = angles(decoder.model, position_BT)
 
     module = PredictionModule(decoder.model, decoder.kernel_for(B * T))
-    weights = {kind: tree["mtp_1"] for kind, tree in variables.items() if "mtp_1" in tree}
+    weights = {}
+    for kind, tree in variables.items():
+        if "mtp_1" in tree:
+            weights[kind] = tree["mtp_1"]
     token_BTD = variables["params"]["embed"][next_BT]
     mask_BT = jnp.ones((B, T), bool)
 

@@ -76,7 +76,9 @@ def decoding_variables(decoder: Decoder, variables: dict, consume: bool = False)
             return x
         return x.astype(dtype)
 
-    layers = {kind: unstack(decoder.model, tree, consume) for kind, tree in variables.items()}
+    layers = {}
+    for kind, tree in variables.items():
+        layers[kind] = unstack(decoder.model, tree, consume)
     return jax.tree_util.tree_map_with_path(cast, layers, is_leaf=is_quantised)
 
 
@@ -86,19 +88,28 @@ def repeat_rows(group: int, tree: Any) -> Any:
         return tree
 
     def repeat(x: jax.Array) -> jax.Array:
-        return constrain(jnp.repeat(x, group, 0), "batch" + " -" * (x.ndim - 1))
+        axes = "batch" + " -" * (x.ndim - 1)
+        return constrain(jnp.repeat(x, group, 0), axes)
 
     return jax.tree.map(repeat, tree)
 
 
+def slot_mask(state: State, position_B: jax.Array) -> jax.Array:
+    """Return a mask that is true at each row's position, bool [B, S]."""
+    slot_S = jnp.arange(state.tokens_BS.shape[1])
+    return slot_S == position_B[:, None]
+
+
 def last_token(state: State) -> jax.Array:
     """Return each row's last token, the one that is not in the cache yet, [B, 1]."""
-    return jnp.take_along_axis(state.tokens_BS, state.length_B[:, None] - 1, 1)
+    index_B1 = state.length_B[:, None] - 1
+    return jnp.take_along_axis(state.tokens_BS, index_B1, 1)
 
 
 def last_hidden(hidden_BTD: jax.Array, length_B: jax.Array) -> jax.Array:
     """Return the hidden state of each row's last token, [B, D]."""
-    return jnp.take_along_axis(hidden_BTD, length_B[:, None, None] - 1, 1)[:, 0]
+    index_B11 = length_B[:, None, None] - 1
+    return jnp.take_along_axis(hidden_BTD, index_B11, 1)[:, 0]
 
 
 def output_logits(hidden_BD: jax.Array, head_DV: jax.Array) -> jax.Array:
@@ -107,10 +118,15 @@ def output_logits(hidden_BD: jax.Array, head_DV: jax.Array) -> jax.Array:
     return constrain(logit_BV, "batch -")
 
 
-def append_token(state: State, token_B, logit_BV, active_B, stop_X) -> State:
+def append_token(
+    state: State,
+    token_B: jax.Array,
+    logit_BV: jax.Array,
+    active_B: jax.Array,
+    stop_X: jax.Array,
+) -> State:
     """Append a token to the rows of active_B; a row ends with a stop id or at its limit."""
-    slot_S = jnp.arange(state.tokens_BS.shape[1])
-    here_BS = (slot_S == state.length_B[:, None]) & active_B[:, None]
+    here_BS = slot_mask(state, state.length_B) & active_B[:, None]
     log_prob_B1 = log_prob(logit_BV, token_B)[:, None]
 
     length_B = state.length_B + active_B
