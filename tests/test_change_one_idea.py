@@ -35,7 +35,7 @@ EIGHT = MeshConfig(data=2, expert=2, tensor=2)
 SCRIPTS = "tests.scripts"
 IDEAS = {
     "router score": replace(
-        BASE, model=replace(BASE.model, scoring=f"{SCRIPTS}.own_score:softplus")
+        BASE, model=replace(BASE.model, scoring=f"{SCRIPTS}.own_score:sqrt_softplus")
     ),
     "attention": replace(
         BASE,
@@ -47,10 +47,10 @@ IDEAS = {
         BASE, optimizer=replace(BASE.optimizer, name=f"{SCRIPTS}.own_optimizer:factored")
     ),
     "data source": replace(
-        BASE, data=replace(BASE.data, sources=(f"{SCRIPTS}.own_source:Counting",))
+        BASE, data=replace(BASE.data, sources=(f"{SCRIPTS}.own_source:proverbs",))
     ),
     "exchange": replace(
-        BASE, kernel=replace(BASE.kernel, dispatch=f"{SCRIPTS}.own_exchange:exchange")
+        BASE, kernel=replace(BASE.kernel, dispatch=f"{SCRIPTS}.own_exchange:in_two_rounds")
     ),
 }
 
