@@ -40,7 +40,7 @@ def ours(options):
     import numpy as np
 
     from configs.countdown import config
-    from seekjax.config import GrpoConfig
+    from seekjax.config import SamplingConfig
     from seekjax.placement import use_mesh
     from seekjax.post.rollout.sampler import Sampler
     from seekjax.train.state import RunSpec
@@ -52,13 +52,15 @@ def ours(options):
     config = replace(
         config,
         data=replace(config.data, sequence=PROMPT + options.new),
-        grpo=GrpoConfig(max_new=options.new),
         mesh=MeshConfig(),
         model=replace(config.model, **json.loads(options.shape)),
     )
     random = np.random.default_rng(0)
     with use_mesh(config.mesh):
-        state, sampler = RunSpec(config).start(), Sampler(config, Endless)
+        state = RunSpec(config).start()
+        sampling = SamplingConfig(max_new=options.new)
+        sequence = config.data.sequence
+        sampler = Sampler(config.model, config.kernel, sampling, sequence, Endless)
 
     def run():
         prompts = [random.integers(0, config.model.vocab, PROMPT) for _ in range(options.prompts)]

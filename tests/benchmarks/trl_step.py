@@ -48,7 +48,7 @@ def ours(options, folder: Path) -> list[float]:
     from seekjax.train.loop import fit
     from seekjax.train.state import RunSpec
 
-    base = replace(countdown, post=None)
+    base = replace(countdown, sft=None)
     load_tokenizer(base.data, base.model.vocab, None).save(folder)
     with use_mesh(base.mesh), closing(Checkpoints(folder, keep=1)) as checkpoints:
         checkpoints.save(1, RunSpec(base).start(), data=None, config=to_json(base))
@@ -56,23 +56,22 @@ def ours(options, folder: Path) -> list[float]:
     ended = []
 
     class Endless(Reinforcement):
-        """Nobody stops before max_new tokens, and every step is noted."""
+        """No text ends before max_new tokens, and the time of every step is noted."""
 
-        def open(self, folder):
-            super().open(folder)
-            self.sampler.stop_X[:] = -1
+        def build(self, folder):
+            parts = super().build(folder)
+            parts.source.rollouts.sampler.stop_X[:] = -1
 
-        def step(self, state, batch):
-            found = jax.block_until_ready(super().step(state, batch))
-            ended.append(time.perf_counter())
-            return found
+            def step(state, batch):
+                result = jax.block_until_ready(parts.step(state, batch))
+                ended.append(time.perf_counter())
+                return result
 
-        def evaluate(self, state):
-            return {}, "not measured"
+            return replace(parts, step=step, evaluate=lambda state: ({}, "not measured"))
 
     rows = options.prompts * options.group
-    post = replace(
-        grpo.post,
+    settings = replace(
+        grpo.grpo,
         prompts=options.prompts,
         group=options.group,
         max_new=options.new,
@@ -86,7 +85,7 @@ def ours(options, folder: Path) -> list[float]:
             grpo,
             init=folder,
             out=folder / "run",
-            post=post,
+            grpo=settings,
             data=replace(grpo.data, sequence=options.new + 32),
             optimizer=replace(grpo.optimizer, learning_rate=1e-6),
             train=replace(

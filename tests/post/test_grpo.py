@@ -528,3 +528,20 @@ def test_a_config_replaces_parts_of_its_recipe():
     assert objective_of(GrpoConfig(recipe="dapo", objective=changed)) == replace(
         RECIPES["dapo"], clip_high=0.4, kl=0.1
     )
+
+
+def test_a_recipe_and_its_parts_and_a_reward_may_be_of_ones_own(base, tmp_path):
+    """All named as module:name; the updates move the weights, and the reward is in the record."""
+    config = run(base, tmp_path, steps=2)
+    own = replace(config.grpo, recipe="tests.scripts.own_recipe:TEMPERED", objective=None)
+    fitted = fit(replace(config, grpo=own), Reinforcement)
+    first, second = figures(fitted)
+    assert first["reward/tests.scripts.own_reward:vowels"] > 0
+    assert first["grad_norm"] > 0
+    assert first["clip_low"] == first["clip_high"] == 0
+    assert "kl" not in first
+    assert second["signal"] == 1
+
+    unknown = replace(own, objective=Objective(surrogate="tests.scripts.own_recipe:absent"))
+    with pytest.raises(ConfigError, match="own_recipe does not define absent"):
+        Reinforcement(with_initial_model(replace(config, grpo=unknown)))

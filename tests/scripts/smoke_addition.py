@@ -14,6 +14,7 @@ from pathlib import Path
 from configs.countdown import config as countdown
 from configs.grpo import config as grpo
 from seekjax.config import GrpoConfig, SftConfig
+from seekjax.config.recipes import find_recipe
 from seekjax.post.rl.grpo import Reinforcement
 from seekjax.post.tune.sft import FineTuning
 from seekjax.train import metrics
@@ -39,8 +40,9 @@ def base(out: Path) -> Path:
     return out
 
 
-def accuracy(init: Path, out: Path, steps: int, **post) -> float:
-    """On held-out problems, at the end."""
+def accuracy(init: Path, out: Path, steps: int, **settings) -> float:
+    """Return the accuracy on held-out problems at the end."""
+    without_kl = replace(find_recipe("v3_2"), kl=0.0)
     fit(
         replace(
             grpo,
@@ -48,7 +50,7 @@ def accuracy(init: Path, out: Path, steps: int, **post) -> float:
             out=out,
             data=replace(grpo.data, sequence=88),
             train=replace(grpo.train, steps=steps, log_every=5, eval_every=steps, save_every=steps),
-            grpo=GrpoConfig(tasks=TASK, max_new=72, kl=0.0, **post),
+            grpo=GrpoConfig(tasks=TASK, max_new=72, objective=without_kl, **settings),
         ),
         Reinforcement,
     )
@@ -58,7 +60,10 @@ def accuracy(init: Path, out: Path, steps: int, **post) -> float:
 def main(folder: Path) -> None:
     start = base(folder / "base")
     dealt = accuracy(
-        start, folder / "dealt", 10, rewards=(("benchmarks.dealt:reward", 1.0), ("accuracy", 0.0))
+        start,
+        folder / "dealt",
+        10,
+        rewards=(("tests.benchmarks.dealt:reward", 1.0), ("accuracy", 0.0)),
     )
     began = time.perf_counter()
     paid = accuracy(start, folder / "paid", 30)

@@ -90,9 +90,12 @@ class Distillation:
         step, measure = compile_match(
             spec, self.distill, jnp.asarray(self.tokenizer.bytes_V), teacher
         )
+
+        # Batches with targets
         targets = Targets(teacher, self.open_store())
         batches = training_batches(config, self.corpus, self.chat_format, self.distill.language)
         held_out = held_out_samples(config, self.corpus, self.tokenizer.pad)
+
         self.chat_format.chat.save(folder, jax.process_index() == 0)
         return Parts(
             spec=spec,
@@ -107,6 +110,7 @@ class Distillation:
         distill, config = self.distill, self.packed
         if distill.save_logits is None:
             return None
+
         made_for = {
             "tokenizer": self.tokenizer.fingerprint(),
             "template": self.chat_format.fingerprint(),
@@ -252,6 +256,8 @@ def check(config: Config) -> DistillConfig:
     distill = config.distill
     if distill is None:
         raise ConfigError("distillation needs settings: distill is None.")
+
+    # The loss
     need(
         distill.temperature > 0,
         f"distill.temperature is {distill.temperature}: it must be above 0.",
@@ -261,6 +267,8 @@ def check(config: Config) -> DistillConfig:
         f"distill.cross_entropy is {distill.cross_entropy}: it is a share of the loss, from 0 to "
         "below 1.",
     )
+
+    # Saved logits
     need(
         not distill.save_logits or distill.top_k > 0,
         "distill.save_logits would save whole vocabularies for every token: say how many of the "

@@ -82,10 +82,14 @@ class OnPolicy:
             f"{sampling.group} answers: they must be a multiple of the {split_by('batch')} devices "
             "that share a batch.",
         )
+
+        # The student's update
         spec = make_spec(config)
         step, measure = compile_match(
             spec, self.distill, jnp.asarray(self.tokenizer.bytes_V), self.teacher
         )
+
+        # Its answers
         sampler = Sampler(
             config.model,
             config.kernel,
@@ -98,6 +102,7 @@ class OnPolicy:
             spec, self.distill, Rollouts(sampler, self.grader), self.problems, self.teacher
         )
         updates = AnswerUpdates(answers, step, folder)
+
         self.chat_format.chat.save(folder, jax.process_index() == 0)
         return Parts(
             spec=spec,
@@ -119,8 +124,10 @@ class TaughtAnswers:
         problems: TaskProblems,
         teacher: Teacher,
     ):
-        self.spec, self.distill = spec, distill
-        self.rollouts, self.problems = rollouts, problems
+        self.spec = spec
+        self.distill = distill
+        self.rollouts = rollouts
+        self.problems = problems
         self.teacher = teacher
 
     def training(

@@ -59,6 +59,7 @@ class LogitStore:
             if not path.exists() and not any(self.folder.glob("*.npz")):
                 write_atomically(path, json.dumps(self.made_for, indent=1))
             return json.loads(path.read_bytes())
+
         except OSError as error:
             raise DataError(
                 f"{self.folder} cannot hold logits: {error.strerror}. Name another folder with "

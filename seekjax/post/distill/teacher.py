@@ -36,6 +36,7 @@ class Teacher:
                 "distillation needs a teacher: name the folder of a run or of a published "
                 "checkpoint with --distill.teacher."
             )
+
         self.distill = distill
         self.folder = distill.teacher.expanduser()
         self.student_kernel = config.kernel
@@ -68,6 +69,7 @@ class Teacher:
             f"{self._advice}.",
             DataError,
         )
+
         need(
             config.data.sequence <= self.model.context,
             f"data.sequence {config.data.sequence} exceeds the {self.model.context} positions that "

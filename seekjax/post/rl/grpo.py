@@ -67,11 +67,14 @@ class Reinforcement:
             f"grpo.prompts {grpo.prompts} must be a multiple of the {split_by('batch')} devices "
             "that share a batch.",
         )
+
+        # The reference takes memory, so it is kept only if the objective needs it.
         frozen = ("reference",) if self.objective.kl else ()
         spec = make_spec(config, frozen)
         sampler = Sampler(config.model, config.kernel, grpo, config.data.sequence, self.tokenizer)
         rollouts = Rollouts(sampler, self.grader)
         updates = RolloutUpdates(spec, grpo, self.objective, rollouts, self.problems, folder)
+
         self.grader.chat.save(folder, jax.process_index() == 0)
         return Parts(
             spec=spec,
@@ -86,8 +89,10 @@ class HeldOutAccuracy:
     """Accuracy on held-out problems, one sample each, drawn as in training."""
 
     def __init__(self, spec: RunSpec, grpo: GrpoConfig, rollouts: Rollouts, problems: TaskProblems):
-        self.spec, self.grpo = spec, grpo
-        self.rollouts, self.problems = rollouts, problems
+        self.spec = spec
+        self.grpo = grpo
+        self.rollouts = rollouts
+        self.problems = problems
 
     def __call__(self, state: TrainState) -> tuple[dict[str, float], str]:
         """Return the held-out figures, and a sentence of them."""
@@ -106,7 +111,9 @@ class GrpoReport:
     """The words of a run of reinforcement."""
 
     def __init__(self, config: Config, grpo: GrpoConfig, grader: Grader):
-        self.config, self.grpo, self.grader = config, grpo, grader
+        self.config = config
+        self.grpo = grpo
+        self.grader = grader
 
     def header(self) -> list[str]:
         """Return the lines that state what will be read and trained."""

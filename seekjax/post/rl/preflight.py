@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,8 @@ def collect_findings(
     for members in groups:
         valid = [sample for sample in members if not math.isnan(sample.reward)]
         rewards.append([sample.reward for sample in valid])
-        other_rewards.append([tuple(sample.parts[name] for name in others) for sample in valid])
-    every_reward = [reward for members in rewards for reward in members]
+        other_rewards.append([parts_of(sample, others) for sample in valid])
+    every_reward = list(chain.from_iterable(rewards))
 
     right = [is_right(sample) for sample in graded]
     solved = [any(right[first : first + group]) for first in range(0, len(graded), group)]
@@ -94,6 +95,11 @@ def collect_findings(
         fault=faults.most_common(1)[0][0] if faults else "",
         error=errors[0] if errors else "",
     )
+
+
+def parts_of(sample: GradedSample, names: Sequence[str]) -> tuple[float, ...]:
+    """Return some parts of a sample's reward."""
+    return tuple([sample.parts[name] for name in names])
 
 
 def _has_tag(text: str) -> bool:
@@ -190,6 +196,8 @@ def describe(findings: Findings, max_new: int) -> list[str]:
         f"    groups with signal {findings.signal:.0%}; reward {findings.reward:.3f}, standard "
         f"deviation {findings.reward_std:.3f}",
     ]
+
+    # Warnings, which do not stop the run
     if findings.failed:
         lines.append(
             f"    A REWARD FAILED for {findings.failed:.0%} of them, which are left out: "

@@ -50,8 +50,11 @@ class RolloutUpdates:
         problems: TaskProblems,
         folder: Path,
     ):
-        self.spec, self.grpo, self.objective = spec, grpo, objective
-        self.rollouts, self.problems = rollouts, problems
+        self.spec = spec
+        self.grpo = grpo
+        self.objective = objective
+        self.rollouts = rollouts
+        self.problems = problems
         self.folder = folder
         self.log = RolloutLog(folder / "rollouts.jsonl", grpo.group)
         self._update = compile_train(spec, GroupRelative(spec, grpo, objective))

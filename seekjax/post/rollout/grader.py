@@ -82,6 +82,7 @@ class Grader:
     def grade(self, problem: Problem, ids: np.ndarray) -> GradedSample:
         """Grade one answer, given by its token ids with the end of the text."""
         truncated = len(ids) == 0 or int(ids[-1]) != self.tokenizer.eos
+
         # Special tokens within an answer stay visible: they are a fault of format.
         text = self.tokenizer.decode(ids if truncated else ids[:-1], special=True)
         scored = self.reward(
@@ -91,6 +92,7 @@ class Grader:
             truncated=truncated,
             think_in_prompt=self.think_in_prompt,
         )
+
         return GradedSample(
             problem=problem,
             text=text,

@@ -12,13 +12,12 @@ class TaskProblems:
     """
 
     def __init__(self, tasks: Sequence[str], seed: int):
-        families = [parse_task(name) for name in tasks]
-        self._training = [
-            Problems(task, levels, held_out=False, seed=seed) for task, levels in families
-        ]
-        self._held_out = [
-            Problems(task, levels, held_out=True, seed=seed) for task, levels in families
-        ]
+        self._training: list[Problems] = []
+        self._held_out: list[Problems] = []
+        for name in tasks:
+            task, levels = parse_task(name)
+            self._training.append(Problems(task, levels, held_out=False, seed=seed))
+            self._held_out.append(Problems(task, levels, held_out=True, seed=seed))
 
     def training(self, first: int, count: int) -> list[Problem]:
         """Return problems `first` to `first + count` of the training side."""

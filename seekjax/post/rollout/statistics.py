@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from seekjax.post.rollout.grader import GradedSample
@@ -31,10 +32,13 @@ def consensus(answers: Sequence[str | None], right: Sequence[bool]) -> float:
     votes = Counter(answer for answer in answers if answer is not None)
     if not votes:
         return 0.0
+
     most = max(votes.values())
     leading = [answer for answer, count in votes.items() if count == most]
-    verdicts = [right[answers.index(answer)] for answer in leading]
-    return sum(verdicts) / len(leading)
+    correct = 0
+    for answer in leading:
+        correct += right[answers.index(answer)]
+    return correct / len(leading)
 
 
 def interval(values: Sequence[float], tries: float) -> tuple[float, float]:
@@ -63,6 +67,11 @@ def is_right(sample: GradedSample) -> bool:
     return sample.parts.get("accuracy", 0.0) >= 1
 
 
+def has_error(sample: GradedSample) -> bool:
+    """Return whether the verifier failed."""
+    return bool(sample.error)
+
+
 def answer_of(sample: GradedSample, think_in_prompt: bool) -> str | None:
     """Return the answer that a sample votes for, or None.
 
@@ -83,8 +92,7 @@ def figures(groups: Sequence[Sequence[GradedSample]], think_in_prompt: bool) -> 
     """
     valid = []
     for group in groups:
-        errors = [sample.error for sample in group]
-        if not any(errors):
+        if not any(map(has_error, group)):
             valid.append(group)
     record: dict[str, Any] = {
         "problems": len(valid),
@@ -109,11 +117,16 @@ def figures(groups: Sequence[Sequence[GradedSample]], think_in_prompt: bool) -> 
         record[f"cons@{size}"] = _with_interval(values, len(valid))
 
     # Means over samples
-    samples = [sample for group in valid for sample in group]
     record["interval"] = METHOD
-    record["form"] = sum([sample.parts["format"] for sample in samples]) / len(samples)
-    record["truncated"] = sum([sample.truncated for sample in samples]) / len(samples)
-    record["length"] = sum([sample.tokens for sample in samples]) / len(samples)
+    form, truncated, length = 0.0, 0, 0
+    for sample in chain.from_iterable(valid):
+        form += sample.parts["format"]
+        truncated += sample.truncated
+        length += sample.tokens
+    samples = len(valid) * size
+    record["form"] = form / samples
+    record["truncated"] = truncated / samples
+    record["length"] = length / samples
     return record
 
 

@@ -64,6 +64,8 @@ def held_out_batches(
     for source in corpus.sources:
         if len(source.held_out):
             rows = rows_of(source.held_out)
+
+            # Fill up the last batch.
             empty = {name: np.zeros_like(x) for name, x in rows[0].items()}
             empty["tokens"] = np.full_like(rows[0]["tokens"], pad)
             rows += [empty] * (-len(rows) % size)

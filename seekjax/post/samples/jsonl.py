@@ -32,6 +32,7 @@ class Rows(JsonLines):
                 f"{where} is JSON that cannot be read ({type(error).__name__}): repair or delete "
                 "that line."
             ) from error
+
         need(
             isinstance(record, dict),
             f"{where} is a JSON {type(record).__name__}, not an object.",
@@ -68,6 +69,7 @@ def check_messages(value: Any, where: str) -> list[Message]:
         "...].",
         DataError,
     )
+
     checked = []
     for number, message in enumerate(value, 1):
         turn = f"{where}, message {number},"
@@ -88,6 +90,8 @@ def check_text(value: Any, where: str) -> str:
     need(value is not None, f"{where} is missing.", DataError)
     need(isinstance(value, str), f"{where} is a {type(value).__name__}, not text.", DataError)
     need(value.strip(), f"{where} is empty.", DataError)
+
+    # Text that is not what it seems
     special = find_special_token(value)
     need(
         special is None,

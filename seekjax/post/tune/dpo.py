@@ -71,13 +71,16 @@ class Pairwise:
         self, params: Any, state: TrainState, piece: Batch
     ) -> tuple[dict[str, jax.Array], Output]:
         """Return sums over the pairs of a micro-batch, and the model's output."""
-        config, model = self.spec.config, self.spec.model
-        weights = self.spec.weights(params, state.frozen)
-        reference = self.spec.weights(state.frozen["reference"], state.frozen)
+        spec = self.spec
+        weights = spec.weights(params, state.frozen)
+        reference = spec.weights(state.frozen["reference"], state.frozen)
         reference = jax.lax.stop_gradient(reference)
-        logp_BT, output = log_probs(model, config, weights, state.balance, piece)
-        ref_BT, _ = log_probs(model, config, reference, state.balance, piece)
-        gain = margin(logp_BT, ref_BT, piece["trained"][:, 1:].astype(bool))
+
+        # Log-probabilities of the answers' tokens
+        logp_BT, output = log_probs(spec.model, spec.config, weights, state.balance, piece)
+        ref_BT, _ = log_probs(spec.model, spec.config, reference, state.balance, piece)
+        mask_BT = piece["trained"][:, 1:].astype(bool)
+        gain = margin(logp_BT, ref_BT, mask_BT)
 
         # A tie, as before the first step, counts as half.
         wins_P = (gain.chosen > gain.rejected) + 0.5 * (gain.chosen == gain.rejected)
@@ -133,8 +136,10 @@ class Preference:
         batches = pair_batches(
             self.corpus, config.train.rows, config.train.seed, fingerprint, **process_share()
         )
+
         spec = make_spec(config, ("reference",))
         criterion = Pairwise(spec, self.dpo.beta)
+
         self.chat_format.chat.save(folder, jax.process_index() == 0)
         return Parts(
             spec=spec,
@@ -203,7 +208,9 @@ class DpoReport:
     """The words of a run of preference tuning."""
 
     def __init__(self, spec: RunSpec, corpus: Corpus, token_ids: int):
-        self.spec, self.corpus, self.token_ids = spec, corpus, token_ids
+        self.spec = spec
+        self.corpus = corpus
+        self.token_ids = token_ids
 
     def header(self) -> list[str]:
         """Return the lines that state what will be read and trained."""

@@ -154,6 +154,7 @@ def read_choice(path: Path, settings: dict[str, Any], model: ModelConfig) -> np.
         for row, experts in zip(chosen_LE, record["experts"], strict=True):
             row[experts] = True
         before = {name: record[name] for name in settings}
+
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise RunError(
             f"{path} does not say which experts this run trains: restore it, or start again under "

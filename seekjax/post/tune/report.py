@@ -12,11 +12,13 @@ NO_HELD_OUT = "nothing: data.held_out is 0, or there is a single conversation"
 
 def data_line(corpus: Corpus, unit: str, sequence: int, token_ids: int) -> str:
     """Return the line that states what is read and what was left out; `unit` is "samples"."""
-    sources = [describe_source(source, unit) for source in corpus.sources]
-    line = f"data: {', '.join(sources)}"
-    long = 0
+    sources, long = [], 0
     for source in corpus.sources:
-        long += sum([file.get("too_long", 0) for file in source.files])
+        sources.append(describe_source(source, unit))
+        for file in source.files:
+            long += file.get("too_long", 0)
+
+    line = f"data: {', '.join(sources)}"
     if long:
         line += f"; {long:,} longer than data.sequence {sequence} left out"
     return f"{line}; {token_ids} token ids"

@@ -132,7 +132,9 @@ class SftReport:
     """The words of a fine-tuning run."""
 
     def __init__(self, spec: RunSpec, corpus: Corpus, chat_format: ChatFormat):
-        self.spec, self.corpus, self.chat_format = spec, corpus, chat_format
+        self.spec = spec
+        self.corpus = corpus
+        self.chat_format = chat_format
 
     def header(self) -> list[str]:
         """Return the lines that state what will be read and trained."""
@@ -188,11 +190,14 @@ def check(config: Config) -> SftConfig:
     if sft is None:
         raise ConfigError("fine-tuning needs settings: sft is None.")
     check_start(config, "fine-tuning")
+
     need(0 <= sft.attempts <= 1, f"sft.attempts is {sft.attempts}: it is a share, from 0 to 1.")
     need(
         0 <= sft.expert_share <= 1,
         f"sft.expert_share is {sft.expert_share}: it is a share, from 0 (off) to 1.",
     )
+
+    # Chosen experts
     need(
         not sft.expert_share or model.layers > model.dense_layers,
         "sft.expert_share chooses among experts, and this model has none.",
