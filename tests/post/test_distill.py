@@ -227,6 +227,7 @@ def test_what_is_saved_is_refused_where_it_does_not_belong(saved, tmp_path, chat
 
 def test_a_damaged_file_is_refused_and_a_missing_one_asked_for_again(saved, tmp_path):
     training, logits = saved.training, tmp_path / "logits"
+    (tmp_path / "rebuilt").mkdir()
     shutil.copytree(saved.config.distill.save_logits, logits)
     first, second = logits / "train-000000.npz", logits / "train-000001.npz"
     store = LogitStore(logits, training.open_store().made_for)

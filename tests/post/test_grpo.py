@@ -29,7 +29,7 @@ from seekjax.data import DataError, load_tokenizer
 from seekjax.data.chat import BUILT_IN
 from seekjax.errors import ConfigError
 from seekjax.model.transformer import Transformer
-from seekjax.open import open_model, with_initial_model
+from seekjax.open import initial_variables, open_model, with_initial_model
 from seekjax.placement import use_mesh
 from seekjax.post.rl.grpo import Reinforcement
 from seekjax.post.rl.updates import DRAW, Groups, draw_groups, select_rows
@@ -165,7 +165,7 @@ def test_twenty_steps_are_ten_a_restart_and_ten(unbroken, tmp_path):
 def test_the_balance_bias_stays_and_the_reference_moves(unbroken, base):
     with use_mesh(BASE.mesh):
         parts = Reinforcement(unbroken.config).build(unbroken.folder)
-        first = parts.spec.start()
+        first = parts.spec.start(initial_variables(unbroken.config))
     same(
         first.replace(params={}, opt_state=(), frozen={}, step=0),
         unbroken.state.replace(params={}, opt_state=(), frozen={}, step=0),
@@ -192,7 +192,7 @@ def test_eight_devices_make_the_same_updates(unbroken, base, tmp_path):
         folder.mkdir()
         with use_mesh(mesh):
             parts = training.build(folder)
-            state = parts.spec.start()
+            state = parts.spec.start(initial_variables(training.config))
             for step in range(2):
                 state, _ = parts.step(state, parts.source.batch(step, state))
         return (folder / "rollouts.jsonl").read_text(), state
@@ -209,7 +209,7 @@ def opened(base, folder):
     """The training, its parts, and a first state."""
     training = Reinforcement(with_initial_model(run(base, None)))
     parts = training.build(folder)
-    return training, parts, RunSpec(training.config).start()
+    return training, parts, RunSpec(training.config).start(initial_variables(training.config))
 
 
 def test_replayed_routing_is_what_the_trainer_follows(base, tmp_path):

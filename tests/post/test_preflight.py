@@ -13,7 +13,7 @@ from seekjax.checkpoint.write import Checkpoints
 from seekjax.config import Config, DataConfig, GrpoConfig, KernelConfig, TrainConfig
 from seekjax.data import load_tokenizer
 from seekjax.errors import RunError
-from seekjax.open import with_initial_model
+from seekjax.open import initial_variables, with_initial_model
 from seekjax.placement import use_mesh
 from seekjax.post.rl import preflight
 from seekjax.post.rl.grpo import Reinforcement
@@ -158,7 +158,8 @@ def first_batch(config, folder):
     folder.mkdir()
     with use_mesh(config.mesh):
         parts = training.build(folder)
-        [batch] = parts.source.collect(0, parts.spec.start())
+        state = parts.spec.start(initial_variables(training.config))
+        [batch] = parts.source.collect(0, state)
     return batch
 
 
@@ -166,7 +167,9 @@ def test_a_run_that_cannot_learn_is_stopped_and_one_that_can_begins_as_it_would_
     base, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(preflight, "SAMPLES", 32)
-    post = GrpoConfig(tasks=("addition:1",), prompts=4, group=4, max_new=16, kl=0.0)
+    post = GrpoConfig(
+        tasks=("addition:1",), prompts=4, group=4, max_new=16, objective=Objective(kl=0.0)
+    )
     hopeless = replace(BASE, init=base, grpo=post, train=TrainConfig(steps=1, batch=16, seed=4))
     with pytest.raises(
         RunError, match="the pre-flight stops the run: none of 32 samples has the form"

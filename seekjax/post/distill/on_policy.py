@@ -50,7 +50,7 @@ TRAIN, HELD_OUT = 0, 1  # uses of the random key
 
 
 class OnPolicy:
-    """The train.training.Training of `python train.py distill --distill.on-policy True`."""
+    """The train.training.Training of `python train.py distill --distill.on-policy`."""
 
     shared_position = True
 

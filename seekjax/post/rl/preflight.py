@@ -253,7 +253,7 @@ def preflight(
     if stop:
         raise RunError(
             f"the pre-flight stops the run: {reason or 'the first process prints the reason.'} To "
-            "run all the same: --grpo.preflight False."
+            "run all the same: --grpo.no-preflight."
         )
 
 

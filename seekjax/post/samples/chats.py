@@ -94,7 +94,7 @@ def fits(where: str, tokens: int, sequence: int, drop_long: bool, section: str) 
     need(
         drop_long,
         f"{where} has {tokens} tokens, and data.sequence {sequence} holds {sequence + 1}: make it "
-        f"longer, or leave such samples out with --{section}.drop-long True.",
+        f"longer, or leave such samples out with --{section}.drop-long.",
         DataError,
     )
     return False
