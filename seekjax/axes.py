@@ -33,9 +33,11 @@ def matrix(axes: str) -> Matrix | None:
     if len(inner) < 2:
         return None
 
-    stack = tuple(i for i in range(len(names)) if i not in inner)
-    inputs = len(inner) - 1 if names[inner[-1]] == "embed" else 1
-    return Matrix(stack, tuple(inner[:inputs]), tuple(inner[inputs:]))
+    stack = [i for i in range(len(names)) if i not in inner]
+    ends_in_width = names[inner[-1]] == "embed"
+    cut = len(inner) - 1 if ends_in_width else 1
+    inputs, outputs = inner[:cut], inner[cut:]
+    return Matrix(tuple(stack), tuple(inputs), tuple(outputs))
 
 
 def inner_matrix(axes: str) -> Matrix | None:
@@ -49,7 +51,8 @@ def contracted(axes: str) -> tuple[int, ...]:
     if parts is None:
         raise ValueError(f"{axes!r} are the axes of a vector, which has no inputs to sum over.")
     rank = len(axes.split())
-    return tuple(i - rank for i in parts.inputs)
+    from_end = [i - rank for i in parts.inputs]
+    return tuple(from_end)
 
 
 def decays(axes: str) -> bool:

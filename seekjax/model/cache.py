@@ -47,4 +47,5 @@ def cache_dtype(kernel: KernelConfig) -> str:
 
 def cache_bytes(cache: dict) -> int:
     """Return the bytes that the cache occupies over all devices."""
-    return sum(x.nbytes for x in jax.tree.leaves(cache))
+    sizes = [x.nbytes for x in jax.tree.leaves(cache)]
+    return sum(sizes)

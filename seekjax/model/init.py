@@ -73,15 +73,15 @@ def _normal(
     index: Index,
 ) -> np.ndarray:
     """Return a part of a stack of normal matrices."""
-    outer, inner = (index or ())[: len(stack)], (index or ())[len(stack) :]
+    cuts = index or ()
     ranges = []
-    for cut, size in zip(outer, stack):
+    for cut, size in zip(cuts, stack):
         ranges.append(range(*cut.indices(size)))
 
     blocks = []
     for at in itertools.product(*ranges):
         values = _matrix(key, at, stack, shape)
-        blocks.append(values[inner])
+        blocks.append(values[cuts[len(stack) :]])
 
     lengths = [len(positions) for positions in ranges]
     stacked = np.stack(blocks)

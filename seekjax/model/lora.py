@@ -30,7 +30,8 @@ def adapter_axes(axes: Any, lora: LoraConfig) -> Any:
 
     The rank is whole on every device.
     """
-    return _pruned(jax.tree.map(partial(_pair_axes, lora=lora), axes))
+    pair = partial(_pair_axes, lora=lora)
+    return _pruned(jax.tree.map(pair, axes))
 
 
 def adapters(params: Any, axes: Any, lora: LoraConfig, seed: int) -> Any:
@@ -83,16 +84,17 @@ def _pair(
     parts = adapted(axes, lora)
     if parts is None:
         return None
-    stack = tuple(w.shape[i] for i in parts.stack)
-    inputs = tuple(w.shape[i] for i in parts.inputs)
-    outputs = tuple(w.shape[i] for i in parts.outputs)
+    stack = [w.shape[i] for i in parts.stack]
+    inputs = [w.shape[i] for i in parts.inputs]
+    outputs = [w.shape[i] for i in parts.outputs]
 
     name = jax.tree_util.keystr(path)
     key = jax.random.fold_in(key, zlib.crc32(name.encode()))
     a_shape = (*stack, *inputs, lora.rank)
     b_shape = (*stack, lora.rank, *outputs)
-    a = jax.random.normal(key, a_shape, jnp.float32) * math.prod(inputs) ** -0.5
-    return {"a": a, "b": jnp.zeros(b_shape, jnp.float32)}
+    a = jax.random.normal(key, a_shape, jnp.float32)
+    b = jnp.zeros(b_shape, jnp.float32)
+    return {"a": a * math.prod(inputs) ** -0.5, "b": b}
 
 
 def _is_router(axes: str) -> bool:

@@ -91,8 +91,11 @@ def _abstract_leaf(
     else:
         places = quantised.replace(values=x.sharding, scale=x.sharding)
 
+    def part_of(a: jax.ShapeDtypeStruct, place: jax.sharding.Sharding) -> tuple[int, ...]:
+        return place.shard_shape(a.shape)
+
     try:
-        jax.tree.map(lambda a, place: place.shard_shape(a.shape), quantised, places)
+        jax.tree.map(part_of, quantised, places)
     except ValueError as error:
         raise ValueError(
             f"{kind} weights along {axes} cannot be split as this mesh would: "
@@ -130,4 +133,5 @@ def _as_int8(w: Quantised) -> Quantised:
 
 def tree_bytes(tree: Any) -> int:
     """Return the bytes of all arrays of a tree, over all devices."""
-    return sum(x.nbytes for x in jax.tree.leaves(tree))
+    sizes = [x.nbytes for x in jax.tree.leaves(tree)]
+    return sum(sizes)

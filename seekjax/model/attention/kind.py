@@ -87,7 +87,8 @@ class AttentionKind(Module):
     def cache_elements(cls, model: ModelConfig) -> int:
         """Return how many numbers the cache holds per token and layer."""
         layout = cls.cache_layout(model, "float32")
-        return sum(math.prod(entry.shape) for entry in layout.values())
+        elements = [math.prod(entry.shape) for entry in layout.values()]
+        return sum(elements)
 
 
 def attend_causal(
