@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from seekjax.axes import stacks_experts
 from seekjax.config import Config
 from seekjax.model.lora import adapter_axes, adapters, merge
 from seekjax.train.optimizer import make_optimizer
@@ -103,9 +104,9 @@ class Chosen(RunSpec):
         """Return for every weight whether it is trained, in a shape that broadcasts to it."""
 
         def mask_of(path: tuple, axes: str) -> np.ndarray:
-            names = axes.split()
-            if path[0].key == EXPERT_STACK and names[:2] == ["layers", "experts"]:
-                return np.expand_dims(self.chosen_LE, tuple(range(2, len(names))))
+            if path[0].key == EXPERT_STACK and stacks_experts(axes):
+                rank = len(axes.split())
+                return np.expand_dims(self.chosen_LE, tuple(range(2, rank)))
             return np.zeros((), bool)
 
         return jax.tree_util.tree_map_with_path(mask_of, self.axes["params"])
