@@ -45,7 +45,8 @@ class SamplesConfig(ChatConfig):
     # .jsonl files of {"messages": [{"role", "content"}, ...]}; an answer may hold
     # <think>...</think>
     chats: tuple[str, ...] = ()
-    # endless solved problems of tasks, as NAME (all levels) or NAME:LEVEL (seekjax/tasks)
+    # endless solved problems of tasks, as NAME (all levels) or NAME:LEVEL; NAME is one of
+    # seekjax/tasks, gym:FAMILY, jsonl:FILE of questions and answers, or your own as module:name
     tasks: tuple[Name, ...] = ()
     # share of samples drawn from each of chats, then of tasks; empty = equal shares
     weights: tuple[float, ...] = ()
@@ -186,7 +187,8 @@ class GrpoConfig(SamplingConfig):
     tokens.
     """
 
-    # tasks to solve, as NAME (all levels) or NAME:LEVEL (seekjax/tasks)
+    # tasks to solve, as NAME (all levels) or NAME:LEVEL; NAME is one of seekjax/tasks, gym:FAMILY,
+    # jsonl:FILE of questions and answers, or your own as module:name
     tasks: tuple[Name, ...] = ("countdown",)
     # names (seekjax/post/rollout/reward.py) or module:name, with their weights
     rewards: tuple[tuple[Name, float], ...] = (("accuracy", 1.0), ("format", 0.1))

@@ -6,6 +6,7 @@ A tree is a whole number or (operator, left, right).
 
 import random
 from fractions import Fraction
+from functools import cache
 from math import comb
 from typing import Any
 
@@ -108,16 +109,18 @@ def _grow(rng: random.Random, numbers: list[int], operators: str) -> Tree:
     if len(numbers) == 1:
         return numbers[0]
 
-    # The size of the left subtree, weighted by how many shapes the two subtrees can have.
-    count = len(numbers)
-    sizes = range(1, count)
-    weights = [_shapes(size) * _shapes(count - size) for size in sizes]
-    [size] = rng.choices(sizes, weights)
-
+    sizes = range(1, len(numbers))
+    [size] = rng.choices(sizes, _split_weights(len(numbers)))
     operator = rng.choice(operators)
     left = _grow(rng, numbers[:size], operators)
     right = _grow(rng, numbers[size:], operators)
     return operator, left, right
+
+
+@cache
+def _split_weights(leaves: int) -> list[int]:
+    """Return how many shapes a tree has for each size of its left subtree, from 1 on."""
+    return [_shapes(size) * _shapes(leaves - size) for size in range(1, leaves)]
 
 
 def _shapes(leaves: int) -> int:

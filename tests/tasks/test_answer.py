@@ -94,23 +94,18 @@ def test_nothing_near_the_form_passes(text, reason):
 @settings(max_examples=50)
 @given(plain, plain, st.booleans(), st.text(" \t\r\n"), st.text(" \t\r\n"))
 def test_what_is_wrapped_parses(thought, answer, think_in_prompt, left, right):
-    text = (
-        left
-        + wrap(thought, answer, think_in_prompt).replace("</think><", f"</think>{right}<")
-        + right
-    )
-    assert parse(text, think_in_prompt) == Parsed(
-        thought.strip(WHITESPACE), answer.strip(WHITESPACE)
-    )
+    completion = wrap(thought, answer, think_in_prompt)
+    text = left + completion.replace("</think><", f"</think>{right}<") + right
+    expected = Parsed(thought.strip(WHITESPACE), answer.strip(WHITESPACE))
+    assert parse(text, think_in_prompt) == expected
     assert isinstance(parse(text, not think_in_prompt), Invalid), (
         "a template that wrote the tag, and one that did not, are told apart"
     )
 
 
 def test_after_a_template_that_opened_the_thought():
-    assert parse("\n1+1</think>\n<answer> 2 </answer>\n", think_in_prompt=True) == Parsed(
-        "1+1", "2"
-    )
+    completion = "\n1+1</think>\n<answer> 2 </answer>\n"
+    assert parse(completion, think_in_prompt=True) == Parsed("1+1", "2")
     assert parse("</think><answer>2</answer>", think_in_prompt=True) == Invalid("an empty thought")
 
 
@@ -121,12 +116,14 @@ def test_after_a_template_that_opened_the_thought():
     st.booleans(),
 )
 def test_pieces_in_any_order_give_the_form_or_a_reason(text, think_in_prompt):
-    found = parse(text, think_in_prompt)
-    if isinstance(found, Parsed):
-        assert all(text.count(tag) == (tag != "<think>" or not think_in_prompt) for tag in TAGS)
-        assert not any(tag in found.thought + found.answer for tag in TAGS)
-    else:
-        assert found.reason
+    result = parse(text, think_in_prompt)
+    if isinstance(result, Invalid):
+        assert result.reason
+        return
+    for tag in TAGS:
+        is_given = tag == "<think>" and think_in_prompt
+        assert text.count(tag) == (0 if is_given else 1)
+        assert tag not in result.thought + result.answer
 
 
 @given(expressions)
@@ -149,10 +146,9 @@ def test_values_are_pythons(text):
     except ZeroDivisionError:
         assert evaluate(text) == Invalid("a division by zero")
     else:
-        numbers = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)]
-        assert evaluate(text) == Value(
-            right, [node.value for node in sorted(numbers, key=lambda node: node.col_offset)]
-        )
+        nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)]
+        nodes.sort(key=lambda node: node.col_offset)
+        assert evaluate(text) == Value(right, [node.value for node in nodes])
         assert evaluate(text.replace("+", " + ")) == evaluate(text)
 
 
@@ -239,29 +235,23 @@ def test_hostile_expressions_are_refused_at_once(text):
 
 @given(st.text("0123456789+-*/() ", max_size=140))
 def test_any_signs_have_a_value_or_a_reason(text):
-    found = evaluate(text)
-    assert found.reason if isinstance(found, Invalid) else found.value.numerator.bit_length() < 500
+    result = evaluate(text)
+    if isinstance(result, Invalid):
+        assert result.reason
+    else:
+        assert result.value.numerator.bit_length() < 500
 
 
 @given(st.integers(-(10**12), 10**12))
 def test_whole_numbers(number):
-    assert (
-        parse_integer(str(number)) == number
-        if len(str(abs(number))) <= MAX_DIGITS
-        else isinstance(parse_integer(str(number)), Invalid)
-    )
-    assert all(
-        isinstance(parse_integer(wrong), Invalid)
-        for wrong in (
-            f"+{number}",
-            f"{number}\n",
-            f"{number}.0",
-            f" {number}",
-            f"0{number}",
-            f"x={number}",
-            f"-0{number}",
-        )
-    )
+    if len(str(abs(number))) <= MAX_DIGITS:
+        assert parse_integer(str(number)) == number
+    else:
+        assert isinstance(parse_integer(str(number)), Invalid)
+
+    for prefix, suffix in (("+", ""), ("", "\n"), ("", ".0"), (" ", ""), ("0", ""), ("x=", "")):
+        assert isinstance(parse_integer(f"{prefix}{number}{suffix}"), Invalid)
+    assert isinstance(parse_integer(f"-0{number}"), Invalid)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A command line names a task of this package, a researcher's own one, or a file of questions."""
 
+import hashlib
 import json
 import random
 
@@ -35,6 +36,31 @@ def test_each_task_is_found_by_its_name_and_level(name):
     assert task.name == name
     assert levels == tuple(task.levels)
     assert parse_task(f"{name}:1") == (task, (1,))
+
+
+# SHA-256 of the problems of seed 7, eight of each level and side. A change here means that seeds,
+# and so recorded runs, no longer name the same problems.
+DIGESTS = {
+    "addition": "b5e11c2af4096591",
+    "countdown": "943b5c2194e10c48",
+    "arithmetic": "396febd47678f0b8",
+    "equation": "fbcde2e89625af21",
+    "knights": "ef71a53507c1e0e9",
+    "program": "e4f9a9a0e8f8b01b",
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_seed_names_the_same_problems_as_ever(name):
+    digest = hashlib.sha256()
+    for level in TASKS[name].levels:
+        for held_out in (False, True):
+            side = Problems(TASKS[name], (level,), held_out, seed=7)
+            for index in range(8):
+                problem = side[index]
+                fields = [problem.task, level, problem.prompt, problem.key, problem.data]
+                digest.update(json.dumps(fields).encode())
+    assert digest.hexdigest()[:16] == DIGESTS[name]
 
 
 def test_an_unknown_task_is_an_error_that_says_what_there_is():

@@ -6,6 +6,7 @@ import math
 import random
 import re
 import time
+from collections import Counter
 from dataclasses import replace
 from itertools import permutations, product
 
@@ -36,10 +37,10 @@ LONGEST = {
 }  # characters: prompt, thought
 
 
-def problems(name, level, count=40, **settings):
-    return (lambda found: [found[index] for index in range(count)])(
-        Problems(TASKS[name], (level,), settings.pop("held_out", False), **settings)
-    )
+def problems(name, level, count=40, held_out=False):
+    """The first problems of one level and side."""
+    side = Problems(TASKS[name], (level,), held_out)
+    return [side[index] for index in range(count)]
 
 
 @each
@@ -51,36 +52,32 @@ def test_solutions_are_short_right_and_of_the_form(name, level):
         assert parse(wrap(thought, answer)) == Parsed(thought, answer)
         assert len(problem.prompt) <= LONGEST[name][0]
         assert len(thought) <= LONGEST[name][1]
-        assert replace(problem, data=json.loads(json.dumps(problem.data))).data == problem.data, (
-            "a problem can be written to a file"
-        )
+        assert json.loads(json.dumps(problem.data)) == problem.data
         assert problem.task == name
         assert problem.level == level
 
 
 @each
 def test_problems_are_functions_of_seed_and_index(name, level):
-    first = Problems(TASKS[name], (level,), False, seed=3)
-    again = [Problems(TASKS[name], (level,), False, seed=3)[index] for index in (7, 2, 10**9)]
-    assert [first[index] for index in (7, 2, 10**9)] == again
-    assert [problem.data for problem in again] == [first[index].data for index in (7, 2, 10**9)]
-    solved = [TASKS[name].solve(again[0], random.Random(5)) for _ in range(2)]
-    assert solved[0] == solved[1]
+    task = TASKS[name]
+    first = Problems(task, (level,), False, seed=3)
+    for index in (7, 2, 10**9):
+        again = Problems(task, (level,), False, seed=3)[index]
+        assert first[index] == again
+        assert first[index].data == again.data
+    assert task.solve(again, random.Random(5)) == task.solve(again, random.Random(5))
 
 
 @pytest.mark.parametrize("name", ["addition", "countdown", "arithmetic", "equation", "knights"])
 def test_no_problem_is_on_both_sides(name):
     levels = tuple(TASKS[name].levels)
-    train = {
-        problem.key
-        for seed in range(3)
-        for problem in map(Problems(TASKS[name], levels, False, seed=seed).__getitem__, range(350))
-    }
-    held_out = {
-        problem.key
-        for seed in (0, 1, 99)
-        for problem in map(Problems(TASKS[name], levels, True, seed=seed).__getitem__, range(35))
-    }
+
+    def keys(held_out, seeds, count):
+        sides = [Problems(TASKS[name], levels, held_out, seed=seed) for seed in seeds]
+        return {side[index].key for side in sides for index in range(count)}
+
+    train = keys(False, seeds=(0, 1, 2), count=350)
+    held_out = keys(True, seeds=(0, 1, 99), count=35)
     assert train
     assert held_out
     assert not train & held_out
@@ -88,37 +85,32 @@ def test_no_problem_is_on_both_sides(name):
 
 
 def test_the_same_question_is_on_one_side_whoever_asks():
+    sums = problems("addition", 1, 1500) + problems("addition", 2, 1500)
+    addition = {problem.prompt: problem.key for problem in sums}
     arithmetic = {problem.prompt: problem.key for problem in problems("arithmetic", 1, 1500)}
-    addition = {
-        problem.prompt: problem.key
-        for level in (1, 2)
-        for problem in problems("addition", level, 1500)
-    }
-    assert len(shared := arithmetic.keys() & addition.keys()) > 20
+    shared = arithmetic.keys() & addition.keys()
+    assert len(shared) > 20
     assert all(arithmetic[prompt] == addition[prompt] for prompt in shared)
 
 
 def test_canonical_forms():
     sums = {problem.prompt: problem.key for problem in problems("addition", 1, 300)}
-    pairs = [(prompt, f"{prompt[2]}+{prompt[0]}=") for prompt in sums if prompt[0] != prompt[2]]
-    assert len(found := [pair for pair in pairs if pair[1] in sums]) > 20
-    assert all(sums[a] == sums[b] for a, b in found)
-    assert (
-        canonical(("+", 3, ("*", 4, 2)))
-        == canonical(("+", ("*", 2, 4), 3))
-        != canonical(("*", ("+", 3, 4), 2))
-    )
-    assert (
-        canonical(("-", 9, ("-", 4, 2)))
-        == canonical(("+", ("-", 9, 4), 2))
-        != canonical(("-", ("-", 9, 4), 2))
-    )
-    equations = problems("equation", 3, 100)
-    assert all(
-        problem.key
-        == "=".join(sorted(f"{a}x{b:+d}" for a, b in (problem.data["left"], problem.data["right"])))
-        for problem in equations
-    )
+    swapped = {prompt: f"{prompt[2]}+{prompt[0]}=" for prompt in sums if prompt[0] != prompt[2]}
+    pairs = [(prompt, other) for prompt, other in swapped.items() if other in sums]
+    assert len(pairs) > 20
+    assert all(sums[prompt] == sums[other] for prompt, other in pairs)
+
+    key = canonical(("+", 3, ("*", 4, 2)))
+    assert key == canonical(("+", ("*", 2, 4), 3))
+    assert key != canonical(("*", ("+", 3, 4), 2))
+    key = canonical(("-", 9, ("-", 4, 2)))
+    assert key == canonical(("+", ("-", 9, 4), 2))
+    assert key != canonical(("-", ("-", 9, 4), 2))
+
+    for problem in problems("equation", 3, 100):
+        sides = (problem.data["left"], problem.data["right"])
+        assert problem.key == "=".join(sorted(f"{a}x{b:+d}" for a, b in sides))
+
     puzzle = problems("knights", 2, 1)[0]
     for to in permutations(range(3)):  # the same puzzle under other names and in another order
         claims = [
@@ -137,33 +129,30 @@ def test_canonical_forms():
 
 
 def test_countdown_problems_differ_in_more_than_order():
-    found = problems("countdown", 1, 100)
-    assert all(
-        problem.key
-        == f"{problem.data['target']} from {' '.join(map(str, sorted(problem.data['numbers'])))}"
-        for problem in found
-    )
+    for problem in problems("countdown", 1, 100):
+        numbers = " ".join(map(str, sorted(problem.data["numbers"])))
+        assert problem.key == f"{problem.data['target']} from {numbers}"
 
 
 @given(st.randoms(use_true_random=False), st.lists(st.integers(1, 99), min_size=1, max_size=5))
 def test_expressions_are_written_as_they_are_valued(rng, numbers):
     tree = draw(rng, numbers, "+-*/")
-    found = evaluate(write(tree))
-    assert (
-        isinstance(found, Invalid)
-        if value(tree) is None
-        else (found.value, sorted(found.numbers)) == (value(tree), sorted(numbers))
-    )
+    result = evaluate(write(tree))
+    if value(tree) is None:
+        assert isinstance(result, Invalid)
+    else:
+        assert result.value == value(tree)
+        assert sorted(result.numbers) == sorted(numbers)
 
 
 def test_ways_counts_every_expression():
     """Against a plain enumeration of 3! orders, 2 shapes and 4 x 4 operators."""
-    numbers, found = [3, 5, 8], {}
+    numbers, counts = [3, 5, 8], Counter()
     for (a, b, c), first, second in product(permutations(numbers), "+-*/", "+-*/"):
         for tree in ((first, a, (second, b, c)), (second, (first, a, b), c)):
-            found[value(tree)] = found.get(value(tree), 0) + 1
-    found.pop(None, None)
-    assert ways(numbers, "+-*/") == found
+            counts[value(tree)] += 1
+    counts.pop(None, None)
+    assert ways(numbers, "+-*/") == counts
     assert sum(ways([1, 2, 3, 4], "+-").values()) == 24 * 5 * 8
 
 
@@ -171,16 +160,15 @@ def test_ways_counts_every_expression():
     ("level", "once", "sixteen"), [(1, 0.056, 0.53), (2, 0.097, 0.775), (3, 0.034, 0.405)]
 )
 def test_random_expressions_solve_no_more_countdown_than_is_known(level, once, sixteen):
-    found = problems("countdown", level, 250)
-    assert floor(found) == pytest.approx(once, abs=0.008)
-    assert floor(found, 16) == pytest.approx(sixteen, abs=0.05)
-    problem, rng = found[0], random.Random(0)
-    tried = [
-        value(draw(rng, problem.data["numbers"], LEVELS[level].operators)) for _ in range(3000)
-    ]
-    hits = sum(result == problem.data["target"] for result in tried) / sum(
-        result is not None for result in tried
-    )
+    sample = problems("countdown", level, 250)
+    assert floor(sample) == pytest.approx(once, abs=0.008)
+    assert floor(sample, 16) == pytest.approx(sixteen, abs=0.05)
+
+    problem, rng = sample[0], random.Random(0)
+    operators = LEVELS[level].operators
+    values = [value(draw(rng, problem.data["numbers"], operators)) for _ in range(3000)]
+    valid = [result for result in values if result is not None]
+    hits = valid.count(problem.data["target"]) / len(valid)
     assert hits == pytest.approx(float(chance(problem)), abs=0.02)
 
 
@@ -215,13 +203,11 @@ def test_countdown_says_what_is_wrong():
 
 def test_countdown_can_be_thought_in_chinese():
     for index, problem in enumerate(problems("countdown", 1)):
-        english, chinese = (
-            TASKS["countdown"].solve(problem, random.Random(index), language)
-            for language in ("en", "zh")
-        )
+        thought, answer = TASKS["countdown"].solve(problem, random.Random(index), "en")
         for word, other in zip(WORDS["en"].values(), WORDS["zh"].values()):
-            english = (english[0].replace(f" {word}", f" {other}"), english[1])
-        assert english == chinese
+            thought = thought.replace(f" {word}", f" {other}")
+        chinese = TASKS["countdown"].solve(problem, random.Random(index), "zh")
+        assert (thought, answer) == chinese
     with pytest.raises(DataError, match="words in en and zh, not in 'fr'"):
         TASKS["countdown"].solve(problem, random.Random(0), "fr")
 
@@ -232,13 +218,14 @@ def test_every_line_of_a_trace_is_true(name):
     for level in TASKS[name].levels:
         for problem in problems(name, level, 60):
             thought, answer = TASKS[name].solve(problem, random.Random(0))
+            lines = thought.split("\n")
             if name == "arithmetic":
-                assert {
-                    evaluate(line).value for line in [problem.prompt[:-1], *thought.split("\n")]
-                } == {int(answer)}
-            for line in thought.split("\n") if name != "arithmetic" else ():
-                left, right = line.split(" ")[0].split("=")
-                assert signed(left) == signed(right)
+                for line in [problem.prompt[:-1], *lines]:
+                    assert evaluate(line).value == int(answer)
+            else:
+                for line in lines:
+                    left, right = line.split(" ")[0].split("=")
+                    assert signed(left) == signed(right)
 
 
 def test_equations_hold():
@@ -252,9 +239,8 @@ def test_equations_hold():
 
 
 def signed(text):
-    """The value of an expression in which numbers may be below zero at its beginning or in
-    brackets."""
-    return evaluate(re.sub(r"^-|\(-", lambda found: found[0][:-1] + "0-", text)).value
+    """The value of an expression whose numbers may be negative, at its start or in brackets."""
+    return evaluate(re.sub(r"^-|\(-", lambda match: match[0][:-1] + "0-", text)).value
 
 
 def at(side, x):
@@ -264,33 +250,33 @@ def at(side, x):
 
 def test_puzzles_have_one_solution_and_say_so_plainly():
     """The prompt alone, read again from its words, has the answer for its only solution."""
-    for problem in [
-        problem for level in TASKS["knights"].levels for problem in problems("knights", level, 30)
-    ]:
-        names = sorted(problem.data["names"])
-        solutions = []
-        for kinds in product((False, True), repeat=len(names)):
-            is_knight = dict(zip(names, kinds))
-            if all(
-                is_knight[claim[0]] == says(claim[3:], is_knight)
-                for claim in problem.prompt.split(", ")
-            ):
-                solutions.append(
-                    " ".join(f"{name} {'knight' if is_knight[name] else 'knave'}" for name in names)
-                )
-        assert solutions == [TASKS["knights"].solve(problem, random.Random(0))[1]]
-        assert (
-            TASKS["knights"]
-            .verify(problem, " ".join(solutions[0].split()[-2:] + solutions[0].split()[:-2]))
-            .reward
-            == 1
-        ), "any order"
+    task = TASKS["knights"]
+    for level in task.levels:
+        for problem in problems("knights", level, 30):
+            solutions = read_solutions(problem)
+            assert solutions == [task.solve(problem, random.Random(0))[1]]
+            words = solutions[0].split()
+            assert task.verify(problem, " ".join(words[-2:] + words[:-2])).reward == 1, "any order"
 
 
-def says(claim, is_knight):
-    for word, judge in ((" and ", all), (" or ", any)):
+def read_solutions(problem):
+    """The answers that fit the words of the prompt."""
+    names = sorted(problem.data["names"])
+    claims = problem.prompt.split(", ")
+    solutions = []
+    for kinds in product((False, True), repeat=len(names)):
+        is_knight = dict(zip(names, kinds))
+        if all(is_knight[claim[0]] == is_true(claim[3:], is_knight) for claim in claims):
+            parts = [f"{name} {'knight' if is_knight[name] else 'knave'}" for name in names]
+            solutions.append(" ".join(parts))
+    return solutions
+
+
+def is_true(claim, is_knight):
+    """Whether a claim, in words, is true of these kinds."""
+    for word, combine in ((" and ", all), (" or ", any)):
         if word in claim:
-            return judge(says(part, is_knight) for part in claim.split(word))
+            return combine(is_true(part, is_knight) for part in claim.split(word))
     *who, what = claim.split()
     kinds = [is_knight[name] for name in who]
     return {
@@ -359,7 +345,7 @@ def test_verifiers_never_raise(which, index, text):
     assert grade.reason
 
 
-def test_what_is_asked_wrongly_is_told():
+def test_wrong_arguments_are_errors_that_say_what_is_possible():
     with pytest.raises(DataError, match="no task 'countdwon': did you mean 'countdown'"):
         find_task("countdwon")
     assert find_task("addition") is TASKS["addition"]
@@ -385,12 +371,9 @@ def test_attempts_have_the_right_form_and_are_right_by_chance(name, level, least
     task = find_task(name)
     problems = Problems(task, (level,), held_out=False)
     tries = [(problems[i], attempt(task, problems[i], random.Random(i))) for i in range(1000)]
-    assert all(isinstance(parse(wrap(*made)), Parsed) for _, made in tries)
-    assert (
-        least
-        < sum(task.verify(problem, answer).reward for problem, (_, answer) in tries) / 1000
-        < most
-    )
+    assert all(isinstance(parse(wrap(*solution)), Parsed) for _, solution in tries)
+    rewards = [task.verify(problem, answer).reward for problem, (_, answer) in tries]
+    assert least < sum(rewards) / 1000 < most
     with pytest.raises(DataError, match="has solutions but no attempts"):
         attempt(find_task("equation"), problems[0], random.Random(0))
 
@@ -406,10 +389,11 @@ def test_countdown_compares_truly_and_answers_what_it_tried_last(write):
     for index, problem in enumerate(problems("countdown", 1, 200)):
         thought, answer = write(task, problem, random.Random(index))
         for line in thought.split("\n"):
-            value, asked, said = re.fullmatch(r"(?:\S+=(-?\d+) )+(-?\d+)\? (yes|no)", line).groups()
-            assert asked == str(problem.data["target"])
-            assert (value == asked) == (said == "yes")
-        assert (task.verify(problem, answer).reward == 1) == (said == "yes")
+            form = re.fullmatch(r"(?:\S+=(-?\d+) )+(-?\d+)\? (yes|no)", line)
+            value, target, outcome = form.groups()
+            assert target == str(problem.data["target"])
+            assert (value == target) == (outcome == "yes")
+        assert (task.verify(problem, answer).reward == 1) == (outcome == "yes")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
@@ -417,13 +401,13 @@ def test_some_of_what_a_base_model_reads_are_attempts(share):
     """A solution always ends right, an attempt seldom."""
     settings = SolutionSettings(None, "en", 511, False, share, "sft")
     side = Solutions("countdown:1", Problems(TASKS["countdown"], (1,), False), 400, settings)
-    right = (
-        sum(
-            TASKS["countdown"]
-            .verify(side.problems[i], parse(side.solution(i, side.problems[i])).answer)
-            .reward
-            for i in range(400)
-        )
-        / 400
-    )
-    assert right == 1 if share == 0 else abs(right - (1 - share + 0.18 * share)) < 0.07
+    rewards = []
+    for index in range(400):
+        problem = side.problems[index]
+        answer = parse(side.solution(index, problem)).answer
+        rewards.append(TASKS["countdown"].verify(problem, answer).reward)
+
+    right = sum(rewards) / 400
+    if share == 0:
+        assert right == 1
+    assert right == pytest.approx(1 - share + 0.18 * share, abs=0.07)
