@@ -219,8 +219,3 @@ class Config:
             if getattr(self, kind) is not None:
                 return kind
         return ""
-
-    @property
-    def post(self) -> SftConfig | DpoConfig | DistillConfig | GrpoConfig | None:
-        """What follows pre-training, if anything."""
-        return self.sft or self.dpo or self.distill or self.grpo

@@ -5,22 +5,19 @@ import importlib
 from seekjax.config import Config
 from seekjax.train.training import Training
 
-KINDS = {
+PATHS = {
+    "": "seekjax.train.pretrain:Pretraining",
     "sft": "seekjax.post.tune.sft:FineTuning",
     "dpo": "seekjax.post.tune.dpo:Preference",
     "distill": "seekjax.post.distill.distillation:Distillation",
     "grpo": "seekjax.post.rl.grpo:Reinforcement",
 }
-PRETRAINING = "seekjax.train.pretrain:Pretraining"
 ON_POLICY = "seekjax.post.distill.on_policy:OnPolicy"
 
 
 def training_of(config: Config) -> type[Training]:
     """Return the kind of training that a config asks for; only its module is imported."""
-    path = PRETRAINING
-    for section, kind in KINDS.items():
-        if getattr(config, section) is not None:
-            path = kind
+    path = PATHS[config.kind]
     if config.distill is not None and config.distill.on_policy:
         path = ON_POLICY
     module, _, name = path.partition(":")

@@ -79,8 +79,8 @@ class Chosen(RunSpec):
         self._chosen_LE: np.ndarray | None = None
         train_all = self.optimizer
 
-        def update(grads, state, params=None):
-            updates, state = train_all.update(grads, state, params)
+        def update(updates, state, params=None):
+            updates, state = train_all.update(updates, state, params)
             return jax.tree.map(lambda x, mask: jnp.where(mask, x, 0), updates, self.mask()), state
 
         self.optimizer = optax.GradientTransformation(train_all.init, update)

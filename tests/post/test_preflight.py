@@ -10,7 +10,14 @@ import pytest
 
 from seekjax.checkpoint.config_json import to_json
 from seekjax.checkpoint.write import Checkpoints
-from seekjax.config import Config, DataConfig, GrpoConfig, KernelConfig, TrainConfig
+from seekjax.config import (
+    Config,
+    DataConfig,
+    GrpoConfig,
+    KernelConfig,
+    Objective,
+    TrainConfig,
+)
 from seekjax.data import load_tokenizer
 from seekjax.errors import RunError
 from seekjax.open import initial_variables, with_initial_model

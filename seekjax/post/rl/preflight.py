@@ -135,8 +135,8 @@ def diagnose(findings: Findings, accuracy: float, max_new: int) -> str:
     if not findings.form and findings.tagged < 0.05:
         return (
             f"none {samples} has the form {FORM}, and hardly any has one of its tags: the model "
-            "has not seen this form of chat. Fine-tune it on solved problems first (python train.py "
-            "sft), or name the chat template it was trained with by --grpo.template."
+            "has not seen this form of chat. Fine-tune it on solved problems first (python "
+            "train.py sft), or name the chat template it was trained with by --grpo.template."
         )
     if not findings.form:
         return (

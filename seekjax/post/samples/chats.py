@@ -47,7 +47,7 @@ def load_chats(
     """
     rows = open_rows(name, f"{section}.chats")
     places, keys, dropped = [], [], 0
-    for row, record in enumerate(rows):
+    for row, record in rows.records():
         for which, sample in enumerate(render(rows, row, record, chat_format)):
             size = len(sample.tokens)
             if fits(rows.name_of(row), size, sequence, drop_long, section):

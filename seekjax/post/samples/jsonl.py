@@ -1,7 +1,8 @@
 """Rows of .jsonl files, and the checks of what they hold."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from seekjax.data import DataError
 from seekjax.data.chat import Message
@@ -15,6 +16,14 @@ ROLES = ("system", "user", "assistant")
 
 class Rows(JsonLines):
     """The objects of a .jsonl file, by row."""
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        return super().__getitem__(row)
+
+    def records(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield each row with its object, in one pass over the file."""
+        for row, record in enumerate(self):
+            yield row, cast(dict[str, Any], record)
 
     def name_of(self, row: int) -> str:
         """Return the name of a row for messages, as "FILE line 3"."""

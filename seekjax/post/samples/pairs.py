@@ -117,7 +117,7 @@ def _load_file(
 ) -> Source:
     rows = open_rows(name, "dpo.pairs")
     places, keys, dropped = [], [], 0
-    for row, record in enumerate(rows):
+    for row, record in rows.records():
         where = rows.name_of(row)
         pair = render_pair(where, record, chat_format)
         size = len(pair.prompt) + max(len(pair.chosen), len(pair.rejected))
