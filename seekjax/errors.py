@@ -40,7 +40,11 @@ class SandboxError(SeekjaxError):
     """No sandbox works on this machine, or it broke: the program was not graded."""
 
 
-def need(condition: object, sentence: str, error: type[SeekjaxError] = ConfigError) -> None:
+def need(
+    condition: object,
+    sentence: str,
+    error: type[SeekjaxError] = ConfigError,
+) -> None:
     """Raise `error` with this sentence unless the condition holds."""
     if not condition:
         raise error(sentence)

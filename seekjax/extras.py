@@ -6,7 +6,12 @@ from types import ModuleType
 from seekjax.errors import SeekjaxError
 
 
-def import_extra(module: str, extra: str, purpose: str, error: type[SeekjaxError]) -> ModuleType:
+def import_extra(
+    module: str,
+    extra: str,
+    purpose: str,
+    error: type[SeekjaxError],
+) -> ModuleType:
     """Import a module of an optional package.
 
     Raises `error` with the sentence of `missing_extra` if the package is not installed.

@@ -65,7 +65,9 @@ def put_batch(batch: dict[str, np.ndarray], axes: str) -> dict[str, jax.Array]:
 
 
 def check_divisible(
-    sizes: dict[str, int], field: dict[str, str], mesh_sizes: dict[str, int]
+    sizes: dict[str, int],
+    field: dict[str, str],
+    mesh_sizes: dict[str, int],
 ) -> None:
     """Raise ValueError if the size of a logical axis does not divide over its mesh axes.
 

@@ -59,7 +59,11 @@ _vocabulary_without_mesh: Vocabulary | None = None
 
 
 @contextmanager
-def use(mesh: AnyMesh, vocabulary: Vocabulary, rules: Rules = RULES) -> Iterator[AnyMesh]:
+def use(
+    mesh: AnyMesh,
+    vocabulary: Vocabulary,
+    rules: Rules = RULES,
+) -> Iterator[AnyMesh]:
     """Place arrays on this mesh by these rules within the block.
 
     Outside such a block each verb below leaves arrays where they are. Raises ValueError if a rule
@@ -159,7 +163,12 @@ def constrain(x: jax.Array, axes: str) -> jax.Array:
     return x
 
 
-def local(function: Callable, inputs: Any, outputs: Any, opaque: bool = False) -> Callable:
+def local(
+    function: Callable,
+    inputs: Any,
+    outputs: Any,
+    opaque: bool = False,
+) -> Callable:
     """Return `function` run on each device's own part of its arguments.
 
     `inputs` and `outputs` are trees of logical-axes strings. The body is a plain array function

@@ -103,7 +103,11 @@ def human(size: float) -> str:
     return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:#.3g} {unit}"
 
 
-def _row(path: str, x: jax.ShapeDtypeStruct, axes: str) -> Row:
+def _row(
+    path: str,
+    x: jax.ShapeDtypeStruct,
+    axes: str,
+) -> Row:
     layout = sharding(axes)
     size = x.dtype.itemsize
 

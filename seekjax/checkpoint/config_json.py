@@ -24,7 +24,11 @@ def to_json(config: Config) -> dict[str, Any]:
     return values
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], path: str = "") -> list[str]:
+def differences(
+    old: dict[str, Any],
+    new: dict[str, Any],
+    path: str = "",
+) -> list[str]:
     """Return "train.steps: 100 -> 200" for every field in which two configs differ."""
     lines = []
     for name in old.keys() | new.keys():
@@ -36,7 +40,12 @@ def differences(old: dict[str, Any], new: dict[str, Any], path: str = "") -> lis
     return sorted(lines)
 
 
-def read_config(path: Path, *, trust: bool, parts: tuple[str, ...] | None = None) -> Config:
+def read_config(
+    path: Path,
+    *,
+    trust: bool,
+    parts: tuple[str, ...] | None = None,
+) -> Config:
     """Return the Config that `to_json` wrote, here or in an earlier version of seekjax.
 
     A field that the file lacks has its default. A config.json may come from a stranger: unless
@@ -54,7 +63,11 @@ def read_config(path: Path, *, trust: bool, parts: tuple[str, ...] | None = None
     return config
 
 
-def _refuse_foreign_names(path: Path, config: Config, parts: tuple[str, ...] | None) -> None:
+def _refuse_foreign_names(
+    path: Path,
+    config: Config,
+    parts: tuple[str, ...] | None,
+) -> None:
     """Raise RunError for the first name that would import code from outside this package."""
     for field, name in named_choices(config):
         is_used = parts is None or field.partition(".")[0] in parts
@@ -81,7 +94,11 @@ def _from_json(kind: Any, value: Any, path: str) -> Any:
     return Path(value) if kind is Path else value
 
 
-def _dataclass_from_json(kind: Any, values: dict[str, Any], path: str) -> Any:
+def _dataclass_from_json(
+    kind: Any,
+    values: dict[str, Any],
+    path: str,
+) -> Any:
     """Return the dataclass with these fields, and with defaults for the others."""
     hints = typing.get_type_hints(kind)
     made = {}

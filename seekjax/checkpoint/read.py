@@ -133,7 +133,11 @@ def _restore_args(x: jax.ShapeDtypeStruct) -> ocp.ArrayRestoreArgs:
     return ocp.ArrayRestoreArgs(sharding=x.sharding, global_shape=x.shape, dtype=x.dtype)
 
 
-def restore_merged(step: Path, config: Config, abstract: dict[str, Any]) -> dict[str, Any]:
+def restore_merged(
+    step: Path,
+    config: Config,
+    abstract: dict[str, Any],
+) -> dict[str, Any]:
     """Return {"params", "balance"} of a run of adapters: frozen weights plus the adapters."""
     axes = axes_of(named_variables(config.model, config.kernel))["params"]
     default = jax.sharding.SingleDeviceSharding(jax.devices()[0])

@@ -70,7 +70,14 @@ class Checkpoints:
         """The newest step on the disk, if any; a save in progress does not count yet."""
         return max(self._steps(), default=None)
 
-    def save(self, step: int, state: Any, *, data: Any, config: dict) -> None:
+    def save(
+        self,
+        step: int,
+        state: Any,
+        *,
+        data: Any,
+        config: dict,
+    ) -> None:
         """Save in the background; return once the arrays are copied, so that they may be donated.
 
         Waits for the previous save first. Saving the step last saved or restored does nothing.
@@ -173,7 +180,12 @@ class Checkpoints:
         except Exception as error:
             self._error = self._give_up(step, saving, error)
 
-    def _give_up(self, step: int, saving: Path, error: Exception) -> CheckpointError:
+    def _give_up(
+        self,
+        step: int,
+        saving: Path,
+        error: Exception,
+    ) -> CheckpointError:
         """Remove what was written of `step`; return the error as a sentence."""
         if self._first:
             shutil.rmtree(saving, ignore_errors=True)

@@ -204,7 +204,9 @@ def mix_training(corpus: Corpus, seed: int) -> grain.MapDataset:
 
 
 def _mix(
-    sides: Sequence[Sequence], weights: Sequence[float], seeds: Sequence[int]
+    sides: Sequence[Sequence],
+    weights: Sequence[float],
+    seeds: Sequence[int],
 ) -> grain.MapDataset:
     """Return the documents of several sources, shuffled, repeated, and interleaved by weight."""
     shuffled = []
@@ -292,7 +294,10 @@ def _fill_in_the_middle(rate: float, tokenizer: Tokenizer) -> _FillInTheMiddle:
 
 
 def _first_fit(
-    rows: grain.IterDataset, window: int, fill: dict[str, int], seed: int
+    rows: grain.IterDataset,
+    window: int,
+    fill: dict[str, int],
+    seed: int,
 ) -> grain.IterDataset:
     """Pack whole documents, each into the first of several rows with room for it.
 

@@ -107,7 +107,11 @@ class ChatTemplate:
             write_atomically(file, self.source)
 
 
-def load_chat(folder: Path, tokenizer: Tokenizer, name: TemplateName = "auto") -> ChatTemplate:
+def load_chat(
+    folder: Path,
+    tokenizer: Tokenizer,
+    name: TemplateName = "auto",
+) -> ChatTemplate:
     """Return the template of `find_template`, compiled.
 
     Raises:
@@ -120,7 +124,11 @@ def load_chat(folder: Path, tokenizer: Tokenizer, name: TemplateName = "auto") -
     return compile_chat(source, bos, eos)
 
 
-def find_template(folder: Path, tokenizer: Tokenizer, name: TemplateName = "auto") -> str:
+def find_template(
+    folder: Path,
+    tokenizer: Tokenizer,
+    name: TemplateName = "auto",
+) -> str:
     """Return the source of a built-in template by name, or with "auto" of the folder's own.
 
     The folder's own is chat_template.jinja, or chat_template in tokenizer_config.json. A folder
@@ -147,7 +155,11 @@ def find_template(folder: Path, tokenizer: Tokenizer, name: TemplateName = "auto
     return BUILT_IN["v3"]
 
 
-def compile_chat(source: str, bos: str = BOS, eos: str = EOS) -> ChatTemplate:
+def compile_chat(
+    source: str,
+    bos: str = BOS,
+    eos: str = EOS,
+) -> ChatTemplate:
     """Return a compiled template.
 
     Raises:

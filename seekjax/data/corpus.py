@@ -198,7 +198,10 @@ def _path(name: str) -> Path:
 
 
 def _split_by_hash(
-    name: str, weight: float, shards: Sequence[Sequence[str]], share: float
+    name: str,
+    weight: float,
+    shards: Sequence[Sequence[str]],
+    share: float,
 ) -> Source:
     """Read every document, which checks it, and assign it to one side by its hash."""
     fractions = []

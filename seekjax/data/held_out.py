@@ -63,7 +63,11 @@ def exact_batches(
     return [stack(rows[start : start + batch]) for start in range(0, len(rows), batch)]
 
 
-def padded_row(tokens: Sequence[int] | np.ndarray, window: int, pad: int) -> dict[str, np.ndarray]:
+def padded_row(
+    tokens: Sequence[int] | np.ndarray,
+    window: int,
+    pad: int,
+) -> dict[str, np.ndarray]:
     """Return one row of `window` positions: the tokens as segment 1, then padding as segment 0."""
     padding = (0, window - len(tokens))
     return {

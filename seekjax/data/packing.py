@@ -59,7 +59,14 @@ class Rows(grain.IterDataset):
     Without `split`, a row has up to `window` tokens of a single document, for a packer to combine.
     """
 
-    def __init__(self, stream: Stream, *, window: int, lanes: int, split: bool):
+    def __init__(
+        self,
+        stream: Stream,
+        *,
+        window: int,
+        lanes: int,
+        split: bool,
+    ):
         super().__init__()
         self.stream = stream
         self.window = window

@@ -167,7 +167,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
         tree.set_environment(self).set_lineno(1)
         return self.from_string(tree)
 
-    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+    def is_safe_attribute(
+        self,
+        obj: Any,
+        attr: str,
+        value: Any,
+    ) -> bool:
         """Allow METHODS of built-in types, and what Jinja allows of all other types."""
         if not super().is_safe_attribute(obj, attr, value):
             return False
@@ -181,7 +186,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """Charge for the key, which is hashed."""
         return super().getitem(obj, charged(argument))
 
-    def call_binop(self, context, operator: str, left: Any, right: Any) -> Any:
+    def call_binop(
+        self,
+        context,
+        operator: str,
+        left: Any,
+        right: Any,
+    ) -> Any:
         """Allow arithmetic on numbers, with small powers, and `+` on anything."""
         numbers = isinstance(left, (int, float)) and isinstance(right, (int, float))
 
@@ -277,7 +288,12 @@ def _call(name: str, *args: nodes.Expr) -> nodes.Call:
     return nodes.Call(nodes.EnvironmentAttribute(name), list(args), [], None, None)
 
 
-def _price(name: str, value: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
+def _price(
+    name: str,
+    value: Any,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> int:
     """Return the charge for a method or filter of that name on a value."""
     own = size(value)
     given = 1 + sum(size(argument) for argument in (*args, *kwargs.values()))
@@ -350,7 +366,12 @@ def to_json(
     return "".join(map(charged, pieces))
 
 
-def indent(text: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
+def indent(
+    text: str,
+    width: int | str = 4,
+    first: bool = False,
+    blank: bool = False,
+) -> str:
     """Return the text indented as Jinja does, by at most WIDEST_INDENT."""
     if isinstance(width, str):
         margin = width

@@ -53,7 +53,12 @@ class Tokenizer:
             nats / ln 2 / bytes_V[targets].sum().
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, vocab: int, origin: str):
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        vocab: int,
+        origin: str,
+    ):
         """Wrap a tokenizer of the `tokenizers` library; `origin` names it in messages.
 
         Raises:
@@ -142,7 +147,11 @@ class Tokenizer:
         return text_sha256(self._backend.to_str())
 
 
-def load_tokenizer(config: DataConfig, vocab: int, corpus: Corpus | None) -> Tokenizer:
+def load_tokenizer(
+    config: DataConfig,
+    vocab: int,
+    corpus: Corpus | None,
+) -> Tokenizer:
     """Return the tokenizer of data.tokenizer: trained BPE, bytes, or read from a file.
 
     Raises:

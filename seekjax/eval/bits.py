@@ -47,7 +47,11 @@ class Totals:
         return float(np.exp(self.nats / self.tokens))
 
 
-def pack_rows(documents: Iterable[np.ndarray], begin: int, sequence: int) -> Iterator[Row]:
+def pack_rows(
+    documents: Iterable[np.ndarray],
+    begin: int,
+    sequence: int,
+) -> Iterator[Row]:
     """Yield documents of tokens as rows; the last is padded with targets that do not count."""
     tokens, mask = np.zeros(0, np.int32), np.zeros(0, bool)
     for document in documents:

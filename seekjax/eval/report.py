@@ -87,7 +87,12 @@ def report_path(folder: Path, task: tuple[str, ...]) -> Path:
     return folder / f"eval-{name}.json"
 
 
-def print_and_write(settings: EvalConfig, report: dict[str, Any], rate: float, path: Path) -> None:
+def print_and_write(
+    settings: EvalConfig,
+    report: dict[str, Any],
+    rate: float,
+    path: Path,
+) -> None:
     """Print the report's line and write the report atomically, in the first process.
 
     Raises DataError if the file cannot be written.

@@ -107,7 +107,11 @@ def decode_steps(
 
 
 def plain_step(
-    decoder: Decoder, variables: dict, state: State, sampling: SamplingArrays, stop_X: jax.Array
+    decoder: Decoder,
+    variables: dict,
+    state: State,
+    sampling: SamplingArrays,
+    stop_X: jax.Array,
 ) -> State:
     """Append one token to every row that is not done."""
     output = decoder.forward(variables, last_token(state), state.cache, state.length_B - 1)

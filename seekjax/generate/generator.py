@@ -227,7 +227,10 @@ def to_host(state: State) -> State:
 
 
 def read_new_tokens(
-    host: State, prompt_B: np.ndarray, completions: list[Completion], sampling: Sampling
+    host: State,
+    prompt_B: np.ndarray,
+    completions: list[Completion],
+    sampling: Sampling,
 ) -> None:
     """Extend unfinished completions by their new tokens; prompt_B is the length of each prompt."""
     for row, completion in enumerate(completions):

@@ -21,7 +21,11 @@ from seekjax.generate.state import State, slot_mask
 from seekjax.model.transformer import Output
 
 
-def begin_record(output: Output, slots: int, masks: bool) -> dict[str, Any]:
+def begin_record(
+    output: Output,
+    slots: int,
+    masks: bool,
+) -> dict[str, Any]:
     """Return the record after a prefill: the prompts' experts, and room for `slots` positions."""
     B, T = output.hidden_BTD.shape[:2]
     missing = slots - T
@@ -53,7 +57,11 @@ def record_choice(state: State, output: Output) -> dict[str, Any] | None:
     return state.record | {"choice": choice}
 
 
-def record_draw(state: State, sampled_BV: jax.Array, token_B: jax.Array) -> dict[str, Any] | None:
+def record_draw(
+    state: State,
+    sampled_BV: jax.Array,
+    token_B: jax.Array,
+) -> dict[str, Any] | None:
     """Return the record with the next token of every row that is not done.
 
     sampled_BV: the logits that token_B was drawn from.

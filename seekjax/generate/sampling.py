@@ -65,7 +65,11 @@ def row_keys(sampling: Sampling, rows: int) -> jax.Array:
     return jax.vmap(jax.random.key)(seed_B)
 
 
-def position_key(key_B: jax.Array, position_B: jax.Array, use: int = 0) -> jax.Array:
+def position_key(
+    key_B: jax.Array,
+    position_B: jax.Array,
+    use: int = 0,
+) -> jax.Array:
     """Return each row's key for one use at one position of its text."""
 
     def fold(key, position):

@@ -38,7 +38,11 @@ ACCEPT_DRAFT = 2
 
 
 def speculative_step(
-    decoder: Decoder, variables: dict, state: State, sampling: SamplingArrays, stop_X: jax.Array
+    decoder: Decoder,
+    variables: dict,
+    state: State,
+    sampling: SamplingArrays,
+    stop_X: jax.Array,
 ) -> State:
     """Append one or two tokens to every row that is not done.
 
@@ -133,7 +137,11 @@ def draft_after_prefill(
 
 
 def draw_draft(
-    state: State, x_BD: jax.Array, head_DV: jax.Array, cache: dict, sampling: SamplingArrays
+    state: State,
+    x_BD: jax.Array,
+    head_DV: jax.Array,
+    cache: dict,
+    sampling: SamplingArrays,
 ) -> State:
     """Draw a draft of the token at length_B, and keep the logits that it was drawn from."""
     logit_BV = apply_sampling(output_logits(x_BD, head_DV), sampling)

@@ -59,7 +59,11 @@ class Decoder:
         return transformer.apply(variables, tokens_BT, cache=cache, start=start, **how)
 
 
-def decoding_variables(decoder: Decoder, variables: dict, consume: bool = False) -> dict:
+def decoding_variables(
+    decoder: Decoder,
+    variables: dict,
+    consume: bool = False,
+) -> dict:
     """Return the variables as decoding reads them: each layer apart, matrices in the compute dtype.
 
     Quantised matrices are laid out by `quant.tree.ready`. Router, bias and norms stay float32.

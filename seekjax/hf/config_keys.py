@@ -178,7 +178,11 @@ def integer(value: Any, key: str) -> int:
     return value
 
 
-def number(value: Any, key: str, least: float = 1e-30) -> float:
+def number(
+    value: Any,
+    key: str,
+    least: float = 1e-30,
+) -> float:
     """Return a value that must be a number of at least `least`."""
     need(
         type(value) in (int, float) and least <= value < 1e30,

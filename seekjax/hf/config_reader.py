@@ -229,7 +229,11 @@ def _rope_kind(rope: dict[str, Any]) -> str:
     return "default"
 
 
-def _yarn(rope: dict[str, Any], base: float, context: Any) -> RopeConfig:
+def _yarn(
+    rope: dict[str, Any],
+    base: float,
+    context: Any,
+) -> RopeConfig:
     """YaRN's settings. Raises WeightsError if some are missing or do not fit."""
     for key in ("factor", "original_max_position_embeddings"):
         need(rope.get(key) is not None, f"config.json has yarn without {key}.", WeightsError)

@@ -30,7 +30,9 @@ def dequantise(x: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
 
 def quantise(
-    w: np.ndarray, ue8m0: bool = False, known: np.ndarray | None = None
+    w: np.ndarray,
+    ue8m0: bool = False,
+    known: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return E4M3 and the float32 scales of its blocks: each block's largest value over 448.
 

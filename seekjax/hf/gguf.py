@@ -49,7 +49,11 @@ def import_gguf() -> ModuleType:
 
 
 def save_gguf(
-    path: Path, model: ModelConfig, read: Read, kind: Type = "f32", tokenizer: Path | None = None
+    path: Path,
+    model: ModelConfig,
+    read: Read,
+    kind: Type = "f32",
+    tokenizer: Path | None = None,
 ) -> None:
     """Write a file that llama.cpp opens; it appears complete or not at all.
 
@@ -90,7 +94,12 @@ def save_gguf(
         writer.close()
 
 
-def _quantised_bytes(piece: Piece, read: Read, quantisation: Any, gguf: ModuleType) -> np.ndarray:
+def _quantised_bytes(
+    piece: Piece,
+    read: Read,
+    quantisation: Any,
+    gguf: ModuleType,
+) -> np.ndarray:
     """The bytes of a tensor of the file. Parts are quantised one by one, to hold few in float32."""
     quantised = []
     for part in piece.parts:
@@ -231,7 +240,11 @@ def _read_all(read: Read, tensor: Tensor) -> np.ndarray:
     return read(tensor)
 
 
-def _read_part(read: Read, tensor: Tensor, number: int) -> np.ndarray:
+def _read_part(
+    read: Read,
+    tensor: Tensor,
+    number: int,
+) -> np.ndarray:
     """One part of kv_b_proj, in the order that attention in the latent space reads."""
     ours = split(read(tensor), tensor)[number]  # [C, H, N] or [C, H, U]
     order = (1, 0, 2) if number == 0 else (1, 2, 0)

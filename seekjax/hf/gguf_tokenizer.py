@@ -23,7 +23,11 @@ SPLITS = {
 }
 
 
-def add_tokenizer(writer: Any, vocab: int, folder: Path | None) -> None:
+def add_tokenizer(
+    writer: Any,
+    vocab: int,
+    folder: Path | None,
+) -> None:
     """Add tokens, merges, special ids and chat template to a GGUF file.
 
     Without a tokenizer.json the file gets the entry that it has no vocabulary. Raises WeightsError

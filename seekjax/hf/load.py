@@ -141,7 +141,9 @@ def _local_box(wanted: jax.ShapeDtypeStruct) -> tuple[slice, ...]:
 
 
 def _within(
-    index: tuple[slice, ...], box: tuple[slice, ...], shape: tuple[int, ...]
+    index: tuple[slice, ...],
+    box: tuple[slice, ...],
+    shape: tuple[int, ...],
 ) -> tuple[slice, ...]:
     """The slices of an array of this shape as slices of the box inside it."""
     moved = []

@@ -152,7 +152,11 @@ def experts(model: ModelConfig) -> tuple[str, ...]:
 
 
 def _section(
-    model: ModelConfig, section: str, prefix: str, path: tuple[str, ...], at: tuple[int, ...]
+    model: ModelConfig,
+    section: str,
+    prefix: str,
+    path: tuple[str, ...],
+    at: tuple[int, ...],
 ) -> Iterator[Tensor]:
     """The tensors of one section of the table, whose arrays are under `path`."""
     sizes = _sizes(model, section)

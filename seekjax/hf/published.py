@@ -111,7 +111,10 @@ def _check_plausible(model: ModelConfig, files: TensorFiles, folder: Path) -> No
 
 
 def _check_tensors(
-    described: dict[str, Tensor], config: PublishedConfig, files: TensorFiles, folder: Path
+    described: dict[str, Tensor],
+    config: PublishedConfig,
+    files: TensorFiles,
+    folder: Path,
 ) -> None:
     """Raise WeightsError unless the files have the tensors that the config describes."""
     faults: Faults = defaultdict(list)
@@ -144,7 +147,11 @@ def _check_tensors(
     )
 
 
-def _check_scale(tensor: Tensor, scale: Entry | None, faults: Faults) -> None:
+def _check_scale(
+    tensor: Tensor,
+    scale: Entry | None,
+    faults: Faults,
+) -> None:
     """Add what is wrong with the scales of a matrix in FP8."""
     if scale is None:
         faults["in FP8 without scales"].append(tensor.name)

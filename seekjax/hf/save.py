@@ -109,7 +109,11 @@ def _bytes(stored: list[Stored]) -> int:
     return sum(math.prod(shape) * dtype.itemsize for _, dtype, shape in stored)
 
 
-def _group_by_file(model: ModelConfig, dtype: Dtype, most: int) -> list[list[Tensor]]:
+def _group_by_file(
+    model: ModelConfig,
+    dtype: Dtype,
+    most: int,
+) -> list[list[Tensor]]:
     """The tensors of each file: in order, as many as fit into `most` bytes, at least one."""
     groups: list[list[Tensor]] = [[]]
     room = most
@@ -130,7 +134,11 @@ def _file_names(count: int) -> list[str]:
     return [f"model-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)]
 
 
-def _index(names: list[str], groups: list[list[Tensor]], dtype: Dtype) -> dict:
+def _index(
+    names: list[str],
+    groups: list[list[Tensor]],
+    dtype: Dtype,
+) -> dict:
     """The index of several files: which one holds which tensor."""
     file_of: dict[str, str] = {}
     total = 0
@@ -143,7 +151,10 @@ def _index(names: list[str], groups: list[list[Tensor]], dtype: Dtype) -> dict:
 
 
 def _values(
-    group: list[Tensor], variables: dict, dtype: Dtype, scales: TensorFiles | None
+    group: list[Tensor],
+    variables: dict,
+    dtype: Dtype,
+    scales: TensorFiles | None,
 ) -> Iterator[np.ndarray]:
     """The arrays that `stored_as` announces, tensor by tensor."""
     for tensor in group:
@@ -200,7 +211,11 @@ def fetch(variables: dict, part: Part) -> np.ndarray:
     return gathered
 
 
-def _slice_on_device(x: jax.Array, start: list[int], size: tuple[int, ...]) -> np.ndarray:
+def _slice_on_device(
+    x: jax.Array,
+    start: list[int],
+    size: tuple[int, ...],
+) -> np.ndarray:
     """A slice of an array on one device, on the host.
 
     A mesh of that device alone keeps the active mesh from resharding the array.
@@ -212,7 +227,11 @@ def _slice_on_device(x: jax.Array, start: list[int], size: tuple[int, ...]) -> n
 
 
 @partial(jax.jit, static_argnums=2)
-def _dynamic_slice(x: jax.Array, start: list[int], size: tuple[int, ...]) -> jax.Array:
+def _dynamic_slice(
+    x: jax.Array,
+    start: list[int],
+    size: tuple[int, ...],
+) -> jax.Array:
     return jax.lax.dynamic_slice(x, start, size)
 
 

@@ -125,7 +125,9 @@ def _read_header_json(path: Path) -> tuple[dict[str, Any], int, int]:
 
 
 def _parse_entry(
-    name: str, described: Any, path: Path
+    name: str,
+    described: Any,
+    path: Path,
 ) -> tuple[int, int, np.dtype, tuple[int, ...]]:
     """Start, end, dtype and shape of one tensor. Raises WeightsError unless they fit each other."""
     need(
@@ -169,7 +171,11 @@ def _is_sizes(value: Any, below: float = math.inf) -> bool:
     return all(type(size) is int and 0 <= size < below for size in value)
 
 
-def _check_filled(ranges: list[tuple[int, int, str]], size: int, path: Path) -> None:
+def _check_filled(
+    ranges: list[tuple[int, int, str]],
+    size: int,
+    path: Path,
+) -> None:
     """Raise WeightsError unless the tensors' ranges fill `size` bytes exactly."""
     filled = 0
     for start, end, name in sorted(ranges):
@@ -183,7 +189,11 @@ def _check_filled(ranges: list[tuple[int, int, str]], size: int, path: Path) -> 
     )
 
 
-def write_file(path: Path, stored: list[Stored], values: Iterable[np.ndarray]) -> None:
+def write_file(
+    path: Path,
+    stored: list[Stored],
+    values: Iterable[np.ndarray],
+) -> None:
     """Write one file. The header needs no values, so they can be made and written one by one."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0

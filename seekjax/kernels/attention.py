@@ -285,16 +285,27 @@ def _read(a_HTX: jax.Array, tile: jax.Array) -> jax.Array:
     return lax.dynamic_slice_in_dim(a_HTX, tile * TILE, TILE, 1)
 
 
-def _write(a_HTX: jax.Array, a_HtX: jax.Array, tile: jax.Array) -> jax.Array:
+def _write(
+    a_HTX: jax.Array,
+    a_HtX: jax.Array,
+    tile: jax.Array,
+) -> jax.Array:
     return lax.dynamic_update_slice_in_dim(a_HTX, a_HtX, tile * TILE, 1)
 
 
-def _dot(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
+def _dot(
+    equation: str,
+    a: jax.Array,
+    b: jax.Array,
+) -> jax.Array:
     return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
 
 
 def _join(
-    q_BTHN: jax.Array, q_BTHR: jax.Array, k_BTHN: jax.Array, k_BTR: jax.Array
+    q_BTHN: jax.Array,
+    q_BTHR: jax.Array,
+    k_BTHN: jax.Array,
+    k_BTR: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """Return queries and keys with both parts next to each other, so that one matmul gives the
     whole score.

@@ -20,7 +20,12 @@ from seekjax.kernels.logits import Axes, first_token, log_sum_exp, row_tiles
 from sharding.vary import vary, vary_like
 
 
-def nll_plain(x_MD: jax.Array, w_DV: jax.Array, target_M: jax.Array, axes: Axes = ()) -> jax.Array:
+def nll_plain(
+    x_MD: jax.Array,
+    w_DV: jax.Array,
+    target_M: jax.Array,
+    axes: Axes = (),
+) -> jax.Array:
     """Return nll_M from all logits at once, M x V: the plain form."""
     x_MD, w_DV, target_M = vary(x_MD, w_DV, target_M)
     logit_MV = jnp.einsum("MD,DV->MV", x_MD, w_DV, preferred_element_type=jnp.float32)
@@ -52,7 +57,11 @@ def nll_chunked(
 
 
 def _chunked_value(
-    x_nmD: jax.Array, w_DV: jax.Array, target_nm: jax.Array, axes: Axes, chunk: int
+    x_nmD: jax.Array,
+    w_DV: jax.Array,
+    target_nm: jax.Array,
+    axes: Axes,
+    chunk: int,
 ) -> jax.Array:
     return _chunked_forward(x_nmD, w_DV, target_nm, axes, chunk)[0]
 
@@ -144,7 +153,11 @@ def nll_sum(
 
 
 def _sum_value(
-    x_nmD: jax.Array, w_DV: jax.Array, target_nm: jax.Array, weight_nm: jax.Array, axes: Axes
+    x_nmD: jax.Array,
+    w_DV: jax.Array,
+    target_nm: jax.Array,
+    weight_nm: jax.Array,
+    axes: Axes,
 ) -> jax.Array:
     def tile(arrays):
         x_mD, target_m, weight_m = arrays
@@ -180,7 +193,11 @@ _sum.defvjp(_sum_forward, _sum_backward)
 
 
 def _tile_sum(
-    x_mD: jax.Array, w_DV: jax.Array, target_m: jax.Array, weight_m: jax.Array, axes: Axes
+    x_mD: jax.Array,
+    w_DV: jax.Array,
+    target_m: jax.Array,
+    weight_m: jax.Array,
+    axes: Axes,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Return one tile's part of the sum, and what its gradient needs: the logits, which of them is
     the target, and the log of the sum of exponentials.
@@ -195,14 +212,22 @@ def _tile_sum(
 
 
 def _logits(
-    x_mD: jax.Array, w_Dv: jax.Array, target_m: jax.Array, first: jax.Array | int
+    x_mD: jax.Array,
+    w_Dv: jax.Array,
+    target_m: jax.Array,
+    first: jax.Array | int,
 ) -> tuple[jax.Array, jax.Array]:
     """Return the logits of one chunk of tokens in fp32, and which of them is the target."""
     logit_mv = jnp.einsum("mD,Dv->mv", x_mD, w_Dv, preferred_element_type=jnp.float32)
     return logit_mv, jnp.arange(w_Dv.shape[1]) == (target_m - first)[:, None]
 
 
-def _each_chunk(visit: Callable[..., Any], carry: Any, w_DV: jax.Array, chunk: int) -> Any:
+def _each_chunk(
+    visit: Callable[..., Any],
+    carry: Any,
+    w_DV: jax.Array,
+    chunk: int,
+) -> Any:
     """Fold `visit(carry, first, fresh_v, w_Dv)` over equal chunks of the vocabulary.
 
     The last chunk may overlap the one before; fresh_v marks the tokens that are new.

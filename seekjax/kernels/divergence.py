@@ -85,7 +85,11 @@ def top_k_log_probs(
     return over_tokens(body, (hidden_BTD,), (head_DV,))
 
 
-def kl(p_mX: jax.Array, q_mX: jax.Array, kind: str) -> jax.Array:
+def kl(
+    p_mX: jax.Array,
+    q_mX: jax.Array,
+    kind: str,
+) -> jax.Array:
     """Return the KL from log-probabilities of all outcomes, p of the teacher and q of the
     student.
     """
@@ -94,7 +98,11 @@ def kl(p_mX: jax.Array, q_mX: jax.Array, kind: str) -> jax.Array:
     return (jnp.exp(q_mX) * (q_mX - p_mX)).sum(1)
 
 
-def scaled_logits(hidden_mD: jax.Array, head_Dv: jax.Array, temperature: float) -> jax.Array:
+def scaled_logits(
+    hidden_mD: jax.Array,
+    head_Dv: jax.Array,
+    temperature: float,
+) -> jax.Array:
     """Return logits over the temperature, in float32."""
     logit_mv = jnp.einsum("mD,Dv->mv", hidden_mD, head_Dv, preferred_element_type=jnp.float32)
     return logit_mv / temperature
@@ -106,7 +114,11 @@ def log_softmax(logit_mv: jax.Array, axes: Axes) -> jax.Array:
     return logit_mv - log_total_m[:, None]
 
 
-def log_probs_at(logit_mv: jax.Array, index_mK: jax.Array, axes: Axes) -> jax.Array:
+def log_probs_at(
+    logit_mv: jax.Array,
+    index_mK: jax.Array,
+    axes: Axes,
+) -> jax.Array:
     """Return the log-probabilities of some tokens, and of all others together, [m, K + 1]."""
     width = logit_mv.shape[1]
     local_mK = index_mK - first_token(width, axes)
@@ -129,7 +141,9 @@ def log_probs_at(logit_mv: jax.Array, index_mK: jax.Array, axes: Axes) -> jax.Ar
 
 
 def over_tokens(
-    function: Callable[..., Any], tokens: tuple[jax.Array, ...], heads: tuple[jax.Array, ...]
+    function: Callable[..., Any],
+    tokens: tuple[jax.Array, ...],
+    heads: tuple[jax.Array, ...],
 ) -> Any:
     """Return function(*tokens, *heads) of ROWS tokens at a time, each device its own.
 
@@ -156,7 +170,11 @@ def over_tokens(
     return local(body, (TOKEN, "- vocab"), TOKEN)(tokens, heads)
 
 
-def _gather_parts(x_mK: jax.Array, axes: Axes, parts: int) -> jax.Array:
+def _gather_parts(
+    x_mK: jax.Array,
+    axes: Axes,
+    parts: int,
+) -> jax.Array:
     """Return the rows of all parts of the vocabulary next to each other, [m, parts * K], the same
     on every device along `axes`.
     """

@@ -228,7 +228,12 @@ class _Tile(NamedTuple):
 
 
 def _each_tile(
-    visit: Callable[[_Tile, Any], Any], carry: Any, row: jax.Array, end: jax.Array, M: int, E: int
+    visit: Callable[[_Tile, Any], Any],
+    carry: Any,
+    row: jax.Array,
+    end: jax.Array,
+    M: int,
+    E: int,
 ) -> Any:
     """Fold `visit(tile, carry)` over tiles of the rows from `row` to `end`, out of M rows.
 
@@ -264,7 +269,12 @@ def _tiles_of_one_size(
     return lax.while_loop(more_rows_left, visit_tile, (row, carry))
 
 
-def _tile_at(row: jax.Array, end: jax.Array, M: int, m: int) -> _Tile:
+def _tile_at(
+    row: jax.Array,
+    end: jax.Array,
+    M: int,
+    m: int,
+) -> _Tile:
     """Return the tile that begins at `row`, of which the rows before `end` are the expert's own.
 
     The last tile of a full buffer would extend past the end of the buffer, so it starts earlier.

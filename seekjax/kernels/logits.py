@@ -17,7 +17,11 @@ def first_token(width: int, axes: Axes) -> jax.Array | int:
     return lax.axis_index(axes) * width if axes else 0
 
 
-def log_sum_exp(logit_mV: jax.Array, axes: Axes, *sums_m: jax.Array) -> tuple[jax.Array, ...]:
+def log_sum_exp(
+    logit_mV: jax.Array,
+    axes: Axes,
+    *sums_m: jax.Array,
+) -> tuple[jax.Array, ...]:
     """Return log sum exp over the whole vocabulary, and the sums of `sums_m` over its parts.
 
     The further sums travel in the same collective. No gradient goes through the maximum, which

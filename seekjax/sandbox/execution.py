@@ -99,7 +99,11 @@ def execute(
     return [read_outcome(frame) for frame in frames]
 
 
-def communicate(command: list[str], message: bytes, timeout: float) -> tuple[bytes, str]:
+def communicate(
+    command: list[str],
+    message: bytes,
+    timeout: float,
+) -> tuple[bytes, str]:
     """Run a command and return its standard output and its last line of complaint.
 
     Without a complaint the exit status stands for it. Raises SandboxError after `timeout` seconds.

@@ -13,7 +13,10 @@ DEFAULT_LIMITS = Limits()
 
 
 def run(
-    program: str, function: str, inputs: Sequence[list], limits: Limits = DEFAULT_LIMITS
+    program: str,
+    function: str,
+    inputs: Sequence[list],
+    limits: Limits = DEFAULT_LIMITS,
 ) -> list[Outcome]:
     """Return what `function` of a program gives for each list of arguments, or why nothing.
 
@@ -24,7 +27,10 @@ def run(
 
 
 def grade(
-    program: str, function: str, cases: Sequence[Sequence], limits: Limits = DEFAULT_LIMITS
+    program: str,
+    function: str,
+    cases: Sequence[Sequence],
+    limits: Limits = DEFAULT_LIMITS,
 ) -> tuple[float, str]:
     """Return (1, "right") if every case has its expected value, else (0, the first reason).
 

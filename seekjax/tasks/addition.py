@@ -32,11 +32,21 @@ class Addition:
         """Give reward 1 for the sum, written as a whole number."""
         return grade_integer(answer, sum(problem.data["numbers"]))
 
-    def solve(self, problem: Problem, rng: random.Random, language: str = "en") -> Solution:
+    def solve(
+        self,
+        problem: Problem,
+        rng: random.Random,
+        language: str = "en",
+    ) -> Solution:
         """Add the columns from the right and name each carry."""
         return self._add_columns(problem, language, keeps_carry=lambda: True)
 
-    def attempt(self, problem: Problem, rng: random.Random, language: str = "en") -> Solution:
+    def attempt(
+        self,
+        problem: Problem,
+        rng: random.Random,
+        language: str = "en",
+    ) -> Solution:
         """Add the columns, but forget every second carry on average."""
         return self._add_columns(problem, language, keeps_carry=lambda: rng.random() < 0.5)
 

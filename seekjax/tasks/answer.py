@@ -48,7 +48,11 @@ class Value(NamedTuple):
     numbers: list[int]
 
 
-def wrap(thought: str, answer: str, think_in_prompt: bool = False) -> str:
+def wrap(
+    thought: str,
+    answer: str,
+    think_in_prompt: bool = False,
+) -> str:
     """Return the completion that `parse` reads back.
 
     `think_in_prompt`: the chat template's generation prompt ends with `<think>` already.

@@ -37,7 +37,12 @@ class Arithmetic:
         """Give reward 1 for the value, written as a whole number."""
         return grade_integer(answer, int(problem.data["steps"][-1]))
 
-    def solve(self, problem: Problem, rng: random.Random, language: str = "en") -> Solution:
+    def solve(
+        self,
+        problem: Problem,
+        rng: random.Random,
+        language: str = "en",
+    ) -> Solution:
         """Write the expression after each operation, brackets and products first."""
         words_in(self.name, WORDS, language)  # only to refuse other languages
         steps = problem.data["steps"]

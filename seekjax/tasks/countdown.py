@@ -86,7 +86,12 @@ class Countdown:
             return Grade(0.0, f"{str(expression.value)[:40]} is not {target}")
         return Grade(1.0, "right")
 
-    def solve(self, problem: Problem, rng: random.Random, language: str = "en") -> Solution:
+    def solve(
+        self,
+        problem: Problem,
+        rng: random.Random,
+        language: str = "en",
+    ) -> Solution:
         """Show up to three near misses and then a right expression.
 
         Each near miss is the nearest of several candidates, as of a person who looks before trying.
@@ -110,7 +115,12 @@ class Countdown:
         lines = [*near_misses.values(), compare(right[0], target, words)]
         return "\n".join(lines), write(right[0].tree)
 
-    def attempt(self, problem: Problem, rng: random.Random, language: str = "en") -> Solution:
+    def attempt(
+        self,
+        problem: Problem,
+        rng: random.Random,
+        language: str = "en",
+    ) -> Solution:
         """Try random expressions, worked out correctly, and answer with the last one.
 
         An attempt ends with probability 2/3 at an expression that reaches the target, with 1/3 at
@@ -131,7 +141,12 @@ class Countdown:
             if len(lines) == MAX_TRIED or rng.random() < stops:
                 return "\n".join(lines), write(candidate.tree)
 
-    def _draw(self, problem: Problem, rng: random.Random, count: int) -> list[Candidate]:
+    def _draw(
+        self,
+        problem: Problem,
+        rng: random.Random,
+        count: int,
+    ) -> list[Candidate]:
         """Draw random expressions until `count` of them have a value."""
         candidates: list[Candidate] = []
         while len(candidates) < count:
@@ -142,7 +157,11 @@ class Countdown:
         return candidates
 
 
-def compare(candidate: Candidate, target: int, words: dict[str, str]) -> str:
+def compare(
+    candidate: Candidate,
+    target: int,
+    words: dict[str, str],
+) -> str:
     """Return a line of a thought: an expression worked out and compared with the target."""
     outcome = words["yes" if candidate.value == target else "no"]
     return f"{' '.join(steps(candidate.tree))} {target}? {outcome}"
@@ -172,7 +191,12 @@ def ways(numbers: list[int], operators: str) -> Counter:
     return values[(1 << count) - 1]
 
 
-def combine(left: Counter, right: Counter, operators: str, total: Counter) -> None:
+def combine(
+    left: Counter,
+    right: Counter,
+    operators: str,
+    total: Counter,
+) -> None:
     """Add to `total` the values that one operation makes of a left and a right operand."""
     for a, ways_a in left.items():
         for b, ways_b in right.items():

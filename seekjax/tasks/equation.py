@@ -57,7 +57,12 @@ class Equation:
         """Give reward 1 for x, written as a whole number alone."""
         return grade_integer(answer, problem.data["x"])
 
-    def solve(self, problem: Problem, rng: random.Random, language: str = "en") -> Solution:
+    def solve(
+        self,
+        problem: Problem,
+        rng: random.Random,
+        language: str = "en",
+    ) -> Solution:
         """Multiply out the bracket, gather x on one side and the numbers on the other, divide."""
         words_in(self.name, WORDS, language)  # only to refuse other languages
         (a, b), (c, d) = problem.data["left"], problem.data["right"]

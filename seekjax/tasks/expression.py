@@ -15,7 +15,11 @@ RANK = {"+": 1, "-": 1, "*": 2, "/": 2}
 INVERSE = {"+": "-", "-": "+", "*": "/", "/": "*"}
 
 
-def draw(rng: random.Random, numbers: list[int], operators: str) -> Tree:
+def draw(
+    rng: random.Random,
+    numbers: list[int],
+    operators: str,
+) -> Tree:
     """Draw a tree with each number once.
 
     Every order of the numbers, shape of the tree and choice of operators is equally likely.
@@ -23,7 +27,11 @@ def draw(rng: random.Random, numbers: list[int], operators: str) -> Tree:
     return _grow(rng, rng.sample(numbers, len(numbers)), operators)
 
 
-def apply(operator: str, left: Fraction | int, right: Fraction | int) -> Fraction | int | None:
+def apply(
+    operator: str,
+    left: Fraction | int,
+    right: Fraction | int,
+) -> Fraction | int | None:
     """Return the result of one operation, or None for a division by zero.
 
     A whole result of whole numbers stays an int.
@@ -95,7 +103,11 @@ def canonical(tree: Tree) -> str:
     return "(" + "".join(parts) + ")"
 
 
-def _flatten(tree: Tree, rank: int, sign: str) -> list[tuple[str, Tree]]:
+def _flatten(
+    tree: Tree,
+    rank: int,
+    sign: str,
+) -> list[tuple[str, Tree]]:
     """Return the terms of a sum with their signs, or the factors of a product."""
     if isinstance(tree, int) or RANK[tree[0]] != rank:
         return [(sign, tree)]
@@ -104,7 +116,11 @@ def _flatten(tree: Tree, rank: int, sign: str) -> list[tuple[str, Tree]]:
     return _flatten(left, rank, sign) + _flatten(right, rank, right_sign)
 
 
-def _grow(rng: random.Random, numbers: list[int], operators: str) -> Tree:
+def _grow(
+    rng: random.Random,
+    numbers: list[int],
+    operators: str,
+) -> Tree:
     """Draw a tree over numbers whose order is fixed."""
     if len(numbers) == 1:
         return numbers[0]

@@ -140,7 +140,12 @@ class Gym:
             return Grade(1.0, "right")
         return Grade(0.0, f"reasoning-gym scores it {reply['score']:.3g}")
 
-    def solve(self, problem: Problem, rng: random.Random, language: str = "en") -> Solution:
+    def solve(
+        self,
+        problem: Problem,
+        rng: random.Random,
+        language: str = "en",
+    ) -> Solution:
         """Return the family's answer with a thought that only states it.
 
         reasoning-gym has no derivations. Raises DataError in another language than English, or if

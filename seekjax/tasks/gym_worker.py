@@ -163,7 +163,11 @@ def score(scorer: Callable[[], float], limit: float) -> dict[str, Any]:
     return {"died": "the text does what no answer does: scoring was stopped"}
 
 
-def score_in_fork(scorer: Callable[[], float], nonce: str, writing: int) -> NoReturn:
+def score_in_fork(
+    scorer: Callable[[], float],
+    nonce: str,
+    writing: int,
+) -> NoReturn:
     """Write the nonce and the scorer's result to a descriptor, and exit."""
     try:
         os.dup2(writing, 3)

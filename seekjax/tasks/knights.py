@@ -67,7 +67,12 @@ class Knights:
                 return Grade(0.0, f"{name} is no {given[name]}")
         return Grade(1.0, "right")
 
-    def solve(self, problem: Problem, rng: random.Random, language: str = "en") -> Solution:
+    def solve(
+        self,
+        problem: Problem,
+        rng: random.Random,
+        language: str = "en",
+    ) -> Solution:
         """Search by cases: suppose each person in turn a knight, then a knave.
 
         A line ends with "no" if a claim whose truth is already decided does not fit the kind of
@@ -104,7 +109,11 @@ class Knights:
         return "\n".join(lines), " ".join(answer)
 
 
-def _draw_claim(rng: random.Random, speaker: int, people: int) -> Claim:
+def _draw_claim(
+    rng: random.Random,
+    speaker: int,
+    people: int,
+) -> Claim:
     """Draw a claim about another person, or about two people of whom the speaker may be one."""
     if rng.random() < 0.5:
         other = rng.choice([person for person in range(people) if person != speaker])

@@ -90,7 +90,12 @@ class Program:
         except SandboxError as error:
             return Grade(math.nan, str(error))
 
-    def solve(self, problem: Problem, rng: random.Random, language: str = "en") -> Solution:
+    def solve(
+        self,
+        problem: Problem,
+        rng: random.Random,
+        language: str = "en",
+    ) -> Solution:
         """Write a line of code for each step, and show what each line makes of the example."""
         words = words_in(self.name, VOCABULARY, language)
         value, _ = problem.data["example"]
@@ -108,7 +113,11 @@ class Program:
         return "\n".join(thoughts), "\n".join(lines)
 
 
-def draw_chain(rng: random.Random, kind: str, length: int) -> Chain:
+def draw_chain(
+    rng: random.Random,
+    kind: str,
+    length: int,
+) -> Chain:
     """Draw steps, each of which takes what the one before gives.
 
     Returns [] if the chain came to a number too soon: no step takes one.
@@ -124,7 +133,11 @@ def draw_chain(rng: random.Random, kind: str, length: int) -> Chain:
     return chain
 
 
-def draw_cases(rng: random.Random, chain: Chain, kind: str) -> list[Case]:
+def draw_cases(
+    rng: random.Random,
+    chain: Chain,
+    kind: str,
+) -> list[Case]:
     """Draw an empty input and CASES others, and compute their outputs."""
     cases = []
     for size in (0, *rng.choices(range(2, 9), k=CASES)):
@@ -133,7 +146,11 @@ def draw_cases(rng: random.Random, chain: Chain, kind: str) -> list[Case]:
     return cases
 
 
-def draw_input(rng: random.Random, kind: str, size: int) -> Any:
+def draw_input(
+    rng: random.Random,
+    kind: str,
+    size: int,
+) -> Any:
     """Draw a value of a kind: `size` numbers, words, or words of a text."""
     if kind == NUMBERS:
         return rng.choices(range(-9, 13), k=size)
@@ -173,7 +190,11 @@ def behaviour(chain: Chain, inputs: tuple | list) -> str:
     return json.dumps([follow(chain, value) for value in inputs])
 
 
-def acts_like_shorter(chain: Chain, kind: str, inputs: tuple | list) -> bool:
+def acts_like_shorter(
+    chain: Chain,
+    kind: str,
+    inputs: tuple | list,
+) -> bool:
     """Return whether a shorter chain has the same outputs on these inputs."""
     outputs = behaviour(chain, inputs)
     return any(behaviour(part, inputs) == outputs for part in shorter(chain, kind))

@@ -53,7 +53,13 @@ STEPS: dict[str, Step] = {}
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-def whole(takes: str, gives: str, phrase: str, code: str, constants: tuple = (None,)) -> Decorator:
+def whole(
+    takes: str,
+    gives: str,
+    phrase: str,
+    code: str,
+    constants: tuple = (None,),
+) -> Decorator:
     """Add a step whose function maps all of v. The function's name, less its underscore, is the
     name of the step.
     """
@@ -66,7 +72,12 @@ def whole(takes: str, gives: str, phrase: str, code: str, constants: tuple = (No
     return add
 
 
-def keep(kind: str, phrase: str, condition: str, constants: tuple = (None,)) -> Decorator:
+def keep(
+    kind: str,
+    phrase: str,
+    condition: str,
+    constants: tuple = (None,),
+) -> Decorator:
     """Add a step that keeps the elements x for which its function is true."""
 
     def add(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -82,7 +93,11 @@ def keep(kind: str, phrase: str, condition: str, constants: tuple = (None,)) -> 
 
 
 def each(
-    takes: str, gives: str, phrase: str, element: str, constants: tuple = (None,)
+    takes: str,
+    gives: str,
+    phrase: str,
+    element: str,
+    constants: tuple = (None,),
 ) -> Decorator:
     """Add a step that replaces each element x by what its function returns."""
 
@@ -98,7 +113,12 @@ def each(
     return add
 
 
-def sequence(phrase: str, code: str, constants: tuple = (None,), gives: str = "") -> Decorator:
+def sequence(
+    phrase: str,
+    code: str,
+    constants: tuple = (None,),
+    gives: str = "",
+) -> Decorator:
     """Add two steps, one on numbers and one on words: "first numbers" and "first words"."""
 
     def add(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -52,7 +52,12 @@ class QuestionFile:
             return Grade(1.0, "right")
         return Grade(0.0, f"{ascii(answer[:MAX_SHOWN])[:MAX_SHOWN]} is not the expected answer")
 
-    def solve(self, problem: Problem, rng: random.Random, language: str = "en") -> Solution:
+    def solve(
+        self,
+        problem: Problem,
+        rng: random.Random,
+        language: str = "en",
+    ) -> Solution:
         """Return the answer with a thought that only states it.
 
         Raises DataError in a language other than English.
@@ -129,7 +134,11 @@ def read_row(line: bytes, where: str, number: int) -> Row:
     return Row(question, answer, number)
 
 
-def text_field(record: dict[str, Any], key: str, where: str) -> str:
+def text_field(
+    record: dict[str, Any],
+    key: str,
+    where: str,
+) -> str:
     """Return a text of a record, without whitespace around it. Raises DataError."""
     if key not in record:
         raise DataError(f'{where} has no "{key}": each row needs "question" and "answer".')

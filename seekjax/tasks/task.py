@@ -89,7 +89,12 @@ class Task(Protocol):
         """
         ...
 
-    def solve(self, problem: Problem, rng: random.Random, language: str = "en") -> Solution:
+    def solve(
+        self,
+        problem: Problem,
+        rng: random.Random,
+        language: str = "en",
+    ) -> Solution:
         """Return (thought, answer): a worked solution as a person might write it, for cold starts.
 
         The thought is in the language ("en", "zh"); the answer does not depend on it, and `verify`
@@ -104,12 +109,22 @@ class TaskWithAttempts(Protocol):
 
     name: str
 
-    def attempt(self, problem: Problem, rng: random.Random, language: str = "en") -> Solution:
+    def attempt(
+        self,
+        problem: Problem,
+        rng: random.Random,
+        language: str = "en",
+    ) -> Solution:
         """Return (thought, answer), well formed and right only by chance."""
         ...
 
 
-def attempt(task: Task, problem: Problem, rng: random.Random, language: str = "en") -> Solution:
+def attempt(
+    task: Task,
+    problem: Problem,
+    rng: random.Random,
+    language: str = "en",
+) -> Solution:
     """Return a noisy demonstration: a (thought, answer) that is well formed and right by chance.
 
     A base model that has read such attempts answers in the right form and is sometimes right,
@@ -131,7 +146,12 @@ class Problems:
     """
 
     def __init__(
-        self, task: Task, levels: tuple[int, ...], held_out: bool, seed: int = 0, share: float = 0.1
+        self,
+        task: Task,
+        levels: tuple[int, ...],
+        held_out: bool,
+        seed: int = 0,
+        share: float = 0.1,
     ):
         if not levels or not set(levels) <= set(task.levels):
             raise DataError(
@@ -170,7 +190,11 @@ def is_held_out(problem: Problem, share: float = 0.1) -> bool:
     return hash_fraction(problem.key) < share
 
 
-def words_in(task: str, words: dict[str, dict[str, str]], language: str) -> dict[str, str]:
+def words_in(
+    task: str,
+    words: dict[str, dict[str, str]],
+    language: str,
+) -> dict[str, str]:
     """Return a task's words in a language. Raises DataError if the task has none in it."""
     if language not in words:
         raise DataError(f"{task} has words in {' and '.join(words)}, not in {language!r}.")

@@ -111,7 +111,11 @@ def fit(config: Config, make_training: type[Training] = Pretraining) -> Fitted:
     return Fitted(config, folder, training, parts, state, int(state.step) >= steps)
 
 
-def begin(training: Training, parts: Parts, checkpoints: Checkpoints) -> tuple[TrainState, int]:
+def begin(
+    training: Training,
+    parts: Parts,
+    checkpoints: Checkpoints,
+) -> tuple[TrainState, int]:
     """Return the newest saved state, or the first one, and the steps that it has behind it."""
     abstract = parts.spec.abstract_state()
     restored = checkpoints.restore(abstract, training.shared_position)
@@ -135,7 +139,13 @@ class Progress:
     It does so one step late, so that the devices never wait for the screen.
     """
 
-    def __init__(self, config: Config, parts: Parts, screen: Screen, recorder: Recorder):
+    def __init__(
+        self,
+        config: Config,
+        parts: Parts,
+        screen: Screen,
+        recorder: Recorder,
+    ):
         self.config = config
         self.parts = parts
         self.screen = screen
@@ -181,7 +191,12 @@ class Progress:
         self.recorder.write(record)
         self.screen.report(record, self.parts.report.progress(record))
 
-    def record(self, step: int, metrics: dict[str, Any], rate: float) -> dict[str, Any]:
+    def record(
+        self,
+        step: int,
+        metrics: dict[str, Any],
+        rate: float,
+    ) -> dict[str, Any]:
         """Return the row of metrics.jsonl for a step; `rate` is in tokens per second."""
         experts = metrics.pop("experts")
         scalars = {name: float(value) for name, value in metrics.items()}

@@ -29,7 +29,11 @@ class Criterion(Protocol):
         ...
 
     def loss(
-        self, params: Params, state: TrainState, piece: dict[str, jax.Array], totals: Any
+        self,
+        params: Params,
+        state: TrainState,
+        piece: dict[str, jax.Array],
+        totals: Any,
     ) -> tuple[jax.Array, dict[str, Any]]:
         """Return a micro-batch's share of the loss, and its figures.
 
@@ -53,7 +57,11 @@ class Totals(NamedTuple):
     sequences: int
 
 
-def target_mask(batch: dict[str, jax.Array], by: int, mask_documents: bool) -> jax.Array:
+def target_mask(
+    batch: dict[str, jax.Array],
+    by: int,
+    mask_documents: bool,
+) -> jax.Array:
     """Return which of the first X - 1 positions have a target `by` positions ahead, [B, X - 1].
 
     The target must be a token: in the same document if documents are masked, and one that is
@@ -72,7 +80,11 @@ def target_mask(batch: dict[str, jax.Array], by: int, mask_documents: bool) -> j
 
 
 def cross_entropy(
-    hidden_BTD: jax.Array, head_DV: jax.Array, target_BT: jax.Array, mask_BT: jax.Array, chunk: int
+    hidden_BTD: jax.Array,
+    head_DV: jax.Array,
+    target_BT: jax.Array,
+    mask_BT: jax.Array,
+    chunk: int,
 ) -> jax.Array:
     """Return the sum of -log p(target) over the unmasked positions, in float32.
 
@@ -159,7 +171,11 @@ class NextToken:
         return Totals(tokens, micro * sequences)
 
     def loss(
-        self, params: Params, state: TrainState, piece: dict[str, jax.Array], totals: Totals
+        self,
+        params: Params,
+        state: TrainState,
+        piece: dict[str, jax.Array],
+        totals: Totals,
     ) -> tuple[jax.Array, dict[str, Any]]:
         """Return a micro-batch's share of the loss, and its figures."""
         config = self.spec.config

@@ -33,7 +33,11 @@ def draw(folder: Path) -> list[Path]:
     return paths
 
 
-def draw_loss(folder: Path, train: list[Record], held_out: list[Record]) -> Path:
+def draw_loss(
+    folder: Path,
+    train: list[Record],
+    held_out: list[Record],
+) -> Path:
     """Write loss.png: training loss, that of prediction modules, held-out loss, bits per byte."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axis = figure.subplots()

@@ -81,7 +81,13 @@ class Pretraining:
 class HeldOutText:
     """Loss and bits per byte on the same held-out batches each time, of every source apart."""
 
-    def __init__(self, config: Config, corpus: Corpus, tokenizer: Tokenizer, measure: Measure):
+    def __init__(
+        self,
+        config: Config,
+        corpus: Corpus,
+        tokenizer: Tokenizer,
+        measure: Measure,
+    ):
         self.measure = measure
         self.sources: dict[str, list[dict[str, np.ndarray]]] = {}
         for source in corpus.sources:
@@ -135,7 +141,13 @@ class HeldOutText:
 class PretrainingReport:
     """The words of a pre-training run."""
 
-    def __init__(self, spec: RunSpec, corpus: Corpus, tokenizer: Tokenizer, measure: Measure):
+    def __init__(
+        self,
+        spec: RunSpec,
+        corpus: Corpus,
+        tokenizer: Tokenizer,
+        measure: Measure,
+    ):
         self.spec = spec
         self.corpus = corpus
         self.tokenizer = tokenizer

@@ -32,7 +32,11 @@ def make_folder(config: Config) -> Path:
 
 
 def announce(
-    say: Callable[[str], None], training: Training, parts: Parts, folder: Path, done: int
+    say: Callable[[str], None],
+    training: Training,
+    parts: Parts,
+    folder: Path,
+    done: int,
 ) -> None:
     """Print what is about to run, and what differs from the run that it resumes."""
     config = training.config

@@ -97,7 +97,12 @@ def log_probs_among(
     return jnp.moveaxis(log_p, 0, 1).reshape(B, -1)[:, :T]
 
 
-def nll(hidden_BTD: jax.Array, head_DV: jax.Array, target_BT: jax.Array, chunk: int) -> jax.Array:
+def nll(
+    hidden_BTD: jax.Array,
+    head_DV: jax.Array,
+    target_BT: jax.Array,
+    chunk: int,
+) -> jax.Array:
     """Return -log p(target) of every position in float32, never with all logits at once.
 
     Each device computes its own tokens and vocabulary.

@@ -145,7 +145,11 @@ class RunSpec:
         return self.model.init(key, jnp.zeros(smallest, jnp.int32))
 
 
-def moment_axes(opt_state: optax.OptState, params: Params, axes: Axes) -> Any:
+def moment_axes(
+    opt_state: optax.OptState,
+    params: Params,
+    axes: Axes,
+) -> Any:
     """Return the logical axes of every array of an optimizer's state.
 
     A moment with the shape of its weight has the weight's axes. Anything else, such as a step
@@ -156,7 +160,11 @@ def moment_axes(opt_state: optax.OptState, params: Params, axes: Axes) -> Any:
     def is_params(part: Any) -> bool:
         return isinstance(part, dict) and part.keys() == axes.keys()
 
-    def of_weight(names: str, weight: jax.ShapeDtypeStruct, moments: Any) -> Any:
+    def of_weight(
+        names: str,
+        weight: jax.ShapeDtypeStruct,
+        moments: Any,
+    ) -> Any:
         def of_moment(moment):
             return names if moment.shape == weight.shape else ""
 

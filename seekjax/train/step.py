@@ -19,7 +19,10 @@ BATCH = "- batch"  # micro-batches, sequences of one forward pass
 
 
 def train_step(
-    spec: RunSpec, criterion: Criterion, state: TrainState, batch: dict[str, jax.Array]
+    spec: RunSpec,
+    criterion: Criterion,
+    state: TrainState,
+    batch: dict[str, jax.Array],
 ) -> tuple[TrainState, dict[str, Any]]:
     """Return the state after one optimizer step, and its metrics.
 
@@ -91,7 +94,11 @@ def join(before: tuple, now: tuple) -> tuple:
     return jax.tree.map(jnp.add, old_grads, new_grads), figures
 
 
-def update_biases(balance: dict, experts: dict, gamma: jax.Array) -> dict:
+def update_biases(
+    balance: dict,
+    experts: dict,
+    gamma: jax.Array,
+) -> dict:
     """Return the routing biases after a step; modules that reported a load move, others stay."""
     moved = {}
     for name, biases in balance.items():
@@ -124,7 +131,11 @@ def expert_metrics(experts: dict, balance: dict) -> dict[str, jax.Array]:
 
 
 def eval_step(
-    spec: RunSpec, bytes_V: jax.Array, params: Params, state: TrainState, batch: dict
+    spec: RunSpec,
+    bytes_V: jax.Array,
+    params: Params,
+    state: TrainState,
+    batch: dict,
 ) -> dict[str, jax.Array]:
     """Return summed nats, tokens and bytes of text over {"tokens", "segments", "trained"?}.
 

@@ -30,7 +30,12 @@ def exchange_ragged(
     )
 
 
-def _ragged_buffers(count_PE: jax.Array, room: int, rows: int, axes: Axes) -> Route:
+def _ragged_buffers(
+    count_PE: jax.Array,
+    room: int,
+    rows: int,
+    axes: Axes,
+) -> Route:
     """Return the route into one buffer of the same worst case, filled without gaps."""
     peers, me = count_PE.shape[0], peer_index(axes)
     slots = peers * room

@@ -7,7 +7,10 @@ import jax.numpy as jnp
 
 
 def permute(
-    x_ND: jax.Array, source_M: jax.Array, target_N: jax.Array, repeat: int = 1
+    x_ND: jax.Array,
+    source_M: jax.Array,
+    target_N: jax.Array,
+    repeat: int = 1,
 ) -> jax.Array:
     """Return rows source_M // repeat of x; an index past the end gives zeros.
 
@@ -18,7 +21,10 @@ def permute(
 
 
 def gather_sum(
-    x_MD: jax.Array, target_N: jax.Array, source_M: jax.Array, repeat: int = 1
+    x_MD: jax.Array,
+    target_N: jax.Array,
+    source_M: jax.Array,
+    repeat: int = 1,
 ) -> jax.Array:
     """Return, for each `repeat` rows of target_N, the sum of the rows of x that they name.
 
@@ -27,11 +33,21 @@ def gather_sum(
     return _gather_sum(x_MD, target_N, source_M, repeat)
 
 
-def _permute_plain(x_ND: jax.Array, source_M: jax.Array, target_N: jax.Array, repeat: int):
+def _permute_plain(
+    x_ND: jax.Array,
+    source_M: jax.Array,
+    target_N: jax.Array,
+    repeat: int,
+):
     return x_ND.at[source_M // repeat].get(mode="fill", fill_value=0)
 
 
-def _gather_sum_plain(x_MD: jax.Array, target_N: jax.Array, source_M: jax.Array, repeat: int):
+def _gather_sum_plain(
+    x_MD: jax.Array,
+    target_N: jax.Array,
+    source_M: jax.Array,
+    repeat: int,
+):
     target_kN = target_N.reshape(-1, repeat).T
 
     # One after the other: a sum over an axis would hold all the rows at once.

@@ -30,7 +30,12 @@ def exchange_static(
     )
 
 
-def _fixed_buffers(count_PE: jax.Array, room: int, rows: int, axes: Axes) -> Route:
+def _fixed_buffers(
+    count_PE: jax.Array,
+    room: int,
+    rows: int,
+    axes: Axes,
+) -> Route:
     """Return the route in `room` rows per peer, of which the first ones are in use."""
     peers, me = count_PE.shape[0], peer_index(axes)
     slots = peers * room

@@ -111,7 +111,12 @@ def read_result(source: int, most: int, deadline: float) -> bytes:
     return b"etime limit"
 
 
-def run_child(job: dict, values: list, deadline: float, sink: int) -> None:
+def run_child(
+    job: dict,
+    values: list,
+    deadline: float,
+    sink: int,
+) -> None:
     """Confine this process, then run the program and write its result to the pipe."""
     # print() writes to a memory file of this process alone, and there is nothing to read.
     printed = os.memfd_create("printed")

@@ -63,7 +63,13 @@ def move_modules(old: str, new: str) -> None:
     sys.path_importer_cache.clear()
 
 
-def mount(source: str | None, target: str, kind: str | None, flags: int, options: str = "") -> None:
+def mount(
+    source: str | None,
+    target: str,
+    kind: str | None,
+    flags: int,
+    options: str = "",
+) -> None:
     """Mount a file system. Raises SystemExit if the kernel refuses."""
     source_bytes = os.fsencode(source) if source else None
     kind_bytes = os.fsencode(kind) if kind else None

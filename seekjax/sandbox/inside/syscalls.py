@@ -168,7 +168,11 @@ def check(result: int, what: str) -> None:
         raise SystemExit(f"{what}: {os.strerror(ctypes.get_errno())}")
 
 
-def prctl(option: int, value: int, address: int = 0) -> int:
+def prctl(
+    option: int,
+    value: int,
+    address: int = 0,
+) -> int:
     """Set a property of this process; 0 if the kernel agrees."""
     return LIBC.prctl(option, *map(ctypes.c_ulong, (value, address, 0, 0)))
 
