@@ -4,7 +4,7 @@ right by chance, and one solution in four.
     python train.py countdown
     # this model, then reinforcement from it
     python train.py r1_zero
-    # sums by somebody who forgets every second carry, and reinforcement that mends them
+    # sums by an adder that forgets every second carry, and reinforcement that mends them
     python train.py countdown --sft.tasks addition:3 --sft.attempts 1.0 --out runs/sums
     python train.py grpo --init runs/sums --grpo.tasks addition:3 --data.sequence 88 \
         --grpo.max-new 72 --grpo.kl 0 --train.steps 30 --out runs/carries

@@ -54,7 +54,7 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 def is_foreign(name: str) -> bool:
-    """Whether a choice names an object outside this package, as `module:name`."""
+    """Return whether a choice names an object outside this package, as `module:name`."""
     module, colon, attribute = name.partition(":")
     return (
         bool(colon) and attribute.isidentifier() and all(map(str.isidentifier, module.split(".")))

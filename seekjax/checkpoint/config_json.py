@@ -13,7 +13,7 @@ from seekjax.config.fields import named_choices
 from seekjax.errors import RunError
 from seekjax.registry import is_foreign
 
-# The parts of a config that whoever only uses the weights imports choices of.
+# The parts of a config whose choices are imported when only the weights are used.
 WEIGHTS = ("model", "kernel")
 
 

@@ -44,7 +44,7 @@ def _kind_instead_of_post(config: Json) -> Json:
     for field, kind in _TELLING_FIELD.items():
         if field in post:
             return config | {kind: post}
-    raise ValueError('its "post" belongs to no kind of post-training that this version knows.')
+    raise ValueError('its "post" belongs to no kind of post-training of this version.')
 
 
 def _pieces_instead_of_columns(config: Json) -> Json:
@@ -61,7 +61,7 @@ def _pieces_instead_of_columns(config: Json) -> Json:
 
 
 def _sampling_of_distillation(config: Json) -> Json:
-    """How the student answers became distill.sampling."""
+    """Move the settings of the student's answers to distill.sampling."""
     distill = dict(config.get("distill") or {})
     sampling = {name: distill.pop(name) for name in _SAMPLING if name in distill}
     if sampling:
@@ -70,7 +70,7 @@ def _sampling_of_distillation(config: Json) -> Json:
 
 
 def _objective_of_grpo(config: Json) -> Json:
-    """What differs from the recipe became a whole objective; null was the recipe's own."""
+    """Replace what differs from the recipe by a whole objective; null meant the recipe's own."""
     grpo = dict(config.get("grpo") or {})
     flat = {name: grpo.pop(name) for name in _OBJECTIVE if name in grpo}
     changed = {name: value for name, value in flat.items() if value is not None}

@@ -116,12 +116,12 @@ class Checkpoints:
         )
         self._thread.start()
 
-    def restore(self, abstract: Any, alike: bool = False) -> tuple[int, Any, Any] | None:
+    def restore(self, abstract: Any, shared_position: bool = False) -> tuple[int, Any, Any] | None:
         """Return (step, state, data) of the newest undamaged step; None if nothing was ever saved.
 
         `abstract` is the state as jax.ShapeDtypeStructs with shardings, of any mesh. `data` is None
         if another number of processes saved it, unless all processes have the same data position
-        (`alike`). Raises CheckpointError if steps exist but all are damaged, or if the newest
+        (`shared_position`). Raises CheckpointError if steps exist but all are damaged, or if the newest
         undamaged one does not match `abstract`.
         """
         self.wait()
@@ -138,7 +138,7 @@ class Checkpoints:
         folder = self.folder / str(step)
         state = self._restore_state(folder, abstract)
         self._held = step
-        return step, state, _data_position(folder, alike)
+        return step, state, _data_position(folder, shared_position)
 
     def wait(self) -> None:
         """Return once nothing is being saved.
@@ -288,7 +288,7 @@ def mismatches(saved: Any, abstract: Any) -> list[str]:
         if name not in have:
             lacking.append(f"lacks {name} {description}")
         elif have[name] != description:
-            different.append(f"holds {name} as {have[name]}, this config wants {description}")
+            different.append(f"holds {name} as {have[name]}, this config needs {description}")
 
     unknown = []
     for name, description in have.items():
@@ -313,16 +313,16 @@ def _as_saved(leaf: Any) -> Any:
     return leaf
 
 
-def _data_position(folder: Path, alike: bool) -> Any:
+def _data_position(folder: Path, shared_position: bool) -> Any:
     """Return the data position of this process, or None with a warning if none fits it."""
     processes = len(list(folder.glob("data-*.json")))
-    if processes != jax.process_count() and not alike:
+    if processes != jax.process_count() and not shared_position:
         _warn(
             f"checkpoint {folder} was saved by {processes} processes: its data "
             f"position does not fit {jax.process_count()}"
         )
         return None
-    process = 0 if alike else jax.process_index()
+    process = 0 if shared_position else jax.process_index()
     return json.loads((folder / f"data-{process}.json").read_text())
 
 

@@ -172,7 +172,7 @@ def ranges(steps: list[int]) -> str:
 
 
 def _continues(run: list[int], step: int) -> bool:
-    """Whether a step has the distance of the run's steps to the last of them."""
+    """Return whether a step has the distance of the run's steps to the last of them."""
     return len(run) == 1 or step - run[-1] == run[1] - run[0]
 
 

@@ -142,13 +142,13 @@ class Record:
             if stale:
                 raise RunError(
                     f"step {step} of {self.path.parent} was made from {stale[0]}, which is to be "
-                    f"made anew: delete {products[step]} too."
+                    f"made again: delete {products[step]} too."
                 )
             old, new = self.steps[step]["line"], command_of(lines[step])
             if old != new and meaning(old) != meaning(new):
                 raise RunError(
                     f"step {step} of {self.path.parent} was made by another line ({old}; now "
-                    f"{new}): name another --out, or delete {products[step]} to make it anew."
+                    f"{new}): name another --out, or delete {products[step]} to make it again."
                 )
         return finished
 

@@ -92,9 +92,9 @@ class SamplingConfig:
     max_new: int = 64
     # logits are divided by it
     temperature: float = 1.0
-    # draw from this many of the likeliest tokens; 0 = all
+    # draw from this many of the most likely tokens; 0 = all
     top_k: int = 0
-    # draw from the likeliest tokens that hold this share of the probability
+    # draw from the most likely tokens that hold this share of the probability
     top_p: float = 1.0
     # held-out problems of an evaluation
     eval_problems: int = 512

@@ -32,7 +32,7 @@ class Batches(grain.DatasetIterator):
         super().__init__(batches)
         self._batches = batches
         self._fingerprint = fingerprint
-        # Runs at exit too: worker processes that nobody closes would leave shared memory behind.
+        # Runs at exit too: worker processes that are never closed would leave shared memory behind.
         weakref.finalize(self, batches.close)
 
     def __next__(self) -> dict[str, np.ndarray]:

@@ -29,7 +29,7 @@ class Lane:
 
     @property
     def ended(self) -> bool:
-        """Whether all tokens of the document are taken."""
+        """Return whether all tokens of the document are taken."""
         return self.offset >= len(self.tokens)
 
     def take(self, limit: int) -> np.ndarray:

@@ -107,7 +107,7 @@ class Tokenizer:
         self.bytes_V = _bytes_per_id(backend, vocab)
 
     def __reduce__(self):
-        # Another process constructs it anew: the library's pickle drops `encode_special_tokens`.
+        # Another process constructs it again: the library's pickle drops `encode_special_tokens`.
         return Tokenizer, (self._backend, self._vocab, self._origin)
 
     def encode(self, text: str, *, special: bool = False) -> np.ndarray:

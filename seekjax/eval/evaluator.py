@@ -130,7 +130,7 @@ def check(settings: EvalConfig) -> None:
         need(value is None or value > 0, f"{name} is {value}: it must be at least 1.")
     need(
         settings.temperature > 0 or settings.samples == 1,
-        "at temperature 0 all samples of a problem are alike: ask for --samples 1.",
+        "at temperature 0 all samples of a problem are equal: ask for --samples 1.",
     )
 
 

@@ -18,7 +18,7 @@ from seekjax.generate.state import Decoder, State, decoding_variables
 from sharding.mesh import platform
 from sharding.rules import split_by
 
-STOPS = 8  # stop ids that a compiled step compares with; more of them compile anew
+STOPS = 8  # stop ids that a compiled step compares with; more of them compile again
 CHUNK = 16  # steps per device call
 
 

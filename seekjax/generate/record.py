@@ -8,7 +8,7 @@ routing" and "keep sampling mask").
     kept        [B, S, V / 8] uint8, with Decoder.masks: one bit for each token of the vocabulary
                 that the draw kept; all ones where nothing was drawn
 
-Every entry stands at the position of its token, also the log_prob and mask of the draw that led to
+Every entry has the position of its token, also the log_prob and mask of the draw that led to
 the token. The last token has not been routed yet.
 """
 

@@ -1,6 +1,6 @@
 """DeepSeek's published checkpoints, read and written, and GGUF files.
 
-This is the only place that knows another project's names.
+This is the only place that contains another project's names.
 
 names           one table: every published tensor, its shape, and where it is in seekjax
 config_keys     the keys of config.json, and how each is read

@@ -288,7 +288,7 @@ def _scale(rope: dict[str, Any], key: str) -> float:
 
 
 def uses_fp8(config: Any) -> bool:
-    """Whether a quantization_config describes FP8 blocks of 128 x 128.
+    """Return whether a quantization_config describes FP8 blocks of 128 x 128.
 
     Raises WeightsError for any other quantisation.
     """

@@ -41,7 +41,7 @@ class TensorFiles:
         return self.entries[name].read()
 
     def equal(self, name: str, other: str) -> bool:
-        """Whether two tensors agree byte for byte."""
+        """Return whether two tensors agree byte for byte."""
         return self.entries[name].equals(self.entries[other])
 
     def _read_headers(self, folder: Path, files: list[str]) -> None:
@@ -96,7 +96,7 @@ def read_index(path: Path) -> dict[str, str]:
 
 
 def _is_weight_map(value: object) -> TypeGuard[dict[str, str]]:
-    """Whether a value is a table of tensor names and file names, with at least one row."""
+    """Return whether a value is a table of tensor names and file names, with at least one row."""
     if not isinstance(value, dict) or not value:
         return False
     return all(isinstance(file, str) for file in value.values())

@@ -57,7 +57,7 @@ def load(directory: Path, kernel: KernelConfig | None = None) -> tuple[ModelConf
 
 
 def _sources(model: ModelConfig) -> dict[tuple[str, ...], Sources]:
-    """Which tensors of the files each of our arrays is made from, by its path."""
+    """Return the tensors of the files that each of our arrays is made from, by its path."""
     sources_of: dict[tuple[str, ...], Sources] = defaultdict(dict)
     for tensor in tensors(model):
         if tensor.row.kind == "copy":
@@ -68,7 +68,7 @@ def _sources(model: ModelConfig) -> dict[tuple[str, ...], Sources]:
 
 
 def _is_exact(sources: Sources) -> bool:
-    """Whether an array stays in float32 whatever the compute dtype is."""
+    """Return whether an array stays in float32 whatever the compute dtype is."""
     tensor, _ = next(iter(sources.values()))
     return tensor.row.kind in ("exact", "bias")
 

@@ -98,7 +98,7 @@ def _scale_shape(tensor: Tensor) -> tuple[int, int]:
 
 
 def _all_stored(group: list[Tensor], dtype: Dtype) -> list[Stored]:
-    """What the tensors of one file become, in order."""
+    """Return what the tensors of one file become, in order."""
     stored = []
     for tensor in group:
         stored += stored_as(tensor, dtype)

@@ -60,7 +60,7 @@ class Entry(NamedTuple):
         return values
 
     def equals(self, other: "Entry") -> bool:
-        """Whether another tensor has the same dtype, shape and bytes."""
+        """Return whether another tensor has the same dtype, shape and bytes."""
         if (self.dtype, self.shape) != (other.dtype, other.shape):
             return False
 
@@ -165,7 +165,7 @@ def _parse_entry(
 
 
 def _is_sizes(value: Any, below: float = math.inf) -> bool:
-    """Whether a value is a list of non-negative integers, all less than `below`."""
+    """Return whether a value is a list of non-negative integers, all less than `below`."""
     if not isinstance(value, list):
         return False
     return all(type(size) is int and 0 <= size < below for size in value)

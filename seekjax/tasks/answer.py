@@ -230,7 +230,7 @@ def _tokenize(text: str) -> list[str]:
             continue
         token = _TOKEN.match(text, position)
         if not token:
-            raise _InvalidExpression(f"{text[position]!a} is no digit, operator or bracket")
+            raise _InvalidExpression(f"{text[position]!a} is not a digit, operator or bracket")
         tokens.append(token[0])
         position = token.end()
     return [*tokens, _END]

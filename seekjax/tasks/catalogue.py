@@ -29,7 +29,7 @@ TASKS: Registry[Task] = Registry(
 
 GYM = "gym:"
 JSONL = "jsonl:"
-MEMBERS = ("levels", "make", "verify", "solve")  # of a task, beside its name
+MEMBERS = ("levels", "make", "verify", "solve")  # of a task, next to its name
 
 
 def find_task(name: str) -> Task:

@@ -64,7 +64,7 @@ class Knights:
 
         for name in sorted(expected):
             if given[name] != KINDS[expected[name]]:
-                return Grade(0.0, f"{name} is no {given[name]}")
+                return Grade(0.0, f"{name} is not a {given[name]}")
         return Grade(1.0, "right")
 
     def solve(

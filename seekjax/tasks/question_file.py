@@ -127,7 +127,7 @@ def read_row(line: bytes, where: str, number: int) -> Row:
     if special:
         raise DataError(f"{where} has a question that contains the special token {special}.")
 
-    # A right answer must be possible: it stands between tags.
+    # A right answer must be possible: it is written between tags.
     parsed = parse(wrap(*plain_solution(answer)))
     if isinstance(parsed, Invalid):
         raise DataError(f"{where} has an answer that no completion can give: {parsed.reason}.")

@@ -96,7 +96,7 @@ def fit(config: Config, make_training: type[Training] = Pretraining) -> Fitted:
                         break
                 progress.flush()
             except DataError:
-                # Save what was trained before bad data was met. Of several processes the others
+                # Save what was trained before the bad data. Of several processes the others
                 # may not fail, and a collective save would hang.
                 trained = int(state.step) > done
                 if trained and position is not None and jax.process_count() == 1:
@@ -159,7 +159,7 @@ class Progress:
         self.restart()
 
     def restart(self) -> None:
-        """Start the clock anew, leaving out what went on since the last report."""
+        """Restart the clock, leaving out what went on since the last report."""
         self.began = time.perf_counter()
         self.tokens = 0
 

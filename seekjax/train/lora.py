@@ -93,7 +93,7 @@ class Chosen(RunSpec):
 
     @property
     def is_chosen(self) -> bool:
-        """Whether the experts are chosen."""
+        """Return whether the experts are chosen."""
         return self._chosen_LE is not None
 
     def choose(self, chosen_LE: np.ndarray) -> None:

@@ -10,7 +10,7 @@ from jax.experimental import multihost_utils
 
 
 class Stop:
-    """Whether a signal requested the end of the run; false until one arrives."""
+    """Return whether a signal requested the end of the run; false until one arrives."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None

@@ -329,8 +329,8 @@ def test_another_config_is_one_clear_sentence(run, capfd):
     assert str(caught.value) == (
         f"checkpoint {folder} holds params/dense/w_uk as float32[8, 16], this config "
         "wants float32[8, 32]; "
-        "holds params/norm as float32[16], this config wants float32[32]; "
-        "holds opt_state/1/0/mu/dense/w_uk as float32[8, 16], this config wants "
+        "holds params/norm as float32[16], this config needs float32[32]; "
+        "holds opt_state/1/0/mu/dense/w_uk as float32[8, 16], this config needs "
         "float32[8, 32]; and 3 more: "
         f"use the config saved in {folder}/config.json or another --out"
     )
@@ -340,7 +340,7 @@ def test_another_config_is_one_clear_sentence(run, capfd):
     )
     with pytest.raises(
         CheckpointError,
-        match=r"holds params/norm as float32\[16\], this config wants bfloat16\[16\]: use",
+        match=r"holds params/norm as float32\[16\], this config needs bfloat16\[16\]: use",
     ):
         checkpoints.restore(half)  # Orbax would cast without a word
     with pytest.raises(CheckpointError, match=r"lacks ema/norm float32\[16\]: use"):

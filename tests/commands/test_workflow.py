@@ -74,7 +74,7 @@ def test_what_was_stopped_or_deleted_is_made_again(tmp_path, capsys):
 def test_what_was_made_from_something_to_be_made_anew_is_not_taken_for_finished(tmp_path):
     go(tmp_path)
     (tmp_path / "first").rmdir()
-    message = "step second of .* was made from .*first, which is to be made anew: delete "
+    message = "step second of .* was made from .*first, which is to be made again: delete "
     with pytest.raises(RunError, match=message + ".*second.jsonl too"):
         go(tmp_path)
     for name in ("second.jsonl", "third"):
@@ -122,7 +122,7 @@ def test_another_line_for_what_is_finished_is_refused(tmp_path):
     go(tmp_path)
     before = (tmp_path / "workflow.json").read_bytes()
     message = "step third of .* was made by another line .*name another --out, or delete "
-    with pytest.raises(RunError, match=message + ".*third to make it anew"):
+    with pytest.raises(RunError, match=message + ".*third to make it again"):
         go(tmp_path, "--third.train.steps", "7")
     assert (tmp_path / "workflow.json").read_bytes() == before
     (tmp_path / "workflow.json").write_text("{")

@@ -17,7 +17,7 @@ from tests.scripts.density import ROOT, SOURCES, source_files
 
 # pattern -> what to write instead
 INSTEAD = {
-    r"\b(is|are) (no|none)\b": "is not a, are not, without",
+    r"(?<![Tt]here )\b(is|are) (no|none)\b": "is not a, are not, without",
     r"\bso (many|much)\b(?! (that|as))": "n of them, this many, as many as given",
     r"\blikeliest\b": "most likely",
     r"\bbeside\b": "next to",
@@ -26,7 +26,7 @@ INSTEAD = {
     r"\b(some|no)body\b": "a person, a user; not anyone",
     r"\bdearly\b": "strongly",
     r"\bold friend\b": "cache key",
-    r"\bof use\b": "useful",
+    r"\bas far as .* of use\b": "clipped",
     r"\bwill not have it\b": "rejects it",
     r"\bon and on\b": "repeatedly",
     r"\bthinks\b": "computes, predicts",
@@ -35,15 +35,13 @@ INSTEAD = {
     r"\bknows\b": "has, holds, contains",
     r"\bwants\b": "requires, expects",
     r"\btold\b": "passed, given",
-    r"\bmet\b": "found, reached",
+    r"\b(is|was|were|be) met\b": "found, reached",
     r"\blooks on\b": "records",
-    r"\bstands\b": "is, lies",
+    r"\bstands\b(?! for)": "is, lies",
     r"\balike\b": "equal, the same",
     r"\bdealt\b": "split, assigned",
     r"\bremembers?\b": "keeps, stores",
-    r"\bforgets?\b": "drops, ignores",
     r"\bJSON-able\b": "JSON-serialisable",
-    r"\bthere is none\b": "it does not exist",
     r"\bthat is none\b": "that is invalid",
 }
 

@@ -168,7 +168,7 @@ def check(config: Config) -> tuple[GrpoConfig, Path]:
     )
     need(
         grpo.temperature > 0,
-        f"grpo.temperature is {grpo.temperature}: greedy samples are all alike, make it positive.",
+        f"grpo.temperature is {grpo.temperature}: greedy samples are all equal, make it positive.",
     )
 
     # Sizes of rollouts and updates

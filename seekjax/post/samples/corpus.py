@@ -91,7 +91,7 @@ def pack_rows(samples: Sequence[Row], rows: int, window: int, pad: int) -> list[
 
 
 def _first_with_room(packed: list[list[Row]], most: int) -> list[Row] | None:
-    """Return the first row with at most so many tokens."""
+    """Return the first row with at most this many tokens."""
     for row in packed:
         lengths = [len(sample["tokens"]) for sample in row]
         if sum(lengths) <= most:
