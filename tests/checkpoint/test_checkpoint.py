@@ -243,7 +243,7 @@ def test_a_position_that_all_processes_share_fits_any_number_of_them(run, capfd)
     )  # as if two had saved it
     assert Checkpoints(run, 2).restore(place((1,)))[2] is None
     assert "was saved by 2 processes" in capfd.readouterr().err
-    assert Checkpoints(run, 2).restore(place((1,)), alike=True)[2] == {"position": 2}
+    assert Checkpoints(run, 2).restore(place((1,)), shared_position=True)[2] == {"position": 2}
     assert not capfd.readouterr().err
 
 
