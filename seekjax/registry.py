@@ -68,8 +68,8 @@ def load_object(path: str, kind: str) -> T:
         module = importlib.import_module(module_name)
     except Exception as error:  # a user's module may raise anything while it is imported
         raise ConfigError(
-            f"the {kind} {path} cannot be imported ({type(error).__name__}: {error}): name a module "
-            "that Python finds from this folder."
+            f"the {kind} {path} cannot be imported ({type(error).__name__}: {error}): name a "
+            "module that Python finds from this folder."
         ) from error
     try:
         return getattr(module, attribute)

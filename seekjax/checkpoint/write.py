@@ -121,8 +121,8 @@ class Checkpoints:
 
         `abstract` is the state as jax.ShapeDtypeStructs with shardings, of any mesh. `data` is None
         if another number of processes saved it, unless all processes have the same data position
-        (`shared_position`). Raises CheckpointError if steps exist but all are damaged, or if the newest
-        undamaged one does not match `abstract`.
+        (`shared_position`). Raises CheckpointError if steps exist but all are damaged, or if the
+        newest undamaged one does not match `abstract`.
         """
         self.wait()
         step = self._agree(self._newest_undamaged() if self._first else NONE)

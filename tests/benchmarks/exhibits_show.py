@@ -156,7 +156,7 @@ def bars(found: dict) -> Figure:
     if not found["language"]:
         return figure
     last = axes[-1]
-    for at, (kind, name, stage) in enumerate(
+    for at, (kind, _, stage) in enumerate(
         (
             ("before", "before", "with"),
             ("after", "with the reward", "with"),

@@ -209,7 +209,7 @@ def test_only_the_newest_are_kept(tmp_path):
 def test_saving_a_step_again(run):
     checkpoints = Checkpoints(run, 2)
     with pytest.raises(
-        CheckpointError, match="step 2 is not newer than step 2 .* resume"
+        CheckpointError, match=r"step 2 is not newer than step 2 .* resume"
     ):  # this run never read step 2
         checkpoints.save(2, make_state(2), data={}, config={})
     checkpoints.restore(place((1,)))
@@ -304,7 +304,7 @@ def test_a_run_never_starts_anew_over_damaged_steps(run):
     for step in (1, 2):
         flip(run / "checkpoints" / str(step) / "config.json", 3)
     for _ in range(2):  # and not the second time either
-        with pytest.raises(CheckpointError, match="no checkpoint in .* is whole"):
+        with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole"):
             Checkpoints(run, 2).restore(place((1,)))
     assert names(run) == ["bad-1", "bad-2"]
 
@@ -368,7 +368,7 @@ def test_an_error_in_the_background_is_told_at_the_next_call(run, monkeypatch):
         (OSError(errno.EIO, "broken"), "OSError: .*broken"),
     ]:
 
-        def fail(folder):
+        def fail(folder, error=error):
             raise error
 
         with monkeypatch.context() as patch:
@@ -403,7 +403,7 @@ def test_a_full_disk_harms_no_earlier_step(tmp_path):
         checkpoints.save(2, big, data={}, config={})
         with pytest.raises(
             CheckpointError,
-            match="step 2 could not be saved in .*: the disk is full, free some space",
+            match=r"step 2 could not be saved in .*: the disk is full, free some space",
         ):
             checkpoints.wait()
         (disk / "filler").write_bytes(bytes(os.statvfs(disk).f_bavail * os.statvfs(disk).f_bsize))

@@ -92,7 +92,7 @@ def test_what_is_no_run_is_one_sentence(run, tmp_path):
     with pytest.raises(RunError, match="no checkpoint yet"):
         read_run(tmp_path)
     (tmp_path / "config.json").write_text('{"model": {"flavour": 3}}')
-    with pytest.raises(RunError, match="model.flavour, which this version"):
+    with pytest.raises(RunError, match=r"model.flavour, which this version"):
         read_config(tmp_path / "config.json", trust=False)
 
 

@@ -244,7 +244,7 @@ def test_eval_of_a_task_is_the_same_for_any_batch_and_on_a_mesh(run, command):
 
 def test_a_report_that_cannot_be_written_is_a_sentence_and_the_figures_are_told(tmp_path, capsys):
     seen = figures([[judged(wrap("a", "7"))]], think_in_prompt=False)
-    with pytest.raises(DataError, match="cannot be written .* --report"):
+    with pytest.raises(DataError, match=r"cannot be written .* --report"):
         print_and_write(EvalConfig(task=("addition:1",)), seen, 0.0, tmp_path / "no" / "where.json")
     assert capsys.readouterr().out.startswith(
         "addition:1: 1 held-out problems x 1: pass@1 100.0% ("

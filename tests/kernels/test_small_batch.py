@@ -57,7 +57,7 @@ def test_weights_of_experts_nobody_chose_are_not_read():
 )
 def test_small_batch_dispatch_equals_sorted_dispatch(mesh):
     arrays = drawn(2, batch=8)
-    x_BTD, choice_BTK, gate_BTK, *weights = arrays
+    _x_BTD, _choice_BTK, _gate_BTK, *_weights = arrays
 
     def run(dispatch):
         return jax.jit(

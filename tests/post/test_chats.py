@@ -176,7 +176,7 @@ def test_faulty_settings_are_named(tmp_path):
     ]:
         with pytest.raises(DataError, match=says):
             load_samples(FORMS["v3"], **post)
-    with pytest.raises(DataError, match="line 1: .*begins every answer with <think>"):
+    with pytest.raises(DataError, match=r"line 1: .*begins every answer with <think>"):
         load_samples(FORMS["r1"], chats=(file,))
     with pytest.raises(DataError, match="drop-long"):
         load_samples(FORMS["v3"], sequence=40, tasks=("addition:6",))

@@ -269,7 +269,7 @@ def test_a_damaged_file_is_refused_and_a_missing_one_asked_for_again(saved, tmp_
             {"index": np.array([{}] * 3, object)},
         ):
             np.savez(first, **found | wrong)
-            with pytest.raises(DataError, match="does not hold log-probabilities|cannot be read"):
+            with pytest.raises(DataError, match=r"does not hold log-probabilities|cannot be read"):
                 store(batch, "train-000000", never)
         first.unlink()
         store(batch, "train-000000", training.teacher)

@@ -373,7 +373,7 @@ def test_a_failing_reward_is_counted_and_named_not_zero(base, tmp_path):
     assert all(one["advantage"] == 0 for one in failed)
     assert all("ZeroDivisionError" in one["error"] for one in failed)
     assert all("error" not in one for one in samples if one["reward"] is not None)
-    with pytest.raises(DataError, match="the reward failed for every sample.*broken returned nan"):
+    with pytest.raises(DataError, match=r"the reward failed for every sample.*broken returned nan"):
         fit(
             run(
                 base,
@@ -468,7 +468,7 @@ def test_what_was_drawn_tells_how_good_the_policy_is_and_what_has_signal_is_lear
     assert kept.graded == ["text 8", "text 9", "text 2", "text 3"]
     assert kept.advantage_B.tolist() == [2, -2, 1, -1]
     assert drawn == [f"text {i}" for i in range(12)]
-    assert drawn_advantage_B.tolist() == sum((row for row, _ in rounds), [])
+    assert drawn_advantage_B.tolist() == [x for row, _ in rounds for x in row]
 
     kept, drawn, _ = draw_groups(draw_round, Objective(), 2, 3)
     assert kept.graded == drawn == [f"text {i}" for i in range(4)]

@@ -36,9 +36,10 @@ SUM = Problem("addition", 1, "3+4=", "3+4", {"numbers": [3, 4]})
 WEIGHTS = {"accuracy": 1.0, "format": 0.1}
 
 
-def sample(
-    text=wrap("a", "8"), accuracy=0.0, formed=1.0, reason="", truncated=False, failed=False, **parts
-):
+SUM = wrap("a", "8")
+
+
+def sample(text=SUM, accuracy=0.0, formed=1.0, reason="", truncated=False, failed=False, **parts):
     parts = {"accuracy": accuracy, "format": formed} | parts
     total = (
         math.nan

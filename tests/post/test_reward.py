@@ -304,7 +304,8 @@ def test_gym_scorers_run_nothing_of_the_models(gym, tmp_path, monkeypatch):
         "1" * 10**5,
     ):
         verdict = task.verify(problem, text)
-        assert verdict.reward == 0 and verdict.reason, text
+        assert verdict.reward == 0, text
+        assert verdict.reason, text
     assert not os.path.exists(mark)
     assert time.perf_counter() - start < 5
     assert task.verify(problem, f"{right}+0").reward == 1, "and what is mathematics is still scored"
@@ -325,9 +326,11 @@ def test_gym_scorers_that_fail_are_not_wrong_answers(gym):
         .verify(find_task("gym:writing").make(random.Random(0), 1), "1")
         .reward
     ), "one that needs what is forbidden"
-    assert find_task("gym:sum").verify(
-        problem := find_task("gym:sum").make(random.Random(0), 1), "1 +"
-    ) == (0.0, "reasoning-gym's scorer raises SyntaxError: invalid syntax (<string>, line 1)")
+    problem = find_task("gym:sum").make(random.Random(0), 1)
+    assert find_task("gym:sum").verify(problem, "1 +") == (
+        0.0,
+        "reasoning-gym's scorer raises SyntaxError: invalid syntax (<string>, line 1)",
+    )
     WORKER.process.kill()
     WORKER.process.wait()
     assert find_task("gym:sum").verify(problem, problem.data["answer"]).reward == 1, (

@@ -8,7 +8,10 @@ import numpy as np
 def corrections(width, base, original, beta_fast=32, beta_slow=1):
     """The pairs between which frequencies move from kept to divided: where `beta` rotations fit in
     the original context."""
-    pair = lambda beta: width * math.log(original / (2 * math.pi * beta)) / (2 * math.log(base))
+
+    def pair(beta):
+        return width * math.log(original / (2 * math.pi * beta)) / (2 * math.log(base))
+
     return max(math.floor(pair(beta_fast)), 0), min(math.ceil(pair(beta_slow)), width - 1)
 
 

@@ -164,7 +164,8 @@ def main(names: list[str]) -> None:
     console = Console()
     console.print(table)
     console.print(
-        f"limits: {MOST_TOKENS} tokens, {MOST_COMPREHENSIONS} comprehensions, {MOST_SOLID:.0%} solid; "
+        f"limits: {MOST_TOKENS} tokens, {MOST_COMPREHENSIONS} comprehensions, "
+        f"{MOST_SOLID:.0%} solid; "
         f"{densities['all'].wide_lines} lines over {MOST_COLUMNS} columns"
     )
     for path in files:

@@ -17,8 +17,9 @@ def broken(problem, text, tokens):
     return float("nan")
 
 
-def fails_on_the_second_rollout(
-    problem, text, tokens, seen=[]
-):  # the list is kept from call to call
-    seen.append(text)
-    return vowels(problem, text, tokens) if len(seen) <= 16 else float("nan")
+TEXTS: list[str] = []  # that were rewarded so far
+
+
+def fails_on_the_second_rollout(problem, text, tokens):
+    TEXTS.append(text)
+    return vowels(problem, text, tokens) if len(TEXTS) <= 16 else float("nan")

@@ -46,7 +46,7 @@ def test_an_output_that_claims_to_be_alike_somewhere_is_refused(outputs):
     with (
         use_mesh(MeshConfig(data=2, tensor=4)),
         pytest.raises(
-            ValueError, match="every mesh axis, but nothing in it is split by (data, )?tensor"
+            ValueError, match=r"every mesh axis, but nothing in it is split by (data, )?tensor"
         ),
     ):
         local(abs, "batch sequence", outputs, opaque=True)

@@ -166,7 +166,7 @@ def test_a_run_continues_on_another_mesh_and_says_what_differs(on_eight, tmp_pat
 
 def test_a_run_refused_by_its_checkpoint_keeps_its_config(unbroken):
     before = (unbroken.folder / "config.json").read_text()
-    with pytest.raises(CheckpointError, match="config.json"):
+    with pytest.raises(CheckpointError, match=r"config.json"):
         fit(replace(unbroken.config, model=replace(unbroken.config.model, embed=64)))
     assert (unbroken.folder / "config.json").read_text() == before
 

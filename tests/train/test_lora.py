@@ -64,7 +64,7 @@ def test_the_first_weights_are_those_that_stay(config, begun):
 
 
 def test_only_matrices_have_adapters_and_only_adapters_have_moments(config, begun):
-    plan, state, _ = begun
+    _plan, state, _ = begun
     own = set(named(state.params))
     assert {
         "expert_layers/attention/w_uq/a",

@@ -88,7 +88,7 @@ def test_every_depth_predicts_its_own_token_and_all_share_one_divisor(masked):
 
 
 def test_balance_loss_is_one_per_layer_when_tokens_are_spread_evenly():
-    _, seen, output, *_ = run(False, ((1,) * 13,) * 3)
+    _, seen, _output, *_ = run(False, ((1,) * 13,) * 3)
     layers = sum(np.size(layer["dropped"]) for layer in seen["experts"].values())
     assert layers == 3
     assert 0.9 * layers < seen["balance_loss"] < 2 * layers

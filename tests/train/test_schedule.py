@@ -77,7 +77,10 @@ def test_steps_see_the_published_tokens(name):
 )
 def test_batch_grows_with_the_tokens_seen(name, first, last, over):
     config = published(name)
-    line = lambda step: first + (last - first) * min(tokens_at(config, step) / over, 1)
+
+    def line(step):
+        return first + (last - first) * min(tokens_at(config, step) / over, 1)
+
     sizes = [batch_at(config.train, step) for step in range(0, config.train.steps, 7)]
     assert sizes[0] == first
     assert sizes[-1] == last
@@ -125,7 +128,7 @@ def test_share_of_a_traced_step_is_exact_along_the_ramp():
 
 
 def test_batch_of_no_whole_micro_batches_is_refused():
-    with pytest.raises(ValueError, match="multiples of train.micro_batch 8"):
+    with pytest.raises(ValueError, match=r"multiples of train.micro_batch 8"):
         batch_at(TrainConfig(batch=32, micro_batch=8, batch_start=12), 0)
 
 
