@@ -34,9 +34,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-from tests.fixtures import command  # noqa: E402
+from tests.fixtures import chats, command, tiny  # noqa: E402
 
-__all__ = ["command"]
+__all__ = ["chats", "command", "tiny"]
 
 MOST_BYTES = 1_200_000_000  # of a worker's memory, above which compiled programs are dropped
 

@@ -1,6 +1,8 @@
 """What many tests share: models and runs that are small enough for seconds."""
 
+import json
 import sys
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +12,18 @@ import pytest
 from seekjax.checkpoint.config_json import to_json
 from seekjax.checkpoint.write import Checkpoints
 from seekjax.commands.cli import main
-from seekjax.config import Config, KernelConfig, ModelConfig
+from seekjax.config import (
+    Config,
+    DataConfig,
+    KernelConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from seekjax.data import load_tokenizer
 from seekjax.placement import use_mesh
-from seekjax.train.state import RunSpec
+from seekjax.train.state import RunSpec, TrainState
+from sharding.mesh import MeshConfig
 
 # Two layers of width 32 with eight experts; compiles in seconds, and has every part of V3.
 TINY = ModelConfig(
@@ -36,13 +46,29 @@ TINY = ModelConfig(
 # The plain form of every kernel.
 PLAIN = KernelConfig(attention="plain", experts="loop", remat="none")
 
+# One layer that reinforcement and evaluation sample from: strong weights, so that answers differ.
+ONE_LAYER = replace(
+    TINY,
+    vocab=272,
+    layers=1,
+    hidden=32,
+    expert_hidden=32,
+    init_std=0.3,
+    dense_layers=0,
+    mtp_depth=0,
+)
+
 
 def tiny_model(**fields) -> ModelConfig:
     """The tiny model with some fields replaced."""
     return replace(TINY, **fields)
 
 
-def save_run(config: Config, folder: Path, change=lambda state: state):
+def save_run(
+    config: Config,
+    folder: Path,
+    change: Callable[[TrainState], TrainState] = lambda state: state,
+) -> TrainState:
     """Write a run folder as training leaves it after one step; return the state that was saved.
 
     `change` maps the first state to the one to save.
@@ -53,6 +79,13 @@ def save_run(config: Config, folder: Path, change=lambda state: state):
         checkpoints.save(1, state, data=None, config=to_json(config))
         checkpoints.wait()
     return state
+
+
+def write_rows(file: Path, rows: Iterable[object]) -> Path:
+    """Write a .jsonl file of the rows; a row that is text already is written as it is."""
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    file.write_text("".join(line + "\n" for line in lines))
+    return file
 
 
 @pytest.fixture
@@ -66,3 +99,51 @@ def command(monkeypatch, capsys):
         return status, printed.out, printed.err
 
     return call
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Config of post-training from random weights: tiny(out, sft=..., **train)."""
+    model = tiny_model(hidden=512, expert_hidden=32, dense_layers=0, mtp_depth=0)
+    few_steps = {
+        "steps": 6,
+        "batch": 4,
+        "balance_rate": 0.0,
+        "log_every": 1,
+        "eval_every": 3,
+        "eval_batches": 1,
+        "save_every": 2,
+    }
+
+    def config(out, sft=None, dpo=None, distill=None, **train) -> Config:
+        return Config(
+            model=model,
+            data=DataConfig(tokenizer="byte", sequence=64, held_out=0.2),
+            optimizer=OptimizerConfig(warmup=2, learning_rate=1e-2),
+            mesh=MeshConfig(data=1),
+            kernel=PLAIN,
+            sft=sft,
+            dpo=dpo,
+            distill=distill,
+            out=out,
+            train=TrainConfig(**(few_steps | train)),
+        )
+
+    return config
+
+
+@pytest.fixture(scope="session")
+def chats(tmp_path_factory):
+    """A file of twelve short conversations."""
+
+    def talk(n: int) -> dict:
+        answer = f"<think>so</think>{n + 1}"
+        return {
+            "messages": [
+                {"role": "user", "content": f"{n}+1"},
+                {"role": "assistant", "content": answer},
+            ]
+        }
+
+    file = tmp_path_factory.mktemp("chats") / "chats.jsonl"
+    return str(write_rows(file, map(talk, range(12))))

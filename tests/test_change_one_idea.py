@@ -13,20 +13,19 @@ import pytest
 from seekjax.config import (
     Config,
     DataConfig,
-    KernelConfig,
     MeshConfig,
     OptimizerConfig,
     TrainConfig,
 )
 from seekjax.train import metrics
 from seekjax.train.loop import fit
-from tests.fixtures import tiny_model
+from tests.fixtures import PLAIN, tiny_model
 
 BASE = Config(
     model=tiny_model(heads=4),
     data=DataConfig(sources=("arithmetic",), tokenizer="byte", sequence=32),
     optimizer=OptimizerConfig(warmup=1),
-    kernel=KernelConfig(attention="plain", experts="loop", remat="none"),
+    kernel=PLAIN,
     train=TrainConfig(steps=2, batch=8, eval_every=4, eval_batches=1, save_every=2, log_every=1),
     mesh=MeshConfig(data=1),
 )

@@ -12,30 +12,19 @@ import pytest
 from seekjax.checkpoint.config_json import read_config, to_json
 from seekjax.checkpoint.manifest import write_manifest
 from seekjax.checkpoint.read import read_run
-from seekjax.checkpoint.write import Checkpoints
-from seekjax.config import Config, KernelConfig, TrainConfig
+from seekjax.config import Config, DataConfig, KernelConfig, TrainConfig
 from seekjax.errors import RunError
 from seekjax.placement import use_mesh
-from seekjax.train.state import RunSpec
 from sharding.mesh import MeshConfig
-from tests.fixtures import tiny_model
+from tests.fixtures import PLAIN, save_run, tiny_model
 
 SMALL = Config(
-    model=tiny_model(vocab=64),
-    kernel=KernelConfig(attention="plain", experts="loop", remat="none"),
+    model=tiny_model(),
+    data=DataConfig(tokenizer="byte"),
+    kernel=PLAIN,
     mesh=MeshConfig(data=1),
     train=TrainConfig(steps=3, batch=8, ema=0.9),
 )
-
-
-def save_run(config, folder, change=lambda state: state):
-    """A run folder with one step, as the loop would leave it."""
-    with use_mesh(config.mesh):
-        state = change(RunSpec(config).start())
-        checkpoints = Checkpoints(folder, 2)
-        checkpoints.save(3, state, data=None, config=to_json(config))
-        checkpoints.close()
-    return state
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +90,7 @@ def test_weights_that_belong_to_another_config(run, tmp_path):
         SMALL, model=replace(SMALL.model, embed=64), train=replace(SMALL.train, ema=0.0)
     )
     save_run(SMALL, tmp_path / "a")
-    step = tmp_path / "a" / "checkpoints" / "3"
+    step = tmp_path / "a" / "checkpoints" / "1"
     (step / "config.json").write_text(json.dumps(to_json(other)))
     (step / "manifest.json").unlink()
     write_manifest(step)

@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 import sys
-from contextlib import closing
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -14,48 +13,30 @@ import jax
 import numpy as np
 import pytest
 
-from seekjax.checkpoint.config_json import to_json
-from seekjax.checkpoint.write import Checkpoints
 from seekjax.commands import chat as terminal
-from seekjax.commands.cli import main
-from seekjax.config import Config, DataConfig, KernelConfig, TrainConfig
-from seekjax.data import Corpus
+from seekjax.config import Config, DataConfig, TrainConfig
 from seekjax.data.chat import BUILT_IN, compile_chat
-from seekjax.data.tokenizer import BOS, EOS, load_tokenizer
+from seekjax.data.tokenizer import BOS, EOS
 from seekjax.generate.sampling import Sampling
 from seekjax.open import open_model
 from seekjax.placement import use_mesh
-from seekjax.train.state import RunSpec
 from sharding.mesh import MeshConfig
-from tests.fixtures import tiny_model
+from tests.fixtures import PLAIN, save_run, tiny_model
 
 CONFIG = Config(
     model=tiny_model(heads=4, context=256),
     data=DataConfig(tokenizer="byte", sequence=32),
     mesh=MeshConfig(data=1),
     train=TrainConfig(batch=8),
-    kernel=KernelConfig(attention="plain", experts="loop", remat="none"),
+    kernel=PLAIN,
 )
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    load_tokenizer(CONFIG.data, CONFIG.model.vocab, Corpus(())).save(folder)
-    with use_mesh(CONFIG.mesh), closing(Checkpoints(folder, 1)) as checkpoints:
-        checkpoints.save(1, RunSpec(CONFIG).start(), data=None, config=to_json(CONFIG))
+    save_run(CONFIG, folder)
     return folder
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    def call(*argv):
-        monkeypatch.setattr(sys, "argv", ["seekjax", *map(str, argv)])
-        status = main()
-        said = capsys.readouterr()
-        return status, said.out, said.err
-
-    return call
 
 
 def test_generate_streams_and_ends_with_its_speed(run, command):

@@ -84,9 +84,9 @@ def train(*argv: str, out) -> int:
 def test_bad_input_is_one_sentence(argv, said, tmp_path, capsys):
     assert train(*argv, out=tmp_path / "run") == 2
     message = capsys.readouterr().err.strip()
-    assert re.search(said, message)
-    assert message.startswith("error: ")
-    assert "\n" not in message
+    assert re.search(said, message), message
+    assert message.startswith("error: "), message
+    assert "\n" not in message, message
     assert not list(tmp_path.glob("run/checkpoints/*"))
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from seekjax.config import DataConfig
 from seekjax.data import DataError, eval_batches, load_corpus, load_tokenizer, train_batches
 from seekjax.data.tokenizer import EOS
+from tests.fixtures import write_rows
 
 CONFIG = DataConfig(sequence=32, tokenizer="byte")
 
@@ -27,9 +28,7 @@ def made(tmp_path_factory):
             f"{name}{index:03d}{EOS[: index % 2 * 99]}" + "." * (index * 37 % 157)
             for index in range(count)
         ]
-        (folder / f"{name}.jsonl").write_text(
-            "".join(json.dumps({"text": text}) + "\n" for text in texts)
-        )
+        write_rows(folder / f"{name}.jsonl", [{"text": text} for text in texts])
     config = replace(
         CONFIG,
         sources=(str(folder / "a.jsonl"), str(folder / "b.jsonl")),
@@ -210,8 +209,7 @@ def test_eval_batches_are_held_out_fixed_and_the_same_for_any_number_of_processe
 
 
 def test_a_file_that_vanishes_during_training_is_named(tmp_path):
-    path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps({"text": f"text {index}"}) + "\n" for index in range(100)))
+    path = write_rows(tmp_path / "a.jsonl", [{"text": f"text {i}"} for i in range(100)])
     config = replace(CONFIG, sources=(str(tmp_path),))
     corpus = load_corpus(config)
     path.unlink()

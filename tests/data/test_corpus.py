@@ -8,6 +8,7 @@ import pytest
 
 from seekjax.config import DataConfig
 from seekjax.data import DataError, load_corpus
+from tests.fixtures import write_rows
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +45,8 @@ def test_the_manifest_is_json_and_says_what_was_read(stdlib):
 def test_a_corpus_may_move_but_not_change(tmp_path):
     def fingerprint(folder, text):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "a.jsonl").write_text(
-            "".join(json.dumps({"text": f"{text} {index}"}) + "\n" for index in range(30))
-        )
+        rows = [{"text": f"{text} {index}"} for index in range(30)]
+        write_rows(tmp_path / folder / "a.jsonl", rows)
         return load_corpus(DataConfig(sources=(str(tmp_path / folder),))).fingerprint()
 
     assert fingerprint("one", "x") == fingerprint("two", "x") != fingerprint("three", "y")
@@ -54,7 +54,7 @@ def test_a_corpus_may_move_but_not_change(tmp_path):
 
 def test_copies_of_a_document_stay_on_one_side(tmp_path):
     texts = [f"text {index % 40}" for index in range(200)]
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    write_rows(tmp_path / "a.jsonl", [{"text": text} for text in texts])
     [source] = load_corpus(DataConfig(sources=(str(tmp_path),), held_out=0.3)).sources
     assert not set(source.train) & set(source.held_out)
     assert len(source.train) + len(source.held_out) == 200

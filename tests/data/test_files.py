@@ -11,13 +11,13 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from seekjax.config import DataConfig
 from seekjax.data import DataError, load_corpus
+from tests.fixtures import write_rows
 
 TEXTS = [f"document {index}: {'na' * index}" for index in range(60)]
 
 
 def write_jsonl(path, texts=TEXTS, key="text"):
-    path.write_text("".join(json.dumps({key: text}) + "\n" for text in texts))
-    return path
+    return write_rows(path, [{key: text} for text in texts])
 
 
 def write_parquet(path, texts=TEXTS, key="text"):

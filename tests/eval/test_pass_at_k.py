@@ -2,9 +2,7 @@
 model that writes nonsense or what it is told."""
 
 import json
-import sys
 from collections import Counter
-from contextlib import closing
 from dataclasses import replace
 from itertools import combinations
 from random import Random
@@ -14,13 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seekjax.checkpoint.config_json import to_json
-from seekjax.checkpoint.write import Checkpoints
 from seekjax.commands import sample as keep
-from seekjax.commands.cli import main
 from seekjax.commands.sample import Sample, chat_row, choose
-from seekjax.config import Config, DataConfig, GrpoConfig, KernelConfig
-from seekjax.data import DataError, load_tokenizer
+from seekjax.config import Config, DataConfig, GrpoConfig
+from seekjax.data import DataError
 from seekjax.data.chat import BUILT_IN, compile_chat
 from seekjax.errors import ConfigError
 from seekjax.eval.evaluator import EvalConfig, Evaluator, distinct
@@ -40,16 +35,13 @@ from seekjax.post.rollout.statistics import (
 from seekjax.post.samples.template import ChatFormat
 from seekjax.tasks import Problem, find_task
 from seekjax.tasks.answer import wrap
-from seekjax.train.state import RunSpec
 from sharding.mesh import MeshConfig
-from tests.fixtures import tiny_model
+from tests.fixtures import ONE_LAYER, PLAIN, save_run
 
 CONFIG = Config(
-    model=tiny_model(
-        vocab=272, layers=1, hidden=32, expert_hidden=32, init_std=0.3, dense_layers=0, mtp_depth=0
-    ),
+    model=ONE_LAYER,
     data=DataConfig(tokenizer="byte", sequence=40),
-    kernel=KernelConfig(attention="plain", experts="loop", remat="none"),
+    kernel=PLAIN,
     mesh=MeshConfig(data=1),
 )
 SUM = Problem("addition", 1, "3+4=", "3+4", {"numbers": [3, 4]})
@@ -199,27 +191,9 @@ def test_what_is_kept():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    load_tokenizer(CONFIG.data, CONFIG.model.vocab, None).save(folder)
+    save_run(replace(CONFIG, grpo=GrpoConfig(max_new=12)), folder)
     compile_chat(BUILT_IN["r1"]).save(folder)
-    with use_mesh(CONFIG.mesh), closing(Checkpoints(folder, 1)) as checkpoints:
-        checkpoints.save(
-            1,
-            RunSpec(CONFIG).start(),
-            data=None,
-            config=to_json(replace(CONFIG, grpo=GrpoConfig(max_new=12))),
-        )
     return folder
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    def call(*argv):
-        monkeypatch.setattr(sys, "argv", ["seekjax", *map(str, argv)])
-        status = main()
-        said = capsys.readouterr()
-        return status, said.out, said.err
-
-    return call
 
 
 def test_eval_of_a_task_is_the_same_for_any_batch_and_on_a_mesh(run, command):

@@ -7,14 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from seekjax.config import KernelConfig
 from seekjax.model.init import init_params
 from seekjax.model.transformer import Transformer, logits
 from sharding.place import axes_of, unbox
-from tests.fixtures import tiny_model
+from tests.fixtures import PLAIN, tiny_model
 
 SMALL = tiny_model(vocab=48, heads=4, value=12, init_std=0.25, context=64)
-PLAIN = KernelConfig(attention="plain", experts="loop", remat="none")
 
 
 class Made:

@@ -5,12 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seekjax.config import KernelConfig
 from seekjax.model.block import Block
 from seekjax.model.rope import angles
 from seekjax.model.transformer import Transformer, logits
-
-PLAIN = KernelConfig(attention="plain", experts="loop", remat="none")
+from tests.fixtures import PLAIN
 
 
 def computed(model, variables, tokens_BX):

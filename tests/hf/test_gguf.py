@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from seekjax.commands.convert import import_checkpoint
-from seekjax.config import DataConfig, KernelConfig
+from seekjax.config import DataConfig
 from seekjax.data import load_corpus, load_tokenizer
 from seekjax.errors import WeightsError
 from seekjax.hf.gguf import reader, save_gguf
@@ -20,6 +20,7 @@ from seekjax.hf.gguf_tokenizer import add_tokenizer
 from seekjax.hf.names import tensors
 from seekjax.hf.save import save
 from seekjax.model.transformer import Transformer, logits
+from tests.fixtures import PLAIN
 from tests.hf.llama import Llama
 from tests.hf.small import LITE, V2, V3, drawn
 from tests.hf.test_convert import convert
@@ -46,7 +47,7 @@ LITE27 = replace(LITE, layers=27, nope=4)
 
 
 def run(model, variables, ids):
-    transformer = Transformer(model, KernelConfig(attention="plain", experts="loop", remat="none"))
+    transformer = Transformer(model, PLAIN)
     return np.asarray(
         jax.jit(lambda v, t: logits(transformer.apply(v, t)))(variables, np.asarray(ids)[None])[0],
         np.float64,

@@ -10,7 +10,8 @@ from seekjax.hf.load import load
 from seekjax.hf.save import save
 from seekjax.placement import use_mesh
 from sharding.mesh import MeshConfig
-from tests.hf.compare import PLAIN, assert_equal, computed
+from tests.fixtures import PLAIN
+from tests.hf.compare import assert_equal, computed
 
 GOLDENS = Path(__file__).with_name("goldens")
 

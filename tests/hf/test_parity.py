@@ -13,7 +13,8 @@ import pytest
 from seekjax.hf.load import load
 from seekjax.hf.save import save
 from seekjax.model.abstract import abstract_variables
-from tests.hf.compare import PLAIN, assert_equal, computed
+from tests.fixtures import PLAIN
+from tests.hf.compare import assert_equal, computed
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")

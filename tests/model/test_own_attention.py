@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seekjax.commands.cli import parse
+from seekjax.commands.arguments import parse
 from seekjax.config import (
     Config,
     DataConfig,
-    KernelConfig,
     LoraConfig,
     OptimizerConfig,
     TrainConfig,
@@ -33,7 +32,7 @@ from seekjax.placement import use_mesh
 from seekjax.train.loop import fit
 from sharding.mesh import MeshConfig
 from sharding.place import axes_of
-from tests.fixtures import tiny_model
+from tests.fixtures import PLAIN, tiny_model
 
 GQA = tiny_model(
     heads=4,
@@ -47,7 +46,6 @@ GQA = tiny_model(
     mtp_depth=0,
 )
 MHA = replace(GQA, attention="mha", sizes=())
-PLAIN = KernelConfig(attention="plain", experts="loop", remat="none")
 MESHES = {"one": MeshConfig(data=1), "eight": MeshConfig(data=1, fsdp=2, expert=2, tensor=2)}
 
 

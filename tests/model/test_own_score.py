@@ -9,7 +9,6 @@ import pytest
 from seekjax.config import (
     Config,
     DataConfig,
-    KernelConfig,
     OptimizerConfig,
     TrainConfig,
 )
@@ -19,7 +18,7 @@ from seekjax.model.routing import affinity
 from seekjax.open import open_model
 from seekjax.train.loop import fit
 from sharding.mesh import MeshConfig
-from tests.fixtures import tiny_model
+from tests.fixtures import PLAIN, tiny_model
 
 MODEL = tiny_model(
     layers=1,
@@ -51,7 +50,7 @@ def test_it_trains_and_comes_back(tmp_path):
         data=DataConfig(sources=("stories",), tokenizer="byte", sequence=32),
         optimizer=OptimizerConfig(warmup=1),
         mesh=MeshConfig(data=1),
-        kernel=KernelConfig(attention="plain", experts="loop", remat="none"),
+        kernel=PLAIN,
         train=TrainConfig(
             steps=3, batch=4, log_every=1, eval_every=3, eval_batches=1, save_every=3
         ),

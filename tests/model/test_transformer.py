@@ -16,7 +16,7 @@ from seekjax.model.cache import cache_bytes, empty_cache
 from seekjax.model.init import init_params
 from seekjax.model.transformer import Transformer, logits
 from sharding.place import axes_of, unbox
-from tests.fixtures import tiny_model
+from tests.fixtures import PLAIN, tiny_model
 
 V3 = tiny_model(vocab=64, layers=3, value=12, init_std=0.2)
 VARIANTS = {
@@ -47,7 +47,6 @@ VARIANTS = {
     "no dense, no shared": replace(V3, dense_layers=0, shared_experts=0),
     "deep prediction": replace(V3, mtp_depth=3),
 }
-PLAIN = KernelConfig(attention="plain", experts="loop", remat="none")
 
 
 def build_model(model: ModelConfig, kernel: KernelConfig = PLAIN):

@@ -1,8 +1,6 @@
 """Conversations become samples whose prompts are the rollouts' own, whose answers all are learnt
 once with their end, and whose faults are named."""
 
-import json
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,6 +14,7 @@ from seekjax.post.samples.chats import question_key, split_held_out
 from seekjax.post.samples.corpus import pack_rows
 from seekjax.post.samples.jsonl import check_messages, open_rows
 from seekjax.post.samples.template import ChatFormat
+from tests.fixtures import write_rows
 
 TOKENIZER = load_tokenizer(DataConfig(tokenizer="byte"), 320, None)
 FORMS = {name: ChatFormat(compile_chat(source), TOKENIZER) for name, source in BUILT_IN.items()}
@@ -45,11 +44,7 @@ def load_samples(chat_format, sequence=200, **sft):
 
 
 def write(folder, *rows):
-    file = folder / "rows.jsonl"
-    file.write_text(
-        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
-    )
-    return str(file)
+    return str(write_rows(folder / "rows.jsonl", rows))
 
 
 def test_thinking_is_learnt_though_templates_drop_it_from_the_past():

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from seekjax.checkpoint.config_json import to_json
-from seekjax.checkpoint.write import Checkpoints
 from seekjax.config import CONSTANT, DistillConfig, LoraConfig, SamplingConfig
-from seekjax.data import DataError, load_tokenizer
+from seekjax.data import DataError
 from seekjax.errors import ConfigError, WeightsError
 from seekjax.placement import use_mesh
 from seekjax.post.distill import teacher as teachers
@@ -22,8 +19,8 @@ from seekjax.post.distill.saved_logits import LogitStore
 from seekjax.post.kinds import training_of
 from seekjax.train import metrics
 from seekjax.train.loop import fit
-from seekjax.train.state import RunSpec
 from sharding.mesh import MeshConfig
+from tests.fixtures import save_run
 from tests.reference.divergence import numpy_kl, softmax
 
 
@@ -33,10 +30,7 @@ def big(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("big")
     config = tiny(folder)
     config = replace(config, model=replace(config.model, init_std=0.4))
-    load_tokenizer(config.data, config.model.vocab, None).save(folder)
-    with use_mesh(config.mesh), closing(Checkpoints(folder, keep=1)) as checkpoints:
-        checkpoints.save(1, RunSpec(config).start(), data=None, config=to_json(config))
-        checkpoints.wait()
+    save_run(config, folder)
     return folder
 
 

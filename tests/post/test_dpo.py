@@ -1,7 +1,6 @@
 """Preference tuning against the paper's formulas in NumPy, its pairs kept whole, and a run that
 learns what was preferred."""
 
-import json
 from dataclasses import replace
 from functools import partial
 
@@ -23,17 +22,14 @@ from seekjax.post.tune.dpo import Pairwise, margin
 from seekjax.train import metrics
 from seekjax.train.loop import fit
 from seekjax.train.lora import make_spec
+from tests.fixtures import write_rows
 
 TOKENIZER = load_tokenizer(DataConfig(tokenizer="byte"), 320, None)
 FORM = ChatFormat(compile_chat(BUILT_IN["v3"]), TOKENIZER)
 
 
 def write(folder, *rows):
-    file = folder / "pairs.jsonl"
-    file.write_text(
-        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
-    )
-    return str(file)
+    return str(write_rows(folder / "pairs.jsonl", rows))
 
 
 def good(n):

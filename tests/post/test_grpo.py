@@ -3,7 +3,6 @@ run, and a mesh changes nothing."""
 
 import json
 import shutil
-from contextlib import closing
 from dataclasses import replace
 
 import jax
@@ -11,21 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seekjax.checkpoint.config_json import to_json
-from seekjax.checkpoint.write import Checkpoints
 from seekjax.config import (
     CONSTANT,
     Config,
     DataConfig,
     GrpoConfig,
-    KernelConfig,
     LoraConfig,
     Objective,
     OptimizerConfig,
     TrainConfig,
 )
 from seekjax.config.recipes import RECIPES, find_recipe, objective_of
-from seekjax.data import DataError, load_tokenizer
+from seekjax.data import DataError
 from seekjax.data.chat import BUILT_IN
 from seekjax.errors import ConfigError
 from seekjax.model.transformer import Transformer
@@ -38,14 +34,14 @@ from seekjax.train.loop import fit
 from seekjax.train.score import log_probs
 from seekjax.train.state import RunSpec
 from sharding.mesh import MeshConfig
-from tests.fixtures import tiny_model
+from tests.fixtures import PLAIN, save_run, tiny_model
 
 BASE = Config(
     model=tiny_model(
         vocab=272, hidden=32, expert_hidden=32, init_std=0.3, dense_layers=1, mtp_depth=0
     ),
     data=DataConfig(tokenizer="byte", sequence=40),
-    kernel=KernelConfig(attention="plain", experts="loop", remat="none"),
+    kernel=PLAIN,
     mesh=MeshConfig(data=1),
 )
 
@@ -54,15 +50,11 @@ BASE = Config(
 def base(tmp_path_factory):
     """A run with random weights and a bias that decides who is chosen."""
     folder = tmp_path_factory.mktemp("base")
-    load_tokenizer(BASE.data, BASE.model.vocab, None).save(folder)
-    with use_mesh(BASE.mesh), closing(Checkpoints(folder, keep=1)) as checkpoints:
-        state = RunSpec(BASE).start()
-        bias = jax.tree.map(
-            lambda b: jax.random.uniform(jax.random.key(7), b.shape, minval=-0.2, maxval=0.2),
-            state.balance,
-        )
-        checkpoints.save(1, state.replace(balance=bias), data=None, config=to_json(BASE))
-        checkpoints.wait()
+
+    def move(bias_E):
+        return jax.random.uniform(jax.random.key(7), bias_E.shape, minval=-0.2, maxval=0.2)
+
+    save_run(BASE, folder, lambda state: state.replace(balance=jax.tree.map(move, state.balance)))
     return folder
 
 

@@ -1,20 +1,17 @@
 """What one sees: the viewer on files as a run leaves them, as a model may spoil them and as a crash
 may, and pictures from records alone."""
 
-import json
-import sys
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seekjax.commands.cli import main
 from seekjax.commands.rollouts import choose, colour, page, ranges
 from seekjax.commands.terminal import visible
 from seekjax.post.plots import plot_rollouts
 from seekjax.post.rollout.grader import GradedSample
 from seekjax.post.rollout.log import closing_lines, group_record, held_out_figures, summary
 from seekjax.tasks import Problem
+from tests.fixtures import write_rows
 
 SUM = Problem("addition", 1, "3+4=", "3+4", {"numbers": [3, 4]})
 ATTACK = (
@@ -43,33 +40,16 @@ def group(*texts):
 
 @pytest.fixture
 def run(tmp_path):
-    with (tmp_path / "rollouts.jsonl").open("w") as file:
-        for step in (1, 2, 3, 4, 9):
-            file.write(
-                json.dumps(
-                    {
-                        "step": step,
-                        "groups": [group("first", f"second\nof {step}", ATTACK), group("only")],
-                    }
-                )
-                + "\n"
-            )
+    rows = []
+    for step in (1, 2, 3, 4, 9):
+        groups = [group("first", f"second\nof {step}", ATTACK), group("only")]
+        rows.append({"step": step, "groups": groups})
+    write_rows(tmp_path / "rollouts.jsonl", rows)
     return tmp_path
 
 
-@pytest.fixture
-def command(monkeypatch, capsys):
-    def call(*argv):
-        monkeypatch.setattr(sys, "argv", ["seekjax", "rollouts", *map(str, argv)])
-        status = main()
-        said = capsys.readouterr()
-        return status, said.out, said.err
-
-    return call
-
-
 def test_the_newest_rollout_is_shown_best_samples_first(run, command):
-    status, out, _ = command(run)
+    status, out, _ = command("rollouts", run)
     shown = out.splitlines()
     assert status == 0
     assert shown[0] == "step 9; 2 of the 2 groups kept; rollouts of steps 1 to 4, 9"
@@ -81,7 +61,7 @@ def test_the_newest_rollout_is_shown_best_samples_first(run, command):
         shown.index("  -0.500  reward 0.1 (accuracy 0, format 1); 8 is not 7; 9 tokens CUT OFF")
         > at
     )
-    status, out, _ = command(run, "--step", 2, "--groups", 1)
+    status, out, _ = command("rollouts", run, "--step", 2, "--groups", 1)
     assert status == 0
     assert out.startswith("step 2; 1 of the 2 groups kept")
     assert "of 2" in out
@@ -89,7 +69,7 @@ def test_the_newest_rollout_is_shown_best_samples_first(run, command):
 
 
 def test_a_terminal_is_shown_what_the_model_wrote_and_obeys_none_of_it(run, command):
-    _, out, _ = command(run)
+    _, out, _ = command("rollouts", run)
     assert (
         r"\x1b]0;owned\x07\x1b[2J\x9b31m[red]not markup[/red] :smile: \u202eright to "
         r"left\u2066 \r\x08 gone\u2028end\ud800" in out
@@ -182,7 +162,7 @@ def test_steps_are_told_shortly(steps, said):
 def test_bad_input_is_one_sentence(command, tmp_path, content, argv, said):
     if content is not None:
         (tmp_path / "rollouts.jsonl").write_text(content)
-    status, _, err = command(tmp_path, *argv)
+    status, _, err = command("rollouts", tmp_path, *argv)
     assert status == 2
     assert said in err
     assert err.startswith("error: ")
@@ -191,8 +171,8 @@ def test_bad_input_is_one_sentence(command, tmp_path, content, argv, said):
 
 def test_a_reward_that_failed_is_named(command, tmp_path):
     failed = group_record([judged("x", 0.0, reward=float("nan")), judged("y", 1.0)], [0.0, 0.0])
-    (tmp_path / "rollouts.jsonl").write_text(json.dumps({"step": 1, "groups": [failed]}) + "\n")
-    assert "REWARD FAILED" in command(tmp_path)[1]
+    write_rows(tmp_path / "rollouts.jsonl", [{"step": 1, "groups": [failed]}])
+    assert "REWARD FAILED" in command("rollouts", tmp_path)[1]
 
 
 def test_means_leave_out_what_has_no_reward():
@@ -220,7 +200,7 @@ def test_pictures_are_drawn_of_what_is_there(tmp_path):
     records = [
         {"step": step, "split": "train", **figures, "max_violation": 0.0} for step in range(1, 4)
     ]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    write_rows(tmp_path / "metrics.jsonl", records)
     assert [path.name for path in plot_rollouts(tmp_path)] == [
         "accuracy.png",
         "rewards.png",
@@ -235,9 +215,8 @@ def test_pictures_are_drawn_of_what_is_there(tmp_path):
         "length": 19.0,
     }
     load = {"load": [[1, 3], [2, 2]], "layer_max_violation": [0.5, 0.0]}
-    (tmp_path / "metrics.jsonl").write_text(
-        "".join(json.dumps(r) + "\n" for r in [*({**r, **load} for r in records), held_out])
-    )
+    loaded = [{**record, **load} for record in records]
+    write_rows(tmp_path / "metrics.jsonl", [*loaded, held_out])
     assert [path.name for path in plot_rollouts(tmp_path)] == [
         "accuracy.png",
         "rewards.png",

@@ -2,23 +2,12 @@
 
 import json
 import math
-from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from seekjax.checkpoint.config_json import to_json
-from seekjax.checkpoint.write import Checkpoints
-from seekjax.config import (
-    Config,
-    DataConfig,
-    GrpoConfig,
-    KernelConfig,
-    Objective,
-    TrainConfig,
-)
-from seekjax.data import load_tokenizer
+from seekjax.config import Config, DataConfig, GrpoConfig, Objective, TrainConfig
 from seekjax.errors import RunError
 from seekjax.open import initial_variables, with_initial_model
 from seekjax.placement import use_mesh
@@ -28,9 +17,8 @@ from seekjax.post.rl.preflight import collect_findings, describe, diagnose, sign
 from seekjax.post.rollout.grader import GradedSample
 from seekjax.tasks import Problem
 from seekjax.tasks.answer import wrap
-from seekjax.train.state import RunSpec
 from sharding.mesh import MeshConfig
-from tests.fixtures import tiny_model
+from tests.fixtures import ONE_LAYER, PLAIN, save_run
 
 SUM = Problem("addition", 1, "3+4=", "3+4", {"numbers": [3, 4]})
 WEIGHTS = {"accuracy": 1.0, "format": 0.1}
@@ -52,7 +40,7 @@ def sample(text=SUM, accuracy=0.0, formed=1.0, reason="", truncated=False, faile
 
 
 RIGHT, WRONG = sample(wrap("a", "7"), 1.0), sample()
-PLAIN = sample("def f():", formed=0.0, reason="<think> is missing")
+BARE = sample("def f():", formed=0.0, reason="<think> is missing")
 CUT = sample("<think>a", formed=0.0, reason="cut off before its end", truncated=True)
 TORN = sample(
     "<think>a</think> so <answer>7</answer>", formed=0.0, reason="text between the blocks"
@@ -66,9 +54,9 @@ GOES = ""
         ([RIGHT, WRONG, WRONG, WRONG], WEIGHTS, GOES),
         ([CUT] * 64, WEIGHTS, "100% of 64 samples were cut off at grpo.max_new 16"),
         ([CUT] * 63 + [TORN], WEIGHTS, "98% of 64 samples were cut off"),
-        ([replace(PLAIN, truncated=True)] * 8, WEIGHTS, "may not have seen this form"),
-        ([PLAIN] * 8, WEIGHTS, "has not seen this form of chat"),
-        ([TORN] * 6 + [PLAIN] * 2, WEIGHTS, "the most common fault: text between the blocks"),
+        ([replace(BARE, truncated=True)] * 8, WEIGHTS, "may not have seen this form"),
+        ([BARE] * 8, WEIGHTS, "has not seen this form of chat"),
+        ([TORN] * 6 + [BARE] * 2, WEIGHTS, "the most common fault: text between the blocks"),
         ([WRONG] * 8, WEIGHTS, "none of 8 samples is right"),
         (
             [RIGHT, WRONG, WRONG, WRONG] + [WRONG] * 396,
@@ -142,11 +130,9 @@ def test_the_table_of_signal_in_groups_of_sixteen(p, share):
 
 
 BASE = Config(
-    model=tiny_model(
-        vocab=272, layers=1, hidden=32, expert_hidden=32, init_std=0.3, dense_layers=0, mtp_depth=0
-    ),
+    model=ONE_LAYER,
     data=DataConfig(tokenizer="byte", sequence=40),
-    kernel=KernelConfig(attention="plain", experts="loop", remat="none"),
+    kernel=PLAIN,
     mesh=MeshConfig(data=1),
 )
 
@@ -154,9 +140,7 @@ BASE = Config(
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
-    load_tokenizer(BASE.data, BASE.model.vocab, None).save(folder)
-    with use_mesh(BASE.mesh), closing(Checkpoints(folder, keep=1)) as checkpoints:
-        checkpoints.save(1, RunSpec(BASE).start(), data=None, config=to_json(BASE))
+    save_run(BASE, folder)
     return folder
 
 

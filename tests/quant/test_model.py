@@ -1,7 +1,6 @@
 """`seekjax quantize`: the run that comes out opens, has nearly the logits of the float weights, and
 does so on any mesh."""
 
-import sys
 from dataclasses import replace
 
 import jax
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 
 from seekjax.checkpoint.read import read_run
-from seekjax.commands.cli import main
 from seekjax.commands.quantize import write_quantised
 from seekjax.commands.show import weight_bytes
 from seekjax.config import Config, KernelConfig, ModelConfig
@@ -144,36 +142,23 @@ def test_what_a_cpu_reads(kind, folder):
             np.testing.assert_allclose(dense(w, "float32"), expected[0], atol=atol)
 
 
-def test_the_command(folder, monkeypatch, capsys):
-    def command(*words):
-        monkeypatch.setattr(sys, "argv", ["seekjax", "quantize", *map(str, words)])
-        code = main()
-        out = capsys.readouterr()
-        return code, out.out + out.err
-
-    code, text = command(folder / "whole", "--to", "int8", "--out", folder / "new")
-    assert code == 0
-    assert "saved; next: seekjax generate" in text
+def test_the_command(folder, command):
+    status, out, _ = command("quantize", folder / "whole", "--to", "int8", "--out", folder / "new")
+    assert status == 0
+    assert "saved; next: seekjax generate" in out
     jax.tree.map(
         np.testing.assert_array_equal, read_run(folder / "new")[1], read_run(folder / "int8")[1]
     )
-    assert "already there" in command(folder / "whole", "--to", "int8", "--out", folder / "new")[1]
-    assert (
-        "int8 weights already"
-        in command(folder / "int8", "--to", "int4", "--out", folder / "other")[1]
-    )
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        ["seekjax", "convert", "--from", str(folder / "int8"), "--to", str(folder / "back")],
-    )
-    assert main() == 2
-    assert "convert the run that they are from" in capsys.readouterr().err
-    monkeypatch.setattr(
-        sys, "argv", ["seekjax", "show", str(folder / "int8"), "--data.sequence", "32"]
-    )
-    assert main() == 0
-    assert "w_down/values" in capsys.readouterr().out
+    _, out, err = command("quantize", folder / "whole", "--to", "int8", "--out", folder / "new")
+    assert "already there" in out + err
+    _, out, err = command("quantize", folder / "int8", "--to", "int4", "--out", folder / "other")
+    assert "int8 weights already" in out + err
+    status, _, err = command("convert", "--from", folder / "int8", "--to", folder / "back")
+    assert status == 2
+    assert "convert the run that they are from" in err
+    status, out, _ = command("show", folder / "int8", "--data.sequence", 32)
+    assert status == 0
+    assert "w_down/values" in out
 
 
 def test_training_refuses():

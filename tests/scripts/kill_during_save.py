@@ -42,7 +42,7 @@ def child(folder, pipe):
     )
     step, state, data = checkpoints.restore(abstract) or (0, state_at(0), {"position": 0})
     for have, want in zip(jax.tree.leaves(state), jax.tree.leaves(state_at(step)), strict=True):
-        assert have.dtype == want.dtype
+        assert have.dtype == want.dtype, f"step {step} holds arrays of another type"
         assert bool((have == want).all()), f"step {step} holds another step's arrays"
     assert data == {"position": step}, f"step {step} holds another step's data position {data}"
     report("restored", step)

@@ -78,7 +78,7 @@ def main(folder: Path) -> None:
         f"rollout; sampler and trainer differ by {gap:.1e} at most"
     )
     assert paid >= first + RISE, f"reinforcement must raise accuracy by {RISE:.0%}"
-    assert paid >= dealt + RISE, f"its control must stay {RISE:.0%} below"
+    assert paid >= dealt + RISE, f"right answers must pay {RISE:.0%} more than rewards dealt out"
     assert dealt <= first + RISE / 2, "rewards that say nothing must not teach"
     assert gap < 1e-4, "the trainer must find every token as likely as the sampler did"
 

@@ -12,7 +12,6 @@ import numpy as np
 from seekjax.config import (
     Config,
     DataConfig,
-    KernelConfig,
     OptimizerConfig,
     TrainConfig,
 )
@@ -22,7 +21,7 @@ from seekjax.train.step import BATCH, compile_steps
 from sharding.mesh import MeshConfig, join_hosts
 from sharding.place import put_batch
 from sharding.rules import sharding
-from tests.fixtures import tiny_model
+from tests.fixtures import PLAIN, tiny_model
 
 SEQUENCES, T, STEPS = 16, 16, 3
 CONFIG = Config(
@@ -38,7 +37,7 @@ CONFIG = Config(
     DataConfig(sequence=T),
     OptimizerConfig(eps=1e-3),
     MeshConfig(data=2, fsdp=2, expert=2),
-    KernelConfig(attention="plain", experts="loop", remat="none"),
+    PLAIN,
     TrainConfig(steps=STEPS, batch=SEQUENCES, micro_batch=8, balance_rate=0.01),
 )
 

@@ -13,7 +13,6 @@ import pytest
 from seekjax.config import (
     Config,
     DataConfig,
-    KernelConfig,
     OptimizerConfig,
     TrainConfig,
 )
@@ -21,7 +20,7 @@ from seekjax.errors import CheckpointError
 from seekjax.train import metrics
 from seekjax.train.loop import fit
 from sharding.mesh import MeshConfig
-from tests.fixtures import tiny_model
+from tests.fixtures import PLAIN, tiny_model
 
 
 def small(out, **train) -> Config:
@@ -31,7 +30,7 @@ def small(out, **train) -> Config:
         data=DataConfig(sources=("stories",), tokenizer="byte", sequence=48),
         optimizer=OptimizerConfig(warmup=2),
         mesh=MeshConfig(data=1),
-        kernel=KernelConfig(attention="plain", experts="loop", remat="none"),
+        kernel=PLAIN,
         train=TrainConfig(
             **{
                 "steps": 6,

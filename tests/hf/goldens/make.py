@@ -18,8 +18,8 @@ import torch
 
 from seekjax.hf.load import load
 from seekjax.hf.save import save
+from tests.fixtures import PLAIN
 from tests.hf import peers
-from tests.hf.compare import PLAIN
 from tests.hf.test_parity import with_modules
 
 HERE = Path(__file__).parent
