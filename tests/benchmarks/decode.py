@@ -13,12 +13,12 @@ Results: tests/benchmarks/results/decode.md
 """
 
 import argparse
-import json
 import os
-import subprocess
 import sys
 import time
 from statistics import median
+
+from tests.benchmarks.harness import Side, serve
 
 SMALL = {
     "vocab": 32768,
@@ -128,9 +128,6 @@ def ours(variant: str, shape: str, new: int):
 
 def peer(experts: str, shape: str, new: int):
     """The same of transformers, with one of its ways to run the experts."""
-    sys.path.pop(
-        0
-    )  # transformers would take kernels.py in this folder for the package of that name
     import torch
     import transformers
     from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
@@ -167,33 +164,17 @@ def peer(experts: str, shape: str, new: int):
     return run, f"torch {torch.__version__}, transformers {transformers.__version__}"
 
 
-def serve(variant: str, shape: str, new: int) -> None:
+def serve_cases(variant: str, shape: str, new: int) -> None:
     """Run a case per line of input and answer with its seconds."""
     run, versions = {"ours": ours, "peer": peer}[SIDES[variant]](variant, shape, new)
-    print(json.dumps(versions), flush=True)
-    for line in sys.stdin:
-        print(json.dumps(run(*map(int, line.split("x")))), flush=True)
+    serve(lambda case: run(*map(int, case.split("x"))), versions)
 
 
-class Side:
-    """A process that writes when asked."""
-
-    def __init__(self, python: str, variant: str, shape: str, new: int):
-        self.name = f"{SIDES[variant]} {variant}"
-        command = [python, __file__, "--shape", shape, "--new", str(new), "--serve", variant]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def answer(self):
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self.name}: the process ended; its message is above.")
-        return json.loads(line)
-
-    def run(self, case: str) -> tuple[float, float]:
-        print(case, file=self.process.stdin, flush=True)
-        return tuple(self.answer())
+def side_of(python: str, variant: str, shape: str, new: int) -> Side:
+    """Return a process that writes when it is given a case."""
+    options = ["--shape", shape, "--new", str(new), "--serve", variant]
+    command = [python, "-m", "tests.benchmarks.decode", *options]
+    return Side(f"{SIDES[variant]} {variant}", command)
 
 
 def main() -> None:
@@ -213,10 +194,10 @@ def main() -> None:
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        return serve(options.serve, options.shape, options.new)
+        return serve_cases(options.serve, options.shape, options.new)
 
     sides = [
-        Side(
+        side_of(
             sys.executable if SIDES[variant] == "ours" else options.peer,
             variant,
             options.shape,
@@ -239,7 +220,6 @@ def main() -> None:
         for _ in range(options.turns):
             for side in sides:
                 seen[side.name].append(side.run(case))
-                time.sleep(0.3)  # idle threads of the one before stop spinning
         first, whole = (
             {name: median(times[i] for times in runs) for name, runs in seen.items()}
             for i in (0, 1)
@@ -258,8 +238,7 @@ def main() -> None:
             )
     print(f"\nload {os.getloadavg()[0]:.1f}")
     for side in sides:
-        side.process.stdin.close()
-        side.process.wait()
+        side.close()
 
 
 if __name__ == "__main__":

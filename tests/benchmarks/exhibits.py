@@ -147,7 +147,8 @@ def everything(out: Path, seeds: list[int], only: list[str]) -> None:
             log = (out / str(job[1]) / f"{job[0]}.log").open("w")
             command = [
                 sys.executable,
-                __file__,
+                "-m",
+                "tests.benchmarks.exhibits",
                 "one",
                 "--out",
                 str(out),

@@ -149,7 +149,16 @@ def main() -> None:
                 what, dtype, cold = kind
                 forget(folder) if cold else copy(folder)
                 out = subprocess.run(
-                    [sys.executable, __file__, "--folder", folder, "--once", what, dtype],
+                    [
+                        sys.executable,
+                        "-m",
+                        "tests.benchmarks.load",
+                        "--folder",
+                        folder,
+                        "--once",
+                        what,
+                        dtype,
+                    ],
                     capture_output=True,
                     text=True,
                     check=True,

@@ -34,7 +34,10 @@ def resident(which: str) -> float:
 def taken(sequence: int, remat: str) -> float:
     """MiB by which a fresh process grows while it runs two steps."""
     run = subprocess.run(
-        [sys.executable, __file__, str(sequence), remat], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "tests.benchmarks.memory", str(sequence), remat],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return float(run.stdout)
 

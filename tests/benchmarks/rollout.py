@@ -12,12 +12,12 @@ Sides are processes that take turns, as in decode.py. Results: tests/benchmarks/
 import argparse
 import json
 import os
-import subprocess
 import sys
 import time
 from statistics import median
 
-from decode import NAMES
+from tests.benchmarks.decode import NAMES
+from tests.benchmarks.harness import Side, serve
 
 PROMPT = 16  # tokens
 PEERS = ("grouped_mm", "eager")  # transformers' ways to run experts
@@ -82,9 +82,6 @@ def ours(options):
 
 
 def peer(options):
-    sys.path.pop(
-        0
-    )  # transformers would take kernels.py in this folder for the package of that name
     import torch
     import transformers
     from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
@@ -141,41 +138,29 @@ def main() -> None:
     options = parser.parse_args()
     if options.serve:
         run, versions = {"ours": ours, "peer": peer}[options.serve](options)
-        print(json.dumps(versions), flush=True)
-        for _ in sys.stdin:
-            print(json.dumps(run()), flush=True)
-        return
+        return serve(lambda _line: run(), versions)
 
-    sides = {}
+    shared = ["--shape", json.dumps(shape())]
+    for field in ("prompts", "group", "new"):
+        shared += [f"--{field}", str(getattr(options, field))]
+
+    sides = []
     for name in ("ours", "cores", *PEERS):
-        command = (
-            [sys.executable, __file__, "--serve", "ours"]
-            if name not in PEERS
-            else [options.peer, __file__, "--serve", "peer", "--experts", name]
-        )
-        command += ["--shape", json.dumps(shape())]
-        command += [
-            word
-            for field in ("prompts", "group", "new")
-            for word in (f"--{field}", str(getattr(options, field)))
-        ]
-        more = {"JAX_NUM_CPU_DEVICES": str(len(os.sched_getaffinity(0)))} if name == "cores" else {}
-        sides[name] = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | more
-        )
-        print(f"{name}: {json.loads(sides[name].stdout.readline())}", flush=True)
+        python, words = sys.executable, ["--serve", "ours"]
+        if name in PEERS:
+            python, words = options.peer, ["--serve", "peer", "--experts", name]
+        cores = str(len(os.sched_getaffinity(0)))
+        environment = {"JAX_NUM_CPU_DEVICES": cores} if name == "cores" else {}
+        command = [python, "-m", "tests.benchmarks.rollout", *words, *shared]
+        sides.append(Side(name, command, environment=environment))
+        print(f"{name}: {sides[-1].answer()}", flush=True)
 
-    def turn(process) -> float:
-        print("go", file=process.stdin, flush=True)
-        return json.loads(process.stdout.readline())
-
-    seconds = {name: [] for name in sides}
-    for process in sides.values():
-        turn(process)  # compiles, warms
+    seconds = {side.name: [] for side in sides}
+    for side in sides:
+        side.run()  # compiles, warms
     for _ in range(options.turns):
-        for name, process in sides.items():
-            seconds[name].append(turn(process))
-            time.sleep(0.3)
+        for side in sides:
+            seconds[side.name].append(side.run())
     tokens = options.prompts * options.group * options.new
     best = min(median(seconds[name]) for name in PEERS)
     print(
@@ -187,9 +172,8 @@ def main() -> None:
             f"| {name} | {median(times):.2f} | {tokens / median(times):,.0f} | "
             f"{best / median(times):.2f}x |"
         )
-    for process in sides.values():
-        process.stdin.close()
-        process.wait()
+    for side in sides:
+        side.close()
 
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@ it. Results: tests/benchmarks/results/train_mini.md
 """
 
 import argparse
-import json
 import os
 import resource
-import subprocess
 import sys
 import time
 from statistics import median
+
+from tests.benchmarks.harness import Side, serve
 
 SHAPE = {
     "vocab_size": 8192,
@@ -77,9 +77,6 @@ def ours(remat: str):
 
 def peer(experts: str):
     """The same of transformers, with one of its ways to run the experts."""
-    sys.path.pop(
-        0
-    )  # transformers would take kernels.py in this folder for the package of that name
     import torch
     import transformers
     from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
@@ -110,44 +107,33 @@ def peer(experts: str):
     )
 
 
-def serve(side: str, variant: str) -> None:
+def serve_steps(side: str, variant: str) -> None:
     """Run one step per line of input and answer with its seconds."""
     step, parameters, versions = {"ours": ours, "peer": peer}[side](variant)
     step()  # warm
-    print(json.dumps({"parameters": parameters, "versions": versions}), flush=True)
-    for _ in sys.stdin:
+
+    def run(_line: str) -> dict:
         began, seconds = time.process_time(), step()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(
-            json.dumps({"seconds": seconds, "cpu": time.process_time() - began, "peak_MiB": peak}),
-            flush=True,
-        )
+        return {"seconds": seconds, "cpu": time.process_time() - began, "peak_MiB": peak}
+
+    serve(run, {"parameters": parameters, "versions": versions})
 
 
-class Side:
-    """A process that trains when asked."""
+class Steps(Side):
+    """A process that trains when it is given a turn, and what it took."""
 
     def __init__(self, python: str, side: str, variant: str):
-        self.name, self.seconds, self.cpu, self.peak = f"{side} {variant}", [], [], 0.0
-        self.process = subprocess.Popen(
-            [python, __file__, "--serve", side, variant],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def answer(self) -> dict:
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self.name}: the process ended; its message is above.")
-        return json.loads(line)
+        command = [python, "-m", "tests.benchmarks.train_mini", "--serve", side, variant]
+        super().__init__(f"{side} {variant}", command)
+        self.seconds, self.cpu, self.peak = [], [], 0.0
 
     def step(self) -> None:
-        print("step", file=self.process.stdin, flush=True)
-        seen = self.answer()
-        self.seconds.append(seen["seconds"])
-        self.cpu.append(seen["cpu"])
-        self.peak = seen["peak_MiB"]
+        """Run one step."""
+        figures = self.run()
+        self.seconds.append(figures["seconds"])
+        self.cpu.append(figures["cpu"])
+        self.peak = figures["peak_MiB"]
 
 
 def main() -> None:
@@ -162,12 +148,12 @@ def main() -> None:
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        return serve(*options.serve)
+        return serve_steps(*options.serve)
 
     sides = []
     for variant in options.sides:
         side = SIDES[variant]
-        sides.append(Side(sys.executable if side == "ours" else options.peer, side, variant))
+        sides.append(Steps(sys.executable if side == "ours" else options.peer, side, variant))
         ready = sides[
             -1
         ].answer()  # one after the other, so that nothing compiles while another one warms up
@@ -178,7 +164,6 @@ def main() -> None:
     for _ in range(options.turns):
         for side in sides:
             side.step()
-            time.sleep(0.3)  # idle threads of the one before stop spinning
         print(
             "  ".join(
                 f"{side.name} {side.seconds[-1]:.2f} s, {side.cpu[-1]:.2f} CPU s" for side in sides
@@ -186,8 +171,7 @@ def main() -> None:
             flush=True,
         )
     for side in sides:
-        side.process.stdin.close()
-        side.process.wait()
+        side.close()
 
     best = min(
         (median(side.seconds) for side in sides if side.name.startswith("peer")),

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from decode import NAMES
+from tests.benchmarks.decode import NAMES
 
 PROMPT = "24 from 3 5 9 17"
 
@@ -102,9 +102,6 @@ def reward(problem, text, tokens) -> float:
 
 
 def peer(options, folder: Path) -> list[float]:
-    sys.path.pop(
-        0
-    )  # transformers would take kernels.py in this folder for the package of that name
     import torch
     from datasets import Dataset
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -202,7 +199,7 @@ def main() -> None:
             )
         return
 
-    from rollout import shape
+    from tests.benchmarks.rollout import shape
 
     sides = {
         "ours": (sys.executable, ""),
@@ -214,7 +211,8 @@ def main() -> None:
         for name, (python, experts) in sides.items():
             command = [
                 python,
-                __file__,
+                "-m",
+                "tests.benchmarks.trl_step",
                 "--side",
                 "ours" if name == "ours" else "peer",
                 "--experts",
