@@ -158,7 +158,7 @@ def test_it_trains_is_restored_and_generates_alike_on_one_device_and_on_eight(tm
         halfway = fit(run_of(folder, mesh, 4))
         assert int(halfway.state.step) == 4
 
-        opened = open_model(folder)
+        opened = open_model(folder, trust=True)
         assert opened.model == GQA
         jax.tree.map(
             np.testing.assert_array_equal, opened.variables["params"], halfway.state.params
@@ -166,7 +166,7 @@ def test_it_trains_is_restored_and_generates_alike_on_one_device_and_on_eight(tm
         trained[mesh] = opened.variables
 
         with use_mesh(MESHES[mesh]):
-            placed = open_model(folder)
+            placed = open_model(folder, trust=True)
             generator = Generator(placed.model, placed.variables, PLAIN)
             rows = generator(tokens[:, :5].tolist(), Sampling(max_new=6, temperature=0))
         texts[mesh] = [row.ids for row in rows]

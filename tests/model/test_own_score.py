@@ -60,6 +60,6 @@ def test_it_trains_and_comes_back(tmp_path):
     assert int(state.step) == 3
     assert np.abs(np.asarray(jax.tree.leaves(state.balance)[0])).max() > 0
 
-    opened = open_model(tmp_path)
+    opened = open_model(tmp_path, trust=True)
     assert opened.model.scoring == MODEL.scoring
     jax.tree.map(np.testing.assert_array_equal, opened.variables["params"], state.params)
