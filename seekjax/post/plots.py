@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from seekjax.train.metrics import read
-from seekjax.train.plots import draw_load, draw_max_violation, save
+from seekjax.train.plots import column, draw_load, draw_max_violation, save
 
 Record = dict[str, Any]
 TRAINING = {"color": "tab:blue", "label": "training"}
@@ -20,16 +20,18 @@ def plot_rollouts(folder: Path) -> list[Path]:
     A plot without data is left out. Returns the paths of those written.
     """
     records = read(folder)
-    train = [r for r in records if r["split"] == "train" and "accuracy" in r]
-    held_out = [r for r in records if r["split"] == "held_out" and "accuracy" in r]
+    train = _select(records, "train", "accuracy")
+    held_out = _select(records, "held_out", "accuracy")
+    loads = _select(train, "train", "load")
+
     paths = []
     if train:
         paths.append(_plot_accuracy(folder, train, held_out))
-    if any("signal" in r for r in train):
+    if _select(train, "train", "signal"):
         paths.append(_plot_rewards(folder, train))
-    loads = [r for r in train if "load" in r]
     if loads:
-        paths += [draw_load(folder, loads), draw_max_violation(folder, train)]
+        paths.append(draw_load(folder, loads))
+        paths.append(draw_max_violation(folder, train))
     return paths
 
 
@@ -43,7 +45,7 @@ def plot_metrics(folder: Path, name: str, title: str, labels: dict[str, str]) ->
     axes = figure.subplots(len(labels), sharex=True, squeeze=False)[:, 0]
     for axis, (metric, label) in zip(axes, labels.items()):
         for split, style in (("train", TRAINING), ("held_out", HELD_OUT)):
-            _plot_curve(axis, [r for r in records if r["split"] == split], metric, **style)
+            _plot_curve(axis, _select(records, split, metric), metric, **style)
         axis.set(ylabel=label)
         axis.legend()
         axis.grid(alpha=0.3)
@@ -52,11 +54,19 @@ def plot_metrics(folder: Path, name: str, title: str, labels: dict[str, str]) ->
     return save(figure, folder / name)
 
 
+def _select(records: list[Record], split: str, metric: str) -> list[Record]:
+    """Return the records of a split that have a metric."""
+    return [record for record in records if record["split"] == split and metric in record]
+
+
 def _plot_curve(axis: Axes, records: list[Record], metric: str, **style: Any) -> None:
     """Plot a metric over the steps that have it; nothing if no step has."""
-    points = [(r["step"], r[metric]) for r in records if metric in r]
-    if points:
-        steps, values = zip(*points)
+    steps, values = [], []
+    for record in records:
+        if metric in record:
+            steps.append(record["step"])
+            values.append(record[metric])
+    if steps:
         axis.plot(steps, values, **style)
 
 
@@ -69,11 +79,12 @@ def _plot_accuracy(folder: Path, train: list[Record], held_out: list[Record]) ->
     # Accuracy and format
     _plot_curve(accuracy, train, "accuracy", **rollouts)
     _plot_curve(accuracy, held_out, "accuracy", **problems)
-    if held_out and all("accuracy_low" in r for r in held_out):
+    intervals = _select(held_out, "held_out", "accuracy_low")
+    if held_out and len(intervals) == len(held_out):
         accuracy.fill_between(
-            [r["step"] for r in held_out],
-            [r["accuracy_low"] for r in held_out],
-            [r["accuracy_high"] for r in held_out],
+            column(held_out, "step"),
+            column(held_out, "accuracy_low"),
+            column(held_out, "accuracy_high"),
             color="tab:orange",
             alpha=0.2,
             label="95 % interval",
@@ -102,10 +113,13 @@ def _plot_accuracy(folder: Path, train: list[Record], held_out: list[Record]) ->
 def _plot_rewards(folder: Path, train: list[Record]) -> Path:
     figure = Figure(figsize=(9, 6.5), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True)
-    further = {name for r in train for name in r if name.startswith("reward/")}
+    further: set[str] = set()
+    for record in train:
+        further.update(record)
     rewards = {"sum": "reward", "accuracy": "accuracy", "format": "parsed"}
     for name in sorted(further):
-        rewards[name.removeprefix("reward/")] = name
+        if name.startswith("reward/"):
+            rewards[name.removeprefix("reward/")] = name
 
     panels = (
         ("rewards, before their weights", rewards),

@@ -56,7 +56,8 @@ class TeacherMatch:
 
         The sums are the KL, and the cross entropy of each prediction depth.
         """
-        spec, config = self.spec, self.spec.config
+        spec = self.spec
+        config = spec.config
         weights = spec.weights(params, state.frozen)
         output, nll = forward(spec.model, config, weights, state.balance, piece, mtp)
 
@@ -76,17 +77,17 @@ class TeacherMatch:
         self, params: Any, state: TrainState, piece: Batch, totals: Totals
     ) -> tuple[jax.Array, dict[str, Any]]:
         """Return a micro-batch's share of the loss, and its metrics."""
-        config, share = self.spec.config, self.distill.cross_entropy
+        config = self.spec.config
+        share = self.distill.cross_entropy
         kl_sum, nll, output = self.sums(params, state, piece, mtp=True)
-        kl, ce = kl_sum / totals.tokens, nll / totals.tokens
+        kl = kl_sum / totals.tokens
+        ce = nll / totals.tokens
         mtp = ce[1:].mean() if config.model.mtp_depth else jnp.zeros(())
         balance = balance_loss(output) / totals.sequences
 
-        loss = (
-            (1 - share) * self.distill.temperature**2 * kl
-            + self.answers.mtp_weight(state.step) * mtp
-            + config.train.balance_loss * balance
-        )
+        weight = (1 - share) * self.distill.temperature**2
+        mtp_weight = self.answers.mtp_weight(state.step)
+        loss = weight * kl + mtp_weight * mtp + config.train.balance_loss * balance
         # Without a share, no gradient is computed for the cross entropy, which is only reported.
         if share:
             loss = loss + share * ce[0]
@@ -124,7 +125,8 @@ def compile_match(
     Both get the teacher's head as an argument, so that its weights are not compiled in.
     """
     places = spec.shardings()
-    inputs, head = (places, sharding(BATCH)), sharding("embed vocab")
+    inputs = places, sharding(BATCH)
+    head = sharding("embed vocab")
 
     def update(state: TrainState, batch: Batch, head_DV: jax.Array | None):
         return train_step(spec, TeacherMatch(spec, distill, bytes_V, head_DV), state, batch)

@@ -102,18 +102,17 @@ class RolloutUpdates:
         # The update before must not count as time spent drawing.
         jax.block_until_ready(state)
         self.log.start(step)
-        variables = self.spec.variables(state)
         if step == 0 and self.grpo.preflight:
-            seed = self.spec.config.train.seed
-            preflight(self.rollouts, self.problems, variables, self.grpo, seed, self.folder)
+            self.preflight(state)
 
-        # Draw. How good the policy is, all samples tell: those kept may have been selected.
+        # Draw. The figures are those of all samples, because the kept ones are selected.
         began = time.perf_counter()
         kept, drawn, drawn_advantage_B = draw_groups(
-            partial(self.draw_round, variables), self.objective, self.grpo.group, self.grpo.rounds
+            partial(self.draw_round, state), self.objective, self.grpo.group, self.grpo.rounds
         )
         drawn_at = time.perf_counter()
-        self.tokens_drawn = sum([sample.tokens for sample in kept.graded])
+        lengths = [sample.tokens for sample in kept.graded]
+        self.tokens_drawn = sum(lengths)
         self.log.write(step, kept.graded, kept.advantage_B)
         self.metrics = summary(drawn) | {
             "signal": float(has_signal(drawn_advantage_B, self.grpo.group).mean()),
@@ -128,20 +127,24 @@ class RolloutUpdates:
             "seconds_scoring": time.perf_counter() - drawn_at,
         }
 
-        # Cut into minibatches
+        # Cut into minibatches, in an order that has the key of the next rollout
+        self.number += 1
         train = self.spec.config.train
         micro = train.batch // train.rows
-        batches = [minibatch(texts, rows, micro, sharding(BATCH)) for rows in self.orders()]
-        self.number += 1
-        return batches
+        return [minibatch(texts, rows, micro, sharding(BATCH)) for rows in self.orders()]
 
-    def draw_round(self, variables: dict[str, Any], number: int) -> Groups:
+    def preflight(self, state: TrainState) -> None:
+        """Stop the run with a RunError if nothing can be learnt."""
+        variables, seed = self.spec.variables(state), self.spec.config.train.seed
+        preflight(self.rollouts, self.problems, variables, self.grpo, seed, self.folder)
+
+    def draw_round(self, state: TrainState, number: int) -> Groups:
         """Draw and grade answers to the next `prompts` problems, in round `number` of a rollout."""
         group = self.grpo.group
         problems = self.problems.training(self.cursor, self.grpo.prompts)
         self.cursor += self.grpo.prompts
         key = jax.random.fold_in(self.key(DRAW), number)
-        texts, graded = self.rollouts.draw(variables, problems, group, key)
+        texts, graded = self.rollouts.draw(self.spec.variables(state), problems, group, key)
 
         rewards = [sample.reward for sample in graded]
         reward_PG = np.array(rewards, np.float32).reshape(-1, group)
@@ -172,21 +175,23 @@ class RolloutUpdates:
         return rows // self.spec.config.train.batch * self.grpo.epochs
 
     def orders(self) -> list[np.ndarray]:
-        """Return the rows of each update of the current rollout, shuffled in every epoch."""
-        rows, batch = self.grpo.prompts * self.grpo.group, self.spec.config.train.batch
+        """Return the rows of each update of a rollout, shuffled in every epoch."""
+        rows = self.grpo.prompts * self.grpo.group
+        parts = rows // self.spec.config.train.batch
         key = self.key(ORDER)
+
         orders = []
         for epoch in range(self.grpo.epochs):
             order = np.arange(rows)
             if self.updates > 1:
                 order = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), rows))
-            orders += np.split(order, rows // batch)
+            orders += np.split(order, parts)
         return orders
 
     def key(self, use: int) -> jax.Array:
-        """Return the root of the current rollout's randomness, for one use."""
-        root = jax.random.fold_in(jax.random.key(self.spec.config.train.seed), self.number)
-        return jax.random.fold_in(root, use)
+        """Return the root of the randomness of rollout `number`, for one use."""
+        root = jax.random.key(self.spec.config.train.seed)
+        return jax.random.fold_in(jax.random.fold_in(root, self.number), use)
 
 
 def draw_groups(

@@ -50,10 +50,11 @@ def summary(graded: Sequence[GradedSample]) -> dict[str, float]:
 
     Means of rewards leave out samples whose reward failed; "failed" counts them.
     """
-    valid = [sample for sample in graded if not math.isnan(sample.reward)]
+    valid = with_reward(graded)
     means: dict[str, float] = {}
-    for name in valid[0].parts if valid else ():
-        means[name] = float(np.mean([sample.parts[name] for sample in valid]))
+    if valid:
+        for name in valid[0].parts:
+            means[name] = float(np.mean([sample.parts[name] for sample in valid]))
 
     record = {"reward": float(np.mean([sample.reward for sample in valid]))}
     for name, mean in means.items():
@@ -68,6 +69,11 @@ def summary(graded: Sequence[GradedSample]) -> dict[str, float]:
     }
 
 
+def with_reward(graded: Sequence[GradedSample]) -> list[GradedSample]:
+    """Return the samples whose reward did not fail."""
+    return [sample for sample in graded if not math.isnan(sample.reward)]
+
+
 def mean_entropy(texts: Texts) -> float:
     """Return the mean entropy of the sampler at the tokens that it drew, in nats."""
     entropy_BS, mask_BT = fetch((texts["entropy"], texts["mask"]))
@@ -77,9 +83,7 @@ def mean_entropy(texts: Texts) -> float:
 def held_out_figures(graded: Sequence[GradedSample]) -> tuple[dict[str, float], str]:
     """Return figures on held-out problems, and a sentence of them."""
     record = summary(graded)
-    accuracies = [
-        sample.parts.get("accuracy", 0.0) for sample in graded if not math.isnan(sample.reward)
-    ]
+    accuracies = [sample.parts.get("accuracy", 0.0) for sample in with_reward(graded)]
     low, high = (0.0, 1.0)
     if accuracies:
         low, high = interval(accuracies, len(accuracies))
