@@ -82,7 +82,11 @@ def stacked(kernel: KernelConfig, layers: int) -> type[Block]:
     )
 
 
-def unstack(model: ModelConfig, tree: dict, consume: bool = False) -> dict:
+def unstack(
+    model: ModelConfig,
+    tree: dict,
+    consume: bool = False,
+) -> dict:
     """Return a tree of variables, or of anything with their stacks, with one entry per layer.
 
     "expert_layers" becomes "expert_layers_0" and so on. A decoding step reads every weight once, so

@@ -31,7 +31,12 @@ EXCHANGES: Registry[Exchange] = Registry(
 )
 
 
-def swiglu(x_BTD: Array, w_gate_DF: Weight, w_up_DF: Weight, w_down_FD: Weight) -> Array:
+def swiglu(
+    x_BTD: Array,
+    w_gate_DF: Weight,
+    w_up_DF: Weight,
+    w_down_FD: Weight,
+) -> Array:
     """Return (silu(x w_gate) * (x w_up)) w_down."""
     gate_BTF, up_BTF = project(x_BTD, w_gate_DF, w_up_DF)
     h_BTF = constrain(jax.nn.silu(gate_BTF) * up_BTF, "batch sequence hidden")

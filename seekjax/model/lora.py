@@ -34,13 +34,23 @@ def adapter_axes(axes: Any, lora: LoraConfig) -> Any:
     return _pruned(jax.tree.map(pair, axes))
 
 
-def adapters(params: Any, axes: Any, lora: LoraConfig, seed: int) -> Any:
+def adapters(
+    params: Any,
+    axes: Any,
+    lora: LoraConfig,
+    seed: int,
+) -> Any:
     """Return the first adapters: a with variance 1 / inputs, b zero."""
     pair = partial(_pair, lora=lora, key=jax.random.key(seed))
     return _pruned(jax.tree_util.tree_map_with_path(pair, axes, params))
 
 
-def merge(base: Any, params: Any, axes: Any, lora: LoraConfig) -> Any:
+def merge(
+    base: Any,
+    params: Any,
+    axes: Any,
+    lora: LoraConfig,
+) -> Any:
     """Return the weights with their adapters added."""
     if isinstance(base, dict):
         merged = {}

@@ -74,7 +74,11 @@ class Module(nn.Module):
         return module(self.model, self.kernel, **fields)
 
 
-def project(x_BTX: Array, *weights: Weight, keep: str = "product") -> list[Array]:
+def project(
+    x_BTX: Array,
+    *weights: Weight,
+    keep: str = "product",
+) -> list[Array]:
     """Return x times each of the matrices w_XY, [B, T, Y] each; X and Y may be several axes.
 
     `keep` names the results for the remat policies.

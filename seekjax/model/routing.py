@@ -77,7 +77,11 @@ def gates(score_BTE: Array, choice_BTK: Array, model: ModelConfig) -> Array:
     return gate_BTK * model.route_scale
 
 
-def route(score_BTE: Array, bias_E: Array, model: ModelConfig) -> tuple[Array, Array]:
+def route(
+    score_BTE: Array,
+    bias_E: Array,
+    model: ModelConfig,
+) -> tuple[Array, Array]:
     """Return the K experts of each token, and their gates."""
     choice_BTK = choose(score_BTE, bias_E, model)
     return choice_BTK, gates(score_BTE, choice_BTK, model)
@@ -116,7 +120,11 @@ def sequence_balance(
     return (f_BE * P_BE).sum(-1)
 
 
-def update_bias(bias_E: Array, load_E: Array, rate: Array | float) -> Array:
+def update_bias(
+    bias_E: Array,
+    load_E: Array,
+    rate: Array | float,
+) -> Array:
     """Return b + gamma sign(mean load - load): overloaded experts become less likely to be chosen
     (2408.15664, V3 section 2.1.2).
     """

@@ -179,7 +179,11 @@ def product(x_mX: Array, w: Quantised) -> Array:
     return y_mY.astype(x_mX.dtype).reshape(m, *Y)
 
 
-def quantise(w: Array, kind: Kind, sums: tuple[int, ...]) -> Quantised:
+def quantise(
+    w: Array,
+    kind: Kind,
+    sums: tuple[int, ...],
+) -> Quantised:
     """Return the nearest weight of a format; `sums` are the contracted axes, from the end.
 
     int4 becomes int8 if the last contracted axis has an odd length.
