@@ -4,6 +4,7 @@ import atexit
 import ctypes
 import gc
 import os
+import resource
 import shutil
 import tempfile
 from importlib.metadata import version
@@ -38,23 +39,56 @@ from tests.fixtures import chats, command, tiny  # noqa: E402
 
 __all__ = ["chats", "command", "tiny"]
 
-MOST_BYTES = 1_200_000_000  # of a worker's memory, above which compiled programs are dropped
+# A worker of more bytes drops its compiled programs: after a file of tests, or within a long file.
+AFTER_FILE = 1_200_000_000
+WITHIN_FILE = 1_800_000_000
+
+workers = []  # what each worker that has ended used: (largest bytes, CPU seconds)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _bounded_memory():
-    """Drop compiled programs after a file of tests if the worker has grown.
-
-    Later files find theirs in the session's cache on disk.
-    """
-    yield
-    if resident_bytes() > MOST_BYTES:
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item, nextitem):
+    """Drop compiled programs if the worker has grown; later tests find theirs on disk."""
+    same_file = nextitem is not None and nextitem.path == item.path
+    if resident_bytes() > (WITHIN_FILE if same_file else AFTER_FILE):
         jax.clear_caches()
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def pytest_sessionfinish(session):
+    """Hand what this worker used to the process that reports."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["used"] = used()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    """Note what a worker used; one that crashed has left nothing."""
+    output = getattr(node, "workeroutput", {})
+    if "used" in output:
+        workers.append(output["used"])
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print the memory of the largest worker and the CPU seconds of all."""
+    everyone = workers or [used()]
+    largest = max(peak for peak, _ in everyone)
+    seconds = sum(seconds for _, seconds in everyone)
+    terminalreporter.write_line(
+        f"largest worker: {largest / 1e9:.1f} GB; {seconds:.0f} CPU seconds in all"
+    )
+
+
+def used() -> tuple[int, float]:
+    """Return the peak bytes of this process, and the CPU seconds of it and its children."""
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = sum(part.ru_utime + part.ru_stime for part in (own, children))
+    return own.ru_maxrss * 1024, seconds
+
+
 def resident_bytes() -> int:
-    """Return the memory of this process."""
+    """Return the memory of this process now."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
