@@ -71,11 +71,24 @@ def _refuse_foreign_names(
     """Raise RunError for the first name that would import code from outside this package."""
     for field, name in named_choices(config):
         is_used = parts is None or field.partition(".")[0] in parts
-        if is_used and is_foreign(name):
+        if is_used and _imports_code(field, name):
             raise RunError(
                 f"{path.parent} names code from outside seekjax: {field} is {name} in its "
                 "config.json, and using it runs that module. Add --trust if you trust the folder."
             )
+
+
+def _imports_code(field: str, name: str) -> bool:
+    """Return whether using a name imports code from outside this package.
+
+    A task may have a level after its name, and gym:FAMILY and jsonl:FILE are tasks of this package.
+    """
+    if field.endswith(".tasks"):
+        if name.startswith(("gym:", "jsonl:")):
+            return False
+        base, _, level = name.rpartition(":")
+        name = base if level.isdecimal() else name
+    return is_foreign(name)
 
 
 def _from_json(kind: Any, value: Any, path: str) -> Any:
