@@ -337,7 +337,10 @@ def test_a_run_is_asked_as_it_was_taught(run):
         assert own.grader.think_in_prompt
         assert not other.grader.think_in_prompt
         assert own.rollouts.sampler.max_new == 12
-        assert Evaluator(opened, replace(asked, max_new=5), held_out=True).sampling.max_new == 5
+        assert (
+            Evaluator(opened, replace(asked, max_new=5), held_out=True).rollouts.sampler.max_new
+            == 5
+        )
         with pytest.raises(ConfigError):
             Evaluator(opened, replace(asked, problems=0), held_out=True)
 

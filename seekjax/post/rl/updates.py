@@ -51,11 +51,14 @@ class RolloutUpdates:
         folder: Path,
     ):
         self.spec = spec
+        self.train = spec.config.train
         self.grpo = grpo
         self.objective = objective
         self.rollouts = rollouts
         self.problems = problems
         self.folder = folder
+        self.rows = grpo.prompts * grpo.group  # samples of a rollout
+        self.updates = self.rows // self.train.batch * grpo.epochs  # steps of a rollout
         self.log = RolloutLog(folder / "rollouts.jsonl", grpo.group)
         self._update = compile_train(spec, GroupRelative(spec, grpo, objective))
         score = partial(score_rollout, spec, grpo.temperature)
@@ -86,8 +89,7 @@ class RolloutUpdates:
 
     def tokens(self, step: int) -> int:
         """Return the drawn tokens that one update learns from."""
-        rows = self.grpo.prompts * self.grpo.group
-        return self.tokens_drawn * self.spec.config.train.batch // rows
+        return self.tokens_drawn * self.train.batch // self.rows
 
     def get_state(self) -> Any:
         """Return the position, or None while updates of the current rollout are left."""
@@ -129,22 +131,29 @@ class RolloutUpdates:
 
         # Cut into minibatches, in an order that has the key of the next rollout
         self.number += 1
-        train = self.spec.config.train
-        micro = train.batch // train.rows
-        return [minibatch(texts, rows, micro, sharding(BATCH)) for rows in self.orders()]
+        micro = self.train.batch // self.train.rows
+        placement = sharding(BATCH)
+        return [minibatch(texts, rows, micro, placement) for rows in self.orders()]
 
     def preflight(self, state: TrainState) -> None:
         """Stop the run with a RunError if nothing can be learnt."""
-        variables, seed = self.spec.variables(state), self.spec.config.train.seed
-        preflight(self.rollouts, self.problems, variables, self.grpo, seed, self.folder)
+        preflight(
+            self.rollouts,
+            self.problems,
+            self.spec.variables(state),
+            self.grpo,
+            self.train.seed,
+            self.folder,
+        )
 
     def draw_round(self, state: TrainState, number: int) -> Groups:
         """Draw and grade answers to the next `prompts` problems, in round `number` of a rollout."""
         group = self.grpo.group
         problems = self.problems.training(self.cursor, self.grpo.prompts)
         self.cursor += self.grpo.prompts
+        variables = self.spec.variables(state)
         key = jax.random.fold_in(self.key(DRAW), number)
-        texts, graded = self.rollouts.draw(self.spec.variables(state), problems, group, key)
+        texts, graded = self.rollouts.draw(variables, problems, group, key)
 
         rewards = [sample.reward for sample in graded]
         reward_PG = np.array(rewards, np.float32).reshape(-1, group)
@@ -163,35 +172,30 @@ class RolloutUpdates:
         if self.objective.kl:
             every = self.grpo.reference_every
             self.reference_due = every > 0 and self.number > 0 and self.number % every == 0
-            reference = state.params if self.reference_due else state.frozen["reference"]
+            reference = state.frozen["reference"]
+            if self.reference_due:
+                reference = state.params
             unrouted = {name: x for name, x in texts.items() if name != "choice"}
             texts["ref"] = self._score(reference, state.frozen, state.balance, unrouted)
         return texts
 
-    @property
-    def updates(self) -> int:
-        """Optimizer steps of one rollout."""
-        rows = self.grpo.prompts * self.grpo.group
-        return rows // self.spec.config.train.batch * self.grpo.epochs
-
     def orders(self) -> list[np.ndarray]:
         """Return the rows of each update of a rollout, shuffled in every epoch."""
-        rows = self.grpo.prompts * self.grpo.group
-        parts = rows // self.spec.config.train.batch
         key = self.key(ORDER)
-
         orders = []
         for epoch in range(self.grpo.epochs):
-            order = np.arange(rows)
+            order = np.arange(self.rows)
             if self.updates > 1:
-                order = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), rows))
-            orders += np.split(order, parts)
+                epoch_key = jax.random.fold_in(key, epoch)
+                order = np.asarray(jax.random.permutation(epoch_key, self.rows))
+            orders += np.split(order, self.rows // self.train.batch)
         return orders
 
     def key(self, use: int) -> jax.Array:
         """Return the root of the randomness of rollout `number`, for one use."""
-        root = jax.random.key(self.spec.config.train.seed)
-        return jax.random.fold_in(jax.random.fold_in(root, self.number), use)
+        seed_key = jax.random.key(self.train.seed)
+        rollout_key = jax.random.fold_in(seed_key, self.number)
+        return jax.random.fold_in(rollout_key, use)
 
 
 def draw_groups(

@@ -105,8 +105,7 @@ def figures(groups: Sequence[Sequence[GradedSample]], think_in_prompt: bool) -> 
     # pass@k and cons@k
     size = len(valid[0])
     right = [list(map(is_right, group)) for group in valid]
-    powers = {1 << i for i in range(size.bit_length())}
-    for k in sorted(powers | {size}):
+    for k in powers_and(size):
         values = [pass_at(k, size, sum(row)) for row in right]
         record[f"pass@{k}"] = _with_interval(values, len(valid) * size / k)
     if size > 1:
@@ -128,6 +127,16 @@ def figures(groups: Sequence[Sequence[GradedSample]], think_in_prompt: bool) -> 
     record["truncated"] = truncated / samples
     record["length"] = length / samples
     return record
+
+
+def powers_and(size: int) -> list[int]:
+    """Return the powers of two below a size, and the size."""
+    sizes = []
+    power = 1
+    while power < size:
+        sizes.append(power)
+        power *= 2
+    return [*sizes, size]
 
 
 def sentence(record: dict[str, Any]) -> str:

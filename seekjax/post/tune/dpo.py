@@ -155,9 +155,11 @@ class Preference:
 
         def rows_of(pairs: Sequence[Row]) -> list[Row]:
             rows = []
-            for index in range(min(len(pairs), train.eval_batches * train.rows // 2)):
+            count = min(len(pairs), train.eval_batches * train.rows // 2)
+            for index in range(count):
                 pair = pairs[index]
-                rows += [{name: x[side] for name, x in pair.items()} for side in (0, 1)]
+                for side in (0, 1):
+                    rows.append({name: x[side] for name, x in pair.items()})
             return rows
 
         return held_out_batches(self.corpus, rows_of, train.rows, self.tokenizer.pad)
