@@ -3,7 +3,7 @@
 import difflib
 import importlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from seekjax.errors import ConfigError
 
@@ -56,12 +56,12 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 def is_foreign(name: str) -> bool:
     """Return whether a choice names an object outside this package, as `module:name`."""
     module, colon, attribute = name.partition(":")
-    return (
-        bool(colon) and attribute.isidentifier() and all(map(str.isidentifier, module.split(".")))
-    )
+    if not colon or not attribute.isidentifier():
+        return False
+    return all(part.isidentifier() for part in module.split("."))
 
 
-def load_object(path: str, kind: str) -> T:
+def load_object(path: str, kind: str) -> Any:
     """Import what `module:name` names. Raises ConfigError if that fails."""
     module_name, _, attribute = path.partition(":")
     try:

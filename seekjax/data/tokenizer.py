@@ -216,6 +216,8 @@ def _cached_bpe(vocab: int, corpus: Corpus | None) -> Tokenizer:
         DataError,
     )
 
+    if corpus is None:
+        raise DataError("data.tokenizer=bpe is trained on a corpus, and this run has none.")
     settings = f"{corpus.fingerprint()} {vocab} {TRAINING_BYTES} {SPECIAL} and {THINK_TAGS}"
     cache_key = text_sha256(settings)[:16]
     folder = cache_folder() / f"bpe-{cache_key}"
