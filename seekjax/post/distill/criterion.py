@@ -27,6 +27,7 @@ TARGETS = ("index", "log_prob", "hidden")  # of the teacher, within a batch
 
 Batch = dict[str, jax.Array]
 Measure = Callable[[Any, TrainState, Batch], dict[str, jax.Array]]
+Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]
 
 
 class TeacherMatch:
@@ -119,7 +120,7 @@ class TeacherMatch:
 
 def compile_match(
     spec: RunSpec, distill: DistillConfig, bytes_V: jax.Array, teacher: Teacher
-) -> tuple[Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]], Measure]:
+) -> tuple[Step, Measure]:
     """Return the jitted train step, which donates the state, and the measurement of a batch.
 
     Both get the teacher's head as an argument, so that its weights are not compiled in.

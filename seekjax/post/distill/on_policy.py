@@ -9,7 +9,6 @@ rewarded: accuracy is only reported. The gradient goes through the whole distrib
 over it is exact.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import numpy as np
 from seekjax.config import Config, DistillConfig
 from seekjax.errors import need
 from seekjax.post.distill import distillation
-from seekjax.post.distill.criterion import Measure, compile_match
+from seekjax.post.distill.criterion import Measure, Step, compile_match
 from seekjax.post.distill.distillation import plot_distance, read_inputs, teacher_line
 from seekjax.post.distill.teacher import Teacher
 from seekjax.post.rollout.grader import GradedSample, Grader
@@ -43,7 +42,6 @@ from seekjax.train.training import Parts
 from sharding.rules import sharding, split_by
 
 Batch = dict[str, jax.Array]
-Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]
 
 REWARDS = (("accuracy", 1.0), ("format", 0.1))  # reported, not trained on
 TRAIN, HELD_OUT = 0, 1  # uses of the random key
@@ -220,7 +218,8 @@ class HeldOutAnswers:
         for first in range(0, count, self.answers.spec.config.train.batch):
             texts, samples = self.answers.held_out(state, first)
             graded += samples
-            figures.append(self.measure(state.params, state, self.answers.taught(texts)))
+            batch = self.answers.taught(texts)
+            figures.append(self.measure(state.params, state, batch))
 
         total = add_up(figures)
         record, sentence = held_out_figures(graded[:count])
@@ -275,7 +274,8 @@ def as_samples(texts: Texts, micro: int) -> Batch:
         "segments": texts["segments"],
         "trained": jnp.pad(texts["mask"], ((0, 0), (1, 0))),
     }
-    return minibatch(rows, np.arange(len(texts["tokens"])), micro, sharding(BATCH))
+    every_row = np.arange(len(texts["tokens"]))
+    return minibatch(rows, every_row, micro, sharding(BATCH))
 
 
 def check(config: Config) -> DistillConfig:

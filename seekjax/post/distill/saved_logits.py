@@ -76,7 +76,8 @@ class LogitStore:
 
         Raises DataError if the file is damaged or belongs to another batch.
         """
-        host = jax.device_get({part: batch[part] for part in ("tokens", "segments", "trained")})
+        read = {part: batch[part] for part in ("tokens", "segments", "trained")}
+        host = jax.device_get(read)
         mask_ABT = trained_mask(host)
         digest = hash_rows(host)
         path = self.folder / f"{name}.npz"
@@ -84,7 +85,9 @@ class LogitStore:
             return put_batch(self.read(path, digest, mask_ABT), BATCH)
 
         targets = compute(batch)
-        arrays = {part: x[mask_ABT] for part, x in jax.device_get(targets).items()}
+        arrays = {}
+        for part, x in jax.device_get(targets).items():
+            arrays[part] = x[mask_ABT]
         arrays["rows"] = np.frombuffer(digest, np.uint8)
         write_atomically(path, lambda file: np.savez(file, **arrays))
         return targets

@@ -102,7 +102,8 @@ class HeldOutAccuracy:
         graded: list[GradedSample] = []
         for first in range(0, count, chunk):
             problems = self.problems.held_out(first, chunk)
-            _, samples = self.rollouts.draw(variables, problems, 1, jax.random.fold_in(key, first))
+            chunk_key = jax.random.fold_in(key, first)
+            _, samples = self.rollouts.draw(variables, problems, 1, chunk_key)
             graded += samples
         return held_out_figures(graded[:count])
 

@@ -80,7 +80,8 @@ def standardised(reward_PG: jax.Array, valid_PG: jax.Array) -> jax.Array:
     """
     centred_PG = centred(reward_PG, valid_PG)
     count_P1 = valid_PG.sum(1, keepdims=True)
-    std_P1 = jnp.sqrt((centred_PG**2).sum(1, keepdims=True) / jnp.maximum(count_P1 - 1, 1))
+    square_P1 = (centred_PG**2).sum(1, keepdims=True)
+    std_P1 = jnp.sqrt(square_P1 / jnp.maximum(count_P1 - 1, 1))
     return centred_PG / (std_P1 + 1e-6)
 
 
@@ -133,11 +134,13 @@ def clipped(
 ) -> Surrogate:
     """min(r A, clip(r) A): only the bound that the advantage pushes towards matters (PPO)."""
     low, high = 1 - objective.clip_low, 1 + objective.clip_high
-    held_BT = jnp.where(advantage_B1 < 0, jnp.maximum(ratio_BT, low), jnp.minimum(ratio_BT, high))
+    raised_BT = jnp.maximum(ratio_BT, low)
+    lowered_BT = jnp.minimum(ratio_BT, high)
+    held_BT = jnp.where(advantage_B1 < 0, raised_BT, lowered_BT)
     return Surrogate(
-        held_BT * advantage_B1,
-        (ratio_BT < low) & (advantage_B1 < 0),
-        (ratio_BT > high) & (advantage_B1 > 0),
+        value_BT=held_BT * advantage_B1,
+        at_low_BT=(ratio_BT < low) & (advantage_B1 < 0),
+        at_high_BT=(ratio_BT > high) & (advantage_B1 > 0),
     )
 
 
@@ -196,7 +199,10 @@ def log_ratio(above: jax.Array, below: jax.Array) -> jax.Array:
 
 
 def kl_estimate(
-    form: Literal["k1", "k2", "k3", "unbiased"], logp: jax.Array, ref: jax.Array, old: jax.Array
+    form: Literal["k1", "k2", "k3", "unbiased"],
+    logp: jax.Array,
+    ref: jax.Array,
+    old: jax.Array,
 ) -> jax.Array:
     """Return an estimate of KL(pi || pi_ref) from tokens drawn by pi_old, elementwise.
 

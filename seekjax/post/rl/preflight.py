@@ -57,7 +57,9 @@ def collect_findings(
     graded: Sequence[GradedSample], group: int, weights: dict[str, float]
 ) -> Findings:
     """Summarise whole groups of samples; `weights` are those of the reward's parts."""
-    groups = [graded[first : first + group] for first in range(0, len(graded), group)]
+    groups: list[Sequence[GradedSample]] = []
+    for first in range(0, len(graded), group):
+        groups.append(graded[first : first + group])
     others = [name for name, weight in weights.items() if weight and name != "accuracy"]
 
     def share(holds: Sequence[bool | float]) -> float:
@@ -75,8 +77,7 @@ def collect_findings(
         other_rewards.append([parts_of(sample, others) for sample in valid])
     every_reward = list(chain.from_iterable(rewards))
 
-    right = [is_right(sample) for sample in graded]
-    solved = [any(right[first : first + group]) for first in range(0, len(graded), group)]
+    solved = [any(map(is_right, members)) for members in groups]
     faults = Counter(sample.reason for sample in graded if not sample.parts.get("format"))
     errors = [sample.error for sample in graded if sample.error]
     return Findings(
@@ -84,7 +85,7 @@ def collect_findings(
         group=group,
         truncated=share([sample.truncated for sample in graded]),
         form=share([sample.parts.get("format", 0.0) for sample in graded]),
-        right=share(right),
+        right=share([is_right(sample) for sample in graded]),
         solved=sum(solved) / len(groups),
         signal=share_that_differ(rewards),
         other=share_that_differ(other_rewards),
@@ -235,9 +236,11 @@ def preflight(
     findings, reason, stop = None, "", False
 
     # The first process decides, because the others have the rewards alone.
-    for number in range(min(ROLLOUTS, -(-SAMPLES // (grpo.prompts * grpo.group)))):
+    enough = math.ceil(SAMPLES / (grpo.prompts * grpo.group))
+    for number in range(min(ROLLOUTS, enough)):
         batch = problems.training(number * grpo.prompts, grpo.prompts)
-        _, samples = rollouts.draw(variables, batch, grpo.group, jax.random.fold_in(key, number))
+        rollout_key = jax.random.fold_in(key, number)
+        _, samples = rollouts.draw(variables, batch, grpo.group, rollout_key)
         graded += samples
         if is_first:
             findings = collect_findings(graded, grpo.group, weights)

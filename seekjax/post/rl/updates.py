@@ -110,7 +110,10 @@ class RolloutUpdates:
         # Draw. The figures are those of all samples, because the kept ones are selected.
         began = time.perf_counter()
         kept, drawn, drawn_advantage_B = draw_groups(
-            partial(self.draw_round, state), self.objective, self.grpo.group, self.grpo.rounds
+            partial(self.draw_round, state),
+            self.objective,
+            self.grpo.group,
+            self.grpo.rounds,
         )
         drawn_at = time.perf_counter()
         lengths = [sample.tokens for sample in kept.graded]
@@ -238,7 +241,7 @@ def select_rows(old_B: np.ndarray, new_B: np.ndarray, group: int) -> np.ndarray:
     New groups with signal replace old ones without, in order.
     """
     rows = np.arange(len(old_B)).reshape(-1, group)
-    new_rows = len(old_B) + np.arange(len(new_B)).reshape(-1, group)
+    new_rows = np.arange(len(new_B)).reshape(-1, group) + len(old_B)
     useful = np.flatnonzero(has_signal(new_B, group))
     idle = np.flatnonzero(~has_signal(old_B, group))[: len(useful)]
     rows[idle] = new_rows[useful[: len(idle)]]
@@ -257,7 +260,8 @@ def score_rollout(
     rows = spec.config.train.rows
 
     def cut(x: jax.Array) -> jax.Array:
-        return constrain(x.reshape(-1, rows, *x.shape[1:]), "- batch" + " -" * (x.ndim - 1))
+        pieces = x.reshape(-1, rows, *x.shape[1:])
+        return constrain(pieces, "- batch" + " -" * (x.ndim - 1))
 
     weights = spec.weights(params, frozen)
 

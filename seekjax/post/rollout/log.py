@@ -38,7 +38,8 @@ class RolloutLog:
         if jax.process_index() != 0:
             return
         groups = []
-        for first in range(0, min(LOGGED * self.group, len(graded)), self.group):
+        logged = min(LOGGED * self.group, len(graded))
+        for first in range(0, logged, self.group):
             members = slice(first, first + self.group)
             groups.append(group_record(graded[members], advantage_B[members]))
         with self.path.open("a") as file:

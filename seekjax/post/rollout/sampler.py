@@ -69,7 +69,11 @@ def sample(
         "length": state.length_B,
         **state.record,
     }
-    return jax.tree.map(lambda x: constrain(x, "batch" + " -" * (x.ndim - 1)), texts)
+
+    def split_rows(x: jax.Array) -> jax.Array:
+        return constrain(x, "batch" + " -" * (x.ndim - 1))
+
+    return jax.tree.map(split_rows, texts)
 
 
 class Sampler:
@@ -178,11 +182,18 @@ def fetch(tree: Any) -> Any:
 @partial(jax.jit, static_argnames=("micro", "placement"))
 def minibatch(texts: Texts, rows_A: jax.Array, micro: int, placement: Any) -> Texts:
     """Return some rows of a rollout as `micro` micro-batches, [A, B, ...]."""
-    cut = jax.tree.map(lambda x: x[rows_A].reshape(micro, -1, *x.shape[1:]), texts)
-    return jax.lax.with_sharding_constraint(cut, placement)
+
+    def cut(x: jax.Array) -> jax.Array:
+        return x[rows_A].reshape(micro, -1, *x.shape[1:])
+
+    return jax.lax.with_sharding_constraint(jax.tree.map(cut, texts), placement)
 
 
 @jax.jit
 def take_rows(first: Texts, second: Texts, rows_B: jax.Array) -> Texts:
     """Return rows `rows_B` of `first` followed by `second`."""
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b])[rows_B], first, second)
+
+    def take(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.concatenate([a, b])[rows_B]
+
+    return jax.tree.map(take, first, second)

@@ -59,7 +59,9 @@ def interval(values: Sequence[float], tries: float) -> tuple[float, float]:
     center = mean + Z**2 / (2 * tries)
     width = Z * math.sqrt(mean * (1 - mean) / tries + Z**2 / (4 * tries**2))
     scale = 1 + Z**2 / tries
-    return max(0.0, (center - width) / scale), min(1.0, (center + width) / scale)
+    low = (center - width) / scale
+    high = (center + width) / scale
+    return max(0.0, low), min(1.0, high)
 
 
 def is_right(sample: GradedSample) -> bool:

@@ -107,9 +107,10 @@ def load_pairs(dpo: DpoConfig, data: DataConfig, chat_format: ChatFormat) -> Cor
     )
     check_distinct(dpo.pairs, "name it once.")
     weight = 1 / len(dpo.pairs)
-    return Corpus(
-        tuple([_load_file(name, weight, dpo.drop_long, data, chat_format) for name in dpo.pairs])
-    )
+    sources = []
+    for name in dpo.pairs:
+        sources.append(_load_file(name, weight, dpo.drop_long, data, chat_format))
+    return Corpus(tuple(sources))
 
 
 def _load_file(
@@ -133,8 +134,13 @@ def _load_file(
     )
 
     def side(mask: np.ndarray) -> Pairs:
-        pad = chat_format.tokenizer.pad
-        return Pairs(rows, chat_format, np.array(places)[mask], data.sequence + 1, pad)
+        return Pairs(
+            rows=rows,
+            chat_format=chat_format,
+            places=np.array(places)[mask],
+            window=data.sequence + 1,
+            pad=chat_format.tokenizer.pad,
+        )
 
     mask = split_held_out(keys, data.held_out)
     train, kept = side(~mask), side(mask)

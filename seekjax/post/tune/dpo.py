@@ -65,7 +65,8 @@ class Pairwise:
 
     def totals(self, batch: Batch) -> jax.Array:
         """Return the number of pairs; those that only fill up a batch have no answer."""
-        return jnp.maximum(batch["trained"][:, ::2].any(-1).sum(), 1).astype(jnp.float32)
+        real_AP = batch["trained"][:, ::2].any(-1)
+        return jnp.maximum(real_AP.sum(), 1).astype(jnp.float32)
 
     def figures(
         self, params: Any, state: TrainState, piece: Batch
@@ -92,7 +93,10 @@ class Pairwise:
             "reward_rejected": self.beta * gain.rejected,
         }
         real_P = piece["trained"][::2].any(-1)
-        return {name: jnp.where(real_P, x_P, 0).sum() for name, x_P in values.items()}, output
+        sums = {}
+        for name, x_P in values.items():
+            sums[name] = jnp.where(real_P, x_P, 0).sum()
+        return sums, output
 
     def loss(
         self, params: Any, state: TrainState, piece: Batch, totals: jax.Array
@@ -106,7 +110,8 @@ class Pairwise:
 
     def metrics(self, batch: Batch, totals: jax.Array) -> dict[str, jax.Array]:
         """Return how many pairs and tokens of answers a step has."""
-        return {"pairs": totals, "tokens": batch["trained"].sum().astype(jnp.float32)}
+        tokens = batch["trained"].sum()
+        return {"pairs": totals, "tokens": tokens.astype(jnp.float32)}
 
 
 class Preference:
@@ -170,7 +175,8 @@ def compile_figures(criterion: Pairwise) -> Callable[..., dict[str, jax.Array]]:
 
     def figures(params: Any, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
         sums, _ = criterion.figures(params, state, batch)
-        return sums | {"pairs": batch["trained"][::2].any(-1).sum()}
+        real_P = batch["trained"][::2].any(-1)
+        return sums | {"pairs": real_P.sum()}
 
     places = criterion.spec.shardings()
     return jax.jit(

@@ -105,7 +105,10 @@ def relevance(
     tokens_BX, segment_BX = batch["tokens"], batch["segments"]
     mask_BT = segment_BX[:, :-1] > 0
     output: Any = spec.model.apply(
-        {"params": params, "balance": balance}, tokens_BX[:, :-1], segment_BX[:, :-1], mask_BT
+        {"params": params, "balance": balance},
+        tokens_BX[:, :-1],
+        segment_BX[:, :-1],
+        mask_BT,
     )
     routing = output.balance[EXPERT_STACK]
     if kind == "token":
@@ -114,7 +117,8 @@ def relevance(
     experts_E = jnp.arange(spec.config.model.experts)
     chosen_LBTKE = routing["choice_BTK"][..., None] == experts_E
     counted_LBTKE = chosen_LBTKE & mask_BT[..., None, None]
-    return jnp.where(counted_LBTKE, routing["gate_BTK"][..., None], 0).sum((1, 2, 3))
+    gate_LBTK1 = routing["gate_BTK"][..., None]
+    return jnp.where(counted_LBTKE, gate_LBTK1, 0).sum((1, 2, 3))
 
 
 def smallest_sets(relevance_LE: np.ndarray, share: float) -> np.ndarray:
@@ -133,7 +137,8 @@ def write_choice(
 ) -> None:
     """Write the choice of a run, and print a line on it."""
     experts = [np.flatnonzero(row).tolist() for row in chosen_LE]
-    record = settings | {"experts": experts, "relevance": np.round(relevance_LE, 6).tolist()}
+    rounded = np.round(relevance_LE, 6).tolist()
+    record = settings | {"experts": experts, "relevance": rounded}
     path.write_text(json.dumps(record) + "\n")
 
     by_layer = [str(len(row)) for row in experts]

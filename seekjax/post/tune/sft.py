@@ -118,7 +118,9 @@ class HeldOutAnswers:
             return self.measure(state.averaged, state, put_batch(batch, "batch sequence"))
 
         by_source = measure_sources(measure, self.held_out)
-        record = {f"loss/{name}": x["nats"] / x["tokens"] for name, x in by_source.items()}
+        record = {}
+        for name, sums in by_source.items():
+            record[f"loss/{name}"] = sums["nats"] / sums["tokens"]
         total = add_up(by_source.values())
         record["loss"] = total["nats"] / total["tokens"]
         record["bits_per_byte"] = bits_per_byte(total)
