@@ -21,6 +21,8 @@ from seekjax.train import metrics
 from seekjax.train.loop import fit
 from tests.fixtures import PLAIN, tiny_model
 
+pytestmark = pytest.mark.mesh
+
 BASE = Config(
     model=tiny_model(heads=4),
     data=DataConfig(sources=("arithmetic",), tokenizer="byte", sequence=32),

@@ -116,6 +116,7 @@ def flip(path, position):
     path.write_bytes(data)
 
 
+@pytest.mark.mesh
 @pytest.mark.parametrize("shape", [(8,), (4,), (1,), (2, 4), (4, 2)])
 def test_restored_on_any_mesh_is_bit_for_bit_what_was_saved(tmp_path, shape):
     save(tmp_path, 3, shape=(8,))
@@ -450,6 +451,7 @@ def test_a_kill_at_any_moment_loses_no_saved_step(tmp_path):
     assert max(result["restored"]) > 5  # and the run did go on
 
 
+@pytest.mark.mesh
 def test_two_processes_save_and_restore_together(tmp_path):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))

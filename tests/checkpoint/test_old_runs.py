@@ -27,7 +27,6 @@ from seekjax.config.run import V3_MTP
 from seekjax.errors import RunError
 from seekjax.post.kinds import training_of
 from seekjax.train.loop import fit
-from tests.fixtures import command  # noqa: F401
 
 OLD = Path(__file__).parents[1] / "data_old"
 

@@ -39,6 +39,7 @@ def equal(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), a, b)
 
 
+@pytest.mark.mesh
 def test_the_moving_average_comes_back_on_any_mesh(run):
     folder, state = run
     config, variables = read_run(folder)

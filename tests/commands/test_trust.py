@@ -10,7 +10,7 @@ import pytest
 
 from seekjax.checkpoint.manifest import write_manifest
 from seekjax.config import Config, DataConfig, TrainConfig
-from tests.fixtures import TINY, command, save_run  # noqa: F401
+from tests.fixtures import TINY, save_run
 
 CONFIG = Config(
     model=TINY,

@@ -11,6 +11,8 @@ from seekjax.placement import use_mesh
 from sharding.mesh import MeshConfig
 from sharding.rules import sharding
 
+pytestmark = pytest.mark.mesh
+
 
 @pytest.fixture(scope="module")
 def alone(made, prompts):

@@ -52,6 +52,7 @@ def test_weights_of_experts_nobody_chose_are_not_read():
     )
 
 
+@pytest.mark.mesh
 @pytest.mark.parametrize(
     "mesh", [None, MeshConfig(data=2, expert=2, tensor=2), MeshConfig(data=1, expert=8)], ids=str
 )

@@ -153,6 +153,7 @@ def test_a_resumed_run_is_the_same_run(learnt, tmp_path):
     assert figures(resumed) == figures(learnt)
 
 
+@pytest.mark.mesh
 def test_eight_devices_make_the_same_updates(learnt, tmp_path):
     """And however the batch is cut: what the third step finds depends on the two before."""
     config = replace(

@@ -171,6 +171,7 @@ def test_the_balance_bias_stays_and_the_reference_moves(unbroken, base):
     assert max(moved) > 1e-4
 
 
+@pytest.mark.mesh
 def test_eight_devices_make_the_same_updates(unbroken, base, tmp_path):
     """As many steps as the samples are the same word for word; then the weights are, to what
     float32 sums allow. With an eps above rounding, for Adam's usual one divides a gradient that is

@@ -21,6 +21,8 @@ from sharding.exchange.ragged import exchange_ragged
 from sharding.exchange.static import exchange_static
 from sharding.mesh import MeshConfig
 
+pytestmark = pytest.mark.mesh
+
 B, T, D, F, E, K = 8, 6, 8, 16, 16, 3
 MESHES = {
     "1": MeshConfig(data=1),

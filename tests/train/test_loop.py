@@ -17,7 +17,7 @@ from seekjax.config import (
     TrainConfig,
 )
 from seekjax.errors import CheckpointError
-from seekjax.train import metrics
+from seekjax.train import metrics, pretrain
 from seekjax.train.loop import fit
 from sharding.mesh import MeshConfig
 from tests.fixtures import PLAIN, tiny_model
@@ -64,7 +64,8 @@ def unbroken(tmp_path_factory):
     return fit(small(tmp_path_factory.mktemp("unbroken"), ema=0.9, micro_batch=2))
 
 
-def test_a_run_leaves_config_metrics_checkpoints_and_pictures(unbroken):
+def test_a_run_leaves_config_metrics_checkpoints_and_pictures(unbroken, monkeypatch):
+    monkeypatch.setattr(pretrain, "TEXT_BYTES", 5_000)
     lines = unbroken.parts.report.finish(unbroken.state, unbroken.folder)
     records = metrics.read(unbroken.folder)
     train = [r for r in records if r["split"] == "train"]
@@ -145,6 +146,7 @@ def on_eight(tmp_path_factory):
     return whole, folder / "killed"
 
 
+@pytest.mark.mesh
 @pytest.mark.parametrize(
     "mesh", [MeshConfig(data=4), MeshConfig(data=1), MeshConfig(data=2, expert=4)]
 )

@@ -136,6 +136,7 @@ def make_batch():
     }
 
 
+@pytest.mark.mesh
 def test_a_step_is_the_same_on_a_mesh(config):
     """Gradients and metrics of data 2 x expert 2 against no mesh at all, in the norm of the
     adapters' tensors; one layer, to compile little."""

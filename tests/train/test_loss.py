@@ -26,7 +26,8 @@ def made(model, tokens):
 
 
 @cache
-def run(masked: bool, rows: tuple):
+def programs(masked: bool):
+    """The model, and its loss and its outputs as compiled functions of the batch."""
     config = Config(
         model=MODEL,
         data=DataConfig(sequence=12, mask_documents=masked),
@@ -34,23 +35,31 @@ def run(masked: bool, rows: tuple):
         train=TrainConfig(balance_loss=0.01),
     )
     model = Transformer(MODEL, config.kernel)
+    criterion = NextToken(RunSpec(config), np.ones(MODEL.vocab))
+
+    @jax.jit
+    def loss(variables, batch, count):
+        state = SimpleNamespace(balance=variables["balance"], frozen={}, step=0)
+        return criterion.loss(variables["params"], state, batch, Totals(count, 3))
+
+    @jax.jit
+    def output(variables, batch):
+        tokens, segment = batch["tokens"], batch["segments"][:, :-1]
+        visible = segment if masked else None
+        return model.apply(variables, tokens[:, :-1], visible, segment > 0, tokens)
+
+    return model, loss, output
+
+
+def run(masked: bool, rows):
+    model, loss, output = programs(masked)
     tokens = jax.random.randint(jax.random.key(1), (3, 13), 0, MODEL.vocab)
     variables = made(model, tokens[:, :-1])
     segments = np.array(rows, np.int32)
     batch = {"tokens": tokens, "segments": jnp.asarray(segments)}
     count = target_mask(batch, 1, masked).sum().astype(jnp.float32)
-    criterion, state = (
-        NextToken(RunSpec(config), np.ones(MODEL.vocab)),
-        SimpleNamespace(balance=variables["balance"], frozen={}, step=0),
-    )
-    total, seen = jax.jit(lambda params: criterion.loss(params, state, batch, Totals(count, 3)))(
-        variables["params"]
-    )
-    segment = batch["segments"][:, :-1]
-    output = jax.jit(model.apply)(
-        variables, tokens[:, :-1], segment if masked else None, segment > 0, tokens
-    )
-    return total, seen, output, np.asarray(tokens), segments
+    total, seen = loss(variables, batch, count)
+    return total, seen, output(variables, batch), np.asarray(tokens), segments
 
 
 def cross_entropy(hidden, head, target, mask):
@@ -64,7 +73,7 @@ def test_every_depth_predicts_its_own_token_and_all_share_one_divisor(masked):
     segments = np.ones((3, 13), np.int32)
     segments[0, 5:] = 2
     segments[1, 9:] = 0
-    total, seen, output, tokens, segments = run(masked, tuple(map(tuple, segments)))
+    total, seen, output, tokens, segments = run(masked, segments)
     sums = []
     for depth, hidden in enumerate((output.hidden_BTD, *output.mtp_BTD), 1):
         target, mask = np.zeros((3, 12), int), np.zeros((3, 12))
@@ -88,7 +97,7 @@ def test_every_depth_predicts_its_own_token_and_all_share_one_divisor(masked):
 
 
 def test_balance_loss_is_one_per_layer_when_tokens_are_spread_evenly():
-    _, seen, _output, *_ = run(False, ((1,) * 13,) * 3)
+    _, seen, _output, *_ = run(False, np.ones((3, 13)))
     layers = sum(np.size(layer["dropped"]) for layer in seen["experts"].values())
     assert layers == 3
     assert 0.9 * layers < seen["balance_loss"] < 2 * layers

@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
+
+pytestmark = pytest.mark.mesh
 
 CHILD = Path(__file__).parents[1] / "scripts" / "steps_on_processes.py"
 ROOT = CHILD.parents[2]
