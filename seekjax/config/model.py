@@ -90,7 +90,7 @@ class ModelConfig:
     expert_groups: int = 4
     # [topk_group] groups that a token may choose from
     groups_per_token: int = 2
-    # [scoring_func] affinity of a token to each expert: sigmoid, softmax, or module:name
+    # [scoring_func] affinity of tokens to experts, by sigmoid, softmax, or module:name
     scoring: Name = "sigmoid"
     # [topk_method] top2: noaux_tc (V3); max: group_limited_greedy (V2)
     group_score: Literal["top2", "max"] = "top2"

@@ -45,8 +45,8 @@ class SamplesConfig(ChatConfig):
     # .jsonl files of {"messages": [{"role", "content"}, ...]}; an answer may hold
     # <think>...</think>
     chats: tuple[str, ...] = ()
-    # endless solved problems of tasks, as NAME (all levels) or NAME:LEVEL; NAME is one of
-    # seekjax/tasks, gym:FAMILY, jsonl:FILE of questions and answers, or your own as module:name
+    # endless solved problems of tasks: addition, countdown, arithmetic, equation, knights, program,
+    # gym:FAMILY, jsonl:FILE of questions and answers, or module:name; :LEVEL after it for one level
     tasks: tuple[Name, ...] = ()
     # share of samples drawn from each of chats, then of tasks; empty = equal shares
     weights: tuple[float, ...] = ()
@@ -187,10 +187,10 @@ class GrpoConfig(SamplingConfig):
     tokens.
     """
 
-    # tasks to solve, as NAME (all levels) or NAME:LEVEL; NAME is one of seekjax/tasks, gym:FAMILY,
-    # jsonl:FILE of questions and answers, or your own as module:name
+    # tasks to solve: addition, countdown, arithmetic, equation, knights, program, gym:FAMILY,
+    # jsonl:FILE of questions and answers, or module:name; :LEVEL after it for one level
     tasks: tuple[Name, ...] = ("countdown",)
-    # names (seekjax/post/rollout/reward.py) or module:name, with their weights
+    # rewards, each with its weight: accuracy, format, language, length, or module:name
     rewards: tuple[tuple[Name, float], ...] = (("accuracy", 1.0), ("format", 0.1))
     # language of the thoughts that the reward "language" pays for
     language: Literal["en", "zh"] = "en"
