@@ -100,7 +100,7 @@ class ChatTemplate:
             need(
                 file.read_text(encoding="utf-8") == self.source,
                 f"the run in {folder} was trained with another chat template ({file}): name that "
-                "one with --post.template, or another --out.",
+                "one with --sft.template (or --grpo.template ...), or another --out.",
                 DataError,
             )
         if first:

@@ -6,7 +6,7 @@ each, with their controls.
 
 `run` trains, each part on a core of its own so that wall clocks can be compared, and goes on where
 it was stopped. `show` writes exhibits.json, exhibits.png and curves.png into
-tests/benchmarks/results/exhibits/. A part is a pipeline, so `python -m tests.benchmarks.exhibits
+tests/benchmarks/results/exhibits/. A part is a workflow, so `python -m tests.benchmarks.exhibits
 plan --out runs/exhibits` prints every line.
 
     # R1-Zero: reinforcement from the base model; the same with rewards dealt out regardless of the
@@ -28,93 +28,118 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
-from configs.r1 import COUNT, FROM, GRPO, MUON, NARROW, evals
-from seekjax.commands.workflow import command_of, follow
-from seekjax.workflow import Pipeline
+from configs.r1 import COUNTDOWN, GRPO, MUON, NARROW
+from seekjax.commands.workflow import command_of, run_workflow
+from seekjax.workflow import Evaluate, Options, Step, Train, Workflow
 
-DEALT = "--post.rewards dealt:reward 1.0 accuracy 0.0 --post.preflight False"
-PAID = "--post.rewards accuracy 1.0 format 0.1 language"
+DEALT: Options = {
+    "grpo.rewards": [("dealt:reward", 1.0), ("accuracy", 0.0)],
+    "grpo.preflight": False,
+}
 RL = 80  # steps of reinforcement, about as long as 500 steps of fine-tuning
 
 
-def measured(*names: str, task: str = "countdown:1") -> dict[str, str]:
-    return evals(*names, samples=4, task=task)
+def measured(model: str, task: str = "countdown:1") -> Evaluate:
+    return Evaluate(model, tasks=[task], samples=4, max_new=128)
 
 
-def grpo(name: str, init: str, steps: int = RL, more: str = COUNT) -> dict[str, str]:
-    return {
-        name: f"train.py grpo --init {{out}}/{init} {FROM % name} {GRPO} --train.steps {steps} "
-        f"{more}"
+def grpo(name: str, init: str | Path, steps: int = RL, more: Options | None = None) -> Train:
+    """Reinforcement from an earlier step, or from a folder of another part."""
+    options = {"grpo.tasks": COUNTDOWN, **GRPO, "train.steps": steps, **(more or {})}
+    return start(Train("grpo", name=name, options=options), init)
+
+
+def sft(name: str, init: str | Path, steps: int, more: Options | None = None) -> Train:
+    """Fine-tuning from an earlier step, or from a folder of another part."""
+    options = {"sft.tasks": COUNTDOWN, "train.steps": steps, **MUON, **(more or {})}
+    return start(Train("sft", name=name, options=options), init)
+
+
+def start(step: Train, init: str | Path) -> Train:
+    if isinstance(init, Path):
+        return replace(step, options={"init": str(init), **step.options})
+    return replace(step, init=init)
+
+
+def paid(language: float) -> Options:
+    return {"grpo.rewards": [("accuracy", 1.0), ("format", 0.1), ("language", language)]}
+
+
+def steps_of(part: str, folder: Path) -> list[Step]:
+    """The steps of a part; `folder` has the folders of all parts of one seed."""
+    base, reason = folder / "base" / "base", folder / "r1" / "reason"
+    sums: Options = {"sft.tasks": ["addition:3"], "sft.attempts": 1.0}
+    carrying: Options = {"grpo.tasks": ["addition:3"], "optimizer.learning_rate": 2e-4}
+    parts: dict[str, list[Step]] = {
+        "base": [Train("countdown", name="base"), measured("base")],
+        "r1": [
+            sft("cold", base, 300),
+            measured("cold"),
+            grpo("reason", "cold"),
+            measured("reason"),
+            sft("more", "cold", 500),
+            measured("more"),
+        ],
+        "zero": [
+            grpo("zero", base),
+            measured("zero"),
+            grpo("dealt", base, RL, DEALT),
+            measured("dealt"),
+        ],
+        "addition": [
+            Train(
+                "countdown",
+                name="forgetful",
+                options={**sums, "data.sequence": 192, "train.steps": 600},
+            ),
+            measured("forgetful", task="addition:3"),
+            grpo("carrying", "forgetful", 30, carrying),
+            measured("carrying", task="addition:3"),
+        ],
+        "language": [
+            sft("mixed", base, 200, {"sft.language": "mixed"}),
+            grpo("with", "mixed", 25, paid(0.5)),
+            grpo("without", "mixed", 25, paid(0.0)),
+        ],
+        "distill": [
+            Train("countdown", name="little", options={**NARROW, "train.steps": 500}),
+            measured("little"),
+            Train(
+                "distill",
+                name="taught",
+                init="little",
+                options={
+                    "distill.teacher": str(reason),
+                    "distill.tasks": COUNTDOWN,
+                    "train.steps": 250,
+                    **MUON,
+                },
+            ),
+            measured("taught"),
+            grpo("alone", "little", 48),
+            measured("alone"),
+        ],
     }
+    return parts[part]
 
 
-def sft(name: str, init: str, steps: int, more: str = COUNT) -> dict[str, str]:
-    return {
-        name: f"train.py sft --init {{out}}/{init} {FROM % name} {more} --train.steps {steps} "
-        f"{MUON}"
-    }
-
-
-PARTS = {
-    "base": {"base": "train.py countdown " + FROM % "base", **measured("base")},
-    "r1": {
-        **sft("cold", "../base/base", 300),
-        **measured("cold"),
-        **grpo("reason", "cold"),
-        **measured("reason"),
-        **sft("more", "cold", 500),
-        **measured("more"),
-    },
-    "zero": {
-        **grpo("zero", "../base/base"),
-        **measured("zero"),
-        **grpo("dealt", "../base/base", RL, f"{COUNT} {DEALT}"),
-        **measured("dealt"),
-    },
-    "addition": {
-        "forgetful": f"train.py countdown {FROM % 'forgetful'} --post.tasks addition:3 "
-        "--post.attempts 1.0 --data.sequence 192 --train.steps 600",
-        **measured("forgetful", task="addition:3"),
-        **grpo(
-            "carrying", "forgetful", 30, "--post.tasks addition:3 --optimizer.learning-rate 2e-4"
-        ),
-        **measured("carrying", task="addition:3"),
-    },
-    "language": {
-        **sft("mixed", "../base/base", 200, COUNT + " --post.language mixed"),
-        **grpo("with", "mixed", 25, f"{COUNT} {PAID} 0.5"),
-        **grpo("without", "mixed", 25, f"{COUNT} {PAID} 0.0"),
-    },
-    "distill": {
-        "little": f"train.py countdown {FROM % 'little'} {NARROW} --train.steps 500",
-        **measured("little"),
-        "taught": f"train.py distill --init {{out}}/little --post.teacher {{out}}/../r1/reason "
-        f"{FROM % 'taught'} {COUNT} --train.steps 250 {MUON}",
-        **measured("taught"),
-        **grpo("alone", "little", 48),
-        **measured("alone"),
-    },
-}
+PARTS = ("base", "r1", "zero", "addition", "language", "distill")
 NEEDS = {"zero": "base", "r1": "base", "language": "base", "distill": "r1"}
 
 
 def one(part: str, out: Path, seed: int) -> int:
     """A part, in this process."""
-    from seekjax.commands.cli import parse, run, tool
-    from train import train
+    from seekjax.commands.cli import exit_status, run_command
+    from seekjax.commands.train import train_run
 
-    folder = ["--out", str(out / str(seed) / part), "--seed", str(seed)]
-    return run(
-        lambda: follow(
-            part,
-            Pipeline(part, PARTS[part]),
-            folder,
-            {"train.py": train, "seekjax": tool},
-            lambda words: parse(words, "train.py"),
-        )
-    )
+    folder = out / str(seed)
+    workflow = Workflow(part, steps_of(part, folder))
+    words = ["--out", str(folder / part), "--seed", str(seed)]
+    commands = {"train.py": train_run, "seekjax": lambda words: run_command(words) == 0}
+    return exit_status(lambda: run_workflow(part, workflow, words, commands))
 
 
 def everything(out: Path, seeds: list[int], only: list[str]) -> None:
@@ -184,11 +209,10 @@ def main() -> int:
         everything(asked.out, asked.seeds, asked.only)
     elif asked.what == "plan":
         for part in asked.only:
-            for stage, line in PARTS[part].items():
-                print(
-                    f"{stage:>10}  "
-                    f"{command_of(line.format(out=asked.out / '0' / part, seed=0).split())}"
-                )
+            folder = asked.out / "0"
+            lines = Workflow(part, steps_of(part, folder)).lines(folder / part, seed=0)
+            for step, words in lines.items():
+                print(f"{step:>16}  {command_of(words)}")
     else:
         from tests.benchmarks.exhibits_show import show
 

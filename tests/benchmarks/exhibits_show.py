@@ -47,7 +47,7 @@ def show(out: Path, seeds: list[int], only: list[str]) -> None:
             json.loads((out / str(seed) / part / f"{stage}.json").read_text()) for seed in seeds
         ]
         seconds = [
-            json.loads((out / str(seed) / part / "pipeline.json").read_text())[stage]["seconds"]
+            json.loads((out / str(seed) / part / "workflow.json").read_text())[stage]["seconds"]
             for seed in seeds
         ]
         found["stages"][stage] = {
