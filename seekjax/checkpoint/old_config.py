@@ -30,7 +30,12 @@ _OBJECTIVE = (
 
 
 def in_current_form(config: Json) -> Json:
-    """Return a config.json of any version with the fields it would have today."""
+    """Return a config.json of any version with the fields it would have today.
+
+    Raises ValueError if it is not an object of JSON.
+    """
+    if not isinstance(config, dict):
+        raise ValueError(f"it holds {type(config).__name__}, not an object with fields.")
     for translate in TRANSLATIONS:
         config = translate(dict(config))
     return config

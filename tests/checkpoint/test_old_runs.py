@@ -5,6 +5,7 @@ greedily with the code of its time.
 """
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -61,8 +62,10 @@ def test_the_same_tokens_are_generated(name, command):
     words = ["generate", OLD / name, "--prompt", "12+34=", "--max-new", 24, "--temperature", 0]
     status, text, _ = command(*words)
     assert status == 0
-    expected = (OLD / f"{name}.txt").read_text()
-    assert text.split("\n")[0] == expected.split("\n")[0]
+    expected = (OLD / f"{name}.txt").read_text().split("\n")[0]
+    # version 0.1 printed control characters as they are
+    shown = re.sub(r"[\x00-\x1f]", lambda match: f"\\x{ord(match[0]):02x}", expected)
+    assert text.split("\n")[0] == shown
 
 
 def continued(folder, steps, *options):
@@ -89,7 +92,7 @@ def test_reinforcement_continues(folders):
     assert entropy == pytest.approx({5: 5.7403245, 6: 5.7402892}, rel=1e-5)
     assert {step: record["length"] for step, record in train.items()} == {5: 7.6875, 6: 7.75}
     rollouts = (folders / "grpo" / "rollouts.jsonl").read_text().splitlines()
-    assert len(rollouts) == 2 * 16
+    assert [json.loads(line)["step"] for line in rollouts] == [5, 6]
 
 
 # Each translation of seekjax/checkpoint/old_config.py: what stood there, and what it is now.
