@@ -1,5 +1,6 @@
-"""Every array of a run and where it lives, from its config alone: nothing is allocated, no device
-is needed.
+"""`seekjax show`: every array of a run and where it lives, from its config alone.
+
+Nothing is allocated, and no accelerator is needed.
 """
 
 import math
@@ -17,7 +18,7 @@ from seekjax.errors import ConfigError
 from seekjax.placement import use_mesh
 from seekjax.quant.formats import Kind, quantise
 from seekjax.quant.tree import abstract_tree, is_quantised, quantisable
-from seekjax.train.state import RunSpec
+from seekjax.train.state import RunSpec, TrainState
 from seekjax.train.validate import validate
 from sharding import show as listing
 from sharding.mesh import abstract_mesh
@@ -29,86 +30,93 @@ def show(argv: list[str]) -> None:
 
 
 def table(config: Config) -> str:
-    """One line per array on the config's mesh, the totals of parameters, moments and balance, and
-    what quantising the weights saves.
+    """Return one line per array on the config's mesh, totals, and what quantising would save.
 
-    Quantised weights are shown as they are kept, without the moments of a training that they cannot
-    have. Where mesh.data is 0 it is what the devices here leave to it, at least 1. Raises
+    Quantised weights are listed as they are stored, without moments, because they cannot be
+    trained. If mesh.data is 0, it is what the devices here leave to it, at least 1. Raises
     ConfigError as a run would.
     """
-    mesh_of, kind = partial(abstract_mesh, devices=jax.device_count()), config.kernel.weights
+    kind = config.kernel.weights
     config = replace(config, kernel=replace(config.kernel, weights="float32"))
+    mesh_of = partial(abstract_mesh, devices=jax.device_count())
     validate(config, mesh_of)
+
     with use_mesh(mesh_of(config.mesh)) as mesh:
-        plan = RunSpec(config)
-        state, axes = plan.abstract_state(), plan.state_axes()
-        groups = {
-            "parameters": listing.rows(state.params, axes.params),
-            "moments": listing.rows(state.opt_state, axes.opt_state),
-            "balance bias": listing.rows(state.balance, axes.balance),
-        }
-        if state.ema is not None:
-            groups["moving average"] = listing.rows(state.ema, axes.ema)
-        if kind != "float32":
-            groups = {
-                "parameters": _quantised_rows(state.params, axes.params, kind),
-                "balance bias": groups["balance bias"],
-            }
-    count = sum(math.prod(x.shape) for x in jax.tree.leaves(state.params))
-    heading = f"{count:,} parameters, prediction modules included, on {listing.describe(mesh)}"
-    return "\n".join(
-        (
-            listing.table(groups["parameters"] + groups["balance bias"]),
-            "",
-            heading,
-            "",
-            listing.totals(groups),
-            "",
-            _savings(weight_bytes(state.params, axes.params)),
-        )
-    )
+        spec = RunSpec(config)
+        state, axes = spec.abstract_state(), spec.state_axes()
+        groups = array_rows(state, axes, kind)
+
+    sizes = [math.prod(x.shape) for x in jax.tree.leaves(state.params)]
+    heading = f"{sum(sizes):,} parameters, prediction modules included, on "
+    parts = [
+        listing.table(groups["parameters"] + groups["balance bias"]),
+        heading + listing.describe(mesh),
+        listing.totals(groups),
+        savings(weight_bytes(state.params, axes.params)),
+    ]
+    return "\n\n".join(parts)
+
+
+def array_rows(state: TrainState, axes: TrainState, kind: str) -> dict[str, list[listing.Row]]:
+    """Return the rows of each group of arrays, with the weights stored as `kind`."""
+    balance = listing.rows(state.balance, axes.balance)
+    if kind != "float32":
+        weights = _quantised_rows(state.params, axes.params, typing.cast(Kind, kind))
+        return {"parameters": weights, "balance bias": balance}
+
+    groups = {
+        "parameters": listing.rows(state.params, axes.params),
+        "moments": listing.rows(state.opt_state, axes.opt_state),
+        "balance bias": balance,
+    }
+    if state.ema is not None:
+        groups["moving average"] = listing.rows(state.ema, axes.ema)
+    return groups
 
 
 def weight_bytes(params: Any, axes: Any) -> dict[str, int]:
-    """Bytes of all weights by the type they are kept in: float32, as trained; bfloat16, as
-    published; and those of `seekjax quantize`.
+    """Return the bytes of all weights by the type in which they are stored.
+
+    The types are float32, as trained; bfloat16, as published; and those of `seekjax quantize`.
     """
 
-    def quantised(kind, path, x, names):
-        return (
-            jax.eval_shape(partial(quantise, kind=kind, sums=contracted(names)), x)
-            if quantisable(path)
-            else x
-        )
+    def size(tree: Any, element: int | None = None) -> int:
+        total = 0
+        for x in jax.tree.leaves(tree):
+            total += math.prod(x.shape) * (element or x.dtype.itemsize)
+        return total
 
-    def size(tree, element=None):
-        return sum(
-            math.prod(x.shape) * (element or x.dtype.itemsize) for x in jax.tree.leaves(tree)
-        )
+    def stored(kind: Kind, path: Any, x: Any, names: str) -> Any:
+        if not quantisable(path):
+            return x
+        return jax.eval_shape(partial(quantise, kind=kind, sums=contracted(names)), x)
 
-    return {"float32": size(params), "bfloat16": size(params, 2)} | {
-        kind: size(jax.tree_util.tree_map_with_path(partial(quantised, kind), params, axes))
-        for kind in typing.get_args(Kind)
-    }
+    sizes = {"float32": size(params), "bfloat16": size(params, 2)}
+    for kind in typing.get_args(Kind):
+        sizes[kind] = size(jax.tree_util.tree_map_with_path(partial(stored, kind), params, axes))
+    return sizes
+
+
+def savings(sizes: dict[str, int]) -> str:
+    """Return one line per type of weights: bytes in all, and how much less than float32."""
+    full = sizes["float32"]
+    lines = [("weights kept in", "in all", "saved")]
+    for name, size in sizes.items():
+        saved = "-"
+        if size < full:
+            saved = f"{listing.human(full - size)}, {1 - size / full:.0%}"
+        lines.append((name, listing.human(size), saved))
+    return listing.align(lines, left=1)
 
 
 def _quantised_rows(params: Any, axes: Any, kind: Kind) -> list[listing.Row]:
-    """Values and scales of each matrix, where the mesh in use has them."""
+    """The values and scales of each matrix, placed by the mesh in use."""
     try:
-        small = abstract_tree(params, axes, kind)
+        stored = abstract_tree(params, axes, kind)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return listing.rows(
-        small,
-        jax.tree.map(lambda names, x: x.axes(names) if is_quantised(x) else names, axes, small),
-    )
 
+    def axes_of(names: str, x: Any) -> Any:
+        return x.axes(names) if is_quantised(x) else names
 
-def _savings(sizes: dict[str, int]) -> str:
-    """One line per type of weights: bytes in all, and how much less than float32."""
-    whole = sizes["float32"]
-    lines = [("weights kept in", "in all", "saved")]
-    for name, size in sizes.items():
-        saved = f"{listing.human(whole - size)}, {1 - size / whole:.0%}" if size < whole else "-"
-        lines.append((name, listing.human(size), saved))
-    return listing.align(lines, left=1)
+    return listing.rows(stored, jax.tree.map(axes_of, axes, stored))

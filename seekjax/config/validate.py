@@ -1,49 +1,22 @@
-"""What a config must satisfy before anything expensive happens; every complaint is one sentence
-that says what to change.
+"""What the numbers of a run must satisfy before anything expensive happens.
+
+Each complaint is one sentence that says what to change.
 """
 
 import itertools
 import math
 
-from seekjax.config import Config, Schedule
+from seekjax.config import Config, Schedule, TrainConfig
 from seekjax.errors import need
+
+AT_LEAST_ONE = ("steps", "batch", "log_every", "eval_every", "eval_batches", "save_every", "keep")
 
 
 def check_run(config: Config) -> None:
-    """Batches, schedules and lengths."""
-    train, data = config.train, config.data
-    micro = train.rows
-    for name in ("steps", "batch", "log_every", "eval_every", "eval_batches", "save_every", "keep"):
-        need(
-            getattr(train, name) > 0,
-            f"train.{name} is {getattr(train, name)}: it must be at least 1.",
-        )
-    need(
-        train.batch % micro == 0 and micro <= train.batch,
-        f"train.batch {train.batch} is not a multiple of train.micro_batch {micro}.",
-    )
-    need(
-        0 <= train.batch_start <= train.batch and train.batch_start % micro == 0,
-        f"train.batch_start {train.batch_start} must be a multiple of train.micro_batch "
-        f"{micro} and at most train.batch {train.batch}.",
-    )
-    need(
-        0 <= train.batch_ramp < 1,
-        f"train.batch_ramp is {train.batch_ramp}: it is a share of the run, from 0 to 1.",
-    )
-    need(
-        not train.batch_start or train.batch_start == train.batch or train.batch_ramp > 0,
-        "train.batch_start without train.batch_ramp: say over which share of the run the "
-        "batch grows.",
-    )
-    need(
-        data.sequence > config.model.mtp_depth,
-        f"data.sequence {data.sequence} is too short for model.mtp_depth {config.model.mtp_depth}.",
-    )
-    need(
-        data.sequence <= config.model.context,
-        f"data.sequence {data.sequence} exceeds model.context {config.model.context}.",
-    )
+    """Raise ConfigError for batches, schedules, lengths or settings that do not fit each other."""
+    check_batches(config.train)
+    check_lengths(config)
+
     need(
         config.kernel.weights == "float32",
         f"kernel.weights is {config.kernel.weights}: quantised weights cannot be trained, "
@@ -54,13 +27,56 @@ def check_run(config: Config) -> None:
         f"lora.rank is {config.lora.rank} and lora.alpha {config.lora.alpha}: a rank is 0 "
         "(off) or more, alpha above 0.",
     )
-    need(0 <= train.ema < 1, f"train.ema is {train.ema}: a decay lies from 0 (none) to below 1.")
-    for name, schedule in (
-        ("optimizer.schedule", config.optimizer.schedule),
-        ("train.balance_schedule", train.balance_schedule),
-        ("train.mtp_schedule", train.mtp_schedule),
-    ):
-        check_schedule(name, schedule)
+    ema = config.train.ema
+    need(0 <= ema < 1, f"train.ema is {ema}: a decay lies from 0 (none) to below 1.")
+
+    check_schedule("optimizer.schedule", config.optimizer.schedule)
+    check_schedule("train.balance_schedule", config.train.balance_schedule)
+    check_schedule("train.mtp_schedule", config.train.mtp_schedule)
+
+
+def check_batches(train: TrainConfig) -> None:
+    """Raise ConfigError for counts of steps, sequences or checkpoints that have no meaning."""
+    for name in AT_LEAST_ONE:
+        value = getattr(train, name)
+        need(value > 0, f"train.{name} is {value}: it must be at least 1.")
+
+    # A step is made of whole micro-batches, also while the batch grows.
+    micro = train.rows
+    need(
+        train.batch % micro == 0 and micro <= train.batch,
+        f"train.batch {train.batch} is not a multiple of train.micro_batch {micro}.",
+    )
+    need(
+        0 <= train.batch_start <= train.batch and train.batch_start % micro == 0,
+        f"train.batch_start {train.batch_start} must be a multiple of train.micro_batch "
+        f"{micro} and at most train.batch {train.batch}.",
+    )
+
+    # A batch that grows does so over a share of the run.
+    need(
+        0 <= train.batch_ramp < 1,
+        f"train.batch_ramp is {train.batch_ramp}: it is a share of the run, from 0 to 1.",
+    )
+    grows = train.batch_start not in (0, train.batch)
+    need(
+        not grows or train.batch_ramp > 0,
+        "train.batch_start without train.batch_ramp: say over which share of the run the "
+        "batch grows.",
+    )
+
+
+def check_lengths(config: Config) -> None:
+    """Raise ConfigError if a sequence is too short for its targets or too long for the model."""
+    sequence, model = config.data.sequence, config.model
+    need(
+        sequence > model.mtp_depth,
+        f"data.sequence {sequence} is too short for model.mtp_depth {model.mtp_depth}.",
+    )
+    need(
+        sequence <= model.context,
+        f"data.sequence {sequence} exceeds model.context {model.context}.",
+    )
 
 
 def check_schedule(name: str, schedule: Schedule) -> None:
