@@ -3,6 +3,7 @@ capacity drops.
 """
 
 import sys
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -114,16 +115,19 @@ def close(got, expected, tolerance=2e-6):
 reference = with_gradients(lambda *a: (plain(*a), 0))
 
 
+@cache
+def compiled(kernel, mesh):
+    """The mixture with a kernel of KERNELS; to be called on the mesh that it is compiled for."""
+    return with_gradients(lambda *a: mixture(*a, KERNELS[kernel]))
+
+
 @pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_every_form_on_every_mesh_is_the_plain_mixture(kernel, mesh):
     arrays = inputs()
     with use_mesh(MESHES[mesh]):
-        got = with_gradients(lambda *a: mixture(*a, KERNELS[kernel]))(*arrays)
+        got = compiled(kernel, mesh)(*arrays)
     close(got, reference(*arrays))
-
-
-COMPILED = {}
 
 
 @pytest.mark.parametrize("form", ["static", "ragged"])
@@ -133,10 +137,9 @@ def test_any_imbalance(form, seed, skew):
     """Up to all tokens choosing the same experts of one device, which fills the worst-case buffer
     to the last row."""
     arrays = inputs(seed, skew)
-    with use_mesh(MESHES["data 2 x expert 4"]):
-        if form not in COMPILED:
-            COMPILED[form] = with_gradients(lambda *a: mixture(*a, KERNELS[form]))
-        y, dropped, *gradients = COMPILED[form](*arrays)
+    mesh = "data 2 x expert 4"
+    with use_mesh(MESHES[mesh]):
+        y, dropped, *gradients = compiled(form, mesh)(*arrays)
     assert dropped == 0
     close((y, 0, *gradients), reference(*arrays))
 
@@ -146,8 +149,9 @@ def test_the_names_of_experts_change_nothing(form):
     x, choice, gate, weights = inputs()
     new = np.random.default_rng(1).permutation(E)  # expert e is now called new[e]
     renamed = tuple(w[np.argsort(new)] for w in weights)
-    with use_mesh(MESHES["data 2 x fsdp 2 x expert 2"]):
-        graded = with_gradients(lambda *a: mixture(*a, KERNELS[form]))
+    mesh = "data 2 x fsdp 2 x expert 2"
+    with use_mesh(MESHES[mesh]):
+        graded = compiled(form, mesh)
         *before, d_weights = graded(x, choice, gate, weights)
         *after, d_renamed = graded(x, new[choice].astype(np.int32), gate, renamed)
     close((after, tuple(w[new] for w in d_renamed)), (before, d_weights))

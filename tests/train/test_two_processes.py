@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.scripts import steps_on_processes
+
 pytestmark = pytest.mark.mesh
 
-CHILD = Path(__file__).parents[1] / "scripts" / "steps_on_processes.py"
+CHILD = Path(steps_on_processes.__file__)
 ROOT = CHILD.parents[2]
 
 
@@ -21,9 +23,7 @@ def launch(file, devices, **env):
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ
-        | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "JAX_NUM_CPU_DEVICES": str(devices)}
-        | env,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": str(devices)} | env,
     )
 
 
@@ -41,19 +41,18 @@ def test_two_processes_train_like_one(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    finish(launch(tmp_path / "one.npz", 8))
-    finish(
-        *(
-            launch(
-                tmp_path / "two.npz",
-                4,
-                JAX_COORDINATOR_ADDRESS=address,
-                JAX_NUM_PROCESSES="2",
-                JAX_PROCESS_ID=str(rank),
-            )
-            for rank in range(2)
+    steps_on_processes.main(tmp_path / "one.npz")
+    children = [
+        launch(
+            tmp_path / "two.npz",
+            4,
+            JAX_COORDINATOR_ADDRESS=address,
+            JAX_NUM_PROCESSES="2",
+            JAX_PROCESS_ID=str(rank),
         )
-    )
+        for rank in range(2)
+    ]
+    finish(*children)
     one, two = np.load(tmp_path / "one.npz"), np.load(tmp_path / "two.npz")
     assert (one["processes"], two["processes"], one["devices"], two["devices"]) == (1, 2, 8, 8)
     assert one.files == two.files
