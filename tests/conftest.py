@@ -46,6 +46,12 @@ WITHIN_FILE = 1_800_000_000
 workers = []  # what each worker that has ended used: (largest bytes, CPU seconds)
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with the files that have slow tests, so that no worker ends alone with a long one."""
+    long_files = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long_files)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item, nextitem):
     """Drop compiled programs if the worker has grown; later tests find theirs on disk."""

@@ -17,6 +17,7 @@ from seekjax.config import (
     OptimizerConfig,
     TrainConfig,
 )
+from seekjax.open import open_model
 from seekjax.train import metrics
 from seekjax.train.loop import fit
 from tests.fixtures import PLAIN, tiny_model
@@ -64,6 +65,12 @@ def test_an_idea_from_outside_trains_saves_and_resumes_on_eight_devices(name, tm
     config = replace(IDEAS[name], out=tmp_path)
     first = fit(config)
     assert first.finished
+    for bias in jax.tree.leaves(first.state.balance):
+        assert np.abs(bias).max() > 0
+
+    opened = open_model(tmp_path, trust=True)
+    assert opened.model == config.model
+    jax.tree.map(np.testing.assert_array_equal, opened.variables["params"], first.state.params)
 
     longer = replace(config, train=replace(config.train, steps=4), mesh=EIGHT)
     second = fit(longer)
