@@ -86,7 +86,7 @@ def test_a_run_says_what_it_learns_and_learns_it(tuned, chats):
     assert lines[0] == "a sample:"
     assert lines[-1] == f"next: talk with it: seekjax chat {tuned.folder}"
     assert "add_generation_prompt" in (tuned.folder / "chat_template.jinja").read_text()
-    assert read_config(tuned.folder / "config.json").sft == tuned.config.sft
+    assert read_config(tuned.folder / "config.json", trust=False).sft == tuned.config.sft
 
 
 def test_samples_that_share_a_row_have_the_loss_they_have_alone(tuned, score):
