@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from seekjax.generate.generator import Generator
     from seekjax.generate.sampling import Sampling
     from seekjax.open import open_model
-    from seekjax.train.loop import fit
+    from seekjax.post.kinds import fit
 
 __version__ = "0.2.0"
 
@@ -22,7 +22,7 @@ _HOMES = {
     "Config": "seekjax.config",
     "Generator": "seekjax.generate.generator",
     "Sampling": "seekjax.generate.sampling",
-    "fit": "seekjax.train.loop",
+    "fit": "seekjax.post.kinds",
     "open_model": "seekjax.open",
 }
 

@@ -28,11 +28,10 @@ def train_run(argv: list[str]) -> bool:
 
     # imported only now, so that --help and a mistyped option answer quickly
     from seekjax.commands.common import keep_compiled
-    from seekjax.post.kinds import training_of
-    from seekjax.train.loop import fit
+    from seekjax.post.kinds import fit
 
     keep_compiled()
-    fitted = fit(config, training_of(config))
+    fitted = fit(config)
     if fitted.finished:
         print("\n".join(fitted.parts.report.finish(fitted.state, fitted.folder)))
         print("  or train on with", longer(argv, config.train.steps))

@@ -3,6 +3,8 @@
 import importlib
 
 from seekjax.config import Config
+from seekjax.train.loop import Fitted
+from seekjax.train.loop import fit as fit_training
 from seekjax.train.training import Training
 
 PATHS = {
@@ -22,3 +24,11 @@ def training_of(config: Config) -> type[Training]:
         path = ON_POLICY
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+def fit(config: Config) -> Fitted:
+    """Train what a config asks for: pre-training, or the kind of post-training that it sets.
+
+    Resumes from the newest checkpoint in config.out. Raises a SeekjaxError for bad input.
+    """
+    return fit_training(config, training_of(config))
