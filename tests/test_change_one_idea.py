@@ -22,7 +22,7 @@ from seekjax.train import metrics
 from seekjax.train.loop import fit
 from tests.fixtures import PLAIN, tiny_model
 
-pytestmark = pytest.mark.mesh
+pytestmark = [pytest.mark.slow, pytest.mark.mesh]
 
 BASE = Config(
     model=tiny_model(heads=4, dense_layers=0, mtp_depth=0),
@@ -90,7 +90,7 @@ def leaves(fitted):
 
 
 def test_the_same_idea_trains_alike_on_one_and_on_eight_devices(tmp_path):
-    config = replace(IDEAS["optimizer"], train=replace(BASE.train, steps=3, eval_every=3))
+    config = replace(IDEAS["optimizer"], train=replace(BASE.train, steps=4))
     one = fit(replace(config, out=tmp_path / "one"))
     eight = fit(replace(config, out=tmp_path / "eight", mesh=EIGHT))
     for alone, split in zip(leaves(one), leaves(eight), strict=True):

@@ -1,5 +1,7 @@
 """The variables of a model before they exist: shapes, types, logical axes and places."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 
@@ -40,7 +42,13 @@ def abstract_variables(model: ModelConfig, kernel: KernelConfig) -> dict:
 
 def named_variables(model: ModelConfig, kernel: KernelConfig) -> dict:
     """Return {"params", "balance"} before they exist, each with its logical axes."""
-    tokens = jax.ShapeDtypeStruct((split_by("batch"), 8), jnp.int32)
+    return dict(_traced(model, kernel, rows=split_by("batch")))
+
+
+@cache
+def _traced(model: ModelConfig, kernel: KernelConfig, rows: int) -> dict:
+    """Trace the initialisation, which takes longer than reading a small model."""
+    tokens = jax.ShapeDtypeStruct((rows, 8), jnp.int32)
     init = Transformer(model, kernel).init
     named = jax.eval_shape(init, jax.random.key(0), tokens)
     return {"params": named["params"], "balance": named.get("balance", {})}

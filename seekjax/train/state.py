@@ -9,11 +9,12 @@ import optax
 from flax import struct
 
 from seekjax.config import Config
+from seekjax.model.abstract import named_variables
 from seekjax.model.init import init_params
 from seekjax.model.transformer import Transformer
 from seekjax.train.optimizer import make_optimizer
 from sharding.place import axes_of, unbox
-from sharding.rules import sharding, split_by
+from sharding.rules import sharding
 
 Leaf = Any  # an array; in a state of shapes, axes or shardings, that of the array
 Params = Any  # nested dicts of leaves
@@ -47,7 +48,7 @@ class RunSpec:
         self.config = config
         self.frozen = frozen
         self.model = Transformer(config.model, config.kernel)
-        self.abstract_variables = jax.eval_shape(self._init_variables, jax.random.key(0))
+        self.abstract_variables = named_variables(config.model, config.kernel)
         self.axes = axes_of(self.abstract_variables)
         self.optimizer = make_optimizer(config, self.axes["params"])
 
@@ -138,11 +139,6 @@ class RunSpec:
         params = jax.tree.map(cast, variables["params"], unbox(self.abstract_variables)["params"])
         start = jax.jit(begin, out_shardings=places, donate_argnums=0)
         return start(params, variables["balance"])
-
-    def _init_variables(self, key: jax.Array) -> Any:
-        """The variables by Flax's own init; only traced, for shapes and axes."""
-        smallest = split_by("batch"), self.config.data.sequence  # every device has a part of it
-        return self.model.init(key, jnp.zeros(smallest, jnp.int32))
 
 
 def moment_axes(

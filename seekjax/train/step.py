@@ -73,6 +73,9 @@ def accumulate(
     if len(batch["tokens"]) == 1:
         return gradient(first)
 
+    # Inlined, and traced once for its shapes and for the loop.
+    gradient = jax.jit(gradient, inline=True)
+
     # Sums start from zeros with the sharding of the weights, so that the loop keeps it.
     shapes = jax.eval_shape(gradient, first)
     grads, figures = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)

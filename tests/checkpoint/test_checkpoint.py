@@ -444,6 +444,7 @@ def outputs(script, *arguments, devices):
     return [out for out, _ in said]
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_loses_no_saved_step(tmp_path):
     result = json.loads(*outputs("kill_during_save.py", [tmp_path, 20], devices=1))
     assert len(result["restored"]) == result["kills"] == 20

@@ -77,6 +77,7 @@ def continued(folder, steps, *options):
     return [json.loads(line) for line in lines]
 
 
+@pytest.mark.slow
 def test_pretraining_continues(folders):
     records = continued(folders / "pretrain", 10)
     # what version 0.1 reports when it continues the same folder
@@ -84,6 +85,7 @@ def test_pretraining_continues(folders):
     assert losses == pytest.approx({9: 5.7140298, 10: 5.6953044}, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_reinforcement_continues(folders):
     records = continued(folders / "grpo", 6, "--init", str(folders / "pretrain"))
     # what version 0.1 reports when it continues the same folder

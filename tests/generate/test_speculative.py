@@ -53,6 +53,7 @@ def test_a_draft_that_is_always_right_writes_two_tokens_a_step(make):
     )  # the guess would make it five
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draft", [False, True], ids=["plain", "draft"])
 def test_sampled_texts_have_exactly_the_models_distribution(make, draft):
     """All 64 texts of three tokens out of four, 8,192 times, against the product of the uncached

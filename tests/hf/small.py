@@ -53,7 +53,7 @@ def drawn(model, seed=0):
 
     def value(path, x):
         moved = path[0].key == "params" or model.scoring == "sigmoid"
-        return jax.numpy.asarray(rng.normal(size=x.shape) * moved, x.dtype)
+        return jax.device_put(np.asarray(rng.normal(size=x.shape) * moved, x.dtype))
 
     return jax.tree_util.tree_map_with_path(value, abstract_variables(model, KernelConfig()))
 

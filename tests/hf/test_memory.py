@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 
 def test_high_water_mark_of_loading(tmp_path):
     script = Path(__file__).parents[1] / "scripts" / "load_memory.py"

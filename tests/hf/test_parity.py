@@ -18,7 +18,7 @@ from tests.hf.compare import assert_equal, computed
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
-pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("default")]  # theirs are not ours]
+pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("default")]  # theirs are not ours
 
 from tests.hf import peers  # noqa: E402
 

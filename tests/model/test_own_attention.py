@@ -151,6 +151,7 @@ def run_of(out, mesh, steps) -> Config:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.mesh
 def test_it_trains_is_restored_and_generates_alike_on_one_device_and_on_eight(tmp_path, tokens):
     trained, texts = {}, {}

@@ -23,6 +23,8 @@ from sharding.mesh import MeshConfig
 from tests.fixtures import save_run
 from tests.reference.divergence import numpy_kl, softmax
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def big(tiny, tmp_path_factory):

@@ -36,6 +36,8 @@ from seekjax.train.state import RunSpec
 from sharding.mesh import MeshConfig
 from tests.fixtures import PLAIN, save_run, tiny_model
 
+pytestmark = pytest.mark.slow
+
 BASE = Config(
     model=tiny_model(
         vocab=272, hidden=32, expert_hidden=32, init_std=0.3, dense_layers=1, mtp_depth=0

@@ -66,6 +66,7 @@ def test_no_large_array_is_held_twice(place):
     }
 
 
+@pytest.mark.slow
 def test_v3_lowers_for_2048_chips():
     """The whole train step with the kernels a TPU would pick, from a host with neither chips nor
     memory."""
@@ -133,6 +134,7 @@ with use_mesh(MeshConfig(data=2, fsdp=2, expert=2)):
 """
 
 
+@pytest.mark.slow
 def test_xla_finds_a_way_between_all_layouts():
     """No "involuntary full rematerialization", which two odd layouts do draw: the model never asks
     for one that XLA reaches only by gathering."""

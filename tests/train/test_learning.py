@@ -18,6 +18,8 @@ from seekjax.train import metrics
 from seekjax.train.loop import fit
 from sharding.mesh import MeshConfig
 
+pytestmark = pytest.mark.slow
+
 STEPS = 100
 CONFIG = Config(
     model=ModelConfig(

@@ -96,6 +96,7 @@ def test_a_run_leaves_config_metrics_checkpoints_and_pictures(unbroken, monkeypa
     assert (unbroken.folder / "checkpoints" / "6").is_dir()
 
 
+@pytest.mark.slow
 def test_a_stopped_run_saves_and_the_same_line_continues_bit_for_bit(
     unbroken, tmp_path, monkeypatch
 ):
@@ -146,6 +147,7 @@ def on_eight(tmp_path_factory):
     return whole, folder / "killed"
 
 
+@pytest.mark.slow
 @pytest.mark.mesh
 @pytest.mark.parametrize(
     "mesh", [MeshConfig(data=4), MeshConfig(data=1), MeshConfig(data=2, expert=4)]
@@ -172,6 +174,7 @@ def test_a_run_refused_by_its_checkpoint_keeps_its_config(unbroken):
     assert (unbroken.folder / "config.json").read_text() == before
 
 
+@pytest.mark.slow
 def test_a_growing_batch_accumulates_more_micro_batches(tmp_path):
     config = small(
         tmp_path, steps=6, batch=4, batch_start=2, batch_ramp=0.6, micro_batch=2, eval_every=6
@@ -182,6 +185,7 @@ def test_a_growing_batch_accumulates_more_micro_batches(tmp_path):
     assert tokens == sorted(tokens)
 
 
+@pytest.mark.slow
 def test_muon_learns(tmp_path):
     config = small(tmp_path, steps=20, batch=8, eval_every=20)
     records = metrics.read(

@@ -25,7 +25,7 @@ from sharding.place import put_batch
 from sharding.rules import sharding
 from tests.fixtures import tiny_model
 
-pytestmark = pytest.mark.mesh
+pytestmark = [pytest.mark.slow, pytest.mark.mesh]
 
 TOLERANCE = 1e-5
 SEQUENCES, T = 32, 16
