@@ -15,6 +15,8 @@ FLAGS = [
     "--xla_cpu_collective_call_terminate_timeout_seconds=600",
     # Tiny arrays and many programs: the suite's time is compilation, and this halves it.
     "--xla_backend_optimization_level=0",
+    # One program is compiled by one thread: the other cores have workers of their own.
+    "--xla_cpu_parallel_codegen_split_count=1",
 ]
 if version("jax") < "0.11":  # later versions have no slow emitters to turn off
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
