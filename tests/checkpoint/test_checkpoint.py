@@ -452,6 +452,7 @@ def test_a_kill_at_any_moment_loses_no_saved_step(tmp_path):
     assert max(result["restored"]) > 5  # and the run did go on
 
 
+@pytest.mark.slow
 @pytest.mark.mesh
 def test_two_processes_save_and_restore_together(tmp_path):
     with socket.socket() as probe:

@@ -83,6 +83,7 @@ def test_the_table_names_every_array_once(model):
         assert count == parameters(model).total
 
 
+@pytest.mark.slow
 @pytest.mark.mesh
 @pytest.mark.parametrize(
     "mesh",

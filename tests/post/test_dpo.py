@@ -157,6 +157,7 @@ def test_pairs_lie_side_by_side_with_one_prompt(tuned):
     assert not seen["trained"][seen["segments"] == 0].any()
 
 
+@pytest.mark.slow
 def test_with_adapters_the_reference_is_the_frozen_weights(tuned):
     """Adapters at zero are the reference: every pair costs log 2, and nothing as large as the model
     is kept for it."""

@@ -258,6 +258,7 @@ def test_micro_batches_sum_to_the_whole(name, seed):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.mesh
 def test_eight_devices_agree_with_one():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))

@@ -135,6 +135,7 @@ def test_the_loss_is_the_mean_over_what_the_assistant_said(tuned, score):
     }
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_bit_for_bit(tuned, tmp_path, monkeypatch):
     write, config = metrics.Recorder.write, replace(tuned.config, out=tmp_path)
 
@@ -194,6 +195,7 @@ def specialised(tuned, tiny, chats, tmp_path_factory):
     return run(replace(config, init=tuned.folder))
 
 
+@pytest.mark.slow
 def test_esft_moves_chosen_experts_and_no_other_bit(specialised):
     _, before = read_run(specialised.config.init)
     chosen = specialised.parts.spec.chosen_LE
@@ -213,6 +215,7 @@ def test_esft_moves_chosen_experts_and_no_other_bit(specialised):
             assert same.all(), keys
 
 
+@pytest.mark.slow
 def test_the_choice_is_kept_and_needed(specialised, tmp_path):
     shutil.copytree(specialised.folder, tmp_path / "run")
     config, file = (

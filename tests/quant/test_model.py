@@ -104,6 +104,7 @@ def test_logits_are_near_those_of_the_float_weights(kind, folder, float_logits):
     assert not [name for name in kept if name.startswith("w_") and name != "w_router"]
 
 
+@pytest.mark.slow
 @pytest.mark.mesh
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_on_a_mesh(kind, folder):
@@ -115,6 +116,7 @@ def test_the_same_on_a_mesh(kind, folder):
         np.testing.assert_allclose(logits_of(folder / kind), alone, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.mesh
 def test_decodes_and_a_mesh_changes_no_token(folder):
     prompts = np.random.default_rng(1).integers(0, MODEL.vocab, (3, 9)).tolist()

@@ -121,6 +121,7 @@ def compiled(kernel, mesh):
     return with_gradients(lambda *a: mixture(*a, KERNELS[kernel]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_every_form_on_every_mesh_is_the_plain_mixture(kernel, mesh):

@@ -136,6 +136,7 @@ def make_batch():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.mesh
 def test_a_step_is_the_same_on_a_mesh(config):
     """Gradients and metrics of data 2 x expert 2 against no mesh at all, in the norm of the
@@ -228,6 +229,7 @@ def test_logits_of_the_merged_run_are_those_of_the_adapters(tuned):
     np.testing.assert_allclose(theirs, ours, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_of_adapters_goes_on_and_can_be_tuned_again(tuned, tmp_path):
     again = fit(tuned.config, training_of(tuned.config))
     equal(again.state.params, tuned.state.params)
