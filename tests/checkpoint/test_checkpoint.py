@@ -329,7 +329,7 @@ def test_another_config_is_one_clear_sentence(run, capfd):
     folder = run / "checkpoints" / "2"
     assert str(caught.value) == (
         f"checkpoint {folder} holds params/dense/w_uk as float32[8, 16], this config "
-        "wants float32[8, 32]; "
+        "needs float32[8, 32]; "
         "holds params/norm as float32[16], this config needs float32[32]; "
         "holds opt_state/1/0/mu/dense/w_uk as float32[8, 16], this config needs "
         "float32[8, 32]; and 3 more: "
