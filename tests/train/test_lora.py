@@ -12,7 +12,7 @@ import pytest
 from seekjax.checkpoint.read import read_run
 from seekjax.config import LoraConfig, SftConfig
 from seekjax.model.transformer import Transformer
-from seekjax.open import open_model
+from seekjax.open import initial_variables, open_model
 from seekjax.placement import use_mesh
 from seekjax.post.kinds import training_of
 from seekjax.train.loop import fit
@@ -241,5 +241,5 @@ def test_a_run_of_adapters_goes_on_and_can_be_tuned_again(tuned, tmp_path):
         train=replace(tuned.config.train, steps=1, ema=0.0),
     )
     with use_mesh(config.mesh):
-        first = RunSpec(config).start()
+        first = RunSpec(config).start(initial_variables(config))
     equal(first.params, read_run(tuned.folder)[1]["params"])
