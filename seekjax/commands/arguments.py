@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 import runpy
 import sys
-from dataclasses import is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
@@ -50,7 +50,7 @@ FREQUENT: dict[type, tuple[str, ...]] = {
     ModelConfig: ("embed", "layers", "experts"),
     DataConfig: ("sources", "tokenizer", "sequence"),
     OptimizerConfig: ("name", "learning_rate", "schedule"),
-    MeshConfig: ("fsdp", "expert", "tensor"),
+    MeshConfig: tuple(field.name for field in fields(MeshConfig)),
     KernelConfig: ("dtype",),
     TrainConfig: ("steps", "batch", "micro_batch", "seed"),
     LoraConfig: ("rank",),
