@@ -155,8 +155,10 @@ class PretrainingReport:
 
     def header(self) -> list[str]:
         """Return the line that states what will be read."""
-        sources = [f"{one.name} ({len(one.train):,} documents)" for one in self.corpus.sources]
-        return [f"data: {', '.join(sources)}; {self.tokenizer.size} token ids"]
+        parts = []
+        for source in self.corpus.sources:
+            parts.append(f"{source.name} ({len(source.train):,} documents)")
+        return [f"data: {', '.join(parts)}; {self.tokenizer.size} token ids"]
 
     def extra_metrics(self, metrics: dict[str, float]) -> dict[str, float]:
         """Return the bits per byte of a step's text."""
