@@ -2,6 +2,8 @@
 
 import difflib
 import importlib
+import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
@@ -62,8 +64,14 @@ def is_foreign(name: str) -> bool:
 
 
 def load_object(path: str, kind: str) -> Any:
-    """Import what `module:name` names. Raises ConfigError if that fails."""
+    """Import what `module:name` names. Raises ConfigError if that fails.
+
+    A module may lie in the current folder, whichever program was started; one that is installed
+    comes first. Data workers inherit `sys.path`, so they find the module too.
+    """
     module_name, _, attribute = path.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # a user's module may raise anything while it is imported
