@@ -1,6 +1,7 @@
 """What many tests share: models and runs that are small enough for seconds."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import closing
@@ -79,6 +80,14 @@ def save_run(
         checkpoints.save(1, state, data=None, config=to_json(config))
         checkpoints.wait()
     return state
+
+
+def copy_as_of(step: int, run: Path, target: Path) -> None:
+    """Copy a run folder as a kill after the checkpoint of `step` would have left it."""
+    shutil.copytree(run, target)
+    for saved in (target / "checkpoints").iterdir():
+        if saved.name.isdigit() and int(saved.name) > step:
+            shutil.rmtree(saved)
 
 
 def write_rows(file: Path, rows: Iterable[object]) -> Path:

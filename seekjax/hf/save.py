@@ -218,9 +218,14 @@ def _slice_on_device(
 ) -> np.ndarray:
     """A slice of an array on one device, on the host.
 
-    A mesh of that device alone keeps the active mesh from resharding the array.
+    The memory of a CPU device is the host's: the array is read where it lies. On other devices
+    the slice is cut before it is copied; a mesh of that device alone keeps the active mesh from
+    resharding the array.
     """
     [device] = x.devices()
+    if device.platform == "cpu":
+        return np.asarray(x)[tuple([slice(low, low + n) for low, n in zip(start, size)])]
+
     mesh = Mesh(np.array([device]), "d", axis_types=(AxisType.Auto,))
     with jax.set_mesh(mesh):
         return np.asarray(_dynamic_slice(x, start, size))

@@ -3,6 +3,7 @@ restored, and generates, on one device and on eight."""
 
 import math
 from dataclasses import replace
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ from seekjax.placement import use_mesh
 from seekjax.train.loop import fit
 from sharding.mesh import MeshConfig
 from sharding.place import axes_of
-from tests.fixtures import PLAIN, tiny_model
+from tests.fixtures import PLAIN, copy_as_of, tiny_model
 
 GQA = tiny_model(
     heads=4,
@@ -62,6 +63,13 @@ def size(tree) -> int:
     return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
 
 
+@cache
+def full_logits(model):
+    """A compiled function (variables, tokens) -> logits of the whole sequence."""
+    transformer = Transformer(model, PLAIN)
+    return jax.jit(lambda variables, tokens: logits(transformer.apply(variables, tokens)))
+
+
 @pytest.fixture(scope="module")
 def variables():
     return variables_of(GQA)
@@ -77,8 +85,8 @@ def test_it_is_multi_head_attention_with_repeated_keys_and_values(variables, tok
         lambda path, x: jnp.repeat(x, 2, -2) if path[-1].key in ("w_k", "w_v") else x,
         variables,
     )
-    ours = logits(Transformer(GQA, PLAIN).apply(variables, tokens))
-    theirs = logits(Transformer(MHA, PLAIN).apply(repeated, tokens))
+    ours = full_logits(GQA)(variables, tokens)
+    theirs = full_logits(MHA)(repeated, tokens)
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5 * float(jnp.abs(theirs).max()))
 
 
@@ -87,7 +95,7 @@ def test_prefill_and_steps_equal_the_full_forward(variables, tokens):
     run = jax.jit(
         lambda tokens, cache, start: transformer.apply(variables, tokens, cache=cache, start=start)
     )
-    full = logits(transformer.apply(variables, tokens))
+    full = full_logits(GQA)(variables, tokens)
     output = run(tokens[:, :5], empty_cache(GQA, 2, 12), 0)
     parts = [logits(output)]
     for i in range(5, 9):
@@ -137,44 +145,38 @@ def test_the_command_line_names_it_and_its_size():
     assert model.size("kv_heads") == 2
 
 
-def run_of(out, mesh, steps) -> Config:
-    return Config(
-        model=GQA,
-        data=DataConfig(sources=("stories",), tokenizer="byte", sequence=32),
-        optimizer=OptimizerConfig(warmup=2),
-        mesh=MESHES[mesh],
-        kernel=PLAIN,
-        train=TrainConfig(
-            steps=steps, batch=4, log_every=1, eval_every=4, eval_batches=1, save_every=2
-        ),
-        out=out,
-    )
-
-
 @pytest.mark.slow
 @pytest.mark.mesh
 def test_it_trains_is_restored_and_generates_alike_on_one_device_and_on_eight(tmp_path, tokens):
+    """It is resumed half-way on eight devices and becomes the same model."""
+    config = Config(
+        model=GQA,
+        data=DataConfig(sources=("stories",), tokenizer="byte", sequence=32),
+        optimizer=OptimizerConfig(warmup=2),
+        mesh=MESHES["one"],
+        kernel=PLAIN,
+        train=TrainConfig(
+            steps=4, batch=4, log_every=1, eval_every=4, eval_batches=1, save_every=2
+        ),
+        out=tmp_path / "one",
+    )
+    fitted = {"one": fit(config)}
+    copy_as_of(2, config.out, tmp_path / "eight")
+    fitted["eight"] = fit(replace(config, mesh=MESHES["eight"], out=tmp_path / "eight"))
+
     trained, texts = {}, {}
-    for mesh in MESHES:
-        folder = tmp_path / mesh
-        halfway = fit(run_of(folder, mesh, 4))
-        assert int(halfway.state.step) == 4
-
-        opened = open_model(folder, trust=True)
-        assert opened.model == GQA
-        jax.tree.map(
-            np.testing.assert_array_equal, opened.variables["params"], halfway.state.params
-        )
-        trained[mesh] = opened.variables
-
+    for mesh, run in fitted.items():
+        assert int(run.state.step) == 4
         with use_mesh(MESHES[mesh]):
-            placed = open_model(folder, trust=True)
-            generator = Generator(placed.model, placed.variables, PLAIN)
+            opened = open_model(run.folder, trust=True)
+            generator = Generator(opened.model, opened.variables, PLAIN)
             rows = generator(tokens[:, :5].tolist(), Sampling(max_new=6, temperature=0))
+        assert opened.model == GQA
+        trained[mesh] = jax.tree.leaves(jax.device_get(opened.variables["params"]))
         texts[mesh] = [row.ids for row in rows]
+        for saved, last in zip(trained[mesh], jax.tree.leaves(run.state.params), strict=True):
+            np.testing.assert_array_equal(saved, last)
 
-    for one, eight in zip(
-        jax.tree.leaves(trained["one"]), jax.tree.leaves(trained["eight"]), strict=True
-    ):
+    for one, eight in zip(trained["one"], trained["eight"], strict=True):
         np.testing.assert_allclose(one, eight, rtol=0, atol=2e-3)
     assert texts["one"] == texts["eight"]

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 from dataclasses import replace
 
@@ -20,7 +19,7 @@ from seekjax.errors import CheckpointError
 from seekjax.train import metrics, pretrain
 from seekjax.train.loop import fit
 from sharding.mesh import MeshConfig
-from tests.fixtures import PLAIN, tiny_model
+from tests.fixtures import PLAIN, copy_as_of, tiny_model
 
 
 def small(out, **train) -> Config:
@@ -136,35 +135,30 @@ def test_a_finished_run_started_again_does_nothing_but_report(unbroken):
     )
 
 
-@pytest.fixture(scope="module")
-def on_eight(tmp_path_factory):
-    """Four steps on eight devices, and a copy of its folder in which only the checkpoint of step 2
-    is left, as after a kill."""
-    folder = tmp_path_factory.mktemp("eight")
-    whole = fit(replace(small(folder / "whole", steps=4, batch=8), mesh=MeshConfig(data=8)))
-    shutil.copytree(folder / "whole", folder / "killed")
-    shutil.rmtree(folder / "killed" / "checkpoints" / "4")
-    return whole, folder / "killed"
-
-
 @pytest.mark.slow
 @pytest.mark.mesh
-@pytest.mark.parametrize(
-    "mesh", [MeshConfig(data=4), MeshConfig(data=1), MeshConfig(data=2, expert=4)]
-)
-def test_a_run_continues_on_another_mesh_and_says_what_differs(on_eight, tmp_path, capsys, mesh):
-    whole, killed = on_eight
-    shutil.copytree(killed, tmp_path / "run")
-    resumed = fit(replace(whole.config, mesh=mesh, out=tmp_path / "run"))
-    assert f"unlike the run so far: mesh.data: 8 -> {mesh.data}" in capsys.readouterr().out
-    assert [r["step"] for r in metrics.read(tmp_path / "run") if r["split"] == "train"] == [
-        1,
-        2,
-        3,
-        4,
+def test_a_run_continues_on_other_meshes_and_says_what_differs(tmp_path, capsys):
+    """Eight devices, from step 2 on arranged otherwise, from step 4 on one of them."""
+    config = replace(small(tmp_path / "eight", batch=8), mesh=MeshConfig(data=8))
+    expected = leaves(fit(config).state)
+
+    moves = [
+        (2, MeshConfig(data=2, expert=4), "mesh.data: 8 -> 2"),
+        (4, MeshConfig(data=1), "mesh.expert: 4 -> 1"),
     ]
-    for a, b in zip(leaves(resumed.state), leaves(whole.state), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=2e-5)
+    before = config.out
+    for step, mesh, difference in moves:
+        folder = tmp_path / f"from {step}"
+        copy_as_of(step, before, folder)
+        capsys.readouterr()
+        resumed = fit(replace(config, mesh=mesh, out=folder))
+        assert f"unlike the run so far: {difference}" in capsys.readouterr().out
+
+        rows = [row for row in metrics.read(folder) if row["split"] == "train"]
+        assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+        for ours, theirs in zip(leaves(resumed.state), expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5)
+        before = folder
 
 
 def test_a_run_refused_by_its_checkpoint_keeps_its_config(unbroken):
