@@ -3,7 +3,7 @@ exist, and the form that a device reads fastest.
 """
 
 from collections.abc import Collection
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -53,17 +53,31 @@ def _quantise_leaf(
     if not quantisable(path):
         return x
 
-    convert = partial(quantise, kind=kind, sums=contracted(axes))
-    places = None
+    convert = _quantise
     if in_use():
-        quantised_axes = jax.eval_shape(convert, x).axes(axes)
+        quantised_axes = _shapes(x.shape, x.dtype, kind, contracted(axes)).axes(axes)
         places = jax.tree.map(sharding, quantised_axes)
+        convert = jax.jit(quantise, static_argnames=("kind", "sums"), out_shardings=places)
 
-    convert = jax.jit(convert, out_shardings=places)
-    quantised = jax.block_until_ready(convert(x))
+    quantised = jax.block_until_ready(convert(x, kind=kind, sums=contracted(axes)))
     if consume:
         x.delete()
     return quantised
+
+
+_quantise = jax.jit(quantise, static_argnames=("kind", "sums"))
+
+
+@cache
+def _shapes(
+    shape: tuple[int, ...],
+    dtype: Any,
+    kind: Kind,
+    sums: tuple[int, ...],
+) -> Quantised:
+    """Return the shapes of what a matrix becomes."""
+    w = jax.ShapeDtypeStruct(shape, dtype)
+    return jax.eval_shape(partial(quantise, kind=kind, sums=sums), w)
 
 
 def abstract_tree(params: dict, axes: dict, kind: Kind) -> dict:
@@ -84,8 +98,7 @@ def _abstract_leaf(
     if not quantisable(path):
         return x
 
-    convert = partial(quantise, kind=kind, sums=contracted(axes))
-    quantised = jax.eval_shape(convert, x)
+    quantised = _shapes(x.shape, x.dtype, kind, contracted(axes))
     if in_use():
         places = jax.tree.map(sharding, quantised.axes(axes))
     else:

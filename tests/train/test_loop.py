@@ -139,7 +139,7 @@ def test_a_finished_run_started_again_does_nothing_but_report(unbroken):
 @pytest.mark.mesh
 def test_a_run_continues_on_other_meshes_and_says_what_differs(tmp_path, capsys):
     """Eight devices, from step 2 on arranged otherwise, from step 4 on one of them."""
-    config = replace(small(tmp_path / "eight", batch=8), mesh=MeshConfig(data=8))
+    config = replace(small(tmp_path / "eight", batch=8, keep=3), mesh=MeshConfig(data=8))
     expected = leaves(fit(config).state)
 
     moves = [
