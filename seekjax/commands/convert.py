@@ -22,7 +22,7 @@ from seekjax.hf.files import TensorFiles
 from seekjax.hf.gguf import Type, import_gguf, reader, save_gguf
 from seekjax.hf.load import load
 from seekjax.hf.published import SCALE, open_published
-from seekjax.hf.save import Dtype, check_bias, save
+from seekjax.hf.save import Dtype, check_bias, write_published
 from seekjax.hf.tensor_file import write_file
 from seekjax.hf.untrusted import read_json
 from seekjax.model.count import parameters
@@ -148,7 +148,7 @@ def export_run(run: Path, to: Path, dtype: Dtype, trust: bool = False) -> None:
     _check_float32(config)
     scales = run / SCALES
     with new_folder(to, WeightsError) as folder:
-        save(
+        write_published(
             folder,
             config.model,
             variables,
