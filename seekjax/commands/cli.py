@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 from seekjax.errors import SeekjaxError, UsageError
 from seekjax.registry import did_you_mean, load_object
+from seekjax.terminal import TEXT_MARKS, accept_any_text, discard_output, visible
+
+BROKEN_PIPE = 141  # the status of a program that SIGPIPE ends
 
 
 class Command(NamedTuple):
@@ -75,12 +78,21 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def exit_status(work: Callable[[], int | None]) -> int:
-    """Return the status of `work`, or 2 after printing the sentence of a SeekjaxError."""
+    """Return the status of `work`, 2 after printing the sentence of a SeekjaxError, or BROKEN_PIPE
+    if nothing reads the output any more.
+    """
+    accept_any_text()
     try:
-        return work() or 0
+        status = work() or 0
+        sys.stdout.flush()
     except SeekjaxError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # what a file or a template has put into the sentence is shown, not executed
+        print(f"error: {visible(str(error), keep=TEXT_MARKS)}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        discard_output()
+        return BROKEN_PIPE
+    return status
 
 
 def run_command(words: list[str]) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from seekjax.commands.arguments import config_name, load_config, parse
 from seekjax.commands.cli import run_command
+from seekjax.terminal import print_lines
 from seekjax.workflow import Workflow
 
 
@@ -33,7 +34,7 @@ def train_run(argv: list[str]) -> bool:
     keep_compiled()
     fitted = fit(config)
     if fitted.finished:
-        print("\n".join(fitted.parts.report.finish(fitted.state, fitted.folder)))
+        print_lines(fitted.parts.report.finish(fitted.state, fitted.folder))
         print("  or train on with", longer(argv, config.train.steps))
     return fitted.finished
 

@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seekjax.commands.rollouts import choose, colour, page, ranges
-from seekjax.commands.terminal import visible
 from seekjax.post.plots import plot_rollouts
 from seekjax.post.rollout.grader import GradedSample
 from seekjax.post.rollout.log import closing_lines, group_record, held_out_figures, summary
 from seekjax.tasks import Problem
+from seekjax.terminal import visible
 from tests.fixtures import write_rows
 
 SUM = Problem("addition", 1, "3+4=", "3+4", {"numbers": [3, 4]})

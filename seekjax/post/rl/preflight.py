@@ -24,6 +24,7 @@ from seekjax.post.rollout.problems import TaskProblems
 from seekjax.post.rollout.rollouts import Rollouts
 from seekjax.post.rollout.statistics import is_right
 from seekjax.tasks.answer import TAGS
+from seekjax.terminal import print_lines
 
 SAMPLES = 512  # drawn before a run is given up,
 ROLLOUTS = 16  # in at most this many rollouts
@@ -252,7 +253,7 @@ def preflight(
     if findings is not None:
         record = asdict(findings) | {"diagnosis": reason}
         (folder / "preflight.json").write_text(json.dumps(record, indent=1) + "\n")
-        print("\n".join(describe(findings, grpo.max_new)), flush=True)
+        print_lines(describe(findings, grpo.max_new))
     if stop:
         raise RunError(
             f"the pre-flight stops the run: {reason or 'the first process prints the reason.'} To "
