@@ -1,4 +1,4 @@
-"""Text on a terminal, or on what stands in its place: a file, a pipe, a terminal without colours.
+"""Text on a terminal, or on what replaces one: a file, a pipe, a terminal without colours.
 
 A model may generate anything, and a terminal executes control characters. So a model's text goes
 through `visible` before it is printed.
@@ -41,7 +41,7 @@ def visible(text: str, keep: str = "") -> str:
 def well_formed(text: str) -> str:
     """Return a text as UTF-8 can hold it, from an argument or a line that may be no UTF-8.
 
-    Python stands for a byte that it cannot decode by half a surrogate pair. Bytes that are UTF-8
+    Python writes a byte that it cannot decode as half a surrogate pair. Bytes that are UTF-8
     after all become their characters, and all else U+FFFD.
     """
     try:
