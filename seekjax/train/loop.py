@@ -82,8 +82,9 @@ def fit(config: Config, make_training: type[Training] = Pretraining) -> Fitted:
                     if step % config.train.eval_every == 0 or step == steps:
                         progress.flush()
                         figures, sentence = parts.evaluate(state)
-                        recorder.write({"step": step, "split": "held_out", **figures})
-                        screen.say(f"step {step}: held out {sentence}")
+                        if figures:
+                            recorder.write({"step": step, "split": "held_out", **figures})
+                            screen.say(f"step {step}: held out {sentence}")
                         progress.restart()
 
                     can_save = position is not None

@@ -108,7 +108,9 @@ class HeldOutText:
             self.entropy["stories"] = stories.entropy_per_token(tokenizer)
 
     def __call__(self, state: TrainState) -> tuple[dict[str, float], str]:
-        """Return the figures and a sentence of them."""
+        """Return the figures and a sentence of them; neither without held-out text."""
+        if not self.sources:
+            return {}, ""
 
         def measure(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
             return self.measure(state.averaged, state, put_batch(batch, "batch sequence"))
@@ -158,7 +160,8 @@ class PretrainingReport:
         parts = []
         for source in self.corpus.sources:
             parts.append(f"{source.name} ({len(source.train):,} documents)")
-        return [f"data: {', '.join(parts)}; {self.tokenizer.size} token ids"]
+        data = f"data: {', '.join(parts)}; {self.tokenizer.size} token ids"
+        return [data, *self.corpus.notes()]
 
     def extra_metrics(self, metrics: dict[str, float]) -> dict[str, float]:
         """Return the bits per byte of a step's text."""

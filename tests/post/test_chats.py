@@ -163,7 +163,7 @@ def test_faulty_settings_are_named(tmp_path):
         ({}, "nothing to learn from"),
         ({"chats": ("no.jsonl",)}, "is not there"),
         ({"chats": (str(tmp_path),)}, "is not a .jsonl file"),
-        ({"chats": (file, file)}, "named twice"),
+        ({"chats": (file, file)}, "names a source twice"),
         ({"chats": (file,), "weights": (1.0, 2.0)}, "sft.weights"),
         ({"chats": (file,), "weights": (0.0,)}, "positive"),
         ({"tasks": ("contdown",)}, "countdown"),

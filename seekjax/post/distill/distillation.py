@@ -24,7 +24,7 @@ from seekjax.post.plots import plot_metrics
 from seekjax.post.samples.batches import HeldOut, held_out_samples, load_format, training_batches
 from seekjax.post.samples.corpus import load_samples
 from seekjax.post.samples.template import ChatFormat
-from seekjax.post.tune.report import NO_HELD_OUT, of_sources
+from seekjax.post.tune.report import of_sources
 from seekjax.post.tune.sft import SftReport, check_start, pack_whole
 from seekjax.train.held_out import add_up, bits_per_byte
 from seekjax.train.lora import make_spec
@@ -177,7 +177,7 @@ class HeldOutDistance:
     def __call__(self, state: TrainState) -> tuple[dict[str, float], str]:
         """Return the held-out figures, and a sentence of them."""
         if not self.held_out:
-            return {}, NO_HELD_OUT
+            return {}, ""
 
         record: dict[str, float] = {}
         by_source = {}

@@ -7,11 +7,9 @@ from seekjax.data import Corpus, Source
 from seekjax.post.samples.solutions import Solutions
 from seekjax.train.state import TrainState
 
-NO_HELD_OUT = "nothing: data.held_out is 0, or there is a single conversation"
 
-
-def data_line(corpus: Corpus, unit: str, sequence: int, token_ids: int) -> str:
-    """Return the line that states what is read and what was left out; `unit` is "samples"."""
+def data_lines(corpus: Corpus, unit: str, sequence: int, token_ids: int) -> list[str]:
+    """Return the lines that state what is read and what was left out; `unit` is "samples"."""
     sources, long = [], 0
     for source in corpus.sources:
         sources.append(describe_source(source, unit))
@@ -21,7 +19,7 @@ def data_line(corpus: Corpus, unit: str, sequence: int, token_ids: int) -> str:
     line = f"data: {', '.join(sources)}"
     if long:
         line += f"; {long:,} longer than data.sequence {sequence} left out"
-    return f"{line}; {token_ids} token ids"
+    return [f"{line}; {token_ids} token ids", *corpus.notes()]
 
 
 def describe_source(source: Source, unit: str) -> str:

@@ -18,7 +18,7 @@ from seekjax.post.samples.batches import HeldOut, held_out_samples, load_format,
 from seekjax.post.samples.corpus import load_samples
 from seekjax.post.samples.template import ChatFormat
 from seekjax.post.tune.esft import ChoosingSource
-from seekjax.post.tune.report import NO_HELD_OUT, closing_lines, data_line, of_sources
+from seekjax.post.tune.report import closing_lines, data_lines, of_sources
 from seekjax.train.held_out import add_up, bits_per_byte, measure_sources
 from seekjax.train.lora import Chosen, make_spec
 from seekjax.train.loss import NextToken, Totals
@@ -112,7 +112,7 @@ class HeldOutAnswers:
     def __call__(self, state: TrainState) -> tuple[dict[str, float], str]:
         """Return the held-out figures, and a sentence of them."""
         if not self.held_out:
-            return {}, NO_HELD_OUT
+            return {}, ""
 
         def measure(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
             return self.measure(state.averaged, state, put_batch(batch, "batch sequence"))
@@ -141,8 +141,8 @@ class SftReport:
     def header(self) -> list[str]:
         """Return the lines that state what will be read and trained."""
         sequence, tokenizer = self.spec.config.data.sequence, self.chat_format.tokenizer
-        data = data_line(self.corpus, "samples", sequence, tokenizer.size)
-        return [data, *self.spec.trained()]
+        data = data_lines(self.corpus, "samples", sequence, tokenizer.size)
+        return [*data, *self.spec.trained()]
 
     def extra_metrics(self, metrics: dict[str, float]) -> dict[str, float]:
         """Return the bits per byte of the answers of a step."""
