@@ -105,9 +105,17 @@ class ModelConfig:
     mtp_depth: int = 1
     # [rms_norm_eps] added to the mean square before its root
     norm_eps: float = 1e-6
+    # the same in the norms of the latents; 0 = norm_eps. Published models have 1e-6 there whatever
+    # rms_norm_eps is (Moonlight: 1e-5)
+    latent_norm_eps: float = 0.0
     # standard deviation of new weights: the papers' 0.006, not the 0.02 of the published
     # config.json
     init_std: float = 0.006
+
+    @property
+    def latent_eps(self) -> float:
+        """The epsilon of the latents' norms."""
+        return self.latent_norm_eps or self.norm_eps
 
     @property
     def stacks(self) -> dict[str, int]:
