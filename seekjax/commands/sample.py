@@ -22,7 +22,7 @@ from seekjax.eval.evaluator import EvalConfig, Evaluator
 from seekjax.generate.detokenizer import REPLACEMENT
 from seekjax.open import on_mesh, open_model
 from seekjax.post.rollout.grader import GradedSample
-from seekjax.post.rollout.reward import language_share
+from seekjax.post.rollout.reward import word_languages
 from seekjax.post.rollout.statistics import is_right
 from seekjax.storage import write_atomically
 from seekjax.tasks.answer import Parsed, parse
@@ -153,7 +153,10 @@ def is_in(language: str | None, answer: GradedSample, think_in_prompt: bool) -> 
     if language is None:
         return True
     parsed = parse(answer.text, think_in_prompt)
-    return isinstance(parsed, Parsed) and language_share(parsed.thought, language) == 1
+    if not isinstance(parsed, Parsed):
+        return False
+    # A thought of numbers alone is in every language.
+    return set(word_languages(parsed.thought)) <= {language}
 
 
 def chat_row(answer: GradedSample, think_in_prompt: bool) -> dict[str, Any]:

@@ -1,9 +1,8 @@
 """Evaluation on problems, in batches: what `seekjax eval --task` and `seekjax sample` share."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
 
 import jax
 
@@ -15,12 +14,11 @@ from seekjax.errors import DataError, need
 from seekjax.generate.generator import bucket
 from seekjax.open import OpenedModel, need_tokenizer
 from seekjax.post.rollout.grader import GradedSample, Grader
-from seekjax.post.rollout.problems import TaskProblems
+from seekjax.post.rollout.problems import TaskProblems, distinct
 from seekjax.post.rollout.reward import make_reward
 from seekjax.post.rollout.rollouts import Rollouts
 from seekjax.post.rollout.sampler import Sampler
 from seekjax.storage import kind_of
-from seekjax.tasks import Problem
 from sharding.rules import split_by
 
 MAX_NEW = 256  # tokens of a sample, if the run does not set them
@@ -146,17 +144,3 @@ def default_max_new(opened: OpenedModel) -> int:
     if config.distill and config.distill.on_policy:
         return config.distill.sampling.max_new
     return MAX_NEW
-
-
-def distinct(side: Callable[[int, int], Sequence[Problem]], wanted: int) -> list[Problem]:
-    """Return the first `wanted` problems of a side that differ in their canonical form.
-
-    There are fewer if the tasks have no more.
-    """
-    problems: dict[tuple[str, str], Problem] = {}
-    for index in count():
-        if len(problems) == wanted or index == 1000 + 4 * wanted:
-            break
-        [problem] = side(index, 1)
-        problems.setdefault((problem.task, problem.key), problem)
-    return list(problems.values())

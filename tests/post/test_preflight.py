@@ -71,7 +71,19 @@ GOES = ""
         ),
         # rewards other than accuracy are signal too
         ([WRONG, TORN, TORN, TORN], WEIGHTS, GOES),
-        ([RIGHT, WRONG, WRONG, WRONG] + [WRONG] * 395 + [TORN], WEIGHTS, GOES),
+        ([RIGHT, WRONG, WRONG, WRONG] + ([WRONG] * 39 + [TORN]) * 3, WEIGHTS, GOES),
+        # little signal is as bad as none
+        (
+            [WRONG] + [RIGHT] * 131,
+            WEIGHTS,
+            "99.2% of 132 samples are right and only 3.0% of the groups of 4 have samples that",
+        ),
+        (
+            [WRONG] + [RIGHT] * 63 + [WRONG] * 64,
+            WEIGHTS,
+            "49.2% of 128 samples are right, but only 3.1% of the groups of 4",
+        ),
+        ([sample(own=0.2)] + [sample(own=0.1)] * 131, {"own": 1.0}, "only 3.0% of the groups"),
         ([sample(own=0.3), WRONG, WRONG, WRONG], {"accuracy": 1.0, "own": 1.0}, "KeyError"),
         (
             [sample(own=x, truncated=True, formed=0.0) for x in (0.1, 0.2, 0.3, 0.4)],
@@ -120,6 +132,14 @@ def test_findings_are_counted_by_group():
     assert (
         collect_findings([RIGHT, sample(failed=True), RIGHT, RIGHT], 4, WEIGHTS).signal == 0
     )  # a sample without a reward makes no difference
+
+
+def test_a_filter_by_outcomes_finds_no_signal_in_other_rewards():
+    judged = [replace(answer, outcome=0.0) for answer in (WRONG, TORN, TORN, TORN)]
+    assert collect_findings(judged, 4, WEIGHTS).signal == 1
+    found = collect_findings(judged, 4, WEIGHTS | {"length": 1.0}, resample=True)
+    assert (found.signal, found.other) == (0, 0)
+    assert "none of 4 samples is right" in diagnose(found, 1.0, 16)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from seekjax.errors import ConfigError, need
 from seekjax.post.rl.objective import check_parts
 from seekjax.post.rl.updates import RolloutUpdates
 from seekjax.post.rollout.grader import GradedSample, Grader
-from seekjax.post.rollout.log import closing_lines, held_out_figures
+from seekjax.post.rollout.log import closing_lines, held_out_figures, tasks_line
 from seekjax.post.rollout.problems import TaskProblems
 from seekjax.post.rollout.reward import make_reward
 from seekjax.post.rollout.rollouts import Rollouts
@@ -81,12 +81,12 @@ class Reinforcement:
             source=updates,
             step=updates.step,
             evaluate=HeldOutAccuracy(spec, grpo, rollouts, self.problems),
-            report=GrpoReport(config, grpo, self.grader),
+            report=GrpoReport(config, grpo, self.grader, self.problems),
         )
 
 
 class HeldOutAccuracy:
-    """Accuracy on held-out problems, one sample each, drawn as in training."""
+    """Accuracy on distinct held-out problems, one sample each, drawn as in training."""
 
     def __init__(self, spec: RunSpec, grpo: GrpoConfig, rollouts: Rollouts, problems: TaskProblems):
         self.spec = spec
@@ -98,31 +98,33 @@ class HeldOutAccuracy:
         """Return the held-out figures, and a sentence of them."""
         variables = self.spec.variables(state)
         key = jax.random.key(self.spec.config.train.seed)
-        count, chunk = self.grpo.eval_problems, self.grpo.prompts * self.grpo.group
+        problems = self.problems.distinct_held_out(self.grpo.eval_problems)
+        size = self.grpo.prompts * self.grpo.group
         graded: list[GradedSample] = []
-        for first in range(0, count, chunk):
-            problems = self.problems.held_out(first, chunk)
+        for first in range(0, len(problems), size):
+            chunk = problems[first : first + size]
             chunk_key = jax.random.fold_in(key, first)
-            _, samples = self.rollouts.draw(variables, problems, 1, chunk_key)
+            _, samples = self.rollouts.draw(variables, chunk, 1, chunk_key, size=size)
             graded += samples
-        return held_out_figures(graded[:count])
+        return held_out_figures(graded)
 
 
 class GrpoReport:
     """The words of a run of reinforcement."""
 
-    def __init__(self, config: Config, grpo: GrpoConfig, grader: Grader):
+    def __init__(self, config: Config, grpo: GrpoConfig, grader: Grader, problems: TaskProblems):
         self.config = config
         self.grpo = grpo
         self.grader = grader
+        self.problems = problems
 
     def header(self) -> list[str]:
         """Return the lines that state what will be read and trained."""
         grpo = self.grpo
         rewards = [f"{weight:g} {name}" for name, weight in self.grader.reward.weights.items()]
         return [
-            f"tasks: {', '.join(grpo.tasks)}; rewards: {', '.join(rewards)}; "
-            f"{self.grader.tokenizer.size} token ids",
+            f"tasks: {tasks_line(grpo.tasks, self.problems, grpo.eval_problems)}; rewards: "
+            f"{', '.join(rewards)}; {self.grader.tokenizer.size} token ids",
             f"recipe: {grpo.recipe}; {grpo.prompts} prompts x {grpo.group} samples of up to "
             f"{grpo.max_new} tokens a rollout, from {self.config.init}",
         ]

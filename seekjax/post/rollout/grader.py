@@ -1,5 +1,6 @@
 """From drawn texts to rewards: how a problem is put to the model, and what each answer earns."""
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -29,6 +30,7 @@ class GradedSample:
     tokens: int
     truncated: bool
     error: str = ""  # the part of the reward that failed, and how
+    outcome: float = math.nan  # what DAPO's filter compares in a group: see Reward.outcome
 
 
 class Grader:
@@ -61,12 +63,15 @@ class Grader:
 
         graded: list[GradedSample] = []
         reward_B = np.zeros(len(problem_of), np.float32)
+        outcome_B = np.zeros(len(problem_of), np.float32)
         if jax.process_index() == 0:
             with ThreadPoolExecutor(WORKERS) as pool:
                 graded = list(pool.map(self.grade, problem_of, answers))
             reward_B = np.array([sample.reward for sample in graded], np.float32)
+            outcome_B = np.array([sample.outcome for sample in graded], np.float32)
         if jax.process_count() > 1:
-            reward_B = multihost_utils.broadcast_one_to_all(reward_B)
+            both = multihost_utils.broadcast_one_to_all((reward_B, outcome_B))
+            reward_B, outcome_B = both
 
         # Every process checks, so that none waits for one that has stopped.
         if np.isnan(reward_B).all():
@@ -74,9 +79,12 @@ class Grader:
             raise DataError(f"the reward failed for every sample of a rollout: {reason}.")
         if graded:
             return graded
+        rows = zip(problem_of, reward_B, outcome_B, answers)
         return [
-            GradedSample(problem, "", float(reward), {}, "", len(ids), False)
-            for problem, reward, ids in zip(problem_of, reward_B, answers)
+            GradedSample(
+                problem, "", float(reward), {}, "", len(ids), False, outcome=float(outcome)
+            )
+            for problem, reward, outcome, ids in rows
         ]
 
     def grade(self, problem: Problem, ids: np.ndarray) -> GradedSample:
@@ -102,6 +110,7 @@ class Grader:
             tokens=len(ids),
             truncated=truncated,
             error=scored.error,
+            outcome=self.reward.outcome(scored),
         )
 
 
