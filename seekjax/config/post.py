@@ -45,7 +45,7 @@ class SamplesConfig(ChatConfig):
     # .jsonl files of {"messages": [{"role", "content"}, ...]}; an answer may hold
     # <think>...</think>
     chats: tuple[str, ...] = ()
-    # endless solved problems of tasks: addition, countdown, arithmetic, equation, knights, program,
+    # solved problems of tasks: addition, countdown, arithmetic, equation, knights, program,
     # gym:FAMILY, jsonl:FILE of questions and answers, or module:name; :LEVEL after it for one level
     tasks: tuple[Name, ...] = ()
     # share of samples drawn from each of chats, then of tasks; empty = equal shares

@@ -140,6 +140,10 @@ def check(model: ModelConfig) -> None:
         ),
         (not mixture or model.shared_experts > 0, "experts of which none is shared"),
         (
+            not mixture or model.scoring in ("softmax", "sigmoid"),
+            f"model.scoring {model.scoring}: it has softmax and sigmoid",
+        ),
+        (
             not mixture or ungrouped or model.group_score == "top2",
             "model.group_score max: it scores a group by its two best experts",
         ),

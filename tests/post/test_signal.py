@@ -1,6 +1,7 @@
 """Which samples are learnt from: groups with signal, and no sample whose reward failed."""
 
 import math
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,8 @@ from seekjax.post.rollout.log import summary, tasks_line
 from seekjax.post.rollout.problems import TaskProblems
 from seekjax.post.rollout.reward import Scored, make_reward
 from seekjax.post.rollout.statistics import has_signal
-from seekjax.tasks import Problem
+from seekjax.post.tune.report import count_problems
+from seekjax.tasks import TASKS, Problem, Problems
 from seekjax.tasks.answer import wrap
 
 SUM = Problem("addition", 1, "3+4=", "3+4", {"numbers": [3, 4]})
@@ -89,7 +91,7 @@ def test_what_was_drawn_tells_how_good_the_policy_is_and_what_has_signal_is_lear
         signal, first = rounds[number]
         return Groups(
             {"tokens": jnp.arange(4)[:, None] + first, "choice": jnp.zeros((4, 1))},
-            [f"text {first + i}" for i in range(4)],
+            cast(list, [f"text {first + i}" for i in range(4)]),
             np.arange(4.0) + first,
             np.array(signal),
         )
@@ -165,5 +167,8 @@ def test_held_out_problems_are_counted_once():
     assert len(keys) == len(set(keys)) < 32
     line = tasks_line(["addition:1"], problems, 32)
     assert line == f"addition:1 ({len(keys)} distinct held-out problems, all there are)"
+    assert (
+        count_problems(Problems(TASKS["addition"], (1,), held_out=False)) == "48 distinct problems"
+    )
     many = TaskProblems(["addition:5"], seed=0)
     assert tasks_line(["addition:5"], many, 8) == "addition:5 (8 distinct held-out problems)"

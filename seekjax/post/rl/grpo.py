@@ -136,12 +136,12 @@ class GrpoReport:
     def progress(self, record: dict[str, Any]) -> str:
         """Return what the progress line shows of a step."""
         line = (
-            f"reward {record['reward']:.3f}  right {record['accuracy']:.1%}  form "
+            f"reward {record['reward']:.2f}  right {record['accuracy']:.1%}  form "
             f"{record['parsed']:.0%}  signal {record['signal']:.0%}  length "
-            f"{record['length']:.0f}  entropy {record['entropy']:.2f}"
+            f"{record['length']:.0f}  entropy {record['entropy']:.1f}"
         )
         if "kl" in record:
-            line += f"  kl {record['kl']:.4f}"
+            line += f"  kl {record['kl']:.3f}"
         if record.get("failed"):
             line += f"  {record['failed']:.0f} REWARDS FAILED"
         return line

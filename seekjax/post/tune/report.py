@@ -4,8 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from seekjax.data import Corpus, Source
+from seekjax.post.rollout.problems import distinct
 from seekjax.post.samples.solutions import Solutions
+from seekjax.tasks import Problem, Problems
 from seekjax.train.state import TrainState
+
+MANY = 256  # problems that are counted
 
 
 def data_lines(corpus: Corpus, unit: str, sequence: int, token_ids: int) -> list[str]:
@@ -25,8 +29,18 @@ def data_lines(corpus: Corpus, unit: str, sequence: int, token_ids: int) -> list
 def describe_source(source: Source, unit: str) -> str:
     """Return the name and the size of a source."""
     if isinstance(source.train, Solutions):
-        return f"{source.name} (endless)"
+        return f"{source.name} ({count_problems(source.train.problems)})"
     return f"{source.name} ({len(source.train):,} {unit}, {len(source.held_out):,} held out)"
+
+
+def count_problems(problems: Problems) -> str:
+    """Return the number of distinct problems, of a task that has few."""
+
+    def side(first: int, number: int) -> list[Problem]:
+        return [problems[index] for index in range(first, first + number)]
+
+    number = len(distinct(side, MANY))
+    return f"{number} distinct problems" if number < MANY else f"{MANY} problems or more"
 
 
 def of_sources(metric: str, record: dict[str, float], sources: Sequence[str], digits: int) -> str:
