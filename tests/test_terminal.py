@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from seekjax.commands.cli import BROKEN_PIPE, exit_status
-from seekjax.errors import DataError
+from seekjax.commands.status import exit_status
+from seekjax.errors import DataError, Status
 from seekjax.terminal import (
     Progress,
     accept_any_text,
@@ -92,7 +92,7 @@ def test_a_reader_that_leaves_ends_a_command_quietly(monkeypatch, capfd):
     read, write = os.pipe()
     os.close(read)
     monkeypatch.setattr(sys, "stdout", os.fdopen(write, "w"))
-    assert exit_status(lambda: print("text")) == BROKEN_PIPE
+    assert exit_status(lambda: print("text")) == Status.UNREAD
     sys.stdout.close()
     assert capfd.readouterr().err == ""
 

@@ -16,7 +16,7 @@ import tyro
 from seekjax.commands.arguments import config_name, load_config, parse
 from seekjax.commands.renamed import current_flags, current_options
 from seekjax.config import Config
-from seekjax.errors import RunError, SeekjaxError
+from seekjax.errors import RunError, SeekjaxError, Status
 from seekjax.post.rollout.statistics import sentence
 from seekjax.storage import write_atomically
 from seekjax.workflow import Evaluate, Workflow
@@ -68,13 +68,13 @@ def run_workflow(
         print(f"== {step} ({number} of {len(lines)}){note}\n   {command_of(words)}", flush=True)
         if step not in finished and not _run_step(step, words, record, commands):
             print(f"stopped in {step}; the same command continues from there.")
-            return 1
+            return Status.STOPPED
 
     minutes = record.seconds(lines) / 60
     print(f"== all {len(lines)} steps of {name} are finished: {options.out}; {minutes:.1f} minutes")
     for report in _reports(workflow, products):
         print(report)
-    return 0
+    return Status.FINISHED
 
 
 def command_of(words: list[str]) -> str:

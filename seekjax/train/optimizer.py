@@ -27,8 +27,9 @@ def make_optimizer(config: Config, axes: Any) -> optax.GradientTransformation:
     """
     settings = config.optimizer
     scale = OPTIMIZERS.find(settings.name)
+    clip = optax.clip_by_global_norm(settings.clip) if settings.clip else optax.identity()
     return optax.chain(
-        optax.clip_by_global_norm(settings.clip),
+        clip,
         scale(settings, axes),
         optax.add_decayed_weights(settings.weight_decay, jax.tree.map(decays, axes)),
         optax.scale_by_learning_rate(learning_rate(config)),

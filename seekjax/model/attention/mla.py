@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from seekjax.config import ModelConfig
+from seekjax.errors import need
 from seekjax.model.attention.kind import (
     AttentionKind,
     Cache,
@@ -160,6 +161,11 @@ class LatentAttention(AttentionKind):
         q_BTQ, c_BTC, k_BTR = project(x_BTD, w_dq, w_dkv, w_kr, keep="latent")
         q_BTQ = rms_norm(q_BTQ, self.scale("q_norm", "q_latent"), m.latent_eps)
         return q_BTQ, c_BTC, k_BTR
+
+    @classmethod
+    def check(cls, model: ModelConfig) -> None:
+        """Raise ConfigError unless keys and values have a latent."""
+        need(model.kv_latent, "model.kv_latent is 0: model.attention mla needs at least 1.")
 
     @classmethod
     def split_axes(cls, model: ModelConfig) -> tuple[str, ...]:
