@@ -38,8 +38,10 @@ Measure = Callable[[Any, TrainState, dict[str, jax.Array]], dict[str, jax.Array]
 TEXT_BYTES = 200_000  # of held-out text in the closing figure
 SAMPLE_TOKENS = 96  # that the model writes at the end
 
-# Generated sources start their own documents; others are given a line of Python.
-PROMPTS = {"stories": "", "arithmetic": ""}
+PROMPT_CHARACTERS = 40  # of a held-out document, that the model goes on from
+
+# How documents of built-in sources begin; those of others are given their own beginning.
+PROMPTS = {"stories": "", "arithmetic": "", "stdlib": "def "}
 
 
 class Pretraining:
@@ -178,7 +180,7 @@ class PretrainingReport:
         if jax.process_index() == 0:
             lines.append("pictures: " + ", ".join(map(str, draw(folder))))
 
-        prompt = first_prompt(self.spec.config)
+        prompt = first_prompt(self.corpus)
         command = shlex.join(["seekjax", "generate", str(folder), "--prompt", prompt])
         return [*lines, checkpoint_line(state, folder), f"next: let it write with {command}"]
 
@@ -212,16 +214,31 @@ class PretrainingReport:
     def sample(self, state: TrainState) -> list[str]:
         """Return a sample of what the model writes."""
         tokenizer, config = self.tokenizer, self.spec.config
-        prompt = first_prompt(config)
+        prompt = first_prompt(self.corpus)
         sampling = Sampling(max_new=SAMPLE_TOKENS, temperature=0.7, seed=config.train.seed)
         ids = [tokenizer.eos, *tokenizer.encode(prompt)]
         written = write_sample(self.spec, state, ids, sampling)
         return ["a sample:", *indent(prompt + tokenizer.decode(written))]
 
 
-def first_prompt(config: Config) -> str:
-    """Return how a document of the run's first source may begin."""
-    return PROMPTS.get(config.data.sources[0], "def ")
+def first_prompt(corpus: Corpus) -> str:
+    """Return how a document of the run's first source may begin.
+
+    It is the beginning of the first held-out document of a source that is not built in, whole words
+    of its first line; "" if nothing is held out.
+    """
+    source = corpus.sources[0]
+    if source.name in PROMPTS:
+        return PROMPTS[source.name]
+    if not len(source.held_out):
+        return ""
+
+    lines = source.held_out[0].strip().splitlines()
+    line = lines[0] if lines and lines[0].isprintable() else ""
+    if len(line) <= PROMPT_CHARACTERS:
+        return line
+    words, space, _ = line[:PROMPT_CHARACTERS].rpartition(" ")
+    return words if space else line[:PROMPT_CHARACTERS]
 
 
 def checkpoint_line(state: TrainState, folder: Path) -> str:
