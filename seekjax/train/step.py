@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 
@@ -13,6 +14,7 @@ from seekjax.model.routing import load_entropy, max_violation, update_bias
 from seekjax.train.loss import Criterion, NextToken, forward, target_mask
 from seekjax.train.schedule import balance_rate, learning_rate
 from seekjax.train.state import Params, RunSpec, TrainState
+from sharding.place import put_whole
 from sharding.rules import constrain, sharding
 
 BATCH = "- batch"  # micro-batches, sequences of one forward pass
@@ -135,10 +137,10 @@ def expert_metrics(experts: dict, balance: dict) -> dict[str, jax.Array]:
 
 def eval_step(
     spec: RunSpec,
-    bytes_V: jax.Array,
     params: Params,
     state: TrainState,
     batch: dict,
+    bytes_V: jax.Array,
 ) -> dict[str, jax.Array]:
     """Return summed nats, tokens and bytes of text over {"tokens", "segments", "trained"?}.
 
@@ -168,16 +170,62 @@ def compile_train(spec: RunSpec, criterion: Criterion) -> Callable:
     )
 
 
-def compile_eval(spec: RunSpec, bytes_V: ArrayLike) -> Callable:
+def compile_text_train(
+    spec: RunSpec, criterion: Callable[[RunSpec, ArrayLike], Criterion], bytes_V: np.ndarray
+) -> "WithBytes":
+    """Return the jitted, donated train step of a criterion on text."""
+    places = spec.shardings()
+
+    def update(state: TrainState, batch: dict[str, jax.Array], bytes_V: jax.Array):
+        return train_step(spec, criterion(spec, bytes_V), state, batch)
+
+    update = jax.jit(
+        update,
+        in_shardings=(places, sharding(BATCH), sharding("")),
+        out_shardings=(places, sharding("")),
+        donate_argnums=0,
+    )
+    return WithBytes(update, bytes_V)
+
+
+def compile_eval(spec: RunSpec, bytes_V: np.ndarray) -> "WithBytes":
     """Return the jitted eval step (params, state, batch), which takes the weights to measure."""
     places = spec.shardings()
-    return jax.jit(
-        partial(eval_step, spec, jnp.asarray(bytes_V)),
-        in_shardings=(places.params, places, sharding("batch")),
+    measure = jax.jit(
+        partial(eval_step, spec),
+        in_shardings=(places.params, places, sharding("batch"), sharding("")),
         out_shardings=sharding(""),
     )
+    return WithBytes(measure, bytes_V)
 
 
-def compile_steps(spec: RunSpec, bytes_V: ArrayLike) -> tuple[Callable, Callable]:
+def compile_steps(spec: RunSpec, bytes_V: np.ndarray) -> tuple["WithBytes", "WithBytes"]:
     """Return the train step and the eval step of pre-training."""
-    return compile_train(spec, NextToken(spec, bytes_V)), compile_eval(spec, bytes_V)
+    return compile_text_train(spec, NextToken, bytes_V), compile_eval(spec, bytes_V)
+
+
+class WithBytes:
+    """A jitted function that is given the bytes of each token, int32 [V], as its last argument.
+
+    As a constant they would be part of the compiled program, and a program could not be reused from
+    the cache for a corpus with another vocabulary.
+    """
+
+    def __init__(self, function: Any, bytes_V: ArrayLike):
+        self.function = function
+        self.bytes_V = np.asarray(bytes_V)
+        self.placed: jax.Array | None = None  # on the devices, from the first call on
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Call the function."""
+        if self.placed is None:
+            self.placed = put_whole(self.bytes_V)
+        return self.function(*arguments, self.placed)
+
+    def lower(self, *arguments: Any) -> Any:
+        """Return the lowered function; what is compiled from it takes the bytes, too."""
+        return self.function.lower(*arguments, self.bytes_V)
+
+    def trace(self, *arguments: Any) -> Any:
+        """Return the traced function."""
+        return self.function.trace(*arguments, self.bytes_V)

@@ -1,12 +1,21 @@
 """What a pre-training run shows next to its loss: held-out figures, a prompt, pictures."""
 
+import re
+from dataclasses import replace
+
+import jax
+import numpy as np
 import pytest
 
 from seekjax.config import DataConfig
-from seekjax.data import load_corpus, load_tokenizer
+from seekjax.data import Corpus, Source, load_corpus, load_tokenizer
+from seekjax.placement import use_mesh
 from seekjax.train.plots import draw
 from seekjax.train.pretrain import HeldOutText, first_prompt
-from tests.fixtures import write_rows
+from seekjax.train.state import RunSpec
+from seekjax.train.step import BATCH, compile_steps
+from sharding.rules import sharding
+from tests.fixtures import ONE_LAYER, write_rows
 from tests.train.test_loop import small
 
 
@@ -52,13 +61,24 @@ def test_pictures_need_no_held_out_figures(tmp_path):
         ("\n", ""),
     ],
 )
-def test_a_sample_goes_on_from_the_beginning_of_held_out_text(tmp_path, text, prompt):
-    corpus = corpus_of(tmp_path, text, text)
-    source = corpus.sources[0]
-    own = source.held_out if source.held_out[0] == text else source.train
-    swapped = type(source)(source.name, 1.0, source.train, own, ())
-    assert first_prompt(type(corpus)((swapped,))) == prompt
+def test_a_sample_goes_on_from_the_beginning_of_held_out_text(text, prompt):
+    corpus = Corpus((Source("book.txt", 1.0, train=["other"], held_out=[text], files=()),))
+    assert first_prompt(corpus) == prompt
 
 
 def test_built_in_sources_have_prompts_of_their_own():
     assert first_prompt(load_corpus(DataConfig(sources=("stories",)))) == ""
+
+
+def test_another_vocabulary_is_the_same_program(tmp_path):
+    """The bytes of each token are an argument: as a constant, each corpus would compile anew."""
+    config = replace(small(tmp_path), model=ONE_LAYER)
+    with use_mesh(config.mesh):
+        spec = RunSpec(config)
+        tokens = jax.ShapeDtypeStruct((1, 4, 49), np.int32, sharding=sharding(BATCH))
+        batch = {"tokens": tokens, "segments": tokens}
+        step, _ = compile_steps(spec, np.arange(ONE_LAYER.vocab, dtype=np.int32))
+        program = step.lower(spec.abstract_state(), batch).as_text()
+    vocab = f"tensor<{ONE_LAYER.vocab}xi32>"
+    assert re.search(f"%arg[0-9]+: {vocab}", program)
+    assert not re.search(f"constant .*{vocab}", program)

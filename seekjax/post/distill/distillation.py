@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from seekjax.config import Config, DistillConfig
 from seekjax.errors import ConfigError, need
@@ -87,9 +86,7 @@ class Distillation:
         """Compile on the mesh in use. Raises DataError if saved logits are of another run."""
         config, teacher = self.packed, self.teacher
         spec = make_spec(config)
-        step, measure = compile_match(
-            spec, self.distill, jnp.asarray(self.tokenizer.bytes_V), teacher
-        )
+        step, measure = compile_match(spec, self.distill, self.tokenizer.bytes_V, teacher)
 
         # Batches with targets
         targets = Targets(teacher, self.open_store())

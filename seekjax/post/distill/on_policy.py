@@ -85,9 +85,7 @@ class OnPolicy:
 
         # The student's update
         spec = make_spec(config)
-        step, measure = compile_match(
-            spec, self.distill, jnp.asarray(self.tokenizer.bytes_V), self.teacher
-        )
+        step, measure = compile_match(spec, self.distill, self.tokenizer.bytes_V, self.teacher)
 
         # Its answers
         sampler = Sampler(

@@ -26,7 +26,7 @@ from seekjax.train.plots import draw
 from seekjax.train.sample import write_sample
 from seekjax.train.source import BatchSource
 from seekjax.train.state import RunSpec, TrainState
-from seekjax.train.step import compile_eval, compile_train
+from seekjax.train.step import compile_eval, compile_text_train
 from seekjax.train.training import Parts
 from sharding.place import put_batch
 
@@ -84,13 +84,13 @@ class FineTuning:
             spec = make_spec(config)
             source = BatchSource(config, open_batches())
 
-        bytes_V = jnp.asarray(self.tokenizer.bytes_V)
+        bytes_V = self.tokenizer.bytes_V
         held_out = held_out_samples(config, self.corpus, self.tokenizer.pad)
         self.chat_format.chat.save(folder, jax.process_index() == 0)
         return Parts(
             spec=spec,
             source=source,
-            step=compile_train(spec, AnswerTokens(spec, bytes_V)),
+            step=compile_text_train(spec, AnswerTokens, bytes_V),
             evaluate=HeldOutAnswers(held_out, compile_eval(spec, bytes_V)),
             report=SftReport(spec, self.corpus, self.chat_format),
         )
