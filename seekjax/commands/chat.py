@@ -14,7 +14,7 @@ from seekjax.data.tokenizer import THINK, THINK_END, Tokenizer
 from seekjax.generate.generator import Generator
 from seekjax.generate.sampling import Sampling
 from seekjax.open import need_tokenizer, on_mesh
-from sharding.mesh import MeshConfig
+from sharding.mesh_config import MeshConfig
 
 ANSWER = Sampling(max_new=2048, temperature=0.6, top_p=0.95)  # as R1's model card recommends
 

@@ -29,7 +29,7 @@ from seekjax.model.count import parameters
 from seekjax.placement import use_mesh
 from seekjax.storage import kind_of, new_folder
 from seekjax.train.state import RunSpec
-from sharding.mesh import MeshConfig
+from sharding.mesh_config import MeshConfig
 
 SCALES = "fp8_scales.safetensors"  # in a run folder that was imported from FP8
 

@@ -24,7 +24,7 @@ from seekjax.open import (
     open_model,
     weights_fingerprint,
 )
-from sharding.mesh import MeshConfig
+from sharding.mesh_config import MeshConfig
 
 SAVE_EVERY = 10.0  # seconds
 ROWS = 8  # rows of text at a time, by default

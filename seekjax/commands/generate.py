@@ -16,7 +16,7 @@ from seekjax.data.tokenizer import Tokenizer
 from seekjax.generate.generator import Generation, Generator
 from seekjax.generate.sampling import Sampling
 from seekjax.open import OpenedModel, need_tokenizer, on_mesh, open_model
-from sharding.mesh import MeshConfig
+from sharding.mesh_config import MeshConfig
 
 
 @dataclass(frozen=True)

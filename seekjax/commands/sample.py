@@ -26,7 +26,7 @@ from seekjax.post.rollout.reward import word_languages
 from seekjax.post.rollout.statistics import is_right
 from seekjax.storage import write_atomically
 from seekjax.tasks.answer import Parsed, parse
-from sharding.mesh import MeshConfig
+from sharding.mesh_config import MeshConfig
 
 EVERY = 10.0  # seconds between lines of progress
 

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from seekjax.commands.arguments import config_name, load_config, parse
+from seekjax.commands.options import read_options
 from seekjax.commands.renamed import current_flags, current_options
 from seekjax.config import Config
 from seekjax.errors import RunError, SeekjaxError, Status
@@ -227,10 +226,10 @@ def _options_of(
     steps = [step.name for step in workflow.steps]
     common, extra = split_options(argv, steps)
     common, _ = current_flags(common, {"--plan"})
-    options = tyro.cli(
+    options = read_options(
         WorkflowOptions,
-        prog=f"train.py {name}",
-        args=common,
+        common,
+        f"train.py {name}",
         default=WorkflowOptions(Path("runs") / Path(name).stem),
         description=f"{workflow.about or ''}\nSteps: {', '.join(steps)}.",
     )

@@ -22,7 +22,7 @@ from seekjax.config.ranges import (
     ShareBelowOne,
     Size,
 )
-from sharding.mesh import MeshConfig
+from sharding.mesh_config import MeshConfig
 
 
 @dataclass(frozen=True)

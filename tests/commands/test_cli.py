@@ -95,7 +95,7 @@ def test_bad_input_is_one_sentence(argv, said, tmp_path, capsys):
     ("argv", "said"),
     [
         (["--train.stesp", "5"], "train.steps"),
-        (["--train.steps", "many"], "invalid"),
+        (["--train.steps", "many"], "is not a whole number"),
         (["--kernel.remat", "magic"], "invalid choice"),
         (["--optimizer.schedule", "1:1:round"], "'1:1:round' is not a piece of a schedule"),
     ],
