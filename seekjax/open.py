@@ -9,8 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from seekjax.checkpoint.config_json import WEIGHTS, read_config
-from seekjax.checkpoint.read import newest_undamaged, read_run
+from seekjax.checkpoint.read import newest_undamaged, read_run, read_step_config
 from seekjax.config import Config, KernelConfig, ModelConfig
 from seekjax.data import Tokenizer, read_tokenizer
 from seekjax.data.tokenizer import first_token_id
@@ -90,7 +89,7 @@ def with_initial_model(config: Config) -> Config:
     folder = config.init.expanduser()
     if kind_of(folder) == "run":
         step = newest_undamaged(folder.absolute() / "checkpoints")
-        model = read_config(step / "config.json", trust=config.trust, parts=WEIGHTS).model
+        model = read_step_config(step, trust=config.trust).model
     else:
         model = open_published(folder).config.model
 

@@ -26,6 +26,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from seekjax.checkpoint.arrays import saved_arrays
 from seekjax.checkpoint.manifest import damage, write_manifest
 from seekjax.errors import CheckpointError, need
 from seekjax.storage import rename_durably
@@ -211,8 +212,7 @@ class Checkpoints:
 
     def _restore_state(self, folder: Path, abstract: Any) -> Any:
         """Return the state of a step; raises CheckpointError if it does not match `abstract`."""
-        metadata: Any = self._orbax.metadata(folder / "state").item_metadata
-        differences = mismatches(metadata.tree, abstract)
+        differences = mismatches(saved_arrays(self._orbax, folder), abstract)
         if differences:
             shown = "; ".join(differences[:3])
             more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
