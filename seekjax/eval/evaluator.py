@@ -4,8 +4,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import jax
-
 from seekjax.checkpoint.config_json import read_config
 from seekjax.checkpoint.read import newest_undamaged
 from seekjax.config import SamplingConfig
@@ -18,6 +16,7 @@ from seekjax.post.rollout.problems import TaskProblems, distinct
 from seekjax.post.rollout.reward import make_reward
 from seekjax.post.rollout.rollouts import Rollouts
 from seekjax.post.rollout.sampler import Sampler
+from seekjax.seeds import root_key
 from seekjax.storage import kind_of
 from sharding.rules import split_by
 
@@ -104,7 +103,7 @@ class Evaluator:
         What is drawn depends on the seed and the problem's number, not on the rest of the batch.
         """
         group = self.settings.samples
-        key = jax.random.key(self.settings.seed)
+        key = root_key(self.settings.seed)
         began = time.perf_counter()
         tokens = 0
         for first in range(0, len(self.problems), self.size):

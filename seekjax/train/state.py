@@ -12,6 +12,7 @@ from seekjax.config import Config
 from seekjax.model.abstract import named_variables
 from seekjax.model.init import init_params
 from seekjax.model.transformer import Transformer
+from seekjax.seeds import root_key
 from seekjax.train.optimizer import make_optimizer
 from sharding.place import axes_of, unbox
 from sharding.rules import sharding
@@ -65,7 +66,7 @@ class RunSpec:
             params=params,
             balance=balance,
             opt_state=self.optimizer.init(params),
-            key=jax.random.key(self.config.train.seed),
+            key=root_key(self.config.train.seed),
             ema=copy() if self.config.train.ema else None,
             frozen={name: copy() for name in self.frozen},
         )

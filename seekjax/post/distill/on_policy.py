@@ -36,6 +36,7 @@ from seekjax.post.rollout.reward import make_reward
 from seekjax.post.rollout.rollouts import Rollouts
 from seekjax.post.rollout.sampler import Sampler, Texts, minibatch
 from seekjax.post.rollout.statistics import has_reward
+from seekjax.seeds import root_key
 from seekjax.train.held_out import add_up
 from seekjax.train.lora import make_spec
 from seekjax.train.state import RunSpec, TrainState
@@ -165,7 +166,7 @@ class TaughtAnswers:
 
     def key(self, use: int, number: int) -> jax.Array:
         """Return the root of a rollout's randomness, for one use."""
-        root = jax.random.key(self.spec.config.train.seed)
+        root = root_key(self.spec.config.train.seed)
         return jax.random.fold_in(jax.random.fold_in(root, use), number)
 
 

@@ -22,6 +22,7 @@ from seekjax.post.rollout.problems import TaskProblems
 from seekjax.post.rollout.reward import make_reward
 from seekjax.post.rollout.rollouts import Rollouts
 from seekjax.post.rollout.sampler import Sampler
+from seekjax.seeds import root_key
 from seekjax.train.lora import make_spec
 from seekjax.train.state import RunSpec, TrainState
 from seekjax.train.training import Parts
@@ -97,7 +98,7 @@ class HeldOutAccuracy:
     def __call__(self, state: TrainState) -> tuple[dict[str, float], str]:
         """Return the held-out figures, and a sentence of them."""
         variables = self.spec.variables(state)
-        key = jax.random.key(self.spec.config.train.seed)
+        key = root_key(self.spec.config.train.seed)
         problems = self.problems.distinct_held_out(self.grpo.eval_problems)
         size = self.grpo.prompts * self.grpo.group
         graded: list[GradedSample] = []

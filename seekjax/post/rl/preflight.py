@@ -24,6 +24,7 @@ from seekjax.post.rollout.grader import GradedSample
 from seekjax.post.rollout.problems import TaskProblems
 from seekjax.post.rollout.rollouts import Rollouts
 from seekjax.post.rollout.statistics import has_signal, is_right
+from seekjax.seeds import root_key
 from seekjax.tasks.answer import TAGS
 from seekjax.terminal import print_lines
 
@@ -260,7 +261,7 @@ def preflight(
     """
     weights = rollouts.grader.reward.weights
     resample = objective_of(grpo).resample
-    key = jax.random.fold_in(jax.random.key(seed), KEY)
+    key = jax.random.fold_in(root_key(seed), KEY)
     is_first = jax.process_index() == 0
     graded: list[GradedSample] = []
     findings, reason, stop, clear = None, "", False, False

@@ -20,6 +20,7 @@ from seekjax.post.rollout.problems import TaskProblems
 from seekjax.post.rollout.rollouts import Rollouts
 from seekjax.post.rollout.sampler import Texts, minibatch, place_rows, take_rows
 from seekjax.post.rollout.statistics import has_reward, has_signal
+from seekjax.seeds import root_key
 from seekjax.train.score import log_probs
 from seekjax.train.state import RunSpec, TrainState
 from seekjax.train.step import BATCH, compile_train
@@ -201,7 +202,7 @@ class RolloutUpdates:
 
     def key(self, use: int) -> jax.Array:
         """Return the root of the randomness of rollout `number`, for one use."""
-        seed_key = jax.random.key(self.train.seed)
+        seed_key = root_key(self.train.seed)
         rollout_key = jax.random.fold_in(seed_key, self.number)
         return jax.random.fold_in(rollout_key, use)
 
