@@ -156,8 +156,23 @@ class TrainConfig:
     mtp_weight: NotNegative = 0.3
     # multiplier of lambda
     mtp_schedule: Schedule = V3_MTP
-    # decay of an exponential moving average of the weights; 0 = off
+    # decay of an exponential moving average of the weights, after a warm-up; 0 = off
     ema: ShareBelowOne = 0.0
+
+    # Updates that go bad
+
+    # an update is skipped if its gradient norm is above this many times the recent median, or its
+    # loss above the recent median by this many times the median deviation; 0 = off. Updates that
+    # are not finite are always skipped
+    spike: NotNegative = 0.0
+    # updates skipped in a row after which the run goes back to its newest checkpoint, and on with
+    # other data; 0 = never
+    skip_limit: CountOrZero = 5
+    # times it goes back without a new checkpoint before it stops with a diagnosis
+    return_limit: CountOrZero = 3
+    # steps between checks for silent data corruption: a micro-batch's gradient is computed twice
+    # and compared bit for bit; 0 = off
+    recompute_every: CountOrZero = 0
 
     # Rhythm
 

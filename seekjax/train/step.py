@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,8 @@ from jax.typing import ArrayLike
 
 from seekjax.model.routing import load_entropy, max_violation, update_bias
 from seekjax.train.loss import Criterion, NextToken, forward, target_mask
-from seekjax.train.schedule import balance_rate, learning_rate
+from seekjax.train.schedule import average_decay, balance_rate, learning_rate
+from seekjax.train.skip import is_good, is_spike, keep_unless, norms, with_newest
 from seekjax.train.state import Params, RunSpec, TrainState
 from sharding.place import put_whole
 from sharding.rules import constrain, sharding
@@ -29,7 +30,8 @@ def train_step(
     """Return the state after one optimizer step, and its metrics.
 
     `batch`: arrays [A, B, ...]; A micro-batches make one step, and how they are cut changes
-    nothing.
+    nothing. An update whose loss or gradient is not finite, or that is a spike if the config looks
+    for those, is skipped: only the step and the learning rate's count of steps go on.
     """
     train = spec.config.train
     totals = criterion.totals(batch)
@@ -41,21 +43,30 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
     if ema is not None:
-        ema = optax.incremental_update(params, ema, 1 - train.ema)
+        ema = optax.incremental_update(params, ema, 1 - average_decay(spec.config)(state.step))
 
     # The balance bias: no gradient, once per step, from the load of the whole batch.
     gamma = balance_rate(spec.config)(state.step)
     balance = update_biases(state.balance, experts, gamma)
 
+    # Whether the update is made.
+    loss, norm = sums["loss"], optax.tree.norm(grads)
+    good = is_good(loss, norm)
+    if train.spike:
+        *others, recent = cast(tuple, opt_state)
+        good &= ~is_spike(loss, norm, recent, train.spike)
+        opt_state = (*others, with_newest(recent, loss, norm))
+
     metrics = sums.pop("maxima", {}) | sums | criterion.metrics(batch, totals)
     metrics |= {
         "learning_rate": learning_rate(spec.config)(state.step),
-        "grad_norm": optax.tree.norm(grads),
+        "grad_norm": norm,
+        "skipped": jnp.where(good, 0.0, 1.0),
+        "grad_norms": norms(grads),
         "experts": expert_metrics(experts, balance),
     }
-    state = state.replace(
-        step=state.step + 1, params=params, opt_state=opt_state, balance=balance, ema=ema
-    )
+    after = state.replace(params=params, opt_state=opt_state, balance=balance, ema=ema)
+    state = keep_unless(good, after, state).replace(step=state.step + 1)
     return state, metrics
 
 
