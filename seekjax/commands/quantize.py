@@ -72,7 +72,7 @@ def write_quantised(source: Path, kind: Kind, run: Path, trust: bool = False) ->
 
         kernel = replace(config.kernel, weights=kind)
         config = replace(config, kernel=kernel, mesh=MeshConfig(data=1), out=run)
-        copy_tokenizer(source, folder)
+        copy_tokenizer(source, folder, config.model.vocab)
         write_run(folder, config, variables)
     return before, tree_bytes(variables)
 

@@ -44,6 +44,8 @@ class ChatConfig:
 
     # chat template; auto: the checkpoint's own, else v3
     template: Template = "auto"
+    # settings of the template, as thinking=true for V3.1; they are saved with it
+    template_settings: tuple[str, ...] = ()
     # leave out samples longer than data.sequence and report how many, instead of refusing them
     drop_long: bool = False
 
@@ -195,6 +197,8 @@ class GrpoConfig(SamplingConfig):
     language: Literal["en", "zh"] = "en"
     # chat template; auto: the checkpoint's own, else v3
     template: Template = "auto"
+    # settings of the template, as thinking=true for V3.1; they are saved with it
+    template_settings: tuple[str, ...] = ()
     # problems per rollout
     prompts: Count = 16
     # [mu] times that a rollout is learnt from

@@ -38,6 +38,8 @@ class EvalConfig:
     top_k: int = 0  # only this number of the most likely tokens; 0 = all
     top_p: float = 1.0  # only the most likely tokens that hold this share of the probability
     template: TemplateName = "auto"  # of the chat; auto: the folder's own, else v3
+    # settings of the template, as thinking=true for V3.1
+    template_settings: tuple[str, ...] = ()
     seed: int = 0  # of problems and draws
 
 
@@ -65,7 +67,7 @@ class Evaluator:
 
         # the problems, as prompts
         tokenizer = need_tokenizer(opened)
-        chat = load_chat(opened.folder.expanduser(), tokenizer, settings.template)
+        chat = load_chat(opened.folder, tokenizer, settings.template, settings.template_settings)
         reward = make_reward((("accuracy", 1.0),), "en", self.max_new)
         self.grader = Grader(chat, tokenizer, reward)
         problems = TaskProblems(settings.task, settings.seed)

@@ -53,6 +53,8 @@ class Pretraining:
         self.config = config
         self.corpus = load_corpus(config.data)
         self.tokenizer = load_tokenizer(config.data, config.model.vocab, self.corpus)
+        if config.init is None:  # whatever another model's tokenizer says: documents follow others
+            self.tokenizer = self.tokenizer.beginning_with(self.tokenizer.eos)
 
     def manifest(self) -> dict[str, Any]:
         """Return every file read, with its hash."""
@@ -216,7 +218,7 @@ class PretrainingReport:
         tokenizer, config = self.tokenizer, self.spec.config
         prompt = first_prompt(self.corpus)
         sampling = Sampling(max_new=SAMPLE_TOKENS, temperature=0.7, seed=config.train.seed)
-        ids = [tokenizer.eos, *tokenizer.encode(prompt)]
+        ids = [tokenizer.begin, *tokenizer.encode(prompt)]
         written = write_sample(self.spec, state, ids, sampling)
         return ["a sample:", *indent(prompt + tokenizer.decode(written))]
 

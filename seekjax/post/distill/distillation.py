@@ -59,7 +59,7 @@ def read_inputs(config: Config, distill: DistillConfig) -> Inputs:
     teacher.check_vocabulary(config)
 
     home = config.init or distill.teacher
-    chat_format = load_format(config, home, distill.template)
+    chat_format = load_format(config, home, distill)
     teacher.check(config, chat_format.tokenizer)
     return Inputs(config, teacher, chat_format)
 

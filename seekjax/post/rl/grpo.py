@@ -12,7 +12,7 @@ import jax
 from seekjax.config import Config, GrpoConfig
 from seekjax.config.recipes import objective_of
 from seekjax.data import read_tokenizer
-from seekjax.data.chat import load_chat
+from seekjax.data.chat import load_trained_chat
 from seekjax.errors import ConfigError, need
 from seekjax.post.rl.objective import check_parts
 from seekjax.post.rl.updates import RolloutUpdates
@@ -41,10 +41,16 @@ class Reinforcement:
         if not self.grpo.move_bias:
             config = replace(config, train=replace(config.train, balance_rate=0.0))
         self.config = config
-        self.tokenizer = read_tokenizer(Path(config.data.tokenizer), config.model.vocab)
+        chat, self.tokenizer = load_trained_chat(
+            init.expanduser(),
+            config.out,
+            read_tokenizer(Path(config.data.tokenizer), config.model.vocab),
+            self.grpo.template,
+            self.grpo.template_settings,
+        )
 
         self.grader = Grader(
-            load_chat(init.expanduser(), self.tokenizer, self.grpo.template),
+            chat,
             self.tokenizer,
             make_reward(
                 self.grpo.rewards, self.grpo.language, self.grpo.max_new, self.objective.overlong

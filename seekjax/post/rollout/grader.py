@@ -9,10 +9,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from seekjax.data import DataError, Tokenizer
-from seekjax.data.chat import THINK, ChatTemplate, Message
+from seekjax.data.chat import ChatTemplate, Message
 from seekjax.post.rollout.reward import Reward
 from seekjax.post.rollout.sampler import Texts, fetch
-from seekjax.post.samples.template import generation_prompt
+from seekjax.post.samples.template import generation_prompt, thinking_opened
 from seekjax.tasks import Problem
 
 WORKERS = 8  # threads: verifiers that run programs wait for them
@@ -43,7 +43,8 @@ class Grader:
         self.chat = chat
         self.tokenizer = tokenizer
         self.reward = reward
-        self.think_in_prompt = opens_thinking(chat)
+        self.opening = thinking_opened(generation_prompt(chat))  # as R1's template writes
+        self.think_in_prompt = bool(self.opening)
 
     def prompt(self, problem: Problem) -> np.ndarray:
         """Return the token ids of a problem, up to where the answer begins."""
@@ -89,7 +90,7 @@ class Grader:
 
     def grade(self, problem: Problem, ids: np.ndarray) -> GradedSample:
         """Grade one answer, given by its token ids with the end of the text."""
-        truncated = len(ids) == 0 or int(ids[-1]) != self.tokenizer.eos
+        truncated = len(ids) == 0 or int(ids[-1]) not in self.tokenizer.stops
 
         # Special tokens within an answer stay visible: they are a fault of format.
         text = self.tokenizer.decode(ids if truncated else ids[:-1], special=True)
@@ -112,11 +113,3 @@ class Grader:
             error=scored.error,
             outcome=self.reward.outcome(scored),
         )
-
-
-def opens_thinking(chat: ChatTemplate) -> bool:
-    """Return whether the template itself writes <think>, as R1's does.
-
-    Raises DataError if the template has no generation prompt.
-    """
-    return generation_prompt(chat).rstrip().endswith(THINK)

@@ -122,7 +122,7 @@ class Preference:
     def __init__(self, config: Config):
         self.dpo = check(config)
         self.config = config
-        self.chat_format = load_format(config, config.init, self.dpo.template)
+        self.chat_format = load_format(config, config.init, self.dpo)
         self.tokenizer = self.chat_format.tokenizer
         self.corpus = load_pairs(self.dpo, config.data, self.chat_format)
 

@@ -56,7 +56,7 @@ class FineTuning:
         self.sft = check(config)
         self.config = config
         self.packed = pack_whole(config)
-        self.chat_format = load_format(self.packed, config.init, self.sft.template)
+        self.chat_format = load_format(self.packed, config.init, self.sft)
         self.tokenizer = self.chat_format.tokenizer
         self.corpus = load_samples(
             self.sft,
@@ -171,9 +171,9 @@ class SftReport:
         prompt = sample["tokens"][: int(sample["trained"].argmax())]
 
         tokenizer = self.chat_format.tokenizer
-        sampling = Sampling(max_new=SAMPLE_TOKENS, temperature=0.0, stop_ids=(tokenizer.eos,))
+        sampling = Sampling(max_new=SAMPLE_TOKENS, temperature=0.0, stop_ids=tokenizer.stops)
         ids = write_sample(self.spec, state, prompt.tolist(), sampling)
-        if ids[-1:] == [tokenizer.eos]:
+        if ids and ids[-1] in tokenizer.stops:
             ids = ids[:-1]
         answer = tokenizer.decode(ids, special=True).splitlines()
         answer = [line for line in answer if line.strip()] or ["(nothing)"]
