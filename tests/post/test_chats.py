@@ -243,7 +243,7 @@ def test_a_template_with_a_switch_refuses_thinking_where_the_prompt_closes_it():
         TOKENIZER.eos,
     ]
     with pytest.raises(
-        DataError, match="ends every prompt with </think>, and this answer has some"
+        DataError, match="ends every prompt with </think>, and this answer has thinking"
     ):
         switched().samples(TALK)
 

@@ -87,7 +87,7 @@ class ChatFormat:
     def answer(self, content: str) -> np.ndarray:
         """Return the tokens of an answer, its end included.
 
-        Raises DataError if the answer has thinking and the generation prompt has closed it, or lacks
+        Raises DataError if the answer has thinking that the generation prompt has closed, or lacks
         the <think> that the generation prompt writes.
         """
         if self.opening:
@@ -104,7 +104,7 @@ class ChatFormat:
             content = without_empty_thinking(content)
             need(
                 THINK not in content and THINK_END not in content,
-                f"the chat template ends every prompt with {THINK_END}, and this answer has some: "
+                f"the chat template ends every prompt with {THINK_END}, and this answer has thinking: "
                 "set template_settings thinking=true, or leave the thinking out.",
                 DataError,
             )
