@@ -21,7 +21,7 @@ from seekjax.config import (
     Piece,
     TrainConfig,
 )
-from sharding.mesh import MeshConfig
+from sharding.mesh_config import MeshConfig
 
 config = Config(
     model=ModelConfig(

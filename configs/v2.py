@@ -23,7 +23,7 @@ from seekjax.config import (
     RopeConfig,
     TrainConfig,
 )
-from sharding.mesh import MeshConfig
+from sharding.mesh_config import MeshConfig
 
 config = Config(
     model=ModelConfig(

@@ -9,11 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from seekjax.checkpoint.config_json import WEIGHTS, read_config
-from seekjax.checkpoint.read import newest_undamaged, read_run
+from seekjax.checkpoint.read import newest_undamaged, read_run, read_step_config
 from seekjax.config import Config, KernelConfig, ModelConfig
 from seekjax.data import Tokenizer, read_tokenizer
-from seekjax.data.tokenizer import first_token_id
 from seekjax.errors import GenerateError, RunError, need
 from seekjax.hf.load import load
 from seekjax.hf.published import open_published
@@ -32,7 +30,11 @@ class OpenedModel(NamedTuple):
     kernel: KernelConfig
     variables: dict  # {"params", "balance"}, placed by the rules on the mesh in use
     tokenizer: Tokenizer | None
-    begin: int  # id of the token that a text begins with; 0 without a tokenizer
+
+    @property
+    def begin(self) -> int:
+        """The id that a text begins with; 0 without a tokenizer."""
+        return self.tokenizer.begin if self.tokenizer else 0
 
 
 def open_model(
@@ -64,11 +66,10 @@ def open_model(
             "of a published checkpoint."
         )
 
-    tokenizer, begin = None, 0
+    tokenizer = None
     if (folder / "tokenizer.json").is_file():
         tokenizer = read_tokenizer(folder, model.vocab)
-        begin = first_token_id(folder, tokenizer)
-    return OpenedModel(folder, model, kernel, variables, tokenizer, begin)
+    return OpenedModel(folder, model, kernel, variables, tokenizer)
 
 
 def initial_variables(config: Config) -> dict | None:
@@ -90,7 +91,7 @@ def with_initial_model(config: Config) -> Config:
     folder = config.init.expanduser()
     if kind_of(folder) == "run":
         step = newest_undamaged(folder.absolute() / "checkpoints")
-        model = read_config(step / "config.json", trust=config.trust, parts=WEIGHTS).model
+        model = read_step_config(step, trust=config.trust).model
     else:
         model = open_published(folder).config.model
 

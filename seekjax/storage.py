@@ -2,19 +2,32 @@
 
 Atomic writing uses a temporary name in the same folder and then renames, which file systems do in
 one step: whatever stops the program, a file or folder is complete or not there.
+
+A temporary name is `.NAME.MACHINE-RANDOM.part`. Its maker holds a lock on it, which ends with the
+process however it ends, so that the next writer of NAME can remove what a killed one left.
 """
 
+import fcntl
 import hashlib
 import os
+import platform
+import re
+import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import IO, Literal
 
 import platformdirs
 
 from seekjax.errors import SeekjaxError, need
+
+# Seconds without a change after which the leftovers of another machine count as abandoned: whether
+# locks reach over machines depends on the file system.
+ABANDONED = 24 * 3600
 
 
 def write_atomically(
@@ -32,8 +45,7 @@ def write_atomically(
     Raises:
         OSError: the file cannot be written; the old file, if any, is unchanged.
     """
-    temporary = _temporary(path)
-    try:
+    with _temporary_file(path) as temporary:
         with temporary.open("wb") as file:
             if callable(content):
                 content(file)
@@ -47,50 +59,67 @@ def write_atomically(
             rename_durably(temporary, path)
         else:
             os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def new_file(path: Path, error: type[SeekjaxError]) -> Iterator[Path]:
     """Yield the temporary path of a file to write; rename it to `path` if the block succeeds.
 
-    The temporary file is removed if the block fails. Raises `error` if `path` already exists or
-    cannot be written.
+    The temporary file is removed if the block fails, and what a killed writer of `path` left before
+    it begins. Raises `error` if `path` already exists or cannot be written.
     """
-    need(not path.exists(), f"{path} is already there: name a new file.", error)
-    temporary = _temporary(path)
+    need(not path.exists(), _taken(path, "file"), error)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.rename(path)
+        remove_leftovers(path.parent, path.name)
+        with _temporary_file(path) as temporary:
+            yield temporary
+            need(not path.exists(), _taken(path, "file"), error)
+            temporary.rename(path)
     except OSError as failure:
         raise error(_cannot_write(path, failure)) from failure
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def new_folder(path: Path, error: type[SeekjaxError]) -> Iterator[Path]:
     """Yield the temporary path of a folder to fill; rename it to `path` if the block succeeds.
 
-    The temporary folder is removed if the block fails. Raises `error` if `path` is a file or a
-    folder with contents, or cannot be written.
+    The temporary folder is removed if the block fails, and what a killed writer of `path` left
+    before it begins. Raises `error` if `path` is a file or a folder with contents, or cannot be
+    written.
     """
-    empty = path.is_dir() and not any(path.iterdir())
-    need(empty or not path.exists(), f"{path} is already there: name a new folder.", error)
-
-    temporary = _temporary(path.absolute())
+    path = path.absolute()
+    need(_is_free(path), _taken(path, "folder"), error)
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if path.exists():
-            path.rmdir()
-        temporary.rename(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent, path.name)
+        temporary, lock = _locked(path, Path.mkdir)
+        try:
+            yield temporary
+            need(_is_free(path), _taken(path, "folder"), error)
+            if path.exists():
+                path.rmdir()
+            temporary.rename(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            os.close(lock)
     except OSError as failure:
         raise error(_cannot_write(path, failure)) from failure
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove the temporary files and folders that killed writers left in a folder.
+
+    `name`: only those of this file or folder. What a living process writes stays, and what another
+    machine wrote stays for a day after its last change.
+    """
+    of_names = ".+" if name is None else re.escape(name)
+    form = re.compile(rf"\.{of_names}\.(?P<machine>[0-9a-f]+)-[0-9a-f]+\.part")
+    for path in folder.iterdir():
+        match = form.fullmatch(path.name)
+        if match is not None:
+            with suppress(OSError):  # another process renames it, or another user owns it
+                _remove_abandoned(path, match["machine"])
 
 
 def rename_durably(source: Path, target: Path) -> None:
@@ -143,9 +172,68 @@ def cache_folder() -> Path:
     return platformdirs.user_cache_path("seekjax", appauthor=False)
 
 
-def _temporary(path: Path) -> Path:
-    """Return a hidden name next to `path` that no other process uses."""
-    return path.with_name(f".{path.name}.{os.getpid()}")
+@contextmanager
+def _temporary_file(path: Path) -> Iterator[Path]:
+    """Yield a new hidden file next to `path`; remove it unless the block renames it."""
+    temporary, lock = _locked(path, Path.touch)
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+        os.close(lock)
+
+
+def _locked(path: Path, make: Callable[[Path], object]) -> tuple[Path, int]:
+    """Make a hidden file or folder next to `path`; return its path and the lock to close."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{_machine()}-{secrets.token_hex(6)}.part")
+        make(temporary)
+        lock = os.open(temporary, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:
+            return temporary, lock  # a file system without locks
+
+        # Another process may have taken it for abandoned before it was locked.
+        if temporary.exists():
+            return temporary, lock
+        os.close(lock)
+
+
+def _remove_abandoned(path: Path, machine: str) -> None:
+    """Remove a temporary file or folder unless its maker may be alive."""
+    age = time.time() - path.stat().st_mtime
+    if machine != _machine() and age < ABANDONED:
+        return
+
+    lock = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while the maker is alive
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    finally:
+        os.close(lock)
+
+
+@cache
+def _machine() -> str:
+    """Return eight digits for the running kernel, which all containers on it share."""
+    try:
+        name = Path("/proc/sys/kernel/random/boot_id").read_text()
+    except OSError:
+        name = platform.node()
+    return text_sha256(name)[:8]
+
+
+def _is_free(folder: Path) -> bool:
+    """Return whether a folder can appear here: nothing is there, or an empty folder."""
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+
+
+def _taken(path: Path, kind: str) -> str:
+    return f"{path} is already there: name a new {kind}."
 
 
 def _cannot_write(path: Path, failure: OSError) -> str:

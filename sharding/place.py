@@ -54,6 +54,11 @@ def axes_of(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.axes if _is_named(x) else "", tree, is_leaf=_is_named)
 
 
+def put_whole(value: np.ndarray) -> jax.Array:
+    """Return a host array that every process has, as a global array whole on every device."""
+    return jax.make_array_from_callback(value.shape, sharding(""), lambda index: value[index])
+
+
 def put_batch(batch: dict[str, np.ndarray], axes: str) -> dict[str, jax.Array]:
     """Return host arrays, of which each process holds its own rows, as global arrays laid out by
     `axes`.

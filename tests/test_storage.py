@@ -2,10 +2,12 @@
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from seekjax import storage
 from seekjax.errors import RunError
 from seekjax.storage import (
     cache_folder,
@@ -81,3 +83,38 @@ def test_the_cache_folder_on_linux(monkeypatch):
     monkeypatch.delenv("SEEKJAX_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert cache_folder() == Path.home() / ".cache" / "seekjax"
+
+
+def leave(folder, name, machine, age=0.0):
+    """A temporary folder as a killed process leaves it."""
+    path = folder / f".{name}.{machine}-0123456789ab.part"
+    path.mkdir()
+    os.utime(path, (time.time() - age, time.time() - age))
+    return path
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path):
+    here, elsewhere = storage._machine(), "0" * 8
+    old = {leave(tmp_path, "a", here), leave(tmp_path, "a", elsewhere, 2 * storage.ABANDONED)}
+    kept = {leave(tmp_path, "b", here), leave(tmp_path, "a", "1" * 8)}
+    with new_folder(tmp_path / "a", RunError):
+        assert not any(path.exists() for path in old)
+        assert all(path.exists() for path in kept)
+
+
+@pytest.mark.parametrize("new", [new_file, new_folder])
+def test_two_writers_of_one_name_never_meet(tmp_path, new):
+    def write(temporary, text):
+        (temporary / "x" if temporary.is_dir() else temporary).write_text(text)
+
+    def second_while_first():
+        with new(tmp_path / "a", RunError) as first:
+            with new(tmp_path / "a", RunError) as second:
+                write(second, "second")
+            write(first, "first")
+
+    with pytest.raises(RunError, match="is already there"):
+        second_while_first()
+    [written] = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert written.read_text() == "second"
+    assert os.listdir(tmp_path) == ["a"]

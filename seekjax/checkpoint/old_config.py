@@ -32,12 +32,16 @@ _OBJECTIVE = (
 def in_current_form(config: Json) -> Json:
     """Return a config.json of any version with the fields it would have today.
 
-    Raises ValueError if it is not an object of JSON.
+    Raises ValueError if it is not an object of JSON, or if what an earlier version wrote has
+    another form than it had there.
     """
     if not isinstance(config, dict):
         raise ValueError(f"it holds {type(config).__name__}, not an object with fields.")
     for translate in TRANSLATIONS:
-        config = translate(dict(config))
+        try:
+            config = translate(dict(config))
+        except (AttributeError, LookupError, TypeError) as error:
+            raise ValueError("its parts are not objects with the fields of a config.") from error
     return config
 
 

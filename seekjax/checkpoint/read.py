@@ -7,12 +7,14 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from seekjax.checkpoint.arrays import check_plausible, saved_arrays
 from seekjax.checkpoint.config_json import WEIGHTS, read_config
 from seekjax.checkpoint.manifest import damage
 from seekjax.checkpoint.write import mismatches
 from seekjax.config import Config, KernelConfig, LoraConfig
-from seekjax.errors import CheckpointError, RunError, need
+from seekjax.errors import CheckpointError, ConfigError, RunError, need
 from seekjax.model.abstract import abstract_variables, named_variables
+from seekjax.model.check import check_model
 from seekjax.model.lora import adapter_axes, adapters, merge
 from seekjax.storage import kind_of
 from sharding.place import axes_of
@@ -49,15 +51,32 @@ def read_run(
 
     # Orbax does not open a relative path
     step = newest_undamaged(folder.absolute() / "checkpoints")
-    config = read_config(step / "config.json", trust=trust, parts=WEIGHTS)
+    config = read_step_config(step, trust=trust)
     kernel = replace(kernel or config.kernel, weights=config.kernel.weights)
     config = replace(config, kernel=kernel, out=folder)
+
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        check_plausible(step, saved_arrays(reader, step), config.model)
 
     abstract = abstract_variables(config.model, config.kernel)
     if config.lora.rank:
         merged = restore_merged(step, config, abstract)
         return replace(config, lora=LoraConfig()), merged
     return config, restore(step, abstract)
+
+
+def read_step_config(step: Path, *, trust: bool) -> Config:
+    """Return the config of a step, whose model and kernels are about to be used.
+
+    Raises RunError for what `read_config` refuses, and for a model that cannot be built.
+    """
+    path = step / "config.json"
+    config = read_config(path, trust=trust, parts=WEIGHTS)
+    try:
+        check_model(config.model)
+    except ConfigError as error:
+        raise RunError(f"{path} does not describe a model: {error}") from error
+    return config
 
 
 def newest_undamaged(checkpoints: Path) -> Path:
@@ -88,7 +107,7 @@ def restore(step: Path, abstract: dict[str, Any]) -> dict[str, Any]:
     it.
     """
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        saved = reader.metadata(step / "state").item_metadata.tree
+        saved = saved_arrays(reader, step)
 
         # names in the train state, which has the weights twice if it has a moving average
         weights = "ema" if saved.get("ema") else "params"

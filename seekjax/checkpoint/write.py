@@ -26,6 +26,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from seekjax.checkpoint.arrays import saved_arrays
 from seekjax.checkpoint.manifest import damage, write_manifest
 from seekjax.errors import CheckpointError, need
 from seekjax.storage import rename_durably
@@ -119,7 +120,8 @@ class Checkpoints:
     def restore(self, abstract: Any, shared_position: bool = False) -> tuple[int, Any, Any] | None:
         """Return (step, state, data) of the newest undamaged step; None if nothing was ever saved.
 
-        `abstract` is the state as jax.ShapeDtypeStructs with shardings, of any mesh. `data` is None
+        `abstract` is the state as jax.ShapeDtypeStructs with shardings, of any mesh, or a function
+        from the saved tree's shapes and types to that. `data` is None
         if another number of processes saved it, unless all processes have the same data position
         (`shared_position`). Raises CheckpointError if steps exist but all are damaged, or if the
         newest undamaged one does not match `abstract`.
@@ -139,6 +141,14 @@ class Checkpoints:
         state = self._restore_state(folder, abstract)
         self._held = step
         return step, state, _data_position(folder, shared_position)
+
+    def set_aside_newest(self, reason: str) -> None:
+        """Move the newest step to bad-<step>, if there is another one to go back to."""
+        self.wait()
+        if self._first and len(self._steps()) > 1:
+            self._set_aside(max(self._steps()), f"is not used ({reason})")
+        _maximum(0)  # a barrier: no process looks for the newest step before
+        self._held = None
 
     def wait(self) -> None:
         """Return once nothing is being saved.
@@ -211,8 +221,10 @@ class Checkpoints:
 
     def _restore_state(self, folder: Path, abstract: Any) -> Any:
         """Return the state of a step; raises CheckpointError if it does not match `abstract`."""
-        metadata: Any = self._orbax.metadata(folder / "state").item_metadata
-        differences = mismatches(metadata.tree, abstract)
+        saved = saved_arrays(self._orbax, folder)
+        if callable(abstract):
+            abstract = abstract(saved)
+        differences = mismatches(saved, abstract)
         if differences:
             shown = "; ".join(differences[:3])
             more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
@@ -245,14 +257,14 @@ class Checkpoints:
             reason = damage(folder)
             if reason is None:
                 return step
-
-            aside = self._unused_bad_name(step)
-            rename_durably(folder, aside)
-            _warn(
-                f"checkpoint {folder} is damaged ({reason}): moved to {aside}, trying the "
-                "step before"
-            )
+            self._set_aside(step, f"is damaged ({reason})")
         return ALL_BAD if any(self.folder.glob("bad-*")) else NONE
+
+    def _set_aside(self, step: int, reason: str) -> None:
+        """Move a step to a name that is never read as one, with a message on stderr."""
+        folder, aside = self.folder / str(step), self._unused_bad_name(step)
+        rename_durably(folder, aside)
+        _warn(f"checkpoint {folder} {reason}: moved to {aside}, trying the step before")
 
     def _unused_bad_name(self, step: int) -> Path:
         """Return bad-<step>, or with a number if that exists."""

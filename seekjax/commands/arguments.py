@@ -3,7 +3,6 @@
 import importlib
 import pkgutil
 import runpy
-import sys
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from tyro.constructors import (
 
 import configs
 from seekjax.checkpoint.config_json import read_config
+from seekjax.commands.options import note, read_options
 from seekjax.commands.renamed import current_options
 from seekjax.config import (
     Config,
@@ -40,7 +40,8 @@ from seekjax.config import (
 )
 from seekjax.config.fields import field_comments
 from seekjax.config.recipes import find_recipe, objective_of
-from seekjax.errors import UsageError
+from seekjax.config.values import check_values
+from seekjax.errors import UsageError, need
 from seekjax.registry import did_you_mean
 from seekjax.storage import kind_of
 from seekjax.workflow import Workflow
@@ -107,12 +108,15 @@ def parse(argv: list[str], program: str, default: str = "tiny") -> Config:
             f"{name} is several runs: start them with python train.py {name}, and name one of them "
             "by its own folder."
         )
-    config = replace(config, out=config.out or Path("runs") / Path(name).stem)
+    folder = config.out or Path("runs") / Path(name).stem
+    config = replace(config, out=folder.expanduser())
 
     options, notices = current_options(options, config, name)
-    for notice in notices:
-        print(f"note: {notice}", file=sys.stderr)
-    return _with_options(config, options, f"{program} {name}", _description(name))
+    note(notices)
+    config = _with_options(config, options, f"{program} {name}", _description(name))
+    need(config.out, "--out is None: a run needs a folder.", UsageError)
+    check_values(config)
+    return config
 
 
 def _from_file(name: str) -> Config | Workflow:
@@ -166,13 +170,13 @@ def _with_options(config: Config, options: list[str], program: str, description:
         objective = find_recipe(recipe) if recipe else objective_of(config.grpo)
         config = replace(config, grpo=replace(config.grpo, objective=objective))
 
-    config = tyro.cli(
+    config = read_options(
         Config,
-        prog=program,
+        options,
+        program,
         default=config,
-        args=options,
         description=description,
-        registry=_option_rules(short=short and asks_for_help),
+        rules=_option_rules(short=short and asks_for_help),
     )
 
     # An objective without changes is the recipe's, so that config.json stays as it was.

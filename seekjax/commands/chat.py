@@ -1,5 +1,9 @@
-"""`seekjax chat`: a conversation with a model on the terminal."""
+"""`seekjax chat`: a conversation with a model on the terminal.
 
+Standard output holds the answers alone unless it is a terminal; all else goes to standard error.
+"""
+
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TextIO
@@ -11,10 +15,13 @@ from seekjax.commands.generate import ModelOptions, new_text, stop_at_end
 from seekjax.commands.terminal import DIM, console, print_text
 from seekjax.data.chat import ChatTemplate, Message, ReasoningParser, TemplateName, load_chat
 from seekjax.data.tokenizer import THINK, THINK_END, Tokenizer
+from seekjax.errors import SeekjaxError
 from seekjax.generate.generator import Generator
 from seekjax.generate.sampling import Sampling
 from seekjax.open import need_tokenizer, on_mesh
-from sharding.mesh import MeshConfig
+from seekjax.post.samples.template import thinking_opened
+from seekjax.terminal import is_terminal, well_formed
+from sharding.mesh_config import MeshConfig
 
 ANSWER = Sampling(max_new=2048, temperature=0.6, top_p=0.95)  # as R1's model card recommends
 
@@ -28,6 +35,8 @@ class ChatOptions:
     system: str = ""  # the system message, before the first question
     # auto: the checkpoint's own; r1 begins every answer with thinking
     template: TemplateName = "auto"
+    # settings of the template, as thinking=true for V3.1
+    template_settings: tuple[str, ...] = ()
     mesh: MeshConfig = MeshConfig(data=1)  # how many devices split what
 
 
@@ -38,13 +47,21 @@ def chat(argv: list[str]) -> None:
 
     messages: list[Message] = []
     if options.system:
-        messages.append({"role": "system", "content": options.system})
+        messages.append({"role": "system", "content": well_formed(options.system)})
 
     with on_mesh(options.mesh):
         opened, generator = options.model.open()
         tokenizer = need_tokenizer(opened)
-        template = load_chat(opened.folder, tokenizer, options.template)
+        template = load_chat(opened.folder, tokenizer, options.template, options.template_settings)
         converse(generator, tokenizer, template, options.sampling, messages)
+
+
+def ask_question(prompt: str) -> str:
+    """Return a line of standard input; the prompt is not part of a piped output."""
+    if is_terminal(sys.stdin) and is_terminal(sys.stdout):
+        return input(prompt)
+    print(prompt, end="", file=sys.stderr, flush=True)
+    return input()
 
 
 def converse(
@@ -53,28 +70,35 @@ def converse(
     template: ChatTemplate,
     sampling: Sampling,
     messages: list[Message],
-    ask: Callable[[str], str] = input,
+    ask: Callable[[str], str] = ask_question,
 ) -> None:
     """Read questions with `ask` and answer each, until `ask` raises EOFError.
 
-    Questions and answers are appended to `messages`.
+    Questions and answers are appended to `messages`. A question that cannot be answered, as one
+    that is longer than the context, is left out.
     """
-    screen = console()
+    notes = console(sys.stderr)
     sampling = stop_at_end(sampling, tokenizer)
     while True:
         try:
             question = ask("> ")
         except EOFError:
-            print_text(screen, "\n")
+            print_text(notes, "\n")
             return
         except KeyboardInterrupt:
-            print_text(screen, "\n")
-            print_text(screen, "(Ctrl-D ends)", DIM, end="\n")
+            print_text(notes, "\n")
+            print_text(notes, "(Ctrl-D ends)", DIM, end="\n")
             continue
 
-        if question.strip():
-            messages.append({"role": "user", "content": question})
+        if not question.strip():
+            continue
+        messages.append({"role": "user", "content": well_formed(question)})
+        try:
             text = answer(generator, tokenizer, template, sampling, messages)
+        except SeekjaxError as error:
+            messages.pop()
+            print_text(notes, f"{error} The question is left out.", end="\n")
+        else:
             messages.append({"role": "assistant", "content": text})
 
 
@@ -90,9 +114,8 @@ def answer(
 
     Thinking is dimmed. What was generated before Ctrl-C is returned.
     """
-    rendered = template.render(messages)
-    thinking = rendered.rstrip().endswith(THINK)
-    ids = tokenizer.encode(rendered, special=True).tolist()
+    thinking = bool(thinking_opened(template.render(messages)))
+    ids = template.encode(tokenizer, messages)
     generation = generator.stream([ids], sampling, tokenizer.decode)
 
     screen = console(file)
@@ -107,7 +130,8 @@ def answer(
         interrupted = "stopped; "
     printer.add("", last=True)
     print_text(screen, "\n")
-    print_text(screen, interrupted + generation.report(), DIM, end="\n")
+    notes = console(file or sys.stderr)
+    print_text(notes, interrupted + generation.report(), DIM, end="\n")
 
     # templates drop what comes before the end of thinking, so thinking must have an end
     if THINK in text and THINK_END not in text:

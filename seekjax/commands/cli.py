@@ -1,10 +1,11 @@
 """The console script `seekjax COMMAND ...`, of which `python train.py ...` is the command train."""
 
 import sys
-from collections.abc import Callable
+import textwrap
 from typing import NamedTuple
 
-from seekjax.errors import SeekjaxError, UsageError
+from seekjax.commands.status import exit_status
+from seekjax.errors import Status, UsageError
 from seekjax.registry import did_you_mean, load_object
 
 
@@ -67,20 +68,20 @@ COMMANDS = {
     ),
 }
 
+STATUSES = {
+    Status.FINISHED: "finished",
+    Status.FAILED: "failed: a defect, or the machine; the sentence names a file with the traceback",
+    Status.BAD_INPUT: "bad input: the sentence says what to change",
+    Status.STOPPED: "stopped by a signal, with everything saved: the same command continues",
+    Status.INTERRUPTED: "interrupted (Ctrl-C) where there was nothing to save",
+    Status.UNREAD: "the reader of the output has gone, as in `seekjax ... | head`",
+}
+
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command and return its exit status: 2 with one sentence on stderr for bad input."""
+    """Run one command and return its exit status (seekjax/errors.py); one sentence for an error."""
     words = sys.argv[1:] if argv is None else argv
     return exit_status(lambda: _command(words))
-
-
-def exit_status(work: Callable[[], int | None]) -> int:
-    """Return the status of `work`, or 2 after printing the sentence of a SeekjaxError."""
-    try:
-        return work() or 0
-    except SeekjaxError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
 
 
 def run_command(words: list[str]) -> int:
@@ -112,14 +113,17 @@ def _command(words: list[str]) -> int:
 
 
 def _usage() -> str:
-    """Return one paragraph per command."""
-    lines = [
-        "usage: seekjax COMMAND ...        seekjax COMMAND --help        seekjax --version",
-        "",
-    ]
+    """Return the commands in columns, and the exit statuses."""
+    lines = ["usage: seekjax COMMAND ...   |   seekjax COMMAND --help   |   seekjax --version", ""]
+    forms = {name: f"{name} {command.arguments}" for name, command in COMMANDS.items()}
+    width = max(map(len, forms.values()))
     for name, command in COMMANDS.items():
-        lines.append(f"  seekjax {name} {command.arguments}")
-        lines.append(f"      {command.about}")
+        about = textwrap.wrap(command.about, 96 - width, break_on_hyphens=False)
+        lines.append(f"  {forms[name]:{width}}  {about[0]}")
+        lines += [f"  {'':{width}}  {line}" for line in about[1:]]
+
+    lines += ["", "exit status:"]
+    lines += [f"  {status:>3}  {meaning}" for status, meaning in STATUSES.items()]
     return "\n".join(lines)
 
 

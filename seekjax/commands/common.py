@@ -1,13 +1,12 @@
 """What several commands share."""
 
 import os
-import sys
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, get_type_hints
 
-import jax
 import tyro
 
+from seekjax.commands.options import note, read_options
 from seekjax.commands.renamed import current_flags
 from seekjax.storage import cache_folder
 
@@ -21,9 +20,8 @@ def parse_options(kind: type[Options], command: str, argv: list[str]) -> Options
     Exits with status 0 after --help, and with 2 and the nearest name if an option does not exist.
     """
     words, notices = current_flags(argv, {f"--{name}" for name in _switches(kind)})
-    for notice in notices:
-        print(f"note: {notice}", file=sys.stderr)
-    return tyro.cli(kind, prog=f"seekjax {command}", args=words)
+    note(notices)
+    return read_options(kind, words, f"seekjax {command}")
 
 
 def _switches(kind: Any) -> list[str]:
@@ -43,6 +41,8 @@ def keep_compiled() -> None:
 
     JAX_COMPILATION_CACHE_DIR names another folder, or turns the cache off if it is empty.
     """
+    import jax  # takes a second, which a wrong option should not
+
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -2,7 +2,6 @@
 weights into a published checkpoint, or either into a GGUF file.
 """
 
-import json
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,21 +14,19 @@ from seekjax.checkpoint.read import read_run
 from seekjax.commands.common import parse_options
 from seekjax.commands.new_run import copy_tokenizer, data_config, write_run
 from seekjax.config import Config
-from seekjax.data import DataError
-from seekjax.data.tokenizer import EOS, PAD, read_tokenizer
 from seekjax.errors import WeightsError, need
 from seekjax.hf.files import TensorFiles
 from seekjax.hf.gguf import Type, import_gguf, reader, save_gguf
 from seekjax.hf.load import load
 from seekjax.hf.published import SCALE, open_published
-from seekjax.hf.save import Dtype, check_bias, save
+from seekjax.hf.save import Dtype, check_bias, write_published
 from seekjax.hf.tensor_file import write_file
-from seekjax.hf.untrusted import read_json
+from seekjax.hf.text import describe_text
 from seekjax.model.count import parameters
 from seekjax.placement import use_mesh
 from seekjax.storage import kind_of, new_folder
 from seekjax.train.state import RunSpec
-from sharding.mesh import MeshConfig
+from sharding.mesh_config import MeshConfig
 
 SCALES = "fp8_scales.safetensors"  # in a run folder that was imported from FP8
 
@@ -148,50 +145,16 @@ def export_run(run: Path, to: Path, dtype: Dtype, trust: bool = False) -> None:
     _check_float32(config)
     scales = run / SCALES
     with new_folder(to, WeightsError) as folder:
-        save(
+        write_published(
             folder,
             config.model,
             variables,
             dtype,
             scales=scales if scales.exists() else None,
         )
-        copy_tokenizer(run, folder)
-        if (folder / "tokenizer.json").exists():
-            _describe_tokenizer(folder, config.model.vocab)
-
-
-def _describe_tokenizer(folder: Path, vocab: int) -> None:
-    """Add the token ids to config.json, and write a tokenizer_config.json if there is none."""
-    settings_file = folder / "tokenizer_config.json"
-    trained_here = not settings_file.exists()
-    if trained_here:
-        # In training, a text followed the end of another one: texts begin with EOS.
-        settings = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "bos_token": EOS,
-            "eos_token": EOS,
-            "pad_token": PAD,
-        }
-        settings_file.write_text(json.dumps(settings, ensure_ascii=False) + "\n")
-
-    ids = token_ids(folder, vocab)
-    if trained_here and ids:
-        ids["bos_token_id"] = ids["eos_token_id"]
-    described = read_json(folder / "config.json") | ids
-    (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
-
-
-def token_ids(folder: Path, vocab: int) -> dict[str, int | None]:
-    """Return config.json's token ids of a tokenizer; none if it lacks DeepSeek's special tokens."""
-    try:
-        tokenizer = read_tokenizer(folder, vocab)
-    except DataError:
-        return {}
-    return {
-        "bos_token_id": tokenizer.bos,
-        "eos_token_id": tokenizer.eos,
-        "pad_token_id": tokenizer.pad,
-    }
+        tokenizer = copy_tokenizer(run, folder, config.model.vocab)
+        if tokenizer is not None:
+            describe_text(folder, tokenizer)
 
 
 def import_checkpoint(source: Path, run: Path, trainable: bool = False) -> Config:
@@ -203,7 +166,7 @@ def import_checkpoint(source: Path, run: Path, trainable: bool = False) -> Confi
     with new_folder(run, WeightsError) as folder:
         model, variables = load(source)
         keep_scales(TensorFiles(source), folder / SCALES)
-        copy_tokenizer(source, folder)
+        copy_tokenizer(source, folder, model.vocab)
 
         data = data_config(source, run)
         config = Config(model=model, data=data, mesh=MeshConfig(data=1), out=run)

@@ -24,7 +24,7 @@ from seekjax.open import (
     open_model,
     weights_fingerprint,
 )
-from sharding.mesh import MeshConfig
+from sharding.mesh_config import MeshConfig
 
 SAVE_EVERY = 10.0  # seconds
 ROWS = 8  # rows of text at a time, by default
@@ -103,6 +103,8 @@ def evaluate_text(options: Eval) -> tuple[Totals, float]:
     corpus = load_corpus(
         DataConfig(sources=(options.data,), text_field=options.text_field, held_out=held_out)
     )
+    for note in corpus.left_out():
+        print(note, flush=True)
     documents, count = select_documents(corpus, options)
 
     # resume where an earlier run of the same command stopped

@@ -1,4 +1,7 @@
-"""`seekjax generate`: continue a text, on the terminal as it is generated."""
+"""`seekjax generate`: continue a text, on the terminal as it is generated.
+
+Standard output holds prompts and completions alone; the speed goes to standard error.
+"""
 
 import sys
 from collections.abc import Iterator
@@ -16,7 +19,8 @@ from seekjax.data.tokenizer import Tokenizer
 from seekjax.generate.generator import Generation, Generator
 from seekjax.generate.sampling import Sampling
 from seekjax.open import OpenedModel, need_tokenizer, on_mesh, open_model
-from sharding.mesh import MeshConfig
+from seekjax.terminal import well_formed
+from sharding.mesh_config import MeshConfig
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,8 @@ def generate(argv: list[str]) -> None:
         opened, generator = options.model.open()
         tokenizer = need_tokenizer(opened)
 
-        prompts = [sys.stdin.read() if prompt == "-" else prompt for prompt in options.prompt]
-        ids = [[opened.begin, *tokenizer.encode(prompt).tolist()] for prompt in prompts]
+        prompts = list(map(read_prompt, options.prompt))
+        ids = [[tokenizer.begin, *tokenizer.encode(prompt).tolist()] for prompt in prompts]
         sampling = stop_at_end(options.sampling, tokenizer)
         generation = generator.stream(ids, sampling, tokenizer.decode)
 
@@ -78,7 +82,12 @@ def generate(argv: list[str]) -> None:
             print_stream(screen, prompts[0], generation)
         else:
             print_side_by_side(screen, prompts, generation)
-        print_text(screen, generation.report(), DIM, end="\n")
+        print_text(console(sys.stderr), generation.report(), DIM, end="\n")
+
+
+def read_prompt(word: str) -> str:
+    """Return a prompt of the command line, or standard input for -."""
+    return well_formed(sys.stdin.read() if word == "-" else word)
 
 
 def print_stream(screen: Console, prompt: str, generation: Generation) -> None:
@@ -108,5 +117,5 @@ def new_text(generation: Generation) -> Iterator[str]:
 
 
 def stop_at_end(sampling: Sampling, tokenizer: Tokenizer) -> Sampling:
-    """Return the settings with one more stop id, the token that ends documents and turns."""
-    return replace(sampling, stop_ids=(*sampling.stop_ids, tokenizer.eos))
+    """Return the settings with the model's own stop ids, which end documents and turns."""
+    return replace(sampling, stop_ids=(*sampling.stop_ids, *tokenizer.stops))

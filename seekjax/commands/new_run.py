@@ -9,15 +9,18 @@ from typing import Any
 from seekjax.checkpoint.config_json import to_json
 from seekjax.checkpoint.write import Checkpoints
 from seekjax.config import Config, DataConfig
+from seekjax.data import DataError, Tokenizer
+from seekjax.data.text_ends import GENERATION, SETTINGS, TEMPLATE
+from seekjax.hf.text import tokenizer_to_export
 from seekjax.hf.untrusted import file_size
 
 # The files next to the weights that define how text becomes tokens.
 TOKENIZER_FILES = (
     "tokenizer.json",
-    "tokenizer_config.json",
+    SETTINGS,
     "special_tokens_map.json",
-    "chat_template.jinja",
-    "generation_config.json",
+    TEMPLATE,
+    GENERATION,
 )
 TOKENIZER_BYTES = 2**26  # at most, of each file
 
@@ -38,9 +41,18 @@ def data_config(source: Path, run: Path) -> DataConfig:
     return DataConfig()
 
 
-def copy_tokenizer(source: Path, to: Path) -> None:
-    """Copy the tokenizer's files as they are; they are never executed."""
+def copy_tokenizer(source: Path, to: Path, vocab: int) -> Tokenizer | None:
+    """Copy the tokenizer's files as they are, and add what they leave open of how texts begin.
+
+    They are never executed. Returns the tokenizer, or None if it is not one that seekjax can use.
+    """
     for name in TOKENIZER_FILES:
         if (source / name).exists():
             file_size(source / name, TOKENIZER_BYTES)
             shutil.copyfile(source / name, to / name)
+    try:
+        tokenizer = tokenizer_to_export(source, vocab)
+    except DataError:
+        return None
+    tokenizer.ends.save(to, tokenizer.name_of, tokenizer.pad)
+    return tokenizer

@@ -18,7 +18,7 @@ from seekjax.open import on_mesh, open_model
 from seekjax.quant.formats import Kind
 from seekjax.quant.tree import quantise_tree, tree_bytes
 from seekjax.storage import kind_of, new_folder
-from sharding.mesh import MeshConfig
+from sharding.mesh_config import MeshConfig
 from sharding.place import axes_of
 from sharding.show import human
 
@@ -72,7 +72,7 @@ def write_quantised(source: Path, kind: Kind, run: Path, trust: bool = False) ->
 
         kernel = replace(config.kernel, weights=kind)
         config = replace(config, kernel=kernel, mesh=MeshConfig(data=1), out=run)
-        copy_tokenizer(source, folder)
+        copy_tokenizer(source, folder, config.model.vocab)
         write_run(folder, config, variables)
     return before, tree_bytes(variables)
 

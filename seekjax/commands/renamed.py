@@ -13,6 +13,7 @@ RENAMED = {
     "--distill.max-new": "--distill.sampling.max-new",
     "--distill.eval-problems": "--distill.sampling.eval-problems",
 }
+SWITCH = {"true": True, "false": False}
 SCHEDULES = ("--optimizer.schedule", "--train.balance-schedule", "--train.mtp-schedule")
 
 
@@ -46,10 +47,10 @@ def current_flags(words: list[str], flags: set[str]) -> tuple[list[str], list[st
     notices = []
     for word in words:
         option, equals, value = _split(word)
-        if not option and word in ("True", "False") and current and current[-1] in flags:
+        if not option and word.lower() in SWITCH and current and current[-1] in flags:
             option, value = current.pop(), word
-        if option in flags and value in ("True", "False"):
-            flag = option if value == "True" else negated(option)
+        if option in flags and value.lower() in SWITCH:
+            flag = option if SWITCH[value.lower()] else negated(option)
             notices.append(f"{option} {value} is now {flag}.")
             current.append(flag)
         elif option.startswith("--no-") and "--" + option.removeprefix("--no-") in flags:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 from rich.text import Text
 
 from seekjax.commands.common import parse_options
-from seekjax.commands.terminal import visible
+from seekjax.commands.terminal import console
 from seekjax.data import DataError
 from seekjax.errors import need
+from seekjax.terminal import visible
 
 INDENT = "      "
 
@@ -44,10 +44,10 @@ def rollouts(argv: list[str]) -> None:
     )
     steps, chosen = choose(path, options.step)
 
-    console = Console(highlight=False, soft_wrap=True)
+    screen = console()
     try:
         for paragraph in page(steps, chosen, options.groups):
-            console.print(paragraph)
+            screen.print(paragraph)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         reason = f"{type(error).__name__}: {visible(str(error))[:80]}"
         raise DataError(

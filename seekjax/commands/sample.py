@@ -16,17 +16,17 @@ import tyro
 
 from seekjax.commands.common import Flat, keep_compiled, parse_options
 from seekjax.data import DataError
-from seekjax.data.tokenizer import THINK, find_special_token
+from seekjax.data.tokenizer import find_special_token
 from seekjax.errors import need
 from seekjax.eval.evaluator import EvalConfig, Evaluator
 from seekjax.generate.detokenizer import REPLACEMENT
 from seekjax.open import on_mesh, open_model
 from seekjax.post.rollout.grader import GradedSample
-from seekjax.post.rollout.reward import language_share
+from seekjax.post.rollout.reward import word_languages
 from seekjax.post.rollout.statistics import is_right
 from seekjax.storage import write_atomically
 from seekjax.tasks.answer import Parsed, parse
-from sharding.mesh import MeshConfig
+from sharding.mesh_config import MeshConfig
 
 EVERY = 10.0  # seconds between lines of progress
 
@@ -86,6 +86,7 @@ def collect(options: Sample) -> str:
     """
     opened = open_model(options.folder, trust=options.trust)
     evaluator = Evaluator(opened, options.questions, held_out=False, rows=options.batch)
+    opening = evaluator.grader.opening
     think_in_prompt = evaluator.grader.think_in_prompt
 
     rows: list[dict[str, Any]] = []
@@ -95,7 +96,7 @@ def collect(options: Sample) -> str:
     for groups in evaluator:
         for group in groups:
             kept = choose(group, think_in_prompt, options)
-            rows += [chat_row(answer, think_in_prompt) for answer in kept]
+            rows += [chat_row(answer, opening) for answer in kept]
             drawn += len(group)
             solved += bool(kept)
         if time.monotonic() - reported > EVERY:
@@ -153,16 +154,19 @@ def is_in(language: str | None, answer: GradedSample, think_in_prompt: bool) -> 
     if language is None:
         return True
     parsed = parse(answer.text, think_in_prompt)
-    return isinstance(parsed, Parsed) and language_share(parsed.thought, language) == 1
+    if not isinstance(parsed, Parsed):
+        return False
+    # A thought of numbers alone is in every language.
+    return set(word_languages(parsed.thought)) <= {language}
 
 
-def chat_row(answer: GradedSample, think_in_prompt: bool) -> dict[str, Any]:
+def chat_row(answer: GradedSample, opening: str = "") -> dict[str, Any]:
     """Return a sample as a chat of two messages.
 
-    A <think> that the chat template wrote becomes part of the answer.
+    `opening` is the <think> that the chat template wrote, which becomes part of the answer.
     """
     problem = answer.problem
-    content = f"{THINK}\n{answer.text}" if think_in_prompt else answer.text
+    content = opening + answer.text
     reward = None if math.isnan(answer.reward) else answer.reward
     return {
         "messages": [

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from seekjax.commands.arguments import config_name, load_config, parse
 from seekjax.commands.cli import run_command
+from seekjax.commands.status import failing_in
+from seekjax.errors import Status
+from seekjax.terminal import print_lines
 from seekjax.workflow import Workflow
 
 
@@ -18,8 +21,7 @@ def train(argv: list[str]) -> int:
 
         commands = {"train.py": train_run, "seekjax": lambda words: run_command(words) == 0}
         return run_workflow(name, chosen, argv[1:], commands)
-    train_run(argv)
-    return 0
+    return Status.FINISHED if train_run(argv) else Status.STOPPED
 
 
 def train_run(argv: list[str]) -> bool:
@@ -31,10 +33,11 @@ def train_run(argv: list[str]) -> bool:
     from seekjax.post.kinds import fit
 
     keep_compiled()
-    fitted = fit(config)
-    if fitted.finished:
-        print("\n".join(fitted.parts.report.finish(fitted.state, fitted.folder)))
-        print("  or train on with", longer(argv, config.train.steps))
+    with failing_in(config.out):
+        fitted = fit(config)
+        if fitted.finished:
+            print_lines(fitted.parts.report.finish(fitted.state, fitted.folder))
+            print("  or train on with", longer(argv, config.train.steps))
     return fitted.finished
 
 

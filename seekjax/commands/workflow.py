@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from seekjax.commands.arguments import config_name, load_config, parse
+from seekjax.commands.options import read_options
 from seekjax.commands.renamed import current_flags, current_options
 from seekjax.config import Config
-from seekjax.errors import RunError, SeekjaxError
+from seekjax.errors import RunError, SeekjaxError, Status
 from seekjax.post.rollout.statistics import sentence
 from seekjax.storage import write_atomically
 from seekjax.workflow import Evaluate, Workflow
@@ -68,13 +67,13 @@ def run_workflow(
         print(f"== {step} ({number} of {len(lines)}){note}\n   {command_of(words)}", flush=True)
         if step not in finished and not _run_step(step, words, record, commands):
             print(f"stopped in {step}; the same command continues from there.")
-            return 1
+            return Status.STOPPED
 
     minutes = record.seconds(lines) / 60
     print(f"== all {len(lines)} steps of {name} are finished: {options.out}; {minutes:.1f} minutes")
     for report in _reports(workflow, products):
         print(report)
-    return 0
+    return Status.FINISHED
 
 
 def command_of(words: list[str]) -> str:
@@ -227,10 +226,10 @@ def _options_of(
     steps = [step.name for step in workflow.steps]
     common, extra = split_options(argv, steps)
     common, _ = current_flags(common, {"--plan"})
-    options = tyro.cli(
+    options = read_options(
         WorkflowOptions,
-        prog=f"train.py {name}",
-        args=common,
+        common,
+        f"train.py {name}",
         default=WorkflowOptions(Path("runs") / Path(name).stem),
         description=f"{workflow.about or ''}\nSteps: {', '.join(steps)}.",
     )

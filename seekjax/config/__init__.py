@@ -29,7 +29,7 @@ from seekjax.config.run import (
     Schedule,
     TrainConfig,
 )
-from sharding.mesh import MeshConfig
+from sharding.mesh_config import MeshConfig
 
 __all__ = [
     "CONSTANT",

@@ -7,6 +7,17 @@ V3: 2412.19437).
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from seekjax.config.ranges import (
+    AboveOne,
+    AtLeastOne,
+    Depth,
+    Layers,
+    LayersOrZero,
+    NotNegative,
+    Positive,
+    Size,
+    SizeOrZero,
+)
 from seekjax.errors import ConfigError
 
 
@@ -23,19 +34,19 @@ class RopeConfig:
     """Rotary positions and their YaRN extension (V2 section 2.1.3 and 3.1.4, V3 section 4.3)."""
 
     # [rope_theta] wavelengths grow geometrically up to 2 pi times this
-    base: float = 10000.0
+    base: AboveOne = 10000.0
     # [factor] YaRN's s; used only if model.context exceeds original_context
-    factor: float = 1.0
+    factor: AtLeastOne = 1.0
     # [original_max_position_embeddings] positions seen before the extension
-    original_context: int = 4096
+    original_context: Size = 4096
     # rotations over the original context above which a frequency stays
-    beta_fast: float = 32.0
+    beta_fast: Positive = 32.0
     # rotations below which a frequency is divided by the factor
-    beta_slow: float = 1.0
+    beta_slow: Positive = 1.0
     # [mscale] attention temperature, over mscale_all in cos and sin
-    mscale: float = 1.0
+    mscale: NotNegative = 1.0
     # [mscale_all_dim] attention temperature, squared into the softmax scale
-    mscale_all: float = 1.0
+    mscale_all: NotNegative = 1.0
 
 
 @dataclass(frozen=True)
@@ -43,53 +54,53 @@ class ModelConfig:
     """The transformer. Every difference between published models is one of these fields."""
 
     # [vocab_size] rows of the embedding and of the head
-    vocab: int = 2048
+    vocab: Size = 2048
     # [hidden_size] model width
-    embed: int = 128
+    embed: Size = 128
     # [num_hidden_layers] blocks of attention and a feed-forward layer
-    layers: int = 4
+    layers: Layers = 4
     # [first_k_dense_replace] first layers with a dense FFN instead of experts
-    dense_layers: int = 1
+    dense_layers: LayersOrZero = 1
     # [max_seq_len] positions the model must serve; YaRN is on if this exceeds rope.original_context
-    context: int = 4096
+    context: Size = 4096
 
     # Attention (V2 section 2.1)
 
     # mla; mha: the DeepSeekMoE-16B baseline without latents; or module:name
     attention: Name = "mla"
     # [num_attention_heads] per layer
-    heads: int = 4
+    heads: Size = 4
     # [q_lora_rank] 0 = queries straight from the model width, as in V2-Lite
-    q_latent: int = 64
+    q_latent: SizeOrZero = 64
     # [kv_lora_rank] what the cache keeps per token, next to one rotary key
-    kv_latent: int = 32
+    kv_latent: SizeOrZero = 32
     # [qk_nope_head_dim] head width without position
-    nope: int = 32
+    nope: SizeOrZero = 32
     # [qk_rope_head_dim] head width with decoupled, interleaved RoPE
-    rotary: int = 16
+    rotary: SizeOrZero = 16
     # [v_head_dim] head width of values
-    value: int = 32
+    value: Size = 32
     # rotary positions
     rope: RopeConfig = field(default_factory=RopeConfig)
     # sizes of axes that only an attention kind from outside has, as (name, size) pairs
-    sizes: tuple[tuple[str, int], ...] = ()
+    sizes: tuple[tuple[str, Size], ...] = ()
 
     # Feed-forward layers and experts (V2 section 2.2, V3 section 2.1.2)
 
     # [intermediate_size] width of the dense FFN
-    hidden: int = 512
+    hidden: Size = 512
     # [moe_intermediate_size] width of one expert
-    expert_hidden: int = 128
+    expert_hidden: Size = 128
     # [n_routed_experts] experts that a token may choose
-    experts: int = 16
+    experts: Size = 16
     # [n_shared_experts] experts that every token visits, fused into one FFN
-    shared_experts: int = 1
+    shared_experts: SizeOrZero = 1
     # [num_experts_per_tok] routed experts that each token visits
-    experts_per_token: int = 4
+    experts_per_token: Size = 4
     # [n_group] 1 = ungrouped routing
-    expert_groups: int = 4
+    expert_groups: Size = 4
     # [topk_group] groups that a token may choose from
-    groups_per_token: int = 2
+    groups_per_token: Size = 2
     # [scoring_func] affinity of tokens to experts, by sigmoid, softmax, or module:name
     scoring: Name = "sigmoid"
     # [topk_method] top2: noaux_tc (V3); max: group_limited_greedy (V2)
@@ -97,17 +108,25 @@ class ModelConfig:
     # [norm_topk_prob] the gates of a token sum to route_scale
     renormalise: bool = True
     # [routed_scaling_factor]
-    route_scale: float = 2.5
+    route_scale: Positive = 2.5
 
     # Multi-token prediction (V3 section 2.2) and the rest
 
     # [num_nextn_predict_layers] extra tokens predicted ahead; 0 = off
-    mtp_depth: int = 1
+    mtp_depth: Depth = 1
     # [rms_norm_eps] added to the mean square before its root
-    norm_eps: float = 1e-6
+    norm_eps: Positive = 1e-6
+    # the same in the norms of the latents; 0 = norm_eps. Published models have 1e-6 there whatever
+    # rms_norm_eps is (Moonlight: 1e-5)
+    latent_norm_eps: NotNegative = 0.0
     # standard deviation of new weights: the papers' 0.006, not the 0.02 of the published
     # config.json
-    init_std: float = 0.006
+    init_std: Positive = 0.006
+
+    @property
+    def latent_eps(self) -> float:
+        """The epsilon of the latents' norms."""
+        return self.latent_norm_eps or self.norm_eps
 
     @property
     def stacks(self) -> dict[str, int]:

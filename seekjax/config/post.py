@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import Literal
 
 from seekjax.config.model import Name
-from seekjax.errors import need
+from seekjax.config.ranges import (
+    Count,
+    CountOrZero,
+    Finite,
+    NotNegative,
+    Positive,
+    Share,
+    ShareAboveZero,
+    ShareBelowOne,
+    SizeOrZero,
+)
 
 Template = Literal["auto", "v2", "v3", "r1"]
 
@@ -21,9 +31,9 @@ class LoraConfig:
     """
 
     # [r] inner width of an adapter; 0 = off, all weights are trained
-    rank: int = 0
+    rank: SizeOrZero = 0
     # scale of the product, over rank
-    alpha: float = 16.0
+    alpha: Positive = 16.0
     # also the matrices of routed experts; embedding, head, router and norms never
     experts: bool = False
 
@@ -34,6 +44,8 @@ class ChatConfig:
 
     # chat template; auto: the checkpoint's own, else v3
     template: Template = "auto"
+    # settings of the template, as thinking=true for V3.1; they are saved with it
+    template_settings: tuple[str, ...] = ()
     # leave out samples longer than data.sequence and report how many, instead of refusing them
     drop_long: bool = False
 
@@ -45,11 +57,11 @@ class SamplesConfig(ChatConfig):
     # .jsonl files of {"messages": [{"role", "content"}, ...]}; an answer may hold
     # <think>...</think>
     chats: tuple[str, ...] = ()
-    # endless solved problems of tasks: addition, countdown, arithmetic, equation, knights, program,
+    # solved problems of tasks: addition, countdown, arithmetic, equation, knights, program,
     # gym:FAMILY, jsonl:FILE of questions and answers, or module:name; :LEVEL after it for one level
     tasks: tuple[Name, ...] = ()
     # share of samples drawn from each of chats, then of tasks; empty = equal shares
-    weights: tuple[float, ...] = ()
+    weights: tuple[Positive, ...] = ()
     # language of the tasks' thoughts; mixed: one or the other, problem by problem
     language: Literal["en", "zh", "mixed"] = "en"
 
@@ -63,10 +75,10 @@ class SftConfig(SamplesConfig):
 
     # share of task problems answered by random attempts instead of solutions, to build a base
     # model for R1-Zero
-    attempts: float = 0.0
+    attempts: Share = 0.0
     # train only the fewest experts of each layer that have this share of the relevance to the
     # samples (ESFT: 2407.01906); 0 = off
-    expert_share: float = 0.0
+    expert_share: Share = 0.0
     # relevance of an expert: how often it is chosen (token), or the sum of its gates (gate)
     expert_score: Literal["token", "gate"] = "token"
 
@@ -79,7 +91,7 @@ class DpoConfig(ChatConfig):
     pairs: tuple[str, ...] = ()
     # strength of the KL penalty: larger keeps the policy closer to the reference, the initial
     # weights
-    beta: float = 0.1
+    beta: Positive = 0.1
 
 
 @dataclass(frozen=True)
@@ -87,17 +99,17 @@ class SamplingConfig:
     """How answers to problems are drawn, in rollouts and in evaluations."""
 
     # [G] samples of each problem
-    group: int = 8
+    group: Count = 8
     # tokens that a sample may have
-    max_new: int = 64
+    max_new: Count = 64
     # logits are divided by it
-    temperature: float = 1.0
+    temperature: NotNegative = 1.0
     # draw from this many of the most likely tokens; 0 = all
-    top_k: int = 0
+    top_k: CountOrZero = 0
     # draw from the most likely tokens that hold this share of the probability
-    top_p: float = 1.0
+    top_p: ShareAboveZero = 1.0
     # held-out problems of an evaluation
-    eval_problems: int = 512
+    eval_problems: Count = 512
 
 
 @dataclass(frozen=True)
@@ -112,12 +124,12 @@ class DistillConfig(SamplesConfig):
     # forward: KL(teacher || student), reverse: KL(student || teacher); auto: reverse if on_policy
     divergence: Literal["auto", "forward", "reverse"] = "auto"
     # [T] both models' logits are divided by it, and the divergence is multiplied by its square
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     # compare the teacher's most likely tokens one by one and all others as one; 0 = the whole
     # vocabulary
-    top_k: int = 0
+    top_k: CountOrZero = 0
     # share of the loss that is cross entropy on the tokens of the samples; the rest is divergence
-    cross_entropy: float = 0.0
+    cross_entropy: ShareBelowOne = 0.0
     # folder for the teacher's log-probabilities, with top_k: written once, and read by later runs
     # instead of the teacher
     save_logits: Path | None = None
@@ -142,11 +154,11 @@ class Objective:
     # clipped: min(r A, clip(r) A); cispo: stop_gradient(clip(r)) A log pi; or module:name
     surrogate: Name = "clipped"
     # ratios below 1 - clip_low are cut; 1 or more = no lower bound
-    clip_low: float = 0.2
+    clip_low: NotNegative = 0.2
     # ratios above 1 + clip_high are cut
-    clip_high: float = 0.2
+    clip_high: NotNegative = 0.2
     # [beta] weight of the divergence from the reference, in the loss; 0 = no reference needed
-    kl: float = 0.001
+    kl: NotNegative = 0.001
     # estimator of that divergence: k1 has no gradient on average, k3 that of the other divergence
     kl_form: Literal["k1", "k2", "k3", "unbiased"] = "unbiased"
     # sequence: over a sequence's tokens, then sequences; token: over all tokens; constant: over a
@@ -154,28 +166,17 @@ class Objective:
     average: Name = "sequence"
     # [delta] drop samples with negative advantage whose mean log(sampler / trainer) exceeds this
     # (V3.2); 0 = off
-    mask_ratio: float = 0.5
+    mask_ratio: NotNegative = 0.5
     # cap of the importance weight pi_old / pi_sampler; 0 = no correction
-    truncate: float = 0.0
+    truncate: NotNegative = 0.0
     # replace groups whose samples all earn the same by others (DAPO's dynamic sampling)
     resample: bool = False
     # share of the longest completion over which a length penalty grows to 1 (DAPO); 0 = off
-    overlong: float = 0.0
+    overlong: Share = 0.0
     # the trainer replays the sampler's expert choices
     keep_routing: bool = True
     # the trainer renormalises over the tokens that top_k and top_p let through
     keep_mask: bool = True
-
-    def __post_init__(self) -> None:
-        """Raise ConfigError for a number without a meaning."""
-        for name in ("clip_low", "clip_high", "kl", "mask_ratio", "truncate", "overlong"):
-            value = getattr(self, name)
-            need(value >= 0, f"objective.{name} is {value}: it must be 0 or more.")
-        need(
-            self.overlong <= 1,
-            f"objective.overlong is {self.overlong}: it is a share of the longest completion, at "
-            "most 1.",
-        )
 
 
 @dataclass(frozen=True)
@@ -191,23 +192,25 @@ class GrpoConfig(SamplingConfig):
     # jsonl:FILE of questions and answers, or module:name; :LEVEL after it for one level
     tasks: tuple[Name, ...] = ("countdown",)
     # rewards, each with its weight: accuracy, format, language, length, or module:name
-    rewards: tuple[tuple[Name, float], ...] = (("accuracy", 1.0), ("format", 0.1))
+    rewards: tuple[tuple[Name, Finite], ...] = (("accuracy", 1.0), ("format", 0.1))
     # language of the thoughts that the reward "language" pays for
     language: Literal["en", "zh"] = "en"
     # chat template; auto: the checkpoint's own, else v3
     template: Template = "auto"
+    # settings of the template, as thinking=true for V3.1; they are saved with it
+    template_settings: tuple[str, ...] = ()
     # problems per rollout
-    prompts: int = 16
+    prompts: Count = 16
     # [mu] times that a rollout is learnt from
-    epochs: int = 1
+    epochs: Count = 1
     # objective of a paper: grpo, r1, v3_2, dr_grpo, dapo, gspo, cispo, or module:name
     recipe: Name = "v3_2"
     # the recipe's settings with what differs from them; None = just the recipe's
     objective: Objective | None = None
     # rollouts after which the policy becomes the reference (R1: 400); 0 = never
-    reference_every: int = 0
+    reference_every: CountOrZero = 0
     # rollouts that may be drawn to replace groups without signal
-    rounds: int = 4
+    rounds: Count = 4
     # let the balance bias move, as in pre-training
     move_bias: bool = False
     # sample before the first step, and stop with a diagnosis if nothing can be learnt

@@ -10,7 +10,19 @@ from typing import Literal
 
 from seekjax.config.model import ModelConfig, Name
 from seekjax.config.post import DistillConfig, DpoConfig, GrpoConfig, LoraConfig, SftConfig
-from sharding.mesh import MeshConfig
+from seekjax.config.ranges import (
+    Count,
+    CountOrZero,
+    NotNegative,
+    Positive,
+    Processes,
+    Seed,
+    Share,
+    ShareAboveZero,
+    ShareBelowOne,
+    Size,
+)
+from sharding.mesh_config import MeshConfig
 
 
 @dataclass(frozen=True)
@@ -18,9 +30,9 @@ class Piece:
     """One piece of a schedule, from where the piece before it ends."""
 
     # where the piece ends, as a share of all training tokens
-    until: float
+    until: ShareAboveZero
     # the multiplier at its end
-    to: float
+    to: NotNegative
     # constant: at `to` all along; otherwise the path that leads to it
     shape: Literal["constant", "cosine", "linear"] = "constant"
 
@@ -42,24 +54,24 @@ class DataConfig:
     # or folders of them
     sources: tuple[Name, ...] = ("stdlib",)
     # share of documents drawn from each source; empty = equal shares
-    weights: tuple[float, ...] = ()
+    weights: tuple[Positive, ...] = ()
     # bpe: byte-level, trained on the corpus and cached; byte: 256 bytes; or the path of a
     # tokenizer.json
     tokenizer: str = "bpe"
     # tokens per training sequence
-    sequence: int = 256
+    sequence: Size = 256
     # split: concatenate and cut (V3 pre-training); fit: whole documents, first fit
     packing: Literal["split", "fit"] = "split"
     # neither attention nor loss crosses documents (on in V3's SFT, off in its pre-training)
     mask_documents: bool = False
     # share of documents turned into prefix-suffix-middle form (V3 section 4.1: 0.1)
-    fim_rate: float = 0.0
+    fim_rate: Share = 0.0
     # column or key that holds the text in .jsonl and .parquet
     text_field: str = "text"
     # share of documents, by hash, kept out of training
-    held_out: float = 0.05
+    held_out: ShareBelowOne = 0.05
     # Grain worker processes; 0 = in this process
-    workers: int = 0
+    workers: Processes = 0
 
 
 @dataclass(frozen=True)
@@ -69,21 +81,21 @@ class OptimizerConfig:
     # adamw; muon: matrices by Muon, embedding, head and norms by AdamW; or module:name
     name: Name = "adamw"
     # the peak
-    learning_rate: float = 3e-3
+    learning_rate: NotNegative = 3e-3
     # steps of linear warm-up
-    warmup: int = 20
+    warmup: CountOrZero = 20
     # multiplier of the learning rate, after warm-up
     schedule: Schedule = CONSTANT_THEN_COSINE
     # decay of the mean of gradients
-    beta1: float = 0.9
+    beta1: ShareBelowOne = 0.9
     # decay of the mean of squared gradients
-    beta2: float = 0.95
+    beta2: ShareBelowOne = 0.95
     # added to the root of the mean square
-    eps: float = 1e-8
+    eps: Positive = 1e-8
     # on weights with a fan-in; never on norm scales
-    weight_decay: float = 0.1
-    # global norm of the gradient
-    clip: float = 1.0
+    weight_decay: NotNegative = 0.1
+    # largest global norm of the gradient; 0 = no limit
+    clip: NotNegative = 1.0
 
 
 @dataclass(frozen=True)
@@ -108,11 +120,11 @@ class KernelConfig:
     dispatch: Name = "auto"
     # capacity factor: maximum rows per expert shard relative to a balanced load; more are dropped.
     # 0 = no limit
-    capacity: float = 0.0
+    capacity: NotNegative = 0.0
     # kept for the backward pass: everything, matrix products, narrow latents, or nothing
     remat: Literal["none", "product", "latent", "full"] = "latent"
     # words of the vocabulary whose logits the loss holds at a time, for some rows
-    vocab_chunk: int = 8192
+    vocab_chunk: Count = 8192
 
 
 @dataclass(frozen=True)
@@ -120,45 +132,60 @@ class TrainConfig:
     """The loop."""
 
     # optimizer steps in the whole run
-    steps: int = 400
+    steps: Count = 400
     # sequences per optimizer step, over the whole mesh
-    batch: int = 32
+    batch: Count = 32
     # sequences per forward pass, over the whole mesh; 0 = batch. The rest is gradient accumulation
-    micro_batch: int = 0
+    micro_batch: CountOrZero = 0
     # sequences per step at the start, growing to batch; 0 = batch from the start
-    batch_start: int = 0
+    batch_start: CountOrZero = 0
     # share of the training tokens over which the batch grows (V3: 469B of 14.8T)
-    batch_ramp: float = 0.0
+    batch_ramp: ShareBelowOne = 0.0
     # of the weights, the data and the samples
-    seed: int = 0
+    seed: Seed = 0
 
     # Balance without an auxiliary loss (V3 section 2.1.2) and multi-token prediction
 
     # gamma: how far the routing bias moves per step
-    balance_rate: float = 0.001
+    balance_rate: NotNegative = 0.001
     # multiplier of gamma; V3: 0 for the last 500B tokens
     balance_schedule: Schedule = CONSTANT
     # alpha of the sequence-wise balance loss (V3 equations 17-20)
-    balance_loss: float = 1e-4
+    balance_loss: NotNegative = 1e-4
     # lambda of the multi-token prediction loss (V3 equation 25)
-    mtp_weight: float = 0.3
+    mtp_weight: NotNegative = 0.3
     # multiplier of lambda
     mtp_schedule: Schedule = V3_MTP
-    # decay of an exponential moving average of the weights; 0 = off
-    ema: float = 0.0
+    # decay of an exponential moving average of the weights, after a warm-up; 0 = off
+    ema: ShareBelowOne = 0.0
+
+    # Updates that go bad
+
+    # an update is skipped if its gradient norm is above this many times the recent median, or its
+    # loss above the recent median by this many times the median deviation; 0 = off. Updates that
+    # are not finite are always skipped
+    spike: NotNegative = 0.0
+    # updates skipped in a row after which the run goes back to its newest checkpoint, and on with
+    # other data; 0 = never
+    skip_limit: CountOrZero = 5
+    # times it goes back without a new checkpoint before it stops with a diagnosis
+    return_limit: CountOrZero = 3
+    # steps between checks for silent data corruption: a micro-batch's gradient is computed twice
+    # and compared bit for bit; 0 = off
+    recompute_every: CountOrZero = 0
 
     # Rhythm
 
     # steps between lines of progress
-    log_every: int = 10
+    log_every: Count = 10
     # steps between evaluations on held-out data
-    eval_every: int = 100
+    eval_every: Count = 100
     # held-out batches per evaluation
-    eval_batches: int = 8
+    eval_batches: Count = 8
     # steps between checkpoints
-    save_every: int = 100
+    save_every: Count = 100
     # newest checkpoints kept
-    keep: int = 2
+    keep: Count = 2
 
     @property
     def rows(self) -> int:

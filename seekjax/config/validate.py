@@ -1,4 +1,4 @@
-"""What the numbers of a run must satisfy before anything expensive happens.
+"""What the settings of a run must satisfy together before anything expensive happens.
 
 Each complaint is one sentence that says what to change.
 """
@@ -7,13 +7,16 @@ import itertools
 import math
 
 from seekjax.config import Config, Schedule, TrainConfig
+from seekjax.config.recipes import objective_of
+from seekjax.config.values import check_values
 from seekjax.errors import need
-
-AT_LEAST_ONE = ("steps", "batch", "log_every", "eval_every", "eval_batches", "save_every", "keep")
 
 
 def check_run(config: Config) -> None:
     """Raise ConfigError for batches, schedules, lengths or settings that do not fit each other."""
+    check_values(config)
+    if config.grpo is not None:
+        check_values(objective_of(config.grpo), "grpo.objective.")
     check_batches(config.train)
     check_lengths(config)
 
@@ -22,13 +25,6 @@ def check_run(config: Config) -> None:
         f"kernel.weights is {config.kernel.weights}: quantised weights cannot be trained, "
         "train the run they are from.",
     )
-    need(
-        config.lora.rank >= 0 and config.lora.alpha > 0,
-        f"lora.rank is {config.lora.rank} and lora.alpha {config.lora.alpha}: a rank is 0 "
-        "(off) or more, alpha above 0.",
-    )
-    ema = config.train.ema
-    need(0 <= ema < 1, f"train.ema is {ema}: a decay lies from 0 (none) to below 1.")
 
     check_schedule("optimizer.schedule", config.optimizer.schedule)
     check_schedule("train.balance_schedule", config.train.balance_schedule)
@@ -37,10 +33,6 @@ def check_run(config: Config) -> None:
 
 def check_batches(train: TrainConfig) -> None:
     """Raise ConfigError for counts of steps, sequences or checkpoints that have no meaning."""
-    for name in AT_LEAST_ONE:
-        value = getattr(train, name)
-        need(value > 0, f"train.{name} is {value}: it must be at least 1.")
-
     # A step is made of whole micro-batches, also while the batch grows.
     micro = train.rows
     need(
@@ -54,10 +46,6 @@ def check_batches(train: TrainConfig) -> None:
     )
 
     # A batch that grows does so over a share of the run.
-    need(
-        0 <= train.batch_ramp < 1,
-        f"train.batch_ramp is {train.batch_ramp}: it is a share of the run, from 0 to 1.",
-    )
     grows = train.batch_start not in (0, train.batch)
     need(
         not grows or train.batch_ramp > 0,

@@ -15,6 +15,7 @@ from seekjax.data.corpus import Corpus
 from seekjax.data.packing import Rows, Stream
 from seekjax.data.tokenizer import Tokenizer
 from seekjax.errors import DataError, need
+from seekjax.seeds import short_seed
 
 LANES = 64  # documents read side by side
 BINS = 64  # rows that packing=fit fills at a time
@@ -82,7 +83,7 @@ def train_batches(
     documents = _tokenize(mix_training(corpus, seed), tokenizer)
     if config.fim_rate:
         transform = _fill_in_the_middle(config.fim_rate, tokenizer)
-        documents = documents.random_map(transform, seed=seed)
+        documents = documents.random_map(transform, seed=short_seed(seed))
 
     # With nearly as many lanes as documents, several lanes would read one document in different
     # epochs.
@@ -307,7 +308,7 @@ def _first_fit(
         rows,
         length_struct=dict.fromkeys(fill, window),
         num_packing_bins=BINS,
-        seed=seed,
+        seed=short_seed(seed),
         padding_struct=fill,
     )
 

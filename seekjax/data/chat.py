@@ -4,7 +4,6 @@ A template is a program that comes with the weights, so it runs in a sandbox (te
 that only lets it read the messages and build text.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +11,22 @@ from typing import Any, Literal
 
 import jinja2
 
-from seekjax.data.template_sandbox import Sandbox, budget
+from seekjax.data.template_meter import budget
+from seekjax.data.template_sandbox import LONGEST, Sandbox
+from seekjax.data.template_settings import with_defaults
+from seekjax.data.text_ends import (
+    SETTINGS,
+    TEMPLATE,
+    is_old_chat_run,
+    read_settings,
+    read_text,
+    token_text,
+)
 from seekjax.data.tokenizer import BOS, EOS, THINK, THINK_END, Tokenizer
 from seekjax.errors import DataError, need
 from seekjax.storage import kind_of, write_atomically
 
 Message = dict[str, str]  # {"role": "system", "user" or "assistant", "content": text}
-LONGEST = 2**20  # characters of a template
-FILE = "chat_template.jinja"  # where checkpoints have theirs
 
 # The texts are saved next to tuned models and compared, so each newline counts.
 _TURNS = (
@@ -83,8 +90,17 @@ class ChatTemplate:
     def encode(
         self, tokenizer: Tokenizer, messages: Sequence[Message], **settings: Any
     ) -> list[int]:
-        """Return the conversation as token ids; names of special tokens become those tokens."""
-        return tokenizer.encode(self.render(messages, **settings), special=True).tolist()
+        """Return the conversation as token ids.
+
+        Names of special tokens become those tokens where the template writes them, and stay text
+        where the messages contain them.
+        """
+        try:
+            (plain, given), mark = tokenizer.control.break_names((list(messages), settings))
+        except RecursionError as error:
+            raise DataError("a message puts lists into lists without end.") from error
+        text = self.render(plain, **given)
+        return tokenizer.encode(text, special=True, mark=mark).tolist()
 
     def save(self, folder: Path, first: bool = True) -> None:
         """Save the template next to a run's weights, for `seekjax chat` to use the same one.
@@ -94,11 +110,11 @@ class ChatTemplate:
         Raises:
             DataError: the run in this folder was trained with another template.
         """
-        file = folder / FILE
+        file = folder / TEMPLATE
 
         if file.is_file() and kind_of(folder) == "run":
             need(
-                file.read_text(encoding="utf-8") == self.source,
+                read_text(file) == self.source,
                 f"the run in {folder} was trained with another chat template ({file}): name that "
                 "one with --sft.template (or --grpo.template ...), or another --out.",
                 DataError,
@@ -108,24 +124,52 @@ class ChatTemplate:
 
 
 def load_chat(
-    folder: Path,
+    folder: Path | None,
     tokenizer: Tokenizer,
     name: TemplateName = "auto",
+    settings: Sequence[str] = (),
 ) -> ChatTemplate:
-    """Return the template of `find_template`, compiled.
+    """Return the template of `find_template` with these settings, compiled.
 
     Raises:
-        DataError: tokenizer_config.json is not JSON, or the template does not compile.
+        DataError: tokenizer_config.json is not JSON, the template does not compile, or it has no
+            such setting.
     """
-    source = find_template(folder, tokenizer, name)
-    settings = _tokenizer_settings(folder)
-    bos = _token_text(settings.get("bos_token"), default=BOS)
-    eos = _token_text(settings.get("eos_token"), default=EOS)
-    return compile_chat(source, bos, eos)
+    source = with_defaults(find_template(folder, tokenizer, name), settings)
+    bos, eos = tokenizer.name_of(tokenizer.begin), tokenizer.name_of(tokenizer.stops[0])
+    if folder is not None:
+        named = read_settings(folder / SETTINGS)
+        bos = token_text(named.get("bos_token")) or bos
+        eos = token_text(named.get("eos_token")) or eos
+        if is_old_chat_run(folder):
+            bos = BOS
+    return compile_chat(source, bos or BOS, eos or EOS)
+
+
+def load_trained_chat(
+    home: Path | None,
+    out: Path | None,
+    tokenizer: Tokenizer,
+    name: TemplateName,
+    settings: Sequence[str],
+) -> tuple[ChatTemplate, Tokenizer]:
+    """Return the template that a run in `out` is trained with, and a tokenizer with its begin.
+
+    `home` is the folder of its initial model. A run that version 0.1 began goes on as it did.
+
+    Raises:
+        DataError: as `load_chat`.
+    """
+    chat = load_chat(home, tokenizer, name, settings)
+    if out is not None and is_old_chat_run(out):
+        chat = compile_chat(chat.source, BOS, chat.eos)
+
+    begin = tokenizer.id_of(chat.bos)
+    return chat, tokenizer if begin is None else tokenizer.beginning_with(begin)
 
 
 def find_template(
-    folder: Path,
+    folder: Path | None,
     tokenizer: Tokenizer,
     name: TemplateName = "auto",
 ) -> str:
@@ -139,20 +183,24 @@ def find_template(
     """
     if name != "auto":
         return BUILT_IN[name]
-
-    file = folder / FILE
-    if file.is_file():
-        return file.read_text(encoding="utf-8")
-
-    source = _tokenizer_settings(folder).get("chat_template")
-    if isinstance(source, list):
-        source = _default_template(source)
-    if source is not None:
-        return source
+    if folder is not None:
+        source = _own_template(folder)
+        if source is not None:
+            return source
 
     if tokenizer.user is None or tokenizer.assistant is None:
         return BUILT_IN["v2"]
     return BUILT_IN["v3"]
+
+
+def _own_template(folder: Path) -> Any:
+    """Return the template in a folder's files, or None. Raises DataError."""
+    file = folder / TEMPLATE
+    if file.is_file():
+        return read_text(file)
+
+    source = read_settings(folder / SETTINGS).get("chat_template")
+    return _default_template(source) if isinstance(source, list) else source
 
 
 def compile_chat(
@@ -227,34 +275,12 @@ def _overlap(text: str, tag: str) -> int:
     return 0
 
 
-def _tokenizer_settings(folder: Path) -> dict:
-    """Return tokenizer_config.json, or {} if the folder has none. Raises DataError."""
-    path = folder / "tokenizer_config.json"
-    if not path.is_file():
-        return {}
-
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(
-            f"{path} is not JSON ({error}); copy it again or name a template with --template."
-        ) from error
-    return settings if isinstance(settings, dict) else {}
-
-
 def _default_template(templates: list) -> Any:
     """Return the template named "default" in a list of named ones, or None."""
     for entry in templates:
         if isinstance(entry, dict) and entry.get("name") == "default":
             return entry.get("template")
     return None
-
-
-def _token_text(value: Any, default: str) -> str:
-    """Return a token's text, in either form that tokenizer_config.json allows."""
-    if isinstance(value, dict):
-        value = value.get("content")
-    return value if isinstance(value, str) else default
 
 
 def _first_line(error: Exception) -> str:

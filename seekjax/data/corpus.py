@@ -9,14 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from seekjax.config import DataConfig
-from seekjax.data.files import DocumentFile, open_path
+from seekjax.data.files import DocumentFile
+from seekjax.data.listing import name_files, open_path
 from seekjax.data.sources import SOURCES
 from seekjax.data.split import Split, hash_fraction, held_out_mask
 from seekjax.errors import DataError, SeekjaxError, need
 from seekjax.registry import did_you_mean, is_foreign
-from seekjax.storage import file_sha256, text_sha256
+from seekjax.storage import text_sha256
 
 SAMPLED = 100  # documents of each side that the fingerprint of a `Split` covers
+EMPTY = 2.0  # in place of the hash fraction of an empty document
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Source:
     # Facts for the manifest, of each file: name, bytes, sha256, and its documents on each side; of
     # a source that is split already: name and sha256 of a sample of its documents.
     files: tuple[dict, ...]
+    notes: tuple[str, ...] = ()  # sentences on what was left out
 
 
 @dataclass(frozen=True)
@@ -49,19 +52,34 @@ class Corpus:
         names = ", ".join([source.name for source in self.sources])
         raise DataError(f"the corpus has no source {name!r}; it has {names}.")
 
+    def left_out(self) -> list[str]:
+        """Return sentences on what lies in the sources and is not read."""
+        return [note for source in self.sources for note in source.notes]
+
+    def notes(self) -> list[str]:
+        """Return lines on what a run of this corpus does not read, or cannot measure."""
+        lines = [f"    {note}" for note in self.left_out()]
+        if sum([len(source.held_out) for source in self.sources]) == 0:
+            lines.append(
+                "    nothing is held out, so there will be no held-out figures: data.held_out is "
+                "0, or there is only one document or question"
+            )
+        return lines
+
     def manifest(self) -> dict:
         """Return a JSON-serialisable record of what was read, for the run folder."""
         sources = []
         for source in self.sources:
-            sources.append(
-                {
-                    "name": source.name,
-                    "weight": source.weight,
-                    "train": len(source.train),
-                    "held_out": len(source.held_out),
-                    "files": list(source.files),
-                }
-            )
+            record = {
+                "name": source.name,
+                "weight": source.weight,
+                "train": len(source.train),
+                "held_out": len(source.held_out),
+                "files": list(source.files),
+            }
+            if source.notes:
+                record["left_out"] = list(source.notes)
+            sources.append(record)
         return {"sources": sources}
 
     def fingerprint(self) -> str:
@@ -103,12 +121,7 @@ def load_corpus(config: DataConfig) -> Corpus:
         f"data.sources is empty; name at least one of {', '.join(SOURCES)} or a path.",
         DataError,
     )
-    need(
-        len(set(config.sources)) == len(config.sources),
-        f"data.sources names a source twice in {config.sources}; use data.weights to give one more "
-        "weight.",
-        DataError,
-    )
+    need_distinct(config.sources, "data.sources", "use data.weights to give one more weight.")
     need(
         0 <= config.held_out < 1,
         f"data.held_out={config.held_out} is not a share; choose a number from 0 to below 1.",
@@ -118,6 +131,19 @@ def load_corpus(config: DataConfig) -> Corpus:
     weights = _normalised_weights(config)
     sources = [_load(name, weight, config) for name, weight in zip(config.sources, weights)]
     return Corpus(tuple(sources))
+
+
+def need_distinct(names: Sequence[str], field: str, advice: str) -> None:
+    """Raise DataError if the names of sources name one file, folder or function twice."""
+    first: dict[str | Path, str] = {}
+    for name in names:
+        source = name if is_named(name) else Path(name).expanduser().resolve()
+        need(
+            source not in first,
+            f"{field} names a source twice, as {first.get(source)} and {name}; {advice}",
+            DataError,
+        )
+        first[source] = name
 
 
 def is_named(source: str) -> bool:
@@ -148,15 +174,15 @@ def _normalised_weights(config: DataConfig) -> list[float]:
 
 def _load(name: str, weight: float, config: DataConfig) -> Source:
     """Return a source with both of its sides."""
-    if is_named(name):
-        documents = _call(name, config)
-    else:
-        documents = open_path(_path(name), config.text_field)
+    if not is_named(name):
+        listing = open_path(_path(name), config.text_field)
+        return _split_by_hash(name, weight, listing.files, config.held_out, listing.notes)
 
+    documents = _call(name, config)
     if isinstance(documents, Split):
         facts = _sample_facts(name, documents)
         return Source(name, weight, documents.train, documents.held_out, (facts,))
-    return _split_by_hash(name, weight, documents, config.held_out)
+    return _split_by_hash(name, weight, documents, config.held_out, [])
 
 
 def _call(name: str, config: DataConfig) -> Split | Sequence[Sequence[str]]:
@@ -202,8 +228,12 @@ def _split_by_hash(
     weight: float,
     shards: Sequence[Sequence[str]],
     share: float,
+    notes: list[str],
 ) -> Source:
-    """Read every document, which checks it, and assign it to one side by its hash."""
+    """Read every document, which checks it, and assign it to one side by its hash.
+
+    Empty documents are left out, and counted in a note.
+    """
     fractions = []
     facts = []
     for number, shard in enumerate(shards):
@@ -215,33 +245,53 @@ def _split_by_hash(
         facts.append(shard_facts)
 
     sizes = [len(shard_fractions) for shard_fractions in fractions]
-    need(sum(sizes), f"{name} has no documents; leave it out of data.sources.", DataError)
-    held_out = held_out_mask(np.concatenate(fractions), share)
-
-    # Count the documents of each shard on each side, for the manifest.
-    ends = np.cumsum(sizes)
-    for shard_facts, shard_held_out in zip(facts, np.split(held_out, ends[:-1])):
-        shard_facts["train"] = int((~shard_held_out).sum())
-        shard_facts["held_out"] = int(shard_held_out.sum())
-
     numbers = np.repeat(np.arange(len(sizes)), sizes)
     rows = np.concatenate([np.arange(size) for size in sizes])
     locations = np.stack([numbers, rows], axis=1)
+    fractions = np.concatenate(fractions)
 
-    train = Documents(shards, locations[~held_out])
-    kept = Documents(shards, locations[held_out])
-    return Source(name, weight, train, kept, tuple(facts))
+    full = fractions < EMPTY
+    need(
+        full.any(),
+        f"{name} is empty: it has no document with text in it; leave it out of data.sources, or "
+        "put text into it.",
+        DataError,
+    )
+    held_out = np.zeros(len(full), bool)
+    held_out[full] = held_out_mask(fractions[full], share)
+    train = full & ~held_out
+
+    # Count the documents of each shard on each side, for the manifest.
+    train_counts = np.bincount(numbers[train], minlength=len(facts))
+    held_out_counts = np.bincount(numbers[held_out], minlength=len(facts))
+    for shard_facts, train_count, held_out_count in zip(facts, train_counts, held_out_counts):
+        shard_facts["train"] = int(train_count)
+        shard_facts["held_out"] = int(held_out_count)
+
+    # Say what is left out.
+    empty = [shard["name"] for shard in facts if shard["train"] + shard["held_out"] == 0]
+    if empty:
+        notes = [*notes, f"{name}: {len(empty):,} files are empty ({name_files(empty)})"]
+    if not full.all():
+        notes = [*notes, f"{name}: {(~full).sum():,} empty documents are left out"]
+
+    return Source(
+        name=name,
+        weight=weight,
+        train=Documents(shards, locations[train]),
+        held_out=Documents(shards, locations[held_out]),
+        files=tuple(facts),
+        notes=tuple(notes),
+    )
 
 
 def _read_file(file: DocumentFile) -> tuple[np.ndarray, dict]:
-    """Return the hash fractions of a file's documents, and its facts for the manifest."""
-    fractions = np.array([hash_fraction(text) for text in file])
-    facts = {
-        "name": file.name,
-        "bytes": file.path.stat().st_size,
-        "sha256": file_sha256(file.path),
-    }
-    return fractions, facts
+    """Return the hash fractions of a file's documents, and its facts for the manifest.
+
+    The fraction of an empty document is EMPTY.
+    """
+    fractions = np.array([hash_fraction(text) if text else EMPTY for text in file])
+    return fractions, file.facts()
 
 
 def _read_shard(shard: Sequence[str], name: str) -> tuple[np.ndarray, dict]:
@@ -252,14 +302,8 @@ def _read_shard(shard: Sequence[str], name: str) -> tuple[np.ndarray, dict]:
 
     for row in range(len(shard)):
         text = shard[row]
-        need(
-            isinstance(text, str),
-            f"{name} document {row} is of type {type(text).__name__}; a document must be a str.",
-            DataError,
-        )
-        fractions.append(hash_fraction(text))
-
-        data = text.encode()
+        data = _encoded(text, f"{name} document {row}")
+        fractions.append(hash_fraction(text) if text else EMPTY)
         sha256.update(f"{len(data)} ".encode())  # so that the cuts between documents count
         sha256.update(data)
         size += len(data)
@@ -267,22 +311,32 @@ def _read_shard(shard: Sequence[str], name: str) -> tuple[np.ndarray, dict]:
     return np.array(fractions), {"name": name, "bytes": size, "sha256": sha256.hexdigest()}
 
 
+def _encoded(text: object, where: str) -> bytes:
+    """Return a document in UTF-8. Raises DataError if it is not text."""
+    if not isinstance(text, str):
+        raise DataError(f"{where} is of type {type(text).__name__}; a document must be a str.")
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where} holds half a character (\\u{ord(text[error.start]):04x}); repair it."
+        ) from error
+
+
 def _sample_facts(name: str, split: Split) -> dict:
     """Return a record of the first documents, which tells another version of a generator."""
-    sample = []
-    for index in range(SAMPLED):
-        for side in (split.train, split.held_out):
-            if index < len(side):
-                sample.append(side[index])
-
     need(
         len(split.train),
         f"{name} has no training documents; leave it out of data.sources.",
         DataError,
     )
-    need(
-        all(isinstance(text, str) for text in sample),
-        f"the data source {name} has a document that is not a str; convert it to text.",
-        DataError,
-    )
+
+    sample = []
+    for index in range(SAMPLED):
+        for side in (split.train, split.held_out):
+            if index < len(side):
+                _encoded(side[index], f"{name} document {index}")
+                sample.append(side[index])
+
+    need(any(sample), f"{name} has only empty documents; leave it out of data.sources.", DataError)
     return {"name": f"{len(sample)} documents of {name}", "sha256": text_sha256("".join(sample))}

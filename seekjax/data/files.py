@@ -2,24 +2,44 @@
 
 Every class here is a sequence of documents (`len(file)`, `file[row] -> str`) that several threads
 can read and that can be sent to another process: what `cached_property` opened is left behind. A
-document is checked when it is read, and `load_corpus` reads each one once before training.
+document is checked when it is read, and `load_corpus` reads each one once before training. A file
+that changes after that is refused, so that a run reads what its data.json records.
 
 Grain's own sources are not enough here. Its Parquet reader is sequential, and its ArrayRecord
 reader reports neither a damaged file nor a missing package in the user's terms.
 """
 
+import io
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from seekjax.data.compressed import UNPACKERS, unpack
 from seekjax.errors import DataError, need
 from seekjax.extras import import_extra
+from seekjax.storage import file_sha256
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # that some editors write before UTF-8
+
+
+class Status(NamedTuple):
+    """What a file system records of a file, which differs after every change."""
+
+    size: int
+    modified: int  # nanoseconds
+    inode: int
+
+    @classmethod
+    def of(cls, result: os.stat_result) -> "Status":
+        """Return the status in the result of `stat`."""
+        return cls(result.st_size, result.st_mtime_ns, result.st_ino)
 
 
 @dataclass
@@ -29,6 +49,65 @@ class DocumentFile(Sequence[str]):
     path: Path
     name: str  # of the file in messages and in the manifest
     text_field: str = "text"  # column or key that holds the text
+    status: Status = field(init=False, repr=False)
+    sha256: str | None = field(init=False, repr=False, default=None)  # recorded by `facts`
+
+    def __post_init__(self):
+        with _reading(self.name):
+            self.status = Status.of(self.path.stat())
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the manifest of a run records of this file: name, bytes and SHA-256.
+
+        Call it after all documents were read. Raises DataError if the file has changed meanwhile.
+        """
+        with _reading(self.name):
+            self.sha256 = file_sha256(self.path)
+        self.need_unchanged(same_content=False)
+        return {"name": self.name, "bytes": self.status.size, "sha256": self.sha256}
+
+    def need_unchanged(self, status: Status | None = None, same_content: bool = True) -> None:
+        """Raise DataError if the file's status, now or of an open handle, is another.
+
+        With `same_content`, a file that was only touched or copied is accepted by its SHA-256.
+        """
+        with _reading(self.name):
+            status = status or Status.of(self.path.stat())
+            if status == self.status:
+                return
+            if same_content and self.sha256 and file_sha256(self.path) == self.sha256:
+                self.status = status
+                return
+        raise DataError(
+            f"{self.name} was changed while this run reads it (from {self.status.size:,} to "
+            f"{status.size:,} bytes); put the old file back, or start a new run on the new one."
+        )
+
+    @contextmanager
+    def stream(self) -> Iterator[BinaryIO]:
+        """Open the unpacked contents. Raises DataError if the file is gone or changed.
+
+        A handle that stays open could be shared neither between threads nor with another process.
+        """
+        if self.path.suffix.lower() in UNPACKERS:
+            yield io.BytesIO(self.unpacked)
+            return
+        with _reading(self.name), self.path.open("rb") as stream:
+            self.need_unchanged(Status.of(os.fstat(stream.fileno())))
+            yield stream
+
+    @cached_property
+    def unpacked(self) -> bytes:
+        """The contents of a compressed file."""
+        self.need_unchanged()
+        with _reading(self.name):
+            return unpack(self.path, self.name)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return some bytes of the unpacked contents."""
+        with self.stream() as stream:
+            stream.seek(offset)
+            return stream.read(size)
 
     def __iter__(self) -> Iterator[str]:
         for row in range(len(self)):
@@ -55,11 +134,12 @@ class TextFile(DocumentFile):
     sections: list[tuple[int, int]] = field(init=False, repr=False)  # byte offset, bytes
 
     def __post_init__(self):
+        super().__post_init__()
         self.sections = []
         start = 0
         end = 0
 
-        with _reading(self.name), self.path.open("rb") as stream:
+        with self.stream() as stream:
             for line in stream:
                 end += len(line)
                 if self.section and end - start >= self.section:
@@ -68,18 +148,16 @@ class TextFile(DocumentFile):
 
         if end > start:
             self.sections.append((start, end - start))
-        need(
-            self.sections,
-            f"{self.name} is empty; remove it from data.sources or put text into it.",
-            DataError,
-        )
 
     def __len__(self) -> int:
         return len(self.sections)
 
     def __getitem__(self, row: int) -> str:
         offset, size = self.sections[row]
-        return _decode(_read(self, offset, size), self.name)
+        data = self.read(offset, size)
+        if offset == 0:
+            data = data.removeprefix(BYTE_ORDER_MARK)
+        return _decode(data, self.name)
 
 
 @dataclass
@@ -90,32 +168,28 @@ class JsonLines(DocumentFile):
     lines: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self):
+        super().__post_init__()
         lines = []
         offset = 0
 
-        with _reading(self.name), self.path.open("rb") as stream:
+        with self.stream() as stream:
             for number, line in enumerate(stream, 1):
                 if line.strip():
                     lines.append((number, offset, len(line)))
                 offset += len(line)
 
-        need(
-            lines,
-            f"{self.name} is empty; a .jsonl file needs one JSON object a line.",
-            DataError,
-        )
-        self.lines = np.array(lines, np.int64)
+        self.lines = np.array(lines, np.int64).reshape(-1, 3)
 
     def __len__(self) -> int:
         return len(self.lines)
 
     def __getitem__(self, row: int) -> Any:
         number, offset, size = map(int, self.lines[row])
-        return self._parse(_read(self, offset, size), number)
+        return self._parse(self.read(offset, size), number)
 
     def __iter__(self) -> Iterator[Any]:
         """Yield the same documents in one pass, without opening the file for each."""
-        with _reading(self.name), self.path.open("rb") as stream:
+        with self.stream() as stream:
             for number, line in enumerate(stream, 1):
                 if line.strip():
                     yield self._parse(line, number)
@@ -127,12 +201,21 @@ class JsonLines(DocumentFile):
     def record(self, line: bytes, number: int) -> Any:
         """Return the JSON value on a line. Raises DataError if the line is not valid JSON."""
         where = self._where(number)
+        if number == 1:
+            line = line.removeprefix(BYTE_ORDER_MARK)
+        text = _decode(line, where)
         try:
-            return json.loads(_decode(line, where))
+            return json.loads(text)
         except json.JSONDecodeError as error:
             raise DataError(
                 f"{where} is not valid JSON ({error.msg} at column {error.colno}); the file may be "
                 "truncated: repair or delete that line."
+            ) from error
+        # A number of thousands of digits, or a thousand nested brackets
+        except (ValueError, RecursionError) as error:
+            raise DataError(
+                f"{where} is JSON that cannot be read ({type(error).__name__}): shorten its "
+                "numbers, or delete that line."
             ) from error
 
     def _where(self, number: int) -> str:
@@ -151,6 +234,7 @@ class Parquet(DocumentFile):
         parquet = import_extra("pyarrow.parquet", "parquet", self.name, DataError)
         pyarrow = import_extra("pyarrow", "parquet", self.name, DataError)
 
+        self.need_unchanged()
         try:
             with parquet.ParquetFile(self.path) as file:
                 names = file.schema_arrow.names
@@ -168,16 +252,16 @@ class Parquet(DocumentFile):
                 "write or copy it again."
             ) from error
 
-        is_text = pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type)
+        # A categorical column is one of numbers, with a table of the texts that they stand for.
+        if pyarrow.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+
+        kinds = pyarrow.types
+        of_text = kinds.is_string(column.type) or kinds.is_string_view(column.type)
         need(
-            is_text,
+            of_text or kinds.is_large_string(column.type),
             f"{self.name} column {self.text_field!r} holds {column.type}, not text; set "
             "data.text_field to a string column.",
-            DataError,
-        )
-        need(
-            len(column) > 0,
-            f"{self.name} has no rows; remove it from data.sources.",
             DataError,
         )
         return column
@@ -205,17 +289,17 @@ class ArrayRecord(DocumentFile):
 
     @cached_property
     def reader(self) -> Any:
-        """The open reader. Raises DataError if the file is damaged or empty."""
+        """The open reader. Raises DataError if the file is damaged."""
         module = import_extra(
             "array_record.python.array_record_module", "arrayrecord", self.name, DataError
         )
 
+        self.need_unchanged()
         with self._readable():
             reader = module.ArrayRecordReader(str(self.path))
             if reader.num_records() == 0:
                 # A damaged file also reports that it has no records; only reading says why.
                 reader.read_all()
-                raise DataError(f"{self.name} has no records; remove it from data.sources.")
         return reader
 
     def __len__(self) -> int:
@@ -232,7 +316,7 @@ class ArrayRecord(DocumentFile):
 
         try:
             parsed = json.loads(text)
-        except json.JSONDecodeError:  # plain text that happens to begin with a brace
+        except (ValueError, RecursionError):  # plain text that happens to begin with a brace
             return text
         return _text_of(parsed, self.text_field, where)
 
@@ -247,55 +331,6 @@ class ArrayRecord(DocumentFile):
                 f"{self.name} is not a readable ArrayRecord file ({reason}); it may be truncated: "
                 "write or copy it again."
             ) from error
-
-
-FORMATS: dict[str, type[DocumentFile]] = {
-    ".txt": TextFile,
-    ".jsonl": JsonLines,
-    ".parquet": Parquet,
-    ".arrayrecord": ArrayRecord,
-    ".array_record": ArrayRecord,
-}
-
-
-def open_path(path: Path, text_field: str) -> list[DocumentFile]:
-    """Return the document files at an existing path.
-
-    They are the file itself, or every file of a known format below a folder, sorted by name,
-    without hidden ones.
-
-    Raises:
-        DataError: none of the files has a known format.
-    """
-    known = ", ".join(FORMATS)
-
-    if path.is_file():
-        need(
-            path.suffix in FORMATS,
-            f"{path} has an unknown format; convert it to one of {known}.",
-            DataError,
-        )
-        return [_open_file(path, text_field)]
-
-    files = []
-    for file in sorted(path.rglob("*")):
-        parts = file.relative_to(path).parts
-        hidden = any(part.startswith(".") for part in parts)
-        if file.suffix in FORMATS and file.is_file() and not hidden:
-            files.append(_open_file(file, text_field))
-
-    need(
-        files,
-        f"the folder {path} holds no file of a known format; it needs at least one of {known}.",
-        DataError,
-    )
-    return files
-
-
-def _open_file(path: Path, text_field: str) -> DocumentFile:
-    """Return a file of a known format, named by its path."""
-    file_type = FORMATS[path.suffix]
-    return file_type(path, str(path), text_field)
 
 
 def _text_of(record: Any, text_field: str, where: str) -> str:
@@ -318,6 +353,14 @@ def _text_of(record: Any, text_field: str, where: str) -> str:
             f"{where} has a {type(text).__name__} under {text_field!r}, not a string; set "
             "data.text_field to a text key."
         )
+
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where} holds half a character (\\u{ord(text[error.start]):04x}); repair it, or "
+            "delete that row."
+        ) from error
     return text
 
 
@@ -329,16 +372,6 @@ def _decode(data: bytes, where: str) -> str:
         raise DataError(
             f"{where} is not UTF-8 text (byte {error.start}); convert it to UTF-8."
         ) from error
-
-
-def _read(file: DocumentFile, offset: int, size: int) -> bytes:
-    """Return bytes of a file, which is opened for each read.
-
-    A handle that stays open could be shared neither between threads nor with another process.
-    """
-    with _reading(file.name), file.path.open("rb") as stream:
-        stream.seek(offset)
-        return stream.read(size)
 
 
 @contextmanager

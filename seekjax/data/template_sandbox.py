@@ -10,40 +10,41 @@ Jinja has hooks for operators, calls and attributes, which `Sandbox` overrides. 
 inserts calls of `charge`, `charged` and `charged_loop` into the parsed template.
 """
 
-import json
 import re
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager
-from contextvars import ContextVar
-from functools import wraps
-from itertools import chain
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jinja2 import Template, TemplateError, nodes
-from jinja2.filters import do_indent
+from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
-from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
-# The unit of the budget is roughly one character read or written.
-BASE = 2**22  # of every render
-PER_CHARACTER = 64  # of the conversation
-STEP = 16  # charge for one turn of a loop, one call of a macro, or looking into a list
+from seekjax.data import template_functions as functions
+from seekjax.data.template_meter import (
+    STEP,
+    charge,
+    charged,
+    charged_loop,
+    concatenate,
+    metered_function,
+    price,
+    size,
+)
 
-DEEPEST = 64  # lists inside lists
-LONGEST_INT = 64  # bits
-WIDEST_INDENT = 64  # characters
-WIDEST_JSON_INDENT = 16
+LONGEST = 2**17  # characters of a template
+MOST_NODES = 2**13  # of its syntax tree: R1's has 312, and compiling takes a second at the limit
+REPEATED = (str, list, tuple)  # by the operator *
 LARGEST_BASE, LARGEST_EXPONENT = 2**16, 16  # of a power
 
 # fmt: off
 METHODS = {
     str: frozenset({
-        "capitalize", "count", "endswith", "find", "format", "index", "isalnum", "isalpha",
-        "isdigit", "islower", "isspace", "isupper", "join", "lower", "lstrip", "removeprefix",
-        "removesuffix", "replace", "rfind", "rsplit", "rstrip", "split", "splitlines",
-        "startswith", "strip", "title", "upper",
+        "capitalize", "casefold", "count", "endswith", "find", "format", "index", "isalnum",
+        "isalpha", "isdecimal", "isdigit", "islower", "isnumeric", "isspace", "isupper", "join",
+        "lower", "lstrip", "partition", "removeprefix", "removesuffix", "replace", "rfind",
+        "rpartition", "rsplit", "rstrip", "split", "splitlines", "startswith", "strip",
+        "swapcase", "title", "upper",
     }),
     dict: frozenset({"get", "items", "keys", "values"}),
     list: frozenset({"count", "index"}),
@@ -56,82 +57,16 @@ FILTERS = (
     "upper",
 )
 # fmt: on
-# Methods and filters whose work is the size of the value times the size of the arguments.
-PRODUCTS = {"join", "strip", "lstrip", "rstrip", "trim"}
+class GenerationTag(Extension):
+    """{% generation %}...{% endgeneration %}, which marks an answer for trainers: its contents."""
 
-DICT_VIEWS = (type({}.items()), type({}.keys()), type({}.values()))
-COLLECTIONS = (list, tuple, set, frozenset, *DICT_VIEWS)
+    tags = {"generation"}  # noqa: RUF012
 
-# What is left of the budget: a list of one number, which `charge` reduces.
-_left: ContextVar[list[int]] = ContextVar("left")
-
-
-@contextmanager
-def budget(given: Any = "") -> Iterator[None]:
-    """Set the budget of the block, which compiles or renders a template, by the size of `given`."""
-    token = _left.set([2**62])  # enough to measure `given`
-    try:
-        _left.set([BASE + PER_CHARACTER * size(given)])
-        yield
-    finally:
-        _left.reset(token)
-
-
-def charge(amount: int) -> None:
-    """Reduce the budget. Raises TemplateError once it is used up."""
-    left = _left.get()
-    left[0] -= amount
-    if left[0] < 0:
-        raise TemplateError("it builds far more than a conversation of this size needs")
-
-
-def size(value: Any, depth: int = DEEPEST) -> int:
-    """Return the work of reading or writing a value, up to a little over the rest of the budget.
-
-    An element that a collection holds several times counts as often.
-
-    Raises:
-        TemplateError: the value has an integer or a nesting beyond the limits.
-    """
-    if depth == 0:
-        raise TemplateError(f"it puts lists into lists more than {DEEPEST} deep")
-    if isinstance(value, str):
-        return 1 + len(value)
-    if isinstance(value, int) and value.bit_length() > LONGEST_INT:
-        raise TemplateError(f"it computes with integers of more than {LONGEST_INT} bits")
-
-    if isinstance(value, Mapping):
-        parts = chain.from_iterable(value.items())
-    elif isinstance(value, COLLECTIONS):
-        parts = value
-    else:
-        return 1
-
-    total = STEP
-    for part in parts:
-        total += size(part, depth - 1)
-        if total > _left.get()[0]:
-            break
-    return total
-
-
-def charged(value: Any) -> Any:
-    """Charge for the size of a value, and return it."""
-    charge(size(value))
-    return value
-
-
-def charged_loop(values: Any) -> Any:
-    """Charge for the length of what a loop iterates over, and return it."""
-    length = len(values) if isinstance(values, Sized) else 0
-    charge(STEP * (1 + length))
-    return values
-
-
-def concatenate(*values: Any) -> str:
-    """Return `a ~ b ~ ...`."""
-    texts = [str(charged(value)) for value in values]
-    return "".join(texts)
+    def parse(self, parser: Any) -> nodes.Node:
+        """Return the contents as a scope of their own."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=line)
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
@@ -150,20 +85,32 @@ class Sandbox(ImmutableSandboxedEnvironment):
             trim_blocks=True,
             lstrip_blocks=True,
             finalize=charged,
-            extensions=["jinja2.ext.loopcontrols"],
+            extensions=["jinja2.ext.loopcontrols", GenerationTag],
         )
-        self.filters = {name: _metered(self.filters[name], name) for name in FILTERS}
-        self.filters |= {"tojson": to_json, "indent": indent, "safe": as_text}
-        self.tests = {name: _metered(test) for name, test in self.tests.items()}
+        self.filters = {name: metered_function(self.filters[name], name) for name in FILTERS}
+        self.filters |= {
+            "tojson": functions.to_json,
+            "indent": functions.indent,
+            "safe": functions.as_text,
+            "format": functions.percent_format,
+        }
+        self.tests = {name: metered_function(test) for name, test in self.tests.items()}
         self.globals = {
-            "namespace": namespace,
-            "range": metered_range,
-            "raise_exception": raise_exception,
+            "namespace": functions.namespace,
+            "dict": functions.metered_dict,
+            "range": functions.metered_range,
+            "raise_exception": functions.raise_exception,
+            "strftime_now": functions.strftime_now,
         }
 
     def compile_metered(self, source: str) -> Template:
         """Return a template ready to render; whatever is wrong with the source is raised."""
-        tree = _Meter().visit(self.parse(source))
+        parsed = self.parse(source)
+        for number, _ in enumerate(parsed.find_all(nodes.Node)):
+            if number == MOST_NODES:
+                raise TemplateError(f"it has more than {MOST_NODES} parts")
+
+        tree = _Meter().visit(parsed)
         tree.set_environment(self).set_lineno(1)
         return self.from_string(tree)
 
@@ -193,30 +140,29 @@ class Sandbox(ImmutableSandboxedEnvironment):
         left: Any,
         right: Any,
     ) -> Any:
-        """Allow arithmetic on numbers, with small powers, and `+` on anything."""
-        numbers = isinstance(left, (int, float)) and isinstance(right, (int, float))
+        """Allow arithmetic on numbers, with small powers, and on texts and lists +, * and %."""
+        if operator == "%" and isinstance(left, str):
+            return functions.percent(left, right)
+        if operator == "*" and isinstance(left, REPEATED) and isinstance(right, int):
+            return functions.repeat(left, right)
+        if operator == "*" and isinstance(right, REPEATED) and isinstance(left, int):
+            return functions.repeat(right, left)
 
-        if operator == "**":
-            allowed = numbers and abs(left) <= LARGEST_BASE and abs(right) <= LARGEST_EXPONENT
-        else:
-            allowed = numbers or operator == "+"
-        if not allowed:
-            raise TemplateError(
-                f"a chat template has no need of {type(left).__name__} {operator} "
-                f"{type(right).__name__}"
-            )
-
+        _check_numbers(operator, left, right)
         return super().call_binop(context, operator, charged(left), charged(right))
 
     def call(self, context, function, *args, **kwargs):
-        """Charge for a built-in method before it is called."""
+        """Charge for the arguments, and for a built-in method before it is called."""
+        charge(STEP * (len(args) + len(kwargs)))
+        if getattr(function, "__name__", "") == "changed":  # of a loop: it compares the arguments
+            charge(size(args))
         if isinstance(function, types.BuiltinMethodType):
             own = function.__self__
             # Looking up a key does not read the whole dict.
             value = None if isinstance(own, Mapping) else own
             internal = ("_loop_vars", "_block_vars")  # Jinja's own arguments
             given = {name: arg for name, arg in kwargs.items() if name not in internal}
-            charge(_price(function.__name__, value, args, given))
+            charge(price(function.__name__, value, args, given))
 
         return super().call(context, function, *args, **kwargs)
 
@@ -257,6 +203,17 @@ class _Meter(NodeTransformer):
             operand.expr = _call("charged", operand.expr)
         return node
 
+    def visit_Call(self, node: Any) -> Any:
+        """Charge for *lists and **dicts before they become arguments."""
+        node = self.generic_visit(node)
+        if node.dyn_args is not None:
+            node.dyn_args = _call("charged_loop", node.dyn_args)
+        if node.dyn_kwargs is not None:
+            node.dyn_kwargs = _call("charged_loop", node.dyn_kwargs)
+        return node
+
+    visit_Filter = visit_Test = visit_Call
+
     def visit_Getitem(self, node: Any) -> Any:
         node = self.generic_visit(node)
         if isinstance(node.arg, nodes.Slice):  # which copies
@@ -283,103 +240,18 @@ class _Meter(NodeTransformer):
     visit_CallBlock = visit_Block = visit_Macro
 
 
+def _check_numbers(operator: str, left: Any, right: Any) -> None:
+    """Raise TemplateError unless an operator is +, or works on numbers and its power is small."""
+    allowed = isinstance(left, (int, float)) and isinstance(right, (int, float))
+    if allowed and operator == "**":
+        allowed = abs(left) <= LARGEST_BASE and abs(right) <= LARGEST_EXPONENT
+    if not allowed and operator != "+":
+        raise TemplateError(
+            f"a chat template has no need of {type(left).__name__} {operator} "
+            f"{type(right).__name__}"
+        )
+
+
 def _call(name: str, *args: nodes.Expr) -> nodes.Call:
     """Return a call of one of the sandbox's functions, for a parsed template."""
     return nodes.Call(nodes.EnvironmentAttribute(name), list(args), [], None, None)
-
-
-def _price(
-    name: str,
-    value: Any,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-) -> int:
-    """Return the charge for a method or filter of that name on a value."""
-    own = size(value)
-    given = 1 + sum(size(argument) for argument in (*args, *kwargs.values()))
-
-    if name == "replace":
-        replacements = str(value).count(str(args[0])) if args else own
-        return own + given * (1 + replacements)
-    if name in PRODUCTS:
-        return own * given
-    return own + given
-
-
-def _metered(function: Callable, name: str = "") -> Callable:
-    """Return a filter or a test that charges for its arguments and its result."""
-    # Jinja passes the environment or context first to functions that carry this mark.
-    first = 1 if hasattr(function, "jinja_pass_arg") else 0
-
-    @wraps(function)  # which copies the mark
-    def metered(*args: Any, **kwargs: Any) -> Any:
-        value, *others = args[first:]
-        charge(_price(name, value, others, kwargs))
-        return charged(function(*args, **kwargs))
-
-    return metered
-
-
-def metered_range(*bounds: int) -> range:
-    """Return `range(...)`, charged by its length."""
-    numbers = range(*bounds)
-    charge(STEP * len(numbers))
-    return numbers
-
-
-class _Namespace(Namespace):
-    def __repr__(self) -> str:
-        # Jinja's own would be endless for two namespaces that contain each other many times.
-        return "<namespace>"
-
-
-def namespace(*args: Any, **kwargs: Any) -> Namespace:
-    """Return a `namespace(...)`, whose attributes a template may set."""
-    return _Namespace(*charged(args), **charged(kwargs))
-
-
-def raise_exception(message: str) -> None:
-    """Raise the template's own error."""
-    raise TemplateError(message)
-
-
-def as_text(text: Any) -> str:
-    """Return the value as plain text: the filter `safe`, without markup for HTML."""
-    return str(charged(text))
-
-
-def to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Return plain JSON as transformers does; Jinja's own `tojson` escapes it for HTML."""
-    if indent is not None and not 0 <= indent <= WIDEST_JSON_INDENT:
-        raise TemplateError(f"it indents by {indent}")
-
-    encoder = json.JSONEncoder(
-        ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
-    pieces = encoder.iterencode(charged(value))
-    return "".join(map(charged, pieces))
-
-
-def indent(
-    text: str,
-    width: int | str = 4,
-    first: bool = False,
-    blank: bool = False,
-) -> str:
-    """Return the text indented as Jinja does, by at most WIDEST_INDENT."""
-    if isinstance(width, str):
-        margin = width
-    else:
-        margin = " " * min(width, WIDEST_INDENT + 1)
-    if len(margin) > WIDEST_INDENT:
-        raise TemplateError(f"it indents by {width if isinstance(width, int) else len(margin)}")
-
-    lines = str(charged(text)).splitlines()
-    charge((1 + len(lines)) * len(margin))
-    return do_indent(str(text), margin, first, blank)

@@ -12,7 +12,9 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
 from seekjax.config import DataConfig
+from seekjax.data.control_tokens import ControlTokens
 from seekjax.data.corpus import Corpus
+from seekjax.data.text_ends import TextEnds, read_text_ends
 from seekjax.errors import DataError, need
 from seekjax.storage import cache_folder, text_sha256, write_atomically
 
@@ -45,6 +47,7 @@ class Tokenizer:
     Attributes:
         size: Number of ids in use; at most `vocab`, the rows of the model's embedding.
         eos: Id that ends a document.
+        ends: The ids that a text begins and ends with: `begin`, and any of `stops`.
         pad: Id that fills a row; the same as eos if the file has no padding token.
         bos, user, assistant, fim_prefix, fim_hole, fim_end: Further ids, or None for a token that
             the file lacks.
@@ -58,8 +61,11 @@ class Tokenizer:
         backend: tokenizers.Tokenizer,
         vocab: int,
         origin: str,
+        ends: TextEnds | None = None,
     ):
         """Wrap a tokenizer of the `tokenizers` library; `origin` names it in messages.
+
+        Without `ends` a text begins and ends with the end-of-document token.
 
         Raises:
             DataError: the tokenizer has more than `vocab` ids, is not byte-level, or lacks an
@@ -102,22 +108,49 @@ class Tokenizer:
         self.fim_hole: int | None = backend.token_to_id(FIM_HOLE)
         self.fim_end: int | None = backend.token_to_id(FIM_END)
 
+        self.ends = ends or TextEnds(eos, (eos,))
+
         added = backend.get_added_tokens_decoder()
         self._added = {token.content: id for id, token in added.items()}
+        self.control = ControlTokens(added, self.ends.stops)
         self.bytes_V = _bytes_per_id(backend, vocab)
 
     def __reduce__(self):
         # Another process constructs it again: the library's pickle drops `encode_special_tokens`.
-        return Tokenizer, (self._backend, self._vocab, self._origin)
+        return Tokenizer, (self._backend, self._vocab, self._origin, self.ends)
 
-    def encode(self, text: str, *, special: bool = False) -> np.ndarray:
+    @property
+    def begin(self) -> int:
+        """The id that a text begins with."""
+        return self.ends.begin
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """The ids that end a text."""
+        return self.ends.stops
+
+    def beginning_with(self, id: int) -> "Tokenizer":
+        """Return a tokenizer whose texts begin with this id."""
+        if id == self.begin:
+            return self
+        return Tokenizer(self._backend, self._vocab, self._origin, TextEnds(id, self.stops))
+
+    def name_of(self, id: int) -> str | None:
+        """Return the name of a token."""
+        return self._backend.id_to_token(id)
+
+    def id_of(self, name: str) -> int | None:
+        """Return the id of the token with this name, or None."""
+        return self._backend.token_to_id(name)
+
+    def encode(self, text: str, *, special: bool = False, mark: str = "") -> np.ndarray:
         """Return the int32 ids of a text.
 
-        With `special`, names of special tokens in the text become those tokens. Use it for chat
-        templates and never for documents.
+        With `special`, names of special tokens in the text become those tokens, except where
+        `mark` breaks them; it is left out. Use it for chat templates and never for documents.
         """
         if not special:
-            return np.array(self._backend.encode(text, add_special_tokens=False).ids, np.int32)
+            return np.array(self._plain_ids(text), np.int32)
 
         names = "|".join(map(re.escape, self._added))
         ids = []
@@ -125,8 +158,22 @@ class Tokenizer:
             if piece in self._added:
                 ids.append(np.array([self._added[piece]], np.int32))
             else:
-                ids.append(self.encode(piece))
+                ids.append(self.encode(piece.replace(mark, "") if mark else piece))
         return np.concatenate(ids)
+
+    def _plain_ids(self, text: str) -> list[int]:
+        """The ids of a text without special tokens.
+
+        The library would recognise a control token that the file does not mark as special: its
+        name is encoded in two parts.
+        """
+        ids: list[int] = []
+        start = 0
+        for name in self.control.unmarked.finditer(text):
+            middle = name.start() + 1
+            ids += self._backend.encode(text[start:middle], add_special_tokens=False).ids
+            start = middle
+        return ids + self._backend.encode(text[start:], add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int] | np.ndarray, *, special: bool = False) -> str:
         """Return the text of token ids; bytes that form no character become U+FFFD.
@@ -136,15 +183,21 @@ class Tokenizer:
         return self._backend.decode([int(id) for id in ids], skip_special_tokens=not special)
 
     def save(self, folder: Path) -> Path:
-        """Write folder/tokenizer.json atomically and return its path."""
+        """Write folder/tokenizer.json, and how texts begin and end; return the path."""
         path = Path(folder) / "tokenizer.json"
         path.parent.mkdir(parents=True, exist_ok=True)
+        self.ends.save(path.parent, self.name_of, self.pad)
         write_atomically(path, self._backend.to_str())
         return path
 
     def fingerprint(self) -> str:
         """Return a hash of everything that decides how text is encoded."""
-        return text_sha256(self._backend.to_str())
+        content = self._backend.to_str()
+        if "TemplateProcessing" in content:  # for transformers, which begins texts by it
+            without = tokenizers.Tokenizer.from_str(content)
+            without.post_processor = None  # pyright: ignore[reportAttributeAccessIssue]
+            content = without.to_str()
+        return text_sha256(content)
 
 
 def load_tokenizer(
@@ -184,26 +237,11 @@ def read_tokenizer(path: Path, vocab: int) -> Tokenizer:
         raise DataError(
             f"{file} is not a readable tokenizer.json ({error}); delete it or copy it again."
         ) from error
-    return Tokenizer(backend, vocab, str(file))
-
-
-def first_token_id(folder: Path, tokenizer: Tokenizer) -> int:
-    """Return the id that a text begins with, for the model in this folder.
-
-    Published models begin with the bos_token that tokenizer_config.json names. Without one it is
-    the end-of-document token, because models trained here read documents that follow others.
-    """
-    try:
-        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        name = settings.get("bos_token")
-        if isinstance(name, dict):
-            name = name.get("content")
-    except (OSError, ValueError, AttributeError):
-        name = None
-
-    if name == BOS and tokenizer.bos is not None:
-        return tokenizer.bos
-    return tokenizer.eos
+    tokenizer = Tokenizer(backend, vocab, str(file))
+    if file.name != "tokenizer.json":  # the files next to it may belong to anything
+        return tokenizer
+    ends = read_text_ends(file.parent, tokenizer.id_of, vocab, tokenizer.bos, tokenizer.eos)
+    return Tokenizer(backend, vocab, str(file), ends)
 
 
 def _cached_bpe(vocab: int, corpus: Corpus | None) -> Tokenizer:

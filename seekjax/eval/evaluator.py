@@ -1,11 +1,8 @@
 """Evaluation on problems, in batches: what `seekjax eval --task` and `seekjax sample` share."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
-
-import jax
 
 from seekjax.checkpoint.config_json import read_config
 from seekjax.checkpoint.read import newest_undamaged
@@ -15,12 +12,12 @@ from seekjax.errors import DataError, need
 from seekjax.generate.generator import bucket
 from seekjax.open import OpenedModel, need_tokenizer
 from seekjax.post.rollout.grader import GradedSample, Grader
-from seekjax.post.rollout.problems import TaskProblems
+from seekjax.post.rollout.problems import TaskProblems, distinct
 from seekjax.post.rollout.reward import make_reward
 from seekjax.post.rollout.rollouts import Rollouts
 from seekjax.post.rollout.sampler import Sampler
+from seekjax.seeds import root_key
 from seekjax.storage import kind_of
-from seekjax.tasks import Problem
 from sharding.rules import split_by
 
 MAX_NEW = 256  # tokens of a sample, if the run does not set them
@@ -41,6 +38,8 @@ class EvalConfig:
     top_k: int = 0  # only this number of the most likely tokens; 0 = all
     top_p: float = 1.0  # only the most likely tokens that hold this share of the probability
     template: TemplateName = "auto"  # of the chat; auto: the folder's own, else v3
+    # settings of the template, as thinking=true for V3.1
+    template_settings: tuple[str, ...] = ()
     seed: int = 0  # of problems and draws
 
 
@@ -68,7 +67,7 @@ class Evaluator:
 
         # the problems, as prompts
         tokenizer = need_tokenizer(opened)
-        chat = load_chat(opened.folder.expanduser(), tokenizer, settings.template)
+        chat = load_chat(opened.folder, tokenizer, settings.template, settings.template_settings)
         reward = make_reward((("accuracy", 1.0),), "en", self.max_new)
         self.grader = Grader(chat, tokenizer, reward)
         problems = TaskProblems(settings.task, settings.seed)
@@ -106,7 +105,7 @@ class Evaluator:
         What is drawn depends on the seed and the problem's number, not on the rest of the batch.
         """
         group = self.settings.samples
-        key = jax.random.key(self.settings.seed)
+        key = root_key(self.settings.seed)
         began = time.perf_counter()
         tokens = 0
         for first in range(0, len(self.problems), self.size):
@@ -146,17 +145,3 @@ def default_max_new(opened: OpenedModel) -> int:
     if config.distill and config.distill.on_policy:
         return config.distill.sampling.max_new
     return MAX_NEW
-
-
-def distinct(side: Callable[[int, int], Sequence[Problem]], wanted: int) -> list[Problem]:
-    """Return the first `wanted` problems of a side that differ in their canonical form.
-
-    There are fewer if the tasks have no more.
-    """
-    problems: dict[tuple[str, str], Problem] = {}
-    for index in count():
-        if len(problems) == wanted or index == 1000 + 4 * wanted:
-            break
-        [problem] = side(index, 1)
-        problems.setdefault((problem.task, problem.key), problem)
-    return list(problems.values())

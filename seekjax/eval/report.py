@@ -49,6 +49,7 @@ def evaluate_tasks(
         report[name] = getattr(settings, name)
     report["max_new"] = evaluator.max_new
     report["template"] = settings.template
+    report["template_settings"] = list(settings.template_settings)
     report["seed"] = settings.seed
     report["weights"] = weights_fingerprint(opened.folder)
     report["dtype"] = opened.kernel.dtype

@@ -13,8 +13,9 @@ from seekjax.config import KernelConfig, ModelConfig
 from seekjax.errors import GenerateError
 from seekjax.generate.decode import decode_steps, prefill
 from seekjax.generate.detokenizer import Decode, Detokenizer
-from seekjax.generate.sampling import Sampling, row_keys, sampling_arrays
+from seekjax.generate.sampling import Sampling, sampling_arrays
 from seekjax.generate.state import Decoder, State, decoding_variables
+from seekjax.seeds import row_keys
 from sharding.mesh import platform
 from sharding.rules import split_by
 
@@ -160,7 +161,7 @@ class Generator:
             batch.tokens_BT,
             batch.length_B,
             batch.limit_B,
-            row_keys(sampling, len(batch.length_B)),
+            row_keys(sampling.seed, len(batch.length_B)),
             settings,
             batch.stop_X,
             batch.slots,

@@ -59,12 +59,6 @@ def sampling_arrays(sampling: Sampling) -> SamplingArrays:
     )
 
 
-def row_keys(sampling: Sampling, rows: int) -> jax.Array:
-    """Return the root of each row's random numbers, [B]."""
-    seed_B = (sampling.seed + jnp.arange(rows)).astype(jnp.uint32)
-    return jax.vmap(jax.random.key)(seed_B)
-
-
 def position_key(
     key_B: jax.Array,
     position_B: jax.Array,

@@ -52,6 +52,7 @@ OTHER = {
     "quantization_config",
     "qk_head_dim",
     "head_dim",
+    "num_local_experts",
 }
 
 REQUIRED = (*INTEGERS, *NUMBERS, "q_lora_rank")
@@ -72,6 +73,39 @@ FIXED = {
     "is_decoder": (False,),
     "add_cross_attention": (False,),
     "pruned_heads": ({}, None),
+    "tie_encoder_decoder": (False,),
+    "cross_attention_hidden_size": (None,),
+    "use_sliding_window": (False, None),
+}
+
+SAMPLING = {
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "decoder_start_token_id",
+    "diversity_penalty",
+    "do_sample",
+    "early_stopping",
+    "encoder_no_repeat_ngram_size",
+    "exponential_decay_length_penalty",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "length_penalty",
+    "max_length",
+    "min_length",
+    "no_repeat_ngram_size",
+    "num_beam_groups",
+    "num_beams",
+    "num_return_sequences",
+    "output_scores",
+    "remove_invalid_values",
+    "repetition_penalty",
+    "return_dict_in_generate",
+    "sep_token_id",
+    "suppress_tokens",
+    "temperature",
+    "top_k",
+    "top_p",
+    "typical_p",
 }
 
 # Training, token ids, and settings of one library: they do not change what the weights compute.
@@ -107,6 +141,28 @@ IGNORED = {
     "use_return_dict",
     "torchscript",
     "prefix",
+    "use_bfloat16",
+    "tf_legacy_loss",
+    "finetuning_task",
+    "model_max_length",
+    # of sliding windows, which FIXED refuses
+    "max_window_layers",
+    # which kernels run
+    "attn_implementation",
+    "_attn_implementation",
+    "_attn_implementation_internal",
+    "_experts_implementation",
+    "_flash_attn_2_enabled",
+    "gradient_checkpointing",
+    # training
+    "router_aux_loss_coef",
+    "router_jitter_noise",
+    # marks of tools
+    "unsloth_fixed",
+    "unsloth_version",
+    "transformers.js_config",
+    # how to sample, which earlier versions of transformers wrote here
+    *SAMPLING,
 }
 
 KNOWN = {*INTEGERS, *NUMBERS, *OTHER, *FIXED, *IGNORED}
@@ -165,7 +221,9 @@ V3 = Family(
     group_score="top2",
     methods=("noaux_tc",),
 )
-FAMILIES = (V2, V3)
+# V3's architecture under another name, so that servers can choose settings for it (2507.20534).
+KIMI_K2 = V3._replace(name="kimi_k2")
+FAMILIES = (V2, V3, KIMI_K2)
 
 
 def integer(value: Any, key: str) -> int:

@@ -20,8 +20,6 @@ from seekjax.hf.config_keys import (
     QUANTISATION_IGNORED,
     REQUIRED,
     ROPE,
-    V2,
-    V3,
     Family,
     boolean,
     check_sizes,
@@ -48,9 +46,10 @@ def read_config(config: dict[str, Any]) -> PublishedConfig:
     _check_keys(config)
     _check_consistent(config, family)
 
-    renormalise = boolean(config.get("norm_topk_prob", family == V3), "norm_topk_prob")
+    by_softmax = family.scoring == "softmax"
+    renormalise = boolean(config.get("norm_topk_prob", not by_softmax), "norm_topk_prob")
     need(
-        not (renormalise and family == V2),
+        not (renormalise and by_softmax),
         "config.json has norm_topk_prob true: DeepSeek's own code and transformers differ "
         "on it in deepseek_v2.",
         WeightsError,
@@ -77,7 +76,7 @@ def _family(config: dict[str, Any]) -> Family:
         if family.name == model_type:
             return family
 
-    names = " and ".join(family.name for family in FAMILIES)
+    names = ", ".join(family.name for family in FAMILIES)
     raise WeightsError(f"config.json has model_type {quoted(model_type)}: seekjax reads {names}.")
 
 
@@ -109,6 +108,7 @@ def _check_consistent(config: dict[str, Any], family: Family) -> None:
     heads = integer(config["num_attention_heads"], "num_attention_heads")
     nope = integer(config["qk_nope_head_dim"], "qk_nope_head_dim")
     rotary = integer(config["qk_rope_head_dim"], "qk_rope_head_dim")
+    experts = integer(config["n_routed_experts"], "n_routed_experts")
     methods = " or ".join(family.methods)
 
     # Each row: a key, its values that agree with the other keys (the first if the key is absent),
@@ -121,12 +121,7 @@ def _check_consistent(config: dict[str, Any], family: Family) -> None:
             (None, heads),
             "latent attention has as many of them as num_attention_heads",
         ),
-        (
-            "rms_norm_eps",
-            (NORM_EPS,),
-            f"the latents' norms are published with {NORM_EPS} whatever the key says, and "
-            "seekjax has one epsilon",
-        ),
+        ("num_local_experts", (None, experts), f"n_routed_experts is {experts}"),
         ("qk_head_dim", (None, nope + rotary), f"its parts sum to {nope + rotary}"),
         ("head_dim", (None, rotary, nope + rotary), "no part of a head has this width"),
     )
@@ -146,6 +141,10 @@ def _sizes(config: dict[str, Any], family: Family) -> dict[str, Any]:
         sizes[ours] = integer(config[key], key)
     for key, ours in NUMBERS.items():
         sizes[ours] = number(config[key], key)
+
+    # The latents' norms have one epsilon in every reader.
+    if sizes["norm_eps"] != NORM_EPS:
+        sizes["latent_norm_eps"] = NORM_EPS
 
     # None stands for absent in these keys.
     sizes["q_latent"] = integer(config.get("q_lora_rank") or 0, "q_lora_rank")

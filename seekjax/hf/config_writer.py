@@ -9,8 +9,6 @@ from seekjax.hf.config_keys import (
     INTEGERS,
     NORM_EPS,
     NUMBERS,
-    V2,
-    V3,
     Family,
     check_prediction,
     check_sizes,
@@ -96,13 +94,13 @@ def _check_expressible(model: ModelConfig, family: Family) -> None:
         WeightsError,
     )
     need(
-        model.norm_eps == NORM_EPS,
-        f"model.norm_eps is {model.norm_eps}: readers of the published layout use {NORM_EPS} "
-        "for the latents' norms.",
+        model.latent_eps == NORM_EPS,
+        f"model.norm_eps {model.norm_eps} and model.latent_norm_eps {model.latent_norm_eps}: "
+        f"readers of the published layout use {NORM_EPS} in the latents' norms.",
         WeightsError,
     )
     need(
-        not (model.renormalise and family == V2),
+        not (model.renormalise and family.scoring == "softmax"),
         "model.renormalise with model.scoring softmax: readers of the published layout "
         "differ on it.",
         WeightsError,
@@ -115,7 +113,7 @@ def _ungrouped(model: ModelConfig) -> bool:
 
 def _method(model: ModelConfig, family: Family) -> str:
     """The value of topk_method."""
-    if family == V3:
+    if family.group_score == "top2":
         return "noaux_tc"
     return "greedy" if _ungrouped(model) else "group_limited_greedy"
 

@@ -41,7 +41,7 @@ class TensorFiles:
         return self.entries[name].read()
 
     def equal(self, name: str, other: str) -> bool:
-        """Return whether two tensors agree byte for byte."""
+        """Return whether two tensors have the same values, as the narrower dtype holds them."""
         return self.entries[name].equals(self.entries[other])
 
     def _read_headers(self, folder: Path, files: list[str]) -> None:

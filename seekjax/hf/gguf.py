@@ -134,7 +134,15 @@ def check(model: ModelConfig) -> None:
             f"model.q_latent {model.q_latent} and {model.layers} layers: it takes 26 or 27 layers "
             "for one without a query latent, and any other number for one with it",
         ),
+        (
+            model.latent_eps == model.norm_eps,
+            f"model.latent_norm_eps {model.latent_eps} unlike model.norm_eps: it has one epsilon",
+        ),
         (not mixture or model.shared_experts > 0, "experts of which none is shared"),
+        (
+            not mixture or model.scoring in ("softmax", "sigmoid"),
+            f"model.scoring {model.scoring}: it has softmax and sigmoid",
+        ),
         (
             not mixture or ungrouped or model.group_score == "top2",
             "model.group_score max: it scores a group by its two best experts",

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from seekjax.data.chat import find_template
-from seekjax.data.tokenizer import first_token_id, read_tokenizer
 from seekjax.errors import WeightsError, need
+from seekjax.hf.text import tokenizer_to_export
 from seekjax.hf.untrusted import file_size
 
 MOST_BYTES = 2**26  # of a tokenizer.json
@@ -37,7 +37,7 @@ def add_tokenizer(
         writer.add_tokenizer_model("no_vocab")
         return
 
-    tokenizer = read_tokenizer(folder, vocab)
+    tokenizer = tokenizer_to_export(folder, vocab)
     file_size(folder / "tokenizer.json", MOST_BYTES)
     described = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
 
@@ -55,8 +55,10 @@ def add_tokenizer(
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
     writer.add_token_merges(merges)
-    writer.add_bos_token_id(first_token_id(folder, tokenizer))
-    writer.add_eos_token_id(tokenizer.eos)
+    writer.add_bos_token_id(tokenizer.begin)
+    writer.add_eos_token_id(tokenizer.stops[0])
+    if len(tokenizer.stops) > 1:  # llama.cpp has one more key for a token that ends a turn
+        writer.add_eot_token_id(tokenizer.stops[1])
     writer.add_pad_token_id(tokenizer.pad)
     writer.add_add_bos_token(True)
     writer.add_add_eos_token(False)

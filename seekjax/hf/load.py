@@ -4,6 +4,7 @@ Our layers are stacked, so each stack is filled layer by layer in device memory.
 layer of one array, and only the part that its own devices need.
 """
 
+import sys
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +38,8 @@ def load(directory: Path, kernel: KernelConfig | None = None) -> tuple[ModelConf
     """
     kernel = kernel or KernelConfig()
     checkpoint = open_published(Path(directory).expanduser())
+    for note in checkpoint.notes:
+        print(f"note: {note}", file=sys.stderr)
     model = checkpoint.config.model
     sources_of = _sources(model)
 

@@ -22,6 +22,13 @@ from seekjax.quant.fp8 import E4M3
 SCALE = "_scale_inv"  # ends the name of a matrix's scales
 SHARED = {"embed_VD": "model.embed_tokens.weight", "head_DV": "lm_head.weight"}
 
+FREQUENCIES = "rotary_emb.inv_freq"  # ends the name of a buffer that early files hold
+JOIN = "eh_proj.weight"  # the tensor that only a prediction module has
+LAYER_TENSORS = 7  # a layer has two norms, four of attention, and some of its feed-forward
+EXPERT_TENSORS = 3
+MISSING_AT_MOST = 1000  # tensors that a sentence about missing ones may be about
+SAMPLED = 2**16  # first values of a matrix that are looked at
+
 Faults = dict[str, list[str]]  # what is wrong -> the tensors
 
 
@@ -30,11 +37,14 @@ class PublishedCheckpoint(NamedTuple):
 
     config: PublishedConfig
     files: TensorFiles
+    notes: tuple[str, ...] = ()  # what was read otherwise than the folder says, in sentences
 
     def values(self, tensor: Tensor) -> np.ndarray:
         """Return a tensor: float32 if the file has FP8 blocks, else in the dtype of the file."""
         x = self.files.read(tensor.name)
         if x.dtype != E4M3:
+            sample = x.ravel()[:SAMPLED].astype(np.float32)
+            need(np.isfinite(sample).all(), _not_numbers(tensor.name), WeightsError)
             return x
 
         scale = self.files.read(tensor.name + SCALE).astype(np.float32)
@@ -77,6 +87,7 @@ def open_published(folder: Path) -> PublishedCheckpoint:
     need((folder / "config.json").exists(), f"{folder} holds no config.json.", WeightsError)
     config = read_config(read_json(folder / "config.json"))
     files = TensorFiles(folder)
+    unused = _remove_unused(config.model, files)
 
     config = config._replace(model=_without_missing_prediction(config.model, files))
     check_prediction(config.model)
@@ -85,7 +96,45 @@ def open_published(folder: Path) -> PublishedCheckpoint:
     described = {tensor.name: tensor for tensor in tensors(config.model)}
     _check_tensors(described, config, files, folder)
     _check_copies(described, files)
-    return PublishedCheckpoint(config, files)
+    _check_norms(described, files)
+    return PublishedCheckpoint(config, files, unused)
+
+
+def _remove_unused(model: ModelConfig, files: TensorFiles) -> tuple[str, ...]:
+    """Drop tensors that every reader computes or leaves out; return a sentence for each kind.
+
+    These are the rotary frequencies that early files hold, and prediction modules of which
+    config.json has none.
+    """
+    buffers = [name for name in files.entries if name.endswith(FREQUENCIES)]
+    modules = []
+    if model.mtp_depth == 0:
+        modules = _prediction_tensors(model, files)
+    for name in (*buffers, *modules):
+        del files.entries[name]
+
+    notes = []
+    if buffers:
+        notes.append(
+            f"{len(buffers)} tensors *{FREQUENCIES} are not read: config.json defines the "
+            "rotary frequencies."
+        )
+    if modules:
+        notes.append(
+            f"{len(modules)} tensors of prediction modules are not read: config.json has "
+            "num_nextn_predict_layers 0."
+        )
+    return tuple(notes)
+
+
+def _prediction_tensors(model: ModelConfig, files: TensorFiles) -> list[str]:
+    """Return the tensors of the layers after the model's that are prediction modules."""
+    prefixes = []
+    layer = model.layers
+    while f"model.layers.{layer}.{JOIN}" in files.entries:
+        prefixes.append(f"model.layers.{layer}.")
+        layer += 1
+    return [name for name in files.entries if name.startswith(tuple(prefixes))]
 
 
 def _without_missing_prediction(model: ModelConfig, files: TensorFiles) -> ModelConfig:
@@ -100,12 +149,17 @@ def _without_missing_prediction(model: ModelConfig, files: TensorFiles) -> Model
 
 
 def _check_plausible(model: ModelConfig, files: TensorFiles, folder: Path) -> None:
-    """Raise WeightsError for a config whose list of tensors would be absurdly long."""
-    most = 4 * len(files.entries) + 100_000
+    """Raise WeightsError for a config whose list of tensors would be absurdly long.
+
+    The list is not made for it: the least number of tensors follows from the sizes alone.
+    """
+    layers = model.layers + model.mtp_depth
+    expert_layers = layers - model.dense_layers
+    least = LAYER_TENSORS * layers + EXPERT_TENSORS * expert_layers * model.experts
     need(
-        (model.layers + model.mtp_depth) * model.experts <= most,
-        f"{folder / 'config.json'} describes {model.layers} layers of {model.experts} "
-        f"experts, but there are only {len(files.entries)} tensors.",
+        least <= 2 * len(files.entries) + MISSING_AT_MOST,
+        f"{folder / 'config.json'} describes {layers} layers, {expert_layers} of them with "
+        f"{model.experts} experts, but there are only {len(files.entries)} tensors.",
         WeightsError,
     )
 
@@ -179,6 +233,28 @@ def _check_copies(described: dict[str, Tensor], files: TensorFiles) -> None:
             f"{tensor.name} differs from {original}: seekjax shares it with the prediction module.",
             WeightsError,
         )
+
+
+def _check_norms(described: dict[str, Tensor], files: TensorFiles) -> None:
+    """Raise WeightsError for scales of norms, or biases, that no training leaves.
+
+    They are a millionth of the weights. A diverged training has made all of them NaN, and a
+    download that was only allocated has zeros.
+    """
+    for name, tensor in described.items():
+        if len(tensor.shape) != 1 or tensor.row.kind not in ("exact", "bias"):
+            continue
+        x = files.read(name).astype(np.float32)
+        need(np.isfinite(x).all(), _not_numbers(name), WeightsError)
+        need(
+            tensor.row.kind == "bias" or x.any(),
+            f"{name} holds only zeros: the file was never filled, get it again.",
+            WeightsError,
+        )
+
+
+def _not_numbers(name: str) -> str:
+    return f"{name} holds values that are not numbers: the weights are damaged, get them again."
 
 
 def interleave_pairs(x: np.ndarray, axis: int) -> np.ndarray:

@@ -54,7 +54,19 @@ def save(
     Raises:
         WeightsError: the model has no place in the published layout, or the folder exists.
     """
-    directory = Path(directory).expanduser()
+    with new_folder(Path(directory).expanduser(), WeightsError) as folder:
+        write_published(folder, model, variables, dtype, file_bytes, scales)
+
+
+def write_published(
+    folder: Path,
+    model: ModelConfig,
+    variables: dict,
+    dtype: Dtype = "bf16",
+    file_bytes: int = FILE_BYTES,
+    scales: Path | None = None,
+) -> None:
+    """Write the files of `save` into a folder that exists. Raises WeightsError."""
     need(
         jax.process_count() == 1,
         "a checkpoint is written by one process: restore the run in one and convert there.",
@@ -64,20 +76,18 @@ def save(
     other_dtype = "float32" if dtype == "f32" else "bfloat16"
     config = write_config(model, other_dtype, fp8=is_fp8, ue8m0=dtype == "fp8-ue8m0")
     check_bias(model, variables)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
     groups = _group_by_file(model, dtype, file_bytes)
     names = _file_names(len(groups))
     known_scales = TensorFiles(scales) if scales else None
-    with new_folder(directory, WeightsError) as folder:
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    for name, group in zip(names, groups):
+        values = _values(group, variables, dtype, known_scales)
+        write_file(folder / name, _all_stored(group, dtype), values)
 
-        for name, group in zip(names, groups):
-            values = _values(group, variables, dtype, known_scales)
-            write_file(folder / name, _all_stored(group, dtype), values)
-
-        if len(groups) > 1:
-            index = _index(names, groups, dtype)
-            (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    if len(groups) > 1:
+        index = _index(names, groups, dtype)
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
 def stored_as(tensor: Tensor, dtype: Dtype) -> list[Stored]:

@@ -3,20 +3,16 @@
 The attention kind checks its own sizes, and the registries check the names.
 """
 
-from dataclasses import fields
-
 from seekjax.config import ModelConfig
+from seekjax.config.values import check_values
 from seekjax.errors import need
 from seekjax.model.attention import ATTENTION
 from seekjax.model.routing import SCORES
 
-# Fields that may be 0: every other number is at least 1.
-MAY_BE_ZERO = ("q_latent", "dense_layers", "shared_experts", "mtp_depth", "nope", "rotary")
-
 
 def check_model(model: ModelConfig) -> None:
     """Raise ConfigError unless every size is possible, and divides or fits into the others."""
-    _check_numbers(model)
+    check_values(model, "model.")
     need(
         model.dense_layers <= model.layers,
         f"model.dense_layers {model.dense_layers} exceeds model.layers {model.layers}.",
@@ -37,16 +33,6 @@ def split_sizes(model: ModelConfig) -> dict[str, int]:
 def field_of(model: ModelConfig, axis: str) -> str:
     """Return the setting that has the size of a logical axis, for messages."""
     return f"model.sizes {axis}" if axis in dict(model.sizes) else f"model.{axis}"
-
-
-def _check_numbers(model: ModelConfig) -> None:
-    for field in fields(model):
-        value = getattr(model, field.name)
-        if type(value) is int:
-            least = 0 if field.name in MAY_BE_ZERO else 1
-            need(value >= least, f"model.{field.name} is {value}: it must be at least {least}.")
-    for axis, size in model.sizes:
-        need(size >= 1, f"model.sizes has {axis} {size}: it must be at least 1.")
 
 
 def _check_routing(model: ModelConfig) -> None:

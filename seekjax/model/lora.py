@@ -11,6 +11,7 @@ from jax import Array
 
 from seekjax.axes import Matrix, has_experts, inner_matrix
 from seekjax.config import LoraConfig
+from seekjax.seeds import root_key
 from sharding.rules import constrain
 
 
@@ -41,7 +42,7 @@ def adapters(
     seed: int,
 ) -> Any:
     """Return the first adapters: a with variance 1 / inputs, b zero."""
-    pair = partial(_pair, lora=lora, key=jax.random.key(seed))
+    pair = partial(_pair, lora=lora, key=root_key(seed))
     return _pruned(jax.tree_util.tree_map_with_path(pair, axes, params))
 
 

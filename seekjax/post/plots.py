@@ -50,6 +50,7 @@ def plot_metrics(folder: Path, name: str, title: str, labels: dict[str, str]) ->
         axis.legend()
         axis.grid(alpha=0.3)
     axes[-1].set(xlabel="step")
+    axes[-1].xaxis.get_major_locator().set_params(integer=True)
     figure.suptitle(f"{folder.name}: {title}")
     return save(figure, folder / name)
 
@@ -121,12 +122,17 @@ def _plot_rewards(folder: Path, train: list[Record]) -> Path:
         if name.startswith("reward/"):
             rewards[name.removeprefix("reward/")] = name
 
-    panels = (
+    panels = [
         ("rewards, before their weights", rewards),
         ("groups with signal", {"signal": "signal"}),
         ("entropy of a token (nats)", {"entropy": "entropy"}),
-        ("divergence from the reference", {"KL (k3, nats)": "kl"}),
-    )
+    ]
+    if "kl" in further:
+        panels.append(("divergence from the reference", {"KL (k3, nats)": "kl"}))
+    else:
+        # An objective without a reference has no divergence.
+        figure.delaxes(axes[1, 1])
+        axes[0, 1].xaxis.set_tick_params(labelbottom=True)
     for axis, (title, metrics) in zip(axes.flat, panels):
         for label, metric in metrics.items():
             _plot_curve(axis, train, metric, label=label)

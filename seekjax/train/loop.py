@@ -82,8 +82,9 @@ def fit(config: Config, make_training: type[Training] = Pretraining) -> Fitted:
                     if step % config.train.eval_every == 0 or step == steps:
                         progress.flush()
                         figures, sentence = parts.evaluate(state)
-                        recorder.write({"step": step, "split": "held_out", **figures})
-                        screen.say(f"step {step}: held out {sentence}")
+                        if figures:
+                            recorder.write({"step": step, "split": "held_out", **figures})
+                            screen.say(f"step {step}: held out {sentence}")
                         progress.restart()
 
                     can_save = position is not None
@@ -117,12 +118,12 @@ def begin(
     checkpoints: Checkpoints,
 ) -> tuple[TrainState, int]:
     """Return the newest saved state, or the first one, and the steps that it has behind it."""
-    abstract = parts.spec.abstract_state()
-    restored = checkpoints.restore(abstract, training.shared_position)
+    restored = checkpoints.restore(parts.spec.abstract_like, training.shared_position)
     if restored is None:
         return parts.spec.start(initial_variables(training.config)), 0
 
     done, state, position = restored
+    state = parts.spec.completed(state)
     if position is not None:
         parts.source.set_state(position)
     return state, done
@@ -199,6 +200,7 @@ class Progress:
     ) -> dict[str, Any]:
         """Return the row of metrics.jsonl for a step; `rate` is in tokens per second."""
         experts = metrics.pop("experts")
+        metrics.pop("grad_norms", None)
         scalars = {name: float(value) for name, value in metrics.items()}
         record = {
             "step": step,

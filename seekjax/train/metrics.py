@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from seekjax.config import Config
 from seekjax.errors import RunError
 from seekjax.extras import import_extra
+from seekjax.terminal import TEXT_MARKS, is_terminal, visible
 
 Writer = Callable[[dict[str, float]], None]  # takes the scalars of one report
 
@@ -114,7 +116,11 @@ class Screen:
     """
 
     def __init__(self, steps: int, done: int):
-        self.console = Console(soft_wrap=True, highlight=False, quiet=jax.process_index() > 0)
+        terminal = is_terminal(sys.stdout)
+        quiet = jax.process_index() > 0
+        self.console = Console(
+            soft_wrap=True, highlight=False, force_terminal=terminal, quiet=quiet
+        )
         self.steps = steps
         # Step and time of the first report: what went before was compilation.
         self.first: tuple[int, float] | None = None
@@ -140,8 +146,8 @@ class Screen:
             self.live.stop()
 
     def say(self, text: str) -> None:
-        """Print a line that stays."""
-        self.console.print(text, markup=False)
+        """Print a line that stays; control characters in it are shown."""
+        self.console.print(visible(text, keep=TEXT_MARKS), markup=False)
 
     def report(self, record: dict[str, Any], progress: str) -> None:
         """Show the progress line of a step; `progress` is its first part."""

@@ -16,6 +16,7 @@ from seekjax.axes import decays, inner_matrix
 from seekjax.config import Config, OptimizerConfig
 from seekjax.registry import Registry
 from seekjax.train.schedule import learning_rate
+from seekjax.train.skip import recent_updates
 
 Scaling = Callable[[OptimizerConfig, Any], optax.GradientTransformation]
 
@@ -27,12 +28,16 @@ def make_optimizer(config: Config, axes: Any) -> optax.GradientTransformation:
     """
     settings = config.optimizer
     scale = OPTIMIZERS.find(settings.name)
-    return optax.chain(
-        optax.clip_by_global_norm(settings.clip),
+    clip = optax.clip_by_global_norm(settings.clip) if settings.clip else optax.identity()
+    parts = [
+        clip,
         scale(settings, axes),
         optax.add_decayed_weights(settings.weight_decay, jax.tree.map(decays, axes)),
         optax.scale_by_learning_rate(learning_rate(config)),
-    )
+    ]
+    if config.train.spike:
+        parts.append(recent_updates())
+    return optax.chain(*parts)
 
 
 def adam(settings: OptimizerConfig, axes: Any) -> optax.GradientTransformation:

@@ -21,7 +21,7 @@ def draw(folder: Path) -> list[Path]:
     """
     records = read(folder)
     train = [record for record in records if record["split"] == "train"]
-    held_out = [record for record in records if record["split"] == "held_out"]
+    held_out = [row for row in records if row["split"] == "held_out" and "loss" in row]
     loads = [record for record in train if "load" in record]
 
     paths = []

@@ -38,8 +38,10 @@ Measure = Callable[[Any, TrainState, dict[str, jax.Array]], dict[str, jax.Array]
 TEXT_BYTES = 200_000  # of held-out text in the closing figure
 SAMPLE_TOKENS = 96  # that the model writes at the end
 
-# Generated sources start their own documents; others are given a line of Python.
-PROMPTS = {"stories": "", "arithmetic": ""}
+PROMPT_CHARACTERS = 40  # of a held-out document, that the model goes on from
+
+# How documents of built-in sources begin; those of others are given their own beginning.
+PROMPTS = {"stories": "", "arithmetic": "", "stdlib": "def "}
 
 
 class Pretraining:
@@ -51,6 +53,8 @@ class Pretraining:
         self.config = config
         self.corpus = load_corpus(config.data)
         self.tokenizer = load_tokenizer(config.data, config.model.vocab, self.corpus)
+        if config.init is None:  # whatever another model's tokenizer says: documents follow others
+            self.tokenizer = self.tokenizer.beginning_with(self.tokenizer.eos)
 
     def manifest(self) -> dict[str, Any]:
         """Return every file read, with its hash."""
@@ -108,7 +112,9 @@ class HeldOutText:
             self.entropy["stories"] = stories.entropy_per_token(tokenizer)
 
     def __call__(self, state: TrainState) -> tuple[dict[str, float], str]:
-        """Return the figures and a sentence of them."""
+        """Return the figures and a sentence of them; neither without held-out text."""
+        if not self.sources:
+            return {}, ""
 
         def measure(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
             return self.measure(state.averaged, state, put_batch(batch, "batch sequence"))
@@ -158,7 +164,8 @@ class PretrainingReport:
         parts = []
         for source in self.corpus.sources:
             parts.append(f"{source.name} ({len(source.train):,} documents)")
-        return [f"data: {', '.join(parts)}; {self.tokenizer.size} token ids"]
+        data = f"data: {', '.join(parts)}; {self.tokenizer.size} token ids"
+        return [data, *self.corpus.notes()]
 
     def extra_metrics(self, metrics: dict[str, float]) -> dict[str, float]:
         """Return the bits per byte of a step's text."""
@@ -175,7 +182,7 @@ class PretrainingReport:
         if jax.process_index() == 0:
             lines.append("pictures: " + ", ".join(map(str, draw(folder))))
 
-        prompt = first_prompt(self.spec.config)
+        prompt = first_prompt(self.corpus)
         command = shlex.join(["seekjax", "generate", str(folder), "--prompt", prompt])
         return [*lines, checkpoint_line(state, folder), f"next: let it write with {command}"]
 
@@ -209,16 +216,31 @@ class PretrainingReport:
     def sample(self, state: TrainState) -> list[str]:
         """Return a sample of what the model writes."""
         tokenizer, config = self.tokenizer, self.spec.config
-        prompt = first_prompt(config)
+        prompt = first_prompt(self.corpus)
         sampling = Sampling(max_new=SAMPLE_TOKENS, temperature=0.7, seed=config.train.seed)
-        ids = [tokenizer.eos, *tokenizer.encode(prompt)]
+        ids = [tokenizer.begin, *tokenizer.encode(prompt)]
         written = write_sample(self.spec, state, ids, sampling)
         return ["a sample:", *indent(prompt + tokenizer.decode(written))]
 
 
-def first_prompt(config: Config) -> str:
-    """Return how a document of the run's first source may begin."""
-    return PROMPTS.get(config.data.sources[0], "def ")
+def first_prompt(corpus: Corpus) -> str:
+    """Return how a document of the run's first source may begin.
+
+    It is the beginning of the first held-out document of a source that is not built in, whole words
+    of its first line; "" if nothing is held out.
+    """
+    source = corpus.sources[0]
+    if source.name in PROMPTS:
+        return PROMPTS[source.name]
+    if not len(source.held_out):
+        return ""
+
+    lines = source.held_out[0].strip().splitlines()
+    line = lines[0] if lines and lines[0].isprintable() else ""
+    if len(line) <= PROMPT_CHARACTERS:
+        return line
+    words, space, _ = line[:PROMPT_CHARACTERS].rpartition(" ")
+    return words if space else line[:PROMPT_CHARACTERS]
 
 
 def checkpoint_line(state: TrainState, folder: Path) -> str:

@@ -29,4 +29,4 @@ def write_sample(
 
 def indent(text: str, prefix: str = "    ") -> list[str]:
     """Return the lines of a text, indented for the screen."""
-    return [prefix + line for line in text.splitlines()]
+    return [prefix + line for line in text.rstrip("\n").split("\n")]

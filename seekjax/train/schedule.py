@@ -148,6 +148,21 @@ def mtp_weight(config: Config) -> OfStep:
     return scheduled(config, config.train.mtp_weight, config.train.mtp_schedule)
 
 
+def average_decay(config: Config) -> OfStep:
+    """Return the function from a step to the decay of the moving average of the weights.
+
+    It rises as (1 + step) / (10 + step) to train.ema, so that the average forgets the first weights
+    also in a run that is shorter than 1 / (1 - train.ema) steps.
+    """
+    decay = config.train.ema
+
+    def value(step: ArrayLike) -> jax.Array:
+        done = jnp.asarray(step, jnp.float32)
+        return jnp.minimum(decay, (1 + done) / (10 + done))
+
+    return value
+
+
 def scheduled(config: Config, peak: float, schedule: Schedule) -> OfStep:
     """Return the function from a step to `peak` times the schedule."""
     share = share_at(config)

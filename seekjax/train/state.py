@@ -12,7 +12,9 @@ from seekjax.config import Config
 from seekjax.model.abstract import named_variables
 from seekjax.model.init import init_params
 from seekjax.model.transformer import Transformer
+from seekjax.seeds import root_key
 from seekjax.train.optimizer import make_optimizer
+from seekjax.train.skip import Recent, no_recent
 from sharding.place import axes_of, unbox
 from sharding.rules import sharding
 
@@ -27,7 +29,7 @@ class TrainState(struct.PyTreeNode):
     step: Leaf  # optimizer steps done, int32
     params: Params
     balance: Any  # routing biases, float32; no gradient reaches them
-    opt_state: optax.OptState
+    opt_state: Any  # of the parts of the optimizer
     key: Leaf  # root of the run's randomness: fold in the step, never reuse
     ema: Params | None  # moving average of params, if the run keeps one
     frozen: Any  # weights without a gradient, by purpose, as {"reference": ...}; {} in pre-training
@@ -65,7 +67,7 @@ class RunSpec:
             params=params,
             balance=balance,
             opt_state=self.optimizer.init(params),
-            key=jax.random.key(self.config.train.seed),
+            key=root_key(self.config.train.seed),
             ema=copy() if self.config.train.ema else None,
             frozen={name: copy() for name in self.frozen},
         )
@@ -111,6 +113,34 @@ class RunSpec:
             return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
 
         return jax.tree.map(placed, self.shape, self.shardings())
+
+    def abstract_like(self, saved: Any) -> TrainState:
+        """Return the abstract state in the form of a saved tree of arrays.
+
+        It may have been saved by a run that looked for spikes while this one does not, or the other
+        way round: `completed` brings the restored state into this run's form.
+        """
+        abstract = self.abstract_state()
+        paths = jax.tree_util.tree_leaves_with_path(saved)
+        was_looking = any(jax.tree_util.keystr(path).endswith("recent']") for path, _ in paths)
+        if was_looking == bool(self.config.train.spike):
+            return abstract
+        if not was_looking:
+            return abstract.replace(opt_state=abstract.opt_state[:-1])
+
+        shape = jax.eval_shape(no_recent).recent
+        recent = jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding(""))
+        return abstract.replace(opt_state=(*abstract.opt_state, Recent(recent)))
+
+    def completed(self, state: TrainState) -> TrainState:
+        """Return a restored state with or without recent updates, as this run needs them."""
+        is_looking = isinstance(state.opt_state[-1], Recent)
+        if is_looking == bool(self.config.train.spike):
+            return state
+        if is_looking:
+            return state.replace(opt_state=state.opt_state[:-1])
+        recent = jax.device_put(no_recent(), sharding(""))
+        return state.replace(opt_state=(*state.opt_state, recent))
 
     def start(self, variables: dict | None = None) -> TrainState:
         """Return the state before the first step, each array made where it lives.

@@ -2,17 +2,20 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 
 from seekjax.model.routing import load_entropy, max_violation, update_bias
 from seekjax.train.loss import Criterion, NextToken, forward, target_mask
-from seekjax.train.schedule import balance_rate, learning_rate
+from seekjax.train.schedule import average_decay, balance_rate, learning_rate
+from seekjax.train.skip import is_good, is_spike, keep_unless, norms, with_newest
 from seekjax.train.state import Params, RunSpec, TrainState
+from sharding.place import put_whole
 from sharding.rules import constrain, sharding
 
 BATCH = "- batch"  # micro-batches, sequences of one forward pass
@@ -27,7 +30,8 @@ def train_step(
     """Return the state after one optimizer step, and its metrics.
 
     `batch`: arrays [A, B, ...]; A micro-batches make one step, and how they are cut changes
-    nothing.
+    nothing. An update whose loss or gradient is not finite, or that is a spike if the config looks
+    for those, is skipped: only the step and the learning rate's count of steps go on.
     """
     train = spec.config.train
     totals = criterion.totals(batch)
@@ -39,21 +43,30 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
     if ema is not None:
-        ema = optax.incremental_update(params, ema, 1 - train.ema)
+        ema = optax.incremental_update(params, ema, 1 - average_decay(spec.config)(state.step))
 
     # The balance bias: no gradient, once per step, from the load of the whole batch.
     gamma = balance_rate(spec.config)(state.step)
     balance = update_biases(state.balance, experts, gamma)
 
+    # Whether the update is made.
+    loss, norm = sums["loss"], optax.tree.norm(grads)
+    good = is_good(loss, norm)
+    if train.spike:
+        *others, recent = cast(tuple, opt_state)
+        good &= ~is_spike(loss, norm, recent, train.spike)
+        opt_state = (*others, with_newest(recent, loss, norm))
+
     metrics = sums.pop("maxima", {}) | sums | criterion.metrics(batch, totals)
     metrics |= {
         "learning_rate": learning_rate(spec.config)(state.step),
-        "grad_norm": optax.tree.norm(grads),
+        "grad_norm": norm,
+        "skipped": jnp.where(good, 0.0, 1.0),
+        "grad_norms": norms(grads),
         "experts": expert_metrics(experts, balance),
     }
-    state = state.replace(
-        step=state.step + 1, params=params, opt_state=opt_state, balance=balance, ema=ema
-    )
+    after = state.replace(params=params, opt_state=opt_state, balance=balance, ema=ema)
+    state = keep_unless(good, after, state).replace(step=state.step + 1)
     return state, metrics
 
 
@@ -135,10 +148,10 @@ def expert_metrics(experts: dict, balance: dict) -> dict[str, jax.Array]:
 
 def eval_step(
     spec: RunSpec,
-    bytes_V: jax.Array,
     params: Params,
     state: TrainState,
     batch: dict,
+    bytes_V: jax.Array,
 ) -> dict[str, jax.Array]:
     """Return summed nats, tokens and bytes of text over {"tokens", "segments", "trained"?}.
 
@@ -168,16 +181,62 @@ def compile_train(spec: RunSpec, criterion: Criterion) -> Callable:
     )
 
 
-def compile_eval(spec: RunSpec, bytes_V: ArrayLike) -> Callable:
+def compile_text_train(
+    spec: RunSpec, criterion: Callable[[RunSpec, ArrayLike], Criterion], bytes_V: np.ndarray
+) -> "WithBytes":
+    """Return the jitted, donated train step of a criterion on text."""
+    places = spec.shardings()
+
+    def update(state: TrainState, batch: dict[str, jax.Array], bytes_V: jax.Array):
+        return train_step(spec, criterion(spec, bytes_V), state, batch)
+
+    update = jax.jit(
+        update,
+        in_shardings=(places, sharding(BATCH), sharding("")),
+        out_shardings=(places, sharding("")),
+        donate_argnums=0,
+    )
+    return WithBytes(update, bytes_V)
+
+
+def compile_eval(spec: RunSpec, bytes_V: np.ndarray) -> "WithBytes":
     """Return the jitted eval step (params, state, batch), which takes the weights to measure."""
     places = spec.shardings()
-    return jax.jit(
-        partial(eval_step, spec, jnp.asarray(bytes_V)),
-        in_shardings=(places.params, places, sharding("batch")),
+    measure = jax.jit(
+        partial(eval_step, spec),
+        in_shardings=(places.params, places, sharding("batch"), sharding("")),
         out_shardings=sharding(""),
     )
+    return WithBytes(measure, bytes_V)
 
 
-def compile_steps(spec: RunSpec, bytes_V: ArrayLike) -> tuple[Callable, Callable]:
+def compile_steps(spec: RunSpec, bytes_V: np.ndarray) -> tuple["WithBytes", "WithBytes"]:
     """Return the train step and the eval step of pre-training."""
-    return compile_train(spec, NextToken(spec, bytes_V)), compile_eval(spec, bytes_V)
+    return compile_text_train(spec, NextToken, bytes_V), compile_eval(spec, bytes_V)
+
+
+class WithBytes:
+    """A jitted function that is given the bytes of each token, int32 [V], as its last argument.
+
+    As a constant they would be part of the compiled program, and a program could not be reused from
+    the cache for a corpus with another vocabulary.
+    """
+
+    def __init__(self, function: Any, bytes_V: ArrayLike):
+        self.function = function
+        self.bytes_V = np.asarray(bytes_V)
+        self.placed: jax.Array | None = None  # on the devices, from the first call on
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Call the function."""
+        if self.placed is None:
+            self.placed = put_whole(self.bytes_V)
+        return self.function(*arguments, self.placed)
+
+    def lower(self, *arguments: Any) -> Any:
+        """Return the lowered function; what is compiled from it takes the bytes, too."""
+        return self.function.lower(*arguments, self.bytes_V)
+
+    def trace(self, *arguments: Any) -> Any:
+        """Return the traced function."""
+        return self.function.trace(*arguments, self.bytes_V)

@@ -50,7 +50,7 @@ class Evaluator(Protocol):
     """Measures a state on held-out data."""
 
     def __call__(self, state: TrainState) -> tuple[dict[str, float], str]:
-        """Return the held-out figures, and a sentence of them."""
+        """Return the held-out figures, and a sentence of them; {} if nothing is held out."""
         ...
 
 

@@ -24,9 +24,10 @@ from decode import SHAPES, drawn
 from seekjax.config import KernelConfig, ModelConfig
 from seekjax.generate.decode import decode_steps, prefill
 from seekjax.generate.generator import bucket
-from seekjax.generate.sampling import Sampling, row_keys, sampling_arrays
+from seekjax.generate.sampling import Sampling, sampling_arrays
 from seekjax.generate.state import Decoder, decoding_variables
 from seekjax.quant.tree import tree_bytes
+from seekjax.seeds import row_keys
 from tests.benchmarks.mini import alternate, heading
 
 STEPS, PROMPT = 32, 32
@@ -86,7 +87,7 @@ class Steps:
             ready.variables,
             tokens_BT,
             *whole,
-            row_keys(sampling, batch),
+            row_keys(sampling.seed, batch),
             *self.rest,
             self.slots,
         )

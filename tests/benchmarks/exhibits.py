@@ -132,7 +132,8 @@ NEEDS = {"zero": "base", "r1": "base", "language": "base", "distill": "r1"}
 
 def one(part: str, out: Path, seed: int) -> int:
     """A part, in this process."""
-    from seekjax.commands.cli import exit_status, run_command
+    from seekjax.commands.cli import run_command
+    from seekjax.commands.status import exit_status
     from seekjax.commands.train import train_run
 
     folder = out / str(seed)

@@ -73,11 +73,10 @@ class Step:
         self.tokens = config.train.batch * config.data.sequence
         with use_mesh(self.mesh):
             plan = RunSpec(config)
+            self.bytes_V = np.ones(config.model.vocab, np.int32)
             self.state = plan.start()
             began = time.perf_counter()
-            lowered = compile_steps(plan, np.ones(config.model.vocab, np.int32))[0].lower(
-                self.state, self.batch()
-            )
+            lowered = compile_steps(plan, self.bytes_V)[0].lower(self.state, self.batch())
             lowered_at = time.perf_counter()
             self.compiled = lowered.compile()
             self.lowering, self.compiling = lowered_at - began, time.perf_counter() - lowered_at
@@ -92,7 +91,7 @@ class Step:
         with use_mesh(self.mesh):
             for _ in range(steps):
                 batch, began = jax.block_until_ready(self.batch()), time.perf_counter()
-                self.state, metrics = self.compiled(self.state, batch)
+                self.state, metrics = self.compiled(self.state, batch, self.bytes_V)
                 jax.block_until_ready((self.state, metrics))
                 seconds.append(time.perf_counter() - began)
         return seconds

@@ -2,6 +2,7 @@
 sentence for each folder that is no run."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from seekjax.checkpoint.config_json import read_config, to_json
 from seekjax.checkpoint.manifest import write_manifest
 from seekjax.checkpoint.read import read_run
 from seekjax.config import Config, DataConfig, KernelConfig, TrainConfig
-from seekjax.errors import RunError
+from seekjax.errors import CheckpointError, RunError
 from seekjax.placement import use_mesh
 from sharding.mesh import MeshConfig
 from tests.fixtures import PLAIN, save_run, tiny_model
@@ -97,3 +98,75 @@ def test_weights_that_belong_to_another_config(run, tmp_path):
     write_manifest(step)
     with pytest.raises(RunError, match=r"holds (ema|params)/.* as float32.*and \d+ more"):
         read_run(tmp_path / "a")
+
+
+def with_value(table, path, value):
+    """The same JSON with another value at "model.rope.base"."""
+    name, _, rest = path.partition(".")
+    return table | {name: with_value(table[name], rest, value) if rest else value}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("model", []),
+        ("model.vocab", "320"),
+        ("model.vocab", None),
+        ("model.embed", 10**18),
+        ("model.mtp_depth", 10**6),
+        ("model.layers", 1.5),
+        ("model.heads", True),
+        ("model.hidden", [[[[]]]]),
+        ("model.norm_eps", -1),
+        ("model.norm_eps", float("nan")),
+        ("model.group_score", "most"),
+        ("model.rope.base", "x" * 10_000),
+        ("model.sizes", [["a"]]),
+        ("kernel.dtype", 16),
+        ("data", 3),
+        ("data.sources", "stdlib"),
+        ("optimizer.schedule", [{"until": 1}]),
+        ("train.balance_schedule", {"until": 1}),
+        ("out", 3),
+    ],
+)
+def test_a_config_is_read_by_the_rules_of_the_command_line(field, value, tmp_path):
+    described = with_value(to_json(SMALL), field, value)
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    with pytest.raises(RunError, match="cannot be read as a config: ") as refused:
+        read_config(tmp_path / "config.json", trust=False)
+    assert len(str(refused.value)) < 400
+    assert "\n" not in str(refused.value)
+
+
+def test_a_config_of_another_shape_is_one_sentence(tmp_path):
+    for text in ("", "[]", "null", "[" * 100_000, '{"optimizer": null}', '{"a": 1' + "0" * 5000):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(RunError, match="cannot be read as a config: "):
+            read_config(tmp_path / "config.json", trust=False)
+
+
+def test_what_contradicts_the_arrays_is_refused_before_it_is_described(run, tmp_path):
+    folder, _ = run
+    shutil.copytree(folder, tmp_path / "a")
+    step = tmp_path / "a" / "checkpoints" / "1"
+
+    def replaced(name, text):
+        (step / name).write_text(text)
+        (step / "manifest.json").unlink()
+        write_manifest(step)
+
+    deep = replace(SMALL, model=replace(SMALL.model, layers=10_000, mtp_depth=64))
+    replaced("config.json", json.dumps(to_json(deep)))
+    with pytest.raises(RunError, match=r"a model of [\d,]+ parameters, but the checkpoint holds"):
+        read_run(tmp_path / "a")
+
+    replaced("config.json", json.dumps(with_value(to_json(SMALL), "model.scoring", "sigmoidal")))
+    with pytest.raises(RunError, match="does not describe a model: there is no router score"):
+        read_run(tmp_path / "a")
+
+    replaced("config.json", json.dumps(to_json(SMALL)))
+    for damaged in ("{}", "[]", ""):
+        replaced("state/_METADATA", damaged)
+        with pytest.raises(CheckpointError, match="has a damaged _METADATA"):
+            read_run(tmp_path / "a")

@@ -12,8 +12,9 @@ import pytest
 
 import seekjax
 from seekjax.commands.arguments import config_names, load_config, parse
-from seekjax.commands.cli import COMMANDS, exit_status, main
+from seekjax.commands.cli import COMMANDS, main
 from seekjax.commands.common import keep_compiled
+from seekjax.commands.status import exit_status
 from seekjax.commands.train import longer
 from seekjax.config import Piece
 from seekjax.config.recipes import RECIPES
@@ -94,7 +95,7 @@ def test_bad_input_is_one_sentence(argv, said, tmp_path, capsys):
     ("argv", "said"),
     [
         (["--train.stesp", "5"], "train.steps"),
-        (["--train.steps", "many"], "invalid"),
+        (["--train.steps", "many"], "is not a whole number"),
         (["--kernel.remat", "magic"], "invalid choice"),
         (["--optimizer.schedule", "1:1:round"], "'1:1:round' is not a piece of a schedule"),
     ],
@@ -241,7 +242,7 @@ def test_the_console_script_lists_its_commands(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["seekjax"])
     assert main() == 0
     text = capsys.readouterr().out
-    assert all(f"seekjax {name} " in text for name in COMMANDS)
+    assert all(f"\n  {name} " in text for name in COMMANDS)
     monkeypatch.setattr(sys, "argv", ["seekjax", "shwo"])
     assert main() == 2
     assert "there is no command 'shwo': did you mean 'show'?" in capsys.readouterr().err

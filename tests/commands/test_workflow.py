@@ -8,7 +8,7 @@ import pytest
 
 from seekjax.commands.arguments import config_names, load_config, parse
 from seekjax.commands.workflow import command_of, meaning, run_workflow, split_options
-from seekjax.errors import ConfigError, RunError, UsageError
+from seekjax.errors import ConfigError, RunError, Status, UsageError
 from seekjax.workflow import Evaluate, Output, Sample, Train, Workflow
 
 STEPS = (
@@ -60,12 +60,12 @@ def test_steps_follow_each_other_once(tmp_path, capsys):
 
 def test_what_was_stopped_or_deleted_is_made_again(tmp_path, capsys):
     status, ran, _ = go(tmp_path, stop="second")
-    assert status == 1
+    assert status == Status.STOPPED
     assert ran == ["first", "second"]
     assert "the same command continues" in capsys.readouterr().out
     assert go(tmp_path)[1] == ["second", "third"]
     (tmp_path / "third").rmdir()
-    assert go(tmp_path, stop="third")[0] == 1
+    assert go(tmp_path, stop="third")[0] == Status.STOPPED
     assert (tmp_path / "third").is_dir()
     assert go(tmp_path)[1] == ["third"]
     assert go(tmp_path)[1] == []
@@ -85,7 +85,7 @@ def test_what_was_made_from_something_to_be_made_anew_is_not_taken_for_finished(
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RunError("nothing can be learnt")])
 def test_a_tool_that_is_interrupted_or_fails_leaves_what_is_finished(tmp_path, capsys, error):
     if isinstance(error, KeyboardInterrupt):
-        assert go(tmp_path, stop=error)[0] == 1
+        assert go(tmp_path, stop=error)[0] == Status.STOPPED
         assert "stopped in second; the same command continues" in capsys.readouterr().out
     else:
         with pytest.raises(RunError, match="nothing can be learnt"):

@@ -73,6 +73,7 @@ def test_few_documents_still_have_both_sides(tmp_path):
         ({"sources": ("stdlb",)}, "did you mean 'stdlib'"),
         ({"sources": ()}, "data.sources is empty"),
         ({"sources": ("stories", "stories")}, "names a source twice"),
+        ({"sources": ("tests/fixtures.py", "./tests/../tests/fixtures.py")}, "a source twice, as"),
         ({"sources": ("stories", "arithmetic"), "weights": (1.0,)}, "1 numbers for 2 sources"),
         ({"sources": ("stories", "arithmetic"), "weights": (1.0, 0.0)}, "must be positive"),
         ({"sources": ("stories",), "held_out": 1.0}, "held_out=1.0 is not a share"),

@@ -1,7 +1,11 @@
 """Every kind of bad input raises one sentence that says what, where, and what to do, before
 training starts."""
 
+import bz2
+import gzip
 import json
+import lzma
+import os
 import pickle
 
 import pyarrow
@@ -89,6 +93,90 @@ def test_a_long_text_file_is_cut_at_line_starts(tmp_path):
     assert all(section.startswith("line ") for section in sections)
 
 
+def gz(path):
+    packed = path.with_name(path.name + ".gz")
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    path.unlink()
+    return packed
+
+
+def test_compressed_shards_and_any_case_are_read(tmp_path):
+    gz(write_jsonl(tmp_path / "a.jsonl", TEXTS[:20]))
+    (tmp_path / "b.jsonl.XZ").write_bytes(
+        lzma.compress(write_jsonl(tmp_path / "b", TEXTS[20:40]).read_bytes())
+    )
+    (tmp_path / "c.txt.bz2").write_bytes(bz2.compress(TEXTS[40].encode()))
+    write_jsonl(tmp_path / "D.JSONL", TEXTS[41:])
+    (tmp_path / "README.md").write_text("not data")
+    corpus = load_corpus(DataConfig(sources=(str(tmp_path),), held_out=0.0))
+    [source] = pickle.loads(pickle.dumps(corpus)).sources
+    assert sorted(source.train) == sorted(TEXTS)
+    assert corpus.left_out() == [
+        f"{tmp_path}: 2 files of unknown formats are left out (README.md, b)"
+    ]
+    assert corpus.manifest()["sources"][0]["left_out"] == corpus.left_out()
+
+
+def test_links_are_followed_once(tmp_path):
+    (tmp_path / "far").mkdir()
+    write_jsonl(tmp_path / "far" / "a.jsonl", TEXTS[:30])
+    (tmp_path / "data").mkdir()
+    write_jsonl(tmp_path / "data" / "b.jsonl", TEXTS[30:])
+    (tmp_path / "data" / "again.jsonl").symlink_to(tmp_path / "data" / "b.jsonl")
+    (tmp_path / "data" / "deep").symlink_to(tmp_path / "far")
+    (tmp_path / "data" / "loop").symlink_to(tmp_path / "data")
+    corpus = load_corpus(DataConfig(sources=(str(tmp_path / "data"),), held_out=0.0))
+    assert sorted(corpus.sources[0].train) == sorted(TEXTS)
+    assert "1 files that are other names of files already read" in corpus.left_out()[0]
+
+
+def test_empty_documents_and_files_are_left_out_and_counted(tmp_path):
+    write_jsonl(tmp_path / "a.jsonl", ["one", "", "two", ""])
+    (tmp_path / "b.txt").write_text("")
+    (tmp_path / "c.txt").write_text("\ufeff")
+    corpus = load_corpus(DataConfig(sources=(str(tmp_path),), held_out=0.0))
+    assert list(corpus.sources[0].train) == ["one", "two"]
+    assert corpus.left_out() == [
+        f"{tmp_path}: 2 files are empty ({tmp_path}/b.txt, {tmp_path}/c.txt)",
+        f"{tmp_path}: 3 empty documents are left out",
+    ]
+    assert "nothing is held out" in corpus.notes()[-1]
+
+
+def test_a_byte_order_mark_and_categories_are_read(tmp_path):
+    mark = "\ufeff"
+    (tmp_path / "a.jsonl").write_text(mark + '{"text": "one"}\n{"text": "two"}\n')
+    (tmp_path / "b.txt").write_text(mark + "three")
+    categories = pyarrow.array(["four", "five", "four"]).dictionary_encode()
+    write_parquet(tmp_path / "c.parquet", categories)
+    corpus = load_corpus(DataConfig(sources=(str(tmp_path),), held_out=0.0))
+    assert list(corpus.sources[0].train) == ["one", "two", "three", "four", "five", "four"]
+
+
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [
+        (write_jsonl, "a.jsonl"),
+        (lambda path: gz(write_jsonl(path)), "a.jsonl"),
+        (write_parquet, "a.parquet"),
+        (write_arrayrecord, "a.arrayrecord"),
+    ],
+)
+def test_a_file_that_changes_after_it_was_listed_is_refused(tmp_path, write, name):
+    path = write(tmp_path / name)
+    corpus = load_corpus(DataConfig(sources=(str(path),), held_out=0.0))
+    os.utime(path)
+    copy = pickle.loads(pickle.dumps(corpus)).sources[0].train  # as a worker process has it
+    assert copy[3] == TEXTS[3], "a file that was only touched is the same"
+    path.write_bytes(path.read_bytes()[:-9])
+    copy = pickle.loads(pickle.dumps(corpus)).sources[0].train
+    with pytest.raises(DataError, match="was changed while this run reads it"):
+        copy[3]
+    path.unlink()
+    with pytest.raises(DataError, match="cannot be read"):
+        pickle.loads(pickle.dumps(corpus)).sources[0].train[3]
+
+
 def truncate(path, keep):
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
     return path
@@ -121,7 +209,7 @@ BAD = {
     "an empty jsonl": (lambda at: written(at / "a.jsonl", "\n\n"), "a.jsonl is empty"),
     "an empty parquet": (
         lambda at: write_parquet(at / "a.parquet", pyarrow.array([], pyarrow.string())),
-        "a.parquet has no rows",
+        "a.parquet is empty",
     ),
     "an empty array record": (
         lambda at: written(at / "a.array_record", b""),
@@ -129,7 +217,7 @@ BAD = {
     ),
     "no records": (
         lambda at: write_arrayrecord(at / "a.array_record", []),
-        "a.array_record (has no records|is not a readable)",
+        "a.array_record is (empty|not a readable)",
     ),
     "a truncated jsonl": (
         lambda at: truncate(write_jsonl(at / "a.jsonl"), 0.99),
@@ -146,6 +234,38 @@ BAD = {
     "json that is no object": (
         lambda at: written(at / "a.jsonl", "[1]\n"),
         "line 1 is a JSON list",
+    ),
+    "half a character": (
+        lambda at: written(at / "a.jsonl", '{"text": "ok"}\n{"text": "\\ud83d"}\n'),
+        r"a.jsonl line 2 holds half a character \(.ud83d\)",
+    ),
+    "a number of thousands of digits": (
+        lambda at: written(at / "a.jsonl", '{"text": "x", "id": ' + "1" * 5000 + "}"),
+        "a.jsonl line 1 is JSON that cannot be read",
+    ),
+    "a thousand brackets": (
+        lambda at: written(at / "a.jsonl", "[" * 9000),
+        "a.jsonl line 1 is JSON that cannot be read",
+    ),
+    "only empty documents": (
+        lambda at: write_jsonl(at / "a.jsonl", ["", ""]),
+        "a.jsonl is empty: it has no document with text",
+    ),
+    "an archive in a folder": (
+        lambda at: written(write_jsonl(at / "a.jsonl").with_name("b.tar.gz"), "x").parent,
+        r"b.tar.gz is compressed in a way that is not read; unpack it",
+    ),
+    "a link to nothing": (
+        lambda at: (at / "a.jsonl").symlink_to(at / "gone") or at,
+        "a.jsonl cannot be read .No such file",
+    ),
+    "a truncated gzip": (
+        lambda at: truncate(gz(write_jsonl(at / "a.jsonl")), 0.9),
+        r"a.jsonl.gz cannot be unpacked \(.*\); it may be truncated",
+    ),
+    "zstandard": (
+        lambda at: written(at / "a.jsonl.zst", "x"),
+        "a.jsonl.zst (needs the package zstandard|cannot be unpacked)",
     ),
     "text that is no string": (
         lambda at: written(at / "a.jsonl", '{"text": 3}\n'),

@@ -64,6 +64,36 @@ BIG = {
         "{{ 9 ** 999999999 }}",
         "{{ [1] * 999999999 }}",
     ],
+    "repetition": [
+        "{{ 999999999 * 'a' }}",
+        grows("{% set n.x = n.x * 16 %}"),
+        grows("{% set n.x = '%s%s' % (n.x, n.x) %}"),
+        grows("{% set n.x = '%(a)s%(a)r' % {'a': n.x} %}"),
+        grows("{% set n.x = '%s%s'|format(n.x, n.x) %}"),
+        "{{ '%*d' % (999999999, 1) }}",
+        "{{ '%.999999999f' % 1.0 }}",
+        "{{ strftime_now('%999999999d') }}",
+        "{{ strftime_now('%-0999999999Y') }}",
+        grows("{% set n.x = strftime_now(n.x ~ n.x) %}", "'%c'"),
+    ],
+    "spread lists": [
+        "{% set t = range(9999)|join %}{% set b = range(60000)|list %}{% for i in b %}"
+        + body
+        + "{% endfor %}"
+        for body in (
+            "{{ loop.cycle(*b) }}",
+            "{{ loop.changed(t) }}",
+            "{{ 'a'.format(*b) }}",
+            "{{ range(*b) }}",
+            "{{ 1|default(*b) }}",
+            "{{ 1 is divisibleby(*b) }}",
+            "{{ dict(**b) }}",
+        )
+    ]
+    + [
+        "{% macro f() %}{{ varargs|length }}{% endmacro %}{% set b = range(60000)|list %}"
+        "{% for i in b %}{{ f(*b) }}{% endfor %}",
+    ],
     "ranges": [
         "{{ range(10**9)|join }}",
         "{{ range(99999)|map('string')|join(range(99999)|join) }}",
@@ -127,6 +157,9 @@ BIG = {
         "}}{% endif %}{% endmacro %}{{ f(40, 1) }}",
     ],
     "source": [
+        "{{ " + "<".join(9000 * ["a"]) + " }}",
+        "{{ [" + 9000 * "1," + "] }}",
+        9000 * "{{ a }}",
         "{{ " + 5000 * "9" + " }}",
         "{{ " + 9999 * "(" + " }}",
         60 * "{% for i in [1] %}" + 60 * "{% endfor %}",
@@ -175,6 +208,30 @@ def test_builds_what_jinja_builds(source):
         .render(messages=TALK)
     )
     assert compile_chat(source).render(TALK) == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("{{ '-' * 3 }}{{ 3 * 'ab' }}{{ [1, 2] * 2 }}{{ 'a' * -1 }}", "---ababab[1, 2, 1, 2]"),
+        (
+            "{{ '%s: %05.1f%%' % ('é', 2) }}{{ '%s'|format(3) }}{{ '%(a)s' % {'a': 1} }}",
+            "é: 002.0%31",
+        ),
+        ("{% generation %}\n{{ messages[1].content }}{% endgeneration %}!", "a!"),
+        ("{{ strftime_now('%%Y') }}{{ dict(a=1)['a'] }}{{ 'a=b'.partition('=')[2] }}", "%Y1b"),
+        (
+            "{% for i in [1, 1, 2] %}{{ loop.changed(i) }}{{ loop.cycle('x', 'y') }}{% endfor %}",
+            "TruexFalseyTruex",
+        ),
+    ],
+)
+def test_builds_what_transformers_builds(source, expected):
+    assert compile_chat(source).render(TALK) == expected
+
+
+def test_a_date_is_todays():
+    assert compile_chat("{{ strftime_now('%Y') }}").render(TALK) == time.strftime("%Y")
 
 
 def test_json_is_as_transformers_writes_it():

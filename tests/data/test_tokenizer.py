@@ -79,9 +79,12 @@ def test_saving_then_reading_is_the_identity(tokenizer, tmp_path):
         again = read_tokenizer(source, VOCAB)
         assert again.fingerprint() == tokenizer.fingerprint()
         assert (again.bytes_V == tokenizer.bytes_V).all()
-    assert [file.name for file in path.parent.iterdir()] == ["tokenizer.json"], (
-        "no temporary file stays"
-    )
+        assert again.ends.begin == tokenizer.begin == tokenizer.eos
+    assert sorted(file.name for file in path.parent.iterdir()) == [
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ], "no temporary file stays"
 
 
 def test_a_copy_in_another_process_encodes_the_same(tokenizer):

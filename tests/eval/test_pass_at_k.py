@@ -175,14 +175,13 @@ def test_what_is_kept():
     assert choose(group, False, replace(asked, keep="all")) == [wrong, short, long]
     mixed = judged(wrap("7 是 seven", "7"))
     assert (
-        chat_row(judged(wrap("a", "8"), reward=float("nan")), think_in_prompt=False)["reward"]
-        is None
+        chat_row(judged(wrap("a", "8"), reward=float("nan")))["reward"] is None
     )  # JSON has no NaN
     assert choose([mixed, long], False, replace(asked, language="en")) == [long]
     assert choose([mixed], False, asked) == [mixed]
-    assert chat_row(judged("a</think><answer>7</answer>", right=True), think_in_prompt=True)[
-        "messages"
-    ][1] == {
+    assert chat_row(judged("a</think><answer>7</answer>", right=True), "<think>\n")["messages"][
+        1
+    ] == {
         "role": "assistant",
         "content": "<think>\na</think><answer>7</answer>",
     }

@@ -13,9 +13,9 @@ from seekjax.generate.sampling import (
     inverse_cdf,
     log_prob,
     position_key,
-    row_keys,
     sampling_arrays,
 )
+from seekjax.seeds import row_keys
 
 
 def plain(logits, sampling):
@@ -56,13 +56,13 @@ def test_the_distribution(sampling):
 def test_greedy_is_the_first_likeliest():
     logit_BV = jnp.array([[0.0, 2.0, 2.0], [5.0, -1.0, 0.0]])
     left = apply_sampling(logit_BV, sampling_arrays(Sampling(temperature=0)))
-    assert np.array_equal(draw(row_keys(Sampling(), 2), left), [1, 0])
+    assert np.array_equal(draw(row_keys(0, 2), left), [1, 0])
     assert np.array_equal(np.isfinite(left).sum(-1), [1, 1])
 
 
 def test_draws_have_their_distribution_and_depend_on_row_position_and_use():
     logit_V = jnp.log(jnp.array([0.1, 0.2, 0.3, 0.4]))
-    key_B = row_keys(Sampling(seed=1), 20_000)
+    key_B = row_keys(1, 20_000)
     here = draw(position_key(key_B, jnp.full(20_000, 7)), jnp.tile(logit_V, (20_000, 1)))
     np.testing.assert_allclose(
         np.bincount(here, minlength=4) / 20_000, [0.1, 0.2, 0.3, 0.4], atol=0.012
@@ -82,7 +82,7 @@ def test_draws_are_the_inverse_of_the_cumulative_distribution(size):
     share_BV[:, random.integers(size)] += 1e-3  # never nothing at all
     with np.errstate(divide="ignore"):
         logit_BV = np.log(share_BV).astype(np.float32)
-    key_B = row_keys(Sampling(seed=3), 64)
+    key_B = row_keys(3, 64)
     luck_B = np.asarray(jax.vmap(jax.random.uniform)(key_B), np.float64)
     end_BV = np.cumsum(share_BV / share_BV.sum(-1, keepdims=True), -1)
     drawn_B = np.asarray(draw(key_B, logit_BV))

@@ -10,8 +10,9 @@ import pytest
 
 from seekjax.config import KernelConfig
 from seekjax.generate.generator import Generator
-from seekjax.generate.sampling import Sampling, draw, position_key, row_keys
+from seekjax.generate.sampling import Sampling, draw, position_key
 from seekjax.generate.speculative import DRAW_DRAFT, accept_or_resample
+from seekjax.seeds import row_keys
 
 KERNEL = KernelConfig(attention="plain")
 
@@ -89,7 +90,7 @@ def test_judged_guesses_have_the_wanted_distribution():
     """Whatever the guesses are drawn from, also where that misses tokens or has ones that must not
     come."""
     random, rows = np.random.default_rng(0), 40_000
-    key_B, place_B = row_keys(Sampling(seed=3), rows), jnp.full(rows, 5)
+    key_B, place_B = row_keys(3, rows), jnp.full(rows, 5)
     for wanted, drawn in [
         (random.normal(size=5), random.normal(size=5) * 2),
         ([0, 0, -np.inf, -np.inf, 1], [-np.inf, 0, 0, 0, -np.inf]),

@@ -220,6 +220,10 @@ def test_choosing_among_all_groups_is_written_as_one_group():
     [
         (replace(V3, attention="mha", nope=0), "latent attention only"),
         (replace(V3, norm_eps=1e-5), "norm_eps"),
+        (
+            replace(V3, scoring="tests.scripts.own_score:sqrt_softplus"),
+            "it has softmax and sigmoid",
+        ),
         (replace(V3, group_score="max"), "no place"),
         (replace(V2, renormalise=True), "renormalise"),
         (replace(V3, dense_layers=2), "no prediction module"),

@@ -64,6 +64,7 @@ def test_the_tokenizer_travels_along(tmp_path, monkeypatch):
 
     # As in a run of our own, where a text follows the end of another.
     (tmp_path / "run" / "tokenizer_config.json").unlink()
+    (tmp_path / "run" / "generation_config.json").unlink()
     convert(monkeypatch, from_=tmp_path / "run", to=tmp_path / "c")
     assert json.loads((tmp_path / "c/config.json").read_text())["bos_token_id"] == tokenizer.eos
     named = json.loads((tmp_path / "c/tokenizer_config.json").read_text())

@@ -216,6 +216,7 @@ def test_the_tokenizer_of_r1_has_llama_cpps_name():
         (replace(V2, group_score="max"), "two best experts"),
         (replace(ROOMY, rope=replace(ROOMY.rope, mscale=0.5)), "mscale"),
         (replace(ROOMY, attention="mha", nope=0), "model.attention mha"),
+        (replace(ROOMY, scoring="own:score"), "model.scoring own:score"),
     ],
 )
 def test_refuses_what_llama_cpp_would_compute_otherwise(model, said, tmp_path):

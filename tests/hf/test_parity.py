@@ -4,6 +4,7 @@ extra [parity]: `pip install -e '.[parity]'`.
 pytest -n 2 --dist load tests/hf/test_parity.py
 """
 
+import json
 from dataclasses import replace
 
 import jax
@@ -21,6 +22,13 @@ pytest.importorskip("transformers")
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("default")]  # theirs are not ours
 
 from tests.hf import peers  # noqa: E402
+
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 50000.0,
+    "original_max_position_embeddings": 16,
+}
+KIMI_K2 = {"beta_fast": 1.0, "beta_slow": 1.0, "factor": 32.0, "mscale": 1.0, "mscale_all_dim": 1.0}
 
 
 @pytest.mark.parametrize("seed", range(16))
@@ -85,6 +93,33 @@ def test_fp8_blocks(dtype, tmp_path):
     assert (
         np.abs(computed(*whole, tokens)["logits"] - found["logits"]).max() > 1e-3
     )  # quantised they are
+
+
+def test_models_of_other_makers(tmp_path):
+    """Moonlight's and Kimi-K2's differences, with an epsilon so large that it shows."""
+    rng = np.random.default_rng(0)
+    config = peers.drawn_config(rng, "v3") | {
+        "q_lora_rank": None,
+        "n_group": 1,
+        "topk_group": 1,
+        "num_experts_per_tok": 2,
+        "rms_norm_eps": 0.1,
+        "max_position_embeddings": 640,
+        "rope_parameters": YARN | KIMI_K2,
+    }
+    theirs = peers.made("v3", config, 0)
+    theirs.save_pretrained(tmp_path / "theirs")
+    described = json.loads((tmp_path / "theirs" / "config.json").read_text())
+    (tmp_path / "theirs" / "config.json").write_text(
+        json.dumps(described | {"model_type": "kimi_k2", "eos_token_id": [1, 2]})
+    )
+    model, variables = load(tmp_path / "theirs", PLAIN)
+    tokens = rng.integers(0, model.vocab, (2, 9))
+    expected = peers.expected(theirs, tokens)
+    assert_equal(computed(model, variables, tokens), expected)
+
+    save(tmp_path / "ours", model, variables, "f32")
+    assert_equal(peers.expected(peers.reread("v3", tmp_path / "ours")[0], tokens), expected)
 
 
 def with_modules(model, variables, depth, rng):

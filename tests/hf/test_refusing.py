@@ -131,6 +131,22 @@ def swapped_copy(table):
     )
 
 
+def first_values(name, value):
+    """Overwrite the first value of a tensor."""
+
+    def breaking(folder):
+        table, data = unpack(folder / FILE)
+        at = table[name]["data_offsets"][0]
+        pack(folder / FILE, table, data[:at] + value + data[at + len(value) :])
+
+    return breaking
+
+
+def header_and_zeros(folder):
+    table, data = unpack(folder / FILE)
+    pack(folder / FILE, table, bytes(len(data)))
+
+
 def scales(value):
     """Overwrite the first scale of an FP8 file."""
 
@@ -304,6 +320,17 @@ CASES = {
     ),
     "scales not a number": ("fp8", scales(b"\x00\x00\xc0\x7f"), "not positive numbers"),
     "scales negative": ("fp8", scales(b"\x00\x00\x80\xbf"), "not positive numbers"),
+    "a norm of NaN": ("one", first_values(FIRST, b"\x00\x00\xc0\x7f"), "not numbers"),
+    "a matrix of infinity": (
+        "one",
+        first_values("model.layers.0.mlp.up_proj.weight", b"\0\0\x80\x7f"),
+        "not numbers",
+    ),
+    "a file that was never filled": (
+        "one",
+        header_and_zeros,
+        f"{FIRST} holds only zeros: the file was never filled",
+    ),
     # config.json
     "no config": ("one", lambda folder: (folder / "config.json").unlink(), "holds no config.json"),
     "config no JSON": (
@@ -319,7 +346,7 @@ CASES = {
     "another model": (
         "one",
         config(model_type="deepseek_v32"),
-        "model_type deepseek_v32: seekjax reads deepseek_v2 and deepseek_v3",
+        "model_type deepseek_v32: seekjax reads deepseek_v2, deepseek_v3, kimi_k2",
     ),
     "a field nobody knows": (
         "one",
@@ -340,20 +367,38 @@ CASES = {
     "a billion layers": (
         "one",
         config(num_hidden_layers=10**9),
-        "describes 1000000000 layers of 4 experts",
+        "10.?000.?000.?0",
     ),
     "a billion experts": (
         "one",
         config(n_routed_experts=10**9),
-        "describes 2 layers of 1000000000 experts",
+        "10.?000.?000.?0",
     ),
+    "many layers of one expert": (
+        "one",
+        config(
+            num_hidden_layers=9999,
+            n_routed_experts=1,
+            num_experts_per_tok=1,
+            n_group=1,
+            topk_group=1,
+            num_nextn_predict_layers=0,
+        ),
+        "describes 9999 layers, 9998 of them with 1 experts, but there are only",
+    ),
+    "many prediction modules": (
+        "one",
+        config(num_nextn_predict_layers=24_000),
+        "24.?00",
+    ),
+    "a family that is a list": ("one", config(model_type=[]), r"has model_type \[\]"),
     "groups that do not divide": ("one", config(n_group=3), "cannot be split into"),
     "another scoring": (
         "one",
         config(scoring_func="softmax"),
         "scoring_func softmax: deepseek_v3 has sigmoid",
     ),
-    "another epsilon": ("one", config(rms_norm_eps=1e-5), "rms_norm_eps 1e-05"),
+    "another epsilon": ("one", config(rms_norm_eps=-1e-5), "rms_norm_eps -1e-05"),
     "key heads fewer": ("one", config(num_key_value_heads=1), "num_key_value_heads"),
     "rope by wavelength": (
         "one",

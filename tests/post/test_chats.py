@@ -8,7 +8,10 @@ from hypothesis import strategies as st
 
 from seekjax.config import DataConfig, SftConfig
 from seekjax.data import DataError, load_tokenizer
-from seekjax.data.chat import BUILT_IN, compile_chat
+from seekjax.data.chat import BUILT_IN, compile_chat, load_chat
+from seekjax.data.template_settings import with_defaults
+from seekjax.data.text_ends import TextEnds
+from seekjax.data.tokenizer import EOS
 from seekjax.post.samples import corpus
 from seekjax.post.samples.chats import question_key, split_held_out
 from seekjax.post.samples.corpus import pack_rows
@@ -163,7 +166,7 @@ def test_faulty_settings_are_named(tmp_path):
         ({}, "nothing to learn from"),
         ({"chats": ("no.jsonl",)}, "is not there"),
         ({"chats": (str(tmp_path),)}, "is not a .jsonl file"),
-        ({"chats": (file, file)}, "named twice"),
+        ({"chats": (file, file)}, "names a source twice"),
         ({"chats": (file,), "weights": (1.0, 2.0)}, "sft.weights"),
         ({"chats": (file,), "weights": (0.0,)}, "positive"),
         ({"tasks": ("contdown",)}, "countdown"),
@@ -205,6 +208,92 @@ def test_faulty_settings_are_named(tmp_path):
 def test_a_template_that_cannot_be_learnt_is_refused(source, says):
     with pytest.raises(DataError, match=says):
         ChatFormat(compile_chat(source), TOKENIZER)
+
+
+# As V3.1's: the switch `thinking` decides what the prompt ends with, past turns have no thinking.
+SWITCHED = (
+    "{% if not thinking is defined %}{% set thinking = false %}{% endif %}{{ bos_token }}"
+    "{% for m in messages %}{% if m['role'] == 'user' %}<｜User｜>{{ m['content'] }}"
+    "{% elif m['role'] == 'system' %}{{ m['content'] }}{% else %}<｜Assistant｜></think>"
+    "{{ m['content'].split('</think>')[-1] }}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<｜Assistant｜>"
+    "{% if thinking %}<think>{% else %}</think>{% endif %}{% endif %}"
+)
+
+
+def switched(*settings):
+    return ChatFormat(compile_chat(with_defaults(SWITCHED, settings)), TOKENIZER)
+
+
+def test_a_template_with_a_switch_trains_thinking_where_the_prompt_opens_it():
+    one, two = switched("thinking=true").samples(TALK)
+    assert learnt(one) == [f"\nhm</think>2{EOS}"]
+    assert spelled(two.tokens).endswith(
+        f"</think>2{EOS}<｜User｜>2+2?<｜Assistant｜><think>\noh</think>4{EOS}"
+    )
+    with pytest.raises(DataError, match=r"begins every answer with <think>.*thinking=false"):
+        switched("thinking=True").samples(PLAIN)
+
+
+def test_a_template_with_a_switch_refuses_thinking_where_the_prompt_closes_it():
+    [whole] = switched().samples(PLAIN)
+    assert learnt(whole) == [f"2{EOS}", f"4{EOS}"]
+    assert switched("thinking=false").answer("<think>\n\n</think>\n\n2").tolist() == [
+        *TOKENIZER.encode("2"),
+        TOKENIZER.eos,
+    ]
+    with pytest.raises(
+        DataError, match="ends every prompt with </think>, and this answer has thinking"
+    ):
+        switched().samples(TALK)
+
+
+def test_settings_are_saved_with_the_template(tmp_path):
+    chat = switched("thinking=true").chat
+    chat.save(tmp_path)
+    again = load_chat(tmp_path, TOKENIZER)
+    assert again.render(TALK[:2]).endswith("<think>")
+    assert again.render(TALK[:2], thinking=False).endswith("</think>")
+    # a setting goes before the one that was saved
+    assert (
+        load_chat(tmp_path, TOKENIZER, "auto", ["thinking=no"]).render(TALK[:2]).endswith("<think>")
+    )
+    assert (
+        load_chat(tmp_path, TOKENIZER, "auto", ["thinking=false"])
+        .render(TALK[:2])
+        .endswith("</think>")
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "shown"),
+    [("a=true", "True"), ("a=3", "3"), ("a=0.5", "0.5"), ("a=None", "None"), ('a="é\n', '"é\n')],
+)
+def test_a_setting_has_the_value_that_it_looks_like(setting, shown):
+    source = "\n  {{ a }}"
+    assert compile_chat(with_defaults(source, [setting])).render(TALK) == f"\n  {shown}"
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("thinkng=true", "has no setting 'thinkng'"),
+        ("thinking", "write NAME=VALUE"),
+        ("messages=1", "write NAME=VALUE"),
+        ("a b=1", "write NAME=VALUE"),
+    ],
+)
+def test_a_setting_that_means_nothing_is_refused(setting, says):
+    with pytest.raises(DataError, match=says):
+        with_defaults(SWITCHED, [setting])
+
+
+def test_an_answer_ends_with_the_end_that_its_template_writes():
+    tokenizer = load_tokenizer(DataConfig(tokenizer="byte"), 320, None)
+    tokenizer.ends = TextEnds(tokenizer.bos, (tokenizer.eos, tokenizer.assistant))
+    source = BUILT_IN["v2"].replace("eos_token", "'<｜Assistant｜>'")
+    [whole] = ChatFormat(compile_chat(source), tokenizer).samples(TALK)
+    assert whole.tokens[-1] == tokenizer.assistant
 
 
 def test_long_samples_are_left_out_and_counted_when_asked(tmp_path):

@@ -212,7 +212,7 @@ def test_settings_that_do_not_fit_are_refused(tiny, tmp_path):
     config = tiny(tmp_path, dpo=DpoConfig(pairs=(file,)))
     for wrong, says in [
         (replace(config, dpo=DpoConfig()), "nothing to learn from"),
-        (replace(config, dpo=DpoConfig(pairs=(file, file))), "named twice"),
+        (replace(config, dpo=DpoConfig(pairs=(file, file))), "names a source twice"),
         (replace(config, dpo=DpoConfig(pairs=(file,), beta=0.0)), "beta"),
         (replace(config, data=DataConfig()), "--init"),
         (replace(config, train=replace(config.train, batch=9, micro_batch=3)), "whole pairs"),

@@ -28,7 +28,7 @@ from seekjax.model.transformer import Transformer
 from seekjax.open import initial_variables, open_model, with_initial_model
 from seekjax.placement import use_mesh
 from seekjax.post.rl.grpo import Reinforcement
-from seekjax.post.rl.updates import DRAW, Groups, draw_groups, select_rows
+from seekjax.post.rl.updates import DRAW
 from seekjax.train import metrics
 from seekjax.train.loop import fit
 from seekjax.train.score import log_probs
@@ -437,36 +437,6 @@ def test_the_template_is_kept_beside_the_weights(base, unbroken, tmp_path):
         assert (tmp_path / "chat_template.jinja").read_text() == BUILT_IN["r1"]
         with pytest.raises(DataError, match="was trained with another chat template"):
             other.build(unbroken.folder)
-
-
-def test_groups_with_signal_replace_those_without():
-    old, new = np.array([0, 0, 1, -1, 0, 0.0]), np.array([2, -2, 0, 0, 3, -3.0])
-    assert select_rows(old, new, 2).tolist() == [6, 7, 2, 3, 10, 11]
-    assert select_rows(old, np.zeros(6), 2).tolist() == list(range(6))
-
-
-def test_what_was_drawn_tells_how_good_the_policy_is_and_what_has_signal_is_learnt():
-    """Three rounds of two groups of two: one group has signal in the first, none in the second,
-    both in the third."""
-    rounds = [([0, 0, 1, -1], 0), ([0, 0, 0, 0], 4), ([2, -2, 3, -3], 8)]
-
-    def draw_round(number):
-        advantages, first = rounds[number]
-        return Groups(
-            {"tokens": jnp.arange(4)[:, None] + first, "choice": jnp.zeros((4, 1))},
-            [f"text {first + i}" for i in range(4)],
-            np.array(advantages, np.float32),
-        )
-
-    kept, drawn, drawn_advantage_B = draw_groups(draw_round, Objective(resample=True), 2, 3)
-    assert kept.texts["tokens"][:, 0].tolist() == [8, 9, 2, 3]
-    assert kept.graded == ["text 8", "text 9", "text 2", "text 3"]
-    assert kept.advantage_B.tolist() == [2, -2, 1, -1]
-    assert drawn == [f"text {i}" for i in range(12)]
-    assert drawn_advantage_B.tolist() == [x for row, _ in rounds for x in row]
-
-    kept, drawn, _ = draw_groups(draw_round, Objective(), 2, 3)
-    assert kept.graded == drawn == [f"text {i}" for i in range(4)]
 
 
 @pytest.mark.parametrize(

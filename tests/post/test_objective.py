@@ -382,11 +382,6 @@ def test_nonsense_is_refused_in_a_sentence():
     row = jnp.zeros((1, 2))
     with pytest.raises(ValueError, match="needs log-probabilities of a reference"):
         policy_loss(Objective(), row, row, row, None, jnp.zeros(1), row == 0, Totals(2, 1, 2))
-    for field in ("clip_low", "clip_high", "kl", "mask_ratio", "truncate", "overlong"):
-        with pytest.raises(ValueError, match=f"objective.{field} is nan|objective.{field} is -1"):
-            replace(Objective(), **{field: -1.0 if field != "kl" else float("nan")})
-    with pytest.raises(ValueError, match="a share"):
-        replace(Objective(), overlong=4096)
     with pytest.raises(ValueError, match="choose k1, k2, k3 or unbiased"):
         kl_estimate("k4", row, row, row)
     (loss, seen), _ = compiled(RECIPES["dapo"])(

@@ -56,7 +56,7 @@ def main(file):
             own = tokens.reshape(2, jax.process_count(), -1, T + 1)[:, jax.process_index()]
             batch = put_batch({"tokens": own, "segments": np.ones_like(own)}, BATCH)
             train = train or step.lower(state, batch).compile()
-            state, metrics = train(state, batch)
+            state, metrics = train(state, batch, np.ones(64, np.int32))
             seen.append(
                 {
                     "loss": float(metrics["loss"]),

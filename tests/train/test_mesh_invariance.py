@@ -127,7 +127,7 @@ def sharded_step(config, mesh, micro):
         state = jax.device_put(start(config.model), jax.tree.map(sharding, plan.state_axes()))
         batch = put_batch(make_batch(micro), BATCH)
         step = compile_steps(plan, BYTES_V)[0].lower(state, batch).compile()
-        return read(*step(state, batch))
+        return read(*step(state, batch, np.asarray(BYTES_V)))
 
 
 def read(state, metrics):

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from seekjax.config import ModelConfig
+from seekjax.errors import need
 from seekjax.model.attention.kind import (
     AttentionKind,
     Cache,
@@ -115,7 +116,7 @@ class LatentAttention(AttentionKind):
         q_BTHN, q_BTHR = project(q_BTX, w_uq, w_qr, keep="up")
 
         # Key-value projection: the normed latent, and one rotary key for all heads
-        c_BTC = rms_norm(c_BTC, self.scale("kv_norm", "kv_latent"), m.norm_eps)
+        c_BTC = rms_norm(c_BTC, self.scale("kv_norm", "kv_latent"), m.latent_eps)
         q_BTHN = constrain(q_BTHN, "batch sequence heads nope")
         q_BTHR = rotate(q_BTHR, *angle)
         k_BTR = rotate(k_BTR, *angle)
@@ -158,8 +159,13 @@ class LatentAttention(AttentionKind):
         w_dkv = self.weight("w_dkv", "embed kv_latent")
         w_kr = self.weight("w_kr", "embed rotary")
         q_BTQ, c_BTC, k_BTR = project(x_BTD, w_dq, w_dkv, w_kr, keep="latent")
-        q_BTQ = rms_norm(q_BTQ, self.scale("q_norm", "q_latent"), m.norm_eps)
+        q_BTQ = rms_norm(q_BTQ, self.scale("q_norm", "q_latent"), m.latent_eps)
         return q_BTQ, c_BTC, k_BTR
+
+    @classmethod
+    def check(cls, model: ModelConfig) -> None:
+        """Raise ConfigError unless keys and values have a latent."""
+        need(model.kv_latent, "model.kv_latent is 0: model.attention mla needs at least 1.")
 
     @classmethod
     def split_axes(cls, model: ModelConfig) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from seekjax.config import DistillConfig
 from seekjax.kernels.divergence import divergence
@@ -20,7 +21,7 @@ from seekjax.post.distill.teacher import Teacher
 from seekjax.post.tune.sft import AnswerTokens
 from seekjax.train.loss import Totals, balance_loss, forward, loads, target_mask
 from seekjax.train.state import RunSpec, TrainState
-from seekjax.train.step import BATCH, train_step
+from seekjax.train.step import BATCH, WithBytes, train_step
 from sharding.rules import sharding
 
 TARGETS = ("index", "log_prob", "hidden")  # of the teacher, within a batch
@@ -119,37 +120,44 @@ class TeacherMatch:
 
 
 def compile_match(
-    spec: RunSpec, distill: DistillConfig, bytes_V: jax.Array, teacher: Teacher
+    spec: RunSpec, distill: DistillConfig, bytes_V: np.ndarray, teacher: Teacher
 ) -> tuple[Step, Measure]:
     """Return the jitted train step, which donates the state, and the measurement of a batch.
 
-    Both get the teacher's head as an argument, so that its weights are not compiled in.
+    Both get the teacher's head and the bytes of each token as arguments, so that these are not
+    compiled in.
     """
     places = spec.shardings()
     inputs = places, sharding(BATCH)
-    head = sharding("embed vocab")
+    further = sharding("embed vocab"), sharding("")
 
-    def update(state: TrainState, batch: Batch, head_DV: jax.Array | None):
+    def update(
+        state: TrainState, batch: Batch, head_DV: jax.Array | None, bytes_V: jax.Array
+    ) -> tuple[TrainState, dict[str, Any]]:
         return train_step(spec, TeacherMatch(spec, distill, bytes_V, head_DV), state, batch)
 
-    def measure(params: Any, state: TrainState, batch: Batch, head_DV: jax.Array | None):
+    def measure(
+        params: Any, state: TrainState, batch: Batch, head_DV: jax.Array | None, bytes_V: jax.Array
+    ) -> dict[str, jax.Array]:
         return TeacherMatch(spec, distill, bytes_V, head_DV).measure(params, state, batch)
 
     update = jax.jit(
         update,
-        in_shardings=(*inputs, head),
+        in_shardings=(*inputs, *further),
         out_shardings=(places, sharding("")),
         donate_argnums=0,
     )
     measure = jax.jit(
-        measure, in_shardings=(places.params, *inputs, head), out_shardings=sharding("")
+        measure, in_shardings=(places.params, *inputs, *further), out_shardings=sharding("")
     )
 
+    update_given, measure_given = WithBytes(update, bytes_V), WithBytes(measure, bytes_V)
+
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
-        return update(state, batch, teacher.head)
+        return update_given(state, batch, teacher.head)
 
     def measure_batch(params: Any, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
-        return measure(params, state, batch, teacher.head)
+        return measure_given(params, state, batch, teacher.head)
 
     return step, measure_batch
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from seekjax.config import Config, DistillConfig
 from seekjax.errors import ConfigError, need
@@ -24,7 +23,7 @@ from seekjax.post.plots import plot_metrics
 from seekjax.post.samples.batches import HeldOut, held_out_samples, load_format, training_batches
 from seekjax.post.samples.corpus import load_samples
 from seekjax.post.samples.template import ChatFormat
-from seekjax.post.tune.report import NO_HELD_OUT, of_sources
+from seekjax.post.tune.report import of_sources
 from seekjax.post.tune.sft import SftReport, check_start, pack_whole
 from seekjax.train.held_out import add_up, bits_per_byte
 from seekjax.train.lora import make_spec
@@ -60,7 +59,7 @@ def read_inputs(config: Config, distill: DistillConfig) -> Inputs:
     teacher.check_vocabulary(config)
 
     home = config.init or distill.teacher
-    chat_format = load_format(config, home, distill.template)
+    chat_format = load_format(config, home, distill)
     teacher.check(config, chat_format.tokenizer)
     return Inputs(config, teacher, chat_format)
 
@@ -87,9 +86,7 @@ class Distillation:
         """Compile on the mesh in use. Raises DataError if saved logits are of another run."""
         config, teacher = self.packed, self.teacher
         spec = make_spec(config)
-        step, measure = compile_match(
-            spec, self.distill, jnp.asarray(self.tokenizer.bytes_V), teacher
-        )
+        step, measure = compile_match(spec, self.distill, self.tokenizer.bytes_V, teacher)
 
         # Batches with targets
         targets = Targets(teacher, self.open_store())
@@ -177,7 +174,7 @@ class HeldOutDistance:
     def __call__(self, state: TrainState) -> tuple[dict[str, float], str]:
         """Return the held-out figures, and a sentence of them."""
         if not self.held_out:
-            return {}, NO_HELD_OUT
+            return {}, ""
 
         record: dict[str, float] = {}
         by_source = {}

@@ -29,11 +29,14 @@ from seekjax.post.rollout.log import (
     held_out_figures,
     mean_entropy,
     summary,
+    tasks_line,
 )
 from seekjax.post.rollout.problems import TaskProblems
 from seekjax.post.rollout.reward import make_reward
 from seekjax.post.rollout.rollouts import Rollouts
 from seekjax.post.rollout.sampler import Sampler, Texts, minibatch
+from seekjax.post.rollout.statistics import has_reward
+from seekjax.seeds import root_key
 from seekjax.train.held_out import add_up
 from seekjax.train.lora import make_spec
 from seekjax.train.state import RunSpec, TrainState
@@ -83,9 +86,7 @@ class OnPolicy:
 
         # The student's update
         spec = make_spec(config)
-        step, measure = compile_match(
-            spec, self.distill, jnp.asarray(self.tokenizer.bytes_V), self.teacher
-        )
+        step, measure = compile_match(spec, self.distill, self.tokenizer.bytes_V, self.teacher)
 
         # Its answers
         sampler = Sampler(
@@ -107,7 +108,9 @@ class OnPolicy:
             source=updates,
             step=updates.step,
             evaluate=HeldOutAnswers(answers, measure),
-            report=OnPolicyReport(config, self.distill, self.teacher, self.tokenizer.size),
+            report=OnPolicyReport(
+                config, self.distill, self.teacher, self.tokenizer.size, self.problems
+            ),
         )
 
 
@@ -137,9 +140,17 @@ class TaughtAnswers:
         return self.draw(state, problems, group, self.key(TRAIN, number))
 
     def held_out(self, state: TrainState, first: int) -> tuple[Texts, list[GradedSample]]:
-        """Return one answer to each of the held-out problems `first` and on, graded."""
-        problems = self.problems.held_out(first, self.spec.config.train.batch)
-        return self.draw(state, problems, 1, self.key(HELD_OUT, first))
+        """Return one answer to each of the held-out problems `first` and on, graded.
+
+        A batch that they do not fill is filled up with texts that are not measured.
+        """
+        size = self.spec.config.train.batch
+        problems = self.problems.distinct_held_out(self.distill.sampling.eval_problems)
+        chunk = problems[first : first + size]
+        key = self.key(HELD_OUT, first)
+        texts, graded = self.rollouts.draw(self.spec.variables(state), chunk, 1, key, size=size)
+        measured_B = np.arange(size) < len(chunk)
+        return texts | {"mask": texts["mask"] & measured_B[:, None]}, graded
 
     def draw(
         self, state: TrainState, problems: list, group: int, key: jax.Array
@@ -155,7 +166,7 @@ class TaughtAnswers:
 
     def key(self, use: int, number: int) -> jax.Array:
         """Return the root of a rollout's randomness, for one use."""
-        root = jax.random.key(self.spec.config.train.seed)
+        root = root_key(self.spec.config.train.seed)
         return jax.random.fold_in(jax.random.fold_in(root, use), number)
 
 
@@ -180,7 +191,7 @@ class AnswerUpdates:
 
         self.tokens_drawn = sum([sample.tokens for sample in graded])
         self.log.write(step, graded, np.zeros(len(graded), np.float32))
-        self.metrics = summary(graded) | {"entropy": mean_entropy(texts)}
+        self.metrics = summary(graded) | {"entropy": mean_entropy(texts, has_reward(graded))}
         return self.answers.taught(texts)
 
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
@@ -212,17 +223,18 @@ class HeldOutAnswers:
 
     def __call__(self, state: TrainState) -> tuple[dict[str, float], str]:
         """Return the held-out figures, and a sentence of them."""
-        count = self.answers.distill.sampling.eval_problems
+        wanted = self.answers.distill.sampling.eval_problems
+        problems = self.answers.problems.distinct_held_out(wanted)
         graded: list[GradedSample] = []
         figures = []
-        for first in range(0, count, self.answers.spec.config.train.batch):
+        for first in range(0, len(problems), self.answers.spec.config.train.batch):
             texts, samples = self.answers.held_out(state, first)
             graded += samples
             batch = self.answers.taught(texts)
             figures.append(self.measure(state.params, state, batch))
 
         total = add_up(figures)
-        record, sentence = held_out_figures(graded[:count])
+        record, sentence = held_out_figures(graded)
         kl = total["kl"] / max(total["tokens"], 1)
         return record | {"kl": kl}, f"{sentence}, kl {kl:.4f}"
 
@@ -230,17 +242,26 @@ class HeldOutAnswers:
 class OnPolicyReport:
     """The words of an on-policy distillation."""
 
-    def __init__(self, config: Config, distill: DistillConfig, teacher: Teacher, token_ids: int):
+    def __init__(
+        self,
+        config: Config,
+        distill: DistillConfig,
+        teacher: Teacher,
+        token_ids: int,
+        problems: TaskProblems,
+    ):
         self.config, self.distill = config, distill
         self.teacher = teacher
         self.token_ids = token_ids
+        self.problems = problems
 
     def header(self) -> list[str]:
         """Return the lines that state what will be read and trained."""
         sampling = self.distill.sampling
         problems = self.config.train.batch // sampling.group
         return [
-            f"tasks: {', '.join(self.distill.tasks)}; {problems} problems x {sampling.group} "
+            f"tasks: {tasks_line(self.distill.tasks, self.problems, sampling.eval_problems)}; "
+            f"{problems} problems x {sampling.group} "
             f"answers of up to {sampling.max_new} tokens a step, by {self.config.init}; "
             f"{self.token_ids} token ids",
             teacher_line(self.teacher),

@@ -23,10 +23,11 @@ class GroupRelative:
         self.objective = objective
 
     def totals(self, batch: Piece) -> Totals:
-        """Return the counts that sums over [A, B, ...] are divided by."""
-        micro, sequences = batch["tokens"].shape[:2]
-        tokens = jnp.maximum(batch["mask"].sum(), 1).astype(jnp.float32)
-        return Totals(tokens, micro * sequences, float(self.grpo.max_new))
+        """Return the counts that sums over [A, B, ...] are divided by: of samples not left out."""
+        mask_ABT = batch["mask"]
+        tokens = jnp.maximum(mask_ABT.sum(), 1).astype(jnp.float32)
+        sequences = jnp.maximum(mask_ABT.any(-1).sum(), 1).astype(jnp.float32)
+        return Totals(tokens, sequences, float(self.grpo.max_new))
 
     def loss(
         self, params: Any, state: TrainState, piece: Piece, totals: Totals

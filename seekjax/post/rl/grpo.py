@@ -12,16 +12,17 @@ import jax
 from seekjax.config import Config, GrpoConfig
 from seekjax.config.recipes import objective_of
 from seekjax.data import read_tokenizer
-from seekjax.data.chat import load_chat
+from seekjax.data.chat import load_trained_chat
 from seekjax.errors import ConfigError, need
 from seekjax.post.rl.objective import check_parts
 from seekjax.post.rl.updates import RolloutUpdates
 from seekjax.post.rollout.grader import GradedSample, Grader
-from seekjax.post.rollout.log import closing_lines, held_out_figures
+from seekjax.post.rollout.log import closing_lines, held_out_figures, tasks_line
 from seekjax.post.rollout.problems import TaskProblems
 from seekjax.post.rollout.reward import make_reward
 from seekjax.post.rollout.rollouts import Rollouts
 from seekjax.post.rollout.sampler import Sampler
+from seekjax.seeds import root_key
 from seekjax.train.lora import make_spec
 from seekjax.train.state import RunSpec, TrainState
 from seekjax.train.training import Parts
@@ -40,10 +41,16 @@ class Reinforcement:
         if not self.grpo.move_bias:
             config = replace(config, train=replace(config.train, balance_rate=0.0))
         self.config = config
-        self.tokenizer = read_tokenizer(Path(config.data.tokenizer), config.model.vocab)
+        chat, self.tokenizer = load_trained_chat(
+            init.expanduser(),
+            config.out,
+            read_tokenizer(Path(config.data.tokenizer), config.model.vocab),
+            self.grpo.template,
+            self.grpo.template_settings,
+        )
 
         self.grader = Grader(
-            load_chat(init.expanduser(), self.tokenizer, self.grpo.template),
+            chat,
             self.tokenizer,
             make_reward(
                 self.grpo.rewards, self.grpo.language, self.grpo.max_new, self.objective.overlong
@@ -81,12 +88,12 @@ class Reinforcement:
             source=updates,
             step=updates.step,
             evaluate=HeldOutAccuracy(spec, grpo, rollouts, self.problems),
-            report=GrpoReport(config, grpo, self.grader),
+            report=GrpoReport(config, grpo, self.grader, self.problems),
         )
 
 
 class HeldOutAccuracy:
-    """Accuracy on held-out problems, one sample each, drawn as in training."""
+    """Accuracy on distinct held-out problems, one sample each, drawn as in training."""
 
     def __init__(self, spec: RunSpec, grpo: GrpoConfig, rollouts: Rollouts, problems: TaskProblems):
         self.spec = spec
@@ -97,32 +104,34 @@ class HeldOutAccuracy:
     def __call__(self, state: TrainState) -> tuple[dict[str, float], str]:
         """Return the held-out figures, and a sentence of them."""
         variables = self.spec.variables(state)
-        key = jax.random.key(self.spec.config.train.seed)
-        count, chunk = self.grpo.eval_problems, self.grpo.prompts * self.grpo.group
+        key = root_key(self.spec.config.train.seed)
+        problems = self.problems.distinct_held_out(self.grpo.eval_problems)
+        size = self.grpo.prompts * self.grpo.group
         graded: list[GradedSample] = []
-        for first in range(0, count, chunk):
-            problems = self.problems.held_out(first, chunk)
+        for first in range(0, len(problems), size):
+            chunk = problems[first : first + size]
             chunk_key = jax.random.fold_in(key, first)
-            _, samples = self.rollouts.draw(variables, problems, 1, chunk_key)
+            _, samples = self.rollouts.draw(variables, chunk, 1, chunk_key, size=size)
             graded += samples
-        return held_out_figures(graded[:count])
+        return held_out_figures(graded)
 
 
 class GrpoReport:
     """The words of a run of reinforcement."""
 
-    def __init__(self, config: Config, grpo: GrpoConfig, grader: Grader):
+    def __init__(self, config: Config, grpo: GrpoConfig, grader: Grader, problems: TaskProblems):
         self.config = config
         self.grpo = grpo
         self.grader = grader
+        self.problems = problems
 
     def header(self) -> list[str]:
         """Return the lines that state what will be read and trained."""
         grpo = self.grpo
         rewards = [f"{weight:g} {name}" for name, weight in self.grader.reward.weights.items()]
         return [
-            f"tasks: {', '.join(grpo.tasks)}; rewards: {', '.join(rewards)}; "
-            f"{self.grader.tokenizer.size} token ids",
+            f"tasks: {tasks_line(grpo.tasks, self.problems, grpo.eval_problems)}; rewards: "
+            f"{', '.join(rewards)}; {self.grader.tokenizer.size} token ids",
             f"recipe: {grpo.recipe}; {grpo.prompts} prompts x {grpo.group} samples of up to "
             f"{grpo.max_new} tokens a rollout, from {self.config.init}",
         ]
@@ -134,12 +143,12 @@ class GrpoReport:
     def progress(self, record: dict[str, Any]) -> str:
         """Return what the progress line shows of a step."""
         line = (
-            f"reward {record['reward']:.3f}  right {record['accuracy']:.1%}  form "
+            f"reward {record['reward']:.2f}  right {record['accuracy']:.1%}  form "
             f"{record['parsed']:.0%}  signal {record['signal']:.0%}  length "
-            f"{record['length']:.0f}  entropy {record['entropy']:.2f}"
+            f"{record['length']:.0f}  entropy {record['entropy']:.1f}"
         )
         if "kl" in record:
-            line += f"  kl {record['kl']:.4f}"
+            line += f"  kl {record['kl']:.3f}"
         if record.get("failed"):
             line += f"  {record['failed']:.0f} REWARDS FAILED"
         return line

@@ -1,13 +1,13 @@
 """Before reinforcement starts: sample, report what can be learnt, and stop if nothing can.
 
 A run without signal fails silently: its loss is 0 and its curves are flat, for hours. One rollout
-with signal is enough to go ahead; a run is given up only after several.
+with much signal is enough to go ahead; a run is given up only after several.
 """
 
 import json
 import math
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -18,24 +18,34 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from seekjax.config import GrpoConfig
+from seekjax.config.recipes import objective_of
 from seekjax.errors import RunError
 from seekjax.post.rollout.grader import GradedSample
 from seekjax.post.rollout.problems import TaskProblems
 from seekjax.post.rollout.rollouts import Rollouts
-from seekjax.post.rollout.statistics import is_right
+from seekjax.post.rollout.statistics import has_signal, is_right
+from seekjax.seeds import root_key
 from seekjax.tasks.answer import TAGS
+from seekjax.terminal import print_lines
 
 SAMPLES = 512  # drawn before a run is given up,
 ROLLOUTS = 16  # in at most this many rollouts
 WARN_TRUNCATED = 0.2  # share cut off that is worth a warning
 MIN_ACCURACY = 0.01  # pass@1 below which reinforcement on accuracy alone does not start
+# Share of groups with signal below which a run does not start: fewer than one group in twenty, and
+# most steps would learn from none.
+MIN_SIGNAL = 0.05
+CLEAR_SIGNAL = 0.2  # at which one rollout is enough to go ahead
 FORM = "<think>...</think><answer>...</answer>"
 KEY = 0x5EED  # sets these draws apart from those of training and evaluation
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What samples of training problems look like, as shares unless a comment says otherwise."""
+    """What samples of training problems look like, as shares unless a comment says otherwise.
+
+    Samples whose reward failed count in `samples` and `failed` alone.
+    """
 
     samples: int  # how many
     group: int  # samples of each problem
@@ -43,8 +53,8 @@ class Findings:
     form: float  # samples with the format that the reward requires
     right: float  # pass@1
     solved: float  # pass@G: groups with a right sample
-    signal: float  # groups whose rewards differ
-    other: float  # groups in which a reward other than accuracy differs
+    signal: float  # groups that are learnt from: see statistics.has_signal
+    other: float  # groups in which a reward other than accuracy or the length penalty differs
     tagged: float  # samples with any of the format's tags
     failed: float  # samples whose reward failed
     reward: float  # mean
@@ -54,45 +64,48 @@ class Findings:
 
 
 def collect_findings(
-    graded: Sequence[GradedSample], group: int, weights: dict[str, float]
+    graded: Sequence[GradedSample], group: int, weights: dict[str, float], resample: bool = False
 ) -> Findings:
-    """Summarise whole groups of samples; `weights` are those of the reward's parts."""
+    """Summarise whole groups of samples.
+
+    weights: of the reward's parts. resample: groups are filtered by their outcomes, in which
+    rewards other than accuracy do not count.
+    """
     groups: list[Sequence[GradedSample]] = []
     for first in range(0, len(graded), group):
-        groups.append(graded[first : first + group])
-    others = [name for name, weight in weights.items() if weight and name != "accuracy"]
+        members = graded[first : first + group]
+        groups.append([sample for sample in members if not math.isnan(sample.reward)])
+    valid = list(chain.from_iterable(groups))
 
     def share(holds: Sequence[bool | float]) -> float:
-        return sum(holds) / len(graded)
+        return sum(holds) / max(len(holds), 1)
 
-    def share_that_differ(values: list[list[Hashable]]) -> float:
-        differing = [len(set(members)) > 1 for members in values]
-        return sum(differing) / len(groups)
-
-    # Samples whose reward failed count for no signal.
-    rewards, other_rewards = [], []
+    # Rewards that make a difference next to accuracy
+    others = []
+    for name, weight in weights.items():
+        if weight and name not in ("accuracy", "length") and not resample:
+            others.append(name)
+    differing = []
     for members in groups:
-        valid = [sample for sample in members if not math.isnan(sample.reward)]
-        rewards.append([sample.reward for sample in valid])
-        other_rewards.append([parts_of(sample, others) for sample in valid])
-    every_reward = list(chain.from_iterable(rewards))
+        values = [parts_of(sample, others) for sample in members]
+        differing.append(len(set(values)) > 1)
 
-    solved = [any(map(is_right, members)) for members in groups]
-    faults = Counter(sample.reason for sample in graded if not sample.parts.get("format"))
+    rewards = [sample.reward for sample in valid]
+    faults = Counter(sample.reason for sample in valid if not sample.parts.get("format"))
     errors = [sample.error for sample in graded if sample.error]
     return Findings(
         samples=len(graded),
         group=group,
-        truncated=share([sample.truncated for sample in graded]),
-        form=share([sample.parts.get("format", 0.0) for sample in graded]),
-        right=share([is_right(sample) for sample in graded]),
-        solved=sum(solved) / len(groups),
-        signal=share_that_differ(rewards),
-        other=share_that_differ(other_rewards),
-        tagged=share([_has_tag(sample.text) for sample in graded]),
+        truncated=share([sample.truncated for sample in valid]),
+        form=share([sample.parts.get("format", 0.0) for sample in valid]),
+        right=share([is_right(sample) for sample in valid]),
+        solved=share([any(map(is_right, members)) for members in groups]),
+        signal=float(has_signal(graded, group, resample).mean()),
+        other=share(differing),
+        tagged=share([_has_tag(sample.text) for sample in valid]),
         failed=share([math.isnan(sample.reward) for sample in graded]),
-        reward=float(np.mean(every_reward)) if every_reward else math.nan,
-        reward_std=float(np.std(every_reward)) if every_reward else math.nan,
+        reward=float(np.mean(rewards)) if rewards else math.nan,
+        reward_std=float(np.std(rewards)) if rewards else math.nan,
         fault=faults.most_common(1)[0][0] if faults else "",
         error=errors[0] if errors else "",
     )
@@ -118,7 +131,8 @@ def diagnose(findings: Findings, accuracy: float, max_new: int) -> str:
             f"the reward failed for {findings.failed:.0%} {samples} ({findings.error}): repair it "
             "first."
         )
-    if findings.other or (findings.signal and (not accuracy or findings.right >= MIN_ACCURACY)):
+    started = not accuracy or findings.right >= MIN_ACCURACY or findings.other >= MIN_SIGNAL
+    if findings.signal >= MIN_SIGNAL and started:
         return ""
 
     # Faults of format
@@ -147,11 +161,17 @@ def diagnose(findings: Findings, accuracy: float, max_new: int) -> str:
         )
 
     # Problems that are too easy or too hard
+    little = (
+        f"only {findings.signal:.1%} of the groups of {findings.group} have samples that differ, "
+        f"below {MIN_SIGNAL:.0%}, so that most steps would learn nothing"
+    )
     if findings.right == 1:
         return (
             f"every one {samples} is right, so there is nothing to learn: take a harder level or "
             "another task."
         )
+    if not accuracy and findings.signal:
+        return f"{little} {samples}: raise grpo.temperature, or reward what differs between them."
     if not accuracy:
         return (
             f"all samples of a problem earn the same reward in {samples}: raise grpo.temperature, "
@@ -172,6 +192,16 @@ def diagnose(findings: Findings, accuracy: float, max_new: int) -> str:
             "does not start, for hardly any group has both right and wrong samples (groups of "
             f"{findings.group} that do, by the share that is right: {', '.join(table)}). Take an "
             "easier level, or fine-tune the model on solved problems until 5% to 10% are right."
+        )
+    if findings.right > 0.5 and findings.signal:
+        return (
+            f"{findings.right:.1%} {samples} are right and {little}: take a harder level or "
+            "another task, or raise grpo.temperature or grpo.group."
+        )
+    if findings.signal:
+        return (
+            f"{findings.right:.1%} {samples} are right, but {little}: raise grpo.temperature or "
+            "grpo.group, or mix levels whose problems are neither trivial nor hopeless."
         )
     return (
         f"{findings.right:.1%} {samples} are right, but every group of {findings.group} is all "
@@ -230,10 +260,11 @@ def preflight(
     Raises RunError if they show that nothing can be learnt.
     """
     weights = rollouts.grader.reward.weights
-    key = jax.random.fold_in(jax.random.key(seed), KEY)
+    resample = objective_of(grpo).resample
+    key = jax.random.fold_in(root_key(seed), KEY)
     is_first = jax.process_index() == 0
     graded: list[GradedSample] = []
-    findings, reason, stop = None, "", False
+    findings, reason, stop, clear = None, "", False, False
 
     # The first process decides, because the others have the rewards alone.
     enough = math.ceil(SAMPLES / (grpo.prompts * grpo.group))
@@ -243,16 +274,17 @@ def preflight(
         _, samples = rollouts.draw(variables, batch, grpo.group, rollout_key)
         graded += samples
         if is_first:
-            findings = collect_findings(graded, grpo.group, weights)
+            findings = collect_findings(graded, grpo.group, weights, resample)
             reason = diagnose(findings, weights.get("accuracy", 0.0), grpo.max_new)
+            clear = not reason and findings.signal >= CLEAR_SIGNAL
         stop = _broadcast(bool(reason))
-        if not stop:
+        if _broadcast(clear):
             break
 
     if findings is not None:
         record = asdict(findings) | {"diagnosis": reason}
         (folder / "preflight.json").write_text(json.dumps(record, indent=1) + "\n")
-        print("\n".join(describe(findings, grpo.max_new)), flush=True)
+        print_lines(describe(findings, grpo.max_new))
     if stop:
         raise RunError(
             f"the pre-flight stops the run: {reason or 'the first process prints the reason.'} To "

@@ -19,6 +19,8 @@ from seekjax.post.rollout.log import RolloutLog, mean_entropy, summary
 from seekjax.post.rollout.problems import TaskProblems
 from seekjax.post.rollout.rollouts import Rollouts
 from seekjax.post.rollout.sampler import Texts, minibatch, place_rows, take_rows
+from seekjax.post.rollout.statistics import has_reward, has_signal
+from seekjax.seeds import root_key
 from seekjax.train.score import log_probs
 from seekjax.train.state import RunSpec, TrainState
 from seekjax.train.step import BATCH, compile_train
@@ -33,6 +35,7 @@ class Groups(NamedTuple):
     texts: Texts
     graded: list[GradedSample]
     advantage_B: np.ndarray
+    signal_P: np.ndarray  # of each problem, whether its answers differ in what counts
 
 
 class RolloutUpdates:
@@ -109,7 +112,7 @@ class RolloutUpdates:
 
         # Draw. The figures are those of all samples, because the kept ones are selected.
         began = time.perf_counter()
-        kept, drawn, drawn_advantage_B = draw_groups(
+        kept, drawn, drawn_signal_P = draw_groups(
             partial(self.draw_round, state),
             self.objective,
             self.grpo.group,
@@ -120,8 +123,8 @@ class RolloutUpdates:
         self.tokens_drawn = sum(lengths)
         self.log.write(step, kept.graded, kept.advantage_B)
         self.metrics = summary(drawn) | {
-            "signal": float(has_signal(drawn_advantage_B, self.grpo.group).mean()),
-            "entropy": mean_entropy(kept.texts),
+            "signal": float(drawn_signal_P.mean()),
+            "entropy": mean_entropy(kept.texts, has_reward(kept.graded)),
         }
 
         # Score
@@ -161,7 +164,8 @@ class RolloutUpdates:
         rewards = [sample.reward for sample in graded]
         reward_PG = np.array(rewards, np.float32).reshape(-1, group)
         advantage_PG = advantages(reward_PG, np.isfinite(reward_PG), self.objective.advantage)
-        return Groups(texts, graded, np.asarray(advantage_PG).reshape(-1))
+        signal_P = has_signal(graded, group, self.objective.resample)
+        return Groups(texts, graded, np.asarray(advantage_PG).reshape(-1), signal_P)
 
     def scored(self, state: TrainState, groups: Groups) -> Texts:
         """Return a rollout with its advantages and the log-probabilities that updates compare with.
@@ -169,7 +173,9 @@ class RolloutUpdates:
         "old" are the trainer's own, if updates differ from the policy of the rollout; "ref" those
         of the reference, if there is one.
         """
-        texts = groups.texts | place_rows({"advantage": groups.advantage_B})
+        learnt_B = learnt(groups, self.grpo.group, self.objective.resample)
+        placed = place_rows({"advantage": groups.advantage_B, "learnt": learnt_B})
+        texts = groups.texts | leave_out(groups.texts, placed["advantage"], placed["learnt"])
         if self.updates > 1 or self.objective.truncate:
             texts["old"] = self._score(state.params, state.frozen, state.balance, texts)
         if self.objective.kl:
@@ -196,7 +202,7 @@ class RolloutUpdates:
 
     def key(self, use: int) -> jax.Array:
         """Return the root of the randomness of rollout `number`, for one use."""
-        seed_key = jax.random.key(self.train.seed)
+        seed_key = root_key(self.train.seed)
         rollout_key = jax.random.fold_in(seed_key, self.number)
         return jax.random.fold_in(rollout_key, use)
 
@@ -204,26 +210,28 @@ class RolloutUpdates:
 def draw_groups(
     draw_round: Callable[[int], Groups], objective: Objective, group: int, rounds: int
 ) -> tuple[Groups, list[GradedSample], np.ndarray]:
-    """Return the groups to learn from, and all drawn samples with their advantages.
+    """Return the groups to learn from, all drawn samples, and which drawn groups have signal.
 
     With objective.resample, groups without signal are replaced by others as long as rounds are left
     (DAPO's dynamic sampling). Every round has the same shapes.
     """
     kept = draw_round(0)
-    drawn, drawn_advantage_B = kept.graded, kept.advantage_B
+    drawn, drawn_signal_P = kept.graded, kept.signal_P
     for number in range(1, rounds if objective.resample else 1):
-        if has_signal(kept.advantage_B, group).all():
+        if kept.signal_P.all():
             break
         fresh = draw_round(number)
         drawn = drawn + fresh.graded
-        drawn_advantage_B = np.concatenate([drawn_advantage_B, fresh.advantage_B])
+        drawn_signal_P = np.concatenate([drawn_signal_P, fresh.signal_P])
 
-        rows = select_rows(kept.advantage_B, fresh.advantage_B, group)
+        groups = select_groups(kept.signal_P, fresh.signal_P)
+        rows = (groups[:, None] * group + np.arange(group)).reshape(-1)
         both = kept.graded + fresh.graded
         kept = Groups(
             take_rows(kept.texts, fresh.texts, rows),
             [both[row] for row in rows],
             np.concatenate([kept.advantage_B, fresh.advantage_B])[rows],
+            np.concatenate([kept.signal_P, fresh.signal_P])[groups],
         )
 
     # What the trainer does not replay
@@ -232,25 +240,48 @@ def draw_groups(
         texts.pop("choice")
     if not objective.keep_mask:
         texts.pop("kept", None)
-    return kept._replace(texts=texts), drawn, drawn_advantage_B
+    return kept._replace(texts=texts), drawn, drawn_signal_P
 
 
-def select_rows(old_B: np.ndarray, new_B: np.ndarray, group: int) -> np.ndarray:
-    """Return which rows of old and new advantages together to keep.
+def select_groups(old_P: np.ndarray, new_P: np.ndarray) -> np.ndarray:
+    """Return which of the old and the new groups together to keep, by whether they have signal.
 
     New groups with signal replace old ones without, in order.
     """
-    rows = np.arange(len(old_B)).reshape(-1, group)
-    new_rows = np.arange(len(new_B)).reshape(-1, group) + len(old_B)
-    useful = np.flatnonzero(has_signal(new_B, group))
-    idle = np.flatnonzero(~has_signal(old_B, group))[: len(useful)]
-    rows[idle] = new_rows[useful[: len(idle)]]
-    return rows.reshape(-1)
+    groups = np.arange(len(old_P))
+    useful = np.flatnonzero(new_P)
+    idle = np.flatnonzero(~old_P)[: len(useful)]
+    groups[idle] = useful[: len(idle)] + len(old_P)
+    return groups
 
 
-def has_signal(advantage_B: np.ndarray, group: int) -> np.ndarray:
-    """Return of each group whether its rewards differ."""
-    return (advantage_B.reshape(-1, group) != 0).any(1)
+def learnt(groups: Groups, group: int, resample: bool) -> np.ndarray:
+    """Return which samples are learnt from, [B].
+
+    Left out are those whose reward failed, and the groups that resampling could not replace: they
+    differ in nothing but their lengths.
+    """
+    learnt_B = has_reward(groups.graded)
+    if resample:
+        learnt_B &= np.repeat(groups.signal_P, group)
+    return learnt_B
+
+
+def leave_out(texts: Texts, advantage_B: jax.Array, learnt_B: jax.Array) -> Texts:
+    """Return the arrays of a rollout whose other rows are padding: in no sum, mean or load."""
+    return _leave_out(texts["segments"], texts["mask"], advantage_B, learnt_B)
+
+
+@jax.jit
+def _leave_out(
+    segment_BS: jax.Array, mask_BT: jax.Array, advantage_B: jax.Array, learnt_B: jax.Array
+) -> Texts:
+    learnt_B1 = learnt_B[:, None]
+    return {
+        "segments": jnp.where(learnt_B1, segment_BS, 0),
+        "mask": mask_BT & learnt_B1,
+        "advantage": jnp.where(learnt_B, advantage_B, 0),
+    }
 
 
 def score_rollout(

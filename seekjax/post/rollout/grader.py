@@ -1,5 +1,6 @@
 """From drawn texts to rewards: how a problem is put to the model, and what each answer earns."""
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -8,10 +9,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from seekjax.data import DataError, Tokenizer
-from seekjax.data.chat import THINK, ChatTemplate, Message
+from seekjax.data.chat import ChatTemplate, Message
 from seekjax.post.rollout.reward import Reward
 from seekjax.post.rollout.sampler import Texts, fetch
-from seekjax.post.samples.template import generation_prompt
+from seekjax.post.samples.template import generation_prompt, thinking_opened
 from seekjax.tasks import Problem
 
 WORKERS = 8  # threads: verifiers that run programs wait for them
@@ -29,6 +30,7 @@ class GradedSample:
     tokens: int
     truncated: bool
     error: str = ""  # the part of the reward that failed, and how
+    outcome: float = math.nan  # what DAPO's filter compares in a group: see Reward.outcome
 
 
 class Grader:
@@ -41,7 +43,8 @@ class Grader:
         self.chat = chat
         self.tokenizer = tokenizer
         self.reward = reward
-        self.think_in_prompt = opens_thinking(chat)
+        self.opening = thinking_opened(generation_prompt(chat))  # as R1's template writes
+        self.think_in_prompt = bool(self.opening)
 
     def prompt(self, problem: Problem) -> np.ndarray:
         """Return the token ids of a problem, up to where the answer begins."""
@@ -61,12 +64,15 @@ class Grader:
 
         graded: list[GradedSample] = []
         reward_B = np.zeros(len(problem_of), np.float32)
+        outcome_B = np.zeros(len(problem_of), np.float32)
         if jax.process_index() == 0:
             with ThreadPoolExecutor(WORKERS) as pool:
                 graded = list(pool.map(self.grade, problem_of, answers))
             reward_B = np.array([sample.reward for sample in graded], np.float32)
+            outcome_B = np.array([sample.outcome for sample in graded], np.float32)
         if jax.process_count() > 1:
-            reward_B = multihost_utils.broadcast_one_to_all(reward_B)
+            both = multihost_utils.broadcast_one_to_all((reward_B, outcome_B))
+            reward_B, outcome_B = both
 
         # Every process checks, so that none waits for one that has stopped.
         if np.isnan(reward_B).all():
@@ -74,14 +80,17 @@ class Grader:
             raise DataError(f"the reward failed for every sample of a rollout: {reason}.")
         if graded:
             return graded
+        rows = zip(problem_of, reward_B, outcome_B, answers)
         return [
-            GradedSample(problem, "", float(reward), {}, "", len(ids), False)
-            for problem, reward, ids in zip(problem_of, reward_B, answers)
+            GradedSample(
+                problem, "", float(reward), {}, "", len(ids), False, outcome=float(outcome)
+            )
+            for problem, reward, outcome, ids in rows
         ]
 
     def grade(self, problem: Problem, ids: np.ndarray) -> GradedSample:
         """Grade one answer, given by its token ids with the end of the text."""
-        truncated = len(ids) == 0 or int(ids[-1]) != self.tokenizer.eos
+        truncated = len(ids) == 0 or int(ids[-1]) not in self.tokenizer.stops
 
         # Special tokens within an answer stay visible: they are a fault of format.
         text = self.tokenizer.decode(ids if truncated else ids[:-1], special=True)
@@ -102,12 +111,5 @@ class Grader:
             tokens=len(ids),
             truncated=truncated,
             error=scored.error,
+            outcome=self.reward.outcome(scored),
         )
-
-
-def opens_thinking(chat: ChatTemplate) -> bool:
-    """Return whether the template itself writes <think>, as R1's does.
-
-    Raises DataError if the template has no generation prompt.
-    """
-    return generation_prompt(chat).rstrip().endswith(THINK)

@@ -12,6 +12,7 @@ import numpy as np
 
 from seekjax.post.plots import plot_rollouts
 from seekjax.post.rollout.grader import GradedSample
+from seekjax.post.rollout.problems import TaskProblems
 from seekjax.post.rollout.sampler import Texts, fetch
 from seekjax.post.rollout.statistics import interval
 from seekjax.train.metrics import keep_until
@@ -49,13 +50,13 @@ class RolloutLog:
 def summary(graded: Sequence[GradedSample]) -> dict[str, float]:
     """Return means over samples: reward, its parts, accuracy, parsed, length, truncated.
 
-    Means of rewards leave out samples whose reward failed; "failed" counts them.
+    Samples whose reward failed are left out, and "failed" counts them; a Grader raises if no sample
+    has a reward.
     """
     valid = with_reward(graded)
     means: dict[str, float] = {}
-    if valid:
-        for name in valid[0].parts:
-            means[name] = float(np.mean([sample.parts[name] for sample in valid]))
+    for name in valid[0].parts:
+        means[name] = float(np.mean([sample.parts[name] for sample in valid]))
 
     record = {"reward": float(np.mean([sample.reward for sample in valid]))}
     for name, mean in means.items():
@@ -64,8 +65,8 @@ def summary(graded: Sequence[GradedSample]) -> dict[str, float]:
     return record | {
         "accuracy": means.get("accuracy", 0.0),
         "parsed": means.get("format", 0.0),
-        "length": float(np.mean([sample.tokens for sample in graded])),
-        "truncated": float(np.mean([sample.truncated for sample in graded])),
+        "length": float(np.mean([sample.tokens for sample in valid])),
+        "truncated": float(np.mean([sample.truncated for sample in valid])),
         "failed": float(len(graded) - len(valid)),
     }
 
@@ -75,10 +76,10 @@ def with_reward(graded: Sequence[GradedSample]) -> list[GradedSample]:
     return [sample for sample in graded if not math.isnan(sample.reward)]
 
 
-def mean_entropy(texts: Texts) -> float:
-    """Return the mean entropy of the sampler at the tokens that it drew, in nats."""
+def mean_entropy(texts: Texts, valid_B: np.ndarray) -> float:
+    """Return the mean entropy of the sampler at the tokens of valid samples, in nats."""
     entropy_BS, mask_BT = fetch((texts["entropy"], texts["mask"]))
-    return float(entropy_BS[:, 1:][mask_BT].mean())
+    return float(entropy_BS[:, 1:][mask_BT & valid_B[:, None]].mean())
 
 
 def held_out_figures(graded: Sequence[GradedSample]) -> tuple[dict[str, float], str]:
@@ -90,10 +91,21 @@ def held_out_figures(graded: Sequence[GradedSample]) -> tuple[dict[str, float], 
         low, high = interval(accuracies, len(accuracies))
 
     sentence = (
-        f"{record['accuracy']:.1%} right ({low:.1%} to {high:.1%}, {len(accuracies)} problems), "
-        f"form {record['parsed']:.0%}, length {record['length']:.1f}"
+        f"{record['accuracy']:.1%} right ({low:.1%} to {high:.1%}, {len(accuracies)} distinct "
+        f"problems), form {record['parsed']:.0%}, length {record['length']:.1f}"
     )
+    if record["failed"]:
+        sentence += f", {record['failed']:.0f} REWARDS FAILED"
     return record | {"accuracy_low": low, "accuracy_high": high}, sentence
+
+
+def tasks_line(tasks: Sequence[str], problems: TaskProblems, wanted: int) -> str:
+    """Return the tasks and how many held-out problems an evaluation has."""
+    number = len(problems.distinct_held_out(wanted))
+    held_out = f"{number} distinct held-out problems"
+    if number < wanted:
+        held_out += ", all there are"
+    return f"{', '.join(tasks)} ({held_out})"
 
 
 def closing_lines(step: int, folder: Path, tasks: Sequence[str]) -> list[str]:

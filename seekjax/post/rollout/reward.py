@@ -73,7 +73,7 @@ def well_formed(completion: Completion, settings: RewardSettings) -> float:
 def language_consistency(completion: Completion, settings: RewardSettings) -> float:
     """Return the share of the thought's words in the language (R1: 2501.12948, section 2.3.2).
 
-    0 if the format is wrong.
+    0 if the format is wrong, or the thought has no words: else leaving them out would pay.
     """
     if isinstance(completion.parsed, Invalid):
         return 0.0
@@ -164,6 +164,24 @@ class Reward:
             total = sum(weighted)
         return Scored(total, values, grade.reason, error)
 
+    def outcome(self, scored: Scored) -> float:
+        """Return what a group's samples must differ in for DAPO's filter to keep the group.
+
+        It is the accuracy: the samples are neither all right nor all wrong (2503.14476, equation
+        11). Where accuracy does not pay, it is the reward before the length penalty, because
+        lengths differ in every group. NaN if a part failed.
+        """
+        if scored.error:
+            return math.nan
+        if self.weights.get("accuracy"):
+            return scored.parts["accuracy"]
+
+        unshaped = 0.0
+        for name, weight in self.weights.items():
+            if name != "length":
+                unshaped += weight * scored.parts[name]
+        return unshaped
+
 
 def make_reward(
     weights: Sequence[tuple[str, float]], language: str, max_new: int, overlong_share: float = 0.0
@@ -202,7 +220,13 @@ def verify(
 
 
 def language_share(thought: str, language: str) -> float:
-    """Return the share of words in the language, 1 for a text without words.
+    """Return the share of words in the language, 0 for a text without words."""
+    languages = word_languages(thought)
+    return languages.count(language) / len(languages) if languages else 0.0
+
+
+def word_languages(thought: str) -> list[str | None]:
+    """Return the language of every word, None for one that is not in LANGUAGES.
 
     A run of Latin letters is one word, and so is each Chinese character.
     """
@@ -211,7 +235,7 @@ def language_share(thought: str, language: str) -> float:
         # A circled digit matches as a word of another language, but is a number.
         if word.lastgroup or not word[0].isnumeric():
             languages.append(word.lastgroup)
-    return languages.count(language) / len(languages) if languages else 1.0
+    return languages
 
 
 def overlong(tokens: int, limit: int, cache: int) -> float:

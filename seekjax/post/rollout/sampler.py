@@ -101,8 +101,9 @@ class Sampler:
             Sampling(temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p)
         )
         self.pad = tokenizer.pad
-        self.stop_X = np.full(STOPS, -1, np.int32)
-        self.stop_X[0] = tokenizer.eos
+        stops = tokenizer.stops
+        self.stop_X = np.full(max(STOPS, len(stops)), -1, np.int32)
+        self.stop_X[: len(stops)] = stops
 
     def check(self, prompts: list[np.ndarray]) -> None:
         """Raise DataError for a prompt that leaves less room than max_new tokens."""

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
+import numpy as np
+
 from seekjax.post.rollout.grader import GradedSample
 from seekjax.tasks.answer import Parsed, parse
 
@@ -67,6 +69,26 @@ def interval(values: Sequence[float], tries: float) -> tuple[float, float]:
 def is_right(sample: GradedSample) -> bool:
     """Return whether the verifier gives full marks."""
     return sample.parts.get("accuracy", 0.0) >= 1
+
+
+def has_reward(graded: Sequence[GradedSample]) -> np.ndarray:
+    """Return which samples have a reward, [B]; those whose reward failed have none."""
+    rewards = [sample.reward for sample in graded]
+    return np.isfinite(np.array(rewards, np.float32))
+
+
+def has_signal(graded: Sequence[GradedSample], group: int, outcomes: bool) -> np.ndarray:
+    """Return of each group whether its samples differ in reward, [P]; with `outcomes`, in outcome.
+
+    Samples whose reward failed make no difference.
+    """
+    values = []
+    for sample in graded:
+        values.append(sample.outcome if outcomes else sample.reward)
+    value_PG = np.array(values, np.float32).reshape(-1, group)
+    high_P = np.where(np.isfinite(value_PG), value_PG, -np.inf).max(1)
+    low_P = np.where(np.isfinite(value_PG), value_PG, np.inf).min(1)
+    return high_P > low_P
 
 
 def has_error(sample: GradedSample) -> bool:

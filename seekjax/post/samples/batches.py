@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from seekjax.config import Config, Template
+from seekjax.config import Config
+from seekjax.config.post import ChatConfig
 from seekjax.data import Corpus, load_tokenizer
 from seekjax.data.batches import Batches, sample_batches
-from seekjax.data.chat import load_chat
+from seekjax.data.chat import load_trained_chat
 from seekjax.post.samples.corpus import Row, pack_rows
 from seekjax.post.samples.template import ChatFormat
 from seekjax.train.source import own_rows, process_share, stack_batches
@@ -16,11 +17,17 @@ from seekjax.train.source import own_rows, process_share, stack_batches
 HeldOut = dict[str, list[Row]]  # batches [B, T + 1] of each source
 
 
-def load_format(config: Config, home: Path | None, template: Template) -> ChatFormat:
+def load_format(config: Config, home: Path | None, settings: ChatConfig) -> ChatFormat:
     """Return tokenizer and chat format of the model in the folder `home`. Raises DataError."""
     tokenizer = load_tokenizer(config.data, config.model.vocab, None)
-    folder = home.expanduser() if home else Path()
-    return ChatFormat(load_chat(folder, tokenizer, template), tokenizer)
+    chat, tokenizer = load_trained_chat(
+        home.expanduser() if home else None,
+        config.out,
+        tokenizer,
+        settings.template,
+        settings.template_settings,
+    )
+    return ChatFormat(chat, tokenizer)
 
 
 def training_batches(

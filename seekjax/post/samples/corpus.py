@@ -6,6 +6,7 @@ import numpy as np
 
 from seekjax.config import DataConfig, SamplesConfig
 from seekjax.data import Corpus, DataError
+from seekjax.data.corpus import need_distinct
 from seekjax.errors import need
 from seekjax.post.samples.chats import load_chats
 from seekjax.post.samples.solutions import SolutionSettings, load_solutions
@@ -33,7 +34,7 @@ def load_samples(
         f"--{section}.tasks.",
         DataError,
     )
-    check_distinct(names, f"use {section}.weights to give one more weight.")
+    need_distinct(names, f"--{section}", f"use {section}.weights to give one more weight.")
     weights = samples.weights or (1.0,) * len(names)
     need(
         len(weights) == len(names) and min(weights) > 0,
@@ -61,15 +62,6 @@ def load_samples(
     for name in samples.tasks:
         sources.append(load_solutions(name, share[name], settings, seed))
     return Corpus(tuple(sources))
-
-
-def check_distinct(names: Sequence[str], advice: str) -> None:
-    """Raise DataError if a source is named twice."""
-    need(
-        len(set(names)) == len(names),
-        f"a source is named twice in {', '.join(names)}: {advice}",
-        DataError,
-    )
 
 
 def pack_rows(samples: Sequence[Row], rows: int, window: int, pad: int) -> list[Row]:

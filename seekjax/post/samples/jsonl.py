@@ -9,7 +9,6 @@ from seekjax.data.chat import Message
 from seekjax.data.files import JsonLines
 from seekjax.data.tokenizer import find_special_token
 from seekjax.errors import need
-from seekjax.storage import file_sha256
 
 ROLES = ("system", "user", "assistant")
 
@@ -30,32 +29,13 @@ class Rows(JsonLines):
         return self._where(int(self.lines[row][0]))
 
     def _parse(self, line: bytes, number: int) -> dict[str, Any]:
-        where = self._where(number)
-        try:
-            record = self.record(line, number)
-        except DataError:
-            raise
-        # A thousand nested brackets, or a number of thousands of digits
-        except (RecursionError, ValueError) as error:
-            raise DataError(
-                f"{where} is JSON that cannot be read ({type(error).__name__}): repair or delete "
-                "that line."
-            ) from error
-
+        record = self.record(line, number)
         need(
             isinstance(record, dict),
-            f"{where} is a JSON {type(record).__name__}, not an object.",
+            f"{self._where(number)} is a JSON {type(record).__name__}, not an object.",
             DataError,
         )
         return record
-
-    def facts(self) -> dict[str, Any]:
-        """Return what the manifest of a run records of this file."""
-        return {
-            "name": self.name,
-            "bytes": self.path.stat().st_size,
-            "sha256": file_sha256(self.path),
-        }
 
 
 def open_rows(name: str, field: str) -> Rows:
@@ -67,7 +47,9 @@ def open_rows(name: str, field: str) -> Rows:
         f"{name} is not a .jsonl file: {field} takes only those.",
         DataError,
     )
-    return Rows(path, name)
+    rows = Rows(path, name)
+    need(len(rows), f"{name} is empty: write one JSON object a line.", DataError)
+    return rows
 
 
 def check_messages(value: Any, where: str) -> list[Message]:

@@ -12,9 +12,9 @@ import numpy as np
 from seekjax.config import DataConfig, DpoConfig
 from seekjax.data import Corpus, DataError, Source
 from seekjax.data.batches import READ_AHEAD, Batches, mix_training
+from seekjax.data.corpus import need_distinct
 from seekjax.errors import need
 from seekjax.post.samples.chats import fits, question_key, split_held_out
-from seekjax.post.samples.corpus import check_distinct
 from seekjax.post.samples.jsonl import Rows, check_messages, check_text, open_rows
 from seekjax.post.samples.template import ChatFormat
 
@@ -105,7 +105,7 @@ def load_pairs(dpo: DpoConfig, data: DataConfig, chat_format: ChatFormat) -> Cor
         "there is nothing to learn from: name .jsonl files with --dpo.pairs.",
         DataError,
     )
-    check_distinct(dpo.pairs, "name it once.")
+    need_distinct(dpo.pairs, "dpo.pairs", "name it once.")
     weight = 1 / len(dpo.pairs)
     sources = []
     for name in dpo.pairs:

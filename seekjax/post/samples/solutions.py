@@ -13,7 +13,7 @@ from seekjax.post.samples.template import ChatFormat
 from seekjax.tasks import Problem, Problems, attempt, parse_task
 from seekjax.tasks.answer import wrap
 
-EPOCH = 1_000_000  # problems of a task in an epoch: tasks are endless
+EPOCH = 1_000_000  # problems of a task in an epoch; a small task repeats its own
 HELD_OUT = 20_000  # held-out problems of a task
 CHECKED = 64  # problems of each side that are solved before a run starts
 MAX_REPLACED = 1000  # long solutions that are replaced before giving up

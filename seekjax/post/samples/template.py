@@ -12,7 +12,7 @@ import numpy as np
 
 from seekjax.data import DataError, Tokenizer
 from seekjax.data.chat import ChatTemplate, Message
-from seekjax.data.tokenizer import THINK
+from seekjax.data.tokenizer import THINK, THINK_END
 from seekjax.errors import need
 
 PLACEHOLDER = "\0"  # an answer that shows where a template puts one
@@ -59,44 +59,58 @@ class ChatFormat:
 
         # What a finished conversation has between generation prompt and answer, and what the
         # generation prompt writes of the answer: R1's <think>.
-        self.lead = head[len(prompt) :]
-        self.opening = prompt[len(head) :]
-        writes_opening = prompt.startswith(head) and self.opening.strip() == THINK
+        self.opening = thinking_opened(prompt)
+        self.closed = prompt.rstrip().endswith(THINK_END)
+        before_opening = prompt.removesuffix(self.opening)
+        self.lead = "" if self.opening else head[len(prompt) :]
+        written = head[len(before_opening) :]
+        fits = written.strip() in ("", THINK_END) if self.opening else True
         need(
-            placeholder and (head.startswith(prompt) or writes_opening),
+            placeholder and head.startswith(before_opening) and fits,
             "the chat template does not write an answer behind its generation prompt: set another "
             "template.",
             DataError,
         )
         end = self._encode(tail)
         need(
-            end.size and end[0] == tokenizer.eos,
-            "the chat template does not end an answer with the tokenizer's end of text, so the "
-            "model would never learn to stop: set another template.",
+            end.size and end[0] in tokenizer.stops,
+            "the chat template does not end an answer with a token that ends a text, so the model "
+            "would never learn to stop: set another template.",
             DataError,
         )
+        self.end = np.int32(end[0])
 
     def prompt(self, messages: Sequence[Message]) -> np.ndarray:
         """Return the tokens up to where the assistant's next answer begins."""
-        return self._encode(self.chat.render(messages))
+        return np.array(self.chat.encode(self.tokenizer, messages), np.int32)
 
     def answer(self, content: str) -> np.ndarray:
         """Return the tokens of an answer, its end included.
 
-        Raises DataError if the answer lacks the <think> that the generation prompt writes.
+        Raises DataError if the answer has thinking that the generation prompt has closed, or lacks
+        the <think> that the generation prompt writes.
         """
         if self.opening:
-            tag = self.opening.strip()
-            blanks = self.opening[len(self.opening.rstrip()) :]
+            blanks = self.opening.removeprefix(THINK)
             content = content.lstrip()
             need(
-                content.startswith(tag),
-                f"the chat template begins every answer with {tag}, and this one has none: set "
-                "another template.",
+                content.startswith(THINK),
+                f"the chat template begins every answer with {THINK}, and this one has none: set "
+                "another template, or a setting of it as template_settings thinking=false.",
                 DataError,
             )
-            content = content.removeprefix(tag).removeprefix(blanks)
-        return np.append(self._encode(self.lead + content), np.int32(self.tokenizer.eos))
+            content = content.removeprefix(THINK).removeprefix(blanks)
+        elif self.closed:
+            content = without_empty_thinking(content)
+            need(
+                THINK not in content and THINK_END not in content,
+                f"the chat template ends every prompt with {THINK_END}, and this answer has "
+                "thinking: set template_settings thinking=true, or leave the thinking out.",
+                DataError,
+            )
+        plain, mark = self.tokenizer.control.break_names(content)
+        text = self.lead + plain
+        return np.append(self.tokenizer.encode(text, special=True, mark=mark), self.end)
 
     def samples(self, messages: Sequence[Message]) -> list[Sample]:
         """Return samples that train on every answer once, behind what the model would have read.
@@ -127,6 +141,22 @@ class ChatFormat:
 
     def _encode(self, text: str) -> np.ndarray:
         return self.tokenizer.encode(text, special=True)
+
+
+def thinking_opened(prompt: str) -> str:
+    """Return the <think> that a prompt ends with, and the blanks behind it; "" if it has none."""
+    end = len(prompt.rstrip())
+    if not prompt[:end].endswith(THINK):
+        return ""
+    return prompt[end - len(THINK) :]
+
+
+def without_empty_thinking(content: str) -> str:
+    """Return an answer without a thought of no words before it."""
+    before, tag, answer = content.partition(THINK_END)
+    if tag and before.strip() in ("", THINK):
+        return answer.lstrip("\n")
+    return content
 
 
 def _sample_that_begins_with(tokens: np.ndarray, samples: Sequence[Sample]) -> Sample | None:

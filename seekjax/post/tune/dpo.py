@@ -23,7 +23,7 @@ from seekjax.post.plots import plot_metrics
 from seekjax.post.samples.batches import HeldOut, held_out_batches, load_format
 from seekjax.post.samples.corpus import Row
 from seekjax.post.samples.pairs import load_pairs, pair_batches
-from seekjax.post.tune.report import closing_lines, data_line
+from seekjax.post.tune.report import closing_lines, data_lines
 from seekjax.post.tune.sft import check_start
 from seekjax.train.held_out import add_up
 from seekjax.train.lora import make_spec
@@ -122,7 +122,7 @@ class Preference:
     def __init__(self, config: Config):
         self.dpo = check(config)
         self.config = config
-        self.chat_format = load_format(config, config.init, self.dpo.template)
+        self.chat_format = load_format(config, config.init, self.dpo)
         self.tokenizer = self.chat_format.tokenizer
         self.corpus = load_pairs(self.dpo, config.data, self.chat_format)
 
@@ -201,7 +201,7 @@ class HeldOutPairs:
                 placed = put_batch(batch, "batch sequence")
                 figures.append(self.measure(state.averaged, state, placed))
         if not figures:
-            return {}, "nothing: data.held_out is 0, or there is a single prompt"
+            return {}, ""
 
         sums = add_up(figures)
         pairs = sums.pop("pairs")
@@ -223,8 +223,8 @@ class DpoReport:
     def header(self) -> list[str]:
         """Return the lines that state what will be read and trained."""
         sequence = self.spec.config.data.sequence
-        data = data_line(self.corpus, "pairs", sequence, self.token_ids)
-        return [data, *self.spec.trained()]
+        data = data_lines(self.corpus, "pairs", sequence, self.token_ids)
+        return [*data, *self.spec.trained()]
 
     def extra_metrics(self, metrics: dict[str, float]) -> dict[str, float]:
         """Return nothing: the metrics are complete."""

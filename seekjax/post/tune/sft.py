@@ -18,7 +18,7 @@ from seekjax.post.samples.batches import HeldOut, held_out_samples, load_format,
 from seekjax.post.samples.corpus import load_samples
 from seekjax.post.samples.template import ChatFormat
 from seekjax.post.tune.esft import ChoosingSource
-from seekjax.post.tune.report import NO_HELD_OUT, closing_lines, data_line, of_sources
+from seekjax.post.tune.report import closing_lines, data_lines, of_sources
 from seekjax.train.held_out import add_up, bits_per_byte, measure_sources
 from seekjax.train.lora import Chosen, make_spec
 from seekjax.train.loss import NextToken, Totals
@@ -26,7 +26,7 @@ from seekjax.train.plots import draw
 from seekjax.train.sample import write_sample
 from seekjax.train.source import BatchSource
 from seekjax.train.state import RunSpec, TrainState
-from seekjax.train.step import compile_eval, compile_train
+from seekjax.train.step import compile_eval, compile_text_train
 from seekjax.train.training import Parts
 from sharding.place import put_batch
 
@@ -56,7 +56,7 @@ class FineTuning:
         self.sft = check(config)
         self.config = config
         self.packed = pack_whole(config)
-        self.chat_format = load_format(self.packed, config.init, self.sft.template)
+        self.chat_format = load_format(self.packed, config.init, self.sft)
         self.tokenizer = self.chat_format.tokenizer
         self.corpus = load_samples(
             self.sft,
@@ -84,13 +84,13 @@ class FineTuning:
             spec = make_spec(config)
             source = BatchSource(config, open_batches())
 
-        bytes_V = jnp.asarray(self.tokenizer.bytes_V)
+        bytes_V = self.tokenizer.bytes_V
         held_out = held_out_samples(config, self.corpus, self.tokenizer.pad)
         self.chat_format.chat.save(folder, jax.process_index() == 0)
         return Parts(
             spec=spec,
             source=source,
-            step=compile_train(spec, AnswerTokens(spec, bytes_V)),
+            step=compile_text_train(spec, AnswerTokens, bytes_V),
             evaluate=HeldOutAnswers(held_out, compile_eval(spec, bytes_V)),
             report=SftReport(spec, self.corpus, self.chat_format),
         )
@@ -112,7 +112,7 @@ class HeldOutAnswers:
     def __call__(self, state: TrainState) -> tuple[dict[str, float], str]:
         """Return the held-out figures, and a sentence of them."""
         if not self.held_out:
-            return {}, NO_HELD_OUT
+            return {}, ""
 
         def measure(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
             return self.measure(state.averaged, state, put_batch(batch, "batch sequence"))
@@ -141,8 +141,8 @@ class SftReport:
     def header(self) -> list[str]:
         """Return the lines that state what will be read and trained."""
         sequence, tokenizer = self.spec.config.data.sequence, self.chat_format.tokenizer
-        data = data_line(self.corpus, "samples", sequence, tokenizer.size)
-        return [data, *self.spec.trained()]
+        data = data_lines(self.corpus, "samples", sequence, tokenizer.size)
+        return [*data, *self.spec.trained()]
 
     def extra_metrics(self, metrics: dict[str, float]) -> dict[str, float]:
         """Return the bits per byte of the answers of a step."""
@@ -171,9 +171,9 @@ class SftReport:
         prompt = sample["tokens"][: int(sample["trained"].argmax())]
 
         tokenizer = self.chat_format.tokenizer
-        sampling = Sampling(max_new=SAMPLE_TOKENS, temperature=0.0, stop_ids=(tokenizer.eos,))
+        sampling = Sampling(max_new=SAMPLE_TOKENS, temperature=0.0, stop_ids=tokenizer.stops)
         ids = write_sample(self.spec, state, prompt.tolist(), sampling)
-        if ids[-1:] == [tokenizer.eos]:
+        if ids and ids[-1] in tokenizer.stops:
             ids = ids[:-1]
         answer = tokenizer.decode(ids, special=True).splitlines()
         answer = [line for line in answer if line.strip()] or ["(nothing)"]

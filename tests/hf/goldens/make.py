@@ -5,8 +5,9 @@ from them in float32.
     python -m tests.hf.goldens.make
 
 `v2` and `v2_lite` are as transformers writes them (rope_parameters); in `v2_lite` config.json is
-turned into the published dialect and the weights lie in several files. `v3` has a prediction
-module, which transformers reads and cannot write: seekjax writes that one.
+turned into the published dialect, the weights lie in several files, and the epsilon is so large
+that the latents' norms show that they have another one, as in Moonlight-16B-A3B. `v3` has a
+prediction module, which transformers reads and cannot write: seekjax writes that one.
 """
 
 import json
@@ -67,6 +68,7 @@ MODELS = {
         SIZES
         | {
             "q_lora_rank": None,
+            "rms_norm_eps": 0.1,
             "topk_method": "greedy",
             "n_group": 1,
             "topk_group": 1,

@@ -1,0 +1,88 @@
+"""A run that goes on with other meshes, worker counts and process counts."""
+
+import json
+import math
+import random
+import signal
+from pathlib import Path
+
+from tests.benchmarks.trials.children import finish, start, watched
+from tests.benchmarks.trials.kills import MOMENTS
+from tests.benchmarks.trials.row import Row
+from tests.benchmarks.trials.runs import digest_of, fitting, make_corpus, train_words
+
+# Devices, and the mesh on them
+MESHES = {
+    "8": (8, {"data": 2, "expert": 2, "tensor": 2}),
+    "4": (4, {"data": 2, "fsdp": 2}),
+    "1": (1, {"data": 1}),
+    "2x4": (8, {"data": 2, "expert": 4}),
+    "8 again": (8, {"data": 8}),
+}
+ORDER = ("8", "4", "1", "2x4", "8 again")
+SHORT = ("8", "1")  # for a small share
+TOLERANCE = 2e-3  # of a loss, relative: rounding grows over the steps
+
+
+def run(work: Path, share: float, rng: random.Random) -> list[Row]:
+    """Let a run go on over all meshes, and with other numbers of workers."""
+    data = make_corpus(work / "data")
+    order = ORDER if share >= 0.5 else SHORT
+    meshes = Row(f"meshes {' -> '.join(order)}", "the losses of the run on one device")
+    with meshes.clock():
+        unbroken = finish(fitting(train_words(work / "one", data)), work / "log")
+        meshes.check(unbroken.status == 0, unbroken.last_line())
+        move_over_meshes(meshes, data, order, work)
+
+    workers = Row("0, 2 and 1 workers, killed in between", "bitwise the run without workers")
+    with workers.clock():
+        kills = max(1, round(10 * share))
+        change_workers(workers, data, kills, digest_of(unbroken.reported), work, rng)
+    return [meshes, workers]
+
+
+def move_over_meshes(row: Row, data: Path, order: tuple[str, ...], work: Path) -> None:
+    """Kill a run after its second save on each mesh but the last, and compare all losses."""
+    out = work / "moved"
+    for number, name in enumerate(order, 1):
+        devices, sizes = MESHES[name]
+        flags = [word for axis, size in sizes.items() for word in (f"--mesh.{axis}", size)]
+        words = train_words(out, data, *flags)
+        child = start(watched(fitting(words), *MOMENTS), work / "log", devices)
+        if number < len(order):
+            # When the third save begins, the second has ended.
+            child.wait_for("save", 3)
+            child.send(signal.SIGKILL)
+        child.end()
+        expected = -signal.SIGKILL if number < len(order) else 0
+        row.check(child.status == expected, f"on {name}: {child.last_line()}")
+
+    losses, moved = losses_of(work / "one"), losses_of(out)
+    for step, loss in losses.items():
+        close = math.isclose(loss, moved.get(step, math.nan), rel_tol=TOLERANCE)
+        row.check(close, f"step {step}: loss {moved.get(step)} instead of {loss}")
+
+
+def change_workers(
+    row: Row, data: Path, kills: int, expected: str, work: Path, rng: random.Random
+) -> None:
+    """Kill a run at random steps; each start has another number of workers."""
+    out = work / "workers"
+    for number in range(kills + 1):
+        words = train_words(out, data, "--data.workers", (2, 0, 1)[number % 3])
+        child = start(watched(fitting(words), *MOMENTS), work / "log")
+        if number < kills and child.wait_for("step", rng.randint(1, 2 + 20 // kills)):
+            child.send(signal.SIGKILL)
+        child.end()
+        row.check(not child.crashed, f"start {number + 1}: {child.last_line()}")
+    row.check(digest_of(child.reported) == expected, "other parameters at the end")
+
+
+def losses_of(run_folder: Path) -> dict[int, float]:
+    """Return the training loss of every step of a run."""
+    losses = {}
+    for line in (run_folder / "metrics.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        if record["split"] == "train":
+            losses[record["step"]] = record["loss"]
+    return losses

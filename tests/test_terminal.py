@@ -1,0 +1,117 @@
+"""Any text reaches any terminal, file or pipe: shown, not executed, and never the end of a run."""
+
+import io
+import os
+import sys
+
+import pytest
+
+from seekjax.commands.status import exit_status
+from seekjax.errors import DataError, Status
+from seekjax.terminal import (
+    Progress,
+    accept_any_text,
+    duration,
+    print_lines,
+    track,
+    visible,
+    well_formed,
+)
+from seekjax.train.metrics import Screen
+
+ATTACK = "\x1b]0;owned\x07\x1b[2J\u202e\r\b\x85"
+SHOWN = r"\x1b]0;owned\x07\x1b[2J\u202e\r\x08\x85"
+
+
+class Terminal(io.StringIO):
+    """A file that is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+def stream(encoding):
+    return io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True)
+
+
+def test_a_model_cannot_command_the_terminal(capsys):
+    assert visible(ATTACK) == SHOWN
+    print_lines([f"    {ATTACK}\tx"])
+    Screen(3, 0).say(f"a sample: {ATTACK}")
+    assert capsys.readouterr().out == f"    {SHOWN}\tx\na sample: {SHOWN}\n"
+
+
+def test_an_error_cannot_either(capsys):
+    def fail():
+        raise DataError(f"the chat template fails: {ATTACK}")
+
+    assert exit_status(fail) == 2
+    assert capsys.readouterr().err == f"error: the chat template fails: {SHOWN}\n"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "printed"), [("ascii", "2 ? ?"), ("cp1252", "2 ? é"), ("utf-8", "2 你 é")]
+)
+def test_what_an_encoding_lacks_is_replaced(encoding, printed, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", stream(encoding))
+    accept_any_text()
+    print("2 你 é")
+    assert sys.stdout.buffer.getvalue().decode(encoding) == f"{printed}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("café 你", "café 你"),
+        ("caf\udce9", "caf\ufffd"),  # Latin-1 in the place of UTF-8
+        ("caf\udcc3\udca9", "café"),  # UTF-8 on a terminal that is ASCII
+        ("\ud83d half", "\ufffd half"),
+    ],
+)
+def test_an_argument_that_is_no_utf8_becomes_text(text, expected):
+    assert well_formed(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("variables", "file"),
+    [({"TERM": "dumb"}, Terminal()), ({"FORCE_COLOR": "1", "TERM": "xterm"}, io.StringIO())],
+    ids=["dumb", "file"],
+)
+def test_what_cannot_redraw_a_line_gets_plain_ones(variables, file, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "stdout", file)
+    record = {"step": 1, "tokens_per_second": 9, "share_of_peak": 0, "grad_norm": 0}
+    with Screen(3, 0) as screen:
+        screen.report(record | {"max_violation": 0}, "loss 2.000")
+    assert file.getvalue().startswith("step 1/3  loss 2.000  9 tok/s")
+    assert "\x1b" not in file.getvalue()
+
+
+def test_a_reader_that_leaves_ends_a_command_quietly(monkeypatch, capfd):
+    read, write = os.pipe()
+    os.close(read)
+    monkeypatch.setattr(sys, "stdout", os.fdopen(write, "w"))
+    assert exit_status(lambda: print("text")) == Status.UNREAD
+    sys.stdout.close()
+    assert capfd.readouterr().err == ""
+
+
+def test_progress_is_a_line_now_and_then(monkeypatch, capsys):
+    clock = iter([0.0, 1.0, 4.0, 5.0, 24.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    assert list(track("abcd", 4, "written")) == ["a", "b", "c", "d"]
+    assert capsys.readouterr().err == (
+        "written: 25%, 12s left; 1 of 4\nwritten: 75%, 8s left; 3 of 4\n"
+    )
+
+
+def test_progress_of_what_goes_on_from_the_middle(monkeypatch):
+    clock = iter([0.0, 1.0, 10.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    file = io.StringIO()
+    progress = Progress("eval", file)
+    progress(0.5)
+    progress(0.6, "2.100 bits/byte")
+    assert file.getvalue() == "eval: 60%, 40s left; 2.100 bits/byte\n"
+    assert [duration(seconds) for seconds in (9.4, 200, 7500)] == ["9s", "3m20s", "2h05m"]

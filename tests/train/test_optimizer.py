@@ -1,0 +1,76 @@
+"""The optimizer against an independent AdamW, every setting apart."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from seekjax.config import CONSTANT, Config, OptimizerConfig, TrainConfig
+from seekjax.train.optimizer import make_optimizer
+from tests.reference import adamw
+
+# The axes of every kind of weight: matrices decay, the scales of norms do not, stacked or not.
+AXES = {
+    "embed": "vocab embed",
+    "final_norm": "embed",
+    "layers_norm": "layers embed",
+    "w_uk": "layers kv_latent heads nope",
+    "experts": "layers experts embed expert_hidden",
+    "router": "layers embed experts",
+    "head": "embed vocab",
+}
+DECAYED = {"embed", "w_uk", "experts", "router", "head"}
+SETTINGS = OptimizerConfig(learning_rate=0.1, warmup=2, schedule=CONSTANT, eps=1e-3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"weight_decay": 0.5},
+        {"beta1": 0.5},
+        {"beta2": 0.5},
+        {"clip": 0.1},
+        {"clip": 1e9},
+        {"clip": 0.0},
+        {"eps": 0.1},
+        {"warmup": 0},
+    ],
+    ids=str,
+)
+def test_adamw_is_the_papers(change):
+    settings = replace(SETTINGS, **change)
+    config = Config(optimizer=settings, train=TrainConfig(steps=10))
+    random = np.random.default_rng(0)
+
+    def draw(scale):
+        shapes = {name: range(2, 2 + len(axes.split())) for name, axes in AXES.items()}
+        return {
+            name: random.normal(size=tuple(shape)).astype(np.float32) * scale
+            for name, shape in shapes.items()
+        }
+
+    # The first two gradients have a norm above 1, the third far below.
+    params, gradients = draw(1.0), [draw(3.0), draw(0.5), draw(0.001)]
+    optimizer = make_optimizer(config, AXES)
+    found, state = params, optimizer.init(params)
+    for grads in gradients:
+        updates, state = optimizer.update(grads, state, found)
+        found = optax.apply_updates(found, updates)
+
+    rates = [0.1] * 3 if settings.warmup == 0 else [0.05, 0.1, 0.1]
+    expected = adamw.train(
+        params,
+        gradients,
+        rates,
+        DECAYED,
+        settings.beta1,
+        settings.beta2,
+        settings.eps,
+        settings.weight_decay,
+        settings.clip,
+    )
+    for name, x in jax.device_get(found).items():
+        np.testing.assert_allclose(x, expected[name], rtol=2e-5, atol=2e-6, err_msg=name)
