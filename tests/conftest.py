@@ -37,6 +37,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from tests.programs import share  # noqa: E402
+
+share()  # before the modules that compile steps are imported
+
 from tests.fixtures import chats, command, tiny  # noqa: E402
 
 __all__ = ["chats", "command", "tiny"]

@@ -47,12 +47,21 @@ KERNELS = {
     "auto": KernelConfig(vocab_chunk=24),
 }
 MIXED = "data 2 x fsdp 2 x expert 2"
-FORMS = ("dense", "static")
+FORMS = {
+    "1": ("dense", "static"),
+    # Without an axis that splits experts, a mesh places both forms alike.
+    "data 8": ("dense",),
+    "fsdp 8": ("static",),
+    "tensor 2": ("static",),
+    "expert 8": ("dense", "static"),
+    "data 2 x expert 4": ("static",),
+    MIXED: ("dense", "static"),
+}
 # Of the meshes, two run all three kinds of layer, and the others the experts alone: what is left
 # out is compiled, at a cost, but placed no other way.
 CASES = (
-    [(mesh, kernel, 1, False, mesh in ("1", MIXED)) for mesh in MESHES for kernel in FORMS]
-    + [(MIXED, kernel, micro, False, False) for kernel in FORMS for micro in (2, 4)]
+    [(mesh, form, 1, False, mesh in ("1", MIXED)) for mesh in MESHES for form in FORMS[mesh]]
+    + [(MIXED, form, micro, False, False) for form, micro in (("static", 2), ("dense", 4))]
     + [("1", "auto", 2, False, True), (MIXED, "auto", 4, True, False)]
 )
 
@@ -77,18 +86,19 @@ EXPERTS = replace(CONFIG, model=replace(MODEL, layers=2, dense_layers=0, mtp_dep
 BYTES_V = np.arange(64, dtype=np.int32) % 5
 
 
-def gradient_plan(config):
-    """The config's plan with an optimizer that keeps the gradient and adds nothing else."""
-    plan = RunSpec(config)
-    plan.optimizer = optax.trace(decay=0.0)
-    return plan
+class GradientSpec(RunSpec):
+    """A spec with an optimizer that keeps the gradient and adds nothing else."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.optimizer = optax.trace(decay=0.0)
 
 
 @cache
 def start(model):
     """The state before the step as host arrays; with a balance bias that changes who is chosen."""
     with use_mesh(MeshConfig(data=1)):
-        state = gradient_plan(replace(CONFIG, model=model)).start()
+        state = GradientSpec(replace(CONFIG, model=model)).start()
     random = np.random.default_rng(0)
     balance = jax.tree.map(
         lambda bias: random.uniform(-0.1, 0.1, bias.shape).astype(np.float32), state.balance
@@ -113,7 +123,7 @@ def make_batch(micro):
 @cache
 def reference(config):
     """Gradients, bias and metrics of the plainest path: no mesh, one batch, plain kernels."""
-    plan = gradient_plan(config)
+    plan = GradientSpec(config)
     return read(
         *jax.jit(partial(train_step, plan, NextToken(plan, BYTES_V)))(
             start(config.model), make_batch(1)
@@ -123,7 +133,7 @@ def reference(config):
 
 def sharded_step(config, mesh, micro):
     with use_mesh(MESHES[mesh]):
-        plan = gradient_plan(config)
+        plan = GradientSpec(config)
         state = jax.device_put(start(config.model), jax.tree.map(sharding, plan.state_axes()))
         batch = put_batch(make_batch(micro), BATCH)
         step = compile_steps(plan, BYTES_V)[0].lower(state, batch).compile()

@@ -127,6 +127,20 @@ def compile_match(
     Both get the teacher's head and the bytes of each token as arguments, so that these are not
     compiled in.
     """
+    update, measure = compile_programs(spec, distill)
+    update_given, measure_given = WithBytes(update, bytes_V), WithBytes(measure, bytes_V)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
+        return update_given(state, batch, teacher.head)
+
+    def measure_batch(params: Any, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
+        return measure_given(params, state, batch, teacher.head)
+
+    return step, measure_batch
+
+
+def compile_programs(spec: RunSpec, distill: DistillConfig) -> tuple[Callable, Callable]:
+    """Return the jitted functions behind `compile_match`, which get head and bytes at each call."""
     places = spec.shardings()
     inputs = places, sharding(BATCH)
     further = sharding("embed vocab"), sharding("")
@@ -141,25 +155,16 @@ def compile_match(
     ) -> dict[str, jax.Array]:
         return TeacherMatch(spec, distill, bytes_V, head_DV).measure(params, state, batch)
 
-    update = jax.jit(
+    jitted_update = jax.jit(
         update,
         in_shardings=(*inputs, *further),
         out_shardings=(places, sharding("")),
         donate_argnums=0,
     )
-    measure = jax.jit(
+    jitted_measure = jax.jit(
         measure, in_shardings=(places.params, *inputs, *further), out_shardings=sharding("")
     )
-
-    update_given, measure_given = WithBytes(update, bytes_V), WithBytes(measure, bytes_V)
-
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
-        return update_given(state, batch, teacher.head)
-
-    def measure_batch(params: Any, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
-        return measure_given(params, state, batch, teacher.head)
-
-    return step, measure_batch
+    return jitted_update, jitted_measure
 
 
 def direction(distill: DistillConfig) -> Literal["forward", "reverse"]:

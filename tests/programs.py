@@ -1,0 +1,71 @@
+"""Compiled steps that runs of one worker share.
+
+A run compiles its own steps, and most of the suite's time is tracing. Many tests start the same
+run again: to resume it, on a copy of its folder, with another name. `share` makes the functions
+that compile steps return what they returned for equal settings on an equal mesh.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from seekjax.train import step
+from seekjax.train.lora import Adapted
+from seekjax.train.state import RunSpec
+from sharding import rules
+
+NAMES = ("compile_train", "compile_text_train", "compile_eval")
+KEPT = 6  # programs of a worker; the oldest is dropped
+
+
+def share() -> None:
+    """Share from now on. Must come before the modules that import these functions."""
+    for name in NAMES:
+        setattr(step, name, shared(getattr(step, name)))
+
+    from seekjax.post.distill import criterion  # only now: it imports those functions
+
+    criterion.compile_programs = shared(criterion.compile_programs)
+
+
+def shared(build: Callable) -> Callable:
+    """Return a function that builds once per equal settings, and always if they have no key."""
+    built: OrderedDict[Hashable, Any] = OrderedDict()
+
+    def get(spec: RunSpec, *settings: Any) -> Any:
+        try:
+            key = (rules._current.get(), key_of(spec), *map(key_of, settings))
+            hash(key)
+        except TypeError:
+            return build(spec, *settings)
+
+        if key not in built:
+            built[key] = build(spec, *settings)
+            if len(built) > KEPT:
+                built.popitem(last=False)
+        built.move_to_end(key)
+        return built[key]
+
+    return get
+
+
+def key_of(setting: Any) -> Hashable:
+    """Return what a program depends on. Raises TypeError if that cannot be compared."""
+    if isinstance(setting, RunSpec):
+        # A test may have replaced a part of a spec of another class.
+        if type(setting) not in (RunSpec, Adapted):
+            raise TypeError("a spec of its own")
+        return type(setting), replace(setting.config, out=None), setting.frozen
+    if isinstance(setting, np.ndarray):
+        return setting.tobytes()
+    if isinstance(setting, type):
+        return setting
+
+    if type(setting).__module__.startswith("seekjax.post") and hasattr(setting, "totals"):
+        # A criterion: its class and the values that it was made from.
+        values = [(name, key_of(x)) for name, x in vars(setting).items()]
+        return type(setting), tuple(values)
+    return setting
