@@ -180,7 +180,7 @@ class TrainConfig:
     log_every: Count = 10
     # steps between evaluations on held-out data
     eval_every: Count = 100
-    # held-out batches per evaluation
+    # held-out batches per evaluation, each of `batch` sequences
     eval_batches: Count = 8
     # steps between checkpoints
     save_every: Count = 100
@@ -191,6 +191,11 @@ class TrainConfig:
     def rows(self) -> int:
         """Sequences of one forward pass, over the whole mesh."""
         return self.micro_batch or self.batch
+
+    @property
+    def eval_rows(self) -> int:
+        """Held-out sequences of one evaluation, however they are cut."""
+        return self.eval_batches * self.batch
 
 
 # The kinds of post-training, by the name of their field in Config.

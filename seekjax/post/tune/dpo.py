@@ -31,7 +31,7 @@ from seekjax.train.loss import balance_loss, loads
 from seekjax.train.score import log_probs
 from seekjax.train.source import BatchSource, process_share
 from seekjax.train.state import RunSpec, TrainState
-from seekjax.train.step import compile_train
+from seekjax.train.step import compile_gradient, compile_train
 from seekjax.train.training import Parts
 from sharding.place import put_batch
 from sharding.rules import sharding
@@ -152,6 +152,7 @@ class Preference:
             step=compile_train(spec, criterion),
             evaluate=HeldOutPairs(self.held_out(), compile_figures(criterion)),
             report=DpoReport(spec, self.corpus, self.tokenizer.size),
+            gradient=compile_gradient(spec, lambda: criterion),
         )
 
     def held_out(self) -> HeldOut:
@@ -160,7 +161,7 @@ class Preference:
 
         def rows_of(pairs: Sequence[Row]) -> list[Row]:
             rows = []
-            count = min(len(pairs), train.eval_batches * train.rows // 2)
+            count = min(len(pairs), train.eval_rows // 2)
             for index in range(count):
                 pair = pairs[index]
                 for side in (0, 1):
