@@ -3,6 +3,7 @@
 import importlib
 
 from seekjax.config import Config
+from seekjax.post.names import check_names
 from seekjax.train.loop import Fitted
 from seekjax.train.loop import fit as fit_training
 from seekjax.train.training import Training
@@ -31,4 +32,5 @@ def fit(config: Config) -> Fitted:
 
     Resumes from the newest checkpoint in config.out. Raises a SeekjaxError for bad input.
     """
+    check_names(config)
     return fit_training(config, training_of(config))
