@@ -165,7 +165,7 @@ class Encoded:
             yield ids
 
     def share(self, measured: int) -> float:
-        """Return the share of the documents that so many measured tokens are, from 0 to 1."""
+        """Return the share of the documents that these measured tokens are, from 0 to 1."""
         waiting = min(1.0, (self._tokens - measured) / self._last)  # of the last document
         return (self._begun - waiting) / max(1, self._count)
 
