@@ -16,6 +16,7 @@ import jax
 
 from seekjax.config import Config, DistillConfig
 from seekjax.errors import ConfigError, need
+from seekjax.post import plots
 from seekjax.post.distill.criterion import (
     Measure,
     compile_match,
@@ -24,7 +25,6 @@ from seekjax.post.distill.criterion import (
 )
 from seekjax.post.distill.saved_logits import LogitStore
 from seekjax.post.distill.teacher import Teacher
-from seekjax.post.plots import plot_metrics
 from seekjax.post.samples.batches import HeldOut, held_out_samples, load_format, training_batches
 from seekjax.post.samples.corpus import load_samples
 from seekjax.post.samples.template import ChatFormat
@@ -259,9 +259,7 @@ def plot_distance(folder: Path) -> list[str]:
     """Draw kl.png into a run's folder, in the first process, and return its closing line."""
     if jax.process_index() != 0:
         return []
-    labels = {"kl": "KL (nats per token)"}
-    path = plot_metrics(folder, "kl.png", "distance of student and teacher", labels)
-    return [f"picture: {path}"]
+    return [f"picture: {plots.plot_distance(folder)}"]
 
 
 def check(config: Config) -> DistillConfig:

@@ -19,7 +19,7 @@ from seekjax.config import Config, DpoConfig
 from seekjax.data import Corpus
 from seekjax.errors import ConfigError, need
 from seekjax.model.transformer import Output
-from seekjax.post.plots import plot_metrics
+from seekjax.post.plots import plot_preference
 from seekjax.post.samples.batches import HeldOut, held_out_batches, load_format
 from seekjax.post.samples.corpus import Row
 from seekjax.post.samples.pairs import load_pairs, pair_batches
@@ -242,13 +242,7 @@ class DpoReport:
         """Return the closing lines of a run; draws its plot into the folder."""
         lines = []
         if jax.process_index() == 0:
-            labels = {
-                "loss": "loss (nats)",
-                "accuracy": "prefers the chosen",
-                "margin": "margin (nats)",
-            }
-            path = plot_metrics(folder, "preference.png", "preferences", labels)
-            lines.append(f"picture: {path}")
+            lines.append(f"picture: {plot_preference(folder)}")
         return [*lines, *closing_lines(state, folder)]
 
 
