@@ -167,7 +167,7 @@ class Checkpoints:
         self.wait()
         if self._first and len(self._steps()) > 1:
             self._set_aside(max(self._steps()), f"is not used ({reason})")
-        _maximum(0)  # a barrier: no process looks for the newest step before
+        maximum(0)  # a barrier: no process looks for the newest step before
         self._held = None
 
     def wait(self) -> None:

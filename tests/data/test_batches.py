@@ -168,7 +168,7 @@ def test_bad_settings_are_refused(made):
     for name, value in {"sequence": 16, "packing": "fit", "fim_rate": 0.5}.items():
         with pytest.raises(
             DataError,
-            match=rf"position in the data belongs to other settings .data.{name} was .* is {value}.: ",
+            match=rf"data belongs to other settings .data.{name} was .* is {value}.: ",
         ):
             start(made, **{name: value}).set_state(state)
     with pytest.raises(DataError, match=r"processes, 0 of 1 before and 1 of 2 now"):

@@ -103,7 +103,7 @@ def test_the_fingerprint_covers_an_own_source(corpus, monkeypatch):
     other = load_corpus(CONFIG)
     assert other.fingerprint() != corpus.fingerprint()
     with pytest.raises(
-        DataError, match="other settings .data.sources, .* or the documents themselves"
+        DataError, match=r"other settings .data.sources, .* or the documents themselves"
     ):
         start(other).set_state(start(corpus).get_state())
 
