@@ -17,7 +17,7 @@ from seekjax.open import initial_variables, with_initial_model
 from seekjax.placement import use_mesh
 from seekjax.train.clock import Clock, watching
 from seekjax.train.hardware import matmul_peak
-from seekjax.train.metrics import Recorder, Screen, check_writers
+from seekjax.train.metrics import Recorder, Screen
 from seekjax.train.pretrain import Pretraining
 from seekjax.train.run_folder import (
     announce,
@@ -63,7 +63,6 @@ def fit(
         join_hosts()
         config = with_initial_model(config)
         validate(config)
-        check_writers(config)
         training = make_training(config)
 
         with (

@@ -3,7 +3,6 @@
 import errno
 import json
 import math
-import netrc
 import os
 import secrets
 import signal
@@ -13,7 +12,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import jax
 import numpy as np
@@ -23,7 +21,7 @@ from rich.table import Column
 
 from seekjax.checkpoint.config_json import to_json
 from seekjax.config import Config
-from seekjax.errors import RunError, need
+from seekjax.errors import RunError
 from seekjax.extras import import_extra
 from seekjax.storage import write_atomically
 from seekjax.terminal import TEXT_MARKS, is_terminal, visible
@@ -164,30 +162,6 @@ def _plain(value: Any) -> Any:
     if array.ndim:
         return [_plain(row) for row in array]
     return _plain(round(float(array), 6))
-
-
-def check_writers(config: Config) -> None:
-    """Raise RunError if TensorBoard or W&B is requested and cannot be used."""
-    if config.tensorboard:
-        import_extra("tensorboardX", "tensorboard", "--tensorboard", RunError)
-    if config.wandb:
-        import_extra("wandb", "wandb", "--wandb", RunError)
-        need(
-            os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun") or _has_wandb_key(),
-            "--wandb needs a key: run `wandb login`, set WANDB_API_KEY, or set WANDB_MODE=offline.",
-            RunError,
-        )
-
-
-def _has_wandb_key() -> bool:
-    """Return whether W&B has a key, in the environment or in ~/.netrc."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    server = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
-    try:
-        return netrc.netrc().authenticators(server or "") is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
 
 
 def _tensorboard(folder: Path, resumed_at: int) -> Writer:
