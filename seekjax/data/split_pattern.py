@@ -15,7 +15,7 @@ LONGEST = 4096  # characters of a pattern
 MOST_REPEATS = 2  # unbounded repetitions in a row
 MOST_TIMES = 64  # of a bounded repetition
 
-# Groups that remember nothing, and looking ahead or behind.
+# Groups that capture or not, and looking ahead or behind.
 GROUP = re.compile(r"\((?:\?(?:[imsx]*:|=|!|<=|<!|>))?")
 ESCAPE = re.compile(
     r"\\(?:[pP]\{\^?\w+\}|x\{[0-9a-fA-F]+\}|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|[sSdDwWhHbBAzZrnftv]"

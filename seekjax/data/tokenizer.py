@@ -191,7 +191,7 @@ class Tokenizer:
                 "a text holds half a character, which UTF-8 cannot write; repair it."
             ) from error
         except BaseException as error:
-            if type(error).__name__ != "PanicException":  # the library's, beside Exception
+            if type(error).__name__ != "PanicException":  # of the library, and no Exception
                 raise
             raise DataError(
                 f"{self._origin} cannot encode a text of {len(text):,} characters ({error}); use "

@@ -68,7 +68,7 @@ def read_backend(file: Path) -> tokenizers.Tokenizer:
     except (OSError, ValueError, RecursionError, MemoryError) as error:
         reason, cause = f"it is damaged: {error or type(error).__name__}", error
     except BaseException as error:
-        # The library raises bare Exception, and for its own defects a class beside Exception.
+        # The library raises bare Exception, and for its own defects a class outside of it.
         if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
             raise
         reason, cause = str(error), error

@@ -1,6 +1,6 @@
 """What a row of a fine-tuning file may hold: the formats, their keys, and what becomes of each.
 
-A conversation is written in one of these formats, told apart by its first key:
+A conversation is written in one of these formats, recognised by the first key:
 
     {"messages": [{"role": "user", "content": ...}, ...]}             DeepSeek's and OpenAI's
     {"conversations": [{"from": "human", "value": ...}, ...]}         ShareGPT
@@ -36,7 +36,7 @@ class Turn(NamedTuple):
 class Format(NamedTuple):
     """A format of conversations."""
 
-    keys: tuple[str, ...]  # that it reads, the one that it is told by first
+    keys: tuple[str, ...]  # that it reads; a row with the first of them is in this format
     read: Callable[[Record, str, Counter[str]], list[Turn]]
 
 
@@ -277,7 +277,7 @@ def _read_sharegpt(record: Record, where: str, unread: Counter[str]) -> list[Tur
 
 
 def _read_alpaca(record: Record, where: str, unread: Counter[str]) -> list[Turn]:
-    """Alpaca's format: the input stands on the lines below the instruction.
+    """Alpaca's format: the input follows the instruction on the lines below.
 
     "history" is a list of earlier questions with their answers. "output" may be missing in a pair.
     """
