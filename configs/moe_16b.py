@@ -46,6 +46,7 @@ config = Config(
         group_score="max",
         renormalise=False,
         route_scale=1.0,
+        balance_choice="routed",
         mtp_depth=0,
     ),
     data=DataConfig(sequence=4096),

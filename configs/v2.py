@@ -8,9 +8,10 @@ bytes of bf16 cache per token. Time: 172,800 H800 hours per 1T tokens are publis
 all.
 
 `--model.context 163840` is the released model, which YaRN extends to 160K positions (128K claimed).
-The balance loss is the paper's sequence-wise expert loss, alpha1 = 0.003. Not included: its device
-loss (alpha2 = 0.05), its communication loss (alpha3 = 0.02) and the dropping of tokens per device,
-which tie the model to one way of sharding it. Nothing moves the routing bias.
+The balance losses are the paper's, over sequences: of experts (alpha1 = 0.003), of devices
+(alpha2 = 0.05) and of what is sent to devices (alpha3 = 0.02), where the eight expert groups are
+the devices, however this run is sharded. Not included: the dropping of tokens per device. Nothing
+moves the routing bias.
 """
 
 from seekjax.config import (
@@ -48,6 +49,9 @@ config = Config(
         group_score="max",
         renormalise=False,
         route_scale=16.0,
+        balance_choice="routed",
+        group_balance=0.05 / 0.003,
+        send_balance=0.02 / 0.003,
         mtp_depth=0,
     ),
     data=DataConfig(sequence=4096),

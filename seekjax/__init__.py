@@ -7,14 +7,14 @@ names below are the public ones; everything else may change from version to vers
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from seekjax.version import __version__
+
 if TYPE_CHECKING:
     from seekjax.config import Config
     from seekjax.generate.generator import Generator
     from seekjax.generate.sampling import Sampling
     from seekjax.open import open_model
     from seekjax.post.kinds import fit
-
-__version__ = "0.2.0"
 
 __all__ = ["Config", "Generator", "Sampling", "__version__", "fit", "open_model"]
 

@@ -9,6 +9,7 @@ process however it ends, so that the next writer of NAME can remove what a kille
 
 import fcntl
 import hashlib
+import json
 import os
 import platform
 import re
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 import platformdirs
 
@@ -140,14 +141,27 @@ def sync(path: Path) -> None:
 def kind_of(folder: Path) -> Literal["run", "published"] | None:
     """Return what a model's folder holds: the checkpoints of a run, or a published checkpoint.
 
-    A run folder has `checkpoints/`, a published checkpoint `config.json` at the top; None is
-    neither, or a folder that does not exist.
+    A run folder has `checkpoints/`, or `data.json` if it has not saved yet; a published checkpoint
+    has `config.json` at the top; None is neither, or a folder that does not exist.
     """
-    if (folder / "checkpoints").is_dir():
+    if (folder / "checkpoints").is_dir() or (folder / "data.json").exists():
         return "run"
     if (folder / "config.json").is_file():
         return "published"
     return None
+
+
+def read_json(path: Path, error: type[SeekjaxError]) -> Any:
+    """Return what the JSON of a file holds. Raises `error` if that cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as failure:
+        raise error(f"{path} cannot be read: {failure.strerror}.") from failure
+    except UnicodeDecodeError as failure:
+        raise error(f"{path} is damaged: it is not UTF-8 text.") from failure
+    except (ValueError, RecursionError) as failure:
+        reason = "it is nested too deeply" if isinstance(failure, RecursionError) else failure
+        raise error(f"{path} is damaged: its JSON cannot be read ({reason}).") from failure
 
 
 def file_sha256(path: Path) -> str:

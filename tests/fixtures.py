@@ -47,6 +47,9 @@ TINY = ModelConfig(
 # The plain form of every kernel.
 PLAIN = KernelConfig(attention="plain", experts="loop", remat="none")
 
+# The figures of a row of metrics.jsonl that depend on the machine.
+CLOCK = ("tokens_per_second", "share_of_peak", "start", "seconds", "step_seconds", "goodput")
+
 # One layer that reinforcement and evaluation sample from: strong weights, so that answers differ.
 ONE_LAYER = replace(
     TINY,

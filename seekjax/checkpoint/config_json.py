@@ -56,9 +56,10 @@ def read_config(
     range.
     """
     try:
-        config = _from_json(Config, in_current_form(json.loads(path.read_text())), "")
+        text = path.read_text(encoding="utf-8")
+        config = _from_json(Config, in_current_form(json.loads(text)), "")
         check_values(config)
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = str(error).partition("\n")[0]
         raise RunError(f"{path} cannot be read as a config: {reason}") from error
     if not trust:

@@ -12,9 +12,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from seekjax.storage import sync, write_atomically
+from seekjax.errors import RunError
+from seekjax.storage import read_json, sync, write_atomically
 
 NAME = "manifest.json"
+
+# The files of a run folder that its weights depend on: how text becomes tokens, and how it ends.
+RUN_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+RUN_FILES_NAME = "run_files.json"
 
 
 def write_manifest(folder: Path) -> None:
@@ -32,6 +43,29 @@ def write_manifest(folder: Path) -> None:
     write_atomically(folder / NAME, json.dumps(entries, indent=1) + "\n", durable=True)
 
 
+def write_run_files(run: Path, step: Path) -> None:
+    """Record in a step's folder the files of the run that its weights depend on."""
+    names = [name for name in RUN_FILES if (run / name).is_file()]
+    entries = dict(zip(names, _describe(run, names)))
+    (step / RUN_FILES_NAME).write_text(json.dumps(entries, indent=1) + "\n")
+
+
+def changed_run_file(run: Path, step: Path) -> str | None:
+    """Return which file of a run is not as it was when a step was saved, or None.
+
+    A step of an earlier version does not have their record.
+    """
+    if not (step / RUN_FILES_NAME).is_file():
+        return None
+    entries = read_json(step / RUN_FILES_NAME, RunError)
+    if not entries:
+        return None
+    try:
+        return _difference(run, entries)
+    except OSError as error:
+        return f"{error.filename} cannot be read: {error.strerror}"
+
+
 def damage(folder: Path) -> str | None:
     """Return what is wrong with `folder`, or None if every file is as its manifest says.
 
@@ -44,8 +78,8 @@ def damage(folder: Path) -> str | None:
         return f"{NAME} is missing"
     except OSError as error:
         return f"{error.filename} cannot be read: {error.strerror}"
-    except (ValueError, TypeError, AttributeError):  # not UTF-8, not JSON, not a table of tables
-        return f"{NAME} is damaged"
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return f"{NAME} is damaged"  # not UTF-8, not JSON, not a table of tables
 
 
 def _difference(folder: Path, entries: dict[str, Any]) -> str | None:

@@ -1,6 +1,7 @@
 """Reading a run's weights in order to use the model: without optimizer state or data position."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ import orbax.checkpoint as ocp
 
 from seekjax.checkpoint.arrays import check_plausible, saved_arrays
 from seekjax.checkpoint.config_json import WEIGHTS, read_config
-from seekjax.checkpoint.manifest import damage
-from seekjax.checkpoint.write import mismatches
+from seekjax.checkpoint.manifest import changed_run_file, damage
+from seekjax.checkpoint.write import mismatches, warn
 from seekjax.config import Config, KernelConfig, LoraConfig
 from seekjax.errors import CheckpointError, ConfigError, RunError, need
 from seekjax.model.abstract import abstract_variables, named_variables
@@ -51,6 +52,12 @@ def read_run(
 
     # Orbax does not open a relative path
     step = newest_undamaged(folder.absolute() / "checkpoints")
+    change = changed_run_file(folder, step)
+    if change is not None:
+        _warn_once(
+            f"{folder} has changed since its checkpoint was saved ({change}): texts and figures "
+            "may differ from the run's; copy the file back if that is not intended"
+        )
     config = read_step_config(step, trust=trust)
     kernel = replace(kernel or config.kernel, weights=config.kernel.weights)
     config = replace(config, kernel=kernel, out=folder)
@@ -82,21 +89,34 @@ def read_step_config(step: Path, *, trust: bool) -> Config:
 def newest_undamaged(checkpoints: Path) -> Path:
     """Return the folder of the newest step that matches its manifest.
 
-    Raises RunError if there is none.
+    Prints a message on stderr, once, for damaged steps that are newer. Raises RunError if there is
+    none.
     """
-    steps = [path for path in checkpoints.iterdir() if path.name.isdecimal()]
+    steps = []
+    if checkpoints.is_dir():
+        steps = [path for path in checkpoints.iterdir() if path.name.isdecimal()]
     steps.sort(key=lambda path: int(path.name), reverse=True)
 
     reasons = []
     for step in steps:
         reason = damage(step)
         if reason is None:
+            if reasons:
+                _warn_once(
+                    f"{checkpoints} has damaged checkpoints ({'; '.join(reasons)}): using step "
+                    f"{step.name}"
+                )
             return step
         reasons.append(f"{step.name}: {reason}")
 
     if not steps:
-        raise RunError(f"{checkpoints} holds no checkpoint yet.")
+        raise RunError(f"{checkpoints.parent} has not saved a checkpoint yet.")
     raise RunError(f"no checkpoint in {checkpoints} is whole ({'; '.join(reasons)}).")
+
+
+@cache
+def _warn_once(text: str) -> None:
+    warn(text)
 
 
 def restore(step: Path, abstract: dict[str, Any]) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
     state/              the train state, by Orbax: readable by Orbax alone, on any mesh
     data-<process>.json where each process stood in its data
+    run_files.json      size and SHA-256 of the run's tokenizer and the like, which lie above
     config.json         the run's settings
     manifest.json       size and SHA-256 of the files above, written last
 
 A step is written as `saving-<step>` and renamed when its manifest exists; an old one is renamed
 `deleted-<step>` before it is deleted. So a process killed at any moment leaves complete steps, and
-leftovers under names that are never read as steps; the next save removes those. A step that does
-not match its manifest is set aside as `bad-<step>`, and the one before it is used.
+leftovers under names that are never read as steps; the next start or save removes those. A step
+that does not match its manifest is set aside as `bad-<step>`, and the one before it is used.
 """
 
 import errno
@@ -27,9 +28,9 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from seekjax.checkpoint.arrays import saved_arrays
-from seekjax.checkpoint.manifest import damage, write_manifest
+from seekjax.checkpoint.manifest import damage, write_manifest, write_run_files
 from seekjax.errors import CheckpointError, need
-from seekjax.storage import rename_durably
+from seekjax.storage import read_json, rename_durably
 
 # Values in place of a step. ALL_BAD is the lowest, so a maximum over processes ignores it.
 NONE = -1
@@ -45,6 +46,10 @@ def _not_from_orbax(record: logging.LogRecord) -> bool:
 
 for logger in ("absl", "asyncio"):
     logging.getLogger(logger).addFilter(_not_from_orbax)
+
+
+class MismatchError(CheckpointError):
+    """A checkpoint holds other arrays than the config needs."""
 
 
 class Checkpoints:
@@ -65,6 +70,11 @@ class Checkpoints:
         self._thread: threading.Thread | None = None  # finishes the save in progress
         self._error: CheckpointError | None = None  # of that thread
         self._held: int | None = None  # the step that was last saved or restored
+
+    @property
+    def is_saving(self) -> bool:
+        """Return whether a save is going on in the background of this process."""
+        return self._thread is not None and self._thread.is_alive()
 
     @property
     def latest(self) -> int | None:
@@ -100,12 +110,20 @@ class Checkpoints:
         )
 
         saving = self.folder / f"saving-{step}"
-        try:
-            if self._first:
+        failure = None
+        if self._first:
+            try:
                 self._remove_leftovers()
                 saving.mkdir(parents=True)
                 (saving / "config.json").write_text(config_text)
-            _maximum(0)  # a barrier: from here on the folder exists for every process
+                write_run_files(self.folder.parent, saving)
+            except OSError as error:
+                failure = error
+        # Also a barrier: from here on the folder exists for every process.
+        if maximum(failure is not None):
+            raise self._give_up(step, saving, failure or OSError("the first process failed"))
+
+        try:
             (saving / f"data-{jax.process_index()}.json").write_text(data_text)
             self._orbax.save(saving / "state", args=ocp.args.StandardSave(state))
         except Exception as error:
@@ -127,6 +145,8 @@ class Checkpoints:
         newest undamaged one does not match `abstract`.
         """
         self.wait()
+        if self._first:
+            self._remove_leftovers()
         step = self._agree(self._newest_undamaged() if self._first else NONE)
         if step == NONE:
             return None
@@ -147,7 +167,7 @@ class Checkpoints:
         self.wait()
         if self._first and len(self._steps()) > 1:
             self._set_aside(max(self._steps()), f"is not used ({reason})")
-        _maximum(0)  # a barrier: no process looks for the newest step before
+        maximum(0)  # a barrier: no process looks for the newest step before
         self._held = None
 
     def wait(self) -> None:
@@ -160,7 +180,7 @@ class Checkpoints:
         self._thread.join()
         self._thread = None
         error, self._error = self._error, None
-        if _maximum(error is not None):
+        if maximum(error is not None):
             raise error or CheckpointError(
                 "another process could not save its part of a checkpoint: see its message"
             )
@@ -217,7 +237,7 @@ class Checkpoints:
     def _remove_leftovers(self) -> None:
         """Remove what an interrupted save or deletion left."""
         for leftover in (*self.folder.glob("saving-*"), *self.folder.glob("deleted-*")):
-            shutil.rmtree(leftover)
+            shutil.rmtree(leftover, ignore_errors=True)
 
     def _restore_state(self, folder: Path, abstract: Any) -> Any:
         """Return the state of a step; raises CheckpointError if it does not match `abstract`."""
@@ -228,7 +248,7 @@ class Checkpoints:
         if differences:
             shown = "; ".join(differences[:3])
             more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
-            raise CheckpointError(
+            raise MismatchError(
                 f"checkpoint {folder} {shown}{more}: "
                 f"use the config saved in {folder}/config.json or another --out"
             )
@@ -264,7 +284,7 @@ class Checkpoints:
         """Move a step to a name that is never read as one, with a message on stderr."""
         folder, aside = self.folder / str(step), self._unused_bad_name(step)
         rename_durably(folder, aside)
-        _warn(f"checkpoint {folder} {reason}: moved to {aside}, trying the step before")
+        warn(f"checkpoint {folder} {reason}: moved to {aside}, trying the step before")
 
     def _unused_bad_name(self, step: int) -> Path:
         """Return bad-<step>, or with a number if that exists."""
@@ -277,10 +297,10 @@ class Checkpoints:
 
     def _agree(self, step: int) -> int:
         """Return process 0's `step` on every process."""
-        return _maximum(step if self._first else ALL_BAD)
+        return maximum(step if self._first else ALL_BAD)
 
 
-def _maximum(value: int) -> int:
+def maximum(value: int) -> int:
     """Return the largest value of all processes; also a barrier."""
     if jax.process_count() == 1:
         return int(value)
@@ -329,13 +349,13 @@ def _data_position(folder: Path, shared_position: bool) -> Any:
     """Return the data position of this process, or None with a warning if none fits it."""
     processes = len(list(folder.glob("data-*.json")))
     if processes != jax.process_count() and not shared_position:
-        _warn(
+        warn(
             f"checkpoint {folder} was saved by {processes} processes: its data "
             f"position does not fit {jax.process_count()}"
         )
         return None
     process = 0 if shared_position else jax.process_index()
-    return json.loads((folder / f"data-{process}.json").read_text())
+    return read_json(folder / f"data-{process}.json", CheckpointError)
 
 
 def _line(error: Exception) -> str:
@@ -344,6 +364,6 @@ def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {first_line}"
 
 
-def _warn(text: str) -> None:
+def warn(text: str) -> None:
     """Print a message on stderr that is not overlooked."""
     print(f"\n*** {text}\n", file=sys.stderr, flush=True)

@@ -1,19 +1,22 @@
 """`seekjax eval MODEL --data PATH` or `--task NAME`."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
 
 from seekjax.commands.common import Flat, keep_compiled, parse_options
 from seekjax.config import DataConfig
-from seekjax.data import Corpus, Tokenizer, load_corpus
+from seekjax.config.ranges import Count, CountOrZero
+from seekjax.config.values import check_values
+from seekjax.data import Corpus, DataError, Tokenizer, load_corpus
 from seekjax.data.corpus import is_named
 from seekjax.errors import need
-from seekjax.eval.bits import Progress, Totals, measure, pack_rows
+from seekjax.eval.bits import ProgressFile, Totals, measure, pack_rows
 from seekjax.eval.evaluator import EvalConfig
 from seekjax.eval.report import evaluate_tasks, print_and_write, report_path
 from seekjax.model.transformer import Transformer
@@ -24,6 +27,7 @@ from seekjax.open import (
     open_model,
     weights_fingerprint,
 )
+from seekjax.terminal import Progress
 from sharding.mesh_config import MeshConfig
 
 SAVE_EVERY = 10.0  # seconds
@@ -40,11 +44,11 @@ class Eval:
     # a .txt .jsonl .parquet .arrayrecord file or folder, or stdlib, arithmetic, stories: their
     # held-out documents
     data: str = ""
-    documents: int = 0  # only this number; 0 = all, 1,000 of a built-in source
-    sequence: int = 256  # tokens per row; the model reads nothing before its row
+    documents: CountOrZero = 0  # only this number; 0 = all, 1,000 of a built-in source
+    sequence: Count = 256  # tokens per row; the model reads nothing before its row
     # rows at a time, over the whole mesh; it changes the speed alone. Default: 8 rows of text,
     # 128 samples
-    batch: int | None = None
+    batch: Count | None = None
     text_field: str = "text"  # column or key that holds the text in .jsonl and .parquet
     # records the progress, so that the same command resumes; default: eval-DATA.json next to the
     # weights
@@ -60,6 +64,8 @@ class Eval:
 def evaluate(argv: list[str]) -> None:
     """Run the command; cli.exit_status prints the sentence of what it raises."""
     options = parse_options(Eval, "eval", argv)
+    check_values(options.questions)
+    check_values(options)
     need(
         bool(options.data) != bool(options.questions.task),
         "name either --data, for the bits per byte of a text, or --task, for problems as "
@@ -83,8 +89,12 @@ def report_tasks(options: Eval) -> None:
 
 
 def report_bits(options: Eval) -> None:
-    """Measure bits per byte and print them."""
+    """Measure bits per byte and print them.
+
+    Raises DataError for a text of no bytes.
+    """
     totals, seconds = evaluate_text(options)
+    need(totals.bytes, f"{options.data} holds no text to measure.", DataError)
     speed = f"; {totals.tokens / seconds:,.0f} tokens/s" if seconds else "; measured before"
     print(
         f"{options.data}: {totals.bytes:,} bytes, {totals.bits_per_byte:.4f} bits/byte, "
@@ -110,29 +120,54 @@ def evaluate_text(options: Eval) -> tuple[Totals, float]:
     # resume where an earlier run of the same command stopped
     default_path = opened.folder / f"eval-{Path(options.data).stem}.json"
     cache_key = progress_key(opened, corpus, tokenizer, count, options)
-    progress = Progress(options.progress or default_path, cache_key)
-    totals, done = progress.load()
+    record = ProgressFile(options.progress or default_path, cache_key)
+    totals, done = record.load()
     if done:
         return totals, 0.0
 
     model = Transformer(opened.model, replace(opened.kernel, remat="none", capacity=0.0))
-    encoded = (tokenizer.encode(documents[index]) for index in range(count))
+    encoded = Encoded(documents, count, tokenizer)
     rows = pack_rows(encoded, opened.begin, options.sequence)
     batch = options.batch or ROWS
 
     began = saved = time.perf_counter()
     before = totals.tokens
+    screen = Progress(options.data)
     batches = measure(model, opened.variables, rows, tokenizer.bytes_V, batch, totals)
     for totals in batches:
+        screen(encoded.share(totals.tokens), f"{totals.bits_per_byte:.4f} bits/byte so far")
         if time.perf_counter() - saved > SAVE_EVERY:
-            progress.save(totals, False)
+            record.save(totals, False)
             saved = time.perf_counter()
-            bits = f"{totals.bits_per_byte:.4f} bits/byte"
-            print(f"    {totals.bytes:,} bytes so far: {bits}", flush=True)
-    progress.save(totals, True)
+    record.save(totals, True)
 
     seconds = time.perf_counter() - began
     return totals, seconds * totals.tokens / max(1, totals.tokens - before)
+
+
+class Encoded:
+    """Documents as ids, one by one, and how much of them has been measured."""
+
+    def __init__(self, documents: Sequence[str], count: int, tokenizer: Tokenizer):
+        self._documents = documents
+        self._count = count
+        self._tokenizer = tokenizer
+        self._begun = 0  # documents
+        self._tokens = 0  # of these
+        self._last = 1  # tokens of the last of these
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for index in range(self._count):
+            ids = self._tokenizer.encode(self._documents[index])
+            self._begun += 1
+            self._tokens += len(ids)
+            self._last = max(1, len(ids))
+            yield ids
+
+    def share(self, measured: int) -> float:
+        """Return the share of the documents that these measured tokens are, from 0 to 1."""
+        waiting = min(1.0, (self._tokens - measured) / self._last)  # of the last document
+        return (self._begun - waiting) / max(1, self._count)
 
 
 def progress_key(

@@ -5,7 +5,6 @@
 import json
 import math
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,8 @@ import jax
 import tyro
 
 from seekjax.commands.common import Flat, keep_compiled, parse_options
+from seekjax.config.ranges import Count, CountOrZero
+from seekjax.config.values import check_values
 from seekjax.data import DataError
 from seekjax.data.tokenizer import find_special_token
 from seekjax.errors import need
@@ -26,9 +27,8 @@ from seekjax.post.rollout.reward import word_languages
 from seekjax.post.rollout.statistics import is_right
 from seekjax.storage import write_atomically
 from seekjax.tasks.answer import Parsed, parse
+from seekjax.terminal import Progress
 from sharding.mesh_config import MeshConfig
-
-EVERY = 10.0  # seconds between lines of progress
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,10 @@ class Sample:
     keep: Literal["right", "all"] = "right"
     # drop samples with thoughts in words of another language
     language: Literal["en", "zh"] | None = None
-    per_problem: int = 0  # at most this number per problem, the shortest first; 0 = all that differ
-    batch: int = 128  # samples at a time, over the whole mesh; it changes the speed alone
+    per_problem: CountOrZero = (
+        0  # at most this number per problem, the shortest first; 0 = all that differ
+    )
+    batch: Count = 128  # samples at a time, over the whole mesh; it changes the speed alone
     # import the module:name choices that the folder's config.json names
     trust: bool = False
     mesh: MeshConfig = MeshConfig(data=1)  # how many devices split what
@@ -64,6 +66,8 @@ def sample(argv: list[str]) -> None:
 
 def check(options: Sample) -> None:
     """Raise ConfigError if the file cannot be written or a number has no meaning."""
+    check_values(options.questions)
+    check_values(options)
     folder = options.out.expanduser().parent
     need(
         options.out.suffix == ".jsonl",
@@ -72,10 +76,6 @@ def check(options: Sample) -> None:
     need(
         folder.is_dir() and os.access(folder, os.W_OK),
         f"--out is {options.out}: there is no folder {folder} that can be written to.",
-    )
-    need(
-        options.per_problem >= 0,
-        f"per_problem is {options.per_problem}: it must be 0 (all) or more.",
     )
 
 
@@ -92,16 +92,15 @@ def collect(options: Sample) -> str:
     rows: list[dict[str, Any]] = []
     drawn = 0
     solved = 0
-    reported = time.monotonic()
+    progress = Progress(", ".join(options.questions.task))
     for groups in evaluator:
         for group in groups:
             kept = choose(group, think_in_prompt, options)
             rows += [chat_row(answer, opening) for answer in kept]
             drawn += len(group)
             solved += bool(kept)
-        if time.monotonic() - reported > EVERY:
-            reported = time.monotonic()
-            print(f"    {drawn:,} samples so far, {len(rows):,} kept", flush=True)
+        wanted = len(evaluator.problems) * options.questions.samples
+        progress(drawn / wanted, f"{drawn:,} samples, {len(rows):,} kept")
 
     if jax.process_index():
         return ""

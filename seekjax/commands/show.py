@@ -16,6 +16,7 @@ from seekjax.commands.arguments import parse
 from seekjax.config import Config
 from seekjax.errors import ConfigError
 from seekjax.placement import use_mesh
+from seekjax.post.names import check_names
 from seekjax.quant.formats import Kind, quantise
 from seekjax.quant.tree import abstract_tree, is_quantised, quantisable
 from seekjax.train.state import RunSpec, TrainState
@@ -39,6 +40,7 @@ def table(config: Config) -> str:
     kind = config.kernel.weights
     config = replace(config, kernel=replace(config.kernel, weights="float32"))
     mesh_of = partial(abstract_mesh, devices=jax.device_count())
+    check_names(config)
     validate(config, mesh_of)
 
     with use_mesh(mesh_of(config.mesh)) as mesh:

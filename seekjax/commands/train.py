@@ -25,20 +25,28 @@ def train(argv: list[str]) -> int:
 
 
 def train_run(argv: list[str]) -> bool:
-    """Train one run, and return whether all its steps are done."""
+    """Train one run, and return whether it has come to its end.
+
+    A run that a signal stopped has not, and the same command continues it. Raises KeyboardInterrupt
+    for a signal that came when there was nothing to save.
+    """
     config = parse(argv, _program())
 
     # imported only now, so that --help and a mistyped option answer quickly
     from seekjax.commands.common import keep_compiled
     from seekjax.post.kinds import fit
+    from seekjax.post.pictures import picture_line
+    from seekjax.train.signals import listening
 
-    keep_compiled()
-    with failing_in(config.out):
-        fitted = fit(config)
-        if fitted.finished:
-            print_lines(fitted.parts.report.finish(fitted.state, fitted.folder))
-            print("  or train on with", longer(argv, config.train.steps))
-    return fitted.finished
+    with failing_in(config.out), listening(own_process=True) as signals:
+        keep_compiled()
+        fitted = fit(config, signals)
+        if signals.stop is not None:
+            print_lines(picture_line(fitted.folder))
+            return False
+        print_lines(fitted.parts.report.finish(fitted.state, fitted.folder))
+        print("  or train on with", longer(argv, config.train.steps))
+    return True
 
 
 def longer(argv: list[str], steps: int) -> str:

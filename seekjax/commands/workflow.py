@@ -15,9 +15,10 @@ from seekjax.commands.arguments import config_name, load_config, parse
 from seekjax.commands.options import read_options
 from seekjax.commands.renamed import current_flags, current_options
 from seekjax.config import Config
-from seekjax.errors import RunError, SeekjaxError, Status
+from seekjax.errors import RunError, SeekjaxError, Status, need
+from seekjax.lock import only_owner
 from seekjax.post.rollout.statistics import sentence
-from seekjax.storage import write_atomically
+from seekjax.storage import read_json, write_atomically
 from seekjax.workflow import Evaluate, Workflow
 
 TRAIN = "train.py"  # the first word of a training's line; the other commands begin with seekjax
@@ -60,14 +61,16 @@ def run_workflow(
         return 0
 
     products = workflow.products(options.out)
-    record = Record(options.out)
-    finished = record.finished(lines, products)
-    for number, (step, words) in enumerate(lines.items(), 1):
-        note = ": finished before" if step in finished else ""
-        print(f"== {step} ({number} of {len(lines)}){note}\n   {command_of(words)}", flush=True)
-        if step not in finished and not _run_step(step, words, record, commands):
-            print(f"stopped in {step}; the same command continues from there.")
-            return Status.STOPPED
+    _make(options.out)
+    with only_owner(options.out):
+        record = Record(options.out)
+        finished = record.finished(lines, products)
+        for number, (step, words) in enumerate(lines.items(), 1):
+            note = ": finished before" if step in finished else ""
+            print(f"== {step} ({number} of {len(lines)}){note}\n   {command_of(words)}", flush=True)
+            if step not in finished and not _run_step(step, words, record, commands):
+                print(f"stopped in {step}; the same command continues from there.")
+                return Status.STOPPED
 
     minutes = record.seconds(lines) / 60
     print(f"== all {len(lines)} steps of {name} are finished: {options.out}; {minutes:.1f} minutes")
@@ -115,13 +118,14 @@ class Record:
         self.steps: dict[str, dict[str, Any]] = {}
         if not source.exists():
             return
-        try:
-            self.steps = json.loads(source.read_text())
-        except ValueError as error:
-            raise RunError(
-                f"{source} cannot be read ({error}): move it away; steps that are finished then "
-                "start again and end at once."
-            ) from error
+        self.steps = read_json(source, RunError)
+        tables = isinstance(self.steps, dict) and all(map(_is_entry, self.steps.values()))
+        need(
+            tables,
+            f"{source} is damaged: move it away; steps that are finished then start again and end "
+            "at once.",
+            RunError,
+        )
 
     def finished(self, lines: Mapping[str, list[str]], products: Mapping[str, Path]) -> set[str]:
         """Return the finished steps whose product still exists.
@@ -171,8 +175,15 @@ class Record:
         return sum(seconds)
 
     def _write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path, json.dumps(self.steps, indent=1) + "\n")
+        try:
+            write_atomically(self.path, json.dumps(self.steps, indent=1) + "\n")
+        except OSError as error:
+            raise RunError(f"{self.path} cannot be written: {error.strerror}.") from error
+
+
+def _is_entry(value: object) -> bool:
+    """Return whether this is what the record holds of a step."""
+    return isinstance(value, dict) and {"line", "seconds", "finished"} <= value.keys()
 
 
 def meaning(line: str) -> tuple[list[str], dict[str, list[str | float]]]:
@@ -243,6 +254,16 @@ def _print_plan(lines: Mapping[str, list[str]]) -> None:
         print(f"{step:>{width}}  {command_of(words)}")
 
 
+def _make(folder: Path) -> None:
+    """Make the folder of a workflow. Raises RunError if that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"cannot write the folder {folder}: {error.strerror}. Name another with --out."
+        ) from error
+
+
 def _run_step(step: str, words: list[str], record: Record, commands: Mapping[str, RunLine]) -> bool:
     """Run one line, record its time, and return whether it came to its end."""
     finished = False
@@ -251,7 +272,7 @@ def _run_step(step: str, words: list[str], record: Record, commands: Mapping[str
     try:
         finished = commands[words[0]](words[1:])
     except KeyboardInterrupt:
-        # training handles it after a step and returns False; the other commands end at once
+        # training meets it after a step and returns False; the other commands end at once
         pass
     finally:
         record.end(step, time.perf_counter() - began, finished)
@@ -263,6 +284,6 @@ def _reports(workflow: Workflow, products: Mapping[str, Path]) -> list[str]:
     lines = []
     for step in workflow.steps:
         if isinstance(step, Evaluate):
-            figures = json.loads(products[step.name].read_text())
+            figures = read_json(products[step.name], RunError)
             lines.append(f"{step.model:>12}  {', '.join(figures['task'])}: {sentence(figures)}")
     return lines

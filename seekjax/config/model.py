@@ -109,6 +109,13 @@ class ModelConfig:
     renormalise: bool = True
     # [routed_scaling_factor]
     route_scale: Positive = 2.5
+    # the experts that the balance loss counts: bare: the top K of the scores, with neither bias nor
+    # groups (V3 equation 18); routed: those that a token visits (V2 equation 24)
+    balance_choice: Literal["bare", "routed"] = "bare"
+    # alpha2 / alpha1 and alpha3 / alpha1 of V2: balance of the load of groups, and of the tokens
+    # sent to groups, relative to that of experts (V2 equations 26-31; its groups are devices)
+    group_balance: NotNegative = 0.0
+    send_balance: NotNegative = 0.0
 
     # Multi-token prediction (V3 section 2.2) and the rest
 

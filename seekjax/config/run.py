@@ -180,17 +180,25 @@ class TrainConfig:
     log_every: Count = 10
     # steps between evaluations on held-out data
     eval_every: Count = 100
-    # held-out batches per evaluation
+    # held-out batches per evaluation, each of `batch` sequences
     eval_batches: Count = 8
-    # steps between checkpoints
-    save_every: Count = 100
+    # steps between checkpoints; 0 = chosen so that saving takes under 5 % of the time, and at least
+    # a minute
+    save_every: CountOrZero = 100
     # newest checkpoints kept
     keep: Count = 2
+    # report what takes this many times as long as usual, at least 10 s; 0 = off
+    watchdog: NotNegative = 10.0
 
     @property
     def rows(self) -> int:
         """Sequences of one forward pass, over the whole mesh."""
         return self.micro_batch or self.batch
+
+    @property
+    def eval_rows(self) -> int:
+        """Held-out sequences of one evaluation, however they are cut."""
+        return self.eval_batches * self.batch
 
 
 # The kinds of post-training, by the name of their field in Config.

@@ -14,6 +14,7 @@ from seekjax.config import DataConfig
 from seekjax.data.corpus import Corpus
 from seekjax.data.packing import Rows, Stream
 from seekjax.data.tokenizer import Tokenizer
+from seekjax.data.worker import begin_worker, signals_held_back
 from seekjax.errors import DataError, need
 from seekjax.seeds import short_seed
 
@@ -33,11 +34,18 @@ class Batches(grain.DatasetIterator):
         super().__init__(batches)
         self._batches = batches
         self._fingerprint = fingerprint
+        self._started = False
         # Runs at exit too: worker processes that are never closed would leave shared memory behind.
         weakref.finalize(self, batches.close)
 
     def __next__(self) -> dict[str, np.ndarray]:
-        return next(self._batches)
+        if self._started:
+            return next(self._batches)
+
+        # Workers are started for the first batch.
+        self._started = True
+        with signals_held_back():
+            return next(self._batches)
 
     def get_state(self) -> dict:
         """Return the position and the settings that it belongs to."""
@@ -47,14 +55,40 @@ class Batches(grain.DatasetIterator):
     def set_state(self, state: dict) -> None:
         """Continue from a saved position. Raises DataError if its settings differ from these."""
         saved = state["made_for"]
+        different = []
         for name, value in self._fingerprint.items():
-            need(
-                saved.get(name) == value,
-                f"the saved data position belongs to {name}={saved.get(name)} but this run has "
-                f"{name}={value}; restore that setting, or start a new run from the weights.",
-                DataError,
-            )
+            if saved.get(name) != value:
+                different.append(_difference(name, saved.get(name), value))
+        need(
+            not different,
+            f"the saved position in the data belongs to other settings ({'; '.join(different)}): "
+            "restore them, or start a new run from the weights with --init and another --out.",
+            DataError,
+        )
         self._batches.set_state(state["position"])
+
+
+# The fields of the config behind an entry of a fingerprint that is a hash.
+HASHED = {
+    "tokenizer": "data.tokenizer makes other tokens than before",
+    "corpus": "data.sources, data.text_field, data.weights or data.held_out, or the documents "
+    "themselves, are not those of before",
+    "template": "the chat template is another one",
+}
+
+
+def _difference(name: str, saved: object, value: object) -> str:
+    """Return what differs between a saved position and these settings, by fields of the config."""
+    if name in HASHED:
+        return HASHED[name]
+    if name == "process":
+        return f"the number of processes, {saved} before and {value} now"
+    return f"{FIELDS.get(name, name)} was {saved} and is {value}"
+
+
+FIELDS = {"seed": "train.seed"} | {
+    name: f"data.{name}" for name in ("sequence", "packing", "fim_rate")
+}
 
 
 def train_batches(
@@ -253,7 +287,7 @@ class _Reader:
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()
             options = grain.MultiprocessingOptions(num_workers=self.workers)
-            dataset = dataset.mp_prefetch(options)
+            dataset = dataset.mp_prefetch(options, begin_worker)
 
         return iter(dataset)
 

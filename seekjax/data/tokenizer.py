@@ -15,6 +15,7 @@ from seekjax.config import DataConfig
 from seekjax.data.control_tokens import ControlTokens
 from seekjax.data.corpus import Corpus
 from seekjax.data.text_ends import TextEnds, read_text_ends
+from seekjax.data.tokenizer_file import read_backend
 from seekjax.errors import DataError, need
 from seekjax.storage import cache_folder, text_sha256, write_atomically
 
@@ -25,6 +26,20 @@ USER, ASSISTANT, THINK, THINK_END = "<｜User｜>", "<｜Assistant｜>", "<think
 # Special tokens stand for no text. A thinking tag is one token too, but part of the text.
 SPECIAL = (BOS, EOS, PAD, FIM_PREFIX, FIM_HOLE, FIM_END, USER, ASSISTANT)
 THINK_TAGS = (THINK, THINK_END)
+
+# Texts that show what a tokenizer changes: blanks and line ends, cases, accents in two forms, wide
+# letters and ligatures, every byte of UTF-8, control characters, special tokens.
+SAMPLES = (
+    " Two  blanks,\ttabs \r\nand\n\n\nlines \n ",
+    "CamelCase WORDS don't 12345 1.5e-3 {'a': [x_1, ...]} #!/bin/sh ====----",
+    "e\u0301 \u00e9 \uff21 \ufb01 \u0130 \u00df \u2126 \u4f60\u597d\u3002 \u0645 \ud55c",
+    "\ufe0f \U0001f469\u200d\U0001f680",
+    "".join(map(chr, range(0x100))),
+    "".join([chr(code) for code in range(0x100, 0xD800, 0x140)]),
+    "".join([chr(code) for code in range(0xE000, 0x110000, 0x4011)]),
+    "a" * 200 + " " * 200 + "\n" * 200,
+    f"{EOS}{USER} {THINK} x {THINK_END}",
+)
 
 TRAINING_BYTES = 4_000_000  # of text that BPE is trained on: a few seconds on two cores
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -68,8 +83,7 @@ class Tokenizer:
         Without `ends` a text begins and ends with the end-of-document token.
 
         Raises:
-            DataError: the tokenizer has more than `vocab` ids, is not byte-level, or lacks an
-                end-of-document token.
+            DataError: the tokenizer has more than `vocab` ids, or lacks an end-of-document token.
         """
         self._backend = backend
         self._vocab = vocab
@@ -82,13 +96,6 @@ class Tokenizer:
             self.size <= vocab,
             f"{origin} has {self.size} tokens but model.vocab={vocab}; set model.vocab to at least "
             f"{self.size}.",
-            DataError,
-        )
-        decoder = json.loads(backend.to_str())["decoder"]
-        need(
-            "ByteLevel" in json.dumps(decoder),
-            f"{origin} is not a byte-level tokenizer, so bits per byte cannot be counted; use one "
-            "like DeepSeek's.",
             DataError,
         )
 
@@ -171,9 +178,36 @@ class Tokenizer:
         start = 0
         for name in self.control.unmarked.finditer(text):
             middle = name.start() + 1
-            ids += self._backend.encode(text[start:middle], add_special_tokens=False).ids
+            ids += self._library_ids(text[start:middle])
             start = middle
-        return ids + self._backend.encode(text[start:], add_special_tokens=False).ids
+        return ids + self._library_ids(text[start:])
+
+    def _library_ids(self, text: str) -> list[int]:
+        """Return the ids that the library gives a text. Raises DataError if it fails."""
+        try:
+            return self._backend.encode(text, add_special_tokens=False).ids
+        except TypeError as error:
+            raise DataError(
+                "a text holds half a character, which UTF-8 cannot write; repair it."
+            ) from error
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # of the library, and no Exception
+                raise
+            raise DataError(
+                f"{self._origin} cannot encode a text of {len(text):,} characters ({error}); use "
+                "another tokenizer."
+            ) from error
+
+    def check_texts(self) -> None:
+        """Raise DataError unless a sample of texts is decoded as it was, and each byte counted."""
+        for text in SAMPLES:
+            ids = self.encode(text)
+            need(
+                self.decode(ids) == text and self.bytes_V[ids].sum() == len(text.encode()),
+                f"{self._origin} changes texts: it encodes {text[:40]!r} and decodes "
+                f"{self.decode(ids)[:40]!r}; use a byte-level tokenizer like DeepSeek's.",
+                DataError,
+            )
 
     def decode(self, ids: Sequence[int] | np.ndarray, *, special: bool = False) -> str:
         """Return the text of token ids; bytes that form no character become U+FFFD.
@@ -231,13 +265,9 @@ def read_tokenizer(path: Path, vocab: int) -> Tokenizer:
         DataError,
     )
 
-    try:
-        backend = tokenizers.Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises bare Exception
-        raise DataError(
-            f"{file} is not a readable tokenizer.json ({error}); delete it or copy it again."
-        ) from error
+    backend = read_backend(file)
     tokenizer = Tokenizer(backend, vocab, str(file))
+    tokenizer.check_texts()
     if file.name != "tokenizer.json":  # the files next to it may belong to anything
         return tokenizer
     ends = read_text_ends(file.parent, tokenizer.id_of, vocab, tokenizer.bos, tokenizer.eos)

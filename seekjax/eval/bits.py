@@ -7,6 +7,7 @@ a row has no context before its first token.
 """
 
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -125,12 +126,13 @@ def _place(batch: int, *arrays: np.ndarray) -> list[jax.Array]:
     return placed
 
 
-class Progress:
+class ProgressFile:
     """A file that records how far an evaluation has come, and what it depends on."""
 
     def __init__(self, path: Path, key: dict):
         self.path = path
         self.key = key
+        self.writable = True
 
     def load(self) -> tuple[Totals, bool]:
         """Return the totals so far and whether they are final; zeros for another key.
@@ -143,7 +145,7 @@ class Progress:
                 return Totals(**record["sums"]), record["done"]
         except FileNotFoundError:
             pass
-        except (ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise DataError(
                 f"{self.path} is not the progress of an evaluation: delete it or name another file "
                 "with --progress."
@@ -151,6 +153,16 @@ class Progress:
         return Totals(), False
 
     def save(self, totals: Totals, done: bool) -> None:
-        """Replace the file atomically."""
+        """Replace the file atomically; where it cannot be written, say so once and go on."""
         record = {"made_for": self.key, "sums": asdict(totals), "done": done}
-        write_atomically(self.path, json.dumps(record, indent=1) + "\n")
+        try:
+            write_atomically(self.path, json.dumps(record, indent=1) + "\n")
+        except OSError as error:
+            if self.writable:
+                print(
+                    f"note: {self.path} cannot be written ({error.strerror}): an interrupted "
+                    "evaluation would begin again. Name another file with --progress.",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            self.writable = False

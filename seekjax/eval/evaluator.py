@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from seekjax.checkpoint.config_json import read_config
 from seekjax.checkpoint.read import newest_undamaged
 from seekjax.config import SamplingConfig
+from seekjax.config.ranges import Count, CountOrZero, NotNegative, Seed, ShareAboveZero
+from seekjax.config.values import check_values
 from seekjax.data.chat import TemplateName, load_chat
 from seekjax.errors import DataError, need
 from seekjax.generate.generator import bucket
@@ -30,17 +32,18 @@ class EvalConfig:
 
     # of seekjax/tasks, as NAME (all levels) or NAME:LEVEL; several take turns
     task: tuple[str, ...] = ()
-    problems: int = 512  # distinct ones
-    samples: int = 8  # of each problem
+    problems: Count = 512  # distinct ones
+    samples: Count = 8  # of each problem
     # tokens of a sample; default: as in the run's own rollouts, else 256
-    max_new: int | None = None
-    temperature: float = 1.0  # logits are divided by it; 0 takes the most likely token
-    top_k: int = 0  # only this number of the most likely tokens; 0 = all
-    top_p: float = 1.0  # only the most likely tokens that hold this share of the probability
+    max_new: Count | None = None
+    temperature: NotNegative = 1.0  # logits are divided by it; 0 takes the most likely token
+    top_k: CountOrZero = 0  # only this number of the most likely tokens; 0 = all
+    # only the most likely tokens that hold this share of the probability
+    top_p: ShareAboveZero = 1.0
     template: TemplateName = "auto"  # of the chat; auto: the folder's own, else v3
     # settings of the template, as thinking=true for V3.1
     template_settings: tuple[str, ...] = ()
-    seed: int = 0  # of problems and draws
+    seed: Seed = 0  # of problems and draws
 
 
 class Evaluator:
@@ -124,9 +127,7 @@ class Evaluator:
 def check(settings: EvalConfig) -> None:
     """Raise ConfigError for numbers that have no meaning."""
     need(settings.task, "there is no task: name one with --task, as countdown:1.")
-    for name in ("problems", "samples", "max_new"):
-        value = getattr(settings, name)
-        need(value is None or value > 0, f"{name} is {value}: it must be at least 1.")
+    check_values(settings)
     need(
         settings.temperature > 0 or settings.samples == 1,
         "at temperature 0 all samples of a problem are equal: ask for --samples 1.",

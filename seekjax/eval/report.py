@@ -15,6 +15,7 @@ from seekjax.post.rollout.statistics import figures, sentence
 from seekjax.storage import write_atomically
 from seekjax.tasks import Problem
 from seekjax.tasks.countdown import floor
+from seekjax.terminal import Progress
 
 # pass@k of random valid answers, the baseline of a result
 FLOORS = {"countdown": floor}
@@ -29,8 +30,10 @@ def evaluate_tasks(
     """
     evaluator = Evaluator(opened, settings, held_out=True, rows=rows)
     groups: list[list[GradedSample]] = []
+    progress = Progress(", ".join(settings.task))
     for batch in evaluator:
         groups += batch
+        progress(len(groups) / len(evaluator.problems), f"{len(groups):,} problems")
 
     report: dict[str, Any] = {"task": list(settings.task), "side": "held out"}
     if jax.process_index() == 0:

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 
 from seekjax.errors import GenerateError, need
 
+MOST = 2**31  # what an int32 on the device cannot hold
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -26,13 +28,16 @@ class Sampling:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self):
+        known = [id for id in self.stop_ids if 0 <= id < MOST]
         finite = math.isfinite(self.temperature)
         rules = (
-            ("max_new", self.max_new >= 1, "at least 1"),
+            ("max_new", 1 <= self.max_new < MOST, f"at least 1 and below {MOST}"),
             ("temperature", self.temperature >= 0 and finite, "a number from 0 (greedy) up"),
-            ("top_k", self.top_k >= 0, "0 (all tokens) or more"),
+            ("top_k", 0 <= self.top_k < MOST, f"0 (all tokens) or more, and below {MOST}"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("min_p", 0 <= self.min_p < 1, "from 0 to below 1"),
+            ("seed", 0 <= self.seed < 2**63, "from 0 to below 2^63"),
+            ("stop_ids", len(known) == len(self.stop_ids), f"ids from 0 to below {MOST}"),
             ("stop", all(self.stop), "strings that are not empty"),
         )
         for name, valid, expected in rules:

@@ -204,6 +204,7 @@ class Family(NamedTuple):
     architecture: str
     scoring: str
     group_score: Literal["max", "top2"]
+    balance_choice: Literal["bare", "routed"]  # of its paper's balance loss
     methods: tuple[str, ...]  # values of topk_method, the default first
 
 
@@ -212,6 +213,7 @@ V2 = Family(
     architecture="DeepseekV2ForCausalLM",
     scoring="softmax",
     group_score="max",
+    balance_choice="routed",
     methods=("greedy", "group_limited_greedy"),
 )
 V3 = Family(
@@ -219,6 +221,7 @@ V3 = Family(
     architecture="DeepseekV3ForCausalLM",
     scoring="sigmoid",
     group_score="top2",
+    balance_choice="bare",
     methods=("noaux_tc",),
 )
 # V3's architecture under another name, so that servers can choose settings for it (2507.20534).

@@ -59,6 +59,7 @@ def read_config(config: dict[str, Any]) -> PublishedConfig:
         rope=read_rope(config),
         scoring=family.scoring,
         group_score=family.group_score,
+        balance_choice=family.balance_choice,
         renormalise=renormalise,
         **_sizes(config, family),
     )

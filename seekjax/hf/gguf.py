@@ -25,6 +25,7 @@ from seekjax.hf.names import Tensor, split, tensors
 from seekjax.hf.save import fetch_tensor
 from seekjax.model.rope import extended
 from seekjax.storage import new_file
+from seekjax.terminal import track
 
 Type = Literal["f32", "f16", "q8_0", "q4_0"]
 Read = Callable[[Tensor], np.ndarray]  # a tensor of the published layout -> float32
@@ -89,7 +90,7 @@ def save_gguf(
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
 
-        for piece, quantisation in pieces:
+        for piece, quantisation in track(pieces, len(pieces), "tensors written"):
             writer.write_tensor_data(_quantised_bytes(piece, read, quantisation, gguf))
         writer.close()
 

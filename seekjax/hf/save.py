@@ -5,8 +5,9 @@ The folder gets config.json, one or several safetensors files, and an index if t
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,7 @@ from seekjax.hf.published import SCALE
 from seekjax.hf.tensor_file import Stored, write_file
 from seekjax.quant.fp8 import E4M3
 from seekjax.storage import new_folder
+from seekjax.terminal import track
 
 Dtype = Literal["bf16", "f32", "fp8", "fp8-ue8m0"]
 FILE_BYTES = 5 * 10**9  # of tensors in one file, as published
@@ -81,8 +83,10 @@ def write_published(
     groups = _group_by_file(model, dtype, file_bytes)
     names = _file_names(len(groups))
     known_scales = TensorFiles(scales) if scales else None
+    all_tensors = track(chain.from_iterable(groups), sum(map(len, groups)), "tensors written")
     for name, group in zip(names, groups):
-        values = _values(group, variables, dtype, known_scales)
+        of_file = islice(all_tensors, len(group))
+        values = _values(of_file, variables, dtype, known_scales)
         write_file(folder / name, _all_stored(group, dtype), values)
 
     if len(groups) > 1:
@@ -161,7 +165,7 @@ def _index(
 
 
 def _values(
-    group: list[Tensor],
+    group: Iterable[Tensor],
     variables: dict,
     dtype: Dtype,
     scales: TensorFiles | None,

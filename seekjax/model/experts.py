@@ -15,7 +15,7 @@ from seekjax.errors import need
 from seekjax.kernels import grouped
 from seekjax.kernels.small_batch import experts_small_batch
 from seekjax.model.module import Module, project
-from seekjax.model.routing import affinity, choose, count_choices, gates, sequence_balance
+from seekjax.model.routing import affinity, balance_loss, choose, count_choices, gates
 from seekjax.quant.formats import Weight, laid_out
 from seekjax.registry import Registry
 from sharding.exchange import EXCHANGES as SHARDING_EXCHANGES
@@ -167,9 +167,8 @@ class MixtureOfExperts(Module):
 
         # The balance of this layer
         y_BTD = constrain(y_BTD, "batch sequence embed")
-        _, unbiased_BTK = jax.lax.top_k(score_BTE, m.experts_per_token)
         load_BE = count_choices(choice_BTK, mask_BT, m.experts)
-        loss_B = sequence_balance(score_BTE, unbiased_BTK, mask_BT)
+        loss_B = balance_loss(score_BTE, choice_BTK, mask_BT, m)
         return y_BTD, {
             "choice_BTK": choice_BTK,
             "gate_BTK": gate_BTK,

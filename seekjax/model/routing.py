@@ -103,11 +103,20 @@ def sequence_balance(
     """Return sum_i f_i P_i of each sequence, [B] (V3 equations 17-20 without alpha); 1 if balanced.
 
     f_i = E / (K T) * how often expert i is in choice_BTK; P_i = mean over tokens of the normalised
-    score. By the letter of equation 18, the choice is the top K of the bare scores, with neither
-    bias nor groups.
+    score. Which choice is counted is `balance_loss`'s to say.
     """
     if mask_BT is None:
         mask_BT = jnp.ones(score_BTE.shape[:2], bool)
+    f_BE, P_BE = _frequency_and_score(score_BTE, choice_BTK, mask_BT)
+    return (f_BE * P_BE).sum(-1)
+
+
+def _frequency_and_score(
+    score_BTE: Array,
+    choice_BTK: Array,
+    mask_BT: Array,
+) -> tuple[Array, Array]:
+    """The f_i and P_i of `sequence_balance`, [B, E]."""
     E, K = score_BTE.shape[-1], choice_BTK.shape[-1]
     tokens_B = jnp.maximum(mask_BT.sum(-1), 1).astype(jnp.float32)
 
@@ -117,7 +126,73 @@ def sequence_balance(
 
     count_BE = count_choices(choice_BTK, mask_BT, E)
     f_BE = count_BE * E / (K * tokens_B[:, None])
-    return (f_BE * P_BE).sum(-1)
+    return f_BE, P_BE
+
+
+def group_balance(
+    score_BTE: Array,
+    choice_BTK: Array,
+    mask_BT: Array,
+    groups: int,
+) -> Array:
+    """Return sum_i f'_i P'_i over the groups of each sequence, [B] (V2 equations 26-28).
+
+    f'_i is the mean over the group's experts of the f_j of `sequence_balance`, P'_i the sum of P_j.
+    """
+    f_BE, P_BE = _frequency_and_score(score_BTE, choice_BTK, mask_BT)
+    f_BG = _by_group(f_BE, groups).mean(-1)
+    P_BG = _by_group(P_BE, groups).sum(-1)
+    return (f_BG * P_BG).sum(-1)
+
+
+def send_balance(
+    score_BTE: Array,
+    choice_BTK: Array,
+    mask_BT: Array,
+    groups: int,
+    limit: int,
+) -> Array:
+    """Return sum_i f''_i P''_i over the groups of each sequence, [B] (V2 equations 29-31).
+
+    f''_i = G / (M T) * how many tokens visit group i, of at most M = `limit` each; P''_i is the sum
+    of the group's P_j.
+    """
+    _, P_BE = _frequency_and_score(score_BTE, choice_BTK, mask_BT)
+    P_BG = _by_group(P_BE, groups).sum(-1)
+
+    size = score_BTE.shape[-1] // groups
+    visits_BTKG = choice_BTK[..., None] // size == jnp.arange(groups)
+    sent_BTG = visits_BTKG.any(-2).astype(jnp.float32)
+    sent_BG = jnp.einsum("BTG,BT->BG", sent_BTG, mask_BT.astype(jnp.float32))
+    tokens_B = jnp.maximum(mask_BT.sum(-1), 1).astype(jnp.float32)
+    f_BG = sent_BG * groups / (limit * tokens_B[:, None])
+    return (f_BG * P_BG).sum(-1)
+
+
+def balance_loss(score_BTE: Array, choice_BTK: Array, mask_BT: Array, model: ModelConfig) -> Array:
+    """Return the balance loss of each sequence by the model's settings, without alpha, [B].
+
+    `choice_BTK` are the experts that tokens visit.
+    """
+    counted_BTK = choice_BTK
+    if model.balance_choice == "bare":
+        _, counted_BTK = jax.lax.top_k(score_BTE, model.experts_per_token)
+    loss_B = sequence_balance(score_BTE, counted_BTK, mask_BT)
+
+    groups = model.expert_groups
+    if model.group_balance:
+        of_groups_B = group_balance(score_BTE, counted_BTK, mask_BT, groups)
+        loss_B += model.group_balance * of_groups_B
+    if model.send_balance:
+        limit = model.groups_per_token
+        sent_B = send_balance(score_BTE, choice_BTK, mask_BT, groups, limit)
+        loss_B += model.send_balance * sent_B
+    return loss_B
+
+
+def _by_group(x_BE: Array, groups: int) -> Array:
+    """The values of experts by the group they are in, [B, G, experts of a group]."""
+    return x_BE.reshape(*x_BE.shape[:-1], groups, -1)
 
 
 def update_bias(

@@ -3,8 +3,10 @@
 import importlib
 
 from seekjax.config import Config
+from seekjax.post.names import check_names
 from seekjax.train.loop import Fitted
 from seekjax.train.loop import fit as fit_training
+from seekjax.train.signals import Signals
 from seekjax.train.training import Training
 
 PATHS = {
@@ -26,9 +28,11 @@ def training_of(config: Config) -> type[Training]:
     return getattr(importlib.import_module(module), name)
 
 
-def fit(config: Config) -> Fitted:
+def fit(config: Config, signals: Signals | None = None) -> Fitted:
     """Train what a config asks for: pre-training, or the kind of post-training that it sets.
 
-    Resumes from the newest checkpoint in config.out. Raises a SeekjaxError for bad input.
+    Resumes from the newest checkpoint in config.out. `signals`: see train/loop.py. Raises a
+    SeekjaxError for bad input, and Interrupted if a signal ends it before anything is trained.
     """
-    return fit_training(config, training_of(config))
+    check_names(config)
+    return fit_training(config, training_of(config), signals)

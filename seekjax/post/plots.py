@@ -35,6 +35,22 @@ def plot_rollouts(folder: Path) -> list[Path]:
     return paths
 
 
+def plot_preference(folder: Path) -> Path:
+    """Write preference.png, of a run that tunes on preferences."""
+    labels = {
+        "loss": "loss (nats)",
+        "accuracy": "prefers the chosen",
+        "margin": "margin (nats)",
+    }
+    return plot_metrics(folder, "preference.png", "preferences", labels)
+
+
+def plot_distance(folder: Path) -> Path:
+    """Write kl.png, of a distillation."""
+    labels = {"kl": "KL (nats per token)"}
+    return plot_metrics(folder, "kl.png", "distance of student and teacher", labels)
+
+
 def plot_metrics(folder: Path, name: str, title: str, labels: dict[str, str]) -> Path:
     """Plot some metrics over steps, of training and of held-out data, one below the other.
 
@@ -47,7 +63,8 @@ def plot_metrics(folder: Path, name: str, title: str, labels: dict[str, str]) ->
         for split, style in (("train", TRAINING), ("held_out", HELD_OUT)):
             _plot_curve(axis, _select(records, split, metric), metric, **style)
         axis.set(ylabel=label)
-        axis.legend()
+        if axis.lines:
+            axis.legend()
         axis.grid(alpha=0.3)
     axes[-1].set(xlabel="step")
     axes[-1].xaxis.get_major_locator().set_params(integer=True)
@@ -64,7 +81,7 @@ def _plot_curve(axis: Axes, records: list[Record], metric: str, **style: Any) ->
     """Plot a metric over the steps that have it; nothing if no step has."""
     steps, values = [], []
     for record in records:
-        if metric in record:
+        if record.get(metric) is not None:
             steps.append(record["step"])
             values.append(record[metric])
     if steps:

@@ -29,6 +29,7 @@ TASKS: Registry[Task] = Registry(
 
 GYM = "gym:"
 JSONL = "jsonl:"
+LEVEL_DIGITS = 9  # at most
 MEMBERS = ("levels", "make", "verify", "solve")  # of a task, next to its name
 
 
@@ -66,7 +67,8 @@ def parse_task(name: str) -> tuple[Task, tuple[int, ...]]:
     level is checked by `Problems`.
     """
     base, _, level = name.rpartition(":")
-    names_level = level.isdecimal() and f"{base}:" not in (GYM, JSONL)
+    is_number = level.isdecimal() and len(level) <= LEVEL_DIGITS
+    names_level = is_number and f"{base}:" not in (GYM, JSONL)
     if names_level:
         return find_task(base), (int(level),)
     task = find_task(name)

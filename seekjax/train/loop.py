@@ -1,25 +1,33 @@
 """The training loop: `fit(config)` reads top to bottom."""
 
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from signal import Signals as Signal
 from typing import Any
 
 import jax
 
-from seekjax.checkpoint.config_json import to_json
 from seekjax.checkpoint.write import Checkpoints
 from seekjax.config import Config
-from seekjax.errors import DataError
 from seekjax.model.count import flops_per_token
 from seekjax.open import initial_variables, with_initial_model
 from seekjax.placement import use_mesh
+from seekjax.train.clock import Clock, watching
 from seekjax.train.hardware import matmul_peak
 from seekjax.train.metrics import Recorder, Screen
 from seekjax.train.pretrain import Pretraining
-from seekjax.train.run_folder import announce, describe, make_folder
-from seekjax.train.signals import stop_agreed, stop_on_signals
+from seekjax.train.run_folder import (
+    announce,
+    describe,
+    own_folder,
+    refuse_another_run,
+    time_spent,
+)
+from seekjax.train.saving import Saving
+from seekjax.train.signals import Interrupted, Signals, agreed, listening
 from seekjax.train.state import TrainState
 from seekjax.train.training import Parts, Training
 from seekjax.train.validate import validate
@@ -36,80 +44,115 @@ class Fitted:
     parts: Parts
     state: TrainState
     finished: bool  # all steps are done; false if a signal ended the run
+    stopped_by: Signal | None = None
 
 
-def fit(config: Config, make_training: type[Training] = Pretraining) -> Fitted:
+def fit(
+    config: Config,
+    make_training: type[Training] = Pretraining,
+    signals: Signals | None = None,
+) -> Fitted:
     """Train from scratch, from config.init or from the newest checkpoint in config.out; save.
 
-    Raises ConfigError, DataError, RunError or CheckpointError, each with one sentence, before
-    anything expensive if that is possible.
+    `signals`: what the caller listens to; by default the run listens to them itself. Raises
+    ConfigError, DataError, RunError or CheckpointError, each with one sentence, before anything
+    expensive if that is possible, and Interrupted if a signal ends it before anything is trained.
     """
-    join_hosts()
-    config = with_initial_model(config)
-    validate(config)
-    training = make_training(config)
-    folder = make_folder(config)
-    steps = config.train.steps
+    began = time.perf_counter()
+    with listening(signals) as signals:
+        join_hosts()
+        config = with_initial_model(config)
+        validate(config)
+        training = make_training(config)
 
-    with (
-        use_mesh(config.mesh),
-        stop_on_signals() as stop,
-        closing(Checkpoints(folder, config.train.keep)) as checkpoints,
-    ):
-        # Compile, then begin or resume.
-        parts = training.build(folder)
-        state, done = begin(training, parts, checkpoints)
-        position = parts.source.get_state()
+        with (
+            own_folder(config) as folder,
+            use_mesh(config.mesh),
+            closing(Checkpoints(folder, config.train.keep)) as checkpoints,
+        ):
+            # Compile, then begin or resume.
+            parts = training.build(folder)
+            state, done = begin(training, parts, checkpoints)
+            refuse_another_run(config, folder, done)
+            clock = Clock(time_spent(folder, done), began)
 
-        def save() -> None:
-            checkpoints.save(int(state.step), state, data=position, config=to_json(config))
+            with (
+                Screen(config.train.steps, done, signals) as screen,
+                watching(clock, config.train.watchdog, folder, screen.say),
+            ):
+                announce(screen.say, training, parts, folder, done)
+                describe(screen.say, training, folder, done)
+                recorder = Recorder(config, folder, done, screen.say)
+                progress = Progress(config, parts, screen, recorder, clock)
+                saving = Saving(config, checkpoints, clock, screen.say)
+                state = train(parts, state, done, signals, screen, progress, saving)
 
-        with Screen(steps, done) as screen:
-            announce(screen.say, training, parts, folder, done)
-            describe(training, folder)
-            recorder = Recorder(config, folder, done)
-            progress = Progress(config, parts, screen, recorder)
-            save_is_due = False  # stays true until the position can be saved: see Source.get_state
+    finished = int(state.step) >= config.train.steps
+    return Fitted(config, folder, training, parts, state, finished, signals.stop)
 
-            try:
-                for step in range(done, steps):
-                    batch = parts.source.batch(step, state)
-                    state, metrics = parts.step(state, batch)
-                    position = parts.source.get_state()
-                    step += 1
-                    progress(step, metrics)
 
-                    if step % config.train.eval_every == 0 or step == steps:
-                        progress.flush()
-                        figures, sentence = parts.evaluate(state)
-                        if figures:
-                            recorder.write({"step": step, "split": "held_out", **figures})
-                            screen.say(f"step {step}: held out {sentence}")
-                        progress.restart()
+def train(
+    parts: Parts,
+    state: TrainState,
+    done: int,
+    signals: Signals,
+    screen: Screen,
+    progress: "Progress",
+    saving: Saving,
+) -> TrainState:
+    """Take the steps after `done`; return the state after the last one, which is saved."""
+    train = progress.config.train
+    clock = progress.clock
+    position = parts.source.get_state()
+    signals.deferred = jax.process_count() > 1  # the others would wait for a process that ends
 
-                    can_save = position is not None
-                    stopped = can_save and stop_agreed(stop, step, config.train.log_every)
-                    save_is_due |= step % config.train.save_every == 0
-                    if (save_is_due and can_save) or stopped or step == steps:
-                        save()
-                        save_is_due = False
-                    if stopped:
-                        break
+    try:
+        for step in range(done + 1, train.steps + 1):
+            with clock.at("data"), signals.interrupting(position is not None):
+                batch = parts.source.batch(step - 1, state)
+            with clock.at("step"):
+                state, metrics = parts.step(state, batch)
+            position = parts.source.get_state()
+            signals.deferred = True
+            progress(step, metrics)
+
+            if step % train.eval_every == 0 or step == train.steps:
                 progress.flush()
-            except DataError:
-                # Save what was trained before the bad data. Of several processes the others
-                # may not fail, and a collective save would hang.
-                trained = int(state.step) > done
-                if trained and position is not None and jax.process_count() == 1:
-                    progress.flush()
-                    save()
-                    screen.say(saved_line(state))
-                raise
+                with clock.at("evaluation"), signals.interrupting(position is not None):
+                    figures, sentence = parts.evaluate(state)
+                if figures:
+                    progress.recorder.write({"step": step, "split": "held_out", **figures})
+                    screen.say(f"step {step}: held out {sentence}")
+                progress.restart()
 
-            if stop.signal is not None:
-                screen.say(f"{stop.signal.name}: {saved_line(state)}")
-        checkpoints.wait()
-    return Fitted(config, folder, training, parts, state, int(state.step) >= steps)
+            requests = signals.stop is not None, signals.save or saving.is_time()
+            stop, save = agreed(requests, step, train.log_every)
+            saving.schedule(step, save)
+            if stop and position is not None:
+                break
+            if saving.due and position is not None and step < train.steps:
+                signals.save = False
+                with progress.paused():
+                    saving.save(state, position)
+            saving.report_failure()
+    except Interrupted:
+        if not signals.deferred:
+            raise
+    except Exception:
+        with suppress(Exception):  # what has failed is what the caller gets
+            progress.flush()
+            saving.rescue(state, position, done)
+        raise
+
+    progress.flush()
+    saved = int(state.step)
+    if saved > done:
+        saving.finish(state, position)
+        screen.say(clock.sentence())
+    signals.deferred = False
+    if signals.stop is not None:
+        screen.say(f"{signals.stop.name}: {saved_line(state)}")
+    return state
 
 
 def begin(
@@ -146,11 +189,13 @@ class Progress:
         parts: Parts,
         screen: Screen,
         recorder: Recorder,
+        clock: Clock,
     ):
         self.config = config
         self.parts = parts
         self.screen = screen
         self.recorder = recorder
+        self.clock = clock
         self.peak = matmul_peak(config.kernel.dtype)
         self.flops = flops_per_token(config.model, config.data.sequence)
         # enough rows for a picture
@@ -163,6 +208,15 @@ class Progress:
         """Restart the clock, leaving out what went on since the last report."""
         self.began = time.perf_counter()
         self.tokens = 0
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time of the block out of the rate."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.began += time.perf_counter() - begin
 
     def __call__(self, step: int, metrics: dict[str, Any]) -> None:
         """Report the step before if that is due, and keep these metrics if they will be."""
@@ -182,9 +236,15 @@ class Progress:
         step, metrics = self.pending
         self.pending = None
 
-        # The clock stops when that step is done.
-        metrics = jax.device_get(metrics)
-        rate = self.tokens / (time.perf_counter() - self.began)
+        # The clock stops when that step is done. The first one includes compilation.
+        with self.clock.at("device"):
+            metrics = jax.device_get(metrics)
+        seconds = time.perf_counter() - self.began
+        rate = self.tokens / seconds
+        if self.first:
+            self.clock.forget("step", "device")
+        else:
+            self.clock.step_seconds += seconds
         self.restart()
         self.first = False
 
@@ -209,6 +269,7 @@ class Progress:
             **self.parts.report.extra_metrics(scalars),
             "tokens_per_second": rate,
             "share_of_peak": rate * self.flops / self.peak,
+            **self.clock.record(),
             "max_violation": 0.0,
         }
         if experts:

@@ -1,78 +1,146 @@
 """What a run reports: JSON lines always, a progress line, TensorBoard and W&B on request."""
 
+import errno
 import json
 import math
+import os
+import secrets
+import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
+from seekjax.checkpoint.config_json import to_json
 from seekjax.config import Config
 from seekjax.errors import RunError
 from seekjax.extras import import_extra
+from seekjax.storage import write_atomically
 from seekjax.terminal import TEXT_MARKS, is_terminal, visible
+from seekjax.train.signals import Signals
 
-Writer = Callable[[dict[str, float]], None]  # takes the scalars of one report
+Writer = Callable[[str, int, dict[str, float]], None]  # takes split, step and scalars of a report
 
 METRICS = "metrics.jsonl"
+LINES = 20  # that stay on a terminal over a whole run
 
 
 class Recorder:
-    """Appends one object per report to metrics.jsonl; only the first process writes."""
+    """Appends one object per report to metrics.jsonl; only the first process writes.
 
-    def __init__(self, config: Config, folder: Path, resumed_at: int):
+    While the disk is full, lines are kept in memory: the run goes on, and they follow later.
+    """
+
+    def __init__(self, config: Config, folder: Path, resumed_at: int, say: Callable[[str], None]):
         self.writers: list[Writer] = []
-        self.file = None
+        self.path: Path | None = None
+        self.say = say
+        self.waiting: list[str] = []  # lines that are not in the file yet
         if jax.process_index():
             return
 
-        path = folder / METRICS
-        keep_until(path, resumed_at)
-        self.file = path.open("a")
+        self.path = folder / METRICS
+        keep_until(self.path, resumed_at)
         if config.tensorboard:
-            self.writers.append(_tensorboard(folder))
+            self.writers.append(_tensorboard(folder, resumed_at))
         if config.wandb:
             self.writers.append(_wandb(config, folder))
 
     def write(self, record: dict[str, Any]) -> None:
         """Append a record, and hand its scalars to the other writers."""
-        if self.file is None:
+        if self.path is None:
             return
-        self.file.write(json.dumps(record, default=_plain) + "\n")
-        self.file.flush()
+        self.waiting.append(json.dumps(_plain(record)) + "\n")
+        self._append(self.path)
 
-        scalars = {name: float(value) for name, value in record.items() if _is_scalar(value)}
+        scalars = {}
+        for name, value in record.items():
+            if _is_scalar(value) and name != "step":
+                scalars[name] = float(value)
         for write in self.writers:
-            write(scalars)
+            write(record["split"], record["step"], scalars)
+
+    def _append(self, path: Path) -> None:
+        """Append the lines that are waiting, if the disk takes them."""
+        try:
+            append(path, "".join(self.waiting))
+        except OSError as error:
+            if len(self.waiting) == 1:
+                self.say(
+                    f"*** {path} cannot be written ({error.strerror}): training goes on, and its "
+                    "lines follow when there is room"
+                )
+            return
+        self.waiting.clear()
+
+
+def append(path: Path, text: str) -> None:
+    """Append text to a file, in full or not at all. Raises OSError."""
+    with path.open("ab", buffering=0) as file:
+        size = file.tell()
+        content = text.encode()
+        try:
+            if file.write(content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            file.truncate(size)
+            raise
 
 
 def keep_until(path: Path, step: int) -> None:
     """Drop the lines that an interrupted start wrote beyond the step at which it is resumed.
 
-    A line that it could not finish goes too.
+    A line that it could not finish goes too. Raises RunError if the file cannot be read or written.
     """
-    if path.exists():
-        lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-        path.write_text("".join([line + "\n" for line in lines]))
+    if not path.exists():
+        return
+    text = _text(path)
+    kept = [line + "\n" for line in text.splitlines() if _step_of(line) <= step]
+    if "".join(kept) != text:
+        try:
+            write_atomically(path, "".join(kept))
+        except OSError as error:
+            raise RunError(
+                f"{path} cannot be written ({error.strerror}): free some space, or name another "
+                "--out."
+            ) from error
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """Return the records of a run."""
-    return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+    """Return the records of a run, without lines that are not whole.
+
+    Raises RunError if its metrics.jsonl cannot be read.
+    """
+    lines = _text(folder / METRICS).splitlines()
+    return [json.loads(line) for line in lines if _step_of(line) < math.inf]
+
+
+def _text(path: Path) -> str:
+    """Return the text of a file of records; what is not UTF-8 makes its line no record."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise RunError(
+            f"{path} cannot be read ({error.strerror}): it is the run's record of figures; move it "
+            "away to go on without it."
+        ) from error
 
 
 def _step_of(line: str) -> float:
     """The step of a line; infinity for a line that is not a record."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return math.inf
+    return step if isinstance(step, int) else math.inf
 
 
 def _is_scalar(value: Any) -> bool:
@@ -80,31 +148,56 @@ def _is_scalar(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """An array as nested lists of rounded floats."""
+    """A value in JSON's types: arrays as nested lists of rounded floats, null for nan and inf."""
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if not hasattr(value, "dtype"):
+        return value
+
     array = np.asarray(value)
     if array.ndim:
         return [_plain(row) for row in array]
-    return round(float(array), 6)
+    return _plain(round(float(array), 6))
 
 
-def _tensorboard(folder: Path) -> Writer:
+def _tensorboard(folder: Path, resumed_at: int) -> Writer:
+    """Return a writer of events; those of steps that are taken again are hidden."""
     tensorboard = import_extra("tensorboardX", "tensorboard", "--tensorboard", RunError)
-    writer = tensorboard.SummaryWriter(str(folder))
+    writer = tensorboard.SummaryWriter(str(folder), purge_step=resumed_at + 1)
 
-    def write(scalars: dict[str, float]) -> None:
+    def write(split: str, step: int, scalars: dict[str, float]) -> None:
         for name, value in scalars.items():
-            if name != "step":
-                writer.add_scalar(name, value, int(scalars["step"]))
+            writer.add_scalar(f"{split}/{name}", value, step)
 
     return write
 
 
 def _wandb(config: Config, folder: Path) -> Writer:
+    """Return a writer to the one W&B run of this folder, which is begun or continued."""
     wandb = import_extra("wandb", "wandb", "--wandb", RunError)
-    run = wandb.init(project=config.wandb, name=folder.name, dir=folder, resume="allow")
+    id_file = folder / "wandb.txt"
+    if not id_file.exists():
+        write_atomically(id_file, secrets.token_hex(8))
+    try:
+        run = wandb.init(
+            project=config.wandb,
+            name=folder.name,
+            id=id_file.read_text().strip(),
+            config=to_json(config),
+            dir=folder,
+            resume="allow",
+        )
+    except Exception as error:  # its errors have no common class
+        reason = str(error).partition("\n")[0]
+        raise RunError(f"W&B cannot be used ({reason}): see --wandb.") from error
 
-    def write(scalars: dict[str, float]) -> None:
-        run.log(scalars, step=int(scalars["step"]))
+    def write(split: str, step: int, scalars: dict[str, float]) -> None:
+        # W&B ignores steps that an earlier start has sent: they are the same.
+        run.log({f"{split}/{name}": value for name, value in scalars.items()}, step=step)
 
     return write
 
@@ -112,42 +205,55 @@ def _wandb(config: Config, folder: Path) -> Writer:
 class Screen:
     """A live line on a terminal, a plain line per report elsewhere.
 
-    It is silent on all processes but the first.
+    It is silent on all processes but the first. On a terminal that is gone it is silent too; a
+    pipe whose reader has ended asks for the end of the run.
     """
 
-    def __init__(self, steps: int, done: int):
+    def __init__(self, steps: int, done: int, signals: Signals):
+        is_first = jax.process_index() == 0
         terminal = is_terminal(sys.stdout)
-        quiet = jax.process_index() > 0
         self.console = Console(
-            soft_wrap=True, highlight=False, force_terminal=terminal, quiet=quiet
+            soft_wrap=True, highlight=False, force_terminal=terminal, quiet=not is_first
         )
         self.steps = steps
+        self.signals = signals
+        self.kept = done  # the step of the last line that stays
         # Step and time of the first report: what went before was compilation.
         self.first: tuple[int, float] | None = None
 
         self.live: Progress | None = None
-        if self.console.is_terminal and not jax.process_index():
+        if is_first and terminal:
+            # The description is cut where the line is too long.
+            rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
             columns = (
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=16),
                 TextColumn("{task.completed}/{task.total}"),
                 TimeRemainingColumn(),
+                TextColumn("{task.description}", table_column=rest),
             )
-            self.live = Progress(*columns, console=self.console)
+            self.live = Progress(*columns, console=self.console, expand=True)
             self.task = self.live.add_task("compiling", total=steps, completed=done)
 
     def __enter__(self) -> "Screen":
         if self.live:
             self.live.start()
+        self.answer = self.signals.say
+        self.signals.say = self.say
         return self
 
     def __exit__(self, *_) -> None:
+        self.signals.say = self.answer
         if self.live:
-            self.live.stop()
+            with suppress(OSError):
+                self.live.stop()
 
     def say(self, text: str) -> None:
         """Print a line that stays; control characters in it are shown."""
-        self.console.print(visible(text, keep=TEXT_MARKS), markup=False)
+        try:
+            self.console.print(visible(text, keep=TEXT_MARKS), markup=False)
+        except BrokenPipeError:
+            self.signals.stop = self.signals.stop or signal.SIGPIPE
+        except OSError:
+            pass  # the terminal is gone, or the disk of a log is full
 
     def report(self, record: dict[str, Any], progress: str) -> None:
         """Show the progress line of a step; `progress` is its first part."""
@@ -159,8 +265,10 @@ class Screen:
         )
         if self.live:
             self.live.update(self.task, description=text, completed=step)
-            return
+            if step - self.kept < self.steps / LINES:
+                return
 
+        self.kept = step
         width = len(str(self.steps))
         seconds = self.seconds_left(step)
         eta = f"  ETA {seconds // 60}m{seconds % 60:02d}s" if seconds else ""

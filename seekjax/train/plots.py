@@ -3,12 +3,17 @@
 Loss curves, expert load over steps and layers, MaxVio over time.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
+from seekjax.errors import RunError
+from seekjax.storage import write_atomically
 from seekjax.train.metrics import read
 
 Record = dict[str, Any]
@@ -20,9 +25,9 @@ def draw(folder: Path) -> list[Path]:
     A picture without anything to show is left out.
     """
     records = read(folder)
-    train = [record for record in records if record["split"] == "train"]
-    held_out = [row for row in records if row["split"] == "held_out" and "loss" in row]
-    loads = [record for record in train if "load" in record]
+    train = select(records, "train", "loss")
+    held_out = select(records, "held_out", "loss", "bits_per_byte")
+    loads = select(train, "train", "load")
 
     paths = []
     if train:
@@ -42,12 +47,12 @@ def draw_loss(
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axis = figure.subplots()
 
-    step = column(train, "step")
-    axis.plot(step, column(train, "loss"), label="training", color="tab:blue")
-    mtp_loss = column(train, "mtp_loss")
+    axis.plot(column(train, "step"), column(train, "loss"), label="training", color="tab:blue")
+    further = select(train, "train", "mtp_loss")
+    mtp_loss = column(further, "mtp_loss")
     if any(mtp_loss):
         label = "training, one token further (MTP)"
-        axis.plot(step, mtp_loss, label=label, color="tab:blue", alpha=0.4)
+        axis.plot(column(further, "step"), mtp_loss, label=label, color="tab:blue", alpha=0.4)
 
     if held_out:
         step = column(held_out, "step")
@@ -58,7 +63,8 @@ def draw_loss(
         right.set(ylabel="bits per byte", ylim=(0, None))
         right.legend(loc="upper center")
 
-    axis.set(xlabel="step", ylabel="loss (nats per token)", title=f"{folder.name}: loss")
+    axis.set(ylabel="loss (nats per token)", title=f"{folder.name}: loss")
+    step_axis(axis)
     axis.legend(loc="upper right")
     axis.grid(alpha=0.3)
     return save(figure, folder / "loss.png")
@@ -82,8 +88,8 @@ def draw_load(folder: Path, records: list[Record]) -> Path:
         interpolation="nearest",
         extent=(records[0]["step"], records[-1]["step"] + 1e-6, layers, 0),
     )
+    step_axis(axis)
     axis.set(
-        xlabel="step",
         ylabel="expert layer (a row per expert)",
         title=f"{folder.name}: load of each expert over its balanced share",
         yticks=np.arange(layers) + 0.5,
@@ -100,16 +106,17 @@ def draw_max_violation(folder: Path, train: list[Record]) -> Path:
     figure = Figure(figsize=(8, 4), layout="constrained")
     axis = figure.subplots()
 
+    train = select(train, "train", "layer_max_violation", "max_violation")
     step = column(train, "step")
-    by_layer = np.array(column(train, "layer_max_violation")).T
+    by_layer = np.array(column(train, "layer_max_violation"), float).T
     for number, layer in enumerate(by_layer, 1):
         label = f"expert layer {number}" if number <= 8 else None
         axis.plot(step, layer, alpha=0.5, label=label)
 
     mean = column(train, "max_violation")
     axis.plot(step, mean, color="black", linewidth=2, label="mean")
+    step_axis(axis)
     axis.set(
-        xlabel="step",
         ylabel="MaxVio = (max load - mean) / mean",
         ylim=(0, None),
         title=f"{folder.name}: imbalance of the experts",
@@ -119,12 +126,28 @@ def draw_max_violation(folder: Path, train: list[Record]) -> Path:
     return save(figure, folder / "max_violation.png")
 
 
+def select(records: list[Record], split: str, *metrics: str) -> list[Record]:
+    """Return the records of a split that have these metrics."""
+    return [
+        record for record in records if record.get("split") == split and record.keys() >= {*metrics}
+    ]
+
+
+def step_axis(axis: Axes) -> None:
+    """Name the x axis and give it whole numbers."""
+    axis.set(xlabel="step")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
 def column(records: list[Record], name: str) -> list[Any]:
-    """Return one figure of every record."""
-    return [record[name] for record in records]
+    """Return one figure of every record; nan where it was not finite."""
+    return [math.nan if record[name] is None else record[name] for record in records]
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure, and return its path."""
-    figure.savefig(path, dpi=110)
+    """Write a figure, and return its path. Raises RunError."""
+    try:
+        write_atomically(path, lambda file: figure.savefig(file, dpi=110, format="png"))
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror}.") from error
     return path

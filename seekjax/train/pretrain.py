@@ -25,11 +25,12 @@ from seekjax.generate.sampling import Sampling
 from seekjax.placement import use_mesh
 from seekjax.train.held_out import add_up, bits_per_byte, measure_sources
 from seekjax.train.lora import make_spec
+from seekjax.train.loss import NextToken
 from seekjax.train.plots import draw
 from seekjax.train.sample import indent, write_sample
 from seekjax.train.source import BatchSource, own_rows, process_share
 from seekjax.train.state import RunSpec, TrainState
-from seekjax.train.step import compile_steps
+from seekjax.train.step import compile_gradient, compile_steps
 from seekjax.train.training import Parts
 from sharding.place import put_batch
 
@@ -79,6 +80,7 @@ class Pretraining:
             step=step,
             evaluate=HeldOutText(config, self.corpus, self.tokenizer, measure),
             report=PretrainingReport(spec, self.corpus, self.tokenizer, measure),
+            gradient=compile_gradient(spec, lambda: NextToken(spec, self.tokenizer.bytes_V)),
         )
 
 
@@ -101,7 +103,7 @@ class HeldOutText:
                     corpus,
                     tokenizer,
                     batch=config.train.rows,
-                    count=config.train.eval_batches,
+                    count=config.train.eval_rows // config.train.rows,
                     source=source.name,
                     **process_share(),
                 )

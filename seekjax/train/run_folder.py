@@ -1,23 +1,31 @@
 """The folder of a run: made, announced, and described by config.json, data.json, tokenizer.json."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import jax
 
 from seekjax.checkpoint.config_json import differences, read_config, to_json
+from seekjax.checkpoint.write import maximum
 from seekjax.config import Config
-from seekjax.errors import RunError
+from seekjax.errors import RunError, need
+from seekjax.lock import only_owner
 from seekjax.model.count import parameters
+from seekjax.storage import write_atomically
+from seekjax.train.clock import Spent
+from seekjax.train.metrics import METRICS, read
 from seekjax.train.training import Parts, Training
+from seekjax.version import __version__
 
 
-def make_folder(config: Config) -> Path:
-    """Make the run's folder and return it.
+@contextmanager
+def own_folder(config: Config) -> Iterator[Path]:
+    """Make the run's folder and yield it, held by this run against any other.
 
     What the folder already holds stays as it is until the run is known to fit it. Raises RunError
-    if the folder cannot be made.
+    if the folder cannot be made, or if another run holds it.
     """
     folder = config.out
     if folder is None:
@@ -28,7 +36,70 @@ def make_folder(config: Config) -> Path:
         raise RunError(
             f"cannot write the run folder {folder}: {error.strerror}. Name another with --out."
         ) from error
-    return folder
+
+    with ExitStack() as stack:
+        refusal = None
+        if jax.process_index() == 0:
+            try:
+                stack.enter_context(only_owner(folder))
+            except RunError as error:
+                refusal = error
+        if maximum(refusal is not None):
+            raise refusal or RunError(f"another process holds {folder}: see the first process.")
+        yield folder
+
+
+def time_spent(folder: Path, done: int) -> Spent:
+    """Return the seconds of the run's earlier starts, from metrics.jsonl."""
+    spent = Spent()
+    if not (folder / METRICS).exists():
+        return spent
+    for row in read(folder):
+        if "start" not in row:
+            continue
+        step_seconds = row["step_seconds"] if row["step"] <= done else spent.step_seconds
+        spent = Spent(row["start"], row["seconds"], step_seconds)
+    return spent
+
+
+# Fields that do not change what a run learns: where, how fast, and what is reported.
+WITHOUT_EFFECT = (
+    "out",
+    "mesh.",
+    "kernel.",
+    "tensorboard",
+    "wandb",
+    "data.workers",
+    "train.micro_batch",
+    "train.log_every",
+    "train.eval_",
+    "train.save_every",
+    "train.keep",
+    "train.watchdog",
+)
+
+
+def refuse_another_run(config: Config, folder: Path, done: int) -> None:
+    """Raise RunError if all steps are done and the settings are those of another run."""
+    if not done or done < config.train.steps:
+        return
+    changes = []
+    for difference in changed(config, folder, done):
+        if not difference.startswith(WITHOUT_EFFECT):
+            changes.append(difference)
+    need(
+        not changes,
+        f"the run in {folder} is finished, with {done} steps, and these settings are another "
+        f"run's ({'; '.join(changes)}): name another --out, or the settings that it has.",
+        RunError,
+    )
+
+
+def changed(config: Config, folder: Path, done: int) -> list[str]:
+    """Return what differs from the settings of the checkpoint that the run goes on from."""
+    path = folder / "checkpoints" / str(done) / "config.json"
+    # only compared: nothing that this file names is imported
+    return differences(to_json(read_config(path, trust=True)), to_json(config))
 
 
 def announce(
@@ -57,17 +128,55 @@ def announce(
 
     if done:
         say(f"resuming after step {done} of {config.train.steps}")
-        # only compared: nothing that this file names is imported
-        saved = read_config(folder / "checkpoints" / str(done) / "config.json", trust=True)
-        for difference in differences(to_json(saved), to_json(config)):
+        for difference in changed(config, folder, done):
             say(f"    unlike the run so far: {difference}")
 
 
-def describe(training: Training, folder: Path) -> None:
-    """Write config.json, tokenizer.json, and data.json with every file read."""
+def describe(
+    say: Callable[[str], None],
+    training: Training,
+    folder: Path,
+    done: int,
+) -> None:
+    """Write config.json, tokenizer.json, and data.json with every file read.
+
+    A new run that finds the files of an earlier one keeps them under other names. Raises RunError
+    if the folder cannot be written.
+    """
     if jax.process_index():
         return
-    config_text = json.dumps(to_json(training.config), indent=1)
-    (folder / "config.json").write_text(config_text)
-    (folder / "data.json").write_text(json.dumps(training.manifest(), indent=1))
-    training.tokenizer.save(folder)
+    config = to_json(training.config)
+    data = {"seekjax": __version__, **training.manifest()}
+    try:
+        if not done:
+            keep_earlier(say, folder)
+        write_changed(folder / "config.json", json.dumps(config, indent=1))
+        write_changed(folder / "data.json", json.dumps(data, indent=1))
+        training.tokenizer.save(folder)
+    except OSError as error:
+        raise RunError(
+            f"{error.filename or folder} cannot be written ({error.strerror}): free some space, or "
+            "name another --out."
+        ) from error
+
+
+def keep_earlier(say: Callable[[str], None], folder: Path) -> None:
+    """Rename the files of a run whose checkpoints are gone, or that never saved one."""
+    if not (folder / METRICS).exists() or not (folder / METRICS).stat().st_size:
+        return
+    number = 1
+    while (folder / f"metrics-{number}.jsonl").exists():
+        number += 1
+    (folder / METRICS).rename(folder / f"metrics-{number}.jsonl")
+    if (folder / "config.json").exists():
+        (folder / "config.json").rename(folder / f"config-{number}.json")
+    say(
+        f"{folder} has no checkpoint: starting at step 0; the record of the earlier run is kept as "
+        f"metrics-{number}.jsonl"
+    )
+
+
+def write_changed(path: Path, text: str) -> None:
+    """Write a file unless it has this text. Raises OSError."""
+    if not path.is_file() or path.read_bytes() != text.encode():
+        write_atomically(path, text)

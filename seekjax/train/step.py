@@ -199,6 +199,21 @@ def compile_text_train(
     return WithBytes(update, bytes_V)
 
 
+def compile_gradient(spec: RunSpec, make_criterion: Callable[..., Criterion]) -> Callable:
+    """Return the jitted gradient (state, batch, ...) of the first micro-batch of a step.
+
+    It changes no state. The criterion is made from the further arguments.
+    """
+
+    def gradient(state: TrainState, batch: dict[str, jax.Array], *arguments: Any) -> Params:
+        criterion = make_criterion(*arguments)
+        first = jax.tree.map(lambda x: x[0], batch)
+        loss = jax.grad(criterion.loss, has_aux=True)
+        return loss(state.params, state, first, criterion.totals(batch))[0]
+
+    return jax.jit(gradient, out_shardings=spec.shardings().params)
+
+
 def compile_eval(spec: RunSpec, bytes_V: np.ndarray) -> "WithBytes":
     """Return the jitted eval step (params, state, batch), which takes the weights to measure."""
     places = spec.shardings()

@@ -20,6 +20,7 @@ from seekjax.train.state import RunSpec, TrainState
 
 Batch = dict[str, jax.Array]  # arrays [A, B, ...]: A micro-batches of B rows make one step
 Metrics = dict[str, Any]
+Gradient = Callable[[TrainState, Batch], Any]
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
@@ -83,6 +84,7 @@ class Parts:
     step: Step  # one optimizer step; donates the state
     evaluate: Evaluator
     report: Report
+    gradient: Gradient | None = None  # of a step's first micro-batch, to compute it again
 
 
 class Training(Protocol):

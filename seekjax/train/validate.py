@@ -4,14 +4,19 @@ Each complaint is one sentence that says what to change. The model's own checks 
 seekjax/model/check.py, those of the run's numbers in seekjax/config/validate.py.
 """
 
+import netrc
+import os
 from collections.abc import Callable
+from contextlib import suppress
+from urllib.parse import urlsplit
 
 import jax
 from jax.sharding import AbstractMesh, Mesh
 
 from seekjax.config import Config
 from seekjax.config.validate import check_run
-from seekjax.errors import ConfigError, need
+from seekjax.errors import ConfigError, RunError, SeekjaxError, need
+from seekjax.extras import import_extra
 from seekjax.model.check import check_model, field_of, split_sizes
 from seekjax.model.experts import check_trainable
 from seekjax.placement import use_mesh
@@ -22,7 +27,8 @@ from sharding.place import check_divisible
 def validate(
     config: Config, mesh_of: Callable[[MeshConfig], Mesh | AbstractMesh] = make_mesh
 ) -> None:
-    """Raise ConfigError for the first thing wrong with the model, the run, or their fit to a mesh.
+    """Raise ConfigError for the first thing wrong with the model, the run, or their fit to a mesh,
+    and RunError for a package or key that is missing.
 
     `mesh_of` makes the mesh from config.mesh; by default it is one of the devices here.
     """
@@ -31,7 +37,8 @@ def validate(
         check_run(config)
         check_trainable(config.kernel.dispatch)
         check_mesh(config, mesh_of(config.mesh))
-    except ConfigError:
+        check_writers(config)
+    except SeekjaxError:
         raise
     except ValueError as error:  # sharding has its own sentences, and no ConfigError
         raise ConfigError(str(error)) from error
@@ -51,3 +58,33 @@ def check_mesh(config: Config, mesh: Mesh | AbstractMesh) -> None:
             rows % jax.process_count() == 0,
             f"{settings['batch']} must be a multiple of the {jax.process_count()} processes.",
         )
+
+
+def check_writers(config: Config) -> None:
+    """Raise RunError if the package of a writer of metrics is missing, or its key."""
+    if config.tensorboard:
+        import_extra("tensorboardX", "tensorboard", "--tensorboard", RunError)
+    if not config.wandb:
+        return
+    import_extra("wandb", "wandb", "--wandb", RunError)
+    need(
+        _has_wandb_key(),
+        "--wandb has no key: run `wandb login`, set WANDB_API_KEY, or set WANDB_MODE=offline to "
+        "keep the record in the run's folder.",
+        RunError,
+    )
+
+
+def _has_wandb_key() -> bool:
+    """Return whether Weights & Biases needs no key here, or has one where it looks for it."""
+    if os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
+        return True
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    files = [os.environ.get("NETRC"), "~/.netrc", "~/_netrc"]
+    for file in filter(None, files):
+        with suppress(OSError, netrc.NetrcParseError):
+            if host in netrc.netrc(os.path.expanduser(file)).hosts:
+                return True
+    return False

@@ -38,10 +38,13 @@ import tyro  # noqa: E402
 
 from tests.benchmarks.trials import (  # noqa: E402
     damages,
+    disk,
     kills,
     malicious,
     meshes,
+    numbers,
     sandbox_attacks,
+    signals,
 )
 from tests.benchmarks.trials.row import Row  # noqa: E402
 
@@ -50,6 +53,9 @@ PARTS: dict[str, Part] = {
     "kills": kills.run,
     "damages": damages.run,
     "meshes": meshes.run,
+    "numbers": numbers.run,
+    "signals": signals.run,
+    "disk": disk.run,
     "malicious": malicious.run,
     "sandbox": sandbox_attacks.run,
 }

@@ -80,7 +80,7 @@ def test_what_is_no_run_is_one_sentence(run, tmp_path):
     with pytest.raises(RunError, match=r"is whole \(7: manifest.json is missing\)"):
         read_run(tmp_path)
     (tmp_path / "checkpoints" / "7").rmdir()
-    with pytest.raises(RunError, match="no checkpoint yet"):
+    with pytest.raises(RunError, match="has not saved a checkpoint yet"):
         read_run(tmp_path)
     (tmp_path / "config.json").write_text('{"model": {"flavour": 3}}')
     with pytest.raises(RunError, match=r"model.flavour, which this version"):

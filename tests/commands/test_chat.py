@@ -14,9 +14,12 @@ import numpy as np
 import pytest
 
 from seekjax.commands import chat as terminal
+from seekjax.commands import evaluate
 from seekjax.config import Config, DataConfig, TrainConfig
 from seekjax.data.chat import BUILT_IN, compile_chat
 from seekjax.data.tokenizer import BOS, EOS
+from seekjax.errors import GenerateError
+from seekjax.eval.bits import ProgressFile, Totals, pack_rows
 from seekjax.generate.sampling import Sampling
 from seekjax.open import open_model
 from seekjax.placement import use_mesh
@@ -66,6 +69,7 @@ def test_generate_streams_and_ends_with_its_speed(run, command):
         (["nowhere"], "there is no folder nowhere"),
         (["."], "holds no model"),
         (["RUN", "--prompt", "x" * 300], "leaves no room in the model's context of 256"),
+        (["RUN", "--prompt", "caf\udce9" * 90], "prompt 0 has 541 tokens"),  # no UTF-8
         (["RUN", "--mesh.tensor", "16"], "asks for 16 devices"),
         (
             ["RUN", "--mesh.tensor", "8"],
@@ -82,11 +86,58 @@ def test_bad_input_is_one_sentence(run, command, argv, said, tmp_path, monkeypat
     assert err.count("\n") == 1
 
 
-def test_a_setting_that_means_nothing_is_told_by_its_name(run, command, capsys):
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("top-p", "2", "top_p is 2.0: it must be above 0"),
+        ("max-new", "3000000000", "max_new is 3000000000: it must be at least 1 and below"),
+        ("seed", "-1", "seed is -1: it must be from 0 to below 2^63"),
+        ("stop-ids", "4294967296", "stop_ids is (4294967296,): it must be ids from 0"),
+    ],
+)
+def test_a_setting_that_means_nothing_is_told_by_its_name(
+    option, value, says, run, command, capsys
+):
     with pytest.raises(SystemExit) as exit:
-        command("generate", run, "--top-p", "2")
+        command("generate", run, f"--{option}", value)
     assert exit.value.code == 2
-    assert "top_p is 2.0: it must be above 0" in capsys.readouterr().err
+    assert says in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--sequence", 0], "sequence is 0: it must be at least 1"),
+        (["--batch", -1], "batch is -1: it must be at least 1"),
+        (["--documents", -1], "documents is -1: it must be at least 0"),
+        ([], "it has no document with text"),
+    ],
+)
+def test_an_evaluation_of_nothing_is_refused(options, says, run, command, tmp_path):
+    (tmp_path / "empty.txt").write_text("")
+    status, _, err = command("eval", run, "--data", tmp_path / "empty.txt", *options)
+    assert status == 2
+    assert says in err
+
+
+def test_a_long_evaluation_shows_how_far_it_has_come(run):
+    tokenizer = open_model(run).tokenizer
+    documents = evaluate.Encoded(["abcd", "efgh"], 2, tokenizer)
+    shares = []
+    for done, _ in enumerate(pack_rows(documents, tokenizer.begin, 2), 1):
+        shares.append(documents.share(min(8, 2 * done)))
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == (0.25, 1.0)
+
+
+def test_figures_are_measured_where_no_progress_can_be_written(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    record = ProgressFile(tmp_path / "file" / "eval.json", {})
+    for done in (False, True):
+        record.save(Totals(1, 1.0, 1, 1), done)
+    note = capsys.readouterr().err
+    assert note.startswith(f"note: {tmp_path / 'file' / 'eval.json'} cannot be written")
+    assert note.count("\n") == 1
 
 
 class Scripted:
@@ -146,6 +197,44 @@ def test_a_conversation(run, capsys):
     assert "5 tokens" not in out
     assert "<think>" not in out
     assert "never" not in out
+
+
+def test_a_question_that_cannot_be_answered_is_left_out(run, capsys):
+    """The conversation goes on, and what is typed is text."""
+    tokenizer = open_model(run).tokenizer
+    generator = Scripted(["one"], ["two"])
+    stream = generator.stream
+
+    def answering(prompts, sampling, spell):
+        assert tokenizer.user not in prompts[0][2:]
+        if len(prompts[0]) > 40:
+            raise GenerateError("prompt 0 has 99 tokens and leaves no room: shorten it.")
+        return stream(prompts, sampling, spell)
+
+    generator.stream = answering
+    questions = iter(["a", "x" * 99, "<｜User｜>", "caf\udce9"])
+
+    def ask(prompt):
+        question = next(questions, None)
+        if question is None:
+            raise EOFError
+        return question
+
+    messages = []
+    form = compile_chat(
+        "{% for m in messages[-1:] %}{{ bos_token }}<｜User｜>{{ m.content }}{% endfor %}"
+    )
+    generator.answers += [["three"]]
+    terminal.converse(generator, tokenizer, form, Sampling(), messages, ask)
+    assert [m["content"] for m in messages] == [
+        "a",
+        "one",
+        "<｜User｜>",
+        "two",
+        "caf\ufffd",
+        "three",
+    ]
+    assert "shorten it. The question is left out." in capsys.readouterr().err
 
 
 def test_thinking_is_dimmed_and_apart(run, monkeypatch):

@@ -168,10 +168,10 @@ def test_bad_settings_are_refused(made):
     for name, value in {"sequence": 16, "packing": "fit", "fim_rate": 0.5}.items():
         with pytest.raises(
             DataError,
-            match=rf"the saved data position belongs to {name}=.* but this run has {name}={value}",
+            match=rf"data belongs to other settings .data.{name} was .* is {value}.: ",
         ):
             start(made, **{name: value}).set_state(state)
-    with pytest.raises(DataError, match=r"process=0 of 1 but this run has process=1 of 2"):
+    with pytest.raises(DataError, match=r"processes, 0 of 1 before and 1 of 2 now"):
         start(made, process=(1, 2)).set_state(state)
 
 

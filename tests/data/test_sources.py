@@ -102,7 +102,9 @@ def test_the_fingerprint_covers_an_own_source(corpus, monkeypatch):
     monkeypatch.setattr(f"{OWN}.proverbs", changed)
     other = load_corpus(CONFIG)
     assert other.fingerprint() != corpus.fingerprint()
-    with pytest.raises(DataError, match="the saved data position belongs to corpus="):
+    with pytest.raises(
+        DataError, match=r"other settings .data.sources, .* or the documents themselves"
+    ):
         start(other).set_state(start(corpus).get_state())
 
 

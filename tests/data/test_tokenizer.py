@@ -152,10 +152,6 @@ def test_bad_tokenizers_are_refused(tmp_path):
         read_tokenizer(tmp_path, 300)
     with pytest.raises(DataError, match=f"no token {EOS}"):
         read_tokenizer(damaged(tmp_path, lambda content: remove_tokens(content, EOS)), 300)
-    with pytest.raises(DataError, match=r"not a byte-level tokenizer"):
-        read_tokenizer(
-            damaged(tmp_path, lambda content: content.update(decoder={"type": "Fuse"})), 300
-        )
 
 
 def test_a_tokenizer_without_padding_or_fim_is_usable(tmp_path):
@@ -164,3 +160,107 @@ def test_a_tokenizer_without_padding_or_fim_is_usable(tmp_path):
     )
     assert tokenizer.pad == tokenizer.eos
     assert tokenizer.fim_hole is None
+
+
+def test_settings_that_change_texts_are_switched_off(tmp_path):
+    def change(content):
+        content["truncation"] = {
+            "direction": "Right",
+            "max_length": 3,
+            "strategy": "LongestFirst",
+            "stride": 0,
+        }
+        content["padding"] = {
+            "strategy": {"Fixed": 2**31},
+            "direction": "Right",
+            "pad_to_multiple_of": None,
+            "pad_id": 0,
+            "pad_type_id": 0,
+            "pad_token": PAD,
+        }
+        content["model"]["dropout"] = 0.5
+        for token in content["added_tokens"]:
+            token["lstrip"] = token["rstrip"] = True
+
+    tokenizer = read_tokenizer(damaged(tmp_path, change), 300)
+    text = "a long text with <think> in it"
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    again = read_tokenizer(tokenizer.save(tmp_path / "run"), 300)
+    assert again.fingerprint() == tokenizer.fingerprint()
+
+
+def split(pattern):
+    part = {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
+    byte_level = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": False,
+    }
+    return {"type": "Sequence", "pretokenizers": [part, byte_level]}
+
+
+REPLACE = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+FOREIGN = {
+    "a decoder of words": ({"decoder": {"type": "Fuse"}}, "not a byte-level tokenizer"),
+    "no decoder": ({"decoder": None}, "not a byte-level tokenizer"),
+    "texts made longer": (
+        {"normalizer": {"type": "Sequence", "normalizers": [REPLACE] * 40}},
+        "its normalizer is not a sequence of at most 16",
+    ),
+    "another normal form": ({"normalizer": {"type": "NFC"}}, "its normalizer NFC is not one of"),
+    "blanks dropped": ({"pre_tokenizer": {"type": "WhitespaceSplit"}}, "its pre_tokenizer"),
+    "a blank added": (
+        {"pre_tokenizer": {**split({"String": "x"})["pretokenizers"][1], "add_prefix_space": True}},
+        "changes texts: it encodes",
+    ),
+    "an exponential pattern": ({"pre_tokenizer": split({"Regex": "(a+)+b"})}, "repeats a group"),
+    "an unknown entry": ({"hooks": []}, "the unknown entry"),
+    "ids beyond memory": ({"model": {"vocab": {"a": 2**31}, "merges": []}}, "an id is not below"),
+    "one id twice": ({"model": {"vocab": {"a": 1, "b": 1}, "merges": []}}, "two tokens have one"),
+    "bytes that are missing": (
+        {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}},
+        "changes texts: it encodes",
+    ),
+    "another kind of model": ({"model": {"type": "Unigram"}}, "its model is not a BPE"),
+    "tokens that are no texts": ({"added_tokens": [{"id": 1}]}, "an added token is not a text"),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_what_changes_texts_or_has_no_bound_is_refused(tmp_path, case):
+    parts, message = FOREIGN[case]
+    path = damaged(tmp_path, lambda content: content.update(parts))
+    with pytest.raises(DataError, match=message) as raised:
+        read_tokenizer(path, 300)
+    assert str(path) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "\x00", "[" * 100_000, "[]," * 100_000, '{"version": "1.0"}']
+)
+def test_a_damaged_file_is_refused(tmp_path, text):
+    (tmp_path / "tokenizer.json").write_text(text)
+    with pytest.raises(DataError, match=r"is not a readable tokenizer.json") as raised:
+        read_tokenizer(tmp_path, 300)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_failure_of_the_library_is_a_sentence(tmp_path, monkeypatch):
+    """It panics beside Exception, where a pattern takes too many attempts."""
+    tokenizer = read_tokenizer(damaged(tmp_path, lambda content: None), 300)
+    panic = type("PanicException", (BaseException,), {})
+
+    def encode(*_, **__):
+        raise panic("retry limit over")
+
+    monkeypatch.setattr(tokenizer, "_backend", type("", (), {"encode": encode}))
+    with pytest.raises(DataError, match="cannot encode a text of 3 characters"):
+        tokenizer.encode("abc")
+
+
+def test_half_a_character_is_a_sentence(tmp_path):
+    tokenizer = load_tokenizer(DataConfig(tokenizer="byte"), 300, None)
+    with pytest.raises(DataError, match="half a character"):
+        tokenizer.encode("\ud83d")

@@ -32,6 +32,7 @@ V2 = replace(
     V3,
     scoring="softmax",
     group_score="max",
+    balance_choice="routed",
     renormalise=False,
     route_scale=16.0,
     mtp_depth=0,

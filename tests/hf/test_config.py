@@ -163,7 +163,9 @@ def newer(config):
 @pytest.mark.parametrize("dialect", [dict, newer])
 def test_published_settings_are_our_configs(name, dialect):
     published = read_config(dialect(PUBLISHED[name]))
-    assert published.model == replace(load_config(name).model, context=163840)
+    # nothing in the file says that V2 was trained with balance losses of groups
+    trained = replace(load_config(name).model, group_balance=0.0, send_balance=0.0)
+    assert published.model == replace(trained, context=163840)
     assert published.fp8 == (name == "v3")
     assert published.interleaved
 

@@ -47,6 +47,11 @@ def test_write_read_write(model, dtype, tmp_path):
     assert json.loads((tmp_path / "a/config.json").read_text()) == json.loads(
         (tmp_path / "b/config.json").read_text()
     )
+    # in float32 whatever the matrices are in, as in DeepSeek's files
+    biases = [kind for name, (kind, _, _) in a.items() if name.endswith("e_score_correction_bias")]
+    assert set(biases) <= {"F32"}
+    if model in (V3, WIDE):
+        assert biases
     if dtype == "f32":
         jax.tree.map(np.testing.assert_array_equal, read[1], variables)
     if dtype.startswith("fp8"):

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from seekjax.commands.arguments import load_config
 from seekjax.config import KernelConfig, ModelConfig, RopeConfig
 from seekjax.model.attention import LatentAttention, attend_absorbed, attend_expanded
 from seekjax.model.attention.kind import visible
@@ -15,6 +16,7 @@ from seekjax.model.mtp import ahead
 from seekjax.model.rope import angles, rope_frequencies, rotate, softmax_scale
 from seekjax.model.routing import (
     affinity,
+    balance_loss,
     count_choices,
     max_violation,
     route,
@@ -118,6 +120,37 @@ def test_balance_loss(normal, model):
     choice_BTK = route(score_BTE, normal(16), model)[0]
     expected = [balance.sequence_balance(score_BTE[b], choice_BTK[b]) for b in range(3)]
     np.testing.assert_allclose(sequence_balance(score_BTE, choice_BTK), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["moe_16b", "v2_lite", "v2", "v3"])
+def test_the_balance_loss_of_published_configs(normal, name):
+    """V3 equation 18 counts the top K of the bare scores, with neither bias nor groups; V2 counts
+    the experts that tokens visit, and balances devices and what is sent to them, alpha apart."""
+    config = load_config(name)
+    kept = ("scoring", "group_score", "balance_choice", "group_balance", "send_balance")
+    model = replace(
+        V3 if config.model.expert_groups > 1 else replace(V3, expert_groups=1, groups_per_token=1),
+        **{field: getattr(config.model, field) for field in kept},
+    )
+    score_BTE, mask_BT = affinity(normal(2, 20, 16), model), np.ones((2, 20), bool)
+    bias_E = normal(16) if name == "v3" else np.zeros(16)
+    choice_BTK = route(score_BTE, bias_E, model)[0]
+
+    expected = []
+    for score, choice in zip(np.asarray(score_BTE), np.asarray(choice_BTK)):
+        if name == "v3":
+            bare = [routing.top(list(token), 4) for token in score]
+            assert sorted(map(sorted, bare)) != sorted(map(sorted, choice.tolist()))
+            loss = 1e-4 * balance.sequence_balance(score, bare)
+        else:
+            alpha = {"moe_16b": 0.001, "v2_lite": 0.001, "v2": 0.003}[name]
+            loss = alpha * balance.sequence_balance(score, choice)
+        if name == "v2":
+            loss += 0.05 * balance.device_balance(score, choice, 4)
+            loss += 0.02 * balance.communication_balance(score, choice, 4, 2)
+        expected.append(loss)
+    found = config.train.balance_loss * balance_loss(score_BTE, choice_BTK, mask_BT, model)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_balance_loss_leaves_out_masked_tokens(normal):

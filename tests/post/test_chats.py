@@ -15,7 +15,7 @@ from seekjax.data.tokenizer import EOS
 from seekjax.post.samples import corpus
 from seekjax.post.samples.chats import question_key, split_held_out
 from seekjax.post.samples.corpus import pack_rows
-from seekjax.post.samples.jsonl import check_messages, open_rows
+from seekjax.post.samples.jsonl import open_rows
 from seekjax.post.samples.template import ChatFormat
 from tests.fixtures import write_rows
 
@@ -75,6 +75,12 @@ def test_answers_without_thinking_share_a_sample_and_the_text_is_the_templates(n
         "2<｜end▁of▁sentence｜>",
         "4<｜end▁of▁sentence｜>",
     ]
+
+
+def test_an_answer_of_weight_0_is_read_and_not_learnt():
+    [sample] = FORMS["v3"].samples(PLAIN, learnt=[True, True, False, True, True])
+    assert learnt(sample) == ["4<｜end▁of▁sentence｜>"]
+    assert "2<｜end▁of▁sentence｜>" in spelled(sample.tokens)
 
 
 text = st.text(
@@ -383,7 +389,4 @@ def test_rows_of_the_held_out_side_are_whole_and_end_in_padding():
 
 def test_what_is_asked_is_all_before_the_first_answer(tmp_path):
     assert question_key(TALK) == question_key(PLAIN) != question_key(TALK[1:])
-    assert check_messages([{"role": "user", "content": "x", "name": "y"}], "z") == [
-        {"role": "user", "content": "x"}
-    ]
     assert open_rows(write(tmp_path, "", {"a": 1}), "sft.chats").name_of(0).endswith("line 2")

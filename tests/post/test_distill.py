@@ -20,7 +20,7 @@ from seekjax.post.kinds import training_of
 from seekjax.train import metrics
 from seekjax.train.loop import fit
 from sharding.mesh import MeshConfig
-from tests.fixtures import save_run
+from tests.fixtures import CLOCK, save_run
 from tests.reference.divergence import numpy_kl, softmax
 
 pytestmark = pytest.mark.slow
@@ -67,11 +67,7 @@ def run(config):
 
 def figures(fitted):
     return [
-        {
-            name: value
-            for name, value in record.items()
-            if name not in ("tokens_per_second", "share_of_peak")
-        }
+        {name: value for name, value in record.items() if name not in CLOCK}
         for record in metrics.read(fitted.folder)
     ]
 

@@ -34,7 +34,7 @@ from seekjax.train.loop import fit
 from seekjax.train.score import log_probs
 from seekjax.train.state import RunSpec
 from sharding.mesh import MeshConfig
-from tests.fixtures import PLAIN, save_run, tiny_model
+from tests.fixtures import CLOCK, PLAIN, save_run, tiny_model
 
 pytestmark = pytest.mark.slow
 
@@ -110,8 +110,7 @@ def figures(fitted, split="train"):
         {
             name: value
             for name, value in record.items()
-            if name
-            not in ("tokens_per_second", "share_of_peak", "seconds_drawing", "seconds_scoring")
+            if name not in (*CLOCK, "seconds_drawing", "seconds_scoring")
         }
         for record in metrics.read(fitted.folder)
         if record["split"] == split

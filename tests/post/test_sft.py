@@ -27,6 +27,7 @@ from seekjax.post.tune.sft import AnswerTokens
 from seekjax.train import metrics
 from seekjax.train.loop import fit
 from seekjax.train.score import log_probs
+from tests.fixtures import CLOCK
 
 
 def run(config):
@@ -40,11 +41,7 @@ def leaves(state):
 
 
 def without_clock(record):
-    return {
-        name: value
-        for name, value in record.items()
-        if name not in ("tokens_per_second", "share_of_peak")
-    }
+    return {name: value for name, value in record.items() if name not in CLOCK}
 
 
 @pytest.fixture(scope="module")

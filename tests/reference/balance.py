@@ -24,6 +24,34 @@ def sequence_balance(score, choice):
     return total
 
 
+def device_balance(score, choice, devices):
+    """V2 equations 26-28: sum over devices of the mean f_j of its experts times the sum of P_j."""
+    score = np.asarray(score, np.float64)
+    (tokens, experts), per_token = score.shape, len(choice[0])
+    chosen = np.asarray(choice).tolist()
+    size, total = experts // devices, 0.0
+    for device in range(devices):
+        own = range(device * size, (device + 1) * size)
+        f = [experts / (per_token * tokens) * sum(j in row for row in chosen) for j in own]
+        p = [sum(token[j] / token.sum() for token in score) / tokens for j in own]
+        total += sum(f) / size * sum(p)
+    return total
+
+
+def communication_balance(score, choice, devices, limit):
+    """V2 equations 29-31: sum over devices of D / (M T) x the tokens sent there times the sum of
+    P_j, M being how many devices a token may visit."""
+    score = np.asarray(score, np.float64)
+    tokens, experts = score.shape
+    size, total = experts // devices, 0.0
+    for device in range(devices):
+        own = range(device * size, (device + 1) * size)
+        sent = sum(any(j in own for j in row) for row in np.asarray(choice).tolist())
+        p = sum(token[j] / token.sum() for token in score for j in own) / tokens
+        total += devices / (limit * tokens) * sent * p
+    return total
+
+
 def loads(choice, experts):
     """How many tokens chose each expert."""
     return [

@@ -19,7 +19,7 @@ from seekjax.errors import CheckpointError
 from seekjax.train import metrics, pretrain
 from seekjax.train.loop import fit
 from sharding.mesh import MeshConfig
-from tests.fixtures import PLAIN, copy_as_of, tiny_model
+from tests.fixtures import CLOCK, PLAIN, copy_as_of, tiny_model
 
 
 def small(out, **train) -> Config:
@@ -51,11 +51,7 @@ def leaves(state):
 
 
 def without_clock(record: dict) -> dict:
-    return {
-        name: value
-        for name, value in record.items()
-        if name not in ("tokens_per_second", "share_of_peak")
-    }
+    return {name: value for name, value in record.items() if name not in CLOCK}
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from seekjax.post.distill.teacher import Teacher
 from seekjax.post.tune.sft import AnswerTokens
 from seekjax.train.loss import Totals, balance_loss, forward, loads, target_mask
 from seekjax.train.state import RunSpec, TrainState
-from seekjax.train.step import BATCH, WithBytes, train_step
+from seekjax.train.step import BATCH, WithBytes, compile_gradient, train_step
 from sharding.rules import sharding
 
 TARGETS = ("index", "log_prob", "hidden")  # of the teacher, within a batch
@@ -165,6 +165,18 @@ def compile_programs(spec: RunSpec, distill: DistillConfig) -> tuple[Callable, C
         measure, in_shardings=(places.params, *inputs, *further), out_shardings=sharding("")
     )
     return jitted_update, jitted_measure
+
+
+def compile_taught_gradient(
+    spec: RunSpec, distill: DistillConfig, bytes_V: np.ndarray, teacher: Teacher
+) -> Callable[[TrainState, Batch], Any]:
+    """Return the jitted gradient of a step's first micro-batch (train/step.py)."""
+
+    def criterion(head_DV: jax.Array | None) -> TeacherMatch:
+        return TeacherMatch(spec, distill, jnp.asarray(bytes_V), head_DV)
+
+    gradient = compile_gradient(spec, criterion)
+    return lambda state, batch: gradient(state, batch, teacher.head)
 
 
 def direction(distill: DistillConfig) -> Literal["forward", "reverse"]:

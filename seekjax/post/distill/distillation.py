@@ -16,10 +16,15 @@ import jax
 
 from seekjax.config import Config, DistillConfig
 from seekjax.errors import ConfigError, need
-from seekjax.post.distill.criterion import Measure, compile_match, direction
+from seekjax.post import plots
+from seekjax.post.distill.criterion import (
+    Measure,
+    compile_match,
+    compile_taught_gradient,
+    direction,
+)
 from seekjax.post.distill.saved_logits import LogitStore
 from seekjax.post.distill.teacher import Teacher
-from seekjax.post.plots import plot_metrics
 from seekjax.post.samples.batches import HeldOut, held_out_samples, load_format, training_batches
 from seekjax.post.samples.corpus import load_samples
 from seekjax.post.samples.template import ChatFormat
@@ -100,6 +105,7 @@ class Distillation:
             step=step,
             evaluate=HeldOutDistance(held_out, targets, measure),
             report=DistillReport(SftReport(spec, self.corpus, self.chat_format), teacher),
+            gradient=compile_taught_gradient(spec, self.distill, self.tokenizer.bytes_V, teacher),
         )
 
     def open_store(self) -> LogitStore | None:
@@ -142,11 +148,16 @@ class TaughtSource:
     def __init__(self, source: BatchSource, targets: Targets):
         self.source = source
         self.targets = targets
+        # Batches read so far, if that is not the step: a run that returned to an earlier step goes
+        # on with other data.
+        self.number: int | None = None
 
     def batch(self, step: int, state: TrainState) -> Batch:
         """Return the batch of a step, with its targets."""
+        number = step if self.number is None else self.number
+        self.number = number + 1
         batch = self.source.batch(step, state)
-        return batch | self.targets(batch, f"train-{step:06}")
+        return batch | self.targets(batch, f"train-{number:06}")
 
     def tokens(self, step: int) -> int:
         """Return the tokens of a step."""
@@ -155,12 +166,17 @@ class TaughtSource:
     def get_state(self) -> Any:
         """Return the position in the data, and which teacher the run learns from."""
         fingerprint = self.targets.teacher.fingerprint
-        return {"teacher": fingerprint, "batches": self.source.get_state()}
+        return {
+            "teacher": fingerprint,
+            "batches": self.source.get_state(),
+            "number": self.number,
+        }
 
     def set_state(self, position: Any) -> None:
         """Go on from a position. Raises DataError if the teacher is another."""
         self.targets.teacher.check_resumed(position["teacher"])
         self.source.set_state(position["batches"])
+        self.number = position.get("number")  # earlier versions did not save it
 
 
 class HeldOutDistance:
@@ -243,9 +259,7 @@ def plot_distance(folder: Path) -> list[str]:
     """Draw kl.png into a run's folder, in the first process, and return its closing line."""
     if jax.process_index() != 0:
         return []
-    labels = {"kl": "KL (nats per token)"}
-    path = plot_metrics(folder, "kl.png", "distance of student and teacher", labels)
-    return [f"picture: {path}"]
+    return [f"picture: {plots.plot_distance(folder)}"]
 
 
 def check(config: Config) -> DistillConfig:

@@ -19,7 +19,7 @@ import numpy as np
 from seekjax.config import Config, DistillConfig
 from seekjax.errors import need
 from seekjax.post.distill import distillation
-from seekjax.post.distill.criterion import Measure, Step, compile_match
+from seekjax.post.distill.criterion import Measure, Step, compile_match, compile_taught_gradient
 from seekjax.post.distill.distillation import plot_distance, read_inputs, teacher_line
 from seekjax.post.distill.teacher import Teacher
 from seekjax.post.rollout.grader import GradedSample, Grader
@@ -111,6 +111,9 @@ class OnPolicy:
             report=OnPolicyReport(
                 config, self.distill, self.teacher, self.tokenizer.size, self.problems
             ),
+            gradient=compile_taught_gradient(
+                spec, self.distill, self.tokenizer.bytes_V, self.teacher
+            ),
         )
 
 
@@ -148,7 +151,8 @@ class TaughtAnswers:
         problems = self.problems.distinct_held_out(self.distill.sampling.eval_problems)
         chunk = problems[first : first + size]
         key = self.key(HELD_OUT, first)
-        texts, graded = self.rollouts.draw(self.spec.variables(state), chunk, 1, key, size=size)
+        variables = self.spec.variables(state.replace(params=state.averaged))
+        texts, graded = self.rollouts.draw(variables, chunk, 1, key, size=size)
         measured_B = np.arange(size) < len(chunk)
         return texts | {"mask": texts["mask"] & measured_B[:, None]}, graded
 
@@ -231,7 +235,7 @@ class HeldOutAnswers:
             texts, samples = self.answers.held_out(state, first)
             graded += samples
             batch = self.answers.taught(texts)
-            figures.append(self.measure(state.params, state, batch))
+            figures.append(self.measure(state.averaged, state, batch))
 
         total = add_up(figures)
         record, sentence = held_out_figures(graded)

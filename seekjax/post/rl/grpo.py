@@ -89,6 +89,7 @@ class Reinforcement:
             step=updates.step,
             evaluate=HeldOutAccuracy(spec, grpo, rollouts, self.problems),
             report=GrpoReport(config, grpo, self.grader, self.problems),
+            gradient=updates.gradient,
         )
 
 
@@ -103,7 +104,7 @@ class HeldOutAccuracy:
 
     def __call__(self, state: TrainState) -> tuple[dict[str, float], str]:
         """Return the held-out figures, and a sentence of them."""
-        variables = self.spec.variables(state)
+        variables = self.spec.variables(state.replace(params=state.averaged))
         key = root_key(self.spec.config.train.seed)
         problems = self.problems.distinct_held_out(self.grpo.eval_problems)
         size = self.grpo.prompts * self.grpo.group

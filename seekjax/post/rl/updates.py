@@ -23,7 +23,7 @@ from seekjax.post.rollout.statistics import has_reward, has_signal
 from seekjax.seeds import root_key
 from seekjax.train.score import log_probs
 from seekjax.train.state import RunSpec, TrainState
-from seekjax.train.step import BATCH, compile_train
+from seekjax.train.step import BATCH, compile_gradient, compile_train
 from sharding.rules import constrain, sharding
 
 DRAW, ORDER = 0, 1  # uses of a rollout's random key
@@ -63,7 +63,9 @@ class RolloutUpdates:
         self.rows = grpo.prompts * grpo.group  # samples of a rollout
         self.updates = self.rows // self.train.batch * grpo.epochs  # steps of a rollout
         self.log = RolloutLog(folder / "rollouts.jsonl", grpo.group)
-        self._update = compile_train(spec, GroupRelative(spec, grpo, objective))
+        criterion = GroupRelative(spec, grpo, objective)
+        self._update = compile_train(spec, criterion)
+        self.gradient = compile_gradient(spec, lambda: criterion)
         score = partial(score_rollout, spec, grpo.temperature)
         self._score = jax.jit(score, out_shardings=sharding("batch"))
         self._copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
@@ -74,9 +76,16 @@ class RolloutUpdates:
         self.metrics: dict[str, float] = {}  # of this rollout
         self.tokens_drawn = 0
         self.reference_due = False  # the next update first makes the policy the reference
+        self.next_step = 0  # that the queue is for
 
     def batch(self, step: int, state: TrainState) -> Texts:
-        """Return the next minibatch, of a new rollout if necessary."""
+        """Return the next minibatch, of a new rollout if necessary.
+
+        What is left of a rollout is dropped if the run has returned to an earlier policy.
+        """
+        if step != self.next_step:
+            self.queue = []
+        self.next_step = step + 1
         if not self.queue:
             self.queue = self.collect(step, state)
         return self.queue.pop(0)

@@ -54,7 +54,7 @@ def held_out_samples(config: Config, corpus: Corpus, pad: int) -> HeldOut:
     rows = config.train.rows
 
     def pack(samples: Sequence[Row]) -> list[Row]:
-        return pack_rows(samples, config.train.eval_batches * rows, config.data.sequence + 1, pad)
+        return pack_rows(samples, config.train.eval_rows, config.data.sequence + 1, pad)
 
     return held_out_batches(corpus, pack, rows, pad)
 

@@ -1,9 +1,9 @@
 """Conversations of .jsonl files as training samples."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -11,7 +11,13 @@ from seekjax.data import DataError, Source
 from seekjax.data.chat import Message
 from seekjax.data.split import hash_fraction, held_out_mask
 from seekjax.errors import need
-from seekjax.post.samples.jsonl import Rows, check_messages, open_rows
+from seekjax.post.samples.jsonl import Rows, open_rows
+from seekjax.post.samples.row import (
+    Turn,
+    describe_unread,
+    messages_of,
+    read_conversation,
+)
 from seekjax.post.samples.template import ChatFormat, Sample
 
 
@@ -28,8 +34,9 @@ class ChatSamples(Sequence):
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         row, which = map(int, self.places[index])
-        samples = render(self.rows, row, self.rows[row], self.chat_format)
-        return samples[which]._asdict()
+        where = self.rows.name_of(row)
+        turns = read_conversation(self.rows[row], where, Counter())
+        return render(where, turns, self.chat_format)[which]._asdict()
 
 
 def load_chats(
@@ -47,12 +54,14 @@ def load_chats(
     """
     rows = open_rows(name, f"{section}.chats")
     places, keys, dropped = [], [], 0
+    unread: Counter[str] = Counter()
     for row, record in rows.records():
-        for which, sample in enumerate(render(rows, row, record, chat_format)):
-            size = len(sample.tokens)
-            if fits(rows.name_of(row), size, sequence, drop_long, section):
+        where = rows.name_of(row)
+        turns = read_conversation(record, where, unread)
+        for which, sample in enumerate(render(where, turns, chat_format)):
+            if fits(where, len(sample.tokens), sequence, drop_long, section):
                 places.append((row, which))
-                keys.append(question_key(check_messages(record["messages"], name)))
+                keys.append(question_key(messages_of(turns)))
             else:
                 dropped += 1
     need(
@@ -65,21 +74,14 @@ def load_chats(
     train = ChatSamples(rows, chat_format, np.array(places)[~mask])
     kept = ChatSamples(rows, chat_format, np.array(places)[mask])
     counts = {"train": len(train), "held_out": len(kept), "too_long": dropped}
-    return Source(name, weight, train, kept, ({**rows.facts(), **counts},))
+    facts = {**rows.facts(), **counts}
+    return Source(name, weight, train, kept, (facts,), tuple(describe_unread(name, unread)))
 
 
-def render(rows: Rows, row: int, record: dict[str, Any], chat_format: ChatFormat) -> list[Sample]:
+def render(where: str, turns: list[Turn], chat_format: ChatFormat) -> list[Sample]:
     """Return the samples of a row. Raises DataError."""
-    where = rows.name_of(row)
-    messages = check_messages(record.get("messages"), where)
-    roles = [message["role"] for message in messages]
-    need(
-        "assistant" in roles,
-        f"{where} has no answer of the assistant: there is nothing to train on.",
-        DataError,
-    )
     try:
-        return chat_format.samples(messages)
+        return chat_format.samples(messages_of(turns), [turn.learnt for turn in turns])
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
 

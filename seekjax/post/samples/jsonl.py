@@ -1,16 +1,12 @@
-"""Rows of .jsonl files, and the checks of what they hold."""
+"""Rows of .jsonl files; row.py has what they may hold."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 from seekjax.data import DataError
-from seekjax.data.chat import Message
 from seekjax.data.files import JsonLines
-from seekjax.data.tokenizer import find_special_token
 from seekjax.errors import need
-
-ROLES = ("system", "user", "assistant")
 
 
 class Rows(JsonLines):
@@ -50,49 +46,3 @@ def open_rows(name: str, field: str) -> Rows:
     rows = Rows(path, name)
     need(len(rows), f"{name} is empty: write one JSON object a line.", DataError)
     return rows
-
-
-def check_messages(value: Any, where: str) -> list[Message]:
-    """Return the messages of a conversation, checked. Raises DataError."""
-    need(
-        isinstance(value, list) and value,
-        f'{where} has no conversation under "messages": write [{{"role": "user", "content": ...}}, '
-        "...].",
-        DataError,
-    )
-
-    checked = []
-    for number, message in enumerate(value, 1):
-        turn = f"{where}, message {number},"
-        role = message.get("role") if isinstance(message, dict) else None
-        stated = f"the role {role!r}" if isinstance(role, str) else "no role"
-        need(
-            isinstance(role, str) and role in ROLES,
-            f"{turn} has {stated}: roles are {', '.join(ROLES)}.",
-            DataError,
-        )
-        content = check_text(message.get("content"), f"{turn} the {role}'s content")
-        checked.append({"role": role, "content": content})
-    return checked
-
-
-def check_text(value: Any, where: str) -> str:
-    """Return the text of a message, checked. Raises DataError."""
-    need(value is not None, f"{where} is missing.", DataError)
-    need(isinstance(value, str), f"{where} is a {type(value).__name__}, not text.", DataError)
-    need(value.strip(), f"{where} is empty.", DataError)
-
-    # Text that is not what it seems
-    special = find_special_token(value)
-    need(
-        special is None,
-        f"{where} spells {special}, which would become that token: write it differently.",
-        DataError,
-    )
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{where} holds half a character (\\u{ord(value[error.start]):04x}): repair it."
-        ) from error
-    return value

@@ -1,8 +1,9 @@
 """Pairs of a better and a worse answer to one prompt, from .jsonl files.
 
-A row is {"prompt": text or "messages": [...], "chosen": text, "rejected": text}.
+A row is {"prompt": text, "chosen": text, "rejected": text}; row.py has its other forms.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,7 +16,8 @@ from seekjax.data.batches import READ_AHEAD, Batches, mix_training
 from seekjax.data.corpus import need_distinct
 from seekjax.errors import need
 from seekjax.post.samples.chats import fits, question_key, split_held_out
-from seekjax.post.samples.jsonl import Rows, check_messages, check_text, open_rows
+from seekjax.post.samples.jsonl import Rows, open_rows
+from seekjax.post.samples.row import describe_unread, messages_of, read_pair
 from seekjax.post.samples.template import ChatFormat
 
 
@@ -48,7 +50,8 @@ class Pairs(Sequence):
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         row = int(self.places[index])
-        pair = render_pair(self.rows.name_of(row), self.rows[row], self.chat_format)
+        where = self.rows.name_of(row)
+        pair = render_pair(where, self.rows[row], self.chat_format, Counter())
         arrays = {
             "tokens": np.full((2, self.window), self.pad, np.int32),
             "segments": np.zeros((2, self.window), np.int32),
@@ -61,32 +64,12 @@ class Pairs(Sequence):
         return arrays
 
 
-def render_pair(where: str, record: dict[str, Any], chat_format: ChatFormat) -> Pair:
-    """Return the tokens of a row. Raises DataError."""
-    need(
-        ("prompt" in record) != ("messages" in record),
-        f'{where} must have either "prompt" (text) or "messages" (a conversation).',
-        DataError,
-    )
-    if "messages" in record:
-        messages = check_messages(record["messages"], where)
-    else:
-        prompt = check_text(record["prompt"], f"{where}, prompt,")
-        messages = [{"role": "user", "content": prompt}]
-    need(
-        messages[-1]["role"] != "assistant",
-        f"{where} ends with an answer of the assistant: the answers to compare belong under chosen "
-        "and rejected.",
-        DataError,
-    )
-
-    chosen = check_text(record.get("chosen"), f"{where}, chosen,")
-    rejected = check_text(record.get("rejected"), f"{where}, rejected,")
-    need(
-        chosen != rejected,
-        f"{where} prefers an answer to itself: chosen and rejected are the same.",
-        DataError,
-    )
+def render_pair(
+    where: str, record: dict[str, Any], chat_format: ChatFormat, unread: Counter[str]
+) -> Pair:
+    """Return the tokens of a row, and count its keys that are not read. Raises DataError."""
+    turns, chosen, rejected = read_pair(record, where, unread)
+    messages = messages_of(turns)
     try:
         return Pair(
             question_key(messages),
@@ -118,9 +101,10 @@ def _load_file(
 ) -> Source:
     rows = open_rows(name, "dpo.pairs")
     places, keys, dropped = [], [], 0
+    unread: Counter[str] = Counter()
     for row, record in rows.records():
         where = rows.name_of(row)
-        pair = render_pair(where, record, chat_format)
+        pair = render_pair(where, record, chat_format, unread)
         size = len(pair.prompt) + max(len(pair.chosen), len(pair.rejected))
         if fits(where, size, data.sequence, drop_long, "dpo"):
             places.append(row)
@@ -145,7 +129,8 @@ def _load_file(
     mask = split_held_out(keys, data.held_out)
     train, kept = side(~mask), side(mask)
     counts = {"train": len(train), "held_out": len(kept), "too_long": dropped}
-    return Source(name, weight, train, kept, ({**rows.facts(), **counts},))
+    facts = {**rows.facts(), **counts}
+    return Source(name, weight, train, kept, (facts,), tuple(describe_unread(name, unread)))
 
 
 def pair_batches(

@@ -112,15 +112,19 @@ class ChatFormat:
         text = self.lead + plain
         return np.append(self.tokenizer.encode(text, special=True, mark=mark), self.end)
 
-    def samples(self, messages: Sequence[Message]) -> list[Sample]:
+    def samples(
+        self, messages: Sequence[Message], learnt: Sequence[bool] | None = None
+    ) -> list[Sample]:
         """Return samples that train on every answer once, behind what the model would have read.
+
+        `learnt` says of each message whether it is trained on if it is an answer; None: all are.
 
         Most conversations are one sample. But templates drop the thinking of past answers, so an
         answer that later turns render differently ends a sample of its own.
         """
         samples: list[Sample] = []
         for turn in reversed(range(len(messages))):
-            if messages[turn]["role"] != "assistant":
+            if messages[turn]["role"] != "assistant" or not (learnt is None or learnt[turn]):
                 continue
             prompt = self.prompt(messages[:turn])
             tokens = np.concatenate([prompt, self.answer(messages[turn]["content"])])

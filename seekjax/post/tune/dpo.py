@@ -19,7 +19,7 @@ from seekjax.config import Config, DpoConfig
 from seekjax.data import Corpus
 from seekjax.errors import ConfigError, need
 from seekjax.model.transformer import Output
-from seekjax.post.plots import plot_metrics
+from seekjax.post.plots import plot_preference
 from seekjax.post.samples.batches import HeldOut, held_out_batches, load_format
 from seekjax.post.samples.corpus import Row
 from seekjax.post.samples.pairs import load_pairs, pair_batches
@@ -31,7 +31,7 @@ from seekjax.train.loss import balance_loss, loads
 from seekjax.train.score import log_probs
 from seekjax.train.source import BatchSource, process_share
 from seekjax.train.state import RunSpec, TrainState
-from seekjax.train.step import compile_train
+from seekjax.train.step import compile_gradient, compile_train
 from seekjax.train.training import Parts
 from sharding.place import put_batch
 from sharding.rules import sharding
@@ -152,6 +152,7 @@ class Preference:
             step=compile_train(spec, criterion),
             evaluate=HeldOutPairs(self.held_out(), compile_figures(criterion)),
             report=DpoReport(spec, self.corpus, self.tokenizer.size),
+            gradient=compile_gradient(spec, lambda: criterion),
         )
 
     def held_out(self) -> HeldOut:
@@ -160,7 +161,7 @@ class Preference:
 
         def rows_of(pairs: Sequence[Row]) -> list[Row]:
             rows = []
-            count = min(len(pairs), train.eval_batches * train.rows // 2)
+            count = min(len(pairs), train.eval_rows // 2)
             for index in range(count):
                 pair = pairs[index]
                 for side in (0, 1):
@@ -241,13 +242,7 @@ class DpoReport:
         """Return the closing lines of a run; draws its plot into the folder."""
         lines = []
         if jax.process_index() == 0:
-            labels = {
-                "loss": "loss (nats)",
-                "accuracy": "prefers the chosen",
-                "margin": "margin (nats)",
-            }
-            path = plot_metrics(folder, "preference.png", "preferences", labels)
-            lines.append(f"picture: {path}")
+            lines.append(f"picture: {plot_preference(folder)}")
         return [*lines, *closing_lines(state, folder)]
 
 

@@ -26,7 +26,7 @@ from seekjax.train.plots import draw
 from seekjax.train.sample import write_sample
 from seekjax.train.source import BatchSource
 from seekjax.train.state import RunSpec, TrainState
-from seekjax.train.step import compile_eval, compile_text_train
+from seekjax.train.step import compile_eval, compile_gradient, compile_text_train
 from seekjax.train.training import Parts
 from sharding.place import put_batch
 
@@ -93,6 +93,7 @@ class FineTuning:
             step=compile_text_train(spec, AnswerTokens, bytes_V),
             evaluate=HeldOutAnswers(held_out, compile_eval(spec, bytes_V)),
             report=SftReport(spec, self.corpus, self.chat_format),
+            gradient=compile_gradient(spec, lambda: AnswerTokens(spec, bytes_V)),
         )
 
 

@@ -10,6 +10,7 @@ import ctypes
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -39,6 +40,7 @@ class Child:
     pipe: Any
     log: Path
     began: float
+    copier: subprocess.Popen | None = None  # what writes the log, if the child cannot
     reported: list[str] = field(default_factory=list)  # words, once they are read
     status: int | None = None  # exit status, or the negative number of the signal that ended it
     seconds: float = 0.0
@@ -82,6 +84,8 @@ class Child:
             time.sleep(0.01)
         reader.join(1)
         self.pipe.close()
+        if self.copier:
+            self.copier.wait()
         self.seconds = time.monotonic() - self.began
         self.cpu = used.ru_utime + used.ru_stime
         self.peak = used.ru_maxrss * 1024
@@ -98,25 +102,37 @@ class Child:
         return lines[-1][-200:] if lines else "(nothing printed)"
 
 
-def start(work: Work, log: Path, devices: int = 1) -> Child:
-    """Fork a child that does the work on so many emulated devices."""
+def start(work: Work, log: Path, devices: int = 1, pipe: bool = False) -> Child:
+    """Fork a child that does the work on so many emulated devices.
+
+    pipe: what it prints goes through a pipe, which a full disk does not stop.
+    """
     reading, writing = os.pipe()
     log.parent.mkdir(parents=True, exist_ok=True)
+    copier = None
+    if pipe:
+        with log.open("wb") as file:
+            copier = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=file)
     pid = os.fork()
     if pid == 0:
         status = CRASHED
         try:
             os.close(reading)
-            status = _child(work, log, devices, writing)
+            printed = copier.stdin if copier else log.open("wb", buffering=0)
+            status = _child(work, printed, devices, writing)
         finally:
             os._exit(status)
     os.close(writing)
-    return Child(pid, os.fdopen(reading), log, time.monotonic())
+    if copier and copier.stdin:
+        copier.stdin.close()
+    return Child(pid, os.fdopen(reading), log, time.monotonic(), copier)
 
 
-def finish(work: Work, log: Path, devices: int = 1, limit: float = LIMIT) -> Child:
+def finish(
+    work: Work, log: Path, devices: int = 1, limit: float = LIMIT, pipe: bool = False
+) -> Child:
     """Fork a child, let it do its work, and return it."""
-    child = start(work, log, devices)
+    child = start(work, log, devices, pipe)
     child.end(limit)
     return child
 
@@ -147,11 +163,11 @@ def _report_calls(owner: Any, name: str, word: str, report: Report) -> None:
     setattr(owner, name, reporting)
 
 
-def _child(work: Work, log: Path, devices: int, writing: int) -> int:
+def _child(work: Work, printed: Any, devices: int, writing: int) -> int:
     ctypes.CDLL(None).prctl(KILL_WITH_PARENT, signal.SIGKILL)
-    with log.open("wb", buffering=0) as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    os.dup2(printed.fileno(), 1)
+    os.dup2(printed.fileno(), 2)
+    printed.close()
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     sys.stdout = os.fdopen(1, "w", buffering=1, encoding="utf-8")
