@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from seekjax.config import Config, DataConfig
 from seekjax.train import step
 from seekjax.train.lora import Adapted
 from seekjax.train.state import RunSpec
@@ -52,13 +53,20 @@ def shared(build: Callable) -> Callable:
     return get
 
 
+def in_programs(config: Config) -> Config:
+    """Return the config without what no compiled step depends on: files, and when to report."""
+    data = DataConfig(sequence=config.data.sequence, mask_documents=config.data.mask_documents)
+    now = {"log_every": 1, "eval_every": 1, "eval_batches": 1, "save_every": 1, "keep": 1}
+    return replace(config, out=None, init=None, data=data, train=replace(config.train, **now))
+
+
 def key_of(setting: Any) -> Hashable:
     """Return what a program depends on. Raises TypeError if that cannot be compared."""
     if isinstance(setting, RunSpec):
         # A test may have replaced a part of a spec of another class.
         if type(setting) not in (RunSpec, Adapted):
             raise TypeError("a spec of its own")
-        return type(setting), replace(setting.config, out=None), setting.frozen
+        return type(setting), in_programs(setting.config), setting.frozen
     if isinstance(setting, np.ndarray):
         return setting.tobytes()
     if isinstance(setting, type):
