@@ -69,7 +69,6 @@ WITHOUT_EFFECT = (
     "kernel.attention",
     "kernel.cache",
     "kernel.dispatch",
-    "kernel.dtype",
     "kernel.experts",
     "kernel.remat",
     "kernel.vocab_chunk",
