@@ -15,6 +15,7 @@ import platform
 import re
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -184,6 +185,33 @@ def cache_folder() -> Path:
     if override:
         return Path(override)
     return platformdirs.user_cache_path("seekjax", appauthor=False)
+
+
+def writable_cache(name: str) -> Path | None:
+    """Return a folder in the cache folder, made; None, with a note once, if it cannot be written.
+
+    The cache saves time and nothing depends on it.
+    """
+    folder = cache_folder() / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        _note_no_cache(cache_folder())
+        return None
+    return folder
+
+
+@cache
+def _note_no_cache(folder: Path) -> None:
+    """Print that the cache cannot be used."""
+    print(
+        f"note: the cache folder {folder} cannot be written, so the next start takes as long as "
+        "this one; SEEKJAX_CACHE names another",
+        file=sys.stderr,
+    )
 
 
 @contextmanager

@@ -12,9 +12,12 @@ from seekjax.errors import RunError
 from seekjax.storage import (
     cache_folder,
     file_sha256,
+    kind_of,
     new_file,
     new_folder,
+    read_json,
     text_sha256,
+    writable_cache,
     write_atomically,
 )
 
@@ -65,6 +68,42 @@ def test_a_name_that_is_taken_is_refused(tmp_path, new):
     with pytest.raises(RunError, match="is already there"), new(tmp_path / "a", RunError):
         pass
     assert (tmp_path / "a").read_text() == "old"
+
+
+def test_a_run_that_has_not_saved_is_a_run(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    assert kind_of(tmp_path) == "published"
+    (tmp_path / "data.json").write_text("{}")
+    assert kind_of(tmp_path) == "run"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\xff", "is damaged: it is not UTF-8 text"),
+        (b"{", "is damaged: its JSON cannot be read"),
+        (b"[" * 100_000, "is damaged: its JSON cannot be read .it is nested too deeply"),
+        (None, "cannot be read: Is a directory"),
+    ],
+)
+def test_json_that_cannot_be_read_is_a_sentence(tmp_path, content, said):
+    path = tmp_path / "data.json"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(RunError, match=said):
+        read_json(path, RunError)
+
+
+def test_a_cache_that_cannot_be_written_is_named_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SEEKJAX_CACHE", str(tmp_path / "cache"))
+    assert writable_cache("a") == tmp_path / "cache" / "a"
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SEEKJAX_CACHE", str(tmp_path / "file"))
+    for _ in range(2):
+        assert writable_cache("a") is None
+    assert capsys.readouterr().err.count("SEEKJAX_CACHE names another") == 1
 
 
 def test_a_file_and_its_text_have_one_fingerprint(tmp_path):

@@ -51,6 +51,10 @@ for logger in ("absl", "asyncio"):
 class MismatchError(CheckpointError):
     """A checkpoint holds other arrays than the config needs."""
 
+    def __init__(self, sentence: str, step: int):
+        super().__init__(sentence)
+        self.step = step
+
 
 class Checkpoints:
     """Step folders under `folder`/checkpoints, each complete or absent.
@@ -250,7 +254,8 @@ class Checkpoints:
             more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
             raise MismatchError(
                 f"checkpoint {folder} {shown}{more}: "
-                f"use the config saved in {folder}/config.json or another --out"
+                f"use the config saved in {folder}/config.json or another --out",
+                int(folder.name),
             )
 
         try:

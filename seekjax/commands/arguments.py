@@ -116,7 +116,7 @@ def parse(argv: list[str], program: str, default: str = "tiny") -> Config:
     config = _with_options(config, options, f"{program} {name}", _description(name))
     need(config.out, "--out is None: a run needs a folder.", UsageError)
     check_values(config)
-    return config
+    return replace(config, out=config.out and config.out.expanduser())
 
 
 def _from_file(name: str) -> Config | Workflow:

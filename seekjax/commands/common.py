@@ -8,7 +8,7 @@ import tyro
 
 from seekjax.commands.options import note, read_options
 from seekjax.commands.renamed import current_flags
-from seekjax.storage import cache_folder
+from seekjax.storage import writable_cache
 
 Flat = tyro.conf.OmitArgPrefixes
 Options = TypeVar("Options")
@@ -43,6 +43,9 @@ def keep_compiled() -> None:
     """
     import jax  # takes a second, which a wrong option should not
 
+    folder = None
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+        folder = writable_cache("compiled")
+    if folder is not None:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

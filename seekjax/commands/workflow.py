@@ -7,7 +7,7 @@ import json
 import shlex
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -244,7 +244,7 @@ def _options_of(
         default=WorkflowOptions(Path("runs") / Path(name).stem),
         description=f"{workflow.about or ''}\nSteps: {', '.join(steps)}.",
     )
-    return options, extra
+    return replace(options, out=options.out.expanduser()), extra
 
 
 def _print_plan(lines: Mapping[str, list[str]]) -> None:

@@ -17,7 +17,7 @@ from seekjax.data.corpus import Corpus
 from seekjax.data.text_ends import TextEnds, read_text_ends
 from seekjax.data.tokenizer_file import read_backend
 from seekjax.errors import DataError, need
-from seekjax.storage import cache_folder, text_sha256, write_atomically
+from seekjax.storage import cache_folder, text_sha256, writable_cache, write_atomically
 
 # DeepSeek's names: looked up in a published tokenizer.json, and the first ids of our own.
 BOS, EOS, PAD = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>"
@@ -288,11 +288,15 @@ def _cached_bpe(vocab: int, corpus: Corpus | None) -> Tokenizer:
         raise DataError("data.tokenizer=bpe is trained on a corpus, and this run has none.")
     settings = f"{corpus.fingerprint()} {vocab} {TRAINING_BYTES} {SPECIAL} and {THINK_TAGS}"
     cache_key = text_sha256(settings)[:16]
-    folder = cache_folder() / f"bpe-{cache_key}"
+    name = f"bpe-{cache_key}"
+    if (cache_folder() / name / "tokenizer.json").is_file():
+        return read_tokenizer(cache_folder() / name, vocab)
 
-    if not (folder / "tokenizer.json").exists():
-        backend = _train_bpe(vocab, corpus)
-        Tokenizer(backend, vocab, "the trained tokenizer").save(folder)
+    trained = Tokenizer(_train_bpe(vocab, corpus), vocab, "the trained tokenizer")
+    folder = writable_cache(name)
+    if folder is None:
+        return trained
+    trained.save(folder)
     return read_tokenizer(folder, vocab)
 
 

@@ -22,6 +22,7 @@ from seekjax.train.pretrain import Pretraining
 from seekjax.train.run_folder import (
     announce,
     describe,
+    naming_fields,
     own_folder,
     refuse_another_run,
     time_spent,
@@ -72,7 +73,8 @@ def fit(
         ):
             # Compile, then begin or resume.
             parts = training.build(folder)
-            state, done = begin(training, parts, checkpoints)
+            with naming_fields(config, folder):
+                state, done = begin(training, parts, checkpoints)
             refuse_another_run(config, folder, done)
             clock = Clock(time_spent(folder, done), began)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import jax
 
 from seekjax.checkpoint.config_json import differences, read_config, to_json
-from seekjax.checkpoint.write import maximum
+from seekjax.checkpoint.write import MismatchError, maximum
 from seekjax.config import Config
-from seekjax.errors import RunError, need
+from seekjax.errors import CheckpointError, RunError, need
 from seekjax.lock import only_owner
 from seekjax.model.count import parameters
 from seekjax.storage import write_atomically
@@ -66,7 +66,12 @@ def time_spent(folder: Path, done: int) -> Spent:
 WITHOUT_EFFECT = (
     "out",
     "mesh.",
-    "kernel.",
+    "kernel.attention",
+    "kernel.cache",
+    "kernel.dispatch",
+    "kernel.experts",
+    "kernel.remat",
+    "kernel.vocab_chunk",
     "tensorboard",
     "wandb",
     "data.workers",
@@ -83,16 +88,33 @@ def refuse_another_run(config: Config, folder: Path, done: int) -> None:
     """Raise RunError if all steps are done and the settings are those of another run."""
     if not done or done < config.train.steps:
         return
-    changes = []
-    for difference in changed(config, folder, done):
-        if not difference.startswith(WITHOUT_EFFECT):
-            changes.append(difference)
+    changes = with_effect(changed(config, folder, done))
     need(
         not changes,
         f"the run in {folder} is finished, with {done} steps, and these settings are another "
         f"run's ({'; '.join(changes)}): name another --out, or the settings that it has.",
         RunError,
     )
+
+
+@contextmanager
+def naming_fields(config: Config, folder: Path) -> Iterator[None]:
+    """Name the settings that differ, where the arrays of a checkpoint do not fit the config."""
+    try:
+        yield
+    except MismatchError as error:
+        changes = with_effect(changed(config, folder, error.step))
+        if not changes:
+            raise
+        raise CheckpointError(
+            f"the run in {folder} has arrays of other settings ({'; '.join(changes)}): restore "
+            "these settings, or name another --out."
+        ) from error
+
+
+def with_effect(changes: list[str]) -> list[str]:
+    """Return the differences that change what a run learns."""
+    return [change for change in changes if not change.startswith(WITHOUT_EFFECT)]
 
 
 def changed(config: Config, folder: Path, done: int) -> list[str]:

@@ -22,7 +22,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import seekjax.checkpoint.write as checkpoint
-from seekjax.checkpoint.manifest import damage
+from seekjax.checkpoint.manifest import changed_run_file, damage
+from seekjax.checkpoint.read import newest_undamaged
 from seekjax.checkpoint.write import Checkpoints
 from seekjax.errors import CheckpointError
 
@@ -317,9 +318,48 @@ def test_leftovers_of_an_interrupted_save_break_nothing(run):
     (folder / "saving-3" / "manifest.json").unlink()
     checkpoints = Checkpoints(run, 2)
     assert checkpoints.restore(place((1,)))[0] == 2
+    assert names(run) == ["1", "2"]  # a start removes them
     checkpoints.save(3, make_state(3), data={}, config={})
     checkpoints.close()
     assert names(run) == ["2", "3"]
+
+
+def test_the_run_files_of_a_step_are_recorded(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("tokens")
+    save(tmp_path, 1)
+    step = tmp_path / "checkpoints" / "1"
+    assert changed_run_file(tmp_path, step) is None
+    flip(tmp_path / "tokenizer.json", 9)
+    assert changed_run_file(tmp_path, step) == "tokenizer.json does not match its SHA-256"
+    assert damage(step) is None  # the weights are whole
+    (tmp_path / "tokenizer.json").unlink()
+    assert changed_run_file(tmp_path, step) == "tokenizer.json is missing"
+    (step / "run_files.json").unlink()  # as in a step of an earlier version
+    assert changed_run_file(tmp_path, step) is None
+
+
+def test_a_damaged_step_is_named_on_every_reading(run, capfd):
+    flip(run / "checkpoints" / "2" / "config.json", 3)
+    for _ in range(2):
+        assert newest_undamaged(run / "checkpoints").name == "1"
+    said = capfd.readouterr().err
+    assert said.count("damaged checkpoints (2: config.json does not match its SHA-256)") == 1
+    assert "using step 1" in said
+
+
+def test_a_failed_start_of_a_save_is_a_sentence(run, monkeypatch):
+    checkpoints = Checkpoints(run, 2)
+    checkpoints.restore(place((1,)))
+
+    def full(run, step):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_run_files", full)
+        with pytest.raises(CheckpointError, match=r"step 3 could not be saved .* the disk is full"):
+            checkpoints.save(3, make_state(3), data={}, config={})
+    assert names(run) == ["1", "2"]
+    assert not checkpoints.is_saving
 
 
 def test_another_config_is_one_clear_sentence(run, capfd):

@@ -159,7 +159,8 @@ def test_a_run_continues_on_other_meshes_and_says_what_differs(tmp_path, capsys)
 
 def test_a_run_refused_by_its_checkpoint_keeps_its_config(unbroken):
     before = (unbroken.folder / "config.json").read_text()
-    with pytest.raises(CheckpointError, match=r"config.json"):
+    message = r"arrays of other settings \(model.embed: 32 -> 64\): restore these"
+    with pytest.raises(CheckpointError, match=message):
         fit(replace(unbroken.config, model=replace(unbroken.config.model, embed=64)))
     assert (unbroken.folder / "config.json").read_text() == before
 
