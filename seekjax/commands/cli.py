@@ -56,6 +56,11 @@ COMMANDS = {
         "Measure bits per byte and perplexity of a text; or, with --task NAME, pass@1, pass@k and "
         "cons@k on held-out problems.",
     ),
+    "plot": Command(
+        "seekjax.commands.plot:plot",
+        "RUN",
+        "Draw the pictures of a run, also while it goes on or after it was stopped.",
+    ),
     "rollouts": Command(
         "seekjax.commands.rollouts:rollouts",
         "RUN [--step N]",
