@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from signal import Signals as Signal
 from typing import Any
@@ -16,6 +17,7 @@ from seekjax.model.count import flops_per_token
 from seekjax.open import initial_variables, with_initial_model
 from seekjax.placement import use_mesh
 from seekjax.train.clock import Clock, watching
+from seekjax.train.guard import Guard
 from seekjax.train.hardware import matmul_peak
 from seekjax.train.metrics import Recorder, Screen
 from seekjax.train.pretrain import Pretraining
@@ -87,7 +89,9 @@ def fit(
                 recorder = Recorder(config, folder, done, screen.say)
                 progress = Progress(config, parts, screen, recorder, clock)
                 saving = Saving(config, checkpoints, clock, screen.say)
-                state = train(parts, state, done, signals, screen, progress, saving)
+                again = partial(begin, training, parts, checkpoints)
+                guard = Guard(config, parts, saving, recorder, screen.say, again)
+                state = train(parts, state, done, signals, screen, progress, saving, guard)
 
     finished = int(state.step) >= config.train.steps
     return Fitted(config, folder, training, parts, state, finished, signals.stop)
@@ -101,6 +105,7 @@ def train(
     screen: Screen,
     progress: "Progress",
     saving: Saving,
+    guard: Guard,
 ) -> TrainState:
     """Take the steps after `done`; return the state after the last one, which is saved."""
     train = progress.config.train
@@ -108,14 +113,18 @@ def train(
     position = parts.source.get_state()
     signals.deferred = jax.process_count() > 1  # the others would wait for a process that ends
 
+    step = done
     try:
-        for step in range(done + 1, train.steps + 1):
+        while step < train.steps:
+            step += 1
             with clock.at("data"), signals.interrupting(position is not None):
                 batch = parts.source.batch(step - 1, state)
             with clock.at("step"):
+                guard.recompute(step, state, batch)
                 state, metrics = parts.step(state, batch)
             position = parts.source.get_state()
             signals.deferred = True
+            guard.observe(step, metrics)
             progress(step, metrics)
 
             if step % train.eval_every == 0 or step == train.steps:
@@ -124,18 +133,29 @@ def train(
                     figures, sentence = parts.evaluate(state)
                 if figures:
                     progress.recorder.write({"step": step, "split": "held_out", **figures})
-                    screen.say(f"step {step}: held out {sentence}")
+                    averaged = " (average of the weights)" if state.ema is not None else ""
+                    screen.say(f"step {step}: held out{averaged} {sentence}")
+                guard.evaluated(step, figures)
                 progress.restart()
 
             requests = signals.stop is not None, signals.save or saving.is_time()
             stop, save = agreed(requests, step, train.log_every)
             saving.schedule(step, save)
+            if guard.must_return(state, saving.due or step == train.steps):
+                progress.flush()
+                state, step = guard.go_back(state, step)
+                done = min(done, step)
+                position = parts.source.get_state()
+                progress.go_back(step)
+                continue
             if stop and position is not None:
                 break
-            if saving.due and position is not None and step < train.steps:
+            can_save = position is not None and guard.may_save()
+            if saving.due and can_save and step < train.steps:
                 signals.save = False
                 with progress.paused():
                     saving.save(state, position)
+                guard.saved(step)
             saving.report_failure()
     except Interrupted:
         if not signals.deferred:
@@ -143,17 +163,20 @@ def train(
     except Exception:
         with suppress(Exception):  # what has failed is what the caller gets
             progress.flush()
-            saving.rescue(state, position, done)
+            if guard.is_sound(state):
+                saving.rescue(state, position, done)
         raise
 
     progress.flush()
     saved = int(state.step)
-    if saved > done:
+    is_sound = saved == train.steps or guard.is_sound(state)
+    if saved > done and is_sound:
         saving.finish(state, position)
         screen.say(clock.sentence())
     signals.deferred = False
     if signals.stop is not None:
-        screen.say(f"{signals.stop.name}: {saved_line(state)}")
+        line = saved_line(state) if is_sound else NOT_SAVED
+        screen.say(f"{signals.stop.name}: {line}")
     return state
 
 
@@ -161,17 +184,27 @@ def begin(
     training: Training,
     parts: Parts,
     checkpoints: Checkpoints,
+    with_data: bool = True,
 ) -> tuple[TrainState, int]:
-    """Return the newest saved state, or the first one, and the steps that it has behind it."""
+    """Return the newest saved state, or the first one, and the steps that it has behind it.
+
+    Without data, those go on from where they are.
+    """
     restored = checkpoints.restore(parts.spec.abstract_like, training.shared_position)
     if restored is None:
         return parts.spec.start(initial_variables(training.config)), 0
 
     done, state, position = restored
     state = parts.spec.completed(state)
-    if position is not None:
+    if position is not None and with_data:
         parts.source.set_state(position)
     return state, done
+
+
+NOT_SAVED = (
+    "not saved, because the last updates were skipped; the same command continues from the newest "
+    "checkpoint."
+)
 
 
 def saved_line(state: TrainState) -> str:
@@ -203,6 +236,7 @@ class Progress:
         # enough rows for a picture
         self.load_every = max(config.train.log_every, config.train.steps // 200)
         self.pending: tuple[int, dict[str, Any]] | None = None
+        self.skipped: list[Any] = []  # of the steps since the last report: whether they were
         self.first = True
         self.restart()
 
@@ -210,6 +244,13 @@ class Progress:
         """Restart the clock, leaving out what went on since the last report."""
         self.began = time.perf_counter()
         self.tokens = 0
+
+    def go_back(self, step: int) -> None:
+        """Go on from an earlier step: the seconds of later ones do not count."""
+        if self.recorder.path is not None:
+            self.clock.step_seconds = time_spent(self.recorder.path.parent, step).step_seconds
+        self.skipped = []
+        self.restart()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -225,6 +266,7 @@ class Progress:
         self.flush()
         train = self.config.train
         self.tokens += self.parts.source.tokens(step - 1)
+        self.skipped.append(metrics.get("skipped", 0.0))
         if step % train.log_every == 0 or step == train.steps or self.first:
             self.pending = step, metrics
             if self.first:
@@ -241,6 +283,8 @@ class Progress:
         # The clock stops when that step is done. The first one includes compilation.
         with self.clock.at("device"):
             metrics = jax.device_get(metrics)
+        metrics["skipped"] = sum(jax.device_get(self.skipped))
+        self.skipped = []
         seconds = time.perf_counter() - self.began
         rate = self.tokens / seconds
         if self.first:
@@ -262,7 +306,6 @@ class Progress:
     ) -> dict[str, Any]:
         """Return the row of metrics.jsonl for a step; `rate` is in tokens per second."""
         experts = metrics.pop("experts")
-        metrics.pop("grad_norms", None)
         scalars = {name: float(value) for name, value in metrics.items()}
         record = {
             "step": step,

@@ -68,6 +68,16 @@ class Recorder:
         for write in self.writers:
             write(record["split"], record["step"], scalars)
 
+    def rewind(self, step: int) -> None:
+        """Drop the records of later steps, which are taken again."""
+        if self.path is None:
+            return
+        self.waiting = [line for line in self.waiting if _step_of(line) <= step]
+        try:
+            keep_until(self.path, step)
+        except RunError as error:
+            self.say(f"*** {error}")
+
     def _append(self, path: Path) -> None:
         """Append the lines that are waiting, if the disk takes them."""
         try:
@@ -115,12 +125,21 @@ def keep_until(path: Path, step: int) -> None:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """Return the records of a run, without lines that are not whole.
+    """Return the records of a run, without lines that are not whole; nan where the file has null.
 
     Raises RunError if its metrics.jsonl cannot be read.
     """
     lines = _text(folder / METRICS).splitlines()
-    return [json.loads(line) for line in lines if _step_of(line) < math.inf]
+    return [_with_nan(json.loads(line)) for line in lines if _step_of(line) < math.inf]
+
+
+def _with_nan(value: Any) -> Any:
+    """A value of JSON with nan in place of null, as numbers that pictures leave out."""
+    if isinstance(value, dict):
+        return {name: _with_nan(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_with_nan(part) for part in value]
+    return math.nan if value is None else value
 
 
 def _text(path: Path) -> str:
@@ -263,6 +282,8 @@ class Screen:
             f"{record['share_of_peak']:.0%} of peak  |g| {record['grad_norm']:.2f}  "
             f"MaxVio {record['max_violation']:.2f}"
         )
+        if record.get("skipped"):
+            text += f"  SKIPPED {record['skipped']:.0f}"
         if self.live:
             self.live.update(self.task, description=text, completed=step)
             if step - self.kept < self.steps / LINES:

@@ -80,6 +80,9 @@ WITHOUT_EFFECT = (
     "train.eval_",
     "train.save_every",
     "train.keep",
+    "train.skip_limit",
+    "train.return_limit",
+    "train.recompute_every",
     "train.watchdog",
 )
 

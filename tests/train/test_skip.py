@@ -1,77 +1,29 @@
 """Updates that go bad inside the step: skipped whole, on every device alike. No model: a quadratic
 shows all of it."""
 
-from functools import cache, partial
-from types import SimpleNamespace
+from dataclasses import replace
+from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seekjax.config import Config, OptimizerConfig, Piece, TrainConfig
+from seekjax.config import Config, Piece, TrainConfig
 from seekjax.placement import use_mesh
 from seekjax.train import skip
-from seekjax.train.optimizer import make_optimizer
 from seekjax.train.schedule import average_decay, learning_rate
-from seekjax.train.state import TrainState
 from seekjax.train.step import BATCH, train_step
 from sharding.mesh import MeshConfig
 from sharding.place import put_batch
 from sharding.rules import sharding
+from tests.train.quadratic import AXES, CONFIG, Quadratic, batch, quadratic
 
-AXES = {"norm": "embed", "w": "embed hidden"}
-CONFIG = Config(
-    optimizer=OptimizerConfig(
-        learning_rate=0.1, warmup=1, schedule=(Piece(until=1.0, to=0.0, shape="linear"),)
-    ),
-    train=TrainConfig(steps=100, ema=0.9, spike=5.0),
-)
-
-
-class Quadratic:
-    """The criterion sum (w x + norm x)^2 over a batch {"tokens"} [A, B, 8]."""
-
-    def totals(self, batch):
-        return None
-
-    def loss(self, params, state, piece, totals):
-        x_BD = piece["tokens"]
-        y_BD = x_BD @ params["w"] + x_BD * params["norm"]
-        loss = (y_BD**2).sum()
-        load_E = (x_BD > 0).sum(0).astype(jnp.float32)
-        return loss, {"loss": loss, "experts": {"layers": {"load_E": load_E, "dropped": loss * 0}}}
-
-    def metrics(self, batch, totals):
-        return {}
-
-
-@cache
-def quadratic():
-    """The spec and the compiled step of a quadratic, without a mesh."""
-    spec = SimpleNamespace(config=CONFIG, optimizer=make_optimizer(CONFIG, AXES))
-    spec.axes = {"params": AXES}
-    return spec, jax.jit(partial(train_step, spec, Quadratic()))
+LINEAR = replace(CONFIG.optimizer, schedule=(Piece(until=1.0, to=0.0, shape="linear"),))
+FALLING = replace(CONFIG, optimizer=LINEAR)
 
 
 def start():
-    params = {"norm": jnp.ones(8), "w": jnp.eye(8) * 0.5}
-    return TrainState(
-        step=jnp.int32(0),
-        params=params,
-        balance={"layers": {"bias": jnp.zeros(8)}},
-        opt_state=quadratic()[0].optimizer.init(params),
-        key=jax.random.key(0),
-        ema=jax.tree.map(jnp.copy, params),
-        frozen={},
-    )
-
-
-def batch(seed, poison=None):
-    x = np.random.default_rng(seed).normal(size=(2, 8, 8)).astype(np.float32)
-    if poison is not None:
-        x[1, 3, 5] = poison
-    return {"tokens": x}
+    return quadratic(FALLING)[0].first()
 
 
 def kept(state):
@@ -82,7 +34,7 @@ def kept(state):
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, 1e30])
 def test_an_update_that_is_not_finite_is_skipped_whole(poison):
-    step = quadratic()[1]
+    step = quadratic(FALLING)[1]
     before, _ = step(start(), batch(0))
     after, metrics = step(before, batch(1, poison))
     assert metrics["skipped"] == 1
@@ -97,7 +49,7 @@ def test_an_update_that_is_not_finite_is_skipped_whole(poison):
     assert all(np.isfinite(x).all() for x in kept(later)[:-1])
     assert not np.array_equal(later.params["w"], after.params["w"])
     assert int(later.opt_state[-2].count) == int(later.step)
-    np.testing.assert_allclose(metrics["learning_rate"], learning_rate(CONFIG)(2))
+    np.testing.assert_allclose(metrics["learning_rate"], learning_rate(FALLING)(2))
 
 
 def test_devices_skip_alike():
@@ -109,7 +61,7 @@ def test_devices_skip_alike():
         everywhere = everywhere.replace(params=places, ema=places)
         state = jax.device_put(state, everywhere)
         step = jax.jit(
-            partial(train_step, quadratic()[0], Quadratic()),
+            partial(train_step, quadratic(FALLING)[0], Quadratic()),
             out_shardings=(everywhere, sharding("")),
         )
         after, metrics = step(state, put_batch(batch(1, np.nan), BATCH))
@@ -121,7 +73,7 @@ def test_devices_skip_alike():
 
 def test_the_norms_of_the_parameters_make_the_norm_of_the_gradient():
     state = start()
-    _, metrics = quadratic()[1](state, batch(0))
+    _, metrics = quadratic(FALLING)[1](state, batch(0))
     assert skip.names(state.params) == ["norm", "w"]
     np.testing.assert_allclose(
         np.sqrt((metrics["grad_norms"] ** 2).sum()), metrics["grad_norm"], rtol=1e-6
@@ -150,7 +102,7 @@ def test_a_spike_is_far_above_recent_updates(loss, norm, spike):
 
 
 def test_the_step_skips_a_spike():
-    step, state = quadratic()[1], start()
+    step, state = quadratic(FALLING)[1], start()
     for seed in range(skip.LEAST):
         state, metrics = step(state, batch(seed))
         assert metrics["skipped"] == 0
