@@ -143,10 +143,10 @@ class Checkpoints:
         """Return (step, state, data) of the newest undamaged step; None if nothing was ever saved.
 
         `abstract` is the state as jax.ShapeDtypeStructs with shardings, of any mesh, or a function
-        from the saved tree's shapes and types to that. `data` is None
-        if another number of processes saved it, unless all processes have the same data position
-        (`shared_position`). Raises CheckpointError if steps exist but all are damaged, or if the
-        newest undamaged one does not match `abstract`.
+        from the saved tree's shapes and types to that. `data` is
+        {"processes": [...]}, the data of all processes, if another number of them saved the step,
+        unless all have the same data position (`shared_position`). Raises CheckpointError if steps
+        exist but all are damaged, or if the newest undamaged one does not match `abstract`.
         """
         self.wait()
         if self._first:
@@ -351,14 +351,14 @@ def _as_saved(leaf: Any) -> Any:
 
 
 def _data_position(folder: Path, shared_position: bool) -> Any:
-    """Return the data position of this process, or None with a warning if none fits it."""
+    """Return the data position of this process, or {"processes": [...]} with those of all.
+
+    It returns all if another number of processes saved them.
+    """
     processes = len(list(folder.glob("data-*.json")))
     if processes != jax.process_count() and not shared_position:
-        warn(
-            f"checkpoint {folder} was saved by {processes} processes: its data "
-            f"position does not fit {jax.process_count()}"
-        )
-        return None
+        files = [folder / f"data-{number}.json" for number in range(processes)]
+        return {"processes": [read_json(file, CheckpointError) for file in files]}
     process = 0 if shared_position else jax.process_index()
     return read_json(folder / f"data-{process}.json", CheckpointError)
 

@@ -21,6 +21,8 @@ from seekjax.data import (
     train_batches,
     xz_bits_per_byte,
 )
+from seekjax.data.batches import Batches
+from seekjax.data.streams import ProcessBatches
 from seekjax.generate.sampling import Sampling
 from seekjax.placement import use_mesh
 from seekjax.train.held_out import add_up, bits_per_byte, measure_sources
@@ -66,14 +68,19 @@ class Pretraining:
         config = self.config
         spec = make_spec(config)
         step, measure = compile_steps(spec, self.tokenizer.bytes_V)
-        batches = train_batches(
-            config.data,
-            self.corpus,
-            self.tokenizer,
-            batch=config.train.rows,
-            seed=config.train.seed,
-            **process_share(),
-        )
+
+        def open_stream(number: int, count: int) -> Batches:
+            return train_batches(
+                config.data,
+                self.corpus,
+                self.tokenizer,
+                batch=config.train.rows,
+                seed=config.train.seed,
+                process_index=number,
+                process_count=count,
+            )
+
+        batches = ProcessBatches(open_stream, config.train.rows, **process_share())
         return Parts(
             spec=spec,
             source=BatchSource(config, batches),

@@ -43,7 +43,11 @@ class Source(Protocol):
         ...
 
     def set_state(self, position: Any) -> None:
-        """Go on from a position that `get_state` returned."""
+        """Go on from a position that `get_state` returned.
+
+        Or from {"processes": [...]}, those of all processes, if there were more or fewer of them
+        and their positions differ (Training.shared_position).
+        """
         ...
 
 

@@ -243,8 +243,6 @@ def test_a_position_that_all_processes_share_fits_any_number_of_them(run, capfd)
     (run / "checkpoints" / "2" / "data-1.json").write_text(
         '{"position": 2}'
     )  # as if two had saved it
-    assert Checkpoints(run, 2).restore(place((1,)))[2] is None
-    assert "was saved by 2 processes" in capfd.readouterr().err
     assert Checkpoints(run, 2).restore(place((1,)), shared_position=True)[2] == {"position": 2}
     assert not capfd.readouterr().err
 
@@ -394,11 +392,11 @@ def test_another_config_is_one_clear_sentence(run, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_the_data_position_of_other_processes_is_not_used(run, capfd):
+def test_another_number_of_processes_gets_the_data_positions_of_all(run):
     step = run / "checkpoints" / "2"
+    own = json.loads((step / "data-0.json").read_text())
     (step / "data-1.json").write_text("{}")
-    assert Checkpoints(run, 2).restore(place((1,)))[::2] == (2, None)
-    assert "saved by 2 processes" in capfd.readouterr().err
+    assert Checkpoints(run, 2).restore(place((1,)))[::2] == (2, {"processes": [own, {}]})
 
 
 def test_an_error_in_the_background_is_told_at_the_next_call(run, monkeypatch):

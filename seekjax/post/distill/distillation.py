@@ -174,6 +174,9 @@ class TaughtSource:
 
     def set_state(self, position: Any) -> None:
         """Go on from a position. Raises DataError if the teacher is another."""
+        if "processes" in position:  # of all processes, because there were others
+            batches = [saved["batches"] for saved in position["processes"]]
+            position = position["processes"][0] | {"batches": {"processes": batches}}
         self.targets.teacher.check_resumed(position["teacher"])
         self.source.set_state(position["batches"])
         self.number = position.get("number")  # earlier versions did not save it

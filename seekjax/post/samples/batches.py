@@ -10,6 +10,7 @@ from seekjax.config.post import ChatConfig
 from seekjax.data import Corpus, load_tokenizer
 from seekjax.data.batches import Batches, sample_batches
 from seekjax.data.chat import load_trained_chat
+from seekjax.data.streams import ProcessBatches
 from seekjax.post.samples.corpus import Row, pack_rows
 from seekjax.post.samples.template import ChatFormat
 from seekjax.train.source import own_rows, process_share, stack_batches
@@ -32,21 +33,26 @@ def load_format(config: Config, home: Path | None, settings: ChatConfig) -> Chat
 
 def training_batches(
     config: Config, corpus: Corpus, chat_format: ChatFormat, language: str
-) -> Batches:
+) -> ProcessBatches:
     """Return endless micro-batches of packed samples, of this process."""
-    return sample_batches(
-        corpus,
-        {"tokens": chat_format.tokenizer.pad, "trained": 0},
-        sequence=config.data.sequence,
-        batch=config.train.rows,
-        seed=config.train.seed,
-        fingerprint={
-            "tokenizer": chat_format.tokenizer.fingerprint(),
-            "template": chat_format.fingerprint(),
-            "language": language,
-        },
-        **process_share(),
-    )
+
+    def open_stream(number: int, count: int) -> Batches:
+        return sample_batches(
+            corpus,
+            {"tokens": chat_format.tokenizer.pad, "trained": 0},
+            sequence=config.data.sequence,
+            batch=config.train.rows,
+            seed=config.train.seed,
+            fingerprint={
+                "tokenizer": chat_format.tokenizer.fingerprint(),
+                "template": chat_format.fingerprint(),
+                "language": language,
+            },
+            process_index=number,
+            process_count=count,
+        )
+
+    return ProcessBatches(open_stream, config.train.rows, **process_share())
 
 
 def held_out_samples(config: Config, corpus: Corpus, pad: int) -> HeldOut:

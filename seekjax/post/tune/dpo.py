@@ -17,6 +17,8 @@ import jax.numpy as jnp
 
 from seekjax.config import Config, DpoConfig
 from seekjax.data import Corpus
+from seekjax.data.batches import Batches
+from seekjax.data.streams import ProcessBatches
 from seekjax.errors import ConfigError, need
 from seekjax.model.transformer import Output
 from seekjax.post.plots import plot_preference
@@ -138,10 +140,12 @@ class Preference:
             "template": self.chat_format.fingerprint(),
             "sequence": config.data.sequence,
         }
-        batches = pair_batches(
-            self.corpus, config.train.rows, config.train.seed, fingerprint, **process_share()
-        )
+        rows, seed = config.train.rows, config.train.seed
 
+        def open_stream(number: int, count: int) -> Batches:
+            return pair_batches(self.corpus, rows, seed, fingerprint, number, count)
+
+        batches = ProcessBatches(open_stream, rows, **process_share())
         spec = make_spec(config, ("reference",))
         criterion = Pairwise(spec, self.dpo.beta)
 

@@ -4,8 +4,13 @@ import json
 import math
 import random
 import signal
+from dataclasses import replace
 from pathlib import Path
 
+from seekjax.data import load_corpus, load_tokenizer, train_batches
+from seekjax.data.batches import Batches
+from seekjax.data.streams import ProcessBatches
+from tests.benchmarks.trials import pretrain_config
 from tests.benchmarks.trials.children import finish, start, watched
 from tests.benchmarks.trials.kills import MOMENTS
 from tests.benchmarks.trials.row import Row
@@ -20,6 +25,7 @@ MESHES = {
     "8 again": (8, {"data": 8}),
 }
 ORDER = ("8", "4", "1", "2x4", "8 again")
+ROWS = 12  # of a batch that is divided among processes
 SHORT = ("8", "1")  # for a small share
 TOLERANCE = 2e-3  # of a loss, relative: rounding grows over the steps
 
@@ -34,11 +40,15 @@ def run(work: Path, share: float, rng: random.Random) -> list[Row]:
         meshes.check(unbroken.status == 0, unbroken.last_line())
         move_over_meshes(meshes, data, order, work)
 
-    workers = Row("0, 2 and 1 workers, killed in between", "bitwise the run without workers")
+    workers = Row("2, 0 and 1 workers, killed in between", "bitwise the run without workers")
     with workers.clock():
         kills = max(1, round(10 * share))
         change_workers(workers, data, kills, digest_of(unbroken.reported), work, rng)
-    return [meshes, workers]
+
+    processes = Row("process counts 2 -> 4 -> 1 -> 3 ...", "every row read, once, in its order")
+    with processes.clock():
+        change_processes(processes, data, max(2, round(10 * share)), rng)
+    return [meshes, workers, processes]
 
 
 def move_over_meshes(row: Row, data: Path, order: tuple[str, ...], work: Path) -> None:
@@ -76,6 +86,54 @@ def change_workers(
         child.end()
         row.check(not child.crashed, f"start {number + 1}: {child.last_line()}")
     row.check(digest_of(child.reported) == expected, "other parameters at the end")
+
+
+def change_processes(row: Row, data: Path, changes: int, rng: random.Random) -> None:
+    """Go on again and again with another number of processes, and compare what they read."""
+    config = pretrain_config.config.data
+    config = replace(config, sources=(str(data),), tokenizer="byte")
+    corpus = load_corpus(config)
+    tokenizer = load_tokenizer(config, 272, corpus)
+
+    def open_stream(number: int, count: int) -> Batches:
+        return train_batches(
+            config,
+            corpus,
+            tokenizer,
+            batch=ROWS,
+            seed=0,
+            process_index=number,
+            process_count=count,
+        )
+
+    def opened(count: int) -> list[ProcessBatches]:
+        return [ProcessBatches(open_stream, ROWS, number, count) for number in range(count)]
+
+    unbroken, processes = opened(2), opened(2)
+    for change in range(changes):
+        steps = rng.randint(1, 6)
+        same = read(processes, steps) == read(unbroken, steps)
+        row.check(same, f"after {change} changes, {len(processes)} processes read other rows")
+        # A kill loses what was read after the save.
+        saved = json.loads(json.dumps([process.get_state() for process in processes]))
+        read(processes, rng.randint(0, 3))
+        for process in processes:
+            process.close()
+        count = rng.choice((1, 2, 3, 4, 6))
+        processes = opened(count)
+        for number, process in enumerate(processes):
+            process.set_state(saved[number] if count == len(saved) else {"processes": saved})
+
+
+def read(processes: list[ProcessBatches], steps: int) -> list[list[list[int]]]:
+    """Return the next batches of all processes together, as rows of token ids."""
+    batches = []
+    for _ in range(steps):
+        rows = []
+        for process in processes:
+            rows += next(process)["tokens"].tolist()
+        batches.append(rows)
+    return batches
 
 
 def losses_of(run_folder: Path) -> dict[int, float]:
