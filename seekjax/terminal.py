@@ -9,6 +9,8 @@ import sys
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
 from typing import IO, TextIO, TypeVar
 
 Item = TypeVar("Item")
@@ -114,6 +116,28 @@ def track(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
     for done, item in enumerate(items):
         progress(done / max(1, total), f"{done:,} of {total:,}")
         yield item
+
+
+@contextmanager
+def elapsed(what: str) -> Iterator[None]:
+    """Show now and then for how long the block has been running, when its end is unknown."""
+    ended = Event()
+    began = time.monotonic()
+
+    def show() -> None:
+        wait = FIRST_PROGRESS
+        while not ended.wait(wait):
+            so_far = duration(time.monotonic() - began)
+            print(f"{what}: {so_far} so far", file=sys.stderr, flush=True)
+            wait = EVERY_PROGRESS
+
+    thread = Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def duration(seconds: float) -> str:

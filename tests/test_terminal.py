@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+import time
 
 import pytest
 
@@ -12,6 +13,7 @@ from seekjax.terminal import (
     Progress,
     accept_any_text,
     duration,
+    elapsed,
     print_lines,
     track,
     visible,
@@ -115,3 +117,10 @@ def test_progress_of_what_goes_on_from_the_middle(monkeypatch):
     progress(0.6, "2.100 bits/byte")
     assert file.getvalue() == "eval: 60%, 40s left; 2.100 bits/byte\n"
     assert [duration(seconds) for seconds in (9.4, 200, 7500)] == ["9s", "3m20s", "2h05m"]
+
+
+def test_work_of_unknown_length_is_shown_now_and_then(monkeypatch, capsys):
+    monkeypatch.setattr("seekjax.terminal.FIRST_PROGRESS", 0.01)
+    with elapsed("reading"):
+        time.sleep(0.1)
+    assert capsys.readouterr().err == "reading: 0s so far\n"

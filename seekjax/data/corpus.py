@@ -16,6 +16,7 @@ from seekjax.data.split import Split, hash_fraction, held_out_mask
 from seekjax.errors import DataError, SeekjaxError, need
 from seekjax.registry import did_you_mean, is_foreign
 from seekjax.storage import text_sha256
+from seekjax.terminal import elapsed
 
 SAMPLED = 100  # documents of each side that the fingerprint of a `Split` covers
 EMPTY = 2.0  # in place of the hash fraction of an empty document
@@ -236,13 +237,14 @@ def _split_by_hash(
     """
     fractions = []
     facts = []
-    for number, shard in enumerate(shards):
-        if isinstance(shard, DocumentFile):
-            shard_fractions, shard_facts = _read_file(shard)
-        else:
-            shard_fractions, shard_facts = _read_shard(shard, f"{name} shard {number}")
-        fractions.append(shard_fractions)
-        facts.append(shard_facts)
+    with elapsed(f"reading {name}"):
+        for number, shard in enumerate(shards):
+            if isinstance(shard, DocumentFile):
+                shard_fractions, shard_facts = _read_file(shard)
+            else:
+                shard_fractions, shard_facts = _read_shard(shard, f"{name} shard {number}")
+            fractions.append(shard_fractions)
+            facts.append(shard_facts)
 
     sizes = [len(shard_fractions) for shard_fractions in fractions]
     numbers = np.repeat(np.arange(len(sizes)), sizes)

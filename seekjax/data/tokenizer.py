@@ -15,9 +15,10 @@ from seekjax.config import DataConfig
 from seekjax.data.control_tokens import ControlTokens
 from seekjax.data.corpus import Corpus
 from seekjax.data.text_ends import TextEnds, read_text_ends
-from seekjax.data.tokenizer_file import read_backend
+from seekjax.data.tokenizer_file import SAMPLES, read_backend
 from seekjax.errors import DataError, need
 from seekjax.storage import cache_folder, text_sha256, writable_cache, write_atomically
+from seekjax.terminal import elapsed
 
 # DeepSeek's names: looked up in a published tokenizer.json, and the first ids of our own.
 BOS, EOS, PAD = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>"
@@ -27,21 +28,10 @@ USER, ASSISTANT, THINK, THINK_END = "<｜User｜>", "<｜Assistant｜>", "<think
 SPECIAL = (BOS, EOS, PAD, FIM_PREFIX, FIM_HOLE, FIM_END, USER, ASSISTANT)
 THINK_TAGS = (THINK, THINK_END)
 
-# Texts that show what a tokenizer changes: blanks and line ends, cases, accents in two forms, wide
-# letters and ligatures, every byte of UTF-8, control characters, special tokens.
-SAMPLES = (
-    " Two  blanks,\ttabs \r\nand\n\n\nlines \n ",
-    "CamelCase WORDS don't 12345 1.5e-3 {'a': [x_1, ...]} #!/bin/sh ====----",
-    "e\u0301 \u00e9 \uff21 \ufb01 \u0130 \u00df \u2126 \u4f60\u597d\u3002 \u0645 \ud55c",
-    "\ufe0f \U0001f469\u200d\U0001f680",
-    "".join(map(chr, range(0x100))),
-    "".join([chr(code) for code in range(0x100, 0xD800, 0x140)]),
-    "".join([chr(code) for code in range(0xE000, 0x110000, 0x4011)]),
-    "a" * 200 + " " * 200 + "\n" * 200,
-    f"{EOS}{USER} {THINK} x {THINK_END}",
-)
-
 TRAINING_BYTES = 4_000_000  # of text that BPE is trained on: a few seconds on two cores
+# Training is quadratic in the length of a word, and DNA is a single one: for it, runs of 500
+# letters, blanks or signs are cut.
+LONG_RUN = re.compile(r"[^\W\d_]{500}|\s{500}|(?:[^\w\s]|_){500}")
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
@@ -292,7 +282,8 @@ def _cached_bpe(vocab: int, corpus: Corpus | None) -> Tokenizer:
     if (cache_folder() / name / "tokenizer.json").is_file():
         return read_tokenizer(cache_folder() / name, vocab)
 
-    trained = Tokenizer(_train_bpe(vocab, corpus), vocab, "the trained tokenizer")
+    with elapsed("training the tokenizer, once for this corpus"):
+        trained = Tokenizer(_train_bpe(vocab, corpus), vocab, "the trained tokenizer")
     folder = writable_cache(name)
     if folder is None:
         return trained
@@ -319,7 +310,7 @@ def _train_bpe(vocab: int, corpus: Corpus) -> tokenizers.Tokenizer:
 
 
 def _training_text(corpus: Corpus) -> Iterator[str]:
-    """Yield training documents spread evenly over each source.
+    """Yield training documents spread evenly over each source, cut at LONG_RUN.
 
     A source gives its weight's share of TRAINING_BYTES.
     """
@@ -329,7 +320,12 @@ def _training_text(corpus: Corpus) -> Iterator[str]:
 
         for index in order:
             text = source.train[int(index)][:room]
-            yield text
+            start = 0
+            for run in LONG_RUN.finditer(text):
+                yield text[start : run.end()]
+                start = run.end()
+            yield text[start:]
+
             room -= len(text)
             if room <= 0:
                 break

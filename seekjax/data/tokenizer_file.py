@@ -49,6 +49,20 @@ POST_PROCESSORS = {
 }
 DECODERS = {"Sequence": "decoders", "ByteLevel": "", "Fuse": ""}
 
+# Texts that show what a tokenizer changes: blanks and line ends, cases, accents in two forms, wide
+# letters and ligatures, every byte of UTF-8, control characters, special tokens.
+SAMPLES = (
+    " Two  blanks,\ttabs \r\nand\n\n\nlines \n ",
+    "CamelCase WORDS don't 12345 1.5e-3 {'a': [x_1, ...]} #!/bin/sh ====----",
+    "e\u0301 \u00e9 \uff21 \ufb01 \u0130 \u00df \u2126 \u4f60\u597d\u3002 \u0645 \ud55c",
+    "\ufe0f \U0001f469\u200d\U0001f680",
+    "".join(map(chr, range(0x100))),
+    "".join([chr(code) for code in range(0x100, 0xD800, 0x140)]),
+    "".join([chr(code) for code in range(0xE000, 0x110000, 0x4011)]),
+    "a" * 200 + " " * 200 + "\n" * 200,
+    "<｜end▁of▁sentence｜><｜User｜> <think> x </think>",
+)
+
 
 def read_backend(file: Path) -> tokenizers.Tokenizer:
     """Return the tokenizer in a file.

@@ -12,8 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seekjax.config import DataConfig
-from seekjax.data import DataError, load_corpus, load_tokenizer, read_tokenizer
-from seekjax.data.tokenizer import BOS, EOS, FIM_HOLE, PAD, _char_of
+from seekjax.data import (
+    Corpus,
+    DataError,
+    Source,
+    load_corpus,
+    load_tokenizer,
+    read_tokenizer,
+)
+from seekjax.data.tokenizer import BOS, EOS, FIM_HOLE, PAD, _char_of, _training_text
 
 VOCAB = 400
 
@@ -117,6 +124,16 @@ def test_bpe_is_trained_once_for_a_corpus_and_size(tmp_path, monkeypatch):
     assert load_tokenizer(config, 300, corpus).fingerprint() == first.fingerprint()
     with pytest.raises(pytest.fail.Exception):
         load_tokenizer(config, 301, corpus)
+
+
+def test_a_run_without_a_break_is_cut_for_training():
+    """Otherwise 200 kB of DNA take a minute, and 2 MB two hours."""
+    prose = "Two words, " * 200 + "x" * 499 + " ok"
+    dna = "ACGT" * 300
+    source = Source("dna.txt", 1.0, train=[prose, dna, " " * 1001], held_out=[], files=())
+    pieces = list(_training_text(Corpus((source,))))
+    assert sorted(map(len, pieces)) == sorted([len(prose), 500, 500, 200, 500, 500, 1])
+    assert prose in pieces
 
 
 def damaged(folder, change):
