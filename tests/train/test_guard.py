@@ -157,6 +157,18 @@ def test_a_run_that_does_not_recover_stops_with_a_diagnosis(tmp_path, capsys):
     assert error_of(state) < 0.2
 
 
+def test_a_rate_that_is_far_too_high_stops_before_anything_is_saved(tmp_path, capsys):
+    optimizer = replace(CONFIG.optimizer, learning_rate=1e20, clip=0.0)
+    train = replace(CONFIG.train, spike=0.0, ema=0.0, skip_limit=5)
+    config = replace(CONFIG, optimizer=optimizer, train=train)
+    with pytest.raises(RunError, match="training stopped at step 6: 5 updates skipped"):
+        run(tmp_path, Batches(), config=config)
+    said = capsys.readouterr().out
+    assert "a lower optimizer.learning_rate (now 1e+20)" in said
+    assert "optimizer.clip 1; train.spike 10" in said
+    assert saved_steps(tmp_path) == []
+
+
 def test_a_bad_end_is_not_saved(tmp_path):
     """The last updates are skipped, and the held-out loss is not finite: back, and to the end."""
     config = replace(CONFIG, train=replace(CONFIG.train, skip_limit=10))

@@ -10,6 +10,7 @@ import pytest
 from seekjax.config import DataConfig
 from seekjax.data import Corpus, Source, load_corpus, load_tokenizer
 from seekjax.placement import use_mesh
+from seekjax.post.samples.batches import held_out_samples
 from seekjax.train.plots import draw
 from seekjax.train.pretrain import HeldOutText, first_prompt
 from seekjax.train.state import RunSpec
@@ -35,6 +36,25 @@ def test_a_corpus_without_held_out_text_has_no_figures_and_says_so_once(tmp_path
 
     assert HeldOutText(config, corpus, tokenizer, measure)(None) == ({}, "")
     assert [note for note in corpus.notes() if "nothing is held out" in note]
+
+
+def test_how_a_batch_is_cut_does_not_change_what_is_measured(tmp_path):
+    """An evaluation has eval_batches x batch sequences, of text and of samples."""
+    corpus = corpus_of(tmp_path, *[f"the text of number {n} " * 9 for n in range(20)])
+    answers = [{"tokens": np.full(40, n), "trained": np.ones(40, int)} for n in range(20)]
+    samples = Corpus((Source("a", 1.0, train=[], held_out=answers, files=()),))
+
+    def measured(micro):
+        config = small(tmp_path, batch=4, micro_batch=micro, eval_batches=2)
+        tokenizer = load_tokenizer(config.data, 320, corpus)
+        (text,) = HeldOutText(config, corpus, tokenizer, lambda *_: {}).sources.values()
+        (rows,) = held_out_samples(config, samples, pad=0).values()
+        return [np.concatenate([batch["tokens"] for batch in part]) for part in (text, rows)]
+
+    whole, cut = measured(0), measured(1)
+    assert [len(rows) for rows in whole] == [8, 8]
+    for a, b in zip(whole, cut, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_pictures_need_no_held_out_figures(tmp_path):
