@@ -23,8 +23,9 @@ def check_run(config: Config) -> None:
     check_lengths(config)
 
     need(
-        config.kernel.weights == "float32",
-        f"kernel.weights is {config.kernel.weights}: quantised weights cannot be trained, "
+        config.kernel.weights == config.kernel.vocabulary == "float32",
+        f"kernel.weights is {config.kernel.weights} and kernel.vocabulary "
+        f"{config.kernel.vocabulary}: quantised weights cannot be trained, "
         "train the run they are from.",
     )
 
