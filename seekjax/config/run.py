@@ -51,7 +51,7 @@ class DataConfig:
     """What the model reads."""
 
     # stdlib, arithmetic, stories, module:name, or paths of .txt .jsonl .parquet .arrayrecord files
-    # or folders of them
+    # or folders of them; .txt and .jsonl may be compressed (.gz .xz .bz2 .zst)
     sources: tuple[Name, ...] = ("stdlib",)
     # share of documents drawn from each source; empty = equal shares
     weights: tuple[Positive, ...] = ()
