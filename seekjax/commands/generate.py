@@ -13,8 +13,8 @@ import tyro
 from rich.console import Console
 
 from seekjax.commands.common import Flat, keep_compiled, parse_options
-from seekjax.commands.terminal import DIM, console, print_text
 from seekjax.config import KernelConfig
+from seekjax.console import DIM, console, print_text
 from seekjax.data.tokenizer import Tokenizer
 from seekjax.generate.generator import Generation, Generator
 from seekjax.generate.sampling import Sampling
