@@ -9,15 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
+
 from seekjax.checkpoint.read import newest_undamaged, read_run, read_step_config
 from seekjax.config import Config, KernelConfig, ModelConfig
 from seekjax.data import Tokenizer, read_tokenizer
 from seekjax.errors import GenerateError, RunError, need
-from seekjax.hf.load import load
+from seekjax.hf.load import described, load
 from seekjax.hf.published import open_published
+from seekjax.memory import shortage
 from seekjax.placement import use_mesh
+from seekjax.quant.tree import tree_bytes
 from seekjax.storage import kind_of
-from sharding.mesh import MeshConfig, make_mesh
+from sharding.mesh import MeshConfig, make_mesh, platform
 
 HASHED = 2**20  # bytes at the beginning of each published file that its fingerprint reads
 
@@ -42,7 +46,7 @@ def open_model(
 ) -> OpenedModel:
     """Return the newest weights in a folder and the tokenizer next to them.
 
-    `kernel` replaces a run's own choice of kernels, or the default for a published checkpoint.
+    `kernel` replaces a run's own choice of kernels, or that of `published_kernel`.
     `trust` lets a run's config.json name code from outside this package, which is then imported.
     Raises GenerateError if the folder holds neither, and RunError, CheckpointError, WeightsError
     or DataError if the run or checkpoint is damaged.
@@ -53,7 +57,7 @@ def open_model(
         config, variables = read_run(folder, kernel, trust=trust)
         model, kernel = config.model, config.kernel
     elif kind == "published":
-        kernel = kernel or KernelConfig()
+        kernel = kernel or published_kernel(folder)
         model, variables = load(folder, kernel)
     elif folder.is_dir():
         raise GenerateError(
@@ -70,6 +74,25 @@ def open_model(
     if (folder / "tokenizer.json").is_file():
         tokenizer = read_tokenizer(folder, model.vocab)
     return OpenedModel(folder, model, kernel, variables, tokenizer)
+
+
+def published_kernel(folder: Path) -> KernelConfig:
+    """Return the kernels for a published checkpoint: the dtype of its files.
+
+    On a CPU it is float32 while the weights fit into the memory that is free, because products of
+    bfloat16 take three times as long there. Raises WeightsError.
+    """
+    wide = KernelConfig()
+    checkpoint = open_published(folder)
+    if checkpoint.vocabulary_dtype() == "float32":
+        return wide
+
+    # Generation copies each stack of layers once, to lay them out one by one.
+    weights, _ = described(checkpoint.config.model, wide)
+    largest = max(map(tree_bytes, jax.tree.leaves(weights)))
+    if platform() == "cpu" and not shortage(weights, largest):
+        return wide
+    return KernelConfig(dtype="bfloat16")
 
 
 def initial_variables(config: Config) -> dict | None:

@@ -1,14 +1,17 @@
 """Where DeepSeek's arrays live: the logical axes of the models, for `sharding` to place."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeVar
 
 from jax.sharding import AbstractMesh, Mesh
 
 from sharding.axes import Role, Vocabulary
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import RULES, Rules, check_without_mesh, use
+
+T = TypeVar("T")
 
 AXES = Vocabulary(
     {
@@ -54,3 +57,12 @@ def use_mesh(
     if isinstance(mesh, MeshConfig):
         mesh = make_mesh(mesh, devices)
     return use(mesh, AXES, rules)
+
+
+def without_mesh(compute: Callable[[], T]) -> T:
+    """Return compute(), run where no mesh is in use: on single devices, inside a run.
+
+    The mesh in use is a property of the thread, so the function has a thread of its own.
+    """
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(compute).result()

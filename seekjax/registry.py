@@ -2,12 +2,13 @@
 
 import difflib
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
-from seekjax.errors import ConfigError
+from seekjax.errors import ConfigError, need
 
 T = TypeVar("T")
 
@@ -39,7 +40,9 @@ class Registry(Mapping[str, T], Generic[T]):
         reason if the module cannot be imported or does not define the name.
         """
         if is_foreign(name):
-            return load_object(name, self.kind)
+            choice = load_object(name, self.kind)
+            self._check_type(name, choice)
+            return choice
         if name in self._entries:
             return self._entries[name]
 
@@ -47,6 +50,16 @@ class Registry(Mapping[str, T], Generic[T]):
             f"there is no {self.kind} {name!r}{did_you_mean(name, self._entries)} Choose one of "
             f"{', '.join(self._entries)}, or name your own as module:name."
         )
+
+    def _check_type(self, name: str, choice: Any) -> None:
+        """Raise ConfigError unless a choice from outside is a class or function as those here."""
+        for is_such, expected in ((inspect.isclass, "class"), (callable, "function")):
+            if all(map(is_such, self._entries.values())):
+                need(
+                    is_such(choice),
+                    f"the {self.kind} {name} is of type {type(choice).__name__}: it must be a "
+                    f"{expected}.",
+                )
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass, fields
 
+MOST = 2**20  # devices along an axis
+
 
 @dataclass(frozen=True)
 class MeshConfig:
@@ -24,6 +26,8 @@ class MeshConfig:
             least = 0 if name == "data" else 1
             if size < least:
                 raise ValueError(f"mesh.{name} is {size}: give a positive number of devices.")
+            if size > MOST:
+                raise ValueError(f"mesh.{name} is {size:,}: give at most {MOST:,} devices.")
 
         # The data axis takes the devices that the other axes leave.
         others = self.fsdp * self.expert * self.tensor

@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import sys
 import time
 
@@ -12,6 +13,7 @@ from seekjax.errors import DataError, Status
 from seekjax.terminal import (
     Progress,
     accept_any_text,
+    discard_output,
     duration,
     elapsed,
     print_lines,
@@ -20,6 +22,7 @@ from seekjax.terminal import (
     well_formed,
 )
 from seekjax.train.metrics import Screen
+from seekjax.train.signals import Signals
 
 ATTACK = "\x1b]0;owned\x07\x1b[2J\u202e\r\b\x85"
 SHOWN = r"\x1b]0;owned\x07\x1b[2J\u202e\r\x08\x85"
@@ -39,7 +42,7 @@ def stream(encoding):
 def test_a_model_cannot_command_the_terminal(capsys):
     assert visible(ATTACK) == SHOWN
     print_lines([f"    {ATTACK}\tx"])
-    Screen(3, 0).say(f"a sample: {ATTACK}")
+    Screen(3, 0, Signals()).say(f"a sample: {ATTACK}")
     assert capsys.readouterr().out == f"    {SHOWN}\tx\na sample: {SHOWN}\n"
 
 
@@ -84,7 +87,7 @@ def test_what_cannot_redraw_a_line_gets_plain_ones(variables, file, monkeypatch)
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "stdout", file)
     record = {"step": 1, "tokens_per_second": 9, "share_of_peak": 0, "grad_norm": 0}
-    with Screen(3, 0) as screen:
+    with Screen(3, 0, Signals()) as screen:
         screen.report(record | {"max_violation": 0}, "loss 2.000")
     assert file.getvalue().startswith("step 1/3  loss 2.000  9 tok/s")
     assert "\x1b" not in file.getvalue()
@@ -97,6 +100,16 @@ def test_a_reader_that_leaves_ends_a_command_quietly(monkeypatch, capfd):
     assert exit_status(lambda: print("text")) == Status.UNREAD
     sys.stdout.close()
     assert capfd.readouterr().err == ""
+
+
+def test_a_run_whose_reader_leaves_is_stopped_and_saved(monkeypatch):
+    read, write = os.pipe()
+    os.close(read)
+    monkeypatch.setattr(sys, "stdout", os.fdopen(write, "w"))
+    signals = Signals()
+    Screen(3, 0, signals).say("step 1")
+    assert signals.stop == signal.SIGPIPE
+    discard_output()
 
 
 def test_progress_is_a_line_now_and_then(monkeypatch, capsys):

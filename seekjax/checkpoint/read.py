@@ -14,6 +14,7 @@ from seekjax.checkpoint.manifest import changed_run_file, damage
 from seekjax.checkpoint.write import mismatches, warn
 from seekjax.config import Config, KernelConfig, LoraConfig
 from seekjax.errors import CheckpointError, ConfigError, RunError, need
+from seekjax.memory import check_room
 from seekjax.model.abstract import abstract_variables, named_variables
 from seekjax.model.check import check_model
 from seekjax.model.lora import adapter_axes, adapters, merge
@@ -59,13 +60,21 @@ def read_run(
             "may differ from the run's; copy the file back if that is not intended"
         )
     config = read_step_config(step, trust=trust)
-    kernel = replace(kernel or config.kernel, weights=config.kernel.weights)
+    stored = config.kernel
+    kernel = replace(kernel or stored, weights=stored.weights, vocabulary=stored.vocabulary)
     config = replace(config, kernel=kernel, out=folder)
 
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         check_plausible(step, saved_arrays(reader, step), config.model)
 
     abstract = abstract_variables(config.model, config.kernel)
+    check_room(
+        abstract,
+        0,
+        f"reading {folder}",
+        "quantise it (seekjax quantize --to int8 or int4) on a machine with more, or use a --mesh",
+        RunError,
+    )
     if config.lora.rank:
         merged = restore_merged(step, config, abstract)
         return replace(config, lora=LoraConfig()), merged

@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 import runpy
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from tyro.constructors import (
 import configs
 from seekjax.checkpoint.config_json import read_config
 from seekjax.commands.options import note, read_options
-from seekjax.commands.renamed import current_options
+from seekjax.commands.renamed import current_options, negated, option_of
 from seekjax.config import (
     Config,
     DataConfig,
@@ -38,7 +39,7 @@ from seekjax.config import (
     SftConfig,
     TrainConfig,
 )
-from seekjax.config.fields import field_comments
+from seekjax.config.fields import field_comments, leaves
 from seekjax.config.recipes import find_recipe, objective_of
 from seekjax.config.values import check_values
 from seekjax.errors import UsageError, need
@@ -60,6 +61,9 @@ FREQUENT: dict[type, tuple[str, ...]] = {
     DistillConfig: ("teacher", "chats", "tasks", "on_policy"),
     GrpoConfig: ("tasks", "rewards", "recipe", "prompts", "group", "max_new"),
 }
+
+
+Offers = Callable[[type, str], bool]  # of the fields of a part, which become options
 
 
 def config_names() -> list[str]:
@@ -176,7 +180,7 @@ def _with_options(config: Config, options: list[str], program: str, description:
         program,
         default=config,
         description=description,
-        rules=_option_rules(short=short and asks_for_help),
+        rules=_option_rules(_frequent if short and asks_for_help else _named_in(options, config)),
     )
 
     # An objective without changes is the recipe's, so that config.json stays as it was.
@@ -197,7 +201,29 @@ def _last_value(options: list[str], option: str) -> str:
     return value
 
 
-def _option_rules(short: bool) -> ConstructorRegistry:
+def _frequent(part: type, name: str) -> bool:
+    """Return whether --help shows a field."""
+    return name in FREQUENT.get(part, (name,))
+
+
+def _named_in(options: list[str], config: Config) -> Offers:
+    """Return which fields to offer for a line: those that it names, and all if one is unknown.
+
+    tyro takes half a millisecond for each field, and only a wrong option needs its neighbours.
+    """
+    known = {option_of(path): path.split(".") for path, _ in leaves(config)}
+    known |= {negated(option): path for option, path in known.items()}
+    named: set[str] = set()
+    for word in options:
+        if word.startswith("--"):
+            option = word.partition("=")[0].replace("_", "-")
+            if option not in known:
+                return lambda part, name: True
+            named.update(known[option])
+    return lambda part, name: name in named
+
+
+def _option_rules(offers: Offers) -> ConstructorRegistry:
     """Return the rules by which tyro turns the fields of a config into options."""
     registry = ConstructorRegistry()
 
@@ -210,7 +236,7 @@ def _option_rules(short: bool) -> ConstructorRegistry:
         specs = []
         for name, hint in get_type_hints(type(part), include_extras=True).items():
             value = getattr(part, name)
-            if short and name not in FREQUENT.get(type(part), (name,)):
+            if not offers(type(part), name):
                 continue
             if name in ("sft", "dpo", "distill", "grpo") and value is None:
                 continue

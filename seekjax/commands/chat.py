@@ -12,7 +12,7 @@ from rich.console import Console
 
 from seekjax.commands.common import Flat, keep_compiled, parse_options
 from seekjax.commands.generate import ModelOptions, new_text, stop_at_end
-from seekjax.commands.terminal import DIM, console, print_text
+from seekjax.console import DIM, console, print_text
 from seekjax.data.chat import ChatTemplate, Message, ReasoningParser, TemplateName, load_chat
 from seekjax.data.tokenizer import THINK, THINK_END, Tokenizer
 from seekjax.errors import SeekjaxError

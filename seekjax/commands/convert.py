@@ -130,7 +130,7 @@ def to_gguf(source: Path, path: Path, kind: Type, mesh: MeshConfig, trust: bool 
 def _check_float32(config: Config) -> None:
     """Raise WeightsError for a run with quantised weights."""
     need(
-        config.kernel.weights == "float32",
+        config.kernel.weights == config.kernel.vocabulary == "float32",
         f"{config.out} has {config.kernel.weights} weights: convert the run that they are from.",
         WeightsError,
     )

@@ -13,8 +13,8 @@ import tyro
 from rich.console import Console
 
 from seekjax.commands.common import Flat, keep_compiled, parse_options
-from seekjax.commands.terminal import DIM, console, print_text
 from seekjax.config import KernelConfig
+from seekjax.console import DIM, console, print_text
 from seekjax.data.tokenizer import Tokenizer
 from seekjax.generate.generator import Generation, Generator
 from seekjax.generate.sampling import Sampling
@@ -29,7 +29,8 @@ class ModelOptions:
 
     # a run's folder, or that of a published checkpoint
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="model")]
-    # of weights and activations; default: a run's own, float32 for a checkpoint
+    # of weights and activations; default: a run's own, and that of a checkpoint's files (on a CPU
+    # float32, which is faster, if it fits into the memory)
     dtype: Literal["float32", "bfloat16"] | None = None
     cache: Literal["same", "bfloat16", "fp8"] = "same"  # of latents; same: as dtype
     # let the prediction module draft tokens; default: if there is one and it is faster, so not on

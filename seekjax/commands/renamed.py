@@ -25,7 +25,7 @@ def current_options(options: list[str], config: Config, name: str) -> tuple[list
     """
     if config.grpo is not None and config.grpo.objective is None:
         config = replace(config, grpo=replace(config.grpo, objective=Objective()))
-    flags = {_option_of(path) for path in switches(config)}
+    flags = {option_of(path) for path in switches(config)}
     words: list[str] = []
     notices = []
     for word in options:
@@ -98,6 +98,6 @@ def _current_name(option: str, config: Config, name: str) -> str:
     return RENAMED.get(option, option)
 
 
-def _option_of(path: str) -> str:
+def option_of(path: str) -> str:
     """Return the option of a field: --grpo.keep-mask for grpo.objective.keep_mask."""
     return "--" + path.replace("grpo.objective.", "grpo.").replace("_", "-")

@@ -12,7 +12,7 @@ import tyro
 from rich.text import Text
 
 from seekjax.commands.common import parse_options
-from seekjax.commands.terminal import console
+from seekjax.console import console
 from seekjax.data import DataError
 from seekjax.errors import need
 from seekjax.terminal import visible

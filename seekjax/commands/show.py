@@ -13,7 +13,7 @@ import jax
 
 from seekjax.axes import contracted
 from seekjax.commands.arguments import parse
-from seekjax.config import Config
+from seekjax.config import Config, KernelConfig
 from seekjax.errors import ConfigError
 from seekjax.placement import use_mesh
 from seekjax.post.names import check_names
@@ -37,8 +37,9 @@ def table(config: Config) -> str:
     trained. If mesh.data is 0, it is what the devices here leave to it, at least 1. Raises
     ConfigError as a run would.
     """
-    kind = config.kernel.weights
-    config = replace(config, kernel=replace(config.kernel, weights="float32"))
+    kernel = config.kernel
+    trained = replace(kernel, weights="float32", vocabulary="float32")
+    config = replace(config, kernel=trained)
     mesh_of = partial(abstract_mesh, devices=jax.device_count())
     check_names(config)
     validate(config, mesh_of)
@@ -46,7 +47,7 @@ def table(config: Config) -> str:
     with use_mesh(mesh_of(config.mesh)) as mesh:
         spec = RunSpec(config)
         state, axes = spec.abstract_state(), spec.state_axes()
-        groups = array_rows(state, axes, kind)
+        groups = array_rows(state, axes, kernel)
 
     sizes = [math.prod(x.shape) for x in jax.tree.leaves(state.params)]
     heading = f"{sum(sizes):,} parameters, prediction modules included, on "
@@ -59,11 +60,13 @@ def table(config: Config) -> str:
     return "\n\n".join(parts)
 
 
-def array_rows(state: TrainState, axes: TrainState, kind: str) -> dict[str, list[listing.Row]]:
-    """Return the rows of each group of arrays, with the weights stored as `kind`."""
+def array_rows(
+    state: TrainState, axes: TrainState, kernel: KernelConfig
+) -> dict[str, list[listing.Row]]:
+    """Return the rows of each group of arrays, with the weights stored as `kernel` says."""
     balance = listing.rows(state.balance, axes.balance)
-    if kind != "float32":
-        weights = _quantised_rows(state.params, axes.params, typing.cast(Kind, kind))
+    if kernel.weights != "float32" or kernel.vocabulary != "float32":
+        weights = _quantised_rows(state.params, axes.params, kernel)
         return {"parameters": weights, "balance bias": balance}
 
     groups = {
@@ -111,10 +114,10 @@ def savings(sizes: dict[str, int]) -> str:
     return listing.align(lines, left=1)
 
 
-def _quantised_rows(params: Any, axes: Any, kind: Kind) -> list[listing.Row]:
+def _quantised_rows(params: Any, axes: Any, kernel: KernelConfig) -> list[listing.Row]:
     """The values and scales of each matrix, placed by the mesh in use."""
     try:
-        stored = abstract_tree(params, axes, kind)
+        stored = abstract_tree(params, axes, kernel)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

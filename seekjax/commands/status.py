@@ -83,7 +83,8 @@ def reason(error: BaseException) -> str:
         where = f"{error.filename}: " if error.filename else ""
         return f"the machine refused: {where}{error.strerror}."
     name = type(error).__name__
-    return f"seekjax failed with {name}{f' ({message})' if message else ''}: this is a defect."
+    shown = f"{name} ({message})" if message else name
+    return f"this failed with {shown}: a defect of seekjax, or of code that the config names."
 
 
 def is_unread() -> bool:

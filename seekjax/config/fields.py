@@ -30,14 +30,21 @@ def named_choices(config: Any, path: str = "") -> Iterator[tuple[str, str]]:
         yield from _names_of(hints[field.name], value, path + field.name)
 
 
-def switches(config: Any, path: str = "") -> Iterator[str]:
-    """Yield the path of every boolean field in a config, such as "data.mask_documents"."""
+def leaves(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (path, value) of each field without fields of its own, such as ("lora.rank", 0)."""
     for field in fields(config):
         value = getattr(config, field.name)
+        if is_dataclass(value):
+            yield from leaves(value, f"{path}{field.name}.")
+        else:
+            yield path + field.name, value
+
+
+def switches(config: Any) -> Iterator[str]:
+    """Yield the path of every boolean field in a config, such as "data.mask_documents"."""
+    for path, value in leaves(config):
         if isinstance(value, bool):
-            yield path + field.name
-        elif is_dataclass(value):
-            yield from switches(value, f"{path}{field.name}.")
+            yield path
 
 
 def _names_of(hint: Any, value: Any, path: str) -> Iterator[tuple[str, str]]:

@@ -112,9 +112,10 @@ class ModelConfig:
     # the experts that the balance loss counts: bare: the top K of the scores, with neither bias nor
     # groups (V3 equation 18); routed: those that a token visits (V2 equation 24)
     balance_choice: Literal["bare", "routed"] = "bare"
-    # alpha2 / alpha1 and alpha3 / alpha1 of V2: balance of the load of groups, and of the tokens
-    # sent to groups, relative to that of experts (V2 equations 26-31; its groups are devices)
+    # alpha2 / alpha1 of V2: balance of the load of groups, relative to that of experts (V2
+    # equations 26-28; its groups are devices)
     group_balance: NotNegative = 0.0
+    # alpha3 / alpha1 of V2: balance of the tokens sent to groups (V2 equations 29-31)
     send_balance: NotNegative = 0.0
 
     # Multi-token prediction (V3 section 2.2) and the rest

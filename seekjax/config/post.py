@@ -54,8 +54,8 @@ class ChatConfig:
 class SamplesConfig(ChatConfig):
     """Conversations and solved problems to learn from."""
 
-    # .jsonl files of {"messages": [{"role", "content"}, ...]}; an answer may hold
-    # <think>...</think>
+    # .jsonl files of {"messages": [{"role", "content"}, ...]}, or of ShareGPT's or Alpaca's rows;
+    # an answer may hold <think>...</think>, or have "reasoning_content" and "weight"
     chats: tuple[str, ...] = ()
     # solved problems of tasks: addition, countdown, arithmetic, equation, knights, program,
     # gym:FAMILY, jsonl:FILE of questions and answers, or module:name; :LEVEL after it for one level
@@ -87,7 +87,8 @@ class SftConfig(SamplesConfig):
 class DpoConfig(ChatConfig):
     """Direct preference optimisation (2305.18290). train.batch counts texts, two of each pair."""
 
-    # .jsonl files of {"prompt": text or "messages": [...], "chosen": text, "rejected": text}
+    # .jsonl files of {"prompt": text or "messages": [...], "chosen": text, "rejected": text}, with
+    # "system" or without
     pairs: tuple[str, ...] = ()
     # strength of the KL penalty: larger keeps the policy closer to the reference, the initial
     # weights

@@ -51,7 +51,7 @@ class DataConfig:
     """What the model reads."""
 
     # stdlib, arithmetic, stories, module:name, or paths of .txt .jsonl .parquet .arrayrecord files
-    # or folders of them
+    # or folders of them; .txt and .jsonl may be compressed (.gz .xz .bz2 .zst)
     sources: tuple[Name, ...] = ("stdlib",)
     # share of documents drawn from each source; empty = equal shares
     weights: tuple[Positive, ...] = ()
@@ -109,6 +109,8 @@ class KernelConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     # as stored; the others come from `seekjax quantize` and cannot be trained (seekjax/quant)
     weights: Literal["float32", "int8", "int4", "fp8"] = "float32"
+    # embedding and head as stored; the others come from `seekjax quantize` too
+    vocabulary: Literal["float32", "bfloat16", "int8"] = "float32"
     # of latents while decoding; same: as dtype; fp8: E4M3 with float32 scales, rotary in bfloat16
     cache: Literal["same", "bfloat16", "fp8"] = "same"
     # scores, softmax and values of all heads

@@ -11,6 +11,8 @@ from seekjax.config.recipes import objective_of
 from seekjax.config.values import check_values
 from seekjax.errors import need
 
+MOST_SIZES = 10_000  # of a growing batch: each is a knot of every schedule
+
 
 def check_run(config: Config) -> None:
     """Raise ConfigError for batches, schedules, lengths or settings that do not fit each other."""
@@ -21,8 +23,9 @@ def check_run(config: Config) -> None:
     check_lengths(config)
 
     need(
-        config.kernel.weights == "float32",
-        f"kernel.weights is {config.kernel.weights}: quantised weights cannot be trained, "
+        config.kernel.weights == config.kernel.vocabulary == "float32",
+        f"kernel.weights is {config.kernel.weights} and kernel.vocabulary "
+        f"{config.kernel.vocabulary}: quantised weights cannot be trained, "
         "train the run they are from.",
     )
 
@@ -52,6 +55,12 @@ def check_batches(train: TrainConfig) -> None:
         "train.batch_start without train.batch_ramp: say over which share of the run the "
         "batch grows.",
     )
+    sizes = (train.batch - train.batch_start) // micro if grows else 0
+    need(
+        sizes <= MOST_SIZES,
+        f"the batch would grow from {train.batch_start:,} to {train.batch:,} in {sizes:,} sizes: "
+        f"make train.micro_batch {micro:,} larger, for at most {MOST_SIZES:,}.",
+    )
 
 
 def check_lengths(config: Config) -> None:
@@ -69,10 +78,11 @@ def check_lengths(config: Config) -> None:
 
 def check_schedule(name: str, schedule: Schedule) -> None:
     """Raise ConfigError unless the pieces end at rising shares of the run, the last at 1."""
+    need(schedule, f"{name} has no pieces: write UNTIL:TO for each, as in 0.3:1 1:0.1:cosine.")
     ends = [piece.until for piece in schedule]
     rising = all(before < after for before, after in itertools.pairwise([0.0, *ends]))
     need(
-        bool(ends) and rising and math.isclose(ends[-1], 1),
+        rising and math.isclose(ends[-1], 1),
         f"{name} has pieces that end at {ends}: they must end at rising shares of the run, "
         "the last at 1.",
     )

@@ -2,15 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from seekjax.config import DataConfig
 from seekjax.data.files import DocumentFile
-from seekjax.data.listing import name_files, open_path
+from seekjax.data.listing import count_files, name_files, open_path
 from seekjax.data.sources import SOURCES
 from seekjax.data.split import Split, hash_fraction, held_out_mask
 from seekjax.errors import DataError, SeekjaxError, need
@@ -131,7 +131,7 @@ def load_corpus(config: DataConfig) -> Corpus:
 
     weights = _normalised_weights(config)
     sources = [_load(name, weight, config) for name, weight in zip(config.sources, weights)]
-    return Corpus(tuple(sources))
+    return Corpus(tuple(_with_shared_files(sources)))
 
 
 def need_distinct(names: Sequence[str], field: str, advice: str) -> None:
@@ -171,6 +171,23 @@ def _normalised_weights(config: DataConfig) -> list[float]:
 
     total = sum(weights)
     return [weight / total for weight in weights]
+
+
+def _with_shared_files(sources: Sequence[Source]) -> Iterator[Source]:
+    """Yield the sources with a note on files that an earlier source has too: they count twice."""
+    first: dict[Path, str] = {}
+    for source in sources:
+        shared = []
+        for facts in () if is_named(source.name) else source.files:
+            file = Path(facts["name"]).expanduser().resolve()
+            if file in first:
+                shared.append(facts["name"])
+            first.setdefault(file, source.name)
+
+        if shared:
+            note = f"{source.name}: has {count_files(shared)} of another source too"
+            source = replace(source, notes=(*source.notes, f"{note} ({name_files(shared)})"))
+        yield source
 
 
 def _load(name: str, weight: float, config: DataConfig) -> Source:
@@ -273,9 +290,12 @@ def _split_by_hash(
     # Say what is left out.
     empty = [shard["name"] for shard in facts if shard["train"] + shard["held_out"] == 0]
     if empty:
-        notes = [*notes, f"{name}: {len(empty):,} files are empty ({name_files(empty)})"]
+        notes = [
+            *notes,
+            f"{name}: left out {count_files(empty)} without text ({name_files(empty)})",
+        ]
     if not full.all():
-        notes = [*notes, f"{name}: {(~full).sum():,} empty documents are left out"]
+        notes = [*notes, f"{name}: left out empty documents, {(~full).sum():,} of them"]
 
     return Source(
         name=name,

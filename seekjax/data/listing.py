@@ -75,10 +75,15 @@ def open_path(path: Path, text_field: str) -> Listing:
         DataError,
     )
     notes = [
-        *_note(path, unknown, "of unknown formats"),
-        *_note(path, repeated, "that are other names of files already read"),
+        *_note(path, unknown, "of unknown format"),
+        *_note(path, repeated, "under another name of one that is read"),
     ]
     return Listing(files, notes)
+
+
+def count_files(files: Sequence[Path | str]) -> str:
+    """Return the number of some files as words."""
+    return "1 file" if len(files) == 1 else f"{len(files):,} files"
 
 
 def name_files(paths: Sequence[Path | str]) -> str:
@@ -157,4 +162,4 @@ def _note(folder: Path, files: list[Path], kind: str) -> list[str]:
     if not files:
         return []
     names = [str(file.relative_to(folder)) for file in files]
-    return [f"{folder}: {len(files):,} files {kind} are left out ({name_files(names)})"]
+    return [f"{folder}: left out {count_files(files)} {kind} ({name_files(names)})"]

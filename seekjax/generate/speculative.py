@@ -30,6 +30,7 @@ from seekjax.generate.state import (
 from seekjax.model.mtp import PredictionModule, ahead
 from seekjax.model.rope import angles
 from seekjax.model.transformer import Output
+from seekjax.quant.formats import rows
 
 # independent uses of the random numbers of one position
 DRAW_TOKEN = 0
@@ -174,7 +175,7 @@ def draft_forward(
     for kind, tree in variables.items():
         if "mtp_1" in tree:
             weights[kind] = tree["mtp_1"]
-    token_BTD = variables["params"]["embed"][next_BT]
+    token_BTD = rows(variables["params"]["embed"], next_BT, decoder.kernel.dtype)
     mask_BT = jnp.ones((B, T), bool)
 
     output: Any = module.apply(

@@ -12,6 +12,7 @@ from seekjax.generate.sampling import log_prob
 from seekjax.kernels.small_batch import SMALL_BATCH
 from seekjax.model.block import unstack
 from seekjax.model.transformer import Transformer, other_products
+from seekjax.quant.formats import Quantised, Weight, dense, product
 from seekjax.quant.tree import is_quantised, ready
 from sharding.mesh import platform
 from sharding.rules import constrain
@@ -116,9 +117,13 @@ def last_hidden(hidden_BTD: jax.Array, length_B: jax.Array) -> jax.Array:
     return jnp.take_along_axis(hidden_BTD, index_B11, 1)[:, 0]
 
 
-def output_logits(hidden_BD: jax.Array, head_DV: jax.Array) -> jax.Array:
+def output_logits(hidden_BD: jax.Array, head_DV: Weight) -> jax.Array:
     """Return float32 logits, replicated along the vocabulary because a draw reads all of them."""
-    logit_BV = jnp.einsum("BD,DV->BV", hidden_BD, head_DV, preferred_element_type=jnp.float32)
+    if isinstance(head_DV, Quantised) and platform() == "cpu":
+        logit_BV = product(hidden_BD.astype(jnp.float32), head_DV)
+    else:
+        head_DV = dense(head_DV, hidden_BD.dtype)
+        logit_BV = jnp.einsum("BD,DV->BV", hidden_BD, head_DV, preferred_element_type=jnp.float32)
     return constrain(logit_BV, "batch -")
 
 

@@ -1,15 +1,18 @@
 """A published checkpoint into sharded arrays, one tensor of the files at a time.
 
 Our layers are stacked, so each stack is filled layer by layer in device memory. The host holds one
-layer of one array, and only the part that its own devices need.
+layer of one array, and only the part that its own devices need. A matrix that is to be quantised is
+rounded layer by layer as well, so that the float weights are never in memory together.
 """
 
+import math
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +22,23 @@ import numpy as np
 from jax.sharding import NamedSharding, Sharding
 
 from seekjax.config import KernelConfig, ModelConfig
+from seekjax.errors import WeightsError
 from seekjax.hf.names import Tensor, tensors
 from seekjax.hf.published import PublishedCheckpoint, open_published
-from seekjax.model.abstract import abstract_variables
+from seekjax.memory import check_room
+from seekjax.model.abstract import abstract_variables, named_variables
+from seekjax.quant.formats import Quantised
+from seekjax.quant.tree import quantiser, tree_bytes
+from sharding.place import axes_of
+from sharding.show import human
 
 # Of one of our arrays: index in its leading axes -> (tensor of the files, number of its part).
 Sources = dict[tuple[int, ...], tuple[Tensor, int]]
+# An array, or the values and scales of a quantised one.
+Stored = Any
 
+COPIES = 5  # of the largest layer of an array that reading and rounding it holds, as measured
+EVERY = 10  # seconds between lines of progress
 READERS = 2  # threads: one reads while the other rearranges; each holds a tensor
 
 
@@ -33,30 +46,85 @@ def load(directory: Path, kernel: KernelConfig | None = None) -> tuple[ModelConf
     """Return the model of a published checkpoint and its {"params", "balance"}.
 
     The arrays are placed by the rules on the mesh in use, or on the default device. Matrices are in
-    kernel.dtype, or in KernelConfig's default; norms, router and bias in float32. No tensor is read
-    before names, shapes and dtypes of all are known to fit config.json. Raises WeightsError.
+    kernel.dtype, or in KernelConfig's default; norms, router and bias in float32. With a format in
+    kernel.weights, the matrices have that, and embedding and head that of kernel.vocabulary. No
+    tensor is read before names, shapes and dtypes of all are known to fit config.json. Raises
+    WeightsError, also if the weights do not fit into the memory that is free.
     """
     kernel = kernel or KernelConfig()
-    checkpoint = open_published(Path(directory).expanduser())
+    folder = Path(directory).expanduser()
+    checkpoint = open_published(folder)
     for note in checkpoint.notes:
         print(f"note: {note}", file=sys.stderr)
-    model = checkpoint.config.model
-    sources_of = _sources(model)
 
-    def read(path: tuple[Any, ...], wanted: jax.ShapeDtypeStruct) -> jax.Array:
+    model = checkpoint.config.model
+    read_as, stored_as = described(model, kernel)
+    check_room(
+        stored_as,
+        _working_bytes(read_as),
+        f"reading {folder} as {kernel.dtype if kernel.weights == 'float32' else kernel.weights}",
+        "quantise it (seekjax quantize --to int8 or int4), or use a machine or a --mesh with more",
+        WeightsError,
+    )
+    progress = Progress(tree_bytes(read_as))
+    sources_of = _sources(model)
+    axes = axes_of(named_variables(model, replace(kernel, weights="float32")))
+
+    def read(path: tuple[Any, ...], x: jax.ShapeDtypeStruct, stored: Stored, axes: str) -> Stored:
         names = tuple(key.key for key in path)
         if names not in sources_of:  # the balance bias of a model that routes without one
-            return jnp.zeros(wanted.shape, wanted.dtype, device=wanted.sharding)
+            return jnp.zeros(x.shape, x.dtype, device=x.sharding)
+        read_one = _read_stack if names[1].endswith("_layers") else _read_stored
+        array = read_one(path, x, stored, axes, sources_of[names], checkpoint)
+        progress.add(tree_bytes(x))
+        return array
 
-        sources = sources_of[names]
-        if not _is_exact(sources):
-            wanted = wanted.update(dtype=kernel.dtype)
-        if names[1].endswith("_layers"):
-            return _read_stack(wanted, sources, checkpoint)
-        return _read_array(wanted, sources, checkpoint)
+    return model, jax.tree_util.tree_map_with_path(read, read_as, stored_as, axes)
 
-    abstract = abstract_variables(model, replace(kernel, weights="float32"))
-    return model, jax.tree_util.tree_map_with_path(read, abstract)
+
+def described(model: ModelConfig, kernel: KernelConfig) -> tuple[dict, dict]:
+    """Return the model's arrays as they are read from the files, and as they are stored then."""
+    plain = replace(kernel, weights="float32", vocabulary="float32")
+    read_as = abstract_variables(model, plain)
+    stored_as = abstract_variables(model, kernel)
+    exact = {path for path, sources in _sources(model).items() if _is_exact(sources)}
+
+    def in_dtype(path: tuple[Any, ...], x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        names = tuple(key.key for key in path)
+        return x if names in exact or names[0] == "balance" else x.update(dtype=kernel.dtype)
+
+    if kernel.weights == "float32" and kernel.vocabulary == "float32":
+        read_as = jax.tree_util.tree_map_with_path(in_dtype, read_as)
+        return read_as, read_as
+    return read_as, stored_as
+
+
+class Progress:
+    """Says on stderr now and then how much has been read."""
+
+    def __init__(self, total: int):
+        self.total = total
+        self.done = 0
+        self._said = time.monotonic()
+
+    def add(self, size: int) -> None:
+        """Count bytes that were read."""
+        self.done += size
+        now = time.monotonic()
+        if now - self._said > EVERY:
+            self._said = now
+            line = f"    {human(self.done)} of {human(self.total)} read"
+            print(line, file=sys.stderr, flush=True)
+
+
+def _working_bytes(read_as: dict) -> int:
+    """Return the bytes that reading and rounding the largest layer of an array takes."""
+    largest = 0
+    for path, x in jax.tree_util.tree_leaves_with_path(read_as):
+        stacked = path[1].key.endswith("_layers")
+        layer = x.shape[1:] if stacked else x.shape
+        largest = max(largest, math.prod(layer) * x.dtype.itemsize)
+    return COPIES * largest
 
 
 def _sources(model: ModelConfig) -> dict[tuple[str, ...], Sources]:
@@ -77,25 +145,62 @@ def _is_exact(sources: Sources) -> bool:
 
 
 def _read_stack(
-    wanted: jax.ShapeDtypeStruct, sources: Sources, checkpoint: PublishedCheckpoint
-) -> jax.Array:
+    path: tuple[Any, ...],
+    x: jax.ShapeDtypeStruct,
+    stored: Stored,
+    axes: str,
+    sources: Sources,
+    checkpoint: PublishedCheckpoint,
+) -> Stored:
     """Read a stack of layers, filled one after another in device memory."""
-    stack = jnp.zeros(wanted.shape, wanted.dtype, device=wanted.sharding)
-    layer_sharding = wanted.sharding
-    if isinstance(layer_sharding, NamedSharding):  # without the layers' axis, which is never split
-        spec = layer_sharding.spec
-        layer_sharding = NamedSharding(layer_sharding.mesh, type(spec)(*spec[1:]))
-    wanted_layer = jax.ShapeDtypeStruct(wanted.shape[1:], wanted.dtype, sharding=layer_sharding)
+    stack = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype, device=a.sharding), stored)
+    layer_of_x, layer_of_stored = _layer_of(x), jax.tree.map(_layer_of, stored)
+    layer_axes = axes.partition(" ")[2]
 
-    set_layer = _set_layer(wanted.sharding)
-    for layer in range(wanted.shape[0]):
+    for layer in range(x.shape[0]):
         layer_sources = {
             index[1:]: source for index, source in sources.items() if index[0] == layer
         }
-        # Without a name for the layer's array: a name would keep it while the next one is read.
-        stack = set_layer(stack, _read_array(wanted_layer, layer_sources, checkpoint), layer)
+        piece = _read_stored(
+            path, layer_of_x, layer_of_stored, layer_axes, layer_sources, checkpoint
+        )
+        stack = jax.tree.map(partial(_with_layer, layer), stack, piece)
+        del piece  # a name would keep it while the next one is read
         jax.block_until_ready(stack)  # otherwise the arrays of many layers would wait in memory
     return stack
+
+
+def _with_layer(layer: int, stack: jax.Array, piece: jax.Array) -> jax.Array:
+    """Return the stack with this layer, in the same memory."""
+    return _set_layer(stack.sharding)(stack, piece, layer)
+
+
+def _layer_of(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """Return one layer of a stack, without the layers' axis, which is never split."""
+    place = x.sharding
+    if isinstance(place, NamedSharding):
+        spec = place.spec
+        place = NamedSharding(place.mesh, type(spec)(*spec[1:]))
+    return jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=place)
+
+
+def _read_stored(
+    path: tuple[Any, ...],
+    x: jax.ShapeDtypeStruct,
+    stored: Stored,
+    axes: str,
+    sources: Sources,
+    checkpoint: PublishedCheckpoint,
+) -> Stored:
+    """Read an array and store it as it is described."""
+    array = _read_array(x, sources, checkpoint)
+    if not isinstance(stored, Quantised):
+        return array.astype(stored.dtype)
+
+    convert = quantiser(path, axes, stored.kind, x)
+    quantised = jax.block_until_ready(convert(array))
+    array.delete()
+    return quantised
 
 
 def _read_array(
@@ -162,7 +267,7 @@ def _set_layer(sharding: Sharding) -> Callable[[jax.Array, jax.Array, int], jax.
 
     def set_layer(stack, piece, layer):
         # Moved as integers: for bfloat16, XLA on CPU converts the whole stack to float32.
-        raw = {2: jnp.uint16, 4: jnp.uint32}[stack.dtype.itemsize]
+        raw = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[stack.dtype.itemsize]
         raw_stack = jax.lax.bitcast_convert_type(stack, raw)
         raw_piece = jax.lax.bitcast_convert_type(piece, raw)
         filled = jax.lax.dynamic_update_index_in_dim(raw_stack, raw_piece, layer, 0)

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -54,6 +54,12 @@ class PublishedCheckpoint(NamedTuple):
             WeightsError,
         )
         return fp8_blocks.dequantise(x, scale)
+
+    def vocabulary_dtype(self) -> Literal["float32", "bfloat16"]:
+        """Return the dtype that holds the values of embedding and head exactly."""
+        names = set(SHARED.values())
+        halves = all(self.files.entries[name].dtype.name == "bfloat16" for name in names)
+        return "bfloat16" if halves else "float32"
 
     def part(self, tensor: Tensor, number: int) -> np.ndarray:
         """Return one of our arrays that a tensor holds, with rotary pairs as neighbours."""

@@ -31,10 +31,10 @@ def abstract_variables(model: ModelConfig, kernel: KernelConfig) -> dict:
     named = named_variables(model, kernel)
     axes = axes_of(named)
     placed = jax.tree.map(_placed, unbox(named), axes)
-    if kernel.weights != "float32":
+    if kernel.weights != "float32" or kernel.vocabulary != "float32":
         try:
             params = placed["params"]
-            placed["params"] = abstract_tree(params, axes["params"], kernel.weights)
+            placed["params"] = abstract_tree(params, axes["params"], kernel)
         except ValueError as error:
             raise RunError(str(error)) from error
     return placed

@@ -7,6 +7,7 @@ from seekjax.config import ModelConfig
 from seekjax.config.values import check_values
 from seekjax.errors import need
 from seekjax.model.attention import ATTENTION
+from seekjax.model.attention.kind import AttentionKind
 from seekjax.model.routing import SCORES
 
 
@@ -61,6 +62,11 @@ def _check_routing(model: ModelConfig) -> None:
 
 def _check_attention(model: ModelConfig) -> None:
     kind = ATTENTION.find(model.attention)
+    need(
+        issubclass(kind, AttentionKind),
+        f"model.attention {model.attention} is not a subclass of AttentionKind "
+        "(seekjax/model/attention/kind.py).",
+    )
     need(
         model.rotary % 2 == 0,
         f"model.rotary is {model.rotary}: rotary widths come in pairs, make it even.",

@@ -3,9 +3,11 @@ prediction.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -15,6 +17,7 @@ from seekjax.model.block import Block, stacked
 from seekjax.model.module import Module, rms_norm
 from seekjax.model.mtp import PredictionModule, ahead
 from seekjax.model.rope import angles
+from seekjax.quant.formats import dense, rows
 from sharding.rules import constrain
 
 # By name of the stack (with one more axis in front: L) or prediction module: load_E, balance_loss,
@@ -31,7 +34,7 @@ class Output(NamedTuple):
 
     hidden_BTD: Array
     mtp_BTD: tuple[Array, ...]  # of each prediction depth
-    head_DV: Array
+    head_DV: Any  # an array; Quantised if it is stored so and the model is unrolled
     balance: Balance
     cache: Any
 
@@ -75,9 +78,14 @@ class Transformer(Module):
         angle = angles(m, position_BT)
 
         # Embedding
-        embed_VD = constrain(self.array("embed", "vocab embed"), "vocab -")
-        head_DV = self.array("head", "embed vocab")
-        x_BTD = constrain(embed_VD[tokens_BT], "batch sequence embed")
+        embed_VD = jax.tree.map(
+            partial(constrain, axes="vocab -"), self.weight("embed", "vocab embed")
+        )
+        head_DV = self.weight("head", "embed vocab")
+        if not self.unrolled:
+            head_DV = dense(head_DV, self.kernel.dtype)
+        x_BTD = rows(embed_VD, tokens_BT, self.kernel.dtype)
+        x_BTD = constrain(x_BTD, "batch sequence embed")
 
         # Layers
         context = (angle, segment_BT, mask_BT)
@@ -100,7 +108,8 @@ class Transformer(Module):
             for k in range(1, m.mtp_depth + 1):
                 name = f"mtp_{k}"
                 next_BT = ahead(mtp_tokens_BX, k, T)
-                token_BTD = constrain(embed_VD[next_BT], "batch sequence embed")
+                token_BTD = rows(embed_VD, next_BT, self.kernel.dtype)
+                token_BTD = constrain(token_BTD, "batch sequence embed")
                 module = self.build(PredictionModule, name=name)
                 h_BTD, (_, balance[name]) = module(h_BTD, token_BTD, *context)
                 mtp_BTD.append(h_BTD)

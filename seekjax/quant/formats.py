@@ -130,6 +130,14 @@ def dense(w: Weight, dtype: Any) -> Array:
     return w.dense(dtype) if isinstance(w, Quantised) else w
 
 
+def rows(w_VD: Weight, id_BT: Array, dtype: Any) -> Array:
+    """Return rows of the embedding, [B, T, D]: of a Quantised one in `dtype`."""
+    if not isinstance(w_VD, Quantised):
+        return w_VD[id_BT]
+    x_BTD = w_VD.values[id_BT].astype(jnp.float32) * w_VD.scale[id_BT]
+    return x_BTD.astype(dtype)
+
+
 def laid_out(
     weights: tuple[Weight, ...],
     axes: tuple[str, ...],

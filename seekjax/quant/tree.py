@@ -2,7 +2,8 @@
 exist, and the form that a device reads fastest.
 """
 
-from collections.abc import Collection
+import math
+from collections.abc import Callable, Collection
 from functools import cache, partial
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax
 from jax import Array
 
 from seekjax.axes import contracted
+from seekjax.config import KernelConfig
 from seekjax.quant.formats import Kind, Quantised, Weight, quantise
 from sharding.mesh import platform
 from sharding.rules import in_use, sharding, spec
@@ -21,51 +23,82 @@ def is_quantised(x: Any) -> bool:
 
 
 def quantisable(path: tuple) -> bool:
-    """Return whether a weight has a quantised form: every matrix but the router.
+    """Return whether a weight has a quantised form in every run: every matrix but the router.
 
-    Embedding, head, norms and biases stay as they are.
+    Norms and biases stay as they are; embedding and head have a setting of their own.
     """
     name = path[-1].key
     return name.startswith("w_") and name != "w_router"
 
 
+def stored_kind(path: tuple, kernel: KernelConfig) -> Kind | None:
+    """Return the format of a weight by the run's settings, None for an array."""
+    if quantisable(path):
+        return None if kernel.weights == "float32" else kernel.weights
+    if _is_vocabulary(path) and kernel.vocabulary == "int8":
+        return "int8"
+    return None
+
+
+def sums_of(path: tuple, axes: str) -> tuple[int, ...]:
+    """Return the axes that share a scale: the contracted ones, and in the embedding each row."""
+    return (-1,) if path[-1].key == "embed" else contracted(axes)
+
+
 def quantise_tree(
     params: dict,
     axes: dict,
-    kind: Kind,
+    kernel: KernelConfig,
     consume: bool = False,
 ) -> dict:
-    """Return params with its matrices in a format, one after another where they live.
+    """Return params as `kernel` stores them, one after another where they live.
 
     `consume` frees each matrix once it is rounded.
     """
-    rounded = partial(_quantise_leaf, kind=kind, consume=consume)
+    rounded = partial(_quantise_leaf, kernel=kernel, consume=consume)
     return jax.tree_util.tree_map_with_path(rounded, params, axes)
+
+
+def quantiser(
+    path: tuple,
+    axes: str,
+    kind: Kind,
+    x: jax.ShapeDtypeStruct | Array,
+) -> Callable[[Array], Quantised]:
+    """Return a compiled function that rounds a matrix of this shape where it lives.
+
+    Without a mesh, the experts of a layer are rounded one after another, in the memory of one.
+    """
+    sums = sums_of(path, axes)
+    if not in_use():
+        return _alone(kind, sums, axes.startswith("experts "))
+
+    places = jax.tree.map(sharding, _shapes(x.shape, x.dtype, kind, sums).axes(axes))
+    return jax.jit(partial(quantise, kind=kind, sums=sums), out_shardings=places)
+
+
+@cache
+def _alone(kind: Kind, sums: tuple[int, ...], has_experts: bool) -> Callable[[Array], Quantised]:
+    """Return the compiled function without a mesh; layers of one shape share it."""
+    convert: Callable = partial(quantise, kind=kind, sums=sums)
+    return jax.jit(partial(jax.lax.map, convert) if has_experts else convert)
 
 
 def _quantise_leaf(
     path: tuple,
     x: Array,
     axes: str,
-    kind: Kind,
+    kernel: KernelConfig,
     consume: bool,
 ) -> Weight:
-    if not quantisable(path):
-        return x
+    kind = stored_kind(path, kernel)
+    if kind is None:
+        return x.astype(kernel.vocabulary) if _is_vocabulary(path) else x
 
-    convert = _quantise
-    if in_use():
-        quantised_axes = _shapes(x.shape, x.dtype, kind, contracted(axes)).axes(axes)
-        places = jax.tree.map(sharding, quantised_axes)
-        convert = jax.jit(quantise, static_argnames=("kind", "sums"), out_shardings=places)
-
-    quantised = jax.block_until_ready(convert(x, kind=kind, sums=contracted(axes)))
+    quantised = jax.block_until_ready(quantiser(path, axes, kind, x)(x))
     if consume:
         x.delete()
     return quantised
-
-
-_quantise = jax.jit(quantise, static_argnames=("kind", "sums"))
 
 
 @cache
@@ -80,12 +113,16 @@ def _shapes(
     return jax.eval_shape(partial(quantise, kind=kind, sums=sums), w)
 
 
-def abstract_tree(params: dict, axes: dict, kind: Kind) -> dict:
+def _is_vocabulary(path: tuple) -> bool:
+    return path[-1].key in ("embed", "head")
+
+
+def abstract_tree(params: dict, axes: dict, kernel: KernelConfig) -> dict:
     """Return what `quantise_tree` makes of ShapeDtypeStructs, each with its place.
 
     Raises ValueError if a mesh would cut through a byte.
     """
-    leaf = partial(_abstract_leaf, kind=kind)
+    leaf = partial(_abstract_leaf, kernel=kernel)
     return jax.tree_util.tree_map_with_path(leaf, params, axes)
 
 
@@ -93,12 +130,13 @@ def _abstract_leaf(
     path: tuple,
     x: jax.ShapeDtypeStruct,
     axes: str,
-    kind: Kind,
+    kernel: KernelConfig,
 ) -> Any:
-    if not quantisable(path):
-        return x
+    kind = stored_kind(path, kernel)
+    if kind is None:
+        return x.update(dtype=kernel.vocabulary) if _is_vocabulary(path) else x
 
-    quantised = _shapes(x.shape, x.dtype, kind, contracted(axes))
+    quantised = _shapes(x.shape, x.dtype, kind, sums_of(path, axes))
     if in_use():
         places = jax.tree.map(sharding, quantised.axes(axes))
     else:
@@ -145,6 +183,6 @@ def _as_int8(w: Quantised) -> Quantised:
 
 
 def tree_bytes(tree: Any) -> int:
-    """Return the bytes of all arrays of a tree, over all devices."""
-    sizes = [x.nbytes for x in jax.tree.leaves(tree)]
+    """Return the bytes of all arrays of a tree, over all devices; they need not exist yet."""
+    sizes = [math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree)]
     return sum(sizes)

@@ -1,11 +1,12 @@
 """What the devices of a run can do, measured."""
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import jax
 import jax.numpy as jnp
+
+from seekjax.placement import without_mesh
 
 
 @cache
@@ -37,7 +38,5 @@ def matmul_peak(dtype: str, seconds: float = 0.3) -> float:
             best = min(best, time.perf_counter() - before)
         return best
 
-    # In a thread of its own the mesh in use is not, which may leave out some of these devices.
-    with ThreadPoolExecutor(1) as threads:
-        best = threads.submit(measure).result()
-    return 2 * size**3 / best * jax.device_count()
+    # The mesh in use may leave out some of these devices.
+    return 2 * size**3 / without_mesh(measure) * jax.device_count()

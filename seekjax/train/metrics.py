@@ -6,7 +6,6 @@ import math
 import os
 import secrets
 import signal
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,16 +14,16 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
 from seekjax.checkpoint.config_json import to_json
 from seekjax.config import Config
+from seekjax.console import console
 from seekjax.errors import RunError
 from seekjax.extras import import_extra
 from seekjax.storage import write_atomically
-from seekjax.terminal import TEXT_MARKS, is_terminal, visible
+from seekjax.terminal import TEXT_MARKS, visible
 from seekjax.train.signals import Signals
 
 Writer = Callable[[str, int, dict[str, float]], None]  # takes split, step and scalars of a report
@@ -230,10 +229,7 @@ class Screen:
 
     def __init__(self, steps: int, done: int, signals: Signals):
         is_first = jax.process_index() == 0
-        terminal = is_terminal(sys.stdout)
-        self.console = Console(
-            soft_wrap=True, highlight=False, force_terminal=terminal, quiet=not is_first
-        )
+        self.console = console(quiet=not is_first)
         self.steps = steps
         self.signals = signals
         self.kept = done  # the step of the last line that stays
@@ -241,7 +237,7 @@ class Screen:
         self.first: tuple[int, float] | None = None
 
         self.live: Progress | None = None
-        if is_first and terminal:
+        if is_first and self.console.is_terminal:
             # The description is cut where the line is too long.
             rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
             columns = (

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from seekjax.placement import without_mesh
 from seekjax.train.skip import names
 from seekjax.train.state import TrainState
 from seekjax.train.training import Batch, Gradient
@@ -73,7 +74,10 @@ def sums_of_bits(tree: Any) -> Sums:
         for shard in leaf.addressable_shards:
             parts.setdefault(shard.device, []).append(shard.data)
 
-    on_devices = {device: _sum_bits(arrays) for device, arrays in parts.items()}
+    # Each device alone, although a mesh of all of them is in use.
+    on_devices = without_mesh(
+        lambda: {device: _sum_bits(arrays) for device, arrays in parts.items()}
+    )
     return {device: np.asarray(sums) for device, sums in on_devices.items()}
 
 

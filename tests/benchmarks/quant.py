@@ -95,7 +95,9 @@ def speed(shape: str, turns: int) -> None:
             abstract_variables(model, kernel),
         )
         if kind != "float32":
-            variables["params"] = quantise_tree(variables["params"], axes, kind, consume=True)
+            variables["params"] = quantise_tree(
+                variables["params"], axes, KernelConfig(weights=kind), consume=True
+            )
         generators[kind] = Generator(model, variables, kernel, consume=True)
     forms = {
         kind: str(

@@ -94,6 +94,7 @@ def main(options: Scoreboard) -> int:
         sys.exit(f"there is no part {', '.join(sorted(unknown))}: the parts are {', '.join(PARTS)}")
 
     work = options.work or Path(tempfile.mkdtemp(prefix="reliability-"))
+    shutil.rmtree(work / "whole", ignore_errors=True)
     cache = work / "compiled"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
@@ -105,8 +106,8 @@ def main(options: Scoreboard) -> int:
         folder = work / name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        for row in PARTS[name](folder, options.share, random.Random(options.seed)):
-            row.note = run
+        for row in try_part(name, folder, options):
+            row.note = f"{row.note} {run}".strip()
             rows.append(row)
             print(row.line(), flush=True)
         shutil.rmtree(folder, ignore_errors=True)
@@ -118,6 +119,16 @@ def main(options: Scoreboard) -> int:
     missed = [row for row in rows if row.misses or not row.tried]
     print(f"{len(rows) - len(missed)} of {len(rows)} rows without a miss")
     return len(missed)
+
+
+def try_part(name: str, folder: Path, options: Scoreboard) -> list[Row]:
+    """Return the rows of a part; one that fails as a whole is a row with that miss."""
+    try:
+        return PARTS[name](folder, options.share, random.Random(options.seed))
+    except Exception as error:
+        row = Row(name, "the part runs")
+        row.check(False, f"{type(error).__name__}: {error}")
+        return [row]
 
 
 def write_table(path: Path, rows: list[Row]) -> None:

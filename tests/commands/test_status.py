@@ -29,11 +29,11 @@ def test_a_users_mistake_is_its_sentence(capsys):
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (KeyError("x"), "seekjax failed with KeyError ('x'): this is a defect."),
-        (AssertionError(), "seekjax failed with AssertionError: this is a defect."),
+        (KeyError("x"), "this failed with KeyError ('x'): a defect of seekjax"),
+        (AssertionError(), "this failed with AssertionError: a defect"),
         (RuntimeError("RESOURCE_EXHAUSTED: 3 GiB\nand more"), "there is not enough memory"),
         (OSError(28, "No space left on device", "a/b"), "a/b: No space left on device."),
-        (BaseException("panic" * 1000), "this is a defect."),
+        (BaseException("panic" * 1000), "a defect of seekjax"),
         (BrokenPipeError(32, "Broken pipe"), "Broken pipe"),
     ],
     ids=["defect", "wordless", "memory", "disk", "panic", "pipe"],

@@ -67,6 +67,12 @@ def test_few_documents_still_have_both_sides(tmp_path):
         assert len(source.train) == len(source.held_out) == 1
 
 
+def test_a_file_in_two_sources_is_named(tmp_path):
+    file = write_rows(tmp_path / "a.jsonl", [{"text": "one"}, {"text": "two"}])
+    corpus = load_corpus(DataConfig(sources=(str(tmp_path), str(file))))
+    assert corpus.left_out() == [f"{file}: has 1 file of another source too ({file})"]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

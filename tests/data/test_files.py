@@ -111,9 +111,7 @@ def test_compressed_shards_and_any_case_are_read(tmp_path):
     corpus = load_corpus(DataConfig(sources=(str(tmp_path),), held_out=0.0))
     [source] = pickle.loads(pickle.dumps(corpus)).sources
     assert sorted(source.train) == sorted(TEXTS)
-    assert corpus.left_out() == [
-        f"{tmp_path}: 2 files of unknown formats are left out (README.md, b)"
-    ]
+    assert corpus.left_out() == [f"{tmp_path}: left out 2 files of unknown format (README.md, b)"]
     assert corpus.manifest()["sources"][0]["left_out"] == corpus.left_out()
 
 
@@ -127,7 +125,7 @@ def test_links_are_followed_once(tmp_path):
     (tmp_path / "data" / "loop").symlink_to(tmp_path / "data")
     corpus = load_corpus(DataConfig(sources=(str(tmp_path / "data"),), held_out=0.0))
     assert sorted(corpus.sources[0].train) == sorted(TEXTS)
-    assert "1 files that are other names of files already read" in corpus.left_out()[0]
+    assert "left out 1 file under another name" in corpus.left_out()[0]
 
 
 def test_empty_documents_and_files_are_left_out_and_counted(tmp_path):
@@ -137,8 +135,8 @@ def test_empty_documents_and_files_are_left_out_and_counted(tmp_path):
     corpus = load_corpus(DataConfig(sources=(str(tmp_path),), held_out=0.0))
     assert list(corpus.sources[0].train) == ["one", "two"]
     assert corpus.left_out() == [
-        f"{tmp_path}: 2 files are empty ({tmp_path}/b.txt, {tmp_path}/c.txt)",
-        f"{tmp_path}: 3 empty documents are left out",
+        f"{tmp_path}: left out 2 files without text ({tmp_path}/b.txt, {tmp_path}/c.txt)",
+        f"{tmp_path}: left out empty documents, 3 of them",
     ]
     assert "nothing is held out" in corpus.notes()[-1]
 

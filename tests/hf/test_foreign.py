@@ -74,6 +74,7 @@ SMALL_MOONLIGHT = replace(
     route_scale=2.446,
     norm_eps=1e-5,
     latent_norm_eps=1e-6,
+    balance_choice="bare",
     rope=RopeConfig(base=50000.0),
 )
 

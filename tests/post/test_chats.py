@@ -1,6 +1,8 @@
 """Conversations become samples whose prompts are the rollouts' own, whose answers all are learnt
 once with their end, and whose faults are named."""
 
+import gzip
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -390,3 +392,12 @@ def test_rows_of_the_held_out_side_are_whole_and_end_in_padding():
 def test_what_is_asked_is_all_before_the_first_answer(tmp_path):
     assert question_key(TALK) == question_key(PLAIN) != question_key(TALK[1:])
     assert open_rows(write(tmp_path, "", {"a": 1}), "sft.chats").name_of(0).endswith("line 2")
+
+
+def test_compressed_rows_are_read_and_unread_keys_named(tmp_path):
+    file = write_rows(tmp_path / "rows.jsonl", [{"messages": PLAIN, "id": 1}])
+    packed = tmp_path / "rows.JSONL.gz"
+    packed.write_bytes(gzip.compress(file.read_bytes()))
+    corpus = load_samples(FORMS["v3"], chats=(str(packed),))
+    assert corpus.left_out()[0].endswith("how often each occurs: id 1")
+    assert len(corpus.sources[0].train) == 1

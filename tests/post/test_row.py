@@ -65,10 +65,12 @@ def test_other_keys_are_counted_and_named():
     unread = Counter()
     for _ in range(2):
         read_conversation(
-            {"id": 7, "messages": [{**QUESTION, "name": "Ann"}, ANSWER]}, "a line", unread
+            {"id": 7, "task": "x", "messages": [{**QUESTION, "name": "Ann"}, ANSWER]},
+            "a line",
+            unread,
         )
     assert describe_unread("a.jsonl", unread) == [
-        "a.jsonl: these keys are not read: id (2 times), name (2 times)"
+        "a.jsonl: keys that are not read, and how often each occurs: id 2, name 2"
     ]
     assert describe_unread("a.jsonl", Counter()) == []
 

@@ -16,14 +16,14 @@ from seekjax.config.validate import check_run
 from seekjax.errors import ConfigError
 from seekjax.generate.generator import Generator
 from seekjax.generate.sampling import Sampling
-from seekjax.generate.state import Decoder, decoding_variables
+from seekjax.generate.state import Decoder, decoding_variables, output_logits
 from seekjax.hf.save import save
 from seekjax.model.abstract import abstract_variables, named_variables
 from seekjax.model.init import init_params
 from seekjax.model.transformer import Transformer, logits
 from seekjax.open import open_model
 from seekjax.placement import use_mesh
-from seekjax.quant.formats import dense
+from seekjax.quant.formats import dense, quantise, rows
 from seekjax.quant.tree import is_quantised, tree_bytes
 from sharding.mesh import MeshConfig
 from sharding.place import axes_of
@@ -165,6 +165,32 @@ def test_the_command(folder, command):
     assert "w_down/values" in out
 
 
+def test_embedding_and_head_in_int8_too(folder):
+    _, after = write_quantised(folder / "whole", "int8", folder / "all", vocabulary="int8")
+    opened, whole = open_model(folder / "all"), open_model(folder / "whole").variables["params"]
+    assert opened.kernel.vocabulary == "int8"
+    assert after == tree_bytes(opened.variables)
+
+    # Each word has a scale, in both.
+    head, embed = opened.variables["params"]["head"], opened.variables["params"]["embed"]
+    assert (head.scale.shape, embed.scale.shape) == ((1, MODEL.vocab), (MODEL.vocab, 1))
+    near = np.abs(whole["head"]).max() / 254
+    np.testing.assert_allclose(head.dense(), whole["head"], atol=near)
+    tokens_BT = np.arange(6).reshape(2, 3)
+    expected = whole["embed"][tokens_BT]
+    np.testing.assert_allclose(rows(embed, tokens_BT, "float32"), expected, atol=near)
+
+    # Decoding multiplies by the head as it is; training and evaluation read it as an array.
+    hidden_BD = np.random.default_rng(0).normal(size=(3, MODEL.embed)).astype(np.float32)
+    exact_BV = hidden_BD @ np.asarray(whole["head"])
+    difference = np.abs(output_logits(hidden_BD, head) - exact_BV).max() / exact_BV.std()
+    assert difference < 0.05, difference
+    run = Transformer(MODEL, PLAIN).apply
+    output = jax.eval_shape(run, opened.variables, jnp.zeros((2, 8), jnp.int32))
+    assert output.head_DV.dtype == jnp.float32
+
+
 def test_training_refuses():
-    with pytest.raises(ConfigError, match="quantised weights cannot be trained"):
-        check_run(Config(kernel=KernelConfig(weights="int4")))
+    for kernel in (KernelConfig(weights="int4"), KernelConfig(vocabulary="int8")):
+        with pytest.raises(ConfigError, match="quantised weights cannot be trained"):
+            check_run(Config(kernel=kernel))

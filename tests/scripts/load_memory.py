@@ -1,5 +1,5 @@
 """Load a checkpoint of sparse files in a process of its own and print the high-water marks: python
-load_memory.py FOLDER [LAYERS]."""
+load_memory.py FOLDER [LAYERS [WEIGHTS]]."""
 
 import json
 import sys
@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from seekjax.config import KernelConfig, ModelConfig
 from seekjax.hf.config_writer import write_config
@@ -14,7 +15,7 @@ from seekjax.hf.files import INDEX
 from seekjax.hf.load import load
 from seekjax.hf.names import tensors
 from seekjax.hf.save import stored_as
-from seekjax.hf.tensor_file import NAMES
+from seekjax.hf.tensor_file import DTYPES, NAMES
 
 MODEL = ModelConfig(
     vocab=8192,
@@ -35,8 +36,8 @@ MODEL = ModelConfig(
 
 
 def sparse(folder, model):
-    """The files of a model in bf16 without any content: every byte a zero that takes no room on the
-    disk. Returns bytes in all, and of the largest tensor."""
+    """The files of a model in bf16 with ones in its norms and nothing else: every other byte is a
+    zero that takes no room on the disk. Returns bytes in all, and of the largest tensor."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(write_config(model, "bfloat16")))
     placed, total, largest = {}, 0, 0
@@ -54,6 +55,11 @@ def sparse(folder, model):
         with open(folder / f"model-{number}.safetensors", "wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
             file.truncate(8 + len(text) + at)
+            for entry in header.values():
+                if len(entry["shape"]) == 1:
+                    file.seek(8 + len(text) + entry["data_offsets"][0])
+                    dtype = DTYPES[entry["dtype"]]
+                    file.write(np.ones(entry["shape"], dtype).tobytes())
         total += at
     (folder / INDEX).write_text(json.dumps({"weight_map": placed}))
     return total, largest
@@ -71,7 +77,8 @@ def peak():
 
 
 if __name__ == "__main__":
-    folder, kernel = Path(sys.argv[1]), KernelConfig(dtype="bfloat16")
+    weights = sys.argv[3] if len(sys.argv) > 3 else "float32"
+    folder, kernel = Path(sys.argv[1]), KernelConfig(dtype="bfloat16", weights=weights)
     folder.mkdir()
     large = replace(MODEL, layers=int(([*sys.argv, "5"])[2]))
     sparse(

@@ -25,6 +25,7 @@ from seekjax.train.saving import Saving
 from seekjax.train.signals import Signals
 from seekjax.train.step import compile_gradient
 from sharding.mesh import MeshConfig
+from sharding.rules import sharding
 from tests.train.quadratic import CONFIG, Batches, Quadratic, parts, quadratic, weights
 
 
@@ -215,6 +216,24 @@ def test_the_device_with_the_flipped_bit_is_named():
     assert difference(healthy, reduced, labels) == "1 differs in params/w"
     computed = {0: np.array([1, 2]), 1: np.array([9, 2])}
     assert difference(healthy, computed, labels) == "1 differs in gradient/w"
+
+
+def test_every_device_sums_its_own_part():
+    """One bit of a replicated and of a divided array, on one of eight devices, names that one."""
+    with use_mesh(MeshConfig(data=2, fsdp=4)):
+        whole = jax.device_put(jnp.ones((4, 8)), sharding("- -"))
+        divided = jax.device_put(jnp.ones((8, 4)), sharding("embed -"))
+        before = sums_of_bits([divided, whole])
+        for number, x in enumerate((divided, whole)):
+            parts = [shard.data for shard in x.addressable_shards]
+            part, device = np.array(parts[5]), x.addressable_shards[5].device
+            part[0, 0] *= -1
+            parts[5] = jax.device_put(part, device)
+            broken = jax.make_array_from_single_device_arrays(x.shape, x.sharding, parts)
+            arrays = [divided, whole]
+            arrays[number] = broken
+            text = difference(before, sums_of_bits(arrays), ["gradient", "params/w"])
+            assert text == f"{device} differs in {['gradient', 'params/w'][number]}"
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

@@ -12,6 +12,7 @@ from seekjax.errors import ConfigError, need
 from seekjax.kernels.divergence import top_k_log_probs
 from seekjax.model.transformer import Transformer
 from seekjax.open import OpenedModel, open_model, weights_fingerprint, with_initial_model
+from seekjax.quant.formats import dense
 from seekjax.storage import kind_of
 from seekjax.train.step import BATCH
 from sharding.rules import sharding
@@ -119,6 +120,7 @@ class Teacher:
             self.student_kernel,
             dtype=opened.kernel.dtype,
             weights=opened.kernel.weights,
+            vocabulary=opened.kernel.vocabulary,
             capacity=0.0,
             remat="none",
         )
@@ -126,7 +128,8 @@ class Teacher:
 
     @cached_property
     def _head(self) -> jax.Array:
-        return self.opened.variables["params"]["head"].astype(self.opened.kernel.dtype)
+        dtype = self.opened.kernel.dtype
+        return dense(self.opened.variables["params"]["head"], dtype).astype(dtype)
 
 
 @partial(jax.jit, static_argnames=("model", "top_k", "temperature", "placement"))

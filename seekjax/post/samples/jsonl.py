@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from seekjax.data import DataError
+from seekjax.data.compressed import UNPACKERS
 from seekjax.data.files import JsonLines
 from seekjax.errors import need
 
@@ -38,8 +39,12 @@ def open_rows(name: str, field: str) -> Rows:
     """Open a .jsonl file that the config names in `field`. Raises DataError."""
     path = Path(name).expanduser()
     need(path.exists(), f"{name} is not there: {field} takes .jsonl files.", DataError)
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    is_jsonl = suffixes[-1:] == [".jsonl"]
+    if suffixes[-2:-1] == [".jsonl"]:
+        is_jsonl |= suffixes[-1] in UNPACKERS
     need(
-        path.suffix == ".jsonl" and path.is_file(),
+        is_jsonl and path.is_file(),
         f"{name} is not a .jsonl file: {field} takes only those.",
         DataError,
     )

@@ -53,6 +53,9 @@ ROLES = {
 }
 MESSAGE_KEYS = {"role", "content", "from", "value", "reasoning_content", "weight"}
 
+# What `seekjax sample` records of each conversation that it writes.
+RECORDED_KEYS = {"task", "level", "reward"}
+
 # Keys that change what a row means. Empty ones are ignored.
 _TOOLS = "tools are not trained on: leave the row out, or write the call into the content"
 _MEDIA = "only text is trained on: leave the row out"
@@ -115,8 +118,8 @@ def describe_unread(name: str, unread: Counter[str]) -> list[str]:
     """Return the sentence that names the keys of a file that are not read, if there are any."""
     if not unread:
         return []
-    keys = [f"{key} ({count:,} times)" for key, count in unread.most_common(8)]
-    return [f"{name}: these keys are not read: {', '.join(keys)}"]
+    keys = [f"{key} {count:,}" for key, count in unread.most_common(8)]
+    return [f"{name}: keys that are not read, and how often each occurs: {', '.join(keys)}"]
 
 
 def _read(
@@ -148,7 +151,7 @@ def _read(
     )
 
     row_format = formats[names[0]]
-    _check_keys(record, where, unread, {*row_format.keys, "system", *further})
+    _check_keys(record, where, unread, RECORDED_KEYS | {*row_format.keys, "system", *further})
     turns = row_format.read(record, where, unread)
     if not record.get("system"):
         return turns

@@ -23,12 +23,11 @@ from sharding.mesh import MeshConfig
 from tests.benchmarks.trials.children import LIMIT, Report, Work, finish
 from tests.benchmarks.trials.row import Row, some
 from tests.benchmarks.trials.runs import (
+    Whole,
     digest,
-    digest_of,
-    fitting,
-    make_base,
-    make_corpus,
+    pretrained,
     reinforce_words,
+    reinforced,
     train_words,
 )
 
@@ -147,32 +146,43 @@ def judge(found: dict[str, Any], whole: dict[str, Any], older: dict[str, Any]) -
 
 def run(work: Path, share: float, rng: random.Random) -> list[Row]:
     """Damage a pre-training run and one of reinforcement, and open them; let some go on."""
-    data = make_corpus(work / "data")
-    base = make_base(work / "base", work / "base.log")
-    words = {
-        "pre-training": lambda out: train_words(out, data),
-        "reinforcement": lambda out: reinforce_words(out, base),
-    }
+    shared = work.parent / "whole"
+    runs = (
+        (pretrained(shared), train_words),
+        (reinforced(shared), reinforce_words),
+    )
     opening = Row("damage to every file class of a run", "older step with a word, or one sentence")
     going_on = Row("going on after such damage", "ends as the unbroken run, or one sentence")
-    for kind, words_of in words.items():
-        whole = work / kind
-        with opening.clock():
-            child = finish(fitting(words_of(whole)), work / "log")
-            if not opening.check(child.status == 0, f"{kind}: {child.last_line()}"):
-                continue
-            tries = plan(whole, some(100, share), rng)
-            try_all(opening, tries, lambda left: opened(whole, left, work), work)
-        with going_on.clock():
-            tries = plan(whole, some(15, share), rng)
-            expected = digest_of(child.reported)
-            try_all(
-                going_on,
-                tries,
-                lambda left: continued(whole, words_of, expected, left, work),
-                work,
-            )
+    for whole, words in runs:
+        damage_run(opening, going_on, whole, words, work, share, rng)
     return [opening, going_on]
+
+
+def damage_run(
+    opening: Row,
+    going_on: Row,
+    whole: Whole,
+    words: Callable[[Path, Path], list[str]],
+    work: Path,
+    share: float,
+    rng: random.Random,
+) -> None:
+    """Damage copies of one run."""
+
+    def words_of(out: Path) -> list[str]:
+        return words(out, whole.start)
+
+    with opening.clock():
+        tries = plan(whole.folder, some(100, share), rng)
+        try_all(opening, tries, lambda left: opened(whole.folder, left, work), work)
+    with going_on.clock():
+        tries = plan(whole.folder, some(15, share), rng)
+        try_all(
+            going_on,
+            tries,
+            lambda left: continued(whole.folder, words_of, whole.digest, left, work),
+            work,
+        )
 
 
 def try_all(row: Row, tries: list[Try], work_of: Callable[[list[Try]], Work], work: Path) -> None:

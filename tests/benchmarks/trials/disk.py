@@ -15,7 +15,7 @@ from seekjax.train import loop, pretrain
 from tests.benchmarks.trials.children import CRASHED, Report, Work, command, finish
 from tests.benchmarks.trials.kills import whole_steps
 from tests.benchmarks.trials.row import Row, some
-from tests.benchmarks.trials.runs import digest_of, fitting, make_corpus, train_words
+from tests.benchmarks.trials.runs import digest_of, fitting, pretrained, train_words
 
 Event = tuple[Any, str, int]  # the n-th call of a function
 
@@ -40,20 +40,16 @@ COMMANDS = ("converting", "quantising")
 
 def run(work: Path, share: float, rng: random.Random) -> list[Row]:
     """Fill the disk at each place."""
-    data = make_corpus(work / "data")
-    whole = work / "unbroken"
-    unbroken = finish(fitting(train_words(whole, data)), work / "log")
-    expected = digest_of(unbroken.reported)
+    whole = pretrained(work.parent / "whole")
     row = Row("a full disk", "goes on or ends with a sentence; then ends as the unbroken run")
     with row.clock():
-        row.check(unbroken.status == 0, unbroken.last_line())
         names = [*PLACES, *COMMANDS]
         for name in rng.sample(names, some(len(names), share)):
             out = work / name.replace(" ", "-")
             if name in COMMANDS:
-                fault = full_while_writing(name, whole, out, work)
+                fault = full_while_writing(name, whole.folder, out, work)
             else:
-                fault = full_while_training(name, train_words(out, data), expected, work)
+                fault = full_while_training(name, train_words(out, whole.start), whole.digest, work)
             row.check(not fault, f"{name}: {fault}")
     return [row]
 

@@ -16,9 +16,9 @@ from tests.benchmarks.trials.row import Row, some
 from tests.benchmarks.trials.runs import (
     digest_of,
     fitting,
-    make_base,
-    make_corpus,
+    pretrained,
     reinforce_words,
+    reinforced,
     train_words,
 )
 
@@ -35,14 +35,14 @@ JUST_AFTER = 0.03  # seconds within which the signal comes after its moment
 
 
 def kill_runs(
-    row: Row, words_of: Callable[[Path], list[str]], work: Path, kills: int, rng: random.Random
+    row: Row,
+    words_of: Callable[[Path], list[str]],
+    expected: str,
+    work: Path,
+    kills: int,
+    rng: random.Random,
 ) -> None:
     """Kill a run at random moments until it is done, then the next one, so many kills in all."""
-    unbroken = finish(fitting(words_of(work / "unbroken")), work / "unbroken.log")
-    expected = digest_of(unbroken.reported)
-    if not row.check(bool(expected), f"the unbroken run fails: {unbroken.last_line()}"):
-        return
-
     done, number = 0, 0
     while done < kills:
         number += 1
@@ -154,13 +154,14 @@ def _clear(folder: Path) -> None:
 
 def run(work: Path, share: float, rng: random.Random) -> list[Row]:
     """Kill training, reinforcement, converting and quantising."""
-    data = make_corpus(work / "data")
+    whole, reinforcing = pretrained(work.parent / "whole"), reinforced(work.parent / "whole")
     same = "goes on by itself; parameters bitwise those of the unbroken run"
     training = Row("kill -9 in training, saving and pruning", same)
     with training.clock():
         kill_runs(
             training,
-            lambda out: train_words(out, data),
+            lambda out: train_words(out, whole.start),
+            whole.digest,
             work / "training",
             some(60, share),
             rng,
@@ -168,10 +169,10 @@ def run(work: Path, share: float, rng: random.Random) -> list[Row]:
 
     reinforcement = Row("kill -9 in reinforcement", same)
     with reinforcement.clock():
-        base = make_base(work / "base", work / "base.log")
         kill_runs(
             reinforcement,
-            lambda out: reinforce_words(out, base),
+            lambda out: reinforce_words(out, reinforcing.start),
+            reinforcing.digest,
             work / "reinforcement",
             some(14, share),
             rng,
@@ -179,7 +180,7 @@ def run(work: Path, share: float, rng: random.Random) -> list[Row]:
 
     writing = Row("kill -9 in converting and quantising", "absent or whole, nothing beside it")
     with writing.clock():
-        source = work / "training" / "unbroken"
+        source = whole.folder
         converting = {
             "published": lambda out: ["convert", "--from", source, "--to", out],
             "gguf": lambda out: ["convert", "--from", source, "--to-gguf", out],

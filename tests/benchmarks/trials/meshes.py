@@ -11,10 +11,10 @@ from seekjax.data import load_corpus, load_tokenizer, train_batches
 from seekjax.data.batches import Batches
 from seekjax.data.streams import ProcessBatches
 from tests.benchmarks.trials import pretrain_config
-from tests.benchmarks.trials.children import finish, start, watched
+from tests.benchmarks.trials.children import start, watched
 from tests.benchmarks.trials.kills import MOMENTS
 from tests.benchmarks.trials.row import Row
-from tests.benchmarks.trials.runs import digest_of, fitting, make_corpus, train_words
+from tests.benchmarks.trials.runs import Whole, digest_of, fitting, pretrained, train_words
 
 # Devices, and the mesh on them
 MESHES = {
@@ -32,18 +32,17 @@ TOLERANCE = 2e-3  # of a loss, relative: rounding grows over the steps
 
 def run(work: Path, share: float, rng: random.Random) -> list[Row]:
     """Let a run go on over all meshes, and with other numbers of workers."""
-    data = make_corpus(work / "data")
+    whole = pretrained(work.parent / "whole")
+    data = whole.start
     order = ORDER if share >= 0.5 else SHORT
     meshes = Row(f"meshes {' -> '.join(order)}", "the losses of the run on one device")
     with meshes.clock():
-        unbroken = finish(fitting(train_words(work / "one", data)), work / "log")
-        meshes.check(unbroken.status == 0, unbroken.last_line())
-        move_over_meshes(meshes, data, order, work)
+        move_over_meshes(meshes, whole, order, work)
 
     workers = Row("2, 0 and 1 workers, killed in between", "bitwise the run without workers")
     with workers.clock():
         kills = max(1, round(10 * share))
-        change_workers(workers, data, kills, digest_of(unbroken.reported), work, rng)
+        change_workers(workers, data, kills, whole.digest, work, rng)
 
     processes = Row("process counts 2 -> 4 -> 1 -> 3 ...", "every row read, once, in its order")
     with processes.clock():
@@ -51,13 +50,13 @@ def run(work: Path, share: float, rng: random.Random) -> list[Row]:
     return [meshes, workers, processes]
 
 
-def move_over_meshes(row: Row, data: Path, order: tuple[str, ...], work: Path) -> None:
+def move_over_meshes(row: Row, whole: Whole, order: tuple[str, ...], work: Path) -> None:
     """Kill a run after its second save on each mesh but the last, and compare all losses."""
     out = work / "moved"
     for number, name in enumerate(order, 1):
         devices, sizes = MESHES[name]
         flags = [word for axis, size in sizes.items() for word in (f"--mesh.{axis}", size)]
-        words = train_words(out, data, *flags)
+        words = train_words(out, whole.start, *flags)
         child = start(watched(fitting(words), *MOMENTS), work / "log", devices)
         if number < len(order):
             # When the third save begins, the second has ended.
@@ -67,7 +66,7 @@ def move_over_meshes(row: Row, data: Path, order: tuple[str, ...], work: Path) -
         expected = -signal.SIGKILL if number < len(order) else 0
         row.check(child.status == expected, f"on {name}: {child.last_line()}")
 
-    losses, moved = losses_of(work / "one"), losses_of(out)
+    losses, moved = losses_of(whole.folder), losses_of(out)
     for step, loss in losses.items():
         close = math.isclose(loss, moved.get(step, math.nan), rel_tol=TOLERANCE)
         row.check(close, f"step {step}: loss {moved.get(step)} instead of {loss}")

@@ -3,8 +3,9 @@
 import hashlib
 import random
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,35 @@ def train_words(out: Path, data: Path, *more: object) -> list[str]:
 def reinforce_words(out: Path, base: Path, *more: object) -> list[str]:
     """Return the words of `seekjax train` of the reinforcement run."""
     return [str(word) for word in (REINFORCE, "--out", out, "--init", base, *more)]
+
+
+class Whole(NamedTuple):
+    """A run that nothing has harmed, which several parts measure others by."""
+
+    folder: Path
+    start: Path  # the data, or the model that it starts from
+    digest: str  # of its last state
+
+
+@cache
+def pretrained(shared: Path) -> Whole:
+    """Return the unbroken run of pre-training, made once in this folder."""
+    data = make_corpus(shared / "data")
+    return _whole(train_words(shared / "pretrained", data), shared / "pretrained", data)
+
+
+@cache
+def reinforced(shared: Path) -> Whole:
+    """Return the unbroken run of reinforcement, made once in this folder."""
+    base = make_base(shared / "base", shared / "base.log")
+    return _whole(reinforce_words(shared / "reinforced", base), shared / "reinforced", base)
+
+
+def _whole(words: list[str], folder: Path, start: Path) -> Whole:
+    child = finish(fitting(words), folder.with_suffix(".log"))
+    if child.status:
+        raise RuntimeError(f"the unbroken run fails: {child.last_line()}")
+    return Whole(folder, start, digest_of(child.reported))
 
 
 def fitting(words: list[str]) -> Work:

@@ -10,7 +10,7 @@ from seekjax.train import pretrain
 from tests.benchmarks.trials.children import Child, command, finish, start, watched
 from tests.benchmarks.trials.kills import MOMENTS, whole_steps
 from tests.benchmarks.trials.row import Row, some
-from tests.benchmarks.trials.runs import digest_of, fitting, make_corpus, train_words
+from tests.benchmarks.trials.runs import digest_of, fitting, pretrained, train_words
 
 SECONDS = 10.0  # until a run has ended after a signal that ends it
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -28,21 +28,18 @@ GOING = {
 
 def run(work: Path, share: float, rng: random.Random) -> list[Row]:
     """Send signals to training at random moments, and let the runs go on."""
-    data = make_corpus(work / "data")
-    unbroken = finish(fitting(train_words(work / "unbroken", data)), work / "log")
-    expected = digest_of(unbroken.reported)
+    whole = pretrained(work.parent / "whole")
     row = Row("signals", f"saved within {SECONDS:.0f} s, a documented status, goes on bitwise")
     with row.clock():
-        row.check(unbroken.status == 0, unbroken.last_line())
         number = some(20, share)
         for index in range(number):
             name = (*ENDING, GOING_ON)[index % 4]
             moment = rng.choice(sorted(GOING))
-            words = train_words(work / f"run{index}", data)
+            words = train_words(work / f"run{index}", whole.start)
             child, seconds = signalled(words, name, moment, work, rng)
             where = f"{name.name} in {moment}"
             fault = fault_of(child, name, seconds)
-            fault = fault or goes_on(words, expected, work)
+            fault = fault or goes_on(words, whole.digest, work)
             row.check(not fault, f"{where}: {fault}")
     return [row]
 

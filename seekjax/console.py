@@ -1,4 +1,4 @@
-"""The console of the commands that print a model's text."""
+"""The console on which a model's text and the lines of a run are printed, by rich."""
 
 import os
 import sys
@@ -13,19 +13,28 @@ from seekjax.terminal import TEXT_MARKS, is_terminal, visible
 DIM = Style(dim=True)
 
 
-def console(file: TextIO | None = None) -> Console:
+class PipedConsole(Console):
+    """A console whose caller decides what happens after the reader of a pipe has gone."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise BrokenPipeError; rich itself would end the program with status 1."""
+        raise BrokenPipeError
+
+
+def console(file: TextIO | None = None, quiet: bool = False) -> Console:
     """Return a console on `file`, by default on stdout.
 
     It styles text only on a terminal, and not if the environment has NO_COLOR.
     """
     terminal = is_terminal(file or sys.stdout)
     color_system = "auto" if terminal and "NO_COLOR" not in os.environ else None
-    return Console(
+    return PipedConsole(
         file=file,
         color_system=color_system,
         force_terminal=terminal,
         highlight=False,
         soft_wrap=True,
+        quiet=quiet,
     )
 
 

@@ -1,0 +1,13 @@
+"""Command lines drawn from the config's own fields end with a run that could begin, or a sentence.
+
+tests/scripts/fuzz_options.py draws more; its figures are in tests/benchmarks/results/options.md.
+"""
+
+from tests.scripts.fuzz_options import fuzz
+
+
+def test_no_command_line_is_a_traceback():
+    figures = fuzz(draws=300, seed=0, models=1)
+    assert figures.faults == []
+    assert 30 < figures.accepted < 270
+    assert figures.seconds < 60
