@@ -102,6 +102,7 @@ class HeldOutText:
         measure: Measure,
     ):
         self.measure = measure
+        self.rows = config.train.eval_rows  # of each source
         self.sources: dict[str, list[dict[str, np.ndarray]]] = {}
         for source in corpus.sources:
             if len(source.held_out):
@@ -149,7 +150,10 @@ class HeldOutText:
         for name in self.entropy:
             parts.append(f"{name} {record[f'above_entropy/{name}']:+.1%} over its true entropy")
 
-        text = f"{record['bits_per_byte']:.3f} bits/byte, loss {record['loss']:.3f}"
+        text = (
+            f"{record['bits_per_byte']:.3f} bits/byte, loss {record['loss']:.3f} on "
+            f"{self.rows * len(self.sources)} sequences"
+        )
         return f"{text} ({', '.join(parts)})" if parts else text
 
 
@@ -205,7 +209,7 @@ class PretrainingReport:
                     size = len(text.encode())
                     bits = self.nats(text, state) / float(np.log(2)) / size
                     lines.append(
-                        f"held-out {source.name}, {size:,} bytes: {bits:.3f} bits/byte; "
+                        f"held-out {source.name}, its first {size:,} bytes: {bits:.3f} bits/byte; "
                         f"xz -6 on the same bytes: {xz_bits_per_byte(text):.3f}"
                     )
         return lines
