@@ -56,7 +56,8 @@ class Pretraining:
         self.config = config
         self.corpus = load_corpus(config.data)
         self.tokenizer = load_tokenizer(config.data, config.model.vocab, self.corpus)
-        if config.init is None:  # whatever another model's tokenizer says: documents follow others
+        if config.init is None and not has_own_tokenizer(config):
+            # whatever another model's files say: documents follow others
             self.tokenizer = self.tokenizer.beginning_with(self.tokenizer.eos)
 
     def manifest(self) -> dict[str, Any]:
@@ -89,6 +90,12 @@ class Pretraining:
             report=PretrainingReport(spec, self.corpus, self.tokenizer, measure),
             gradient=compile_gradient(spec, lambda: NextToken(spec, self.tokenizer.bytes_V)),
         )
+
+
+def has_own_tokenizer(config: Config) -> bool:
+    """Return whether a run reads the tokenizer of its own folder, as an imported model does."""
+    tokenizer = Path(config.data.tokenizer).expanduser().resolve()
+    return config.out is not None and config.out.resolve() in (tokenizer, tokenizer.parent)
 
 
 class HeldOutText:
