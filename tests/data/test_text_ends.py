@@ -100,7 +100,7 @@ def test_a_run_takes_over_what_its_initial_model_has(folder, tmp_path_factory):
 
 
 def test_an_imported_model_goes_on_with_the_tokenizer_of_its_own_folder(tmp_path):
-    for tokenizer, own in ((tmp_path / "tokenizer.json", True), (tmp_path / "x", False)):
+    for tokenizer, own in ((tmp_path / "tokenizer.json", True), (tmp_path / "x" / "t.json", False)):
         data = DataConfig(tokenizer=str(tokenizer))
         assert has_own_tokenizer(Config(data=data, out=tmp_path)) == own
     assert not has_own_tokenizer(Config(out=tmp_path))
