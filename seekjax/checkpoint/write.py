@@ -18,6 +18,7 @@ import logging
 import shutil
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,22 @@ def _not_from_orbax(record: logging.LogRecord) -> bool:
 
 for logger in ("absl", "asyncio"):
     logging.getLogger(logger).addFilter(_not_from_orbax)
+
+
+def _without_late_writes(show: Callable[[Any], object]) -> Callable[[Any], object]:
+    """Return a hook that leaves out writes which end after another one has failed.
+
+    Orbax has closed their event loop then, which its storage library prints once per array.
+    """
+
+    def show_others(event: Any) -> None:
+        if str(event.exc_value) != "Event loop is closed":
+            show(event)
+
+    return show_others
+
+
+sys.unraisablehook = _without_late_writes(sys.unraisablehook)
 
 
 class MismatchError(CheckpointError):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from seekjax.commands.status import exit_status
 from seekjax.errors import Status, UsageError
 from seekjax.registry import did_you_mean, load_object
+from seekjax.train.signals import listening
 
 
 class Command(NamedTuple):
@@ -73,6 +74,9 @@ COMMANDS = {
     ),
 }
 
+# Commands with a meaning of their own for Ctrl-C: a run is saved, an answer ends and not the chat.
+MEET_SIGNALS = ("train", "chat")
+
 STATUSES = {
     Status.FINISHED: "finished",
     Status.FAILED: "failed: a defect, or the machine; the sentence names a file with the traceback",
@@ -101,7 +105,10 @@ def run_command(words: list[str]) -> int:
             f"The commands are {', '.join(COMMANDS)}."
         )
     function = load_object(COMMANDS[name].function, "command")
-    return function(rest) or 0
+    if name in MEET_SIGNALS:
+        return function(rest) or 0
+    with listening(own_process=True, is_run=False):
+        return function(rest) or 0
 
 
 def _command(words: list[str]) -> int:

@@ -7,8 +7,8 @@ from pathlib import Path
 from seekjax.commands.arguments import config_name, load_config, parse
 from seekjax.commands.cli import run_command
 from seekjax.commands.status import failing_in
-from seekjax.errors import Status
-from seekjax.terminal import print_lines
+from seekjax.errors import SeekjaxError, Status
+from seekjax.terminal import discard_output, print_lines
 from seekjax.workflow import Workflow
 
 
@@ -35,18 +35,29 @@ def train_run(argv: list[str]) -> bool:
     # imported only now, so that --help and a mistyped option answer quickly
     from seekjax.commands.common import keep_compiled
     from seekjax.post.kinds import fit
-    from seekjax.post.pictures import picture_line
     from seekjax.train.signals import listening
 
     with failing_in(config.out), listening(own_process=True) as signals:
         keep_compiled()
         fitted = fit(config, signals)
         if signals.stop is not None:
-            print_lines(picture_line(fitted.folder))
+            show_pictures(fitted.folder)
             return False
         print_lines(fitted.parts.report.finish(fitted.state, fitted.folder))
         print("  or train on with", longer(argv, config.train.steps))
     return True
+
+
+def show_pictures(folder: Path) -> None:
+    """Draw the pictures of a run that was stopped, and name them where that can be read."""
+    from seekjax.post.pictures import picture_line
+
+    try:
+        print_lines(picture_line(folder))
+    except SeekjaxError as error:
+        print(f"without pictures: {error}")
+    except OSError:
+        discard_output()  # the terminal is gone
 
 
 def longer(argv: list[str], steps: int) -> str:

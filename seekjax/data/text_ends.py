@@ -36,7 +36,7 @@ class TextEnds:
         name_of: Callable[[int], str | None],
         pad: int,
     ) -> None:
-        """Write the files that were read, and those that the folder would lack.
+        """Write the files that were read, and generated ones where there was none.
 
         A run of version 0.1 on chats is left as it is: see `is_old_chat_run`.
         """
@@ -56,8 +56,11 @@ class TextEnds:
         }
         files = {SETTINGS: _to_json(settings), GENERATION: _to_json(generation)} | self.files
         for name, content in files.items():
-            if not (folder / name).exists():
-                write_atomically(folder / name, content)
+            path = folder / name
+            # the template is that of the run's chats, if it is trained on some
+            present = path.is_file() and (name == TEMPLATE or read_text(path) == content)
+            if not present:
+                write_atomically(path, content)
 
 
 def read_text_ends(

@@ -113,8 +113,26 @@ def train(
     position = parts.source.get_state()
     signals.deferred = jax.process_count() > 1  # the others would wait for a process that ends
 
+    def evaluate(step: int) -> None:
+        progress.flush()
+        with clock.at("evaluation"), signals.interrupting(position is not None):
+            figures, sentence = parts.evaluate(state)
+        if figures:
+            progress.recorder.write({"step": step, "split": "held_out", **figures})
+            averaged = " (average of the weights)" if state.ema is not None else ""
+            screen.say(f"step {step}: held out{averaged} {sentence}")
+        guard.evaluated(step, figures)
+        progress.restart()
+
+    def is_due(step: int) -> bool:
+        return step % train.eval_every == 0 or step == train.steps
+
     step = done
     try:
+        # A signal may have interrupted the last evaluation.
+        if done and is_due(done) and not progress.recorder.is_evaluated(done):
+            evaluate(done)
+
         while step < train.steps:
             step += 1
             with clock.at("data"), signals.interrupting(position is not None):
@@ -127,16 +145,8 @@ def train(
             guard.observe(step, metrics)
             progress(step, metrics)
 
-            if step % train.eval_every == 0 or step == train.steps:
-                progress.flush()
-                with clock.at("evaluation"), signals.interrupting(position is not None):
-                    figures, sentence = parts.evaluate(state)
-                if figures:
-                    progress.recorder.write({"step": step, "split": "held_out", **figures})
-                    averaged = " (average of the weights)" if state.ema is not None else ""
-                    screen.say(f"step {step}: held out{averaged} {sentence}")
-                guard.evaluated(step, figures)
-                progress.restart()
+            if is_due(step):
+                evaluate(step)
 
             requests = signals.stop is not None, signals.save or saving.is_time()
             stop, save = agreed(requests, step, train.log_every)

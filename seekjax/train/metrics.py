@@ -77,6 +77,18 @@ class Recorder:
         except RunError as error:
             self.say(f"*** {error}")
 
+    def is_evaluated(self, step: int) -> bool:
+        """Return whether the file has held-out figures of a step, or cannot lack them.
+
+        Of several processes none is interrupted while it evaluates.
+        """
+        if self.path is None or jax.process_count() > 1 or not self.path.exists():
+            return True
+        for record in read(self.path.parent):
+            if record["step"] == step and record["split"] == "held_out":
+                return True
+        return False
+
     def _append(self, path: Path) -> None:
         """Append the lines that are waiting, if the disk takes them."""
         try:

@@ -56,7 +56,8 @@ class Pretraining:
         self.config = config
         self.corpus = load_corpus(config.data)
         self.tokenizer = load_tokenizer(config.data, config.model.vocab, self.corpus)
-        if config.init is None:  # whatever another model's tokenizer says: documents follow others
+        if config.init is None and not has_own_tokenizer(config):
+            # whatever another model's files say: documents follow others
             self.tokenizer = self.tokenizer.beginning_with(self.tokenizer.eos)
 
     def manifest(self) -> dict[str, Any]:
@@ -91,6 +92,12 @@ class Pretraining:
         )
 
 
+def has_own_tokenizer(config: Config) -> bool:
+    """Return whether a run reads the tokenizer of its own folder, as an imported model does."""
+    tokenizer = Path(config.data.tokenizer).expanduser().resolve()
+    return config.out is not None and config.out.resolve() in (tokenizer, tokenizer.parent)
+
+
 class HeldOutText:
     """Loss and bits per byte on the same held-out batches each time, of every source apart."""
 
@@ -102,6 +109,7 @@ class HeldOutText:
         measure: Measure,
     ):
         self.measure = measure
+        self.rows = config.train.eval_rows  # of each source
         self.sources: dict[str, list[dict[str, np.ndarray]]] = {}
         for source in corpus.sources:
             if len(source.held_out):
@@ -149,7 +157,10 @@ class HeldOutText:
         for name in self.entropy:
             parts.append(f"{name} {record[f'above_entropy/{name}']:+.1%} over its true entropy")
 
-        text = f"{record['bits_per_byte']:.3f} bits/byte, loss {record['loss']:.3f}"
+        text = (
+            f"{record['bits_per_byte']:.3f} bits/byte, loss {record['loss']:.3f} on "
+            f"{self.rows * len(self.sources)} sequences"
+        )
         return f"{text} ({', '.join(parts)})" if parts else text
 
 
@@ -205,7 +216,7 @@ class PretrainingReport:
                     size = len(text.encode())
                     bits = self.nats(text, state) / float(np.log(2)) / size
                     lines.append(
-                        f"held-out {source.name}, {size:,} bytes: {bits:.3f} bits/byte; "
+                        f"held-out {source.name}, its first {size:,} bytes: {bits:.3f} bits/byte; "
                         f"xz -6 on the same bytes: {xz_bits_per_byte(text):.3f}"
                     )
         return lines

@@ -10,12 +10,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-
-import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from seekjax.errors import Status
 
@@ -36,10 +32,12 @@ class Signals:
 
     own_process: this process is a command of its own, so that its end may be forced. In a notebook
     or another program, a second Ctrl-C raises KeyboardInterrupt instead.
+    is_run: the command trains. Another one has nothing to save, and ends at once.
     """
 
-    def __init__(self, own_process: bool = False):
+    def __init__(self, own_process: bool = False, is_run: bool = True):
         self.own_process = own_process
+        self.is_run = is_run
         self.stop: signal.Signals | None = None  # requested the end
         self.save = False  # a save is requested
         # The loop meets a request after the step in progress, because there is something to save.
@@ -49,10 +47,13 @@ class Signals:
         self._may_interrupt = False
         self._interrupts = 0  # that the main thread has met
         self._answered = False  # the request to stop
+        self._force: threading.Timer | None = None  # ends the process
 
     @contextmanager
     def interrupting(self, allowed: bool = True) -> Iterator[None]:
         """Let a signal raise Interrupted within the block, which can be left at any point."""
+        import jax  # takes a second, which --help should not
+
         allowed = allowed and jax.process_count() == 1  # the others would wait for this one
         self._may_interrupt = allowed
         try:
@@ -78,11 +79,17 @@ class Signals:
         if self.deferred:
             self._answer(f"{number.name}: ends after this step, saved; Ctrl-C again ends it now")
             return
-        self._answer(f"{number.name}: ends now; the same command starts or continues the run")
+        again = "; the same command starts or continues the run" if self.is_run else ""
+        self._answer(f"{number.name}: ends now{again}")
         if self.own_process:
-            force = threading.Timer(GRACE, self._leave)
-            force.daemon = True
-            force.start()
+            self._force = threading.Timer(GRACE, self._leave)
+            self._force.daemon = True
+            self._force.start()
+
+    def close(self) -> None:
+        """Leave the end to the main thread, which goes on by itself."""
+        if self._force is not None:
+            self._force.cancel()
 
     def handle(self, number: int, _frame: object) -> None:
         """Note a signal in the main thread, and raise Interrupted where that is allowed."""
@@ -107,33 +114,40 @@ class Signals:
 
 
 @contextmanager
-def listening(signals: Signals | None = None, own_process: bool = False) -> Iterator[Signals]:
+def listening(
+    signals: Signals | None = None, own_process: bool = False, is_run: bool = True
+) -> Iterator[Signals]:
     """Yield what signals request from now on; `signals` itself if its owner listens already."""
     if signals is not None:
         yield signals
         return
 
-    signals = Signals(own_process)
+    signals = Signals(own_process, is_run)
     if threading.current_thread() is not threading.main_thread():
         yield signals  # only the main thread may have handlers
         return
 
-    with _handlers(signals.handle), _pipe() as (end, write):
+    numbers = (*STOPS, SAVE) if is_run else STOPS
+    with _handlers(signals.handle, numbers), _pipe() as (end, write):
         old = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         threading.Thread(target=_wait, args=(end, signals), daemon=True).start()
         try:
             yield signals
         finally:
+            signals.close()
             signal.set_wakeup_fd(old, warn_on_full_buffer=False)
 
 
 @contextmanager
-def _handlers(handle: Callable[[int, object], None]) -> Iterator[None]:
+def _handlers(
+    handle: Callable[[int, object], None], numbers: Sequence[signal.Signals]
+) -> Iterator[None]:
     """Handle the signals by `handle` within the block; an ignored SIGHUP (nohup) stays ignored."""
-    numbers = [*STOPS, SAVE]
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
-        numbers.remove(signal.SIGHUP)
-    old = {number: signal.signal(number, handle) for number in numbers}
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    old = {}
+    for number in numbers:
+        if not (ignored and number == signal.SIGHUP):
+            old[number] = signal.signal(number, handle)
     try:
         yield
     finally:
@@ -171,9 +185,15 @@ def agreed(requests: tuple[bool, ...], step: int, every: int) -> list[bool]:
 
     Several processes exchange this only every `every` steps, because the exchange makes them wait.
     """
+    import jax
+
     if jax.process_count() == 1:
         return list(requests)
     if step % every:
         return [False for _ in requests]
+
+    import numpy as np
+    from jax.experimental import multihost_utils
+
     of_all = multihost_utils.process_allgather(np.array(requests))
     return np.any(of_all, axis=0).tolist()

@@ -29,7 +29,7 @@ import shutil  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
 import warnings  # noqa: E402
-from collections.abc import Callable  # noqa: E402
+from collections.abc import Callable, Iterable, Iterator  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
 from typing import Annotated  # noqa: E402
 
@@ -48,7 +48,7 @@ from tests.benchmarks.trials import (  # noqa: E402
 )
 from tests.benchmarks.trials.row import Row  # noqa: E402
 
-Part = Callable[[Path, float, random.Random], list[Row]]
+Part = Callable[[Path, float, random.Random], Iterable[Row]]
 PARTS: dict[str, Part] = {
     "kills": kills.run,
     "damages": damages.run,
@@ -121,14 +121,14 @@ def main(options: Scoreboard) -> int:
     return len(missed)
 
 
-def try_part(name: str, folder: Path, options: Scoreboard) -> list[Row]:
-    """Return the rows of a part; one that fails as a whole is a row with that miss."""
+def try_part(name: str, folder: Path, options: Scoreboard) -> Iterator[Row]:
+    """Yield the rows of a part; if it fails as a whole, a row with that miss."""
     try:
-        return PARTS[name](folder, options.share, random.Random(options.seed))
+        yield from PARTS[name](folder, options.share, random.Random(options.seed))
     except Exception as error:
         row = Row(name, "the part runs")
         row.check(False, f"{type(error).__name__}: {error}")
-        return [row]
+        yield row
 
 
 def write_table(path: Path, rows: list[Row]) -> None:

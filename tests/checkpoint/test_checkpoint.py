@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import flax.struct
@@ -343,6 +344,14 @@ def test_a_damaged_step_is_named_on_every_reading(run, capfd):
     said = capfd.readouterr().err
     assert said.count("damaged checkpoints (2: config.json does not match its SHA-256)") == 1
     assert "using step 1" in said
+
+
+def test_writes_that_end_after_a_failure_are_not_shown():
+    shown = []
+    show = checkpoint._without_late_writes(shown.append)
+    for text in ("Event loop is closed", "another"):
+        show(SimpleNamespace(exc_value=RuntimeError(text)))
+    assert [str(event.exc_value) for event in shown] == ["another"]
 
 
 def test_a_failed_start_of_a_save_is_a_sentence(run, monkeypatch):

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from seekjax.config import DataConfig
+from seekjax.config import Config, DataConfig
 from seekjax.data import DataError, load_tokenizer, read_tokenizer
 from seekjax.data.chat import BUILT_IN, compile_chat, load_chat, load_trained_chat
 from seekjax.data.text_ends import is_old_chat_run
 from seekjax.data.tokenizer import BOS, EOS, USER
+from seekjax.train.pretrain import has_own_tokenizer
 
 BYTES = load_tokenizer(DataConfig(tokenizer="byte"), 320, None)
 QUESTION = [{"role": "user", "content": "1+1?"}]
@@ -92,6 +93,17 @@ def test_a_run_takes_over_what_its_initial_model_has(folder, tmp_path_factory):
     for name in ("tokenizer_config.json", "generation_config.json"):
         assert (run / name).read_text() == (source / name).read_text()
     assert ends(run) == ends(source) == (BYTES.bos, (BYTES.user, BYTES.eos, 44))
+
+    # another run in the same folder has its own
+    BYTES.save(run)
+    assert ends(run) == (BYTES.eos, (BYTES.eos,))
+
+
+def test_an_imported_model_goes_on_with_the_tokenizer_of_its_own_folder(tmp_path):
+    for tokenizer, own in ((tmp_path / "tokenizer.json", True), (tmp_path / "x" / "t.json", False)):
+        data = DataConfig(tokenizer=str(tokenizer))
+        assert has_own_tokenizer(Config(data=data, out=tmp_path)) == own
+    assert not has_own_tokenizer(Config(out=tmp_path))
 
 
 def test_a_run_on_chats_of_version_0_1_goes_on_as_it_began(tmp_path):

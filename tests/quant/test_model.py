@@ -23,7 +23,7 @@ from seekjax.model.init import init_params
 from seekjax.model.transformer import Transformer, logits
 from seekjax.open import open_model
 from seekjax.placement import use_mesh
-from seekjax.quant.formats import dense, quantise, rows
+from seekjax.quant.formats import dense, rows
 from seekjax.quant.tree import is_quantised, tree_bytes
 from sharding.mesh import MeshConfig
 from sharding.place import axes_of

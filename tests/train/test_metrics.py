@@ -94,3 +94,49 @@ def test_a_new_run_keeps_the_record_of_the_one_before(tmp_path):
         assert (tmp_path / f"config-{number}.json").exists()
     assert not (tmp_path / METRICS).exists()
     assert "starting at step 0; the record of the earlier run is kept as metrics-2.jsonl" in said[1]
+
+
+class Fake:
+    """TensorBoard and W&B, which note what they are called with."""
+
+    def __init__(self):
+        self.calls = []
+
+    def SummaryWriter(self, folder, purge_step):
+        self.calls.append(purge_step)
+        return self
+
+    def add_scalar(self, tag, value, step):
+        self.calls.append((tag, value, step))
+
+    def init(self, **settings):
+        self.calls.append((settings["id"], settings["config"]["train"]["steps"]))
+        return self
+
+    def log(self, scalars, step):
+        self.calls.append((scalars, step))
+
+
+def test_writers_keep_splits_apart_and_continue_one_run(tmp_path, monkeypatch):
+    board, web = Fake(), Fake()
+    monkeypatch.setattr(
+        metrics, "import_extra", lambda module, *_: web if module == "wandb" else board
+    )
+    config = Config(tensorboard=True, wandb="project")
+    for resumed_at in (0, 2):
+        recorder = Recorder(config, tmp_path, resumed_at, print)
+        recorder.write({"step": 3, "split": "train", "loss": 2.0})
+        recorder.write({"step": 3, "split": "held_out", "loss": 1.0})
+    once = [("train/loss", 2.0, 3), ("held_out/loss", 1.0, 3)]
+    assert board.calls == [1, *once, 3, *once]
+    sent = [({"train/loss": 2.0}, 3), ({"held_out/loss": 1.0}, 3)]
+    run = ((tmp_path / "wandb.txt").read_text(), 400)
+    assert web.calls == [run, *sent, run, *sent]
+
+
+def test_an_evaluation_that_is_missing_is_seen(tmp_path):
+    recorder = Recorder(Config(), tmp_path, 0, print)
+    recorder.write({"step": 3, "split": "train"})
+    assert not recorder.is_evaluated(3)
+    recorder.write({"step": 3, "split": "held_out", "loss": 1.0})
+    assert recorder.is_evaluated(3)

@@ -10,12 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from seekjax.checkpoint.write import warn
 from seekjax.post.plots import plot_rollouts
 from seekjax.post.rollout.grader import GradedSample
 from seekjax.post.rollout.problems import TaskProblems
 from seekjax.post.rollout.sampler import Texts, fetch
 from seekjax.post.rollout.statistics import interval
-from seekjax.train.metrics import keep_until
+from seekjax.train.metrics import append, keep_until
 
 LOGGED = 4  # groups of each rollout that are written
 
@@ -27,6 +28,7 @@ class RolloutLog:
         self.path = path
         self.group = group
         self._started = False
+        self._failed = False  # a write, which was said
 
     def start(self, step: int) -> None:
         """Before the first rollout, drop what an interrupted run wrote beyond this step."""
@@ -43,8 +45,12 @@ class RolloutLog:
         for first in range(0, logged, self.group):
             members = slice(first, first + self.group)
             groups.append(group_record(graded[members], advantage_B[members]))
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step + 1, "groups": groups}) + "\n")
+        try:
+            append(self.path, json.dumps({"step": step + 1, "groups": groups}) + "\n")
+        except OSError as error:
+            if not self._failed:
+                warn(f"{self.path} cannot be written ({error.strerror}): training goes on without")
+            self._failed = True
 
 
 def summary(graded: Sequence[GradedSample]) -> dict[str, float]:

@@ -160,7 +160,7 @@ def read_choice(path: Path, settings: dict[str, Any], model: ModelConfig) -> np.
             row[experts] = True
         before = {name: record[name] for name in settings}
 
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+    except (OSError, ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
         raise RunError(
             f"{path} does not say which experts this run trains: restore it, or start again under "
             "another --out."

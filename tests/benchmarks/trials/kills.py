@@ -4,7 +4,7 @@ import hashlib
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from seekjax.checkpoint import write
@@ -105,7 +105,11 @@ def kill_commands(
 
     Its result must be the unbroken one, file by file, and nothing else may lie beside it.
     """
-    begins = ((convert, "new_folder", "writes"), (quantize, "new_folder", "writes"))
+    begins = (
+        (convert, "new_folder", "writes"),
+        (convert, "to_gguf", "writes"),
+        (quantize, "new_folder", "writes"),
+    )
     work.mkdir(parents=True)
     began = time.monotonic()
     child = start(watched(command(*words_of(work / "unbroken")), *begins), work / "log")
@@ -122,7 +126,7 @@ def kill_commands(
     for _ in range(kills):
         child = start(watched(command(*words_of(place / "out")), *begins), work / "log")
         child.wait_for("writes")
-        time.sleep(rng.uniform(0, seconds))
+        time.sleep(rng.uniform(0, max(0.0, seconds)))
         child.send(signal.SIGKILL)
         child.end()
         if not (place / "out").exists():
@@ -152,7 +156,7 @@ def _clear(folder: Path) -> None:
         write.shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def run(work: Path, share: float, rng: random.Random) -> list[Row]:
+def run(work: Path, share: float, rng: random.Random) -> Iterator[Row]:
     """Kill training, reinforcement, converting and quantising."""
     whole, reinforcing = pretrained(work.parent / "whole"), reinforced(work.parent / "whole")
     same = "goes on by itself; parameters bitwise those of the unbroken run"
@@ -167,6 +171,8 @@ def run(work: Path, share: float, rng: random.Random) -> list[Row]:
             rng,
         )
 
+    yield training
+
     reinforcement = Row("kill -9 in reinforcement", same)
     with reinforcement.clock():
         kill_runs(
@@ -178,6 +184,8 @@ def run(work: Path, share: float, rng: random.Random) -> list[Row]:
             rng,
         )
 
+    yield reinforcement
+
     writing = Row("kill -9 in converting and quantising", "absent or whole, nothing beside it")
     with writing.clock():
         source = whole.folder
@@ -188,4 +196,4 @@ def run(work: Path, share: float, rng: random.Random) -> list[Row]:
         }
         for name, words_of in converting.items():
             kill_commands(writing, name, words_of, work / name, some(9, share), rng)
-    return [training, reinforcement, writing]
+    yield writing

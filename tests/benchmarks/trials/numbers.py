@@ -75,7 +75,7 @@ def run(work: Path, share: float, rng: random.Random) -> list[Row]:
         row.check(isinstance(clean, float), str(clean))
         if isinstance(clean, str):
             return [row]
-        chosen = list(DISTURBANCES.items())[: some(4, share, 2)]
+        chosen = list(DISTURBANCES.items())[: some(4, share)]
         for number, (name, disturb) in enumerate(chosen):
             words = train_words(work / f"run{number}", data, *SETTINGS)
             loss = final_loss(words, disturb, work)
