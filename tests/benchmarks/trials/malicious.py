@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from seekjax.data import read_tokenizer
 from seekjax.data.chat import compile_chat
 from seekjax.errors import SeekjaxError
 from seekjax.hf.load import load
@@ -13,6 +14,7 @@ from seekjax.hf.save import save
 from tests.benchmarks.trials.children import LIMIT, Report, Work, finish
 from tests.benchmarks.trials.row import Row, some
 from tests.data.test_template_sandbox import BIG, TALK
+from tests.data.test_tokenizer import FOREIGN, damaged
 from tests.hf.small import V3, WIDE, drawn
 from tests.hf.test_refusing import CASES
 
@@ -35,7 +37,12 @@ def run(work: Path, share: float, rng: random.Random) -> list[Row]:
         sources = [source for group in BIG.values() for source in group]
         sources = rng.sample(sources, some(len(sources), share))
         try_all(templates, [(source[:60], render(source)) for source in sources], work)
-    return [weights, templates]
+
+    tokenizers = Row("malicious and foreign tokenizers", bounds)
+    with tokenizers.clock():
+        names = rng.sample(sorted(FOREIGN), some(len(FOREIGN), share))
+        try_all(tokenizers, [(name, read_foreign(name)) for name in names], work)
+    return [weights, templates, tokenizers]
 
 
 def open_case(name: str) -> Callable[[Path], object]:
@@ -50,6 +57,19 @@ def open_case(name: str) -> Callable[[Path], object]:
         return load(copy)
 
     return open_it
+
+
+def read_foreign(name: str) -> Callable[[Path], object]:
+    """Return what reads a tokenizer with parts that change texts, or that have no bound."""
+    parts, _ = FOREIGN[name]
+
+    def read_it(folder: Path) -> object:
+        copy = folder / "tokenizer"
+        shutil.rmtree(copy, ignore_errors=True)
+        copy.mkdir()
+        return read_tokenizer(damaged(copy, lambda content: content.update(parts)), 300)
+
+    return read_it
 
 
 def render(source: str) -> Callable[[Path], object]:
