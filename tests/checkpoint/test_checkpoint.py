@@ -525,7 +525,7 @@ def test_two_processes_save_and_restore_together(tmp_path):
     }
     step, state, data = Checkpoints(tmp_path, 2).restore(abstract)
     assert step == state["step"] == 3
-    assert data is None
+    assert data == {"processes": [{"rank": rank, "position": 3} for rank in (0, 1)]}
     assert (np.asarray(state["w"]) == 3 * np.arange(32.0).reshape(8, 4)).all()
     assert json.loads((tmp_path / "checkpoints" / "3" / "data-1.json").read_text()) == {
         "rank": 1,
