@@ -62,8 +62,8 @@ PARTS: dict[str, Part] = {
 HEADER = """\
 # What became of a run after harm of every kind
 
-`python tests/benchmarks/reliability.py`: tries, and how many ended as expected. The last column
-says with which share of the tries, and when.
+`python tests/benchmarks/reliability.py`: tries, and how many ended as expected; each kill is a try,
+and so is the end of each run. The last column says with which share of the tries, and when.
 
 | harm | expected | tried | as expected | misses | s | run |
 |---|---|---|---|---|---|---|
