@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from seekjax.checkpoint.arrays import check_plausible, saved_arrays
@@ -76,9 +77,29 @@ def read_run(
         RunError,
     )
     if config.lora.rank:
-        merged = restore_merged(step, config, abstract)
-        return replace(config, lora=LoraConfig()), merged
-    return config, restore(step, abstract)
+        variables = restore_merged(step, config, abstract)
+        config = replace(config, lora=LoraConfig())
+    else:
+        variables = restore(step, abstract)
+    check_finite(step, variables["params"])
+    return config, variables
+
+
+def check_finite(step: Path, params: dict[str, Any]) -> None:
+    """Raise RunError if a norm's scale is not a number, as after a training that diverged.
+
+    All weights are then, and the norms are a thousandth of them.
+    """
+    for path, x in jax.tree_util.tree_leaves_with_path(params):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if not name.endswith("_norm") or not x.is_fully_addressable:
+            continue
+        need(
+            np.isfinite(np.asarray(x)).all(),
+            f"{step} holds weights that are not numbers ({name}): the training had diverged; "
+            "delete that step to use the one before it.",
+            RunError,
+        )
 
 
 def read_step_config(step: Path, *, trust: bool) -> Config:

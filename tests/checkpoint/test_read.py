@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from seekjax.checkpoint.config_json import read_config, to_json
 from seekjax.checkpoint.manifest import write_manifest
-from seekjax.checkpoint.read import read_run
+from seekjax.checkpoint.read import check_finite, read_run
 from seekjax.config import Config, DataConfig, KernelConfig, TrainConfig
 from seekjax.errors import CheckpointError, RunError
 from seekjax.placement import use_mesh
@@ -146,6 +147,15 @@ def test_a_config_of_another_shape_is_one_sentence(tmp_path):
             read_config(tmp_path / "config.json", trust=False)
 
 
+def test_weights_that_diverged_are_refused():
+    params = {"final_norm": jnp.ones(3), "layers": {"ffn_norm": jnp.array([1.0, jnp.nan])}}
+    with pytest.raises(
+        RunError, match=r"not numbers \(layers/ffn_norm\): the training had diverged"
+    ):
+        check_finite(Path("runs/a/checkpoints/7"), params)
+    check_finite(Path("runs/a/checkpoints/7"), {"final_norm": jnp.ones(3)})
+
+
 def test_what_contradicts_the_arrays_is_refused_before_it_is_described(run, tmp_path):
     folder, _ = run
     shutil.copytree(folder, tmp_path / "a")
@@ -156,7 +166,7 @@ def test_what_contradicts_the_arrays_is_refused_before_it_is_described(run, tmp_
         (step / "manifest.json").unlink()
         write_manifest(step)
 
-    deep = replace(SMALL, model=replace(SMALL.model, layers=10_000, mtp_depth=64))
+    deep = replace(SMALL, model=replace(SMALL.model, layers=10_000))
     replaced("config.json", json.dumps(to_json(deep)))
     with pytest.raises(RunError, match=r"a model of [\d,]+ parameters, but the checkpoint holds"):
         read_run(tmp_path / "a")
