@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 import runpy
+import traceback
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
@@ -42,7 +43,7 @@ from seekjax.config import (
 from seekjax.config.fields import field_comments, leaves
 from seekjax.config.recipes import find_recipe, objective_of
 from seekjax.config.values import check_values
-from seekjax.errors import UsageError, need
+from seekjax.errors import SeekjaxError, UsageError, need
 from seekjax.registry import did_you_mean
 from seekjax.storage import kind_of
 from seekjax.workflow import Workflow
@@ -62,6 +63,8 @@ FREQUENT: dict[type, tuple[str, ...]] = {
     GrpoConfig: ("tasks", "rewards", "recipe", "prompts", "group", "max_new"),
 }
 
+
+NAME_CHARACTERS = 100  # of a name that does not exist, in a sentence
 
 Offers = Callable[[type, str], bool]  # of the fields of a part, which become options
 
@@ -88,14 +91,23 @@ def load_config(name: str, trust: bool = False) -> Config | Workflow:
         return _from_file(name)
     if name in config_names():
         return _defined_in(name, vars(importlib.import_module(f"configs.{name}")))
-    folder = Path(name).expanduser()
-    if kind_of(folder) == "run":
+    folder = _run_folder(name)
+    if folder is not None:
         config = read_config(folder / "config.json", trust=trust)
         return replace(config, out=folder, trust=trust)
     raise UsageError(
-        f"there is no config {name!r}{did_you_mean(name, config_names())} "
+        f"there is no config {name[:NAME_CHARACTERS]!r}{did_you_mean(name, config_names())} "
         f"configs/ has: {', '.join(config_names())}."
     )
+
+
+def _run_folder(name: str) -> Path | None:
+    """Return the folder of a run that has begun, or None if the name is that of none."""
+    try:
+        folder = Path(name).expanduser()
+        return folder if kind_of(folder) == "run" else None
+    except (OSError, RuntimeError, ValueError):  # too long, an unknown user, a null
+        return None
 
 
 def parse(argv: list[str], program: str, default: str = "tiny") -> Config:
@@ -124,15 +136,30 @@ def parse(argv: list[str], program: str, default: str = "tiny") -> Config:
 
 
 def _from_file(name: str) -> Config | Workflow:
-    """Return what a Python file defines."""
-    if not Path(name).is_file():
-        raise UsageError(f"there is no config file {name}.")
+    """Return what a Python file defines. Raises UsageError if it cannot be read or run."""
+    path = Path(name).expanduser()
+    need(path.is_file(), f"there is no config file {name}.", UsageError)
     try:
-        return _defined_in(name, runpy.run_path(name))
-    except ModuleNotFoundError as error:
-        if error.name != "seekjax.pipeline":
-            raise
-        raise UsageError(_OLD_PIPELINE.format(name=name)) from error
+        return _defined_in(name, runpy.run_path(str(path)))
+    except SeekjaxError:
+        raise
+    except Exception as error:  # a user's file may raise anything
+        if isinstance(error, ModuleNotFoundError) and error.name == "seekjax.pipeline":
+            raise UsageError(_OLD_PIPELINE.format(name=name)) from error
+        raise UsageError(
+            f"the config file {name} cannot be run{_line_of(error, str(path))}: "
+            f"{type(error).__name__}: {error}."
+        ) from error
+
+
+def _line_of(error: Exception, path: str) -> str:
+    """Return " (line N)", the last line of a file that an error passed through, if there is one."""
+    if isinstance(error, SyntaxError) and error.filename == path:
+        return f" (line {error.lineno})"
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename == path:
+            return f" (line {frame.lineno})"
+    return ""
 
 
 _OLD_PIPELINE = (

@@ -183,7 +183,17 @@ class Record:
 
 def _is_entry(value: object) -> bool:
     """Return whether this is what the record holds of a step."""
-    return isinstance(value, dict) and {"line", "seconds", "finished"} <= value.keys()
+    if not isinstance(value, dict):
+        return False
+    kinds = {"line": str, "seconds": int | float, "finished": bool}
+    for key, kind in kinds.items():
+        if not isinstance(value.get(key), kind):
+            return False
+    try:
+        shlex.split(value["line"])
+    except ValueError:  # a quotation without an end
+        return False
+    return True
 
 
 def meaning(line: str) -> tuple[list[str], dict[str, list[str | float]]]:
@@ -279,11 +289,21 @@ def _run_step(step: str, words: list[str], record: Record, commands: Mapping[str
     return finished
 
 
+def _figures(file: Path) -> str:
+    """Return the tasks of an evaluation and its figures. Raises RunError if the file has none."""
+    figures = read_json(file, RunError)
+    try:
+        return f"{', '.join(figures['task'])}: {sentence(figures)}"
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(
+            f"{file} holds no figures: delete it, and they are measured again."
+        ) from error
+
+
 def _reports(workflow: Workflow, products: Mapping[str, Path]) -> list[str]:
     """Return a line for each evaluation: the model, the tasks and their figures."""
     lines = []
     for step in workflow.steps:
         if isinstance(step, Evaluate):
-            figures = read_json(products[step.name], RunError)
-            lines.append(f"{step.model:>12}  {', '.join(figures['task'])}: {sentence(figures)}")
+            lines.append(f"{step.model:>12}  {_figures(products[step.name])}")
     return lines

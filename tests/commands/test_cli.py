@@ -44,6 +44,8 @@ def train(*argv: str, out) -> int:
     [
         (["tinny"], r"no config 'tinny': did you mean 'tiny'\?"),
         (["mine.py"], "no config file mine.py"),
+        (["x" * 5000], "no config 'xxx"),
+        (["~no-such-user/run"], "no config '~no-such-user/run'"),
         (["--mesh.expert", "3"], "expert .* = 3 devices, which does not divide the 8"),
         (
             ["--mesh.data", "16"],
@@ -376,6 +378,15 @@ def test_a_file_with_a_pipeline_names_the_workflow(tmp_path):
     for text in ("from seekjax.pipeline import Pipeline\n", "pipeline = 3\n"):
         path.write_text(text)
         with pytest.raises(UsageError, match=r"several runs are now `workflow = Workflow"):
+            load_config(str(path))
+    for text, reason in (
+        ("x = 1\n1 / 0\n", r"cannot be run \(line 2\): ZeroDivisionError"),
+        ("x = (\n", r"cannot be run \(line 1\): SyntaxError"),
+        ("import no_such_module\n", r"cannot be run \(line 1\): ModuleNotFoundError"),
+        ("from seekjax.config import Config\nConfig(modle=1)\n", r"\(line 2\): TypeError"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UsageError, match=reason):
             load_config(str(path))
     path.write_text("config = 3\n")
     with pytest.raises(UsageError, match=r"does not define `config = Config"):

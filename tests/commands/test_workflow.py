@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from seekjax.commands.arguments import config_names, load_config, parse
-from seekjax.commands.workflow import command_of, meaning, run_workflow, split_options
+from seekjax.commands.workflow import _reports, command_of, meaning, run_workflow, split_options
 from seekjax.errors import ConfigError, RunError, Status, UsageError
 from seekjax.workflow import Evaluate, Output, Sample, Train, Workflow
 
@@ -125,9 +125,24 @@ def test_another_line_for_what_is_finished_is_refused(tmp_path):
     with pytest.raises(RunError, match=message + ".*third to make it again"):
         go(tmp_path, "--third.train.steps", "7")
     assert (tmp_path / "workflow.json").read_bytes() == before
-    (tmp_path / "workflow.json").write_text("{")
-    with pytest.raises(RunError, match="cannot be read"):
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "[" * 9999, '{"first": 3}', '{"first": {"line": "\'", "seconds": 1}}', None]
+)
+def test_a_damaged_record_is_refused_in_a_sentence(text, tmp_path):
+    file = tmp_path / "workflow.json"
+    file.mkdir() if text is None else file.write_text(text)
+    with pytest.raises(RunError, match=r"workflow.json (is damaged|cannot be read)"):
         go(tmp_path)
+
+
+def test_damaged_figures_are_named(tmp_path):
+    workflow = Workflow("one", [Train("tiny", name="a"), Evaluate("a", ["x"], 1, 1)])
+    products = workflow.products(tmp_path)
+    products["a-eval"].write_text("[]")
+    with pytest.raises(RunError, match="holds no figures: delete it"):
+        _reports(workflow, products)
 
 
 def test_the_record_of_an_earlier_version_counts(tmp_path):

@@ -1,4 +1,4 @@
-"""Every run in configs/ passes validation, and those unlike V3 train, shrunk in widths and depth."""
+"""Every run in configs/ passes validation; those unlike V3 train, shrunk in widths and depth."""
 
 import math
 from dataclasses import replace

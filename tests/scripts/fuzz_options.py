@@ -94,7 +94,7 @@ def type_of(config: Config, path: str) -> Any:
 def draw_line(rng: random.Random, options: dict[str, dict[str, Any]]) -> list[str]:
     """Return a command line: a config, and up to four options of it."""
     name = rng.choice([*options, "tiny"])
-    words = [name]
+    words = [rng.choice(WORDS) if rng.random() < 0.05 else name]
     if name in POST_KINDS and rng.random() < 0.8:
         words += ["--init", "."]
     for _ in range(rng.choice((0, 1, 1, 1, 2, 3, 4))):
@@ -257,7 +257,7 @@ def report(figures: Figures) -> str:
     mean = figures.seconds / figures.draws
     return f"""# Command lines drawn from the config's fields
 
-    python -m tests.scripts.fuzz_options --draws {figures.draws} --report FILE
+    python -m tests.scripts.fuzz_options --draws {figures.draws} --models {figures.traced}
 
 | | |
 |---|---|
