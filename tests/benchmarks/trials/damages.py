@@ -16,7 +16,7 @@ from typing import Any
 from seekjax.commands.arguments import parse
 from seekjax.data.chat import load_chat
 from seekjax.errors import SeekjaxError
-from seekjax.open import open_model
+from seekjax.open import need_tokenizer, open_model
 from seekjax.placement import use_mesh
 from seekjax.post.kinds import fit
 from sharding.mesh import MeshConfig
@@ -100,14 +100,13 @@ def what_opens(run: Path) -> dict[str, Any]:
         try:
             with use_mesh(MeshConfig(data=1)):
                 opened = open_model(run)
-                tokenizer = opened.tokenizer
-                texts: list[Any] = [opened.begin]
-                if tokenizer is not None:
-                    texts += [
-                        tokenizer.encode(SAMPLE).tolist(),
-                        tokenizer.eos,
-                        load_chat(run, tokenizer).encode(tokenizer, TALK),
-                    ]
+                tokenizer = need_tokenizer(opened)
+                texts = [
+                    opened.begin,
+                    tokenizer.encode(SAMPLE).tolist(),
+                    tokenizer.eos,
+                    load_chat(run, tokenizer).encode(tokenizer, TALK),
+                ]
                 result = {"weights": digest(opened.variables), "texts": repr(texts)}
         except SeekjaxError as error:
             result = {"sentence": str(error)}
@@ -236,7 +235,8 @@ def damaged(
     whole: Path, work: Path, damage: str = "", file: Path = Path(), seed: int = 0
 ) -> Iterator[Path]:
     """Yield a copy of a run in which one file is damaged; the copy is removed at the end."""
-    copy = work / "copy"
+    # A command says what it passes over once, so each try is a folder that was not met before.
+    copy = work / f"copy-{damage}-{seed}"
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(whole, copy)
     if damage:
