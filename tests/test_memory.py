@@ -34,14 +34,16 @@ def test_what_does_not_fit_is_one_sentence(monkeypatch, capsys):
 
 def test_the_limit_of_a_container_counts(monkeypatch, tmp_path):
     monkeypatch.setattr(memory, "CGROUP", tmp_path)
-    whole = memory.free_bytes()
-    assert whole is None or whole > 2**20
+    machine = memory.free_bytes()
+    assert machine is None or machine > 2**20
     (tmp_path / "memory.max").write_text("1000000\n")
     (tmp_path / "memory.current").write_text("700000\n")
     (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 100000\nactive_file 3\n")
     assert memory.free_bytes() == 400_000
     (tmp_path / "memory.max").write_text("max\n")
-    assert memory.free_bytes() == whole
+    # Other programs take and free memory meanwhile: only that the limit is gone is sure.
+    unlimited = memory.free_bytes()
+    assert unlimited is None or unlimited > 2**20
 
 
 def test_weights_keep_the_dtype_that_fits(monkeypatch, tmp_path):

@@ -48,7 +48,8 @@ def reference_loss(logp, ref, mask, beta):
         wrong = 1 / (
             1 + np.exp(reward[0] - reward[1])
         )  # sigmoid(r_l - r_w): how wrong the implicit reward is
-        losses.append(-np.log(1 - wrong))
+        # -log sigmoid(r_w - r_l), exact where the pair is all wrong
+        losses.append(np.logaddexp(0, reward[1] - reward[0]))
         for r, sign in ((row, -1), (row + 1, 1)):
             slope[r] = sign * beta * wrong * mask[r]
     return np.array(losses), slope

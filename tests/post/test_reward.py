@@ -199,7 +199,7 @@ def test_a_verifier_that_fails_is_named_and_not_zero(monkeypatch):
         ),
         ({"weights": {":f": 1}}, "no reward ':f'"),
         ({"weights": {"own_broken:f": 1}}, "nowhere_to_be_found"),
-        ({"weights": {"own_rewards:constant": 1}}, "is not a function"),
+        ({"weights": {"own_rewards:constant": 1}}, "it must be a function"),
     ],
 )
 def test_settings_that_cannot_work_are_told_at_once(own, settings, message):
