@@ -63,9 +63,9 @@ def in_programs(config: Config) -> Config:
 def key_of(setting: Any) -> Hashable:
     """Return what a program depends on. Raises TypeError if that cannot be compared."""
     if isinstance(setting, RunSpec):
-        # A test may have replaced a part of a spec of another class.
+        # Any other class of spec holds more than its config: chosen experts, a test's optimizer.
         if type(setting) not in (RunSpec, Adapted):
-            raise TypeError("a spec of its own")
+            raise TypeError(f"{type(setting).__name__} is not described by its config")
         return type(setting), in_programs(setting.config), setting.frozen
     if isinstance(setting, np.ndarray):
         return setting.tobytes()

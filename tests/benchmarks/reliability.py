@@ -1,12 +1,12 @@
 """The scoreboard of reliability: harm of every kind, and what came of it.
 
-    python tests/benchmarks/reliability.py                     everything, some hours on two cores
+    python tests/benchmarks/reliability.py                     everything, half an hour on two cores
     python tests/benchmarks/reliability.py --share 0.1         a tenth of the tries
     python tests/benchmarks/reliability.py --part kills disk   some parts
 
-Each part is tried on the smallest run that has every part of a model. A row says how often something
-was tried, how often the result was as expected, and names what missed. With --out the table is
-written into a file; the rows of parts that did not run are kept.
+Each part is tried on the smallest run that has every part of a model. A row says how often
+something was tried, how often the result was as expected, and names what missed. With --out the
+table is written into a file; the rows of parts that did not run are kept.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Programs that attack the sandbox: none earns a reward, reaches the host or outlives its limits."""
+"""Programs that attack the sandbox: none gets a reward, reaches the host or outlives its limits."""
 
 import os
 import random

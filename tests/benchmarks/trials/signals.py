@@ -1,4 +1,4 @@
-"""Signals at any moment: saved within ten seconds, a documented status, and the next start goes on."""
+"""Signals at any moment: saved in ten seconds, a documented status, and a start that resumes."""
 
 import random
 import signal
