@@ -56,6 +56,36 @@ def only_owner(folder: Path) -> Iterator[None]:
         os.close(file)
 
 
+def is_held(folder: Path) -> bool:
+    """Return whether a living process holds `folder`.
+
+    The lock is tried, for an instant and shared, only if the file names a process that may live: a
+    process that begins at this moment does not meet it.
+    """
+    path = folder / NAME
+    owner = _owner(path)
+    if not owner:
+        return False
+    process = owner["process"]
+    is_here = owner["machine"] == platform.node()
+    if is_here and process != os.getpid() and not _runs(process):
+        return False
+
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return _is_alive(path)
+    finally:
+        os.close(file)
+    return False
+
+
 def _take(file: int, path: Path) -> threading.Event:
     """Lock the open file; return the event that ends its heartbeat. Raises RunError."""
     ended = threading.Event()

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Event, Thread
 from typing import IO, TextIO, TypeVar
@@ -77,6 +77,22 @@ def print_lines(lines: Iterable[str]) -> None:
     """Print lines that may hold a model's text."""
     for line in lines:
         print(visible(line, keep=TEXT_MARKS), flush=True)
+
+
+def columns(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Return the lines of a table; the first `left` columns are flush left, the others right.
+
+    No cell is cut: a line that is wider than the screen goes on below.
+    """
+    table = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*table)]
+    lines = []
+    for row in table:
+        cells = []
+        for number, (cell, width) in enumerate(zip(row, widths)):
+            cells.append(cell.ljust(width) if number < left else cell.rjust(width))
+        lines.append("  ".join(cells).rstrip())
+    return lines
 
 
 class Progress:

@@ -130,6 +130,7 @@ def parse(argv: list[str], program: str, default: str = "tiny") -> Config:
     options, notices = current_options(options, config, name)
     note(notices)
     config = _with_options(config, options, f"{program} {name}", _description(name))
+    config = replace(config, name=config.name or Path(name).stem)
     need(config.out, "--out is None: a run needs a folder.", UsageError)
     check_values(config)
     return replace(config, out=config.out and config.out.expanduser())

@@ -57,6 +57,11 @@ COMMANDS = {
         "Measure bits per byte and perplexity of a text; or, with --task NAME, pass@1, pass@k and "
         "cons@k on held-out problems.",
     ),
+    "runs": Command(
+        "seekjax.commands.runs:runs",
+        "[FOLDER]",
+        "List the runs below a folder (runs/): how far each came, and with which figures (--json).",
+    ),
     "plot": Command(
         "seekjax.commands.plot:plot",
         "RUN",

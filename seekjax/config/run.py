@@ -237,6 +237,8 @@ class Config:
     # reinforcement on verifiable answers
     grpo: GrpoConfig | None = None
 
+    # of the run in lists of runs; "" = the name of the config that it began with
+    name: str = ""
     # run folder; default runs/CONFIG
     out: Path | None = None
     # weights to start from, a run or a published folder; its model and tokenizer replace those of

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from seekjax.post.plots import plot_distance, plot_preference, plot_rollouts
-from seekjax.train.metrics import METRICS, read
 from seekjax.train.plots import draw
+from seekjax.train.record import METRICS, read
 
 
 def draw_pictures(folder: Path) -> list[Path]:

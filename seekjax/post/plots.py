@@ -6,8 +6,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from seekjax.train.metrics import read
 from seekjax.train.plots import column, draw_load, draw_max_violation, save
+from seekjax.train.record import read
 
 Record = dict[str, Any]
 TRAINING = {"color": "tab:blue", "label": "training"}

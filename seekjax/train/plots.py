@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from seekjax.errors import RunError
 from seekjax.storage import write_atomically
-from seekjax.train.metrics import read
+from seekjax.train.record import read
 
 Record = dict[str, Any]
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -15,7 +16,7 @@ from seekjax.lock import only_owner
 from seekjax.model.count import parameters
 from seekjax.storage import write_atomically
 from seekjax.train.clock import Spent
-from seekjax.train.metrics import METRICS, read
+from seekjax.train.record import METRICS, read
 from seekjax.train.training import Parts, Training
 from seekjax.version import __version__
 
@@ -124,7 +125,8 @@ def changed(config: Config, folder: Path, done: int) -> list[str]:
     """Return what differs from the settings of the checkpoint that the run goes on from."""
     path = folder / "checkpoints" / str(done) / "config.json"
     # only compared: nothing that this file names is imported
-    return differences(to_json(read_config(path, trust=True)), to_json(config))
+    before = replace(read_config(path, trust=True), name=config.name)
+    return differences(to_json(before), to_json(config))
 
 
 def announce(

@@ -16,7 +16,7 @@ from seekjax.post.rollout.grader import GradedSample
 from seekjax.post.rollout.problems import TaskProblems
 from seekjax.post.rollout.sampler import Texts, fetch
 from seekjax.post.rollout.statistics import interval
-from seekjax.train.metrics import append, keep_until
+from seekjax.train.record import append, keep_until
 
 LOGGED = 4  # groups of each rollout that are written
 
