@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from seekjax.config import Config, DataConfig
+from seekjax.config import CONSTANT, Config, DataConfig, GrpoConfig
+from seekjax.config.run import POST_KINDS
 from seekjax.train import step
 from seekjax.train.lora import Adapted
 from seekjax.train.state import RunSpec
@@ -27,9 +28,11 @@ def share() -> None:
     for name in NAMES:
         setattr(step, name, shared(getattr(step, name)))
 
-    from seekjax.post.distill import criterion  # only now: it imports those functions
+    from seekjax.post.distill import criterion  # only now: they import those functions
+    from seekjax.post.rl import updates
 
     criterion.compile_programs = shared(criterion.compile_programs)
+    updates.compile_score = shared(updates.compile_score)
 
 
 def shared(build: Callable) -> Callable:
@@ -54,10 +57,29 @@ def shared(build: Callable) -> Callable:
 
 
 def in_programs(config: Config) -> Config:
-    """Return the config without what no compiled step depends on: files, and when to report."""
+    """Return the config without what no compiled step depends on.
+
+    That is files, the seed, when to report, the number of steps if no schedule depends on it, and
+    what a criterion holds itself.
+    """
     data = DataConfig(sequence=config.data.sequence, mask_documents=config.data.mask_documents)
     now = {"log_every": 1, "eval_every": 1, "eval_batches": 1, "save_every": 1, "keep": 1}
-    return replace(config, out=None, init=None, data=data, train=replace(config.train, **now))
+    if is_flat(config):
+        now["steps"] = 1
+    train = replace(config.train, seed=0, **now)
+    kinds = dict.fromkeys(POST_KINDS)
+    return replace(config, out=None, init=None, data=data, train=train, **kinds)
+
+
+def is_flat(config: Config) -> bool:
+    """Whether learning rate, balance rate and MTP weight stay as they are, after the warm-up."""
+    train = config.train
+    schedules = [config.optimizer.schedule]
+    if train.balance_rate:
+        schedules.append(train.balance_schedule)
+    if config.model.mtp_depth:
+        schedules.append(train.mtp_schedule)
+    return set(schedules) == {CONSTANT} and not train.batch_start
 
 
 def key_of(setting: Any) -> Hashable:
@@ -71,6 +93,8 @@ def key_of(setting: Any) -> Hashable:
         return setting.tobytes()
     if isinstance(setting, type):
         return setting
+    if isinstance(setting, GrpoConfig):  # of which problems answers are drawn, and what they earn
+        return replace(setting, tasks=(), rewards=(), recipe="", objective=None)
 
     if type(setting).__module__.startswith("seekjax.post") and hasattr(setting, "totals"):
         # A criterion: its class and the values that it was made from.

@@ -65,8 +65,10 @@ def read_run(
     kernel = replace(kernel or stored, weights=stored.weights, vocabulary=stored.vocabulary)
     config = replace(config, kernel=kernel, out=folder)
 
+    # Orbax opens every array to describe it, so once is enough
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        check_plausible(step, saved_arrays(reader, step), config.model)
+        saved = saved_arrays(reader, step)
+    check_plausible(step, saved, config.model)
 
     abstract = abstract_variables(config.model, config.kernel)
     check_room(
@@ -77,10 +79,10 @@ def read_run(
         RunError,
     )
     if config.lora.rank:
-        variables = restore_merged(step, config, abstract)
+        variables = restore_merged(step, saved, config, abstract)
         config = replace(config, lora=LoraConfig())
     else:
-        variables = restore(step, abstract)
+        variables = restore(step, saved, abstract)
     check_finite(step, variables["params"])
     return config, variables
 
@@ -149,31 +151,28 @@ def _warn_once(text: str) -> None:
     warn(text)
 
 
-def restore(step: Path, abstract: dict[str, Any]) -> dict[str, Any]:
+def restore(step: Path, saved: dict[str, Any], abstract: dict[str, Any]) -> dict[str, Any]:
     """Return the arrays of `abstract` from one step's train state, each read where it is placed.
 
-    "params" are the moving average of the weights if the step has one. The optimizer's moments are
-    not read. Raises RunError if the step has other arrays, and CheckpointError if Orbax cannot read
-    it.
+    `saved` are the arrays that the step holds. "params" are the moving average of the weights if
+    the step has one. The optimizer's moments are not read. Raises RunError if the step has other
+    arrays, and CheckpointError if Orbax cannot read it.
     """
+    # names in the train state, which has the weights twice if it has a moving average
+    weights = "ema" if saved.get("ema") else "params"
+    saved_name = {name: weights if name == "params" else name for name in abstract}
+    wanted = {saved_name[name]: tree for name, tree in abstract.items() if tree}
+
+    differences = mismatches(_same_parts(saved, wanted), wanted)
+    if differences:
+        more = f"; and {len(differences) - 1} more" if len(differences) > 1 else ""
+        raise RunError(
+            f"checkpoint {step} {differences[0]}{more}: config.json does not match these weights."
+        )
+
+    placement = jax.tree.map(_restore_args, wanted)
+    arguments = ocp.args.PyTreeRestore(wanted, placement, partial_restore=True)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        saved = saved_arrays(reader, step)
-
-        # names in the train state, which has the weights twice if it has a moving average
-        weights = "ema" if saved.get("ema") else "params"
-        saved_name = {name: weights if name == "params" else name for name in abstract}
-        wanted = {saved_name[name]: tree for name, tree in abstract.items() if tree}
-
-        differences = mismatches(_same_parts(saved, wanted), wanted)
-        if differences:
-            more = f"; and {len(differences) - 1} more" if len(differences) > 1 else ""
-            raise RunError(
-                f"checkpoint {step} {differences[0]}{more}: config.json does not match these "
-                "weights."
-            )
-
-        placement = jax.tree.map(_restore_args, wanted)
-        arguments = ocp.args.PyTreeRestore(wanted, placement, partial_restore=True)
         try:
             state = reader.restore(step / "state", args=arguments)
         except Exception as error:
@@ -204,6 +203,7 @@ def _restore_args(x: jax.ShapeDtypeStruct) -> ocp.ArrayRestoreArgs:
 
 def restore_merged(
     step: Path,
+    saved: dict[str, Any],
     config: Config,
     abstract: dict[str, Any],
 ) -> dict[str, Any]:
@@ -227,6 +227,7 @@ def restore_merged(
 
     state = restore(
         step,
+        saved,
         {"params": added, "balance": abstract["balance"], "frozen": {"base": abstract["params"]}},
     )
     params = jax.jit(add_adapters, donate_argnums=0)(state["frozen"]["base"], state["params"])

@@ -66,8 +66,7 @@ class RolloutUpdates:
         criterion = GroupRelative(spec, grpo, objective)
         self._update = compile_train(spec, criterion)
         self.gradient = compile_gradient(spec, lambda: criterion)
-        score = partial(score_rollout, spec, grpo.temperature)
-        self._score = jax.jit(score, out_shardings=sharding("batch"))
+        self._score = compile_score(spec, grpo.temperature)
         self._copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
         self.number = 0  # of the next rollout
@@ -291,6 +290,12 @@ def _leave_out(
         "mask": mask_BT & learnt_B1,
         "advantage": jnp.where(learnt_B, advantage_B, 0),
     }
+
+
+def compile_score(spec: RunSpec, temperature: float) -> Callable[..., jax.Array]:
+    """Return the jitted log-probabilities (params, frozen, balance, texts) of a rollout."""
+    score = partial(score_rollout, spec, temperature)
+    return jax.jit(score, out_shardings=sharding("batch"))
 
 
 def score_rollout(
