@@ -62,6 +62,12 @@ COMMANDS = {
         "[FOLDER]",
         "List the runs below a folder (runs/): how far each came, and with which figures (--json).",
     ),
+    "compare": Command(
+        "seekjax.commands.compare:compare",
+        "RUN RUN ...",
+        "Compare runs: settings that differ, curves in one picture, final figures; runs that "
+        "differ only in the seed are one row, with mean and standard deviation.",
+    ),
     "plot": Command(
         "seekjax.commands.plot:plot",
         "RUN",
