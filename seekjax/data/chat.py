@@ -7,10 +7,11 @@ that only lets it read the messages and build text.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jinja2
 
+from seekjax.data.built_in_templates import BUILT_IN, TemplateName, with_tools
 from seekjax.data.template_meter import budget
 from seekjax.data.template_sandbox import LONGEST, Sandbox
 from seekjax.data.template_settings import with_defaults
@@ -26,30 +27,9 @@ from seekjax.data.tokenizer import BOS, EOS, THINK, THINK_END, Tokenizer
 from seekjax.errors import DataError, need
 from seekjax.storage import kind_of, write_atomically
 
-Message = dict[str, str]  # {"role": "system", "user" or "assistant", "content": text}
-
-# The texts are saved next to tuned models and compared, so each newline counts.
-_TURNS = (
-    "{{ bos_token }}{% for m in messages %}"
-    "{% if m['role'] == 'system' %}{{ m['content'] }}\n"
-    "{%- elif m['role'] == 'user' %}<｜User｜>{{ m['content'] }}\n"
-    "{%- else %}<｜Assistant｜>{{ m['content'].split('</think>')[-1] }}{{ eos_token }}{% endif %}"
-    "{% endfor %}\n"
-    "{%- if add_generation_prompt %}<｜Assistant｜>"
-)
-BUILT_IN = {
-    "v2": (
-        "{{ bos_token }}{% for m in messages %}"
-        "{% if m['role'] == 'system' %}{{ m['content'] + '\n\n' }}\n"
-        "{%- elif m['role'] == 'user' %}{{ 'User: ' + m['content'] + '\n\n' }}\n"
-        "{%- else %}{{ 'Assistant: ' + m['content'] + eos_token }}{% endif %}"
-        "{% endfor %}\n"
-        "{%- if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
-    ),
-    "v3": _TURNS + "{% endif %}",
-    "r1": _TURNS + "{{ '<think>\n' }}{% endif %}",  # an answer begins inside the reasoning
-}
-TemplateName = Literal["auto", "v2", "v3", "r1"]
+# {"role": "system", "user", "assistant" or "tool", "content": text}. An answer may have
+# "tool_calls" and an output "tool_call_id" and "name", in OpenAI's form.
+Message = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -62,20 +42,26 @@ class ChatTemplate:
     eos: str
 
     def render(
-        self, messages: Sequence[Message], generation_prompt: bool = True, **settings: Any
+        self,
+        messages: Sequence[Message],
+        generation_prompt: bool = True,
+        tools: Sequence[dict[str, Any]] | None = None,
+        **settings: Any,
     ) -> str:
         """Return the conversation as text.
 
-        With `generation_prompt` the text ends where the assistant's next answer begins.
-        Further settings are passed to the template, as thinking=True.
+        With `generation_prompt` the text ends where the assistant's next answer begins. `tools` are
+        what the assistant may call, in OpenAI's form; as in transformers, a template gets None
+        where there are none. Further settings are passed to the template, as thinking=True.
 
         Raises:
             DataError: the template rejects the conversation, or fails on it.
         """
         try:
-            with budget([*messages, settings]):
+            with budget([*messages, list(tools or ()), settings]):
                 return self.template.render(
                     messages=list(messages),
+                    tools=list(tools) if tools else None,
                     bos_token=self.bos,
                     eos_token=self.eos,
                     add_generation_prompt=generation_prompt,
@@ -88,24 +74,29 @@ class ChatTemplate:
             ) from error
 
     def encode(
-        self, tokenizer: Tokenizer, messages: Sequence[Message], **settings: Any
+        self,
+        tokenizer: Tokenizer,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]] | None = None,
+        **settings: Any,
     ) -> list[int]:
         """Return the conversation as token ids.
 
         Names of special tokens become those tokens where the template writes them, and stay text
-        where the messages contain them.
+        where the messages or tools contain them.
         """
         try:
-            (plain, given), mark = tokenizer.control.break_names((list(messages), settings))
+            given = {"messages": list(messages), "tools": list(tools or ()), **settings}
+            plain, mark = tokenizer.control.break_names(given)
         except RecursionError as error:
             raise DataError("a message puts lists into lists without end.") from error
-        text = self.render(plain, **given)
+        text = self.render(**plain)
         return tokenizer.encode(text, special=True, mark=mark).tolist()
 
     def save(self, folder: Path, first: bool = True) -> None:
         """Save the template next to a run's weights, for `seekjax chat` to use the same one.
 
-        Only the `first` process writes.
+        Only the `first` process writes. A run keeps its file, which may be of an earlier version.
 
         Raises:
             DataError: the run in this folder was trained with another template.
@@ -114,12 +105,12 @@ class ChatTemplate:
 
         if file.is_file() and kind_of(folder) == "run":
             need(
-                read_text(file) == self.source,
+                with_tools(read_text(file)) == with_tools(self.source),
                 f"the run in {folder} was trained with another chat template ({file}): name that "
                 "one with --sft.template (or --grpo.template ...), or another --out.",
                 DataError,
             )
-        if first:
+        elif first:
             write_atomically(file, self.source)
 
 
@@ -186,7 +177,7 @@ def find_template(
     if folder is not None:
         source = _own_template(folder)
         if source is not None:
-            return source
+            return with_tools(source)
 
     if tokenizer.user is None or tokenizer.assistant is None:
         return BUILT_IN["v2"]

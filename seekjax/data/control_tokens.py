@@ -53,7 +53,7 @@ class ControlTokens:
         if isinstance(value, str):
             return self.names.sub(lambda name: name[0][0] + mark + name[0][1:], value)
         if isinstance(value, Mapping):
-            return {key: self._broken(part, mark) for key, part in value.items()}
+            return {self._broken(k, mark): self._broken(part, mark) for k, part in value.items()}
         if isinstance(value, (list, tuple)):
             return [self._broken(part, mark) for part in value]
         return value
@@ -64,7 +64,8 @@ def _collect(value: Any, texts: list[str]) -> None:
     if isinstance(value, str):
         texts.append(value)
     elif isinstance(value, Mapping):
-        for part in value.values():
+        for key, part in value.items():
+            _collect(key, texts)
             _collect(part, texts)
     elif isinstance(value, (list, tuple)):
         for part in value:

@@ -13,7 +13,8 @@ from jinja2 import nodes
 from seekjax.data.template_sandbox import LONGEST, Sandbox
 from seekjax.errors import DataError, need
 
-OWN = ("messages", "bos_token", "eos_token", "add_generation_prompt")  # not for users to set
+# not for users to set
+OWN = ("messages", "tools", "documents", "bos_token", "eos_token", "add_generation_prompt")
 
 
 def with_defaults(source: str, settings: Sequence[str]) -> str:

@@ -135,7 +135,8 @@ def test_every_answer_is_learnt_once_behind_the_prompt_a_rollout_would_have(hist
         ({"text": "x"}, "line 2 has no conversation"),
         ({"messages": []}, "line 2 has no conversation"),
         ({"messages": ["hi"]}, "message 1, has no role"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "message 1, has the role 'tool'"),
+        ({"messages": [{"role": "ipython", "content": "x"}]}, "message 1, has the role 'ipython'"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "message 1, is the output of a tool"),
         ({"messages": [{"role": "user"}]}, "the user's content is missing"),
         (
             {"messages": [{"role": "user", "content": ["x"]}]},

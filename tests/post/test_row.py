@@ -13,7 +13,7 @@ TURNS = [("system", "Be brief.", True), ("user", "1+1?", True), ("assistant", "2
 
 
 def turns_of(record):
-    return list(map(tuple, read_conversation(record, "a line", Counter())))
+    return [turn[:3] for turn in read_conversation(record, "a line", Counter()).turns]
 
 
 @pytest.mark.parametrize(
@@ -78,13 +78,12 @@ def test_other_keys_are_counted_and_named():
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"tools": [{"type": "function"}]}, "has tools: tools are not trained on"),
+        ({"functions": [{"name": "f"}]}, 'has functions: it is the older form of "tools"'),
         ({"images": ["x.png"]}, "has images: only text"),
         ({"instruction": "x"}, "has messages and instruction: keep one of them"),
         ({"system": "a", "messages": [{"role": "system", "content": "b"}, ANSWER]}, "keep one"),
         ({"messages": [QUESTION, {**ANSWER, "weight": 0}]}, "weight 0 at every answer"),
         ({"messages": [QUESTION, {**ANSWER, "weight": 0.5}]}, "has the weight 0.5"),
-        ({"messages": [QUESTION, {**ANSWER, "tool_calls": [1]}]}, "message 2, has tool_calls"),
         ({"messages": [{**QUESTION, "reasoning_content": "x"}, ANSWER]}, "belongs to an answer"),
         (
             {
@@ -115,6 +114,6 @@ def test_what_changes_the_meaning_is_refused(change, says):
 )
 def test_a_pair_has_a_system_text_and_answers_in_either_form(prompt):
     record = {**prompt, "system": "Be brief.", "chosen": [ANSWER], "rejected": "3"}
-    turns, chosen, rejected = read_pair(record, "a line", Counter())
-    assert [tuple(turn) for turn in turns] == TURNS[:2]
-    assert (chosen, rejected) == ("2", "3")
+    given, chosen, rejected = read_pair(record, "a line", Counter())
+    assert [turn[:3] for turn in given.turns] == TURNS[:2]
+    assert (chosen.content, rejected.content) == ("2", "3")

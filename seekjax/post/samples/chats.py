@@ -12,12 +12,7 @@ from seekjax.data.chat import Message
 from seekjax.data.split import hash_fraction, held_out_mask
 from seekjax.errors import need
 from seekjax.post.samples.jsonl import Rows, open_rows
-from seekjax.post.samples.row import (
-    Turn,
-    describe_unread,
-    messages_of,
-    read_conversation,
-)
+from seekjax.post.samples.row import Conversation, describe_unread, read_conversation
 from seekjax.post.samples.template import ChatFormat, Sample
 
 
@@ -35,8 +30,8 @@ class ChatSamples(Sequence):
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         row, which = map(int, self.places[index])
         where = self.rows.name_of(row)
-        turns = read_conversation(self.rows[row], where, Counter())
-        return render(where, turns, self.chat_format)[which]._asdict()
+        conversation = read_conversation(self.rows[row], where, Counter())
+        return render(where, conversation, self.chat_format)[which]._asdict()
 
 
 def load_chats(
@@ -57,11 +52,11 @@ def load_chats(
     unread: Counter[str] = Counter()
     for row, record in rows.records():
         where = rows.name_of(row)
-        turns = read_conversation(record, where, unread)
-        for which, sample in enumerate(render(where, turns, chat_format)):
+        conversation = read_conversation(record, where, unread)
+        for which, sample in enumerate(render(where, conversation, chat_format)):
             if fits(where, len(sample.tokens), sequence, drop_long, section):
                 places.append((row, which))
-                keys.append(question_key(messages_of(turns)))
+                keys.append(question_key(conversation.messages()))
             else:
                 dropped += 1
     need(
@@ -78,10 +73,11 @@ def load_chats(
     return Source(name, weight, train, kept, (facts,), tuple(describe_unread(name, unread)))
 
 
-def render(where: str, turns: list[Turn], chat_format: ChatFormat) -> list[Sample]:
+def render(where: str, conversation: Conversation, chat_format: ChatFormat) -> list[Sample]:
     """Return the samples of a row. Raises DataError."""
+    learnt = [turn.learnt for turn in conversation.turns]
     try:
-        return chat_format.samples(messages_of(turns), [turn.learnt for turn in turns])
+        return chat_format.samples(conversation.messages(), learnt, conversation.tools)
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
 

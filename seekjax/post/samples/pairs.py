@@ -17,7 +17,7 @@ from seekjax.data.corpus import need_distinct
 from seekjax.errors import need
 from seekjax.post.samples.chats import fits, question_key, split_held_out
 from seekjax.post.samples.jsonl import Rows, open_rows
-from seekjax.post.samples.row import describe_unread, messages_of, read_pair
+from seekjax.post.samples.row import describe_unread, read_pair
 from seekjax.post.samples.template import ChatFormat
 
 
@@ -68,15 +68,12 @@ def render_pair(
     where: str, record: dict[str, Any], chat_format: ChatFormat, unread: Counter[str]
 ) -> Pair:
     """Return the tokens of a row, and count its keys that are not read. Raises DataError."""
-    turns, chosen, rejected = read_pair(record, where, unread)
-    messages = messages_of(turns)
+    given, chosen, rejected = read_pair(record, where, unread)
+    messages = given.messages()
     try:
-        return Pair(
-            question_key(messages),
-            chat_format.prompt(messages),
-            chat_format.answer(chosen),
-            chat_format.answer(rejected),
-        )
+        prompt, better = chat_format.exchange(messages, chosen.message(), given.tools)
+        _, worse = chat_format.exchange(messages, rejected.message(), given.tools)
+        return Pair(question_key(messages), prompt, better, worse)
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
 

@@ -9,8 +9,9 @@ A conversation is written in one of these formats, recognised by the first key:
 and a pair of answers as {"prompt": ...} or one of the formats above without the answer, with
 "chosen" and "rejected". Each format may have a "system" text. In a message of the assistant,
 "reasoning_content" is the thinking before the content (DeepSeek's API), and "weight": 0 keeps the
-message out of training (OpenAI). Keys that would change the meaning and cannot be honoured are
-refused; all others are counted, for a run to name them.
+message out of training (OpenAI). tools.py has how a row offers tools, calls them and gives their
+outputs. Keys that would change the meaning and cannot be honoured are refused; all others are
+counted, for a run to name them.
 """
 
 from collections import Counter
@@ -19,8 +20,10 @@ from typing import Any, NamedTuple
 
 from seekjax.data import DataError
 from seekjax.data.chat import Message
-from seekjax.data.tokenizer import THINK, THINK_END, find_special_token
+from seekjax.data.tokenizer import THINK, THINK_END
 from seekjax.errors import need
+from seekjax.post.samples.text import check_text, join_parts
+from seekjax.post.samples.tools import Tool, check_outputs, read_calls, read_tools
 
 Record = dict[str, Any]
 
@@ -31,6 +34,22 @@ class Turn(NamedTuple):
     role: str
     content: str
     learnt: bool = True
+    further: Message | None = None  # of tools: tool_calls, tool_call_id, name
+
+    def message(self) -> Message:
+        """Return the message that a chat template takes."""
+        return {"role": self.role, "content": self.content, **(self.further or {})}
+
+
+class Conversation(NamedTuple):
+    """The turns of a row, and the tools that it offers."""
+
+    turns: list[Turn]
+    tools: list[Tool]
+
+    def messages(self) -> list[Message]:
+        """Return the messages that a chat template takes."""
+        return [turn.message() for turn in self.turns]
 
 
 class Format(NamedTuple):
@@ -40,7 +59,7 @@ class Format(NamedTuple):
     read: Callable[[Record, str, Counter[str]], list[Turn]]
 
 
-# What other projects call the three roles.
+# What other projects call the four roles.
 ROLES = {
     "system": "system",
     "developer": "system",
@@ -50,21 +69,21 @@ ROLES = {
     "gpt": "assistant",
     "chatgpt": "assistant",
     "model": "assistant",
+    "tool": "tool",
 }
 MESSAGE_KEYS = {"role", "content", "from", "value", "reasoning_content", "weight"}
+OUTPUT_KEYS = ("tool_call_id", "name")
+TOOL_KEYS = {"assistant": {"tool_calls"}, "tool": {*OUTPUT_KEYS}}  # by role
 
 # What `seekjax sample` records of each conversation that it writes.
 RECORDED_KEYS = {"task", "level", "reward"}
 
 # Keys that change what a row means. Empty ones are ignored.
-_TOOLS = "tools are not trained on: leave the row out, or write the call into the content"
+_FUNCTIONS = 'it is the older form of "tools" and "tool_calls": write those'
 _MEDIA = "only text is trained on: leave the row out"
 REFUSED = {
-    "tools": _TOOLS,
-    "tool_calls": _TOOLS,
-    "tool_call_id": _TOOLS,
-    "functions": _TOOLS,
-    "function_call": _TOOLS,
+    "functions": _FUNCTIONS,
+    "function_call": _FUNCTIONS,
     "image": _MEDIA,
     "images": _MEDIA,
     "audio": _MEDIA,
@@ -74,9 +93,10 @@ REFUSED = {
 }
 
 
-def read_conversation(record: Record, where: str, unread: Counter[str]) -> list[Turn]:
-    """Return the turns of a row, and count its keys that are not read. Raises DataError."""
-    turns = _read(record, where, unread, FORMATS, further=())
+def read_conversation(record: Record, where: str, unread: Counter[str]) -> Conversation:
+    """Return a row's conversation, and count its keys that are not read. Raises DataError."""
+    conversation = _read(record, where, unread, FORMATS, further=())
+    turns = conversation.turns
     need(
         any(turn.role == "assistant" for turn in turns),
         f"{where} has no answer of the assistant: there is nothing to train on.",
@@ -87,14 +107,14 @@ def read_conversation(record: Record, where: str, unread: Counter[str]) -> list[
         f"{where} has weight 0 at every answer: there is nothing to train on.",
         DataError,
     )
-    return turns
+    return conversation
 
 
-def read_pair(record: Record, where: str, unread: Counter[str]) -> tuple[list[Turn], str, str]:
-    """Return the turns of a pair's prompt, its chosen and its rejected answer. Raises DataError."""
-    turns = _read(record, where, unread, PAIR_FORMATS, further=("chosen", "rejected"))
+def read_pair(record: Record, where: str, unread: Counter[str]) -> tuple[Conversation, Turn, Turn]:
+    """Return a pair's prompt, its chosen and its rejected answer. Raises DataError."""
+    prompt = _read(record, where, unread, PAIR_FORMATS, further=("chosen", "rejected"))
     need(
-        turns[-1].role != "assistant",
+        prompt.turns[-1].role != "assistant",
         f"{where} ends with an answer of the assistant: the answers to compare belong under chosen "
         "and rejected.",
         DataError,
@@ -102,16 +122,11 @@ def read_pair(record: Record, where: str, unread: Counter[str]) -> tuple[list[Tu
     chosen = _answer(record.get("chosen"), f"{where}, chosen,", unread)
     rejected = _answer(record.get("rejected"), f"{where}, rejected,", unread)
     need(
-        chosen != rejected,
+        chosen.message() != rejected.message(),
         f"{where} prefers an answer to itself: chosen and rejected are the same.",
         DataError,
     )
-    return turns, chosen, rejected
-
-
-def messages_of(turns: list[Turn]) -> list[Message]:
-    """Return turns as the messages that a chat template takes."""
-    return [{"role": turn.role, "content": turn.content} for turn in turns]
+    return prompt, chosen, rejected
 
 
 def describe_unread(name: str, unread: Counter[str]) -> list[str]:
@@ -128,8 +143,8 @@ def _read(
     unread: Counter[str],
     formats: dict[str, Format],
     further: tuple[str, ...],
-) -> list[Turn]:
-    """Return the turns of a row in one of the formats. Raises DataError."""
+) -> Conversation:
+    """Return the conversation of a row in one of the formats. Raises DataError."""
     names = [name for name in formats if name in record]
     if "prompt" in formats:
         need(
@@ -151,10 +166,13 @@ def _read(
     )
 
     row_format = formats[names[0]]
-    _check_keys(record, where, unread, RECORDED_KEYS | {*row_format.keys, "system", *further})
+    known = RECORDED_KEYS | {*row_format.keys, "system", "tools", *further}
+    _check_keys(record, where, unread, known)
     turns = row_format.read(record, where, unread)
+    check_outputs([turn.message() for turn in turns], where)
+    tools = read_tools(record.get("tools"), where)
     if not record.get("system"):
-        return turns
+        return Conversation(turns, tools)
 
     system = Turn("system", check_text(record["system"], f"{where}, system,"))
     need(
@@ -162,7 +180,7 @@ def _read(
         f"{where} has a system text and a message of the system: keep one of them.",
         DataError,
     )
-    return turns if turns[0] == system else [system, *turns]
+    return Conversation(turns if turns[0] == system else [system, *turns], tools)
 
 
 def _check_keys(record: Record, where: str, unread: Counter[str], known: set[str]) -> None:
@@ -195,11 +213,15 @@ def _turn(message: Any, where: str, unread: Counter[str]) -> Turn:
     role = ROLES.get(stated) if isinstance(stated, str) else None
     if role is None:
         stated = f"the role {stated!r}" if isinstance(stated, str) else "no role"
-        raise DataError(f"{where} has {stated}: roles are system, user, assistant.")
+        raise DataError(f"{where} has {stated}: roles are system, user, assistant, tool.")
 
-    _check_keys(message, where, unread, MESSAGE_KEYS)
-    content = message.get("content", message.get("value"))
-    content = check_text(_join_parts(content), f"{where} the {role}'s content")
+    _check_keys(message, where, unread, MESSAGE_KEYS | TOOL_KEYS.get(role, set()))
+    further = _read_tool_keys(message, role, where, unread)
+    content = join_parts(message.get("content", message.get("value")))
+    calls = "tool_calls" in further
+    if calls and content is None:
+        content = ""
+    content = check_text(content, f"{where} the {role}'s content", calls or role == "tool")
 
     thinking = message.get("reasoning_content")
     if thinking:
@@ -219,52 +241,36 @@ def _turn(message: Any, where: str, unread: Counter[str]) -> Turn:
         f"{where} has the weight {weight!r}: it is 1, or 0 for a message that is not learnt.",
         DataError,
     )
-    return Turn(role, content, bool(weight))
+    return Turn(role, content, bool(weight), further)
 
 
-def _join_parts(content: Any) -> Any:
-    """Return the text of a content that is a list of texts, and any other as it is."""
-    if not isinstance(content, list) or not content:
-        return content
-    texts = []
-    for part in content:
-        if not isinstance(part, dict) or part.get("type") != "text":
-            return content
-        texts.append(part.get("text"))
-    return "".join(texts) if all(isinstance(text, str) for text in texts) else content
+def _read_tool_keys(message: Message, role: str, where: str, unread: Counter[str]) -> Message:
+    """Return what a message has of tools: calls, or whose output it is. Raises DataError."""
+    calls = message.get("tool_calls")
+    need(
+        role == "assistant" or not calls,
+        f"{where} has tool_calls, which belong to an answer of the assistant.",
+        DataError,
+    )
+    if role == "assistant":
+        return {"tool_calls": read_calls(calls, where, unread)} if calls else {}
+
+    further = {}
+    for key in OUTPUT_KEYS:
+        if role == "tool" and message.get(key) is not None:
+            further[key] = check_text(message[key], f"{where} {key}")
+    return further
 
 
-def _answer(value: Any, where: str, unread: Counter[str]) -> str:
+def _answer(value: Any, where: str, unread: Counter[str]) -> Turn:
     """Return an answer of a pair: a text, or a message of the assistant, alone or in a list."""
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
         value = value[0]
     if not isinstance(value, dict):
-        return check_text(value, where)
+        return Turn("assistant", check_text(value, where))
     turn = _turn(value, where, unread)
     need(turn.role == "assistant", f"{where} is a message of the {turn.role}.", DataError)
-    return turn.content
-
-
-def check_text(value: Any, where: str) -> str:
-    """Return the text of a message, checked. Raises DataError."""
-    need(value is not None, f"{where} is missing.", DataError)
-    need(isinstance(value, str), f"{where} is a {type(value).__name__}, not text.", DataError)
-    need(value.strip(), f"{where} is empty.", DataError)
-
-    # Text that is not what it seems
-    special = find_special_token(value)
-    need(
-        special is None,
-        f"{where} spells {special}, which would become that token: write it differently.",
-        DataError,
-    )
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{where} holds half a character (\\u{ord(value[error.start]):04x}): repair it."
-        ) from error
-    return value
+    return turn
 
 
 def _read_messages(record: Record, where: str, unread: Counter[str]) -> list[Turn]:

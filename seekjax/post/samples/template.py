@@ -6,6 +6,7 @@ rollouts render it, the answer, and the end of the turn.
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,8 @@ from seekjax.data import DataError, Tokenizer
 from seekjax.data.chat import ChatTemplate, Message
 from seekjax.data.tokenizer import THINK, THINK_END
 from seekjax.errors import need
+from seekjax.post.samples.tool_form import ToolForm, find_tool_form, has_tools
+from seekjax.post.samples.tools import Tool
 
 PLACEHOLDER = "\0"  # an answer that shows where a template puts one
 
@@ -32,8 +35,14 @@ def generation_prompt(chat: ChatTemplate) -> str:
     """
     question: list[Message] = [{"role": "user", "content": "1+1"}]
     prompt = chat.render(question)
+    asks = prompt != chat.render(question, generation_prompt=False)
+    if not asks:  # V3-0324 and R1-0528 ask behind every question
+        answered = [*question, {"role": "assistant", "content": PLACEHOLDER}]
+        behind = prompt.rpartition("1+1")[2].rstrip()
+        asks = behind and not behind.endswith(chat.eos)
+        asks = asks and chat.render(answered, False).startswith(prompt + PLACEHOLDER)
     need(
-        prompt != chat.render(question, generation_prompt=False),
+        asks,
         "the chat template has no generation prompt, so nothing tells the model to answer: set "
         "another template.",
         DataError,
@@ -80,40 +89,75 @@ class ChatFormat:
         )
         self.end = np.int32(end[0])
 
-    def prompt(self, messages: Sequence[Message]) -> np.ndarray:
+    @cached_property
+    def tool_form(self) -> ToolForm:
+        """The tools that the template writes, and in which form."""
+        return find_tool_form(self.chat)
+
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> np.ndarray:
         """Return the tokens up to where the assistant's next answer begins."""
-        return np.array(self.chat.encode(self.tokenizer, messages), np.int32)
+        return np.array(self.chat.encode(self.tokenizer, messages, tools), np.int32)
 
     def answer(self, content: str) -> np.ndarray:
-        """Return the tokens of an answer, its end included.
-
-        Raises DataError if the answer has thinking that the generation prompt has closed, or lacks
-        the <think> that the generation prompt writes.
-        """
-        if self.opening:
-            blanks = self.opening.removeprefix(THINK)
-            content = content.lstrip()
-            need(
-                content.startswith(THINK),
-                f"the chat template begins every answer with {THINK}, and this one has none: set "
-                "another template, or a setting of it as template_settings thinking=false.",
-                DataError,
-            )
-            content = content.removeprefix(THINK).removeprefix(blanks)
-        elif self.closed:
-            content = without_empty_thinking(content)
-            need(
-                THINK not in content and THINK_END not in content,
-                f"the chat template ends every prompt with {THINK_END}, and this answer has "
-                "thinking: set template_settings thinking=true, or leave the thinking out.",
-                DataError,
-            )
+        """Return the tokens of an answer, its end included. Raises DataError as fit_thinking."""
+        content = fit_thinking(content, self.opening, self.closed)
         plain, mark = self.tokenizer.control.break_names(content)
         text = self.lead + plain
         return np.append(self.tokenizer.encode(text, special=True, mark=mark), self.end)
 
+    def exchange(
+        self, messages: Sequence[Message], answer: Message, tools: Sequence[Tool] = ()
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the tokens of a prompt, and of the assistant's answer to it with its end.
+
+        The calls of tools are part of an answer. Raises DataError as `answer`, and for tools that
+        the template does not write.
+        """
+        if not has_tools([*messages, answer], tools):
+            return self.prompt(messages), self.answer(answer["content"])
+
+        messages = self.tool_form.fit([*messages, answer], tools)
+        (plain, offered), mark = self.tokenizer.control.break_names((messages, list(tools)))
+        ids = self._encode(self._answer_text(plain[:-1], plain[-1], offered), mark)
+        ends = np.flatnonzero(np.isin(ids, self.tokenizer.stops))
+        need(
+            ends.size,
+            "the chat template does not end this answer with a token that ends a text: set "
+            "another template.",
+            DataError,
+        )
+        return self.prompt(messages[:-1], tools), ids[: ends[0] + 1]
+
+    def _answer_text(self, messages: list[Message], answer: Message, tools: Sequence[Tool]) -> str:
+        """Return what the template writes behind the prompt of `messages` for an answer.
+
+        Templates drop thinking, so a placeholder shows where the content belongs.
+        """
+        prompt = self.chat.render(messages, tools=tools)
+        opening = thinking_opened(prompt)
+        content = fit_thinking(answer["content"], opening, prompt.rstrip().endswith(THINK_END))
+
+        placed = {**answer, "content": PLACEHOLDER if content else ""}
+        written = self.chat.render([*messages, placed], generation_prompt=False, tools=tools)
+        start = prompt.removesuffix(opening)
+        head, placeholder, tail = written[len(start) :].partition(PLACEHOLDER)
+        fits = written.startswith(start) and bool(placeholder) == bool(content)
+        if opening:  # the thinking of the content takes the place of what past answers have
+            fits = fits and head.strip() in ("", THINK_END)
+            head = ""
+        need(
+            fits,
+            "the chat template does not write this answer behind its generation prompt: set "
+            "another template.",
+            DataError,
+        )
+        return head + content + tail
+
     def samples(
-        self, messages: Sequence[Message], learnt: Sequence[bool] | None = None
+        self,
+        messages: Sequence[Message],
+        learnt: Sequence[bool] | None = None,
+        tools: Sequence[Tool] = (),
     ) -> list[Sample]:
         """Return samples that train on every answer once, behind what the model would have read.
 
@@ -126,8 +170,8 @@ class ChatFormat:
         for turn in reversed(range(len(messages))):
             if messages[turn]["role"] != "assistant" or not (learnt is None or learnt[turn]):
                 continue
-            prompt = self.prompt(messages[:turn])
-            tokens = np.concatenate([prompt, self.answer(messages[turn]["content"])])
+            prompt, answer = self.exchange(messages[:turn], messages[turn], tools)
+            tokens = np.concatenate([prompt, answer])
             sample = _sample_that_begins_with(tokens, samples)
             if sample is None:
                 sample = Sample(tokens, np.zeros(len(tokens), bool))
@@ -143,8 +187,8 @@ class ChatFormat:
         ]
         return hashlib.sha256(self.chat.render(messages).encode()).hexdigest()
 
-    def _encode(self, text: str) -> np.ndarray:
-        return self.tokenizer.encode(text, special=True)
+    def _encode(self, text: str, mark: str = "") -> np.ndarray:
+        return self.tokenizer.encode(text, special=True, mark=mark)
 
 
 def thinking_opened(prompt: str) -> str:
@@ -153,6 +197,33 @@ def thinking_opened(prompt: str) -> str:
     if not prompt[:end].endswith(THINK):
         return ""
     return prompt[end - len(THINK) :]
+
+
+def fit_thinking(content: str, opening: str, closed: bool) -> str:
+    """Return an answer for a prompt that ends with `opening`, or with the end of thinking.
+
+    Raises DataError if the answer has thinking that the prompt has closed, or lacks the <think>
+    that the prompt writes.
+    """
+    if opening:
+        blanks = opening.removeprefix(THINK)
+        content = content.lstrip()
+        need(
+            content.startswith(THINK),
+            f"the chat template begins every answer with {THINK}, and this one has none: set "
+            "another template, or a setting of it as template_settings thinking=false.",
+            DataError,
+        )
+        content = content.removeprefix(THINK).removeprefix(blanks)
+    elif closed:
+        content = without_empty_thinking(content)
+        need(
+            THINK not in content and THINK_END not in content,
+            f"the chat template ends every prompt with {THINK_END}, and this answer has "
+            "thinking: set template_settings thinking=true, or leave the thinking out.",
+            DataError,
+        )
+    return content
 
 
 def without_empty_thinking(content: str) -> str:
