@@ -83,7 +83,8 @@ def set_look() -> None:
     """Give all pictures of a notebook one look, which GitHub's page is wide enough for."""
     cycle = mpl.rcsetup.cycler(color=COLOURS)
     lines = {"axes.prop_cycle": cycle, "lines.linewidth": 2, "grid.alpha": 0.3}
-    frame = {"axes.grid": True, "axes.spines.top": False, "axes.spines.right": False}
+    frame = {"axes.grid": True, "axes.axisbelow": True}
+    frame |= {"axes.spines.top": False, "axes.spines.right": False}
     size = {"figure.figsize": (8, 4), "figure.dpi": 110, "figure.constrained_layout.use": True}
     mpl.rcParams.update(lines | frame | size)
 
