@@ -79,8 +79,7 @@ TOKENIZER = load_tokenizer(DataConfig(tokenizer="byte"), 320, None)
 
 @cache
 def format_of(source):
-    source = BUILT_IN[source] if source in BUILT_IN else source
-    return ChatFormat(compile_chat(source), TOKENIZER)
+    return ChatFormat(compile_chat(BUILT_IN.get(source) or source), TOKENIZER)
 
 
 def encoded(text):

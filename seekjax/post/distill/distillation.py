@@ -271,18 +271,6 @@ def check(config: Config) -> DistillConfig:
     if distill is None:
         raise ConfigError("distillation needs settings: distill is None.")
 
-    # The loss
-    need(
-        distill.temperature > 0,
-        f"distill.temperature is {distill.temperature}: it must be above 0.",
-    )
-    need(
-        0 <= distill.cross_entropy < 1,
-        f"distill.cross_entropy is {distill.cross_entropy}: it is a share of the loss, from 0 to "
-        "below 1.",
-    )
-
-    # Saved logits
     need(
         not distill.save_logits or distill.top_k > 0,
         "distill.save_logits would save whole vocabularies for every token: say how many of the "

@@ -333,9 +333,6 @@ def check(config: Config) -> DistillConfig:
     )
 
     # Sizes of a step
-    for name in ("group", "max_new", "eval_problems"):
-        value = getattr(sampling, name)
-        need(value > 0, f"distill.sampling.{name} is {value}: it must be at least 1.")
     need(
         train.batch % sampling.group == 0,
         f"train.batch {train.batch} must be a multiple of distill.sampling.group "

@@ -77,9 +77,9 @@ class Teacher:
             f"the teacher {self.folder} was made for.",
         )
         need(
-            0 <= self.distill.top_k < self.model.vocab,
-            f"distill.top_k is {self.distill.top_k}: it must be at least 0 (the whole vocabulary) "
-            f"and below the vocabulary's {self.model.vocab}.",
+            self.distill.top_k < self.model.vocab,
+            f"distill.top_k is {self.distill.top_k}: it must be below the vocabulary's "
+            f"{self.model.vocab}, or 0 for the whole vocabulary.",
         )
 
     def check_resumed(self, fingerprint: str) -> None:

@@ -170,9 +170,6 @@ def check(config: Config) -> tuple[GrpoConfig, Path]:
     if init is None:
         raise ConfigError("reinforcement starts from a model: name its folder with --init.")
 
-    for name in ("prompts", "group", "max_new", "epochs", "rounds", "eval_problems"):
-        value = getattr(grpo, name)
-        need(value > 0, f"grpo.{name} is {value}: it must be at least 1.")
     need(
         grpo.group > 1,
         "grpo.group is 1: a sample is compared with others of its group, make it at least 2.",

@@ -256,7 +256,6 @@ def check(config: Config) -> DpoConfig:
     if dpo is None:
         raise ConfigError("preference tuning needs settings: dpo is None.")
     check_start(config, "preference tuning")
-    need(dpo.beta > 0, f"dpo.beta is {dpo.beta}: it must be above 0.")
     least = 2 * jax.process_count()
     need(
         rows % least == 0,

@@ -194,12 +194,6 @@ def check(config: Config) -> SftConfig:
         raise ConfigError("fine-tuning needs settings: sft is None.")
     check_start(config, "fine-tuning")
 
-    need(0 <= sft.attempts <= 1, f"sft.attempts is {sft.attempts}: it is a share, from 0 to 1.")
-    need(
-        0 <= sft.expert_share <= 1,
-        f"sft.expert_share is {sft.expert_share}: it is a share, from 0 (off) to 1.",
-    )
-
     # Chosen experts
     need(
         not sft.expert_share or model.layers > model.dense_layers,
