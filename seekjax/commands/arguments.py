@@ -21,6 +21,7 @@ from tyro.constructors import (
 
 import configs
 from seekjax.checkpoint.config_json import read_config
+from seekjax.commands.grid import SWEEP_HELP
 from seekjax.commands.options import note, read_options
 from seekjax.commands.renamed import current_options, negated, option_of
 from seekjax.config import (
@@ -186,7 +187,8 @@ def _description(name: str) -> str:
     about = ""
     if name in config_names():
         about = importlib.import_module(f"configs.{name}").__doc__ or ""
-    return f"{about}\nConfigs: {', '.join(config_names())}.\nEvery field: --help-all."
+    configs = f"Configs: {', '.join(config_names())}."
+    return f"{about}\n{configs}\nEvery field: --help-all.\n{SWEEP_HELP}"
 
 
 def _with_options(config: Config, options: list[str], program: str, description: str) -> Config:

@@ -1,4 +1,4 @@
-"""`seekjax train CONFIG`: one run, or a workflow of several."""
+"""`seekjax train CONFIG`: one run, a workflow of several, or a sweep over values of fields."""
 
 import shlex
 import sys
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from seekjax.commands.arguments import config_name, load_config, parse
 from seekjax.commands.cli import run_command
+from seekjax.commands.grid import find_axes
 from seekjax.commands.status import failing_in
 from seekjax.errors import SeekjaxError, Status
 from seekjax.terminal import discard_output, print_lines
@@ -21,6 +22,13 @@ def train(argv: list[str]) -> int:
 
         commands = {"train.py": train_run, "seekjax": lambda words: run_command(words) == 0}
         return run_workflow(name, chosen, argv[1:], commands)
+
+    options = argv[1:] if argv[:1] == [name] else argv
+    axes = find_axes(chosen, options)
+    if axes:
+        from seekjax.commands.sweep import run_sweep
+
+        return run_sweep(name, chosen, options, axes, train_run)
     return Status.FINISHED if train_run(argv) else Status.STOPPED
 
 

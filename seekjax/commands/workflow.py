@@ -19,6 +19,7 @@ from seekjax.errors import RunError, SeekjaxError, Status, need
 from seekjax.lock import only_owner
 from seekjax.post.rollout.statistics import sentence
 from seekjax.storage import read_json, write_atomically
+from seekjax.terminal import print_lines
 from seekjax.workflow import Evaluate, Workflow
 
 TRAIN = "train.py"  # the first word of a training's line; the other commands begin with seekjax
@@ -52,31 +53,64 @@ def run_workflow(
     lines = workflow.lines(options.out, options.seed)
     for step, words in extra.items():
         lines[step] += words
+    check_lines(lines)
+    if options.plan:
+        print_plan(lines)
+        return 0
+
+    products = workflow.products(options.out)
+    seconds = run_lines(lines, products, options.out, commands)
+    if seconds is None:
+        return Status.STOPPED
+    print(
+        f"== all {len(lines)} steps of {name} are finished: {options.out}; "
+        f"{seconds / 60:.1f} minutes"
+    )
+    for report in _reports(workflow, products):
+        print(report)
+    return Status.FINISHED
+
+
+def check_lines(lines: Mapping[str, list[str]]) -> None:
+    """Read the options of all training lines, and raise UsageError for a wrong one."""
     for words in lines.values():
         if words[0] == TRAIN:
             parse(words[1:], TRAIN)
 
-    if options.plan:
-        _print_plan(lines)
-        return 0
 
-    products = workflow.products(options.out)
-    _make(options.out)
-    with only_owner(options.out):
-        record = Record(options.out)
+def run_lines(
+    lines: Mapping[str, list[str]],
+    products: Mapping[str, Path],
+    out: Path,
+    commands: Mapping[str, RunLine],
+    failed: dict[str, str] | None = None,
+) -> float | None:
+    """Run the lines that are not finished; return the seconds of all of them.
+
+    None if a signal stopped one of them. The sentence of a line that fails is put into `failed`,
+    and the next line runs; without `failed`, its SeekjaxError ends everything.
+    """
+    _make(out)
+    with only_owner(out):
+        record = Record(out)
         finished = record.finished(lines, products)
         for number, (step, words) in enumerate(lines.items(), 1):
             note = ": finished before" if step in finished else ""
             print(f"== {step} ({number} of {len(lines)}){note}\n   {command_of(words)}", flush=True)
-            if step not in finished and not _run_step(step, words, record, commands):
+            if step in finished:
+                continue
+            try:
+                ended = _run_step(step, words, record, commands)
+            except SeekjaxError as error:
+                if failed is None:
+                    raise
+                failed[step] = str(error)
+                print_lines([f"failed: {error}"])
+                continue
+            if not ended:
                 print(f"stopped in {step}; the same command continues from there.")
-                return Status.STOPPED
-
-    minutes = record.seconds(lines) / 60
-    print(f"== all {len(lines)} steps of {name} are finished: {options.out}; {minutes:.1f} minutes")
-    for report in _reports(workflow, products):
-        print(report)
-    return Status.FINISHED
+                return None
+        return record.seconds(lines)
 
 
 def command_of(words: list[str]) -> str:
@@ -257,7 +291,7 @@ def _options_of(
     return replace(options, out=options.out.expanduser()), extra
 
 
-def _print_plan(lines: Mapping[str, list[str]]) -> None:
+def print_plan(lines: Mapping[str, list[str]]) -> None:
     """Print the line of each step."""
     width = max(len(step) for step in lines)
     for step, words in lines.items():
