@@ -11,6 +11,9 @@ from seekjax.config import ModelConfig
 from seekjax.errors import CheckpointError, RunError, need
 from seekjax.model.count import parameters
 
+# Bytes of its part from which a device helps to write an array that others hold too
+WORTH_CUTTING = 2**20
+
 # int4 weights have half as many elements as the parameters that they stand for
 PACKED = 2
 
@@ -31,6 +34,20 @@ def saved_arrays(reader: ocp.Checkpointer | ocp.AsyncCheckpointer, step: Path) -
         ) from error
     need(tree, f"{step / 'state'} holds no arrays.", CheckpointError)
     return tree
+
+
+def write_small_arrays_whole() -> None:
+    """Let one device write a small array that several hold.
+
+    Orbax cuts such an array up among them, which compiles a program for each shape and device.
+    """
+    handlers = ocp.type_handlers
+    standard = handlers.get_type_handler(jax.Array)
+    handler = handlers.ArrayHandler(
+        min_slice_bytes_for_replica_parallel=WORTH_CUTTING,
+        array_metadata_store=getattr(standard, "_array_metadata_store", None),
+    )
+    handlers.register_type_handler(jax.Array, handler, override=True)
 
 
 def check_plausible(step: Path, saved: dict[str, Any], model: ModelConfig) -> None:

@@ -28,7 +28,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from seekjax.checkpoint.arrays import saved_arrays
+from seekjax.checkpoint.arrays import saved_arrays, write_small_arrays_whole
 from seekjax.checkpoint.manifest import damage, write_manifest, write_run_files
 from seekjax.errors import CheckpointError, need
 from seekjax.storage import read_json, rename_durably
@@ -47,6 +47,7 @@ def _not_from_orbax(record: logging.LogRecord) -> bool:
 
 for logger in ("absl", "asyncio"):
     logging.getLogger(logger).addFilter(_not_from_orbax)
+write_small_arrays_whole()
 
 
 def _without_late_writes(show: Callable[[Any], object]) -> Callable[[Any], object]:
