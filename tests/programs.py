@@ -1,4 +1,4 @@
-"""Compiled steps that runs of one worker share.
+"""Compiled programs that runs of one worker share.
 
 A run compiles its own steps, and most of the suite's time is tracing. Many tests start the same
 run again: to resume it, on a copy of its folder, with another name. `share` makes the functions
@@ -14,7 +14,7 @@ import numpy as np
 
 from seekjax.config import CONSTANT, Config, DataConfig, GrpoConfig
 from seekjax.config.run import POST_KINDS
-from seekjax.train import step
+from seekjax.train import state, step
 from seekjax.train.lora import Adapted
 from seekjax.train.state import RunSpec
 from sharding import rules
@@ -25,6 +25,7 @@ KEPT = 6  # programs of a worker; the oldest is dropped
 
 def share() -> None:
     """Share from now on. Must come before the modules that import these functions."""
+    state.compile_begin = shared(state.compile_begin)
     for name in NAMES:
         setattr(step, name, shared(getattr(step, name)))
 
@@ -59,14 +60,14 @@ def shared(build: Callable) -> Callable:
 def in_programs(config: Config) -> Config:
     """Return the config without what no compiled step depends on.
 
-    That is files, the seed, when to report, the number of steps if no schedule depends on it, and
-    what a criterion holds itself.
+    That is files, when to report, the number of steps if no schedule depends on it, and what a
+    criterion holds itself.
     """
     data = DataConfig(sequence=config.data.sequence, mask_documents=config.data.mask_documents)
     now = {"log_every": 1, "eval_every": 1, "eval_batches": 1, "save_every": 1, "keep": 1}
     if is_flat(config):
         now["steps"] = 1
-    train = replace(config.train, seed=0, **now)
+    train = replace(config.train, **now)
     kinds = dict.fromkeys(POST_KINDS)
     return replace(config, out=None, init=None, data=data, train=train, **kinds)
 

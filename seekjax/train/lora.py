@@ -39,6 +39,7 @@ class Adapted(RunSpec):
         self.base_axes = self.axes["params"]
         self.axes = self.axes | {"params": adapter_axes(self.base_axes, config.lora)}
         self.optimizer = make_optimizer(config, self.axes["params"])
+        self._merge = jax.jit(self.weights)
 
     def begin(self, params: Params) -> TrainState:
         """Return the state around new weights, which are frozen, and their first adapters."""
@@ -49,6 +50,11 @@ class Adapted(RunSpec):
     def weights(self, params: Params, frozen: Any) -> Params:
         """Return the frozen weights with the adapters added."""
         return merge(frozen["base"], params, self.base_axes, self.config.lora)
+
+    def variables(self, state: TrainState) -> dict[str, Any]:
+        """Return {"params", "balance"} as the model takes them, merged by one program."""
+        params = self._merge(state.params, {"base": state.frozen["base"]})
+        return {"params": params, "balance": state.balance}
 
     def state_axes(self) -> TrainState:
         """Return the logical axes of every array of the state."""

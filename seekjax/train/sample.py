@@ -17,10 +17,7 @@ def write_sample(
 
     The weights are copied to one device, so every process writes the same.
     """
-    variables = {
-        "params": spec.weights(state.averaged, state.frozen),
-        "balance": state.balance,
-    }
+    variables = spec.variables(state.replace(params=state.averaged))
     variables = jax.tree.map(jnp.asarray, jax.device_get(variables))
     generator = Generator(spec.config.model, variables, spec.config.kernel, draft=False)
     [completion] = generator([list(prompt)], sampling)

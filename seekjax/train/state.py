@@ -1,5 +1,6 @@
 """Everything that changes during a run, and where each array of it lives."""
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -147,28 +148,30 @@ class RunSpec:
 
         variables: {"params", "balance"} of a model to start from, instead of random weights.
         """
-        places = self.shardings()
-        if variables is not None:
-            return self._start_from(variables, places)
-
+        begin = compile_begin(self)
         shapes = unbox(self.abstract_variables)["params"]
-        axes = axes_of(self.abstract_variables)["params"]
-        where = jax.tree.map(sharding, axes)
-        params = init_params(self.config.model, shapes, axes, self.config.train.seed, where)
-        return jax.jit(self.begin, out_shardings=places, donate_argnums=0)(params)
-
-    def _start_from(self, variables: dict, places: TrainState) -> TrainState:
-        """The state around a model's weights and biases, in this run's types."""
-
-        def begin(params: Params, balance: Any) -> TrainState:
-            return self.begin(params).replace(balance=balance)
+        if variables is None:
+            axes = axes_of(self.abstract_variables)["params"]
+            where = jax.tree.map(sharding, axes)
+            return begin(
+                init_params(self.config.model, shapes, axes, self.config.train.seed, where)
+            )
 
         def cast(x, wanted):
             return x.astype(wanted.dtype)
 
-        params = jax.tree.map(cast, variables["params"], unbox(self.abstract_variables)["params"])
-        start = jax.jit(begin, out_shardings=places, donate_argnums=0)
-        return start(params, variables["balance"])
+        params = jax.tree.map(cast, variables["params"], shapes)
+        return begin(params, variables["balance"])
+
+
+def compile_begin(spec: RunSpec) -> Callable[..., TrainState]:
+    """Return the jitted state around weights, which it donates, and biases if they are given."""
+
+    def begin(params: Params, balance: Any = None) -> TrainState:
+        state = spec.begin(params)
+        return state if balance is None else state.replace(balance=balance)
+
+    return jax.jit(begin, out_shardings=spec.shardings(), donate_argnums=0)
 
 
 def moment_axes(
