@@ -124,7 +124,7 @@ def tiny():
         "log_every": 1,
         "eval_every": 3,
         "eval_batches": 1,
-        "save_every": 2,
+        "save_every": 6,
     }
 
     def config(out, sft=None, dpo=None, distill=None, **train) -> Config:

@@ -16,6 +16,7 @@ import pytest
 from seekjax.commands import chat as terminal
 from seekjax.commands import evaluate
 from seekjax.config import Config, DataConfig, TrainConfig
+from seekjax.data import read_tokenizer
 from seekjax.data.chat import BUILT_IN, compile_chat
 from seekjax.data.tokenizer import BOS, EOS
 from seekjax.errors import GenerateError
@@ -27,7 +28,7 @@ from sharding.mesh import MeshConfig
 from tests.fixtures import PLAIN, save_run, tiny_model
 
 CONFIG = Config(
-    model=tiny_model(heads=4, context=256),
+    model=tiny_model(heads=4, context=256, layers=1, dense_layers=0),
     data=DataConfig(tokenizer="byte", sequence=32),
     mesh=MeshConfig(data=1),
     train=TrainConfig(batch=8),
@@ -42,6 +43,11 @@ def run(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def tokenizer(run):
+    return open_model(run).tokenizer
+
+
 def test_generate_streams_and_ends_with_its_speed(run, command):
     status, out, err = command(
         "generate", run, "--prompt", "def ", "--max-new", 24, "--seed", 3, "--draft", "True"
@@ -54,9 +60,7 @@ def test_generate_streams_and_ends_with_its_speed(run, command):
         r"[12]\.\d\d tokens per step\n$",
         err,
     )
-    status, again, _ = command(
-        "generate", run, "--prompt", "def ", "x", "--max-new", 24, "--seed", 3
-    )
+    status, again, _ = command("generate", run, "--prompt", "def ", "x", "--max-new", 1)
     assert status == 0
     assert again.startswith("def ")
     assert again.count("\n--\n") == 2
@@ -120,8 +124,7 @@ def test_an_evaluation_of_nothing_is_refused(options, says, run, command, tmp_pa
     assert says in err
 
 
-def test_a_long_evaluation_shows_how_far_it_has_come(run):
-    tokenizer = open_model(run).tokenizer
+def test_a_long_evaluation_shows_how_far_it_has_come(tokenizer):
     documents = evaluate.Encoded(["abcd", "efgh"], 2, tokenizer)
     shares = []
     for done, _ in enumerate(pack_rows(documents, tokenizer.begin, 2), 1):
@@ -165,8 +168,7 @@ class Scripted:
         return Writing()
 
 
-def test_a_conversation(run, capsys):
-    tokenizer = open_model(run).tokenizer
+def test_a_conversation(tokenizer, capsys):
     questions = iter(["Hi", "", KeyboardInterrupt, "More", "And?"])
 
     def ask(prompt):
@@ -199,9 +201,8 @@ def test_a_conversation(run, capsys):
     assert "never" not in out
 
 
-def test_a_question_that_cannot_be_answered_is_left_out(run, capsys):
+def test_a_question_that_cannot_be_answered_is_left_out(tokenizer, capsys):
     """The conversation goes on, and what is typed is text."""
-    tokenizer = open_model(run).tokenizer
     generator = Scripted(["one"], ["two"])
     stream = generator.stream
 
@@ -237,12 +238,9 @@ def test_a_question_that_cannot_be_answered_is_left_out(run, capsys):
     assert "shorten it. The question is left out." in capsys.readouterr().err
 
 
-def test_thinking_is_dimmed_and_apart(run, monkeypatch):
+def test_thinking_is_dimmed_and_apart(tokenizer, monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
-    tokenizer, out = (
-        open_model(run).tokenizer,
-        type("Terminal", (StringIO,), {"isatty": lambda self: True})(),
-    )
+    out = type("Terminal", (StringIO,), {"isatty": lambda self: True})()
     text = terminal.answer(
         Scripted(["hm", "</think>\n\n", "42"]),
         tokenizer,
@@ -255,13 +253,13 @@ def test_thinking_is_dimmed_and_apart(run, monkeypatch):
     assert out.getvalue() == "\x1b[2mhm\x1b[0m\n\n42\n\x1b[2m5 tokens\x1b[0m\n"
 
 
-def test_a_terminal_executes_nothing_that_a_model_generates(run):
+def test_a_terminal_executes_nothing_that_a_model_generates(tokenizer):
     """The conversation keeps the text as it is; the screen shows control characters by number."""
     attack = "\x1b]0;owned\x07\x1b[2J\u202e\r\b"
     out = StringIO()
     text = terminal.answer(
         Scripted(["line\n\tok ", attack, "👩\u200d🚀"]),
-        open_model(run).tokenizer,
+        tokenizer,
         compile_chat(BUILT_IN["v3"]),
         Sampling(),
         [{"role": "user", "content": "?"}],
@@ -333,8 +331,7 @@ def test_eval_is_the_same_on_any_mesh_batch_and_after_an_interruption(
     measured = {}
     for name, mesh, batch in (
         ("one", MeshConfig(data=1), 3),
-        ("other batch", MeshConfig(data=1), 16),
-        ("mesh", MeshConfig(data=2, expert=2, tensor=2), 8),
+        ("mesh and another batch", MeshConfig(data=2, expert=2, tensor=2), 8),
     ):
         with use_mesh(mesh):
             measured[name], _ = evaluation.evaluate_text(
@@ -377,5 +374,6 @@ def test_where_a_text_begins(run):
     assert opened.kernel == CONFIG.kernel
     for named, begin in ((BOS, "bos"), ({"content": BOS}, "bos"), (EOS, "eos"), (None, "eos")):
         (run / "tokenizer_config.json").write_text(json.dumps({"bos_token": named}))
-        assert open_model(run).begin == getattr(opened.tokenizer, begin)
+        read = read_tokenizer(run, CONFIG.model.vocab)
+        assert opened._replace(tokenizer=read).begin == getattr(opened.tokenizer, begin)
     (run / "tokenizer_config.json").unlink()

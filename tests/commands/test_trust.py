@@ -9,13 +9,16 @@ from dataclasses import replace
 import pytest
 
 from seekjax.checkpoint.manifest import write_manifest
+from seekjax.commands.arguments import parse
 from seekjax.config import Config, DataConfig, TrainConfig
-from tests.fixtures import TINY, save_run
+from sharding.mesh import MeshConfig
+from tests.fixtures import save_run, tiny_model
 
 CONFIG = Config(
-    model=TINY,
+    model=tiny_model(layers=1, dense_layers=0, mtp_depth=0),
     data=DataConfig(sources=("arithmetic",), tokenizer="byte", sequence=32),
     train=TrainConfig(steps=2, batch=8),
+    mesh=MeshConfig(data=1),
 )
 
 
@@ -118,13 +121,10 @@ def test_trust_is_for_training_too(stranger, tmp_path, command):
     assert "stranger_module does not define thing" in error
 
 
-def test_levels_of_tasks_are_not_imports(stranger, tmp_path, command):
+def test_levels_of_tasks_are_not_imports(stranger):
     """A config that trained on countdown:1 or gym:sum names no code from outside."""
-    step = stranger / "checkpoints" / "1"
-    saved = json.loads((step / "config.json").read_text())
-    saved["grpo"] = {
-        "tasks": ["countdown:1", "gym:chain_sum", "gym:chain_sum:2", "jsonl:a/b.jsonl"]
-    }
+    tasks = ["countdown:1", "gym:chain_sum", "gym:chain_sum:2", "jsonl:a/b.jsonl"]
+    saved = json.loads((stranger / "checkpoints" / "1" / "config.json").read_text())
+    saved["grpo"] = {"tasks": tasks}
     (stranger / "config.json").write_text(json.dumps(saved))
-    status, _, _ = command("show", stranger)
-    assert status == 0
+    assert parse([str(stranger)], "seekjax show").grpo.tasks == tuple(tasks)

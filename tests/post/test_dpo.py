@@ -15,6 +15,7 @@ from seekjax.data import DataError, load_tokenizer
 from seekjax.data.chat import BUILT_IN, compile_chat
 from seekjax.errors import ConfigError
 from seekjax.model.transformer import logits
+from seekjax.placement import use_mesh
 from seekjax.post.kinds import training_of
 from seekjax.post.samples.pairs import load_pairs, pair_batches
 from seekjax.post.samples.template import ChatFormat
@@ -87,6 +88,7 @@ def tuned(tiny, tmp_path_factory):
     )
     config = replace(
         config,
+        model=replace(config.model, layers=1),
         data=replace(config.data, sequence=32),
         optimizer=replace(config.optimizer, learning_rate=3e-3, weight_decay=0.0),
     )
@@ -119,7 +121,9 @@ def test_a_step_is_the_formula_on_the_models_own_logits(tuned):
     """Sums of log-softmax over the answers' tokens alone, by NumPy, under policy and reference; two
     micro-batches or one."""
     spec, state, beta = tuned.parts.spec, tuned.state, tuned.config.dpo.beta
-    batch = next(pair_batches(tuned.training.corpus, 4, 1, {}, 0, 1))
+    with use_mesh(tuned.config.mesh):
+        pieces = tuned.parts.source.batch(0, state)
+    batch = {name: np.asarray(x).reshape(4, -1) for name, x in pieces.items()}
     forward = jax.jit(
         lambda params: logits(
             spec.model.apply({"params": params, "balance": state.balance}, batch["tokens"][:, :-1])
@@ -133,10 +137,14 @@ def test_a_step_is_the_formula_on_the_models_own_logits(tuned):
         ) + whole.max(-1, keepdims=True)
         logp.append(np.take_along_axis(whole, batch["tokens"][:, 1:, None], -1)[..., 0])
     losses, _ = reference_loss(*logp, batch["trained"][:, 1:], beta)
-    step = jax.jit(lambda state, batch: tuned.parts.step.__wrapped__(state, batch)[1]["loss"])
-    for micro in (1, 2):
-        cut = {name: x.reshape(micro, -1, x.shape[-1]) for name, x in batch.items()}
-        np.testing.assert_allclose(step(state, cut), losses.mean(), rtol=1e-4)
+    criterion = Pairwise(spec, beta)
+    whole = jax.jit(lambda state, batch: criterion.loss(state.params, state, batch, 2.0)[1]["loss"])
+    np.testing.assert_allclose(whole(state, batch), losses.mean(), rtol=1e-4)
+
+    # the run's own step, which takes the arrays that it is given
+    copy = jax.tree.map(lambda x: jax.device_put(np.array(x), x.sharding), state.replace(key=None))
+    _, metrics = tuned.parts.step(copy.replace(key=jax.random.clone(state.key)), pieces)
+    np.testing.assert_allclose(metrics["loss"], losses.mean(), rtol=1e-4)
 
 
 def test_a_run_ends_with_its_picture(tuned):

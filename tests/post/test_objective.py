@@ -40,6 +40,11 @@ def compiled(objective):
     )
 
 
+@cache
+def group_advantages(how):
+    return jax.jit(lambda reward, valid: advantages(reward, valid, how))
+
+
 def batch(seed, off=0.3):
     """Random log-probabilities, `off` nats from one another, lengths of 1 to T tokens and rewards
     that differ in each group."""
@@ -62,9 +67,8 @@ def batch(seed, off=0.3):
 
 def run(objective, data, rows=slice(None), put=lambda x: x):
     """((loss, metrics), gradient [B, T]) of some rows' share in the loss of all."""
-    advantage = advantages(
-        jnp.asarray(data["reward"]), jnp.ones((P, G), bool), objective.advantage
-    ).reshape(B)
+    judge = group_advantages(objective.advantage)
+    advantage = judge(data["reward"], np.ones((P, G), bool)).reshape(B)
     totals = Totals(np.float32(data["mask"].sum()), np.float32(B), LENGTH)
     arrays_ = [put(jnp.asarray(data[name][rows])) for name in ("logp", "old", "sampler", "ref")]
     return compiled(objective)(
@@ -342,11 +346,6 @@ def test_metrics_are_what_they_say():
     np.testing.assert_allclose(
         (seen.ratio, seen.log_ratio), (ratio[mask].sum(), np.log(ratio[mask]).sum()), rtol=1e-4
     )
-
-
-@cache
-def group_advantages(how):
-    return jax.jit(lambda reward, valid: advantages(reward, valid, how))
 
 
 rewards = arrays(np.float32, (P, G), elements=st.floats(-4, 4, width=16))

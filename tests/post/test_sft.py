@@ -6,10 +6,8 @@ import os
 import shutil
 import signal
 from dataclasses import replace
-from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -20,6 +18,8 @@ from seekjax.checkpoint.read import read_run
 from seekjax.config import SftConfig
 from seekjax.data import DataError
 from seekjax.errors import ConfigError, RunError
+from seekjax.open import with_initial_model
+from seekjax.placement import use_mesh
 from seekjax.post.kinds import training_of
 from seekjax.post.samples.batches import training_batches
 from seekjax.post.tune.esft import relevance, smallest_sets
@@ -113,17 +113,17 @@ def test_the_loss_is_the_mean_over_what_the_assistant_said(tuned, score):
         np.asarray(score(state.params, state.balance, batch)),
         batch["trained"][:, 1:].astype(bool),
     )
-    criterion, whole = (
-        AnswerTokens(spec, tokenizer.bytes_V),
-        {name: jnp.asarray(x)[None] for name, x in batch.items()},
-    )
-    seen = jax.jit(
-        lambda state, whole: criterion.loss(
-            state.params, state, jax.tree.map(lambda x: x[0], whole), criterion.totals(whole)
-        )[1]
-    )(state, whole)
+    criterion = AnswerTokens(spec, tokenizer.bytes_V)
+
+    @jax.jit
+    def measure(state, batch):
+        whole = {name: x[None] for name, x in batch.items()}
+        totals = criterion.totals(whole)
+        _, seen = criterion.loss(state.params, state, batch, totals)
+        return seen, criterion.metrics(whole, totals)
+
+    seen, figures = measure(state, batch)
     np.testing.assert_allclose(seen["loss"], -logp[learnt].mean(), rtol=1e-5)
-    figures = criterion.metrics(whole, criterion.totals(whole))
     assert figures["tokens"] == learnt.sum()
     assert np.isclose(figures["trained"], learnt.sum() / (batch["segments"][:, 1:] > 0).sum())
     assert {tokenizer.eos} == {
@@ -182,12 +182,13 @@ def test_settings_that_do_not_fit_are_refused(tiny, chats, tmp_path):
 
 @pytest.fixture(scope="module")
 def specialised(tuned, tiny, chats, tmp_path_factory):
-    """ESFT from the tuned run: half of the relevance."""
+    """ESFT from the tuned run: half of the relevance. Nothing is held out, nor measured."""
     config = tiny(
         tmp_path_factory.mktemp("esft") / "run",
         SftConfig(chats=(chats,), expert_share=0.5),
         steps=2,
     )
+    config = replace(config, data=replace(config.data, held_out=0.0))
     shutil.copy(tuned.folder / "tokenizer.json", config.out.parent)
     return run(replace(config, init=tuned.folder))
 
@@ -233,23 +234,26 @@ def test_the_choice_is_kept_and_needed(specialised, tmp_path):
     with pytest.raises(RunError, match="does not say"):
         run(config)
     file.write_text(kept)
-    assert np.array_equal(run(config).parts.spec.chosen_LE, specialised.parts.spec.chosen_LE)
+    training = training_of(config)(with_initial_model(config))
+    with use_mesh(config.mesh):
+        spec = training.build(config.out).spec
+    assert np.array_equal(spec.chosen_LE, specialised.parts.spec.chosen_LE)
 
 
 def test_relevance_counts_choices_and_gates(tuned):
     spec, state = tuned.parts.spec, tuned.state
     batch = first_batch(tuned)
-    found = {
-        kind: np.asarray(
-            jax.jit(partial(relevance, spec, kind))(state.params, state.balance, batch)
-        )
-        for kind in ("token", "gate")
-    }
-    seen = jax.jit(
-        lambda v: spec.model.apply(v, batch["tokens"][:, :-1], batch["segments"][:, :-1]).balance[
-            "expert_layers"
-        ]
-    )({"params": state.params, "balance": state.balance})
+
+    @jax.jit
+    def measure(params, balance):
+        found = {}
+        for kind in ("token", "gate"):
+            found[kind] = relevance(spec, kind, params, balance, batch)
+        inputs = batch["tokens"][:, :-1], batch["segments"][:, :-1]
+        output = spec.model.apply({"params": params, "balance": balance}, *inputs)
+        return found, output.balance["expert_layers"]
+
+    found, seen = jax.device_get(measure(state.params, state.balance))
     choice, gate, real = (
         np.asarray(seen["choice_BTK"]),
         np.asarray(seen["gate_BTK"]),
