@@ -1,6 +1,6 @@
 """Make notebooks/NAME.ipynb, with outputs, from notebooks/NAME.py.
 
-    python -m tests.scripts.notebooks [NAME ...]
+    python -m tests.scripts.notebooks [--text] [NAME ...]
 
 The source is the .py file, in jupytext's percent format. A notebook is written if every cell ran,
 every solution of an exercise passed its check, and the outputs are fit to read. Notebooks that
@@ -39,6 +39,7 @@ def read_source(source: Path) -> NotebookNode:
     notebook.metadata = nbformat.from_dict(METADATA)
     for number, cell in enumerate(notebook.cells, 1):
         cell.id = f"cell-{number:02d}"
+        cell.source = cell.source.strip("\n")  # blank lines that a function has before it
         cell.metadata = nbformat.from_dict({})
     return notebook
 
@@ -117,39 +118,71 @@ def renumber(cell: NotebookNode, number: int) -> None:
 
 def complaints(notebook: NotebookNode) -> list[str]:
     """Return a line for each thing that a reader should not see."""
-    lines = []
+    lines = too_long(notebook)
     for cell in notebook.cells:
         if cell.cell_type != "code":
             continue
-        first = cell.source.partition("\n")[0]
-        if len(cell.source.splitlines()) > MOST_LINES:
-            lines.append(f"longer than {MOST_LINES} lines: {first}")
+        first = cell.source.strip().partition("\n")[0]
         if cell.execution_count is None:
             lines.append(f"not executed: {first}")
         for output in cell.outputs:
-            texts = [output.get("text", "")]
-            texts += [data for kind, data in output.get("data", {}).items() if "text" in kind]
-            if output.output_type == "error":
-                lines.append(f"fails: {first}: {output.evalue}")
-            if output.get("name") == "stderr":
-                lines.append(f"prints on stderr: {first}: {output.text[:300]}")
-            if any(isinstance(text, str) and AT_HOME.search(text) for text in texts):
-                lines.append(f"shows a path of this machine: {first}")
-            if any(isinstance(text, str) and ADDRESS.search(text) for text in texts):
-                lines.append(f"ends in an object (write plt.show() after a picture): {first}")
+            lines += [f"{complaint}: {first}" for complaint in complaints_of(output)]
+    return lines
+
+
+def too_long(notebook: NotebookNode) -> list[str]:
+    """Return a line for each cell of code that is too long to read at once."""
+    codes = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    return [
+        f"longer than {MOST_LINES} lines:\n{code}"
+        for code in codes
+        if len(code.splitlines()) > MOST_LINES
+    ]
+
+
+def complaints_of(output: NotebookNode) -> list[str]:
+    """Return what is wrong with one output of a cell."""
+    lines = []
+    texts = [output.get("text", "")]
+    texts += [data for kind, data in output.get("data", {}).items() if "text" in kind]
+    together = "".join(texts)
+    if output.output_type == "error":
+        lines.append(f"fails with {output.evalue}")
+    if output.get("name") == "stderr":
+        lines.append(f"prints {together[:300]!r} on stderr")
+    if AT_HOME.search(together):
+        lines.append("shows a path of this machine")
+    if ADDRESS.search(together):
+        lines.append("ends in an object (write plt.show() after a picture)")
     return lines
 
 
 def make(source: Path, full: bool) -> None:
     """Write the .ipynb of a .py file, or exit and say what is wrong with it."""
     start = time.monotonic()
-    notebook = execute(read_source(source), full)
+    notebook = read_source(source)
+    if lines := too_long(notebook):
+        sys.exit("\n".join(lines))
+    notebook = execute(notebook, full)
     print(f"{source.stem}: {time.monotonic() - start:.0f} s")
-    lines = complaints(notebook)
-    if lines:
+    if lines := complaints(notebook):
         sys.exit("\n".join(lines))
     nbformat.validate(notebook)
     nbformat.write(notebook, source.with_suffix(".ipynb"))
+
+
+def refresh_text(source: Path) -> None:
+    """Take the text of a .py file into its .ipynb, whose code and outputs stay as they are."""
+    fresh, made = read_source(source), read_made(source)
+    kinds = [[cell.cell_type for cell in notebook.cells] for notebook in (fresh, made)]
+    if kinds[0] != kinds[1]:
+        sys.exit(f"{source.stem} has other cells than its .ipynb: make it without --text")
+    for now, before in zip(fresh.cells, made.cells):
+        if now.cell_type != "code":
+            before.source = now.source
+        elif now.source != before.source:
+            sys.exit(f"{source.stem} has other code than its .ipynb: make it without --text")
+    nbformat.write(made, source.with_suffix(".ipynb"))
 
 
 def main() -> None:
@@ -158,10 +191,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("names", nargs="*", help="as 01_latent_attention; all if none is named")
-    names = parser.parse_args().names
+    parser.add_argument("--text", action="store_true", help="nothing but text has changed")
+    arguments = parser.parse_args()
     full = os.environ.get("SEEKJAX_NOTEBOOKS", "full") == "full"
     for source in SOURCES:
-        if not names or source.stem in names:
+        if arguments.names and source.stem not in arguments.names:
+            continue
+        if arguments.text:
+            refresh_text(source)
+        else:
             make(source, full)
 
 
