@@ -14,14 +14,17 @@ from seekjax.config.values import check_values
 from seekjax.errors import RunError
 from seekjax.registry import is_foreign
 
+# The fields that are never saved: whether a folder is trusted, and what is traced.
+OF_ONE_START = ("trust", "profile")
 # The parts of a config whose choices are imported when only the weights are used.
 WEIGHTS = ("model", "kernel")
 
 
 def to_json(config: Config) -> dict[str, Any]:
-    """Return the config in JSON's types; whether a folder is trusted is not part of it."""
+    """Return the config in JSON's types, without what concerns one start of a run."""
     values = json.loads(json.dumps(asdict(config), default=str))
-    del values["trust"]
+    for name in OF_ONE_START:
+        del values[name]
     return values
 
 
@@ -136,7 +139,7 @@ def _dataclass_from_json(
     made = {}
     for name, value in values.items():
         field = f"{prefix}{name}"
-        if name not in hints or field == "trust":
+        if name not in hints or field in OF_ONE_START:
             raise ValueError(f"it sets {field}, which this version of seekjax does not have.")
         made[name] = _from_json(hints[name], value, field)
 

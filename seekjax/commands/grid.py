@@ -19,7 +19,7 @@ SWEEP_HELP = (
 )
 
 # Fields that name a run or where it reports, and are the same for a whole sweep.
-SHARED = ("out", "name", "wandb", "tensorboard", "trust")
+SHARED = ("out", "name", "wandb", "tensorboard", "profile", "trust")
 NAME_CHARACTERS = 60  # of a value in the name of a folder
 
 Axes = dict[str, list[str]]  # the values of each option that has several

@@ -248,6 +248,9 @@ class Config:
     tensorboard: bool = False
     # also log to this Weights & Biases project (extra [wandb])
     wandb: str = ""
+    # steps to trace once the run is warm (jax.profiler), with a table of where their time went; 0 =
+    # none; never saved with a run
+    profile: CountOrZero = 0
     # import the module:name choices that a folder's config.json names; never saved with a run
     trust: bool = False
 

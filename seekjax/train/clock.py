@@ -20,8 +20,10 @@ PLACES = {
     "data": "the next batch: a slow disk, a worker that hangs, or rollouts that do not end",
     "step": "the devices to take the next step: a hung device, or another process",
     "device": "the figures of the steps in progress: a hung device, or another process",
+    "report": "the report of a step: a slow or hung disk, or a terminal that has stopped",
     "evaluation": "the evaluation",
     "save": "the save: a slow or hung disk",
+    "trace": "the trace of the profiler: a slow or hung disk",
 }
 
 
@@ -45,6 +47,8 @@ class Clock:
         self.before = before
         self.began = began  # of this start, as time.perf_counter has it
         self.step_seconds = before.step_seconds
+        self.compiled = began  # when the first step was done
+        self.spent: dict[str, float] = defaultdict(float)  # seconds at each place since then
         self._place: tuple[str, float] | None = None  # where the run is, and since when
         self._usual: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
         self._reported: tuple[str, float] | None = None
@@ -86,14 +90,24 @@ class Clock:
             yield
         finally:
             self._place = outer
+            seconds = time.perf_counter() - begin
+            self.spent[place] += seconds
+            if outer is not None:
+                self.spent[outer[0]] -= seconds  # a place within another counts once
             # What was reported as too long does not become the usual.
             if self._reported != here:
-                self._usual[place].append(time.perf_counter() - begin)
+                self._usual[place].append(seconds)
 
     def forget(self, *places: str) -> None:
         """Forget how long these places take, because that included compilation."""
         for place in places:
             self._usual.pop(place, None)
+
+    def begin_steps(self) -> None:
+        """Note that the first step is done: until here the time went to start and compilation."""
+        self.forget("step", "device")
+        self.compiled = time.perf_counter()
+        self.spent.clear()
 
     def overdue(self, factor: float) -> str | None:
         """Return a sentence, once, if the run is at one place `factor` times as long as usual."""

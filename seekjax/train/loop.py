@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from signal import Signals as Signal
@@ -21,6 +21,7 @@ from seekjax.train.guard import Guard
 from seekjax.train.hardware import matmul_peak
 from seekjax.train.metrics import Recorder, Screen
 from seekjax.train.pretrain import Pretraining
+from seekjax.train.profile import profiling
 from seekjax.train.run_folder import (
     announce,
     describe,
@@ -91,7 +92,9 @@ def fit(
                 saving = Saving(config, checkpoints, clock, screen.say)
                 again = partial(begin, training, parts, checkpoints)
                 guard = Guard(config, parts, saving, recorder, screen.say, again)
-                state = train(parts, state, done, signals, screen, progress, saving, guard)
+                with profiling(config, folder, clock, screen.say) as profile:
+                    parts = replace(parts, step=profile.around(parts.step))
+                    state = train(parts, state, done, signals, screen, progress, saving, guard)
 
     finished = int(state.step) >= config.train.steps
     return Fitted(config, folder, training, parts, state, finished, signals.stop)
@@ -298,15 +301,16 @@ class Progress:
         seconds = time.perf_counter() - self.began
         rate = self.tokens / seconds
         if self.first:
-            self.clock.forget("step", "device")
+            self.clock.begin_steps()
         else:
             self.clock.step_seconds += seconds
         self.restart()
         self.first = False
 
-        record = self.record(step, metrics, rate)
-        self.recorder.write(record)
-        self.screen.report(record, self.parts.report.progress(record))
+        with self.clock.at("report"):
+            record = self.record(step, metrics, rate)
+            self.recorder.write(record)
+            self.screen.report(record, self.parts.report.progress(record))
 
     def record(
         self,
