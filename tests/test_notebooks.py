@@ -3,6 +3,7 @@
 import pytest
 
 from tests.scripts.notebooks import (
+    FOLDER,
     SOLUTION,
     SOURCES,
     complaints,
@@ -13,6 +14,10 @@ from tests.scripts.notebooks import (
 
 NAMES = [source.stem for source in SOURCES]
 UNWANTED = ("simply", " just ", "obviously")
+
+
+def test_every_notebook_has_a_source():
+    assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == NAMES
 
 
 def cells(notebook):
