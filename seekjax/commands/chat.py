@@ -5,44 +5,26 @@ Standard output holds the answers alone unless it is a terminal; all else goes t
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TextIO
 
 from rich.console import Console
 
-from seekjax.commands.common import Flat, keep_compiled, parse_options
-from seekjax.commands.generate import ModelOptions, new_text, stop_at_end
+from seekjax.commands.common import keep_compiled
+from seekjax.commands.generate import new_text, open_generator, stop_at_end
+from seekjax.commands.settings import ChatOptions
+from seekjax.config.generation import Sampling
 from seekjax.console import DIM, console, print_text
-from seekjax.data.chat import ChatTemplate, Message, ReasoningParser, TemplateName, load_chat
+from seekjax.data.chat import ChatTemplate, Message, ReasoningParser, load_chat
 from seekjax.data.tokenizer import THINK, THINK_END, Tokenizer
 from seekjax.errors import SeekjaxError
 from seekjax.generate.generator import Generator
-from seekjax.generate.sampling import Sampling
 from seekjax.open import need_tokenizer, on_mesh
 from seekjax.post.samples.template import thinking_opened
 from seekjax.terminal import is_terminal, well_formed
-from sharding.mesh_config import MeshConfig
-
-ANSWER = Sampling(max_new=2048, temperature=0.6, top_p=0.95)  # as R1's model card recommends
 
 
-@dataclass(frozen=True)
-class ChatOptions:
-    """Talk with a model. An empty line is skipped; Ctrl-C stops an answer, Ctrl-D ends."""
-
-    model: Flat[ModelOptions]
-    sampling: Flat[Sampling] = field(default_factory=lambda: ANSWER)
-    system: str = ""  # the system message, before the first question
-    # auto: the checkpoint's own; r1 begins every answer with thinking
-    template: TemplateName = "auto"
-    # settings of the template, as thinking=true for V3.1
-    template_settings: tuple[str, ...] = ()
-    mesh: MeshConfig = MeshConfig(data=1)  # how many devices split what
-
-
-def chat(argv: list[str]) -> None:
+def chat(options: ChatOptions) -> None:
     """Run the command; cli.exit_status prints the sentence of what it raises."""
-    options = parse_options(ChatOptions, "chat", argv)
     keep_compiled()
 
     messages: list[Message] = []
@@ -50,7 +32,7 @@ def chat(argv: list[str]) -> None:
         messages.append({"role": "system", "content": well_formed(options.system)})
 
     with on_mesh(options.mesh):
-        opened, generator = options.model.open()
+        opened, generator = open_generator(options.model)
         tokenizer = need_tokenizer(opened)
         template = load_chat(opened.folder, tokenizer, options.template, options.template_settings)
         converse(generator, tokenizer, template, options.sampling, messages)

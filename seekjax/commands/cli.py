@@ -2,7 +2,7 @@
 
 import sys
 import textwrap
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from seekjax.commands.status import exit_status
 from seekjax.errors import Status, UsageError
@@ -13,9 +13,10 @@ from seekjax.train.signals import listening
 class Command(NamedTuple):
     """A command; its function is imported only when it runs, so that --help answers at once."""
 
-    function: str  # module:function of the words after the command's name; 0 or None = it finished
+    function: str  # module:function of the options or words; 0 or None = it finished
     arguments: str
     about: str
+    options: str = ""  # their class in seekjax/commands/settings.py; "" = the function takes words
 
 
 COMMANDS = {
@@ -35,27 +36,32 @@ COMMANDS = {
         "--from A --to B",
         "Turn a published checkpoint into a run, a run into a published checkpoint (--dtype), or "
         "either into a file for llama.cpp (--to-gguf).",
+        "Convert",
     ),
     "quantize": Command(
         "seekjax.commands.quantize:quantize",
         "MODEL --to int8 --out B",
         "Write the same model with matrices in int8, int4 or fp8, for generate, chat and eval.",
+        "Quantize",
     ),
     "generate": Command(
         "seekjax.commands.generate:generate",
         "MODEL --prompt TEXT",
         "Continue a text with a run or a published checkpoint (--max-new, --temperature, ...).",
+        "Generate",
     ),
     "chat": Command(
         "seekjax.commands.chat:chat",
         "MODEL",
         "Hold a conversation on this terminal.",
+        "ChatOptions",
     ),
     "eval": Command(
         "seekjax.commands.evaluate:evaluate",
         "MODEL --data PATH",
         "Measure bits per byte and perplexity of a text; or, with --task NAME, pass@1, pass@k and "
         "cons@k on held-out problems.",
+        "Eval",
     ),
     "runs": Command(
         "seekjax.commands.runs:runs",
@@ -82,6 +88,7 @@ COMMANDS = {
         "seekjax.commands.sample:sample",
         "MODEL --task T --out F",
         "Sample answers to training problems and keep the right ones as chats to fine-tune on.",
+        "Sample",
     ),
 }
 
@@ -115,11 +122,18 @@ def run_command(words: list[str]) -> int:
             f"there is no command {name!r}{did_you_mean(name, COMMANDS)} "
             f"The commands are {', '.join(COMMANDS)}."
         )
-    function = load_object(COMMANDS[name].function, "command")
+    command = COMMANDS[name]
+    given: Any = rest
+    if command.options:
+        from seekjax.commands import common, settings  # a quarter of a second, for tyro
+
+        given = common.parse_options(getattr(settings, command.options), name, rest)
+
+    function = load_object(command.function, "command")
     if name in MEET_SIGNALS:
-        return function(rest) or 0
+        return function(given) or 0
     with listening(own_process=True, is_run=False):
-        return function(rest) or 0
+        return function(given) or 0
 
 
 def _command(words: list[str]) -> int:

@@ -2,24 +2,24 @@
 weights into a published checkpoint, or either into a GGUF file.
 """
 
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import numpy as np
-import tyro
 
 from seekjax.checkpoint.read import read_run
-from seekjax.commands.common import parse_options
 from seekjax.commands.new_run import copy_tokenizer, data_config, write_run
+from seekjax.commands.settings import Convert
 from seekjax.config import Config
+from seekjax.config.formats import Dtype, Type
 from seekjax.errors import WeightsError, need
 from seekjax.hf.files import TensorFiles
-from seekjax.hf.gguf import Type, import_gguf, reader, save_gguf
+from seekjax.hf.gguf import import_gguf, reader, save_gguf
 from seekjax.hf.load import load
 from seekjax.hf.published import SCALE, open_published
-from seekjax.hf.save import Dtype, check_bias, write_published
+from seekjax.hf.save import check_bias, write_published
 from seekjax.hf.tensor_file import write_file
 from seekjax.hf.text import describe_text
 from seekjax.model.count import parameters
@@ -31,32 +31,11 @@ from sharding.mesh_config import MeshConfig
 SCALES = "fp8_scales.safetensors"  # in a run folder that was imported from FP8
 
 
-@dataclass(frozen=True)
-class Convert:
-    """Turn a published checkpoint (config.json and .safetensors files) into a run folder, a run
-    into a published checkpoint, or either into a file for llama.cpp.
-    """
-
-    source: Annotated[Path, tyro.conf.arg(name="from")]  # a published checkpoint or a run folder
-    to: Path | None = None  # a new folder
-    # instead: a new file for llama.cpp, without the prediction modules (extra [gguf])
-    to_gguf: Path | None = None
-    type: Type = "f32"  # of the matrices in a GGUF file
-    dtype: Dtype = "bf16"  # of the matrices in a published checkpoint; a run has float32
-    # also give the run an optimizer's moments, so that train.py can continue it; three times the
-    # size
-    trainable: bool = False
-    # import the module:name choices that the folder's config.json names
-    trust: bool = False
-    mesh: MeshConfig = MeshConfig(data=1)  # the devices that hold the weights meanwhile
-
-
-def convert(argv: list[str]) -> None:
+def convert(options: Convert) -> None:
     """Run the command; the new folder or file appears complete or not at all.
 
     Raises WeightsError, RunError, CheckpointError or DataError.
     """
-    options = parse_options(Convert, "convert", argv)
     need(
         (options.to is None) != (options.to_gguf is None),
         "name either a new folder (--to) or a new file for llama.cpp (--to-gguf).",

@@ -2,22 +2,20 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import tyro
 
-from seekjax.commands.common import Flat, keep_compiled, parse_options
+from seekjax.commands.common import keep_compiled
+from seekjax.commands.settings import Eval
 from seekjax.config import DataConfig
-from seekjax.config.ranges import Count, CountOrZero
 from seekjax.config.values import check_values
 from seekjax.data import Corpus, DataError, Tokenizer, load_corpus
 from seekjax.data.corpus import is_named
 from seekjax.errors import need
 from seekjax.eval.bits import ProgressFile, Totals, measure, pack_rows
-from seekjax.eval.evaluator import EvalConfig
 from seekjax.eval.report import evaluate_tasks, print_and_write, report_path
 from seekjax.model.transformer import Transformer
 from seekjax.open import (
@@ -28,42 +26,14 @@ from seekjax.open import (
     weights_fingerprint,
 )
 from seekjax.terminal import Progress
-from sharding.mesh_config import MeshConfig
 
 SAVE_EVERY = 10.0  # seconds
 ROWS = 8  # rows of text at a time, by default
 DOCUMENTS = 1000  # of a built-in source, by default
 
 
-@dataclass(frozen=True)
-class Eval:
-    """Bits per byte and perplexity of a text, or pass@1, pass@k and cons@k on held-out problems."""
-
-    # a run's folder, or that of a published checkpoint
-    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="model")]
-    # a .txt .jsonl .parquet .arrayrecord file or folder, or stdlib, arithmetic, stories: their
-    # held-out documents
-    data: str = ""
-    documents: CountOrZero = 0  # only this number; 0 = all, 1,000 of a built-in source
-    sequence: Count = 256  # tokens per row; the model reads nothing before its row
-    # rows at a time, over the whole mesh; it changes the speed alone. Default: 8 rows of text,
-    # 128 samples
-    batch: Count | None = None
-    text_field: str = "text"  # column or key that holds the text in .jsonl and .parquet
-    # records the progress, so that the same command resumes; default: eval-DATA.json next to the
-    # weights
-    progress: Path | None = None
-    questions: Flat[EvalConfig] = field(default_factory=EvalConfig)
-    # where the figures of tasks go; default: eval-TASK.json next to the weights
-    report: Path | None = None
-    # import the module:name choices that the folder's config.json names
-    trust: bool = False
-    mesh: MeshConfig = MeshConfig(data=1)  # how many devices split what
-
-
-def evaluate(argv: list[str]) -> None:
+def evaluate(options: Eval) -> None:
     """Run the command; cli.exit_status prints the sentence of what it raises."""
-    options = parse_options(Eval, "eval", argv)
     check_values(options.questions)
     check_values(options)
     need(

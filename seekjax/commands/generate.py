@@ -5,73 +5,27 @@ Standard output holds prompts and completions alone; the speed goes to standard 
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Annotated, Literal
+from dataclasses import replace
 
-import tyro
 from rich.console import Console
 
-from seekjax.commands.common import Flat, keep_compiled, parse_options
+from seekjax.commands.common import keep_compiled
+from seekjax.commands.settings import Generate, ModelOptions
 from seekjax.config import KernelConfig
+from seekjax.config.generation import Sampling
 from seekjax.console import DIM, console, print_text
 from seekjax.data.tokenizer import Tokenizer
 from seekjax.generate.generator import Generation, Generator
-from seekjax.generate.sampling import Sampling
 from seekjax.open import OpenedModel, need_tokenizer, on_mesh, open_model
 from seekjax.terminal import well_formed
-from sharding.mesh_config import MeshConfig
 
 
-@dataclass(frozen=True)
-class ModelOptions:
-    """Which model generates, and how it computes."""
-
-    # a run's folder, or that of a published checkpoint
-    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="model")]
-    # of weights and activations; default: a run's own, and that of a checkpoint's files (on a CPU
-    # float32, which is faster, if it fits into the memory)
-    dtype: Literal["float32", "bfloat16"] | None = None
-    cache: Literal["same", "bfloat16", "fp8"] = "same"  # of latents; same: as dtype
-    # let the prediction module draft tokens; default: if there is one and it is faster, so not on
-    # a CPU
-    draft: bool | None = None
-    # import the module:name choices that the folder's config.json names
-    trust: bool = False
-
-    def open(self) -> tuple[OpenedModel, Generator]:
-        """Return the model without its weights, and its generator; call it within the mesh."""
-        kernel = KernelConfig(dtype=self.dtype) if self.dtype else None
-        opened = open_model(self.folder, kernel, trust=self.trust)
-
-        kernel = opened.kernel
-        if self.cache != "same":
-            kernel = replace(kernel, cache=self.cache)
-
-        generator = Generator(
-            opened.model, opened.variables, kernel, draft=self.draft, consume=True
-        )
-        return opened._replace(variables={}), generator
-
-
-@dataclass(frozen=True)
-class Generate:
-    """Continue a text."""
-
-    model: Flat[ModelOptions]
-    sampling: Flat[Sampling] = field(default_factory=Sampling)
-    # what to continue; several are continued side by side; - reads standard input
-    prompt: tuple[str, ...] = ("",)
-    mesh: MeshConfig = MeshConfig(data=1)  # how many devices split what
-
-
-def generate(argv: list[str]) -> None:
+def generate(options: Generate) -> None:
     """Run the command; cli.exit_status prints the sentence of what it raises."""
-    options = parse_options(Generate, "generate", argv)
     keep_compiled()
     screen = console()
     with on_mesh(options.mesh):
-        opened, generator = options.model.open()
+        opened, generator = open_generator(options.model)
         tokenizer = need_tokenizer(opened)
 
         prompts = list(map(read_prompt, options.prompt))
@@ -84,6 +38,19 @@ def generate(argv: list[str]) -> None:
         else:
             print_side_by_side(screen, prompts, generation)
         print_text(console(sys.stderr), generation.report(), DIM, end="\n")
+
+
+def open_generator(options: ModelOptions) -> tuple[OpenedModel, Generator]:
+    """Return the model without its weights, and its generator; call it within the mesh."""
+    kernel = KernelConfig(dtype=options.dtype) if options.dtype else None
+    opened = open_model(options.folder, kernel, trust=options.trust)
+
+    kernel = opened.kernel
+    if options.cache != "same":
+        kernel = replace(kernel, cache=options.cache)
+
+    generator = Generator(opened.model, opened.variables, kernel, draft=options.draft, consume=True)
+    return opened._replace(variables={}), generator
 
 
 def read_prompt(word: str) -> str:

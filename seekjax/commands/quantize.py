@@ -2,50 +2,28 @@
 generation but not for training.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
 
 from seekjax.checkpoint.read import read_run
-from seekjax.commands.common import parse_options
 from seekjax.commands.new_run import copy_tokenizer, data_config, write_run
+from seekjax.commands.settings import Quantize, Vocabulary
 from seekjax.config import Config, KernelConfig
+from seekjax.config.formats import Kind
 from seekjax.errors import GenerateError, WeightsError, need
 from seekjax.hf.load import load
 from seekjax.hf.published import open_published
 from seekjax.model.abstract import abstract_variables, named_variables
 from seekjax.open import on_mesh
-from seekjax.quant.formats import Kind
 from seekjax.quant.tree import quantise_tree, tree_bytes
 from seekjax.storage import kind_of, new_folder
 from sharding.mesh_config import MeshConfig
 from sharding.place import axes_of
 from sharding.show import human
 
-Vocabulary = Literal["same", "int8"]
 
-
-@dataclass(frozen=True)
-class Quantize:
-    """Store the matrices of a model in few bits; norms and router stay as they are."""
-
-    # a run folder or a published checkpoint
-    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="model")]
-    # int8 per output channel; int4 in groups of up to 128; fp8 (E4M3) in blocks of up to 128 x 128
-    to: Kind
-    out: Path  # a new run folder
-    # embedding and head: as they are, or int8, of which each row and column has a scale
-    vocabulary: Vocabulary = "same"
-    # import the module:name choices that the folder's config.json names
-    trust: bool = False
-    mesh: MeshConfig = MeshConfig(data=1)  # the devices that hold the weights meanwhile
-
-
-def quantize(argv: list[str]) -> None:
+def quantize(options: Quantize) -> None:
     """Run the command. Raises WeightsError, RunError or GenerateError."""
-    options = parse_options(Quantize, "quantize", argv)
     source, run = options.folder.expanduser(), options.out.expanduser()
     with on_mesh(options.mesh):
         before, after = write_quantised(source, options.to, run, options.trust, options.vocabulary)

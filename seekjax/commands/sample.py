@@ -6,20 +6,19 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import jax
-import tyro
 
-from seekjax.commands.common import Flat, keep_compiled, parse_options
-from seekjax.config.ranges import Count, CountOrZero
+from seekjax.commands.common import keep_compiled
+from seekjax.commands.settings import Sample
 from seekjax.config.values import check_values
 from seekjax.data import DataError
 from seekjax.data.tokenizer import find_special_token
 from seekjax.errors import need
-from seekjax.eval.evaluator import EvalConfig, Evaluator
+from seekjax.eval.evaluator import Evaluator
 from seekjax.generate.detokenizer import REPLACEMENT
 from seekjax.open import on_mesh, open_model
 from seekjax.post.rollout.grader import GradedSample
@@ -28,36 +27,10 @@ from seekjax.post.rollout.statistics import is_right
 from seekjax.storage import write_atomically
 from seekjax.tasks.answer import Parsed, parse
 from seekjax.terminal import Progress
-from sharding.mesh_config import MeshConfig
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Sample answers to training problems, and keep the right ones as chats to fine-tune on."""
-
-    # a run's folder, or that of a published checkpoint
-    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="model")]
-    # the .jsonl file to write or replace: {"messages": [...], "task", "level", "reward"} per line
-    out: Path
-    questions: Flat[EvalConfig] = field(
-        default_factory=lambda: EvalConfig(problems=2000, samples=4)
-    )
-    # all: every complete answer, as a student may learn from its teacher's mistakes too
-    keep: Literal["right", "all"] = "right"
-    # drop samples with thoughts in words of another language
-    language: Literal["en", "zh"] | None = None
-    per_problem: CountOrZero = (
-        0  # at most this number per problem, the shortest first; 0 = all that differ
-    )
-    batch: Count = 128  # samples at a time, over the whole mesh; it changes the speed alone
-    # import the module:name choices that the folder's config.json names
-    trust: bool = False
-    mesh: MeshConfig = MeshConfig(data=1)  # how many devices split what
-
-
-def sample(argv: list[str]) -> None:
+def sample(options: Sample) -> None:
     """Run the command; cli.exit_status prints the sentence of what it raises."""
-    options = parse_options(Sample, "sample", argv)
     check(options)
     keep_compiled()
     with on_mesh(options.mesh):

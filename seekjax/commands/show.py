@@ -14,10 +14,11 @@ import jax
 from seekjax.axes import contracted
 from seekjax.commands.arguments import parse
 from seekjax.config import Config, KernelConfig
+from seekjax.config.formats import Kind
 from seekjax.errors import ConfigError
 from seekjax.placement import use_mesh
 from seekjax.post.names import check_names
-from seekjax.quant.formats import Kind, quantise
+from seekjax.quant.formats import quantise
 from seekjax.quant.tree import abstract_tree, is_quantised, quantisable
 from seekjax.train.state import RunSpec, TrainState
 from seekjax.train.validate import validate

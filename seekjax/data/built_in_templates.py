@@ -6,9 +6,7 @@ model card of V2.5 shows them, with the same call format; the published template
 the system message. V2 has no format of tools.
 """
 
-from typing import Any, Literal
-
-TemplateName = Literal["auto", "v2", "v3", "r1"]
+from typing import Any
 
 # The texts are saved next to tuned models and compared, so each newline counts.
 _TOOLS = (

@@ -11,7 +11,8 @@ from typing import Any
 
 import jinja2
 
-from seekjax.data.built_in_templates import BUILT_IN, TemplateName, with_tools
+from seekjax.config import Template
+from seekjax.data.built_in_templates import BUILT_IN, with_tools
 from seekjax.data.template_meter import budget
 from seekjax.data.template_sandbox import LONGEST, Sandbox
 from seekjax.data.template_settings import with_defaults
@@ -117,7 +118,7 @@ class ChatTemplate:
 def load_chat(
     folder: Path | None,
     tokenizer: Tokenizer,
-    name: TemplateName = "auto",
+    name: Template = "auto",
     settings: Sequence[str] = (),
 ) -> ChatTemplate:
     """Return the template of `find_template` with these settings, compiled.
@@ -141,7 +142,7 @@ def load_trained_chat(
     home: Path | None,
     out: Path | None,
     tokenizer: Tokenizer,
-    name: TemplateName,
+    name: Template,
     settings: Sequence[str],
 ) -> tuple[ChatTemplate, Tokenizer]:
     """Return the template that a run in `out` is trained with, and a tokenizer with its begin.
@@ -162,7 +163,7 @@ def load_trained_chat(
 def find_template(
     folder: Path | None,
     tokenizer: Tokenizer,
-    name: TemplateName = "auto",
+    name: Template = "auto",
 ) -> str:
     """Return the source of a built-in template by name, or with "auto" of the folder's own.
 

@@ -2,14 +2,13 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from seekjax.checkpoint.config_json import read_config
 from seekjax.checkpoint.read import newest_undamaged
 from seekjax.config import SamplingConfig
-from seekjax.config.ranges import Count, CountOrZero, NotNegative, Seed, ShareAboveZero
+from seekjax.config.generation import EvalConfig
 from seekjax.config.values import check_values
-from seekjax.data.chat import TemplateName, load_chat
+from seekjax.data.chat import load_chat
 from seekjax.errors import DataError, need
 from seekjax.generate.generator import bucket
 from seekjax.open import OpenedModel, need_tokenizer
@@ -24,26 +23,6 @@ from sharding.rules import split_by
 
 MAX_NEW = 256  # tokens of a sample, if the run does not set them
 ROWS = 128  # samples at a time, by default
-
-
-@dataclass(frozen=True)
-class EvalConfig:
-    """Which problems are evaluated, and how answers are drawn."""
-
-    # of seekjax/tasks, as NAME (all levels) or NAME:LEVEL; several take turns
-    task: tuple[str, ...] = ()
-    problems: Count = 512  # distinct ones
-    samples: Count = 8  # of each problem
-    # tokens of a sample; default: as in the run's own rollouts, else 256
-    max_new: Count | None = None
-    temperature: NotNegative = 1.0  # logits are divided by it; 0 takes the most likely token
-    top_k: CountOrZero = 0  # only this number of the most likely tokens; 0 = all
-    # only the most likely tokens that hold this share of the probability
-    top_p: ShareAboveZero = 1.0
-    template: TemplateName = "auto"  # of the chat; auto: the folder's own, else v3
-    # settings of the template, as thinking=true for V3.1
-    template_settings: tuple[str, ...] = ()
-    seed: Seed = 0  # of problems and draws
 
 
 class Evaluator:

@@ -7,8 +7,9 @@ from typing import Any
 
 import jax
 
+from seekjax.config.generation import EvalConfig
 from seekjax.errors import DataError
-from seekjax.eval.evaluator import EvalConfig, Evaluator
+from seekjax.eval.evaluator import Evaluator
 from seekjax.open import OpenedModel, weights_fingerprint
 from seekjax.post.rollout.grader import GradedSample
 from seekjax.post.rollout.statistics import figures, sentence

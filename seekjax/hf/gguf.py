@@ -13,11 +13,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from seekjax.config import ModelConfig
+from seekjax.config.formats import Type
 from seekjax.errors import WeightsError, need
 from seekjax.extras import import_extra
 from seekjax.hf.gguf_tokenizer import add_tokenizer
@@ -27,7 +28,6 @@ from seekjax.model.rope import extended
 from seekjax.storage import new_file
 from seekjax.terminal import track
 
-Type = Literal["f32", "f16", "q8_0", "q4_0"]
 Read = Callable[[Tensor], np.ndarray]  # a tensor of the published layout -> float32
 
 FILE_TYPE = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "q8_0": "MOSTLY_Q8_0", "q4_0": "MOSTLY_Q4_0"}

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from seekjax.config import ModelConfig
+from seekjax.config.formats import Dtype
 from seekjax.errors import WeightsError, need
 from seekjax.hf import fp8_blocks
 from seekjax.hf.config_writer import write_config
@@ -28,7 +28,6 @@ from seekjax.quant.fp8 import E4M3
 from seekjax.storage import new_folder
 from seekjax.terminal import track
 
-Dtype = Literal["bf16", "f32", "fp8", "fp8-ue8m0"]
 FILE_BYTES = 5 * 10**9  # of tensors in one file, as published
 
 

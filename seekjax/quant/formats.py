@@ -12,18 +12,17 @@ published shape but the 64 rotary columns.
 
 import math
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
+from seekjax.config.formats import Kind
 from seekjax.quant import fp8
 from sharding.mesh import platform
 from sharding.rules import split_by
-
-Kind = Literal["int8", "int4", "fp8"]
 
 # the longest group or block that shares a scale
 GROUP = 128

@@ -24,8 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 from decode import SHAPES
 
-from seekjax.commands.evaluate import Eval, evaluate_text
+from seekjax.commands.evaluate import evaluate_text
 from seekjax.commands.quantize import write_quantised
+from seekjax.commands.settings import Eval
 from seekjax.config import KernelConfig, ModelConfig
 from seekjax.generate.generator import Generator
 from seekjax.generate.sampling import Sampling

@@ -85,14 +85,16 @@ def test_a_number_out_of_range_is_refused_before_anything_is_imported(capsys):
 
 def test_help_needs_no_jax_and_fits_one_column():
     code = (
-        "import sys; from seekjax.commands.cli import main\n"
-        "try: main(['train', '--help'])\n"
-        "except SystemExit as exit: assert exit.code == 0\n"
-        "assert not {'jax', 'flax', 'numpy'} & set(sys.modules)\n"
+        "import sys; from seekjax.commands.cli import COMMANDS, main\n"
+        "for name in ['train', *(name for name in COMMANDS if COMMANDS[name].options)]:\n"
+        "    try: main([name, '--help'])\n"
+        "    except SystemExit as exit: assert exit.code == 0\n"
+        "    assert not {'jax', 'flax', 'numpy', 'tokenizers'} & set(sys.modules), name\n"
     )
     environment = os.environ | {"COLUMNS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    assert b"--train.steps" in done.stdout
+    for flag in (b"--train.steps", b"--prompt", b"--to-gguf", b"--per-problem"):
+        assert flag in done.stdout

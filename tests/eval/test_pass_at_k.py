@@ -13,12 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seekjax.commands import sample as keep
-from seekjax.commands.sample import Sample, chat_row, choose
+from seekjax.commands.sample import chat_row, choose
+from seekjax.commands.settings import Sample
 from seekjax.config import Config, DataConfig, GrpoConfig
+from seekjax.config.generation import EvalConfig
 from seekjax.data import DataError
 from seekjax.data.chat import BUILT_IN, compile_chat
 from seekjax.errors import ConfigError
-from seekjax.eval.evaluator import EvalConfig, Evaluator, distinct
+from seekjax.eval.evaluator import Evaluator, distinct
 from seekjax.eval.report import print_and_write
 from seekjax.open import open_model
 from seekjax.placement import use_mesh
