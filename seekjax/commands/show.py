@@ -18,8 +18,7 @@ from seekjax.config.formats import Kind
 from seekjax.errors import ConfigError
 from seekjax.placement import use_mesh
 from seekjax.post.names import check_names
-from seekjax.quant.formats import quantise
-from seekjax.quant.tree import abstract_tree, is_quantised, quantisable
+from seekjax.quant.tree import abstract_tree, is_quantised, quantisable, stored_shapes
 from seekjax.train.state import RunSpec, TrainState
 from seekjax.train.validate import validate
 from sharding import show as listing
@@ -95,7 +94,7 @@ def weight_bytes(params: Any, axes: Any) -> dict[str, int]:
     def stored(kind: Kind, path: Any, x: Any, names: str) -> Any:
         if not quantisable(path):
             return x
-        return jax.eval_shape(partial(quantise, kind=kind, sums=contracted(names)), x)
+        return stored_shapes(x.shape, x.dtype, kind, contracted(names))
 
     sizes = {"float32": size(params), "bfloat16": size(params, 2)}
     for kind in typing.get_args(Kind):

@@ -269,15 +269,18 @@ def _int4(w: Array, sums: tuple[int, ...]) -> Quantised:
         difference = rounded(scale) * scale - groups
         return jnp.square(difference).sum(axis + 1, keepdims=True)
 
-    # The best of the ranges
+    # The best of the ranges, in a loop: written out, they take long to compile
+    share_n = jnp.repeat(jnp.array(INT4_RANGE, jnp.float32), 2)
+    half_n = jnp.tile(jnp.array((-8, 7), jnp.float32), len(INT4_RANGE))
+
+    def better(n, found):
+        best, least = found
+        scale = share_n[n] * extreme / half_n[n]
+        now = error(scale)
+        return jnp.where(now < least, scale, best), jnp.minimum(now, least)
+
     best = extreme / -8
-    least = error(best)
-    for share in INT4_RANGE:
-        for half in (-8, 7):
-            scale = share * extreme / half
-            now = error(scale)
-            best = jnp.where(now < least, scale, best)
-            least = jnp.minimum(now, least)
+    best, _ = jax.lax.fori_loop(0, len(share_n), better, (best, error(best)))
 
     values = rounded(best).astype(jnp.int8)
     packed = pack(values.reshape(w.shape), inner)

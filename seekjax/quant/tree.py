@@ -73,7 +73,7 @@ def quantiser(
     if not in_use():
         return _alone(kind, sums, axes.startswith("experts "))
 
-    places = jax.tree.map(sharding, _shapes(x.shape, x.dtype, kind, sums).axes(axes))
+    places = jax.tree.map(sharding, stored_shapes(x.shape, x.dtype, kind, sums).axes(axes))
     return jax.jit(partial(quantise, kind=kind, sums=sums), out_shardings=places)
 
 
@@ -102,7 +102,7 @@ def _quantise_leaf(
 
 
 @cache
-def _shapes(
+def stored_shapes(
     shape: tuple[int, ...],
     dtype: Any,
     kind: Kind,
@@ -136,7 +136,7 @@ def _abstract_leaf(
     if kind is None:
         return x.update(dtype=kernel.vocabulary) if _is_vocabulary(path) else x
 
-    quantised = _shapes(x.shape, x.dtype, kind, sums_of(path, axes))
+    quantised = stored_shapes(x.shape, x.dtype, kind, sums_of(path, axes))
     if in_use():
         places = jax.tree.map(sharding, quantised.axes(axes))
     else:
