@@ -11,18 +11,21 @@ from functools import cache, partial
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from seekjax.config import Config, DataConfig, KernelConfig, TrainConfig
 from seekjax.placement import use_mesh
 from seekjax.train.loss import NextToken
 from seekjax.train.state import RunSpec
 from seekjax.train.step import BATCH, compile_steps, train_step
+from sharding.axes import Role
 from sharding.mesh import MeshConfig
 from sharding.place import put_batch
-from sharding.rules import sharding
+from sharding.rules import constrain, sharding
 from tests.fixtures import tiny_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.mesh]
@@ -31,39 +34,15 @@ TOLERANCE = 1e-5
 SEQUENCES, T = 32, 16
 MESHES = {
     "1": MeshConfig(data=1),
-    "data 8": MeshConfig(data=8),
     "fsdp 8": MeshConfig(data=1, fsdp=8),
     "expert 8": MeshConfig(data=1, expert=8),
     "tensor 2": MeshConfig(data=1, tensor=2),
-    "data 2 x expert 4": MeshConfig(data=2, expert=4),
     "data 2 x fsdp 2 x expert 2": MeshConfig(data=2, fsdp=2, expert=2),
 }
-# The forms of dispatch that CPU has, and with "auto" all its fast kernels; ragged is TPU's:
-# tests/sharding/test_exchange.py holds it to the same oracle.
 DENSE = KernelConfig(attention="plain", experts="loop", dispatch="dense", remat="none")
-KERNELS = {
-    "dense": DENSE,
-    "static": replace(DENSE, dispatch="static"),
-    "auto": KernelConfig(vocab_chunk=24),
-}
-MIXED = "data 2 x fsdp 2 x expert 2"
-FORMS = {
-    "1": ("dense", "static"),
-    # Without an axis that splits experts, a mesh places both forms alike.
-    "data 8": ("dense",),
-    "fsdp 8": ("static",),
-    "tensor 2": ("static",),
-    "expert 8": ("dense", "static"),
-    "data 2 x expert 4": ("static",),
-    MIXED: ("dense", "static"),
-}
-# Of the meshes, two run all three kinds of layer, and the others the experts alone: what is left
-# out is compiled, at a cost, but placed no other way.
-CASES = (
-    [(mesh, form, 1, False, mesh in ("1", MIXED)) for mesh in MESHES for form in FORMS[mesh]]
-    + [(MIXED, form, micro, False, False) for form, micro in (("static", 2), ("dense", 4))]
-    + [("1", "auto", 2, False, True), (MIXED, "auto", 4, True, False)]
-)
+STATIC = replace(DENSE, dispatch="static")
+# All the fast kernels that CPU has.
+AUTO = KernelConfig(vocab_chunk=24)
 
 MODEL = tiny_model(
     vocab=64,
@@ -78,11 +57,25 @@ MODEL = tiny_model(
 )
 CONFIG = Config(
     MODEL,
-    DataConfig(sequence=T),
+    DataConfig(sequence=T, mask_documents=True),
     kernel=DENSE,
     train=TrainConfig(batch=SEQUENCES, balance_loss=0.1, balance_rate=0.01),
 )
-EXPERTS = replace(CONFIG, model=replace(MODEL, layers=2, dense_layers=0, mtp_depth=0))
+EXPERTS = replace(
+    CONFIG,
+    model=replace(MODEL, layers=1, dense_layers=0, mtp_depth=0),
+    data=replace(CONFIG.data, mask_documents=False),
+)
+# Each axis alone runs one layer of experts, and one mesh of three axes all kinds of layer: what is
+# left out is compiled, at a cost, but placed no other way. tests/sharding/test_exchange.py has each
+# form of dispatch on each kind of mesh.
+CASES = [
+    ("1", EXPERTS, AUTO, 2),
+    ("fsdp 8", EXPERTS, STATIC, 1),
+    ("expert 8", EXPERTS, DENSE, 2),
+    ("tensor 2", EXPERTS, STATIC, 1),
+    ("data 2 x fsdp 2 x expert 2", CONFIG, AUTO, 4),
+]
 BYTES_V = np.arange(64, dtype=np.int32) % 5
 
 
@@ -152,20 +145,31 @@ def read(state, metrics):
     )
 
 
-@pytest.mark.parametrize(("mesh", "kernel", "micro", "mask_documents", "whole"), CASES)
-def test_a_step_is_the_same_everywhere(mesh, kernel, micro, mask_documents, whole):
-    config = CONFIG if whole else EXPERTS
-    config = replace(config, data=replace(config.data, mask_documents=mask_documents))
+@pytest.fixture
+def compiler_says(capfd):
+    """A function that returns what XLA has written since its last call; nothing is cached."""
+    cached = jax.config.jax_enable_compilation_cache
+
+    def cache(enabled):
+        jax.config.update("jax_enable_compilation_cache", enabled)
+        compilation_cache.reset_cache()
+
+    cache(False)
+    yield lambda: capfd.readouterr().err
+    cache(cached)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "config", "kernel", "micro"), CASES, ids=[mesh for mesh, *_ in CASES]
+)
+def test_a_step_is_the_same_everywhere(mesh, config, kernel, micro, compiler_says):
+    """And XLA finds a way between all layouts: it gathers no array for one that the model asks."""
     expected = reference(config)
-    found = sharded_step(
-        replace(
-            config,
-            kernel=KERNELS[kernel],
-            train=replace(config.train, micro_batch=SEQUENCES // micro),
-        ),
-        mesh,
-        micro,
-    )
+    compiler_says()
+    train = replace(config.train, micro_batch=SEQUENCES // micro)
+    found = sharded_step(replace(config, kernel=kernel, train=train), mesh, micro)
+    assert "rematerialization" not in compiler_says().lower()
+
     chex.assert_trees_all_equal_structs(found, expected)
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected)):
         np.testing.assert_allclose(
@@ -173,23 +177,43 @@ def test_a_step_is_the_same_everywhere(mesh, kernel, micro, mask_documents, whol
         )
 
 
-def test_the_reference_says_something():
-    """Every array has a gradient, every load is counted once, and masks of documents matter."""
-    seen, masked = (
-        reference(CONFIG),
-        reference(replace(CONFIG, data=replace(CONFIG.data, mask_documents=True))),
+def test_the_compiler_says_if_it_finds_no_way(compiler_says):
+    """Two odd layouts draw an "involuntary full rematerialization"."""
+    odd_rules = (
+        (Role.BATCH, ("data", "fsdp", "expert")),
+        (Role.PARALLEL_WIDTH, ("expert", "data")),
+        (Role.SHARDED_WIDTH, ("fsdp",)),
     )
+
+    def odd(x):
+        x = constrain(jnp.sin(x), "batch - -")
+        return constrain(jnp.cos(x), "- heads embed")
+
+    with use_mesh(MESHES["data 2 x fsdp 2 x expert 2"], odd_rules):
+        jax.jit(odd).lower(jnp.zeros((8, 8, 8))).compile()
+    assert "Involuntary full rematerialization" in compiler_says()
+
+
+@pytest.mark.parametrize("config", [CONFIG, EXPERTS], ids=["masked", "plain"])
+def test_the_reference_says_something(config):
+    """Every array has a gradient, every load is counted once, and documents are masked."""
+    seen = reference(config)
     assert all(np.abs(g).max() > 1e-6 for g in jax.tree.leaves(seen["gradient"]))
-    metrics, tokens = seen["metrics"], make_batch(1)["segments"][0]
-    assert metrics["tokens"] == (tokens[:, 1:] > 0).sum() > masked["metrics"]["tokens"]
-    np.testing.assert_array_equal(
-        metrics["experts"]["load"].sum(-1), 4 * (tokens[:, :-1] > 0).sum()
-    )
-    assert metrics["experts"]["load"].shape == (3, 16)
-    assert (metrics["experts"]["max_violation"] > 0.1).all()
-    moved = jax.tree.map(lambda new, old: np.abs(new - old), seen["balance"], start(MODEL).balance)
-    assert all(
-        set(np.unique(x.round(6))) <= {0, np.float32(0.01)} and x.any()
-        for x in jax.tree.leaves(moved)
-    )
-    assert abs(metrics["loss"] - masked["metrics"]["loss"]) > 1e-3
+
+    segments, metrics = make_batch(1)["segments"][0], seen["metrics"]
+    is_target = segments[:, 1:] > 0
+    if config.data.mask_documents:
+        is_target &= segments[:, 1:] == segments[:, :-1]
+    assert metrics["tokens"] == is_target.sum()
+    experts, model = metrics["experts"], config.model
+    layers = model.layers - model.dense_layers + model.mtp_depth
+    np.testing.assert_array_equal(experts["load"].sum(-1), 4 * (segments[:, :-1] > 0).sum())
+    assert experts["load"].shape == (layers, 16)
+    assert (experts["max_violation"] > 0.1).all()
+
+    def check_moved(new, old):
+        moved = np.abs(new - old)
+        assert moved.any()
+        assert set(np.unique(moved.round(6))) <= {0, np.float32(0.01)}
+
+    jax.tree.map(check_moved, seen["balance"], start(config.model).balance)
