@@ -34,7 +34,7 @@ class Grammar:
     def sample(self, rng: random.Random) -> str:
         """Draw a text from the grammar."""
         template = "".join([_draw(act, rng) for act in self.acts])
-        values = {slot: _draw(self.slots[slot], rng) for slot in self._slots_in(template)}
+        values = {slot: _draw(self.slots[slot], rng) for slot in self._mentioned[template]}
         return self._render(template, values)
 
     def log_prob(self, text: str) -> float:
@@ -92,6 +92,11 @@ class Grammar:
         for choices in product(*options):
             template = "".join([template for template, _ in choices])
             yield template, math.prod(p for _, p in choices)
+
+    @cached_property
+    def _mentioned(self) -> dict[str, list[str]]:
+        """The slots of each joined template."""
+        return {template: self._slots_in(template) for template, _ in self._templates()}
 
     @cached_property
     def _patterns(self) -> list[tuple[str, float, re.Pattern]]:
