@@ -21,15 +21,15 @@ SHAPES = {
 SCALE = 0.3
 
 
-def draw(B, T, H, N, R, U, dtype=jnp.float32):
-    keys = jax.random.split(jax.random.key(T), 6)
+def draw(B, T, H, N, R, U):
+    random = np.random.default_rng(T)
     shapes = ((B, T, H, N), (B, T, H, R), (B, T, H, N), (B, T, R), (B, T, H, U), (B, T, H, U))
-    *inputs, do_BTHU = (jax.random.normal(key, shape, dtype) for key, shape in zip(keys, shapes))
+    *inputs, do_BTHU = (random.normal(size=shape).astype(np.float32) for shape in shapes)
     return inputs, do_BTHU
 
 
 def documents(B, T):
-    return jnp.sort(jax.random.randint(jax.random.key(9), (B, T), 0, 4), axis=1)
+    return np.sort(np.random.default_rng(9).integers(0, 4, (B, T), np.int32), axis=1)
 
 
 @partial(jax.jit, static_argnums=0)  # by form and shape, so that tests share what they compile
@@ -77,7 +77,7 @@ def test_large_scores_stay_finite():
 def test_sees_only_its_own_past(attend):
     """The output at one position has no gradient with respect to later tokens or other segments."""
     inputs, _ = draw(1, 140, 2, 8, 4, 6)
-    segment_BT = (jnp.arange(140) >= 70).astype(jnp.int32)[None]
+    segment_BT = (np.arange(140) >= 70).astype(np.int32)[None]
     gradients = jax.jit(
         jax.grad(lambda *a: attend(*a, SCALE, segment_BT)[0, 100].sum(), argnums=(2, 3, 4))
     )(*inputs)

@@ -17,21 +17,22 @@ CASES = [(50, 16, 100, 32, 13), (20, 8, 97, 10, 64), (33, 16, 64, 100, 8)]  # M 
 ROWS = P(("data", "expert"))
 
 
-def draw(M, D, V, dtype=jnp.float32):
-    keys = jax.random.split(jax.random.key(M + V), 4)
-    x_MD, w_DV = (
-        jax.random.normal(keys[0], (M, D), dtype),
-        jax.random.normal(keys[1], (D, V), dtype),
+def draw(M, D, V):
+    random = np.random.default_rng(M + V)
+    x_MD, w_DV, scale_M = (
+        random.normal(size=shape).astype(np.float32) for shape in ((M, D), (D, V), (M,))
     )
-    return x_MD, w_DV, jax.random.randint(keys[2], (M,), 0, V), jax.random.normal(keys[3], (M,))
+    return x_MD, w_DV, random.integers(0, V, M, np.int32), scale_M
+
+
+@partial(jax.jit, static_argnums=0)  # by form and shape, so that tests share what they compile
+def _pulled(nll, x_MD, w_DV, target_M, dnll_M):
+    nll_M, pull = jax.vjp(lambda *a: nll(*a, target_M), x_MD, w_DV)
+    return nll_M, *pull(dnll_M)
 
 
 def value_and_gradients(nll, x_MD, w_DV, target_M, dnll_M):
-    def run(x_MD, w_DV):
-        nll_M, pull = jax.vjp(lambda *a: nll(*a, target_M), x_MD, w_DV)
-        return nll_M, *pull(dnll_M)
-
-    return [np.asarray(a, np.float32) for a in jax.jit(run)(x_MD, w_DV)]
+    return [np.asarray(a, np.float32) for a in _pulled(nll, x_MD, w_DV, target_M, dnll_M)]
 
 
 def sum_and_gradients(total, x_MD, w_DV):
@@ -69,7 +70,7 @@ def test_sum_equals_plain(M, D, V, chunk, rows):
 def test_bf16():
     x_MD, w_DV, target_M, dnll_M = draw(64, 32, 200)
     expected = value_and_gradients(nll_plain, x_MD, w_DV, target_M, dnll_M)
-    x_MD, w_DV = x_MD.astype(jnp.bfloat16), w_DV.astype(jnp.bfloat16)
+    x_MD, w_DV = (jnp.asarray(a, jnp.bfloat16) for a in (x_MD, w_DV))
     chunked = value_and_gradients(
         partial(nll_chunked, chunk=64, rows=16), x_MD, w_DV, target_M, dnll_M
     )
@@ -85,10 +86,10 @@ def test_bf16():
 
 def test_any_offset_of_the_logits_cancels():
     x_MD, w_DV, target_M, _ = draw(30, 8, 50)
-    one_M1 = jnp.ones((30, 1))
+    one_M1, high_1V = np.ones((30, 1), np.float32), np.full((1, 50), 1e4, np.float32)
     shifted = nll_chunked(
-        jnp.concatenate([x_MD, one_M1], 1),
-        jnp.concatenate([w_DV, jnp.full((1, 50), 1e4)]),
+        np.concatenate([x_MD, one_M1], 1),
+        np.concatenate([w_DV, high_1V]),
         target_M,
         chunk=16,
     )

@@ -1,6 +1,9 @@
 """The form for a handful of tokens agrees with all experts on all tokens, and with sorted rows,
 alone and on a mesh."""
 
+from contextlib import nullcontext
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,25 +55,25 @@ def test_weights_of_experts_nobody_chose_are_not_read():
     )
 
 
+def dispatched(arrays, dispatch):
+    kernel = KernelConfig(dispatch=dispatch, experts="loop")
+    return jax.jit(lambda *a: mixture(*a[:3], a[3:], kernel))(*arrays)
+
+
+@cache
+def of_sorted_rows():
+    y_BTD, _ = dispatched(drawn(2, batch=8), "static")
+    return y_BTD
+
+
 @pytest.mark.mesh
 @pytest.mark.parametrize(
     "mesh", [None, MeshConfig(data=2, expert=2, tensor=2), MeshConfig(data=1, expert=8)], ids=str
 )
 def test_small_batch_dispatch_equals_sorted_dispatch(mesh):
-    arrays = drawn(2, batch=8)
-    _x_BTD, _choice_BTK, _gate_BTK, *_weights = arrays
-
-    def run(dispatch):
-        return jax.jit(
-            lambda *a: mixture(*a[:3], a[3:], KernelConfig(dispatch=dispatch, experts="loop"))
-        )(*arrays)
-
-    expected, _ = run("static")
-    if mesh is None:
-        y_BTD, dropped = run("small_batch")
-    else:
-        with use_mesh(mesh):
-            y_BTD, dropped = run("small_batch")
+    arrays, expected = drawn(2, batch=8), of_sorted_rows()
+    with use_mesh(mesh) if mesh else nullcontext():
+        y_BTD, dropped = dispatched(arrays, "small_batch")
     np.testing.assert_allclose(y_BTD, expected, atol=1e-5)
     assert dropped == 0
 
