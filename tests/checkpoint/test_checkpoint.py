@@ -229,11 +229,11 @@ def test_every_flipped_bit_is_seen(run):
     assert damage(step) is None
     for path in files(step):
         size = 8 * path.stat().st_size
-        for position in [0, size - 1, *(chance.randrange(size) for _ in range(10))]:
+        for position in [0, size - 1, *(chance.randrange(size) for _ in range(3))]:
             flip(path, position)
             assert damage(step), f"bit {position} of {path}"
             flip(path, position)
-    for position in chance.sample(range(8 * (step / "manifest.json").stat().st_size), 300):
+    for position in chance.sample(range(8 * (step / "manifest.json").stat().st_size), 100):
         flip(step / "manifest.json", position)
         assert damage(step), f"bit {position} of the manifest"
         flip(step / "manifest.json", position)
