@@ -27,8 +27,8 @@ SEQUENCES, T, STEPS = 16, 16, 3
 CONFIG = Config(
     tiny_model(
         vocab=64,
+        layers=1,
         rotary=4,
-        hidden=512,
         dense_layers=0,
         mtp_depth=0,
         expert_groups=4,

@@ -26,11 +26,11 @@ def made(model, tokens):
 
 
 @cache
-def programs(masked: bool):
-    """The model, and its loss and its outputs as compiled functions of the batch."""
+def programs():
+    """The loss and the outputs of a model as compiled functions of the batch."""
     config = Config(
         model=MODEL,
-        data=DataConfig(sequence=12, mask_documents=masked),
+        data=DataConfig(sequence=12, mask_documents=True),
         kernel=KernelConfig(attention="plain", experts="loop", vocab_chunk=16),
         train=TrainConfig(balance_loss=0.01),
     )
@@ -45,19 +45,18 @@ def programs(masked: bool):
     @jax.jit
     def output(variables, batch):
         tokens, segment = batch["tokens"], batch["segments"][:, :-1]
-        visible = segment if masked else None
-        return model.apply(variables, tokens[:, :-1], visible, segment > 0, tokens)
+        return model.apply(variables, tokens[:, :-1], segment, segment > 0, tokens)
 
     return model, loss, output
 
 
-def run(masked: bool, rows):
-    model, loss, output = programs(masked)
+def run(rows):
+    model, loss, output = programs()
     tokens = jax.random.randint(jax.random.key(1), (3, 13), 0, MODEL.vocab)
     variables = made(model, tokens[:, :-1])
     segments = np.array(rows, np.int32)
     batch = {"tokens": tokens, "segments": jnp.asarray(segments)}
-    count = target_mask(batch, 1, masked).sum().astype(jnp.float32)
+    count = target_mask(batch, 1, mask_documents=True).sum().astype(jnp.float32)
     total, seen = loss(variables, batch, count)
     return total, seen, output(variables, batch), np.asarray(tokens), segments
 
@@ -68,24 +67,39 @@ def cross_entropy(hidden, head, target, mask):
     return (nll * mask).sum()
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_every_depth_predicts_its_own_token_and_all_share_one_divisor(masked):
+def reachable(segments, depth, masked):
+    """Which positions have a target `depth` tokens ahead, one by one."""
+    mask = np.zeros((3, 12), bool)
+    for b in range(3):
+        for i in range(13 - depth):
+            here, there = segments[b, i], segments[b, i + depth]
+            if i < 12 and here and there:
+                mask[b, i] = not masked or here == there
+    return mask
+
+
+def rows_with_an_end_and_padding():
     segments = np.ones((3, 13), np.int32)
     segments[0, 5:] = 2
     segments[1, 9:] = 0
-    total, seen, output, tokens, segments = run(masked, segments)
+    return segments
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_a_target_is_a_token_and_in_the_same_document_if_they_are_masked(depth, masked):
+    segments = rows_with_an_end_and_padding()
+    found = target_mask({"segments": segments}, depth, masked)
+    np.testing.assert_array_equal(found, reachable(segments, depth, masked))
+
+
+def test_every_depth_predicts_its_own_token_and_all_share_one_divisor():
+    """Of masked documents; tests/checkpoint/test_old_runs.py has losses without."""
+    total, seen, output, tokens, segments = run(rows_with_an_end_and_padding())
     sums = []
     for depth, hidden in enumerate((output.hidden_BTD, *output.mtp_BTD), 1):
-        target, mask = np.zeros((3, 12), int), np.zeros((3, 12))
-        for b in range(3):
-            for i in range(12):
-                if (
-                    i + depth < 13
-                    and segments[b, i]
-                    and segments[b, i + depth]
-                    and (not masked or segments[b, i] == segments[b, i + depth])
-                ):
-                    target[b, i], mask[b, i] = tokens[b, i + depth], 1
+        mask = reachable(segments, depth, masked=True)
+        target = np.pad(tokens[:, depth:], ((0, 0), (0, depth - 1)))
         sums.append(cross_entropy(hidden, output.head_DV, target, mask))
         if depth == 1:
             count = mask.sum()
@@ -97,7 +111,7 @@ def test_every_depth_predicts_its_own_token_and_all_share_one_divisor(masked):
 
 
 def test_balance_loss_is_one_per_layer_when_tokens_are_spread_evenly():
-    _, seen, _output, *_ = run(False, np.ones((3, 13)))
+    _, seen, _output, *_ = run(np.ones((3, 13)))
     layers = sum(np.size(layer["dropped"]) for layer in seen["experts"].values())
     assert layers == 3
     assert 0.9 * layers < seen["balance_loss"] < 2 * layers

@@ -24,6 +24,13 @@ DECAYED = {"embed", "experts", "router", "head"}
 SETTINGS = OptimizerConfig(learning_rate=0.1, warmup=2, schedule=CONSTANT, eps=1e-3)
 
 
+def draw(random, scale, size=3):
+    shapes = {name: (size,) * len(axes.split()) for name, axes in AXES.items()}
+    return {
+        name: random.normal(size=shape).astype(np.float32) * scale for name, shape in shapes.items()
+    }
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -44,15 +51,9 @@ def test_adamw_is_the_papers(change):
     config = Config(optimizer=settings, train=TrainConfig(steps=10))
     random = np.random.default_rng(0)
 
-    def draw(scale):
-        shapes = {name: (3,) * len(axes.split()) for name, axes in AXES.items()}
-        return {
-            name: random.normal(size=shape).astype(np.float32) * scale
-            for name, shape in shapes.items()
-        }
-
     # The first two gradients have a norm above 1, the third far below.
-    params, gradients = draw(1.0), [draw(3.0), draw(0.5), draw(0.001)]
+    params = draw(random, 1.0)
+    gradients = [draw(random, scale) for scale in (3.0, 0.5, 0.001)]
     optimizer = make_optimizer(config, AXES)
     found, state = params, optimizer.init(params)
     for grads in gradients:
@@ -73,3 +74,23 @@ def test_adamw_is_the_papers(change):
     )
     for name, x in jax.device_get(found).items():
         np.testing.assert_allclose(x, expected[name], rtol=2e-5, atol=2e-6, err_msg=name)
+
+
+def test_muon_makes_each_inner_matrix_nearly_orthogonal():
+    """Of every layer and expert apart; embedding, head and norms are Adam's, of one size."""
+    settings = replace(
+        SETTINGS, name="muon", weight_decay=0.0, warmup=0, learning_rate=1.0, clip=0.0, eps=1e-8
+    )
+    optimizer = make_optimizer(Config(optimizer=settings), AXES)
+    params, gradients = (draw(np.random.default_rng(seed), 1.0, size=8) for seed in (0, 1))
+    for name in ("experts", "router"):
+        gradients[name] += 8 * np.eye(8, dtype=np.float32)  # singular values from 2 to 14
+
+    updates, _ = jax.jit(optimizer.update)(gradients, optimizer.init(params), params)
+
+    for name, x in jax.device_get(updates).items():
+        if name in ("experts", "router"):
+            singular = np.linalg.svd(x, compute_uv=False) / (0.2 * np.sqrt(8))
+            assert ((singular > 0.5) & (singular < 1.3)).all(), name
+        else:
+            assert np.ptp(abs(x)) < 1e-3, name
