@@ -143,7 +143,8 @@ def test_a_step_is_the_formula_on_the_models_own_logits(tuned):
 
     # the run's own step, which takes the arrays that it is given
     copy = jax.tree.map(lambda x: jax.device_put(np.array(x), x.sharding), state.replace(key=None))
-    _, metrics = tuned.parts.step(copy.replace(key=jax.random.clone(state.key)), pieces)
+    with use_mesh(tuned.config.mesh):
+        _, metrics = tuned.parts.step(copy.replace(key=jax.random.clone(state.key)), pieces)
     np.testing.assert_allclose(metrics["loss"], losses.mean(), rtol=1e-4)
 
 
