@@ -222,7 +222,7 @@ plt.show()
 # count how often expert $i$ is chosen, $f_i$ (1 if balanced), and take its mean score share, $P_i$:
 #
 # $$\mathcal{L}_{\mathrm{Bal}} = \alpha \sum_i f_i P_i, \qquad
-# f_i = \frac{E}{K T} \sum_t \mathbb{1}[i \text{ chosen by } t], \qquad
+# f_i = \frac{E}{K T} \sum_t \mathbf{1}[i \text{ chosen by } t], \qquad
 # P_i = \frac1T \sum_t \frac{s_{i,t}}{\sum_j s_{j,t}}$$
 #
 # It is 1 (times $\alpha$) if balanced and larger if the popular experts have high scores. Its
