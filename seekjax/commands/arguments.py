@@ -63,6 +63,7 @@ FREQUENT: dict[type, tuple[str, ...]] = {
     DistillConfig: ("teacher", "chats", "tasks", "on_policy"),
     GrpoConfig: ("tasks", "rewards", "recipe", "prompts", "group", "max_new"),
 }
+RARE = {Config: ("name", "tensorboard", "wandb")}  # which --help leaves out of what it shows whole
 
 
 NAME_CHARACTERS = 100  # of a name that does not exist, in a sentence
@@ -233,7 +234,7 @@ def _last_value(options: list[str], option: str) -> str:
 
 def _frequent(part: type, name: str) -> bool:
     """Return whether --help shows a field."""
-    return name in FREQUENT.get(part, (name,))
+    return name in FREQUENT.get(part, (name,)) and name not in RARE.get(part, ())
 
 
 def _named_in(options: list[str], config: Config) -> Offers:
