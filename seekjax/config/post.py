@@ -55,7 +55,8 @@ class SamplesConfig(ChatConfig):
     """Conversations and solved problems to learn from."""
 
     # .jsonl files of {"messages": [{"role", "content"}, ...]}, or of ShareGPT's or Alpaca's rows;
-    # an answer may hold <think>...</think>, or have "reasoning_content" and "weight"
+    # an answer may hold <think>...</think>, or have "reasoning_content", "weight" and "tool_calls",
+    # whose outputs follow with the role tool
     chats: tuple[str, ...] = ()
     # solved problems of tasks: addition, countdown, arithmetic, equation, knights, program,
     # gym:FAMILY, jsonl:FILE of questions and answers, or module:name; :LEVEL after it for one level
