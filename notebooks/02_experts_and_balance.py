@@ -365,16 +365,22 @@ for name, (alpha, gamma) in WAYS.items():
     runs[name] = [train(alpha, gamma, STEPS, seed) for seed in range(SEEDS)]
 
 # %% [markdown]
-# **The load of each expert over time**, as a multiple of the mean: white is the mean, blue is less,
-# red is more. The texts are half stories, half sums.
+# **The load of each expert over time**, of ten steps together, as a multiple of the mean: white is
+# the mean, blue is less, red is more. (A single small batch is never quite even: experts are chosen
+# by the text that happens to be in it.)
 
 # %%
+tens = {}  # the load of ten steps together
+for name, seeds in runs.items():
+    load_SE = seeds[0]["load_S2E"].sum(1)
+    tens[name] = load_SE.reshape(-1, 10, model.experts).sum(1)
+
 figure, axes = plt.subplots(3, 1, figsize=(8, 6.5), sharex=True)
-for axis, name in zip(axes, runs):
-    load_SE = runs[name][0]["load_S2E"].sum(1)
+for axis, (name, load_SE) in zip(axes, tens.items()):
     image = axis.imshow(
-        load_SE.T / load_SE.mean(), aspect="auto", cmap="RdBu_r", vmin=0, vmax=2, origin="lower"
-    )
+        load_SE.T / load_SE.mean(), aspect="auto", cmap="RdBu_r", vmin=0, vmax=2,
+        extent=(0, STEPS, -0.5, 15.5), origin="lower", interpolation="nearest",
+    )  # fmt: skip
     axis.set(ylabel="expert")
     axis.set_title(name, loc="left", fontsize=10)
     axis.grid(False)
@@ -383,18 +389,18 @@ figure.colorbar(image, ax=axes, label="load / mean load", shrink=0.6)
 plt.show()
 
 # %% [markdown]
-# **MaxVio over time**, of the load of ten steps together. (A single small batch is never quite even:
-# experts are chosen by the text that happens to be in it.)
+# **MaxVio over time**, of the same ten steps:
 
 # %%
 figure, axis = plt.subplots(figsize=(8, 3.6))
-for (name, seeds), colour in zip(runs.items(), (BLUE, ORANGE, GREEN)):
-    load_SE = seeds[0]["load_S2E"].sum(1)
-    ten_SE = load_SE.reshape(-1, 10, model.experts).sum(1)
-    axis.plot(np.arange(len(ten_SE)) * 10 + 5, max_violation(ten_SE), color=colour, label=name)
+for (name, load_SE), colour in zip(tens.items(), (BLUE, ORANGE, GREEN)):
+    step_S = np.arange(len(load_SE)) * 10 + 5
+    axis.plot(step_S, max_violation(load_SE), color=colour, label=name)
 axis.set(xlabel="step", ylabel="MaxVio", ylim=(0, None))
 legend_beside(axis)
 plt.show()
+
+# %%
 
 
 def late(name, of):
