@@ -32,6 +32,7 @@ def console(file: TextIO | None = None, quiet: bool = False) -> Console:
         file=file,
         color_system=color_system,
         force_terminal=terminal,
+        force_jupyter=False,  # lines of text in a notebook too, which can be captured
         highlight=False,
         soft_wrap=True,
         quiet=quiet,
