@@ -250,7 +250,7 @@ symbols = {
     "w_uv": "W^UV  up to values",
     "w_o": "W^O   out",
 }
-layers = named_variables(v3.config.model, v3.config.kernel)["params"]["expert_layers"]
+layers = named_variables(v3.config.model)["params"]["expert_layers"]
 weights = {name: layers["attention"][name].value for name in symbols}
 total = 0
 for name, text in symbols.items():

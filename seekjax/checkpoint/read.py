@@ -208,7 +208,7 @@ def restore_merged(
     abstract: dict[str, Any],
 ) -> dict[str, Any]:
     """Return {"params", "balance"} of a run of adapters: frozen weights plus the adapters."""
-    axes = axes_of(named_variables(config.model, config.kernel))["params"]
+    axes = axes_of(named_variables(config.model))["params"]
     default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
     def make_adapters(params):

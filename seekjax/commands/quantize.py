@@ -73,7 +73,7 @@ def _quantise_run(
 
     # Quantising consumes the float32 arrays, so that both never fill the memory together.
     before = tree_bytes(variables)
-    axes = axes_of(named_variables(config.model, config.kernel))["params"]
+    axes = axes_of(named_variables(config.model))["params"]
     variables["params"] = quantise_tree(variables["params"], axes, kernel, consume=True)
     return replace(config, kernel=kernel), variables, before
 

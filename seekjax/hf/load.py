@@ -1,8 +1,9 @@
 """A published checkpoint into sharded arrays, one tensor of the files at a time.
 
-Our layers are stacked, so each stack is filled layer by layer in device memory. The host holds one
-layer of one array, and only the part that its own devices need. A matrix that is to be quantised is
-rounded layer by layer as well, so that the float weights are never in memory together.
+Our layers are stacked, so each large stack is filled layer by layer in device memory. The host
+holds one layer of one array, and only the part that its own devices need. A matrix that is to be
+quantised is rounded layer by layer as well, so that the float weights are never in memory
+together. A small stack is read at once, which compiles no program for its shape.
 """
 
 import math
@@ -37,7 +38,8 @@ Sources = dict[tuple[int, ...], tuple[Tensor, int]]
 # An array, or the values and scales of a quantised one.
 Stored = Any
 
-COPIES = 5  # of the largest layer of an array that reading and rounding it holds, as measured
+AT_ONCE = 2**24  # bytes of the largest stack whose layers are read together
+COPIES = 5  # of the largest part read at once that reading and rounding it holds, as measured
 EVERY = 10  # seconds between lines of progress
 READERS = 2  # threads: one reads while the other rearranges; each holds a tensor
 
@@ -68,13 +70,13 @@ def load(directory: Path, kernel: KernelConfig | None = None) -> tuple[ModelConf
     )
     progress = Progress(tree_bytes(read_as))
     sources_of = _sources(model)
-    axes = axes_of(named_variables(model, replace(kernel, weights="float32")))
+    axes = axes_of(named_variables(model))
 
     def read(path: tuple[Any, ...], x: jax.ShapeDtypeStruct, stored: Stored, axes: str) -> Stored:
         names = tuple(key.key for key in path)
         if names not in sources_of:  # the balance bias of a model that routes without one
             return jnp.zeros(x.shape, x.dtype, device=x.sharding)
-        read_one = _read_stack if names[1].endswith("_layers") else _read_stored
+        read_one = _read_stack if _is_filled(path, x) else _read_stored
         array = read_one(path, x, stored, axes, sources_of[names], checkpoint)
         progress.add(tree_bytes(x))
         return array
@@ -117,13 +119,17 @@ class Progress:
             print(line, file=sys.stderr, flush=True)
 
 
+def _is_filled(path: tuple[Any, ...], x: jax.ShapeDtypeStruct) -> bool:
+    """Return whether an array is a stack that is filled layer by layer."""
+    return path[1].key.endswith("_layers") and tree_bytes(x) > AT_ONCE
+
+
 def _working_bytes(read_as: dict) -> int:
-    """Return the bytes that reading and rounding the largest layer of an array takes."""
+    """Return the bytes that reading and rounding the largest array, or layer of one, takes."""
     largest = 0
     for path, x in jax.tree_util.tree_leaves_with_path(read_as):
-        stacked = path[1].key.endswith("_layers")
-        layer = x.shape[1:] if stacked else x.shape
-        largest = max(largest, math.prod(layer) * x.dtype.itemsize)
+        part = x.shape[1:] if _is_filled(path, x) else x.shape
+        largest = max(largest, math.prod(part) * x.dtype.itemsize)
     return COPIES * largest
 
 
@@ -206,7 +212,7 @@ def _read_stored(
 def _read_array(
     wanted: jax.ShapeDtypeStruct, sources: Sources, checkpoint: PublishedCheckpoint
 ) -> jax.Array:
-    """Read an array from one tensor, or from one tensor per expert.
+    """Read an array from one tensor, or from one tensor per layer and expert.
 
     Each tensor is read once; of the array the host holds the box that its own devices need.
     """
@@ -216,14 +222,15 @@ def _read_array(
     def read(index: tuple[int, ...]) -> None:
         tensor, number = sources[index]
         x = checkpoint.part(tensor, number)
-        if index:
-            [expert] = index
-            host[expert - box[0].start] = x[box[1:]]
-        else:
-            host[...] = x[box]
+        at = tuple([i - side.start for i, side in zip(index, box)])
+        host[at] = x[box[len(index) :]]
+
+    def is_local(index: tuple[int, ...]) -> bool:
+        inside = [side.start <= i < side.stop for i, side in zip(index, box)]
+        return all(inside)
 
     # Experts of other hosts are not read.
-    local = [index for index in sources if not index or box[0].start <= index[0] < box[0].stop]
+    local = list(filter(is_local, sources))
     with ThreadPoolExecutor(READERS) as pool:
         for _ in pool.map(read, local):
             pass  # iterating raises what a reader raised

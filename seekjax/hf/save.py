@@ -261,9 +261,9 @@ def check_bias(model: ModelConfig, variables: dict) -> None:
     if model.scoring != "softmax":
         return
     biases = jax.tree.leaves(variables.get("balance", {}))
-    moved = any(bool(jnp.any(bias != 0)) for bias in biases)
+    moved = [np.asarray(bias).any() for bias in biases]
     need(
-        not moved,
+        not any(moved),
         "this model routes by softmax with a balance bias that has moved: the "
         "published layout has no place for it.",
         WeightsError,

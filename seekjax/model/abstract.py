@@ -13,6 +13,9 @@ from seekjax.quant.tree import abstract_tree
 from sharding.place import axes_of, unbox
 from sharding.rules import in_use, sharding, split_by
 
+# The kernels that take the least time to trace.
+SIMPLEST = KernelConfig(attention="plain", experts="loop", remat="none")
+
 
 def abstract_variables(model: ModelConfig, kernel: KernelConfig) -> dict:
     """Return {"params", "balance"} as ShapeDtypeStructs, each with its place.
@@ -28,7 +31,7 @@ def abstract_variables(model: ModelConfig, kernel: KernelConfig) -> dict:
                 "axis of --mesh smaller."
             )
 
-    named = named_variables(model, kernel)
+    named = named_variables(model)
     axes = axes_of(named)
     placed = jax.tree.map(_placed, unbox(named), axes)
     if kernel.weights != "float32" or kernel.vocabulary != "float32":
@@ -40,16 +43,19 @@ def abstract_variables(model: ModelConfig, kernel: KernelConfig) -> dict:
     return placed
 
 
-def named_variables(model: ModelConfig, kernel: KernelConfig) -> dict:
+def named_variables(model: ModelConfig) -> dict:
     """Return {"params", "balance"} before they exist, each with its logical axes."""
-    return dict(_traced(model, kernel, rows=split_by("batch")))
+    return dict(_traced(model, rows=split_by("batch")))
 
 
 @cache
-def _traced(model: ModelConfig, kernel: KernelConfig, rows: int) -> dict:
-    """Trace the initialisation, which takes longer than reading a small model."""
+def _traced(model: ModelConfig, rows: int) -> dict:
+    """Trace the initialisation, which takes longer than reading a small model.
+
+    The variables are the same whichever kernels run.
+    """
     tokens = jax.ShapeDtypeStruct((rows, 8), jnp.int32)
-    init = Transformer(model, kernel).init
+    init = Transformer(model, SIMPLEST).init
     named = jax.eval_shape(init, jax.random.key(0), tokens)
     return {"params": named["params"], "balance": named.get("balance", {})}
 

@@ -101,19 +101,24 @@ def unstack(
         leaves, structure = jax.tree.flatten(stack)
         if not leaves:
             continue
-        columns = []
-        for x in leaves:
-            columns.append(_layers_of(x))
-            if consume:
-                jax.block_until_ready(columns[-1])
-                x.delete()
+        if consume:
+            columns = [_consumed(x) for x in leaves]
+        else:
+            columns = _layers_of(leaves)
         for layer in range(layers):
             layer_leaves = [column[layer] for column in columns]
             result[f"{name}_{layer}"] = structure.unflatten(layer_leaves)
     return result
 
 
+def _consumed(x: Array) -> list[Array]:
+    """Return the layers of a stack, and free it."""
+    [layers] = jax.block_until_ready(_layers_of([x]))
+    x.delete()
+    return layers
+
+
 @jax.jit
-def _layers_of(x: Array) -> list[Array]:
-    """Return the layers of a stack, by one program."""
-    return [x[layer] for layer in range(len(x))]
+def _layers_of(stacks: list[Array]) -> list[list[Array]]:
+    """Return the layers of each stack, by one program."""
+    return [list(x) for x in stacks]

@@ -81,8 +81,9 @@ class Quantised(struct.PyTreeNode):
         """Return x @ w."""
         return product(x_MX, self)
 
+    @partial(jax.jit, static_argnames="dtype", inline=True)
     def dense(self, dtype: Any = "float32") -> Array:
-        """Return the weight as a float array."""
+        """Return the weight as a float array, by one program."""
         x = self.values
         if self.kind == "int4":
             x = unpack(x, self.inner)

@@ -74,7 +74,14 @@ def quantiser(
         return _alone(kind, sums, axes.startswith("experts "))
 
     places = jax.tree.map(sharding, stored_shapes(x.shape, x.dtype, kind, sums).axes(axes))
-    return jax.jit(partial(quantise, kind=kind, sums=sums), out_shardings=places)
+    return _placed(places)
+
+
+@cache
+def _placed(places: Quantised) -> Callable[[Array], Quantised]:
+    """Return the compiled function of these places; layers of one shape share it."""
+    convert = partial(quantise, kind=places.kind, sums=places.sums)
+    return jax.jit(convert, out_shardings=places)
 
 
 @cache

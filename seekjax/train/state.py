@@ -51,7 +51,7 @@ class RunSpec:
         self.config = config
         self.frozen = frozen
         self.model = Transformer(config.model, config.kernel)
-        self.abstract_variables = named_variables(config.model, config.kernel)
+        self.abstract_variables = named_variables(config.model)
         self.axes = axes_of(self.abstract_variables)
         self.optimizer = make_optimizer(config, self.axes["params"])
 

@@ -89,10 +89,7 @@ def drawn(model):
     from seekjax.model.init import init_params
     from sharding.place import axes_of
 
-    named, shapes = (
-        named_variables(model, KernelConfig()),
-        abstract_variables(model, KernelConfig()),
-    )
+    named, shapes = named_variables(model), abstract_variables(model, KernelConfig())
     return {
         "params": init_params(model, shapes["params"], axes_of(named)["params"], 0),
         "balance": jax.tree.map(lambda x: jax.numpy.zeros(x.shape), shapes["balance"]),

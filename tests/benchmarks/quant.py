@@ -85,7 +85,7 @@ def speed(shape: str, turns: int) -> None:
         KernelConfig(),
         np.random.default_rng(0),
     )
-    axes, generators = axes_of(named_variables(model, kernel))["params"], {}
+    axes, generators = axes_of(named_variables(model))["params"], {}
     for kind in KINDS:
         variables = jax.tree.map(
             lambda x: (

@@ -99,7 +99,9 @@ def test_the_table_names_every_array_once(model):
     ],
     ids=str,
 )
-def test_on_a_mesh(mesh, tmp_path):
+def test_on_a_mesh(mesh, tmp_path, monkeypatch):
+    if mesh.tensor > 1:  # as a stack that is large
+        monkeypatch.setattr("seekjax.hf.load.AT_ONCE", 0)
     model = replace(V3, vocab=12, embed=8, hidden=6, expert_hidden=4, q_latent=8)
     variables = drawn(model)
     save(tmp_path / "a", model, variables, "f32")
@@ -113,6 +115,16 @@ def test_on_a_mesh(mesh, tmp_path):
         save(tmp_path / "b", read, placed, "f32")
     jax.tree.map(np.testing.assert_array_equal, placed, variables)
     assert raw_tensors(tmp_path / "a") == raw_tensors(tmp_path / "b")
+
+
+def test_a_large_stack_is_filled_layer_by_layer(tmp_path, monkeypatch):
+    """A rounded one; test_on_a_mesh has one of floats."""
+    model, kernel = replace(V3, dense_layers=0, mtp_depth=0), KernelConfig(weights="int8")
+    save(tmp_path / "a", model, drawn(model), "f32")
+    _, at_once = load(tmp_path / "a", kernel)
+    monkeypatch.setattr("seekjax.hf.load.AT_ONCE", 0)
+    _, by_layer = load(tmp_path / "a", kernel)
+    jax.tree.map(np.testing.assert_array_equal, by_layer, at_once)
 
 
 def test_the_kernel_chooses_the_type_of_matrices_alone(tmp_path):
