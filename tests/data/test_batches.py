@@ -59,7 +59,7 @@ def equal(first, second):
 
 
 @pytest.mark.parametrize("packing", ["split", "fit"])
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(stop=st.integers(0, 60), fim=st.sampled_from([0.0, 0.5]), batch=st.sampled_from([2, 4]))
 def test_resuming_is_exact_and_independent_of_the_batch_size(made, packing, stop, fim, batch):
     unbroken = start(made, packing=packing, fim_rate=fim)

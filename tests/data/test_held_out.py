@@ -25,7 +25,7 @@ CORPUS = load_corpus(CONFIG)
 TOKENIZER = load_tokenizer(CONFIG, 300, CORPUS)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(text=st.text(max_size=200), sequence=st.integers(1, 20), batch=st.integers(1, 5))
 def test_every_token_is_a_target_exactly_once(text, sequence, batch):
     batches = exact_batches(text, TOKENIZER, sequence, batch)
@@ -43,7 +43,7 @@ def test_every_token_is_a_target_exactly_once(text, sequence, batch):
         assert not segments.any() or before[-1] == after[0]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     texts=st.lists(st.text(max_size=9), max_size=12),
     sequence=st.integers(40, 60),

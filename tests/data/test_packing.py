@@ -63,7 +63,7 @@ def predictions(rows) -> Counter:
 
 
 @pytest.mark.parametrize("packing", ["split", "fit"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(**shapes)
 def test_every_token_is_predicted_exactly_once(packing, lengths, window, lanes):
     batches, documents = rows_of(lengths, window, lanes, packing)
@@ -81,7 +81,7 @@ def test_every_token_is_predicted_exactly_once(packing, lengths, window, lanes):
     assert unfinished <= lanes, "only the document each lane is reading may be incomplete"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(**shapes)
 def test_split_rows_are_full_and_follow_each_other(lengths, window, lanes):
     batches, _ = rows_of(lengths, window, lanes, "split")
@@ -95,7 +95,7 @@ def test_split_rows_are_full_and_follow_each_other(lengths, window, lanes):
         assert before["tokens"][-1] == after["tokens"][0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(**shapes)
 def test_fit_rows_hold_pieces_of_documents_then_padding(lengths, window, lanes):
     batches, _ = rows_of(lengths, window, lanes, "fit")
@@ -111,7 +111,7 @@ def test_fit_rows_hold_pieces_of_documents_then_padding(lengths, window, lanes):
 
 
 @pytest.mark.parametrize("packing", ["split", "fit"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(stop=st.integers(0, 150), **shapes)
 def test_resuming_anywhere_gives_the_same_rows(packing, stop, lengths, window, lanes):
     unbroken, _ = rows_of(lengths, window, lanes, packing)

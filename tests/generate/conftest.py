@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from seekjax.model.abstract import named_variables
 from seekjax.model.init import init_params
 from seekjax.model.transformer import Transformer, logits
 from sharding.place import axes_of, unbox
@@ -21,13 +22,11 @@ class Made:
     def __init__(self, **fields):
         self.model = replace(SMALL, **fields)
         transformer = Transformer(self.model, PLAIN)
-        named = jax.eval_shape(
-            transformer.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 8), np.int32)
-        )
+        named = named_variables(self.model)
         self.axes, shapes = axes_of(named), unbox(named)
         balance = jax.tree.map(
             lambda x: np.linspace(-0.1, 0.1, x.size, dtype=np.float32).reshape(x.shape),
-            shapes.get("balance", {}),
+            shapes["balance"],
         )
         self.variables = {
             "params": init_params(self.model, shapes["params"], self.axes["params"], 0),

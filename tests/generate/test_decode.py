@@ -49,6 +49,8 @@ def test_sampled_together_is_sampled_alone(generator, prompts):
     "fields",
     [
         {
+            "layers": 1,
+            "dense_layers": 0,
             "q_latent": 0,
             "scoring": "softmax",
             "group_score": "max",
@@ -57,7 +59,7 @@ def test_sampled_together_is_sampled_alone(generator, prompts):
             "groups_per_token": 1,
             "mtp_depth": 0,
         },
-        {"attention": "mha", "nope": 0, "dense_layers": 2, "mtp_depth": 0},
+        {"layers": 1, "attention": "mha", "nope": 0, "dense_layers": 1, "mtp_depth": 0},
     ],
     ids=["v2-lite", "mha, all dense"],
 )

@@ -15,6 +15,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.mesh]
 
 
 @pytest.fixture(scope="module")
+def made(make):
+    """One layer of experts, and a prediction module with another."""
+    return make(layers=1, dense_layers=0)
+
+
+@pytest.fixture(scope="module")
 def alone(made, prompts):
     generator = Generator(made.model, made.variables, KernelConfig(attention="plain"), draft=True)
     return {
@@ -41,10 +47,8 @@ def sampling(temperature) -> Sampling:
 )
 def test_a_mesh_changes_no_token(made, prompts, alone, mesh, kernel, parts):
     with use_mesh(mesh):
-        placed = {
-            kind: jax.device_put(tree, jax.tree.map(sharding, made.axes[kind]))
-            for kind, tree in made.variables.items()
-        }
+        on_host = jax.device_get(made.variables)
+        placed = jax.device_put(on_host, jax.tree.map(sharding, made.axes))
         generator = Generator(made.model, placed, kernel, draft=True)
         w_gate = generator.variables["params"]["expert_layers_0"]["ffn"]["w_gate"]
         assert (

@@ -34,36 +34,37 @@ def test_greedy_with_a_draft_is_plain_greedy(made, prompts):
     assert "draft accepted" in generation.report()
 
 
-def test_a_draft_that_is_always_right_writes_two_tokens_a_step(make):
+def test_a_draft_that_is_always_right_writes_two_tokens_a_step(made, prompts):
     """With the same token likeliest after everything, and the prediction module of one mind with
     the model."""
-    made = make(vocab=8)
     params = dict(made.variables["params"])
     params["head"] = params["head"] * 0
     always = Generator(made.model, made.variables | {"params": params}, KERNEL, draft=True)
-    generation = always.stream([[3, 1], [2]], Sampling(max_new=11, temperature=0))
+    generation = always.stream(prompts, Sampling(max_new=11, temperature=0))
     generation.finish()
-    assert generation.row_steps == generation.accepted == 10
-    assert [row.ids for row in generation.completions] == [[0] * 11] * 2
+    assert generation.row_steps == generation.accepted == 15
+    assert [row.ids for row in generation.completions] == [[0] * 11] * 3
     assert generation.report().endswith("draft accepted 100%, 2.00 tokens per step")
-    stopped = always([[3, 1], [2]], Sampling(max_new=11, temperature=0, stop_ids=(0,)))
+    stopped = always(prompts, Sampling(max_new=11, temperature=0, stop_ids=(0,)))
     assert stopped[0].ids == [0]
     assert stopped[0].finish_reason == "stop"
-    assert (
-        len(always([[3, 1], [2]], Sampling(max_new=4, temperature=0))[0].ids) == 4
-    )  # the guess would make it five
+    # the guess would make it five
+    assert len(always(prompts, Sampling(max_new=4, temperature=0))[0].ids) == 4
+
+
+@pytest.fixture(scope="module")
+def four(make):
+    """A model of one layer and four tokens."""
+    return make(vocab=4, layers=1, dense_layers=0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("draft", [False, True], ids=["plain", "draft"])
-def test_sampled_texts_have_exactly_the_models_distribution(make, draft):
+def test_sampled_texts_have_exactly_the_models_distribution(four, draft):
     """All 64 texts of three tokens out of four, 8,192 times, against the product of the uncached
     model's probabilities (a chi-squared test)."""
-    made, rows, sampling = (
-        make(vocab=4),
-        8192,
-        Sampling(max_new=3, temperature=1.3, min_p=0.08, seed=11),
-    )
+    made, rows = four, 8192
+    sampling = Sampling(max_new=3, temperature=1.3, min_p=0.08, seed=11)
     p = np.zeros((4, 4, 4))
     for a, b, c in itertools.product(range(4), repeat=3):
         each = made.log_probs([2, 1, a, b])[1:] / sampling.temperature

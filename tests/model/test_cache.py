@@ -23,9 +23,8 @@ MODEL = tiny_model(
     layers=1,
     heads=4,
     value=12,
-    hidden=512,
     init_std=0.006,
-    dense_layers=0,
+    dense_layers=1,
     context=64,
     mtp_depth=0,
 )
@@ -101,5 +100,5 @@ def test_decoding(kind):
         np.testing.assert_allclose(a.log_probs[:same], b.log_probs[:same], atol=tolerance)
 
     if kind == "fp8":
-        with use_mesh(MeshConfig(data=2, expert=2)):
+        with use_mesh(MeshConfig(data=2, tensor=2)):
             assert [row.ids for row in generate(kind)] == [row.ids for row in quantised]

@@ -219,7 +219,7 @@ def test_latent_attention(normal, model):
         normal(2, 12, 48),
         np.tile(np.arange(12), (2, 1)),
     )
-    angle = angles(model, positions_BT)
+    cos, sin = angle = jax.device_get(angles(model, positions_BT))
     variables = with_random_weights(module, normal, x_BTD, angle)
     apply = jax.jit(module.apply, static_argnames="attend")
     expected = [
@@ -232,7 +232,6 @@ def test_latent_attention(normal, model):
         at_once, _ = apply(variables, x_BTD, angle, cache=cache, attend=attend)
         np.testing.assert_allclose(at_once, expected, atol=2e-5)
         for t in range(12):
-            cos, sin = angle
             now = cos[:, t : t + 1], sin[:, t : t + 1]
             step, cache = apply(
                 variables, x_BTD[:, t : t + 1], now, cache=cache, start=t, attend=attend

@@ -21,7 +21,7 @@ from seekjax.hf.save import save
 from seekjax.model.abstract import abstract_variables, named_variables
 from seekjax.model.init import init_params
 from seekjax.model.transformer import Transformer, logits
-from seekjax.open import open_model
+from seekjax.open import on_mesh, open_model
 from seekjax.placement import use_mesh
 from seekjax.quant.formats import dense, rows
 from seekjax.quant.tree import is_quantised, tree_bytes
@@ -31,7 +31,8 @@ from sharding.place import axes_of
 MODEL = ModelConfig(
     vocab=64,
     embed=64,
-    layers=2,
+    layers=1,
+    dense_layers=0,
     heads=4,
     q_latent=32,
     kv_latent=32,
@@ -56,46 +57,48 @@ PLAIN = KernelConfig(attention="plain", experts="block", remat="none")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A published checkpoint of the model, and the same in every format."""
+    """A published checkpoint of the model, and the same in every format.
+
+    Rounded on a mesh of one device, as the command does, which then finds the same programs.
+    """
     folder = tmp_path_factory.mktemp("quant")
-    named, shapes = named_variables(MODEL, PLAIN), abstract_variables(MODEL, PLAIN)
+    named, shapes = named_variables(MODEL), abstract_variables(MODEL, PLAIN)
     variables = {
         "params": init_params(MODEL, shapes["params"], axes_of(named)["params"], 0),
         "balance": jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes["balance"]),
     }
     save(folder / "whole", MODEL, variables, "f32")
-    for kind in KINDS:
-        before, after = write_quantised(folder / "whole", kind, folder / kind)
-        assert 0.1 < after / before < 0.5
+    with on_mesh(MeshConfig(data=1)):
+        for kind in KINDS:
+            before, after = write_quantised(folder / "whole", kind, folder / kind)
+            assert 0.1 < after / before < 0.5
     return folder
 
 
-def logits_of(folder):
-    """The logits of the folder's model for some random tokens."""
-    opened = open_model(folder)
-    transformer = Transformer(opened.model, PLAIN)
+@jax.jit
+def forward(variables, tokens):
+    return logits(Transformer(MODEL, PLAIN).apply(variables, tokens))
+
+
+def logits_of(opened):
+    """The logits of an open model for some random tokens."""
     tokens = np.random.default_rng(0).integers(0, MODEL.vocab, (8, 24))
-    run = jax.jit(lambda variables, tokens: logits(transformer.apply(variables, tokens)))
-    return np.asarray(run(opened.variables, tokens))
-
-
-@pytest.fixture(scope="module")
-def float_logits(folder):
-    return logits_of(folder / "whole")
+    return np.asarray(forward(opened.variables, tokens))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_logits_are_near_those_of_the_float_weights(kind, folder, float_logits):
+def test_logits_are_near_those_of_the_float_weights(kind, folder):
     opened = open_model(folder / kind)
+    float_logits = logits_of(open_model(folder / "whole"))
     assert opened.kernel.weights == kind
     assert replace(opened.model, init_std=MODEL.init_std) == MODEL
     planned = weight_bytes(
-        abstract_variables(MODEL, PLAIN)["params"], axes_of(named_variables(MODEL, PLAIN))["params"]
+        abstract_variables(MODEL, PLAIN)["params"], axes_of(named_variables(MODEL))["params"]
     )
     assert planned[kind] == tree_bytes(opened.variables["params"])
 
     # The median, not the mean: a token near the border between two experts may visit the other one
-    difference = np.median(np.abs(logits_of(folder / kind) - float_logits)) / float_logits.std()
+    difference = np.median(np.abs(logits_of(opened) - float_logits)) / float_logits.std()
     assert difference < KINDS[kind], difference
 
     leaves = jax.tree_util.tree_leaves_with_path(opened.variables, is_leaf=is_quantised)
@@ -108,12 +111,12 @@ def test_logits_are_near_those_of_the_float_weights(kind, folder, float_logits):
 @pytest.mark.mesh
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_on_a_mesh(kind, folder):
-    alone = logits_of(folder / kind)
+    alone = logits_of(open_model(folder / kind))
     with use_mesh(MeshConfig(data=1, fsdp=2, expert=2, tensor=2)):
         opened = open_model(folder / kind)
         w = opened.variables["params"]["expert_layers"]["ffn"]["w_down"]
         assert w.values.addressable_shards[0].data.size == w.values.size // 8
-        np.testing.assert_allclose(logits_of(folder / kind), alone, atol=1e-4)
+        np.testing.assert_allclose(logits_of(opened), alone, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -140,7 +143,7 @@ def test_what_a_cpu_reads(kind, folder):
     decoding = decoding_variables(Decoder(MODEL, opened.kernel), opened.variables)
     for name, w in decoding["params"]["expert_layers_0"]["attention"].items():
         if is_quantised(stored[name]):
-            expected = stored[name].dense()
+            expected = np.asarray(stored[name].dense())
             atol = 0.0041 * np.abs(expected).max() + 1e-6
             assert is_quantised(w) == (kind != "fp8" and name not in ("w_uk", "w_uv"))
             np.testing.assert_allclose(dense(w, "float32"), expected[0], atol=atol)
@@ -166,7 +169,8 @@ def test_the_command(folder, command):
 
 
 def test_embedding_and_head_in_int8_too(folder):
-    _, after = write_quantised(folder / "whole", "int8", folder / "all", vocabulary="int8")
+    with on_mesh(MeshConfig(data=1)):
+        _, after = write_quantised(folder / "whole", "int8", folder / "all", vocabulary="int8")
     opened, whole = open_model(folder / "all"), open_model(folder / "whole").variables["params"]
     assert opened.kernel.vocabulary == "int8"
     assert after == tree_bytes(opened.variables)
