@@ -194,7 +194,7 @@ from seekjax.model.abstract import named_variables
 from sharding.place import axes_of, unbox
 from sharding.show import rows
 
-named = named_variables(v3.config.model, v3.config.kernel)["params"]
+named = named_variables(v3.config.model)["params"]
 main = {name: tree for name, tree in named.items() if not name.startswith("mtp")}
 layouts = {
     "data 512": MeshConfig(),
