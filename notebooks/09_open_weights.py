@@ -19,6 +19,7 @@
 import json
 import math
 import tempfile
+import warnings
 from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
@@ -215,8 +216,7 @@ np.testing.assert_array_equal(w_uv_CHU, by_head[:, model.nope :].transpose(2, 0,
 #
 # A loader is right if the logits are right. Beside this checkpoint lies what
 # [transformers](https://github.com/huggingface/transformers) computed from it in float32, with
-# DeepSeek's model in PyTorch: a **golden** file. (`tests/hf/goldens/make.py` made it;
-# `tests/hf/test_parity.py` compares with transformers itself, if it is installed.)
+# DeepSeek's model in PyTorch: a **golden** file (`tests/hf/goldens/make.py` made it).
 
 # %%
 kernel = KernelConfig(attention="plain", experts="loop", remat="none")
@@ -240,6 +240,26 @@ theirs_BTV = golden["logits"]
 error = np.abs(ours_BTV - theirs_BTV).max()
 print(f"logits up to {np.abs(theirs_BTV).max():.2f}; the largest difference is {error:.1e}")
 assert error < 1e-4
+
+# %% [markdown]
+# If transformers is installed (extra `[parity]`), ask it again:
+
+# %%
+if find_spec("torch") and find_spec("transformers"):
+    warnings.filterwarnings("ignore", module="tqdm")  # about how it draws bars
+    import torch
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    plain = {"attn_implementation": "eager", "experts_implementation": "eager"}
+    peer = transformers.AutoModelForCausalLM.from_pretrained(GOLDEN, dtype=torch.float32, **plain)
+    with torch.no_grad():
+        live_BTV = peer(torch.tensor(np.asarray(tokens_BT))).logits.numpy()
+    print(
+        f"transformers {transformers.__version__} differs by {np.abs(live_BTV - ours_BTV).max():.1e}"
+    )
+    assert np.abs(live_BTV - ours_BTV).max() < 1e-4
 
 # %% [markdown]
 # ### Crooked furniture
