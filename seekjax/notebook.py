@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from cycler import cycler
 from matplotlib.axes import Axes
 
 from seekjax.errors import SeekjaxError
@@ -81,12 +82,12 @@ def _right(answer: Any, expected: Any, tolerance: float) -> bool:
 
 def set_look() -> None:
     """Give all pictures of a notebook one look, which GitHub's page is wide enough for."""
-    cycle = mpl.rcsetup.cycler(color=COLOURS)
-    lines = {"axes.prop_cycle": cycle, "lines.linewidth": 2, "grid.alpha": 0.3}
-    frame = {"axes.grid": True, "axes.axisbelow": True}
-    frame |= {"axes.spines.top": False, "axes.spines.right": False}
-    size = {"figure.figsize": (8, 4), "figure.dpi": 110, "figure.constrained_layout.use": True}
-    mpl.rcParams.update(lines | frame | size)
+    mpl.rc("axes", prop_cycle=cycler(color=COLOURS), grid=True, axisbelow=True)
+    mpl.rc("axes.spines", top=False, right=False)
+    mpl.rc("figure", figsize=(8, 4), dpi=110)
+    mpl.rc("figure.constrained_layout", use=True)
+    mpl.rc("grid", alpha=0.3)
+    mpl.rc("lines", linewidth=2)
 
 
 def legend_beside(axis: Axes, **options: Any) -> None:
