@@ -11,7 +11,10 @@ from typing import NamedTuple
 
 import jax
 
-from seekjax.checkpoint.read import newest_undamaged, read_run, read_step_config
+from seekjax.checkpoint.base import Base, fingerprint, read_base_record
+from seekjax.checkpoint.config_json import WEIGHTS, read_config
+from seekjax.checkpoint.manifest import damage
+from seekjax.checkpoint.read import newest_undamaged, read_step, read_step_config
 from seekjax.config import Config, KernelConfig, ModelConfig
 from seekjax.data import Tokenizer, read_tokenizer
 from seekjax.errors import GenerateError, RunError, need
@@ -34,6 +37,7 @@ class OpenedModel(NamedTuple):
     kernel: KernelConfig
     variables: dict  # {"params", "balance"}, placed by the rules on the mesh in use
     tokenizer: Tokenizer | None
+    step: Path | None = None  # folder of a run's step that the weights are from
 
     @property
     def begin(self) -> int:
@@ -42,19 +46,26 @@ class OpenedModel(NamedTuple):
 
 
 def open_model(
-    path: Path, kernel: KernelConfig | None = None, *, trust: bool = False
+    path: Path,
+    kernel: KernelConfig | None = None,
+    *,
+    trust: bool = False,
+    base: Path | None = None,
 ) -> OpenedModel:
     """Return the newest weights in a folder and the tokenizer next to them.
 
     `kernel` replaces a run's own choice of kernels, or that of `published_kernel`.
     `trust` lets a run's config.json name code from outside this package, which is then imported.
-    Raises GenerateError if the folder holds neither, and RunError, CheckpointError, WeightsError
-    or DataError if the run or checkpoint is damaged.
+    `base` is the folder with the weights that a run's adapters belong to, if it is not where it
+    was. Raises GenerateError if the folder holds neither, and RunError, CheckpointError,
+    WeightsError or DataError if the run or checkpoint is damaged.
     """
     folder = Path(path).expanduser()
     kind = kind_of(folder)
+    step = None
+    need(base is None or kind == "run", f"{folder} is not a run: leave --base out.", RunError)
     if kind == "run":
-        config, variables = read_run(folder, kernel, trust=trust)
+        step, config, variables = open_run(folder, kernel, trust=trust, base=base)
         model, kernel = config.model, config.kernel
     elif kind == "published":
         kernel = kernel or published_kernel(folder)
@@ -73,7 +84,89 @@ def open_model(
     tokenizer = None
     if (folder / "tokenizer.json").is_file():
         tokenizer = read_tokenizer(folder, model.vocab)
-    return OpenedModel(folder, model, kernel, variables, tokenizer)
+    return OpenedModel(folder, model, kernel, variables, tokenizer, step)
+
+
+def open_run(
+    folder: Path,
+    kernel: KernelConfig | None = None,
+    *,
+    trust: bool = False,
+    base: Path | None = None,
+) -> tuple[Path, Config, dict]:
+    """Return a run's newest undamaged step, its config and its weights {"params", "balance"}.
+
+    `checkpoint.read.read_run` says more. Adapters are added to their base, which is where it was
+    when they were trained, or in `base`. Raises RunError, CheckpointError or WeightsError.
+    """
+    step = newest_undamaged(folder.absolute() / "checkpoints")
+    need(
+        base is None or read_base_record(step),
+        f"{folder} holds all of its weights: leave --base out.",
+        RunError,
+    )
+
+    def read(record: Base) -> dict:
+        return read_base(record, folder, base, "--base", trust)
+
+    config, variables = read_step(step, folder, kernel, trust, read)
+    return step, config, variables
+
+
+def read_base(record: Base, run: Path, given: Path | None, option: str, trust: bool) -> dict:
+    """Return the weights that a run's adapters belong to, in float32.
+
+    They are in the folder `given`, the value of `option`, or else where they were. Raises RunError
+    if they are gone or have another fingerprint, and what reading them raises.
+    """
+    places = record.places(run) if given is None else [given.expanduser()]
+    present = [place for place in places if kind_of(place) is not None]
+    need(
+        present,
+        f"the adapters of {run} belong to {record.words}, and {places[-1]} is not there any more: "
+        f"name the folder that has these weights with {option}.",
+        RunError,
+    )
+    others = []
+    for place in present:
+        words, params = _weights_in(place, record, trust)
+        if fingerprint(params) == record.fingerprint:
+            return params
+        others.append(words)
+    raise RunError(
+        f"the adapters of {run} belong to {record.words} as it was when they were trained, and "
+        f"{' and '.join(others)} has other weights: name the folder that has these weights with "
+        f"{option}."
+    )
+
+
+def _weights_in(folder: Path, record: Base, trust: bool) -> tuple[str, dict]:
+    """Return what is read of a folder, in words, and its weights in float32."""
+    if kind_of(folder) == "run":
+        step = _step_of(folder, record.step)
+        _, variables = read_step(step, folder, None, trust)
+        words = f"step {step.name} of {folder}"
+    else:
+        _, variables = load(folder, KernelConfig(dtype=record.dtype))
+        words = str(folder)
+    return words, jax.tree.map(lambda x: x.astype("float32"), variables["params"])
+
+
+def _step_of(run: Path, step: int | None) -> Path:
+    """Return the folder of one step of a run, or of the newest if it is gone or damaged."""
+    checkpoints = run.absolute() / "checkpoints"
+    wanted = checkpoints / str(step)
+    if step is not None and wanted.is_dir() and damage(wanted) is None:
+        return wanted
+    return newest_undamaged(checkpoints)
+
+
+def is_of_adapters(opened: OpenedModel) -> bool:
+    """Return whether a model's weights are the sum of adapters and their base."""
+    if opened.step is None:
+        return False
+    config = read_config(opened.step / "config.json", trust=True, parts=WEIGHTS)
+    return config.lora.rank > 0
 
 
 def published_kernel(folder: Path) -> KernelConfig:
@@ -95,11 +188,17 @@ def published_kernel(folder: Path) -> KernelConfig:
     return KernelConfig(dtype="bfloat16")
 
 
-def initial_variables(config: Config) -> dict | None:
-    """Return the weights {"params", "balance"} that a run starts from; None for random weights."""
+def initial_model(config: Config) -> OpenedModel | None:
+    """Return the model that a run starts from; None for random weights."""
     if config.init is None:
         return None
-    return open_model(config.init, config.kernel, trust=config.trust).variables
+    return open_model(config.init, config.kernel, trust=config.trust)
+
+
+def initial_variables(config: Config) -> dict | None:
+    """Return the weights {"params", "balance"} that a run starts from; None for random weights."""
+    opened = initial_model(config)
+    return None if opened is None else opened.variables
 
 
 def with_initial_model(config: Config) -> Config:
@@ -112,6 +211,11 @@ def with_initial_model(config: Config) -> Config:
         return config
 
     folder = config.init.expanduser()
+    need(
+        folder.is_dir(),
+        f"there is no folder {folder}: name where the model is now.",
+        RunError,
+    )
     if kind_of(folder) == "run":
         step = newest_undamaged(folder.absolute() / "checkpoints")
         model = read_step_config(step, trust=config.trust).model

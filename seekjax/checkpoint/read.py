@@ -1,5 +1,6 @@
 """Reading a run's weights in order to use the model: without optimizer state or data position."""
 
+import math
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from seekjax.checkpoint.arrays import check_plausible, saved_arrays
+from seekjax.checkpoint.base import ReadBase, read_base_record
 from seekjax.checkpoint.config_json import WEIGHTS, read_config
 from seekjax.checkpoint.manifest import changed_run_file, damage
 from seekjax.checkpoint.write import mismatches, warn
@@ -36,7 +38,8 @@ def read_run(
     `kernel` replaces the run's own choice of kernels, except for the format of its weights. The
     folder is only read: a damaged step is passed over, not set aside. `trust` lets the config name
     code from outside this package for the model and its kernels. Raises RunError if the
-    folder is not a run's, or if the weights do not match its config.
+    folder is not a run's, if the weights do not match its config, or if it holds adapters whose
+    base is elsewhere (seekjax.open.open_model reads those).
     """
     folder = Path(folder).expanduser()
     need(
@@ -53,7 +56,20 @@ def read_run(
     )
 
     # Orbax does not open a relative path
-    step = newest_undamaged(folder.absolute() / "checkpoints")
+    return read_step(newest_undamaged(folder.absolute() / "checkpoints"), folder, kernel, trust)
+
+
+def read_step(
+    step: Path,
+    folder: Path,
+    kernel: KernelConfig | None,
+    trust: bool,
+    read_base: ReadBase | None = None,
+) -> tuple[Config, dict[str, Any]]:
+    """Return what `read_run` does, of one undamaged step of a run in `folder`.
+
+    `read_base` reads the weights that the step names, if it holds adapters alone.
+    """
     change = changed_run_file(folder, step)
     if change is not None:
         _warn_once(
@@ -68,23 +84,115 @@ def read_run(
     # Orbax opens every array to describe it, so once is enough
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         saved = saved_arrays(reader, step)
-    check_plausible(step, saved, config.model)
 
+    record = read_base_record(step) if config.lora.rank else None
+    if record is not None:
+        need(read_base, f"{folder} holds adapters alone: its base is {record.words}.", RunError)
+        assert read_base is not None
+        variables = _restore_onto(read_base(record), step, saved, config)
+    else:
+        check_plausible(step, saved, config.model)
+        abstract = abstract_variables(config.model, config.kernel)
+        check_room(
+            abstract,
+            0,
+            f"reading {folder}",
+            "quantise it (seekjax quantize --to int8 or int4) on a machine with more, or use a "
+            "--mesh",
+            RunError,
+        )
+        variables = _restore_whole(step, saved, config, abstract)
+
+    check_finite(step, variables["params"])
+    if config.lora.rank:
+        config = replace(config, lora=LoraConfig())
+    return config, variables
+
+
+def _restore_whole(
+    step: Path, saved: dict[str, Any], config: Config, abstract: dict[str, Any]
+) -> dict[str, Any]:
+    """Return {"params", "balance"} of a step that holds all of its weights."""
+    if not config.lora.rank:
+        return restore(step, saved, abstract)
+    added = abstract_adapters(config, abstract["params"])
+    frozen = {"base": abstract["params"]}
+    wanted = {"params": added, "balance": abstract["balance"], "frozen": frozen}
+    state = restore(step, saved, wanted)
+    return _merged(state["frozen"]["base"], state, config)
+
+
+def _restore_onto(
+    base: dict[str, Any], step: Path, saved: dict[str, Any], config: Config
+) -> dict[str, Any]:
+    """Return {"params", "balance"} of a step of adapters, added to the weights of `base`."""
+    check_plausible(step, base, config.model)
     abstract = abstract_variables(config.model, config.kernel)
-    check_room(
-        abstract,
-        0,
-        f"reading {folder}",
-        "quantise it (seekjax quantize --to int8 or int4) on a machine with more, or use a --mesh",
+    differences = mismatches(base, abstract["params"])
+    need(
+        not differences,
+        f"the base of {step} {'; '.join(differences[:1])}: config.json does not match it.",
         RunError,
     )
-    if config.lora.rank:
-        variables = restore_merged(step, saved, config, abstract)
-        config = replace(config, lora=LoraConfig())
-    else:
-        variables = restore(step, saved, abstract)
-    check_finite(step, variables["params"])
-    return config, variables
+    added = abstract_adapters(config, abstract["params"])
+    wanted = {"params": added, "balance": abstract["balance"]}
+    return _merged(base, restore(step, saved, wanted), config)
+
+
+def _merged(base: dict[str, Any], state: dict[str, Any], config: Config) -> dict[str, Any]:
+    """Return {"params", "balance"}: the adapters of a state added to frozen weights."""
+    axes = _axes(config)
+
+    def add_adapters(base, params):
+        return merge(base, params, axes, config.lora)
+
+    params = jax.jit(add_adapters, donate_argnums=0)(base, state["params"])
+    return {"params": params, "balance": state["balance"]}
+
+
+def abstract_adapters(config: Config, params: dict[str, Any]) -> dict[str, Any]:
+    """Return a run's adapters before they exist, placed like the abstract weights `params`."""
+    axes = _axes(config)
+    default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+    def make_adapters(params):
+        return adapters(params, axes, config.lora, 0)
+
+    def place(x, names):
+        placement = sharding(names) if in_use() else default
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement)
+
+    added = jax.eval_shape(make_adapters, params)
+    return jax.tree.map(place, added, adapter_axes(axes, config.lora))
+
+
+def read_adapters(folder: Path, *, trust: bool) -> tuple[Path, Config, dict[str, Any]]:
+    """Return a run's newest undamaged step, its config and its adapters, without their base.
+
+    The adapters are their moving average if the run keeps one. Raises RunError, also for a run
+    that trains all weights.
+    """
+    step = newest_undamaged(folder.absolute() / "checkpoints")
+    config = read_step_config(step, trust=trust)
+    need(config.lora.rank, f"{folder} trained all weights, not adapters.", RunError)
+
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        saved = saved_arrays(reader, step)
+    sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(saved.get("params"))]
+    layers = config.model.layers + config.model.mtp_depth
+    need(
+        config.lora.rank * layers <= sum(sizes),
+        f"{step} has fewer adapters than a model of {layers} layers: config.json does not match.",
+        RunError,
+    )
+    weights = abstract_variables(config.model, config.kernel)["params"]
+    state = restore(step, saved, {"params": abstract_adapters(config, weights)})
+    return step, config, state["params"]
+
+
+def _axes(config: Config) -> Any:
+    """Return the logical axes of a model's weights."""
+    return axes_of(named_variables(config.model, config.kernel))["params"]
 
 
 def check_finite(step: Path, params: dict[str, Any]) -> None:
@@ -199,36 +307,3 @@ def _same_parts(saved: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]
 def _restore_args(x: jax.ShapeDtypeStruct) -> ocp.ArrayRestoreArgs:
     """Return how Orbax restores one array."""
     return ocp.ArrayRestoreArgs(sharding=x.sharding, global_shape=x.shape, dtype=x.dtype)
-
-
-def restore_merged(
-    step: Path,
-    saved: dict[str, Any],
-    config: Config,
-    abstract: dict[str, Any],
-) -> dict[str, Any]:
-    """Return {"params", "balance"} of a run of adapters: frozen weights plus the adapters."""
-    axes = axes_of(named_variables(config.model))["params"]
-    default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-
-    def make_adapters(params):
-        return adapters(params, axes, config.lora, 0)
-
-    def place(x, names):
-        placement = sharding(names) if in_use() else default
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement)
-
-    def add_adapters(base, params):
-        return merge(base, params, axes, config.lora)
-
-    # the adapters' abstract arrays, placed like the weights
-    added = jax.eval_shape(make_adapters, abstract["params"])
-    added = jax.tree.map(place, added, adapter_axes(axes, config.lora))
-
-    state = restore(
-        step,
-        saved,
-        {"params": added, "balance": abstract["balance"], "frozen": {"base": abstract["params"]}},
-    )
-    params = jax.jit(add_adapters, donate_argnums=0)(state["frozen"]["base"], state["params"])
-    return {"params": params, "balance": state["balance"]}

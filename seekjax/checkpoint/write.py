@@ -110,10 +110,12 @@ class Checkpoints:
         *,
         data: Any,
         config: dict,
+        files: dict[str, str] | None = None,
     ) -> None:
         """Save in the background; return once the arrays are copied, so that they may be donated.
 
-        Waits for the previous save first. Saving the step last saved or restored does nothing.
+        Waits for the previous save first. `files` are texts by their names in the step's folder.
+        Saving the step last saved or restored does nothing.
         Raises CheckpointError, also if the previous save failed in the background; steps already on
         the disk are never changed.
         """
@@ -137,7 +139,8 @@ class Checkpoints:
             try:
                 self._remove_leftovers()
                 saving.mkdir(parents=True)
-                (saving / "config.json").write_text(config_text)
+                for name, text in {"config.json": config_text, **(files or {})}.items():
+                    (saving / name).write_text(text)
                 write_run_files(self.folder.parent, saving)
             except OSError as error:
                 failure = error

@@ -1,5 +1,5 @@
 """`seekjax convert --from A --to B`: a published checkpoint into a run folder, a run's newest
-weights into a published checkpoint, or either into a GGUF file.
+weights into a published checkpoint, either into a GGUF file, or a run's adapters into PEFT's files.
 """
 
 from dataclasses import fields, is_dataclass, replace
@@ -9,20 +9,23 @@ from typing import Any
 import jax
 import numpy as np
 
-from seekjax.checkpoint.read import read_run
+from seekjax.checkpoint.base import Base, read_base_record
+from seekjax.checkpoint.read import read_adapters
 from seekjax.commands.new_run import copy_tokenizer, data_config, write_run
 from seekjax.commands.settings import Convert
 from seekjax.config import Config
 from seekjax.config.formats import Dtype, Type
-from seekjax.errors import WeightsError, need
+from seekjax.errors import RunError, WeightsError, need
 from seekjax.hf.files import TensorFiles
 from seekjax.hf.gguf import import_gguf, reader, save_gguf
 from seekjax.hf.load import load
+from seekjax.hf.peft import has_halves, save_adapters
 from seekjax.hf.published import SCALE, open_published
 from seekjax.hf.save import check_bias, write_published
 from seekjax.hf.tensor_file import write_file
 from seekjax.hf.text import describe_text
 from seekjax.model.count import parameters
+from seekjax.open import open_run
 from seekjax.placement import use_mesh
 from seekjax.storage import kind_of, new_folder
 from seekjax.train.state import RunSpec
@@ -36,9 +39,11 @@ def convert(options: Convert) -> None:
 
     Raises WeightsError, RunError, CheckpointError or DataError.
     """
+    targets = (options.to, options.to_gguf, options.to_peft)
     need(
-        (options.to is None) != (options.to_gguf is None),
-        "name either a new folder (--to) or a new file for llama.cpp (--to-gguf).",
+        sum(target is not None for target in targets) == 1,
+        "name either a new folder (--to), a new file for llama.cpp (--to-gguf), or a new folder "
+        "for PEFT (--to-peft).",
         WeightsError,
     )
     need(
@@ -53,6 +58,10 @@ def convert(options: Convert) -> None:
         _convert_to_gguf(source, options.to_gguf, options)
         return
 
+    if options.to_peft is not None:
+        to_peft(source, options.to_peft.expanduser(), options.trust, options.base)
+        return
+
     assert options.to is not None
     to = options.to.expanduser()
     with use_mesh(options.mesh):
@@ -64,14 +73,14 @@ def convert(options: Convert) -> None:
 
 def _convert_to_gguf(source: Path, path: Path, options: Convert) -> None:
     """Write a GGUF file and print how to run it."""
-    to_gguf(source, path, options.type, options.mesh, options.trust)
+    to_gguf(source, path, options.type, options.mesh, options.trust, options.base)
     megabytes = path.expanduser().stat().st_size / 1e6
     print(f"{path}: {megabytes:,.1f} MB of deepseek2 in {options.type}; next: llama-cli -m {path}")
 
 
 def _convert_to_published(source: Path, to: Path, options: Convert) -> None:
     """Write a published checkpoint and print how to open it."""
-    export_run(source, to, options.dtype, options.trust)
+    export_run(source, to, options.dtype, options.trust, options.base)
     print(
         f"{to}: the published layout in {options.dtype}; transformers reads it with "
         f"AutoModelForCausalLM.from_pretrained({str(to)!r})"
@@ -88,7 +97,14 @@ def _convert_to_run(source: Path, to: Path, options: Convert) -> None:
     print(f"{to}: {millions:,.1f}M parameters; next: {command}")
 
 
-def to_gguf(source: Path, path: Path, kind: Type, mesh: MeshConfig, trust: bool = False) -> None:
+def to_gguf(
+    source: Path,
+    path: Path,
+    kind: Type,
+    mesh: MeshConfig,
+    trust: bool = False,
+    base: Path | None = None,
+) -> None:
     """Write a run's newest weights, or a published checkpoint tensor by tensor, as one GGUF file.
 
     Raises WeightsError, RunError or CheckpointError.
@@ -100,7 +116,7 @@ def to_gguf(source: Path, path: Path, kind: Type, mesh: MeshConfig, trust: bool 
         return
 
     with use_mesh(mesh):
-        config, variables = read_run(source, trust=trust)
+        _, config, variables = open_run(source, trust=trust, base=base)
         _check_float32(config)
         check_bias(config.model, variables)
         save_gguf(path, config.model, reader(variables), kind, source)
@@ -115,12 +131,14 @@ def _check_float32(config: Config) -> None:
     )
 
 
-def export_run(run: Path, to: Path, dtype: Dtype, trust: bool = False) -> None:
+def export_run(
+    run: Path, to: Path, dtype: Dtype, trust: bool = False, base: Path | None = None
+) -> None:
     """Write the newest weights of a run as a published checkpoint, with the run's tokenizer.
 
     Raises WeightsError, RunError or CheckpointError.
     """
-    config, variables = read_run(run, trust=trust)
+    _, config, variables = open_run(run, trust=trust, base=base)
     _check_float32(config)
     scales = run / SCALES
     with new_folder(to, WeightsError) as folder:
@@ -134,6 +152,61 @@ def export_run(run: Path, to: Path, dtype: Dtype, trust: bool = False) -> None:
         tokenizer = copy_tokenizer(run, folder, config.model.vocab)
         if tokenizer is not None:
             describe_text(folder, tokenizer)
+
+
+def to_peft(run: Path, to: Path, trust: bool = False, base: Path | None = None) -> None:
+    """Write the newest adapters of a run for PEFT, and print what they belong to.
+
+    Raises WeightsError, RunError or CheckpointError.
+    """
+    need(
+        kind_of(run) == "run",
+        f"{run} is not a run: PEFT's files are written from a run that trained adapters "
+        "(--lora.rank).",
+        WeightsError,
+    )
+    step, config, params = read_adapters(run, trust=trust)
+    folder, halves = _base_folder(run, config, read_base_record(step), base)
+    notes = save_adapters(to, config.model, config.lora, params, str(folder or ""), halves)
+
+    moves_bias = config.train.balance_rate > 0 and (config.grpo is None or config.grpo.move_bias)
+    if moves_bias and config.model.experts and config.model.scoring == "sigmoid":
+        notes.append(
+            f"the balance biases moved as well (train.balance_rate {config.train.balance_rate:g}), "
+            "and PEFT has no place for them: write whole weights with --to if that matters."
+        )
+    for note in notes:
+        print(f"note: {note}")
+    print(
+        f"{to}: adapters of rank {config.lora.rank} of {folder or 'random weights'}; "
+        f"peft reads them with PeftModel.from_pretrained(model, {str(to)!r})"
+    )
+
+
+def _base_folder(
+    run: Path, config: Config, record: Base | None, given: Path | None
+) -> tuple[Path | None, bool]:
+    """Return the folder that a run's adapters belong to, and whether it has rotary halves.
+
+    Its weights are not read. Raises RunError if it is gone.
+    """
+    if given is not None:
+        places = [given.expanduser()]
+    elif record is not None:
+        places = record.places(run)
+    else:
+        places = [config.init.expanduser()] if config.init else []
+    if not places:
+        return None, False
+
+    for place in places:
+        kind = kind_of(place)
+        if kind is not None:
+            return place, kind == "published" and has_halves(place)
+    raise RunError(
+        f"the adapters of {run} belong to {places[-1]}, which is not there any more: name where it "
+        "is now with --base."
+    )
 
 
 def import_checkpoint(source: Path, run: Path, trainable: bool = False) -> Config:

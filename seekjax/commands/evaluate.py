@@ -52,7 +52,7 @@ def evaluate(options: Eval) -> None:
 def report_tasks(options: Eval) -> None:
     """Evaluate tasks; print and write the report."""
     questions = options.questions
-    opened = open_model(options.folder, trust=options.trust)
+    opened = open_model(options.folder, trust=options.trust, base=options.base)
     figures, rate = evaluate_tasks(opened, questions, options.batch)
     path = options.report or report_path(opened.folder, questions.task)
     print_and_write(questions, figures, rate, path)
@@ -77,7 +77,7 @@ def evaluate_text(options: Eval) -> tuple[Totals, float]:
 
     The seconds are 0 if an earlier run had finished.
     """
-    opened = open_model(options.folder, trust=options.trust)
+    opened = open_model(options.folder, trust=options.trust, base=options.base)
     tokenizer = need_tokenizer(opened)
     held_out = 0.05 if is_named(options.data) else 0.0
     corpus = load_corpus(

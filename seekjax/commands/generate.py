@@ -43,7 +43,7 @@ def generate(options: Generate) -> None:
 def open_generator(options: ModelOptions) -> tuple[OpenedModel, Generator]:
     """Return the model without its weights, and its generator; call it within the mesh."""
     kernel = KernelConfig(dtype=options.dtype) if options.dtype else None
-    opened = open_model(options.folder, kernel, trust=options.trust)
+    opened = open_model(options.folder, kernel, trust=options.trust, base=options.base)
 
     kernel = opened.kernel
     if options.cache != "same":

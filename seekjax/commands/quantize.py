@@ -5,7 +5,6 @@ generation but not for training.
 from dataclasses import replace
 from pathlib import Path
 
-from seekjax.checkpoint.read import read_run
 from seekjax.commands.new_run import copy_tokenizer, data_config, write_run
 from seekjax.commands.settings import Quantize, Vocabulary
 from seekjax.config import Config, KernelConfig
@@ -14,7 +13,7 @@ from seekjax.errors import GenerateError, WeightsError, need
 from seekjax.hf.load import load
 from seekjax.hf.published import open_published
 from seekjax.model.abstract import abstract_variables, named_variables
-from seekjax.open import on_mesh
+from seekjax.open import on_mesh, open_run
 from seekjax.quant.tree import quantise_tree, tree_bytes
 from seekjax.storage import kind_of, new_folder
 from sharding.mesh_config import MeshConfig
@@ -26,7 +25,9 @@ def quantize(options: Quantize) -> None:
     """Run the command. Raises WeightsError, RunError or GenerateError."""
     source, run = options.folder.expanduser(), options.out.expanduser()
     with on_mesh(options.mesh):
-        before, after = write_quantised(source, options.to, run, options.trust, options.vocabulary)
+        before, after = write_quantised(
+            source, options.to, run, options.trust, options.vocabulary, options.base
+        )
     print(
         f"{options.out}: weights of {human(after)} instead of {human(before)}, "
         f"{human(before - after)} saved; next: seekjax generate {options.out}"
@@ -39,6 +40,7 @@ def write_quantised(
     run: Path,
     trust: bool = False,
     vocabulary: Vocabulary = "same",
+    base: Path | None = None,
 ) -> tuple[int, int]:
     """Write the run folder; return the bytes of the weights before, in float32, and after.
 
@@ -47,7 +49,7 @@ def write_quantised(
     """
     with new_folder(run, WeightsError) as folder:
         if kind_of(source) == "run":
-            config, variables, before = _quantise_run(source, kind, trust, vocabulary)
+            config, variables, before = _quantise_run(source, kind, trust, vocabulary, base)
         else:
             config, variables, before = _quantise_published(source, kind, run, vocabulary)
 
@@ -58,10 +60,10 @@ def write_quantised(
 
 
 def _quantise_run(
-    source: Path, kind: Kind, trust: bool, vocabulary: Vocabulary
+    source: Path, kind: Kind, trust: bool, vocabulary: Vocabulary, base: Path | None
 ) -> tuple[Config, dict, int]:
     """Return the config and the quantised weights of a run, and their bytes before."""
-    config, variables = read_run(source, trust=trust)
+    _, config, variables = open_run(source, trust=trust, base=base)
     need(
         config.kernel.weights == "float32",
         f"{source} has {config.kernel.weights} weights already: quantise the model that they "

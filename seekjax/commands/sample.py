@@ -57,7 +57,7 @@ def collect(options: Sample) -> str:
 
     Raises DataError if no sample can be kept.
     """
-    opened = open_model(options.folder, trust=options.trust)
+    opened = open_model(options.folder, trust=options.trust, base=options.base)
     evaluator = Evaluator(opened, options.questions, held_out=False, rows=options.batch)
     opening = evaluator.grader.opening
     think_in_prompt = evaluator.grader.think_in_prompt

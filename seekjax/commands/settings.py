@@ -33,6 +33,8 @@ class ModelOptions:
     # let the prediction module draft tokens; default: if there is one and it is faster, so not on
     # a CPU
     draft: bool | None = None
+    # the folder of the weights that a run's adapters belong to, if they have moved
+    base: Path | None = None
     # import the module:name choices that the folder's config.json names
     trust: bool = False
 
@@ -83,6 +85,8 @@ class Eval:
     questions: Flat[EvalConfig] = field(default_factory=EvalConfig)
     # where the figures of tasks go; default: eval-TASK.json next to the weights
     report: Path | None = None
+    # the folder of the weights that a run's adapters belong to, if they have moved
+    base: Path | None = None
     # import the module:name choices that the folder's config.json names
     trust: bool = False
     mesh: MeshConfig = MeshConfig(data=1)  # how many devices split what
@@ -91,18 +95,22 @@ class Eval:
 @dataclass(frozen=True)
 class Convert:
     """Turn a published checkpoint (config.json and .safetensors files) into a run folder, a run
-    into a published checkpoint, or either into a file for llama.cpp.
+    into a published checkpoint, either into a file for llama.cpp, or a run's adapters into PEFT's.
     """
 
     source: Annotated[Path, tyro.conf.arg(name="from")]  # a published checkpoint or a run folder
     to: Path | None = None  # a new folder
     # instead: a new file for llama.cpp, without the prediction modules (extra [gguf])
     to_gguf: Path | None = None
+    # instead: a new folder with a run's adapters alone, for PEFT
+    to_peft: Path | None = None
     type: Type = "f32"  # of the matrices in a GGUF file
     dtype: Dtype = "bf16"  # of the matrices in a published checkpoint; a run has float32
     # also give the run an optimizer's moments, so that train.py can continue it; three times the
     # size
     trainable: bool = False
+    # the folder of the weights that a run's adapters belong to, if they have moved
+    base: Path | None = None
     # import the module:name choices that the folder's config.json names
     trust: bool = False
     mesh: MeshConfig = MeshConfig(data=1)  # the devices that hold the weights meanwhile
@@ -119,6 +127,8 @@ class Quantize:
     out: Path  # a new run folder
     # embedding and head: as they are, or int8, of which each row and column has a scale
     vocabulary: Vocabulary = "same"
+    # the folder of the weights that a run's adapters belong to, if they have moved
+    base: Path | None = None
     # import the module:name choices that the folder's config.json names
     trust: bool = False
     mesh: MeshConfig = MeshConfig(data=1)  # the devices that hold the weights meanwhile
@@ -142,6 +152,8 @@ class Sample:
     # at most this number per problem, the shortest first; 0 = all that differ
     per_problem: CountOrZero = 0
     batch: Count = 128  # samples at a time, over the whole mesh; it changes the speed alone
+    # the folder of the weights that a run's adapters belong to, if they have moved
+    base: Path | None = None
     # import the module:name choices that the folder's config.json names
     trust: bool = False
     mesh: MeshConfig = MeshConfig(data=1)  # how many devices split what

@@ -6,6 +6,7 @@ names           one table: every published tensor, its shape, and where it is in
 config_keys     the keys of config.json, and how each is read
 config_reader   config.json -> ModelConfig, from the published dialect and transformers 5's
 config_writer   ModelConfig -> config.json, in the published dialect
+peft            the adapters of a run, in PEFT's files
 untrusted       limits for files from strangers
 tensor_file     one safetensors file, each number checked before it is used
 files           the safetensors files of a folder, and their index

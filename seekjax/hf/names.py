@@ -221,8 +221,8 @@ def _joined_axis(names: list[str]) -> int:
     return 0
 
 
-def _letters(names: list[str], part: int) -> list[str]:
-    """The letters of one part's axes, in the order of the file."""
+def letters_of(names: list[str], part: int) -> list[str]:
+    """Return the letters of one part's axes, in the order of the file."""
     return [name[part] if len(name) > 1 else name for name in names]
 
 
@@ -238,7 +238,7 @@ def split(x: np.ndarray, tensor: Tensor) -> list[np.ndarray]:
 
     ours = []
     for number, (piece, part) in enumerate(zip(pieces, tensor.parts, strict=True)):
-        letters = _letters(names, number)
+        letters = letters_of(names, number)
         ours.append(piece.transpose([letters.index(letter) for letter in part.axes]))
     return ours
 
@@ -248,7 +248,7 @@ def join(ours: list[np.ndarray], tensor: Tensor) -> np.ndarray:
     names = factors(tensor.row.axes)
     pieces = []
     for number, (x, part) in enumerate(zip(ours, tensor.parts, strict=True)):
-        letters = _letters(names, number)
+        letters = letters_of(names, number)
         pieces.append(x.transpose([part.axes.index(letter) for letter in letters]))
 
     joined = np.concatenate(pieces, _joined_axis(names))

@@ -267,3 +267,9 @@ def interleave_pairs(x: np.ndarray, axis: int) -> np.ndarray:
     """Turn rotary halves [a0 a1 ... b0 b1 ...] into neighbouring pairs [a0 b0 a1 b1 ...]."""
     order = np.arange(x.shape[axis]).reshape(2, -1).T.ravel()
     return x.take(order, axis)
+
+
+def separate_pairs(x: np.ndarray, axis: int) -> np.ndarray:
+    """Turn neighbouring rotary pairs into halves: the inverse of `interleave_pairs`."""
+    order = np.arange(x.shape[axis]).reshape(-1, 2).T.ravel()
+    return x.take(order, axis)

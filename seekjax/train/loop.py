@@ -14,7 +14,7 @@ import jax
 from seekjax.checkpoint.write import Checkpoints
 from seekjax.config import Config
 from seekjax.model.count import flops_per_token
-from seekjax.open import initial_variables, with_initial_model
+from seekjax.open import initial_model, with_initial_model
 from seekjax.placement import use_mesh
 from seekjax.train.clock import Clock, watching
 from seekjax.train.guard import Guard
@@ -89,7 +89,7 @@ def fit(
                 describe(screen.say, training, folder, done)
                 recorder = Recorder(config, folder, done, screen.say)
                 progress = Progress(config, parts, screen, recorder, clock)
-                saving = Saving(config, checkpoints, clock, screen.say)
+                saving = Saving(config, checkpoints, clock, screen.say, parts.spec)
                 again = partial(begin, training, parts, checkpoints)
                 guard = Guard(config, parts, saving, recorder, screen.say, again)
                 with profiling(config, folder, clock, screen.say) as profile:
@@ -205,10 +205,15 @@ def begin(
     """
     restored = checkpoints.restore(parts.spec.abstract_like, training.shared_position)
     if restored is None:
-        return parts.spec.start(initial_variables(training.config)), 0
+        opened = initial_model(training.config)
+        if opened is None:
+            return parts.spec.start(), 0
+        state = parts.spec.start(opened.variables)
+        parts.spec.record_base(opened, state)
+        return state, 0
 
     done, state, position = restored
-    state = parts.spec.completed(state)
+    state = parts.spec.completed(state, checkpoints.folder / str(done))
     if position is not None and with_data:
         parts.source.set_state(position)
     return state, done

@@ -5,8 +5,13 @@
 b is zero at first, so that the model begins as it was. The adapters are the parameters of the run,
 `frozen["base"]` the weights; other frozen weights, such as a reference, are copies of the adapters.
 seekjax/model/lora.py has the functions on arrays.
+
+A checkpoint holds the adapters and names the weights that they belong to, those of config.init
+(seekjax/checkpoint/base.py). It holds all weights if these are nowhere else: a run from random
+weights, or from a run of adapters, which exists merged in memory alone.
 """
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,8 +20,11 @@ import numpy as np
 import optax
 
 from seekjax.axes import stacks_experts
+from seekjax.checkpoint import base
+from seekjax.checkpoint.base import Base, read_base_record
 from seekjax.config import Config
 from seekjax.model.lora import adapter_axes, adapters, merge
+from seekjax.open import OpenedModel, is_of_adapters, read_base
 from seekjax.train.optimizer import make_optimizer
 from seekjax.train.state import Params, RunSpec, TrainState
 
@@ -40,6 +48,7 @@ class Adapted(RunSpec):
         self.axes = self.axes | {"params": adapter_axes(self.base_axes, config.lora)}
         self.optimizer = make_optimizer(config, self.axes["params"])
         self._merge = jax.jit(self.weights)
+        self.base: Base | None = None  # None: checkpoints hold all weights
 
     def begin(self, params: Params) -> TrainState:
         """Return the state around new weights, which are frozen, and their first adapters."""
@@ -61,6 +70,43 @@ class Adapted(RunSpec):
         axes = super().state_axes()
         return axes.replace(frozen=axes.frozen | {"base": self.base_axes})
 
+    def record_base(self, opened: OpenedModel, state: TrainState) -> None:
+        """Note which weights this run starts from: its checkpoints name them."""
+        if is_of_adapters(opened):
+            return
+        step = int(opened.step.name) if opened.step else None
+        run = self.config.out or Path()
+        weights = state.frozen["base"]
+        self.base = base.base_of(opened.folder, step, self.config.kernel.dtype, run, weights)
+
+    def saved(self, state: TrainState) -> TrainState:
+        """Return the part of a state that a checkpoint holds: without the weights that it names."""
+        return state if self.base is None else _without_base(state)
+
+    def files_of_step(self) -> dict[str, str]:
+        """Return the file that names the weights."""
+        return {} if self.base is None else {base.NAME: self.base.text}
+
+    def abstract_like(self, saved: Any) -> TrainState:
+        """Return the abstract state in the form of a saved tree, with or without the weights."""
+        abstract = super().abstract_like(saved)
+        holds_base = "base" in (saved.get("frozen") or {})
+        return abstract if holds_base else _without_base(abstract)
+
+    def completed(self, state: TrainState, step: Path) -> TrainState:
+        """Return the state of a restored step with the weights that it names.
+
+        Raises RunError or WeightsError if these are gone, or are others than they were.
+        """
+        state = super().completed(state, step)
+        self.base = read_base_record(step)
+        if self.base is None:
+            return state
+        config = self.config
+        weights = read_base(self.base, step.parents[1], config.init, "--init", config.trust)
+        weights = jax.device_put(weights, self.shardings().frozen["base"])
+        return state.replace(frozen=state.frozen | {"base": weights})
+
     def trained(self) -> list[str]:
         """Return a line on how many parameters are trained."""
         trained = sum(x.size for x in jax.tree.leaves(self.shape.params))
@@ -69,6 +115,12 @@ class Adapted(RunSpec):
             f"learning: adapters of rank {self.config.lora.rank}: {trained:,} parameters next to "
             f"{frozen:,} that stay as they are, prediction modules included"
         ]
+
+
+def _without_base(state: TrainState) -> TrainState:
+    """Return a state, or one of shapes, without the frozen weights."""
+    others = {name: tree for name, tree in state.frozen.items() if name != "base"}
+    return state.replace(frozen=others)
 
 
 EXPERT_STACK = "expert_layers"  # the part of the model that holds its routed experts

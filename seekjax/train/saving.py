@@ -11,7 +11,7 @@ from seekjax.checkpoint.write import Checkpoints
 from seekjax.config import Config
 from seekjax.errors import CheckpointError
 from seekjax.train.clock import Clock
-from seekjax.train.state import TrainState
+from seekjax.train.state import RunSpec, TrainState
 
 # With train.save_every 0: the share of the time that saving may take, and the least seconds
 # between two saves.
@@ -28,8 +28,10 @@ class Saving:
         checkpoints: Checkpoints,
         clock: Clock,
         say: Callable[[str], None],
+        spec: RunSpec,
     ):
         self.config = config
+        self.spec = spec
         self.checkpoints = checkpoints
         self.clock = clock
         self.say = say
@@ -97,8 +99,13 @@ class Saving:
             self.say(f"saved step {step}")
 
     def _begin(self, state: TrainState, position: Any) -> None:
-        config = to_json(self.config)
-        self.checkpoints.save(int(state.step), state, data=position, config=config)
+        self.checkpoints.save(
+            int(state.step),
+            self.spec.saved(state),
+            data=position,
+            config=to_json(self.config),
+            files=self.spec.files_of_step(),
+        )
 
     def _failed(self, error: CheckpointError) -> None:
         self.say(f"*** {error}; training goes on, and the next save is tried")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from seekjax.config import Config
 from seekjax.model.abstract import named_variables
 from seekjax.model.init import init_params
 from seekjax.model.transformer import Transformer
+from seekjax.open import OpenedModel
 from seekjax.seeds import root_key
 from seekjax.train.optimizer import make_optimizer
 from seekjax.train.skip import Recent, no_recent
@@ -133,8 +135,19 @@ class RunSpec:
         recent = jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding(""))
         return abstract.replace(opt_state=(*abstract.opt_state, Recent(recent)))
 
-    def completed(self, state: TrainState) -> TrainState:
-        """Return a restored state with or without recent updates, as this run needs them."""
+    def saved(self, state: TrainState) -> TrainState:
+        """Return the part of a state that a checkpoint holds."""
+        return state
+
+    def files_of_step(self) -> dict[str, str]:
+        """Return the texts of further files of a checkpoint, by their names."""
+        return {}
+
+    def completed(self, state: TrainState, step: Path) -> TrainState:
+        """Return the state of a restored step with all that this run needs.
+
+        It may be with or without recent updates.
+        """
         is_looking = isinstance(state.opt_state[-1], Recent)
         if is_looking == bool(self.config.train.spike):
             return state
@@ -142,6 +155,9 @@ class RunSpec:
             return state.replace(opt_state=state.opt_state[:-1])
         recent = jax.device_put(no_recent(), sharding(""))
         return state.replace(opt_state=(*state.opt_state, recent))
+
+    def record_base(self, opened: OpenedModel, state: TrainState) -> None:
+        """Note which weights this run starts from, if its checkpoints name them."""
 
     def start(self, variables: dict | None = None) -> TrainState:
         """Return the state before the first step, each array made where it lives.

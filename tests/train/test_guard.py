@@ -40,7 +40,7 @@ def run(folder, source, step=None, gradient=None, config=CONFIG):
             recorder = Recorder(config, folder, done, screen.say)
             clock = Clock(Spent(), time.perf_counter())
             progress = loop.Progress(config, made, screen, recorder, clock)
-            saving = Saving(config, checkpoints, clock, screen.say)
+            saving = Saving(config, checkpoints, clock, screen.say, made.spec)
             again = partial(loop.begin, training, made, checkpoints)
             guard = Guard(config, made, saving, recorder, screen.say, again)
             return loop.train(made, state, done, signals, screen, progress, saving, guard)

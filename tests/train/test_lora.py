@@ -9,10 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from seekjax.checkpoint.read import read_run
 from seekjax.config import LoraConfig, SftConfig
 from seekjax.model.transformer import Transformer
-from seekjax.open import initial_variables, open_model
+from seekjax.open import initial_variables, open_model, open_run
 from seekjax.placement import use_mesh
 from seekjax.post.kinds import training_of
 from seekjax.train.loop import fit
@@ -23,6 +22,7 @@ from seekjax.train.step import BATCH, compile_train, train_step
 from sharding.mesh import MeshConfig
 from sharding.place import put_batch
 from sharding.rules import sharding
+from tests.fixtures import save_run
 
 LORA = LoraConfig(rank=4, alpha=8, experts=True)
 RANDOM = np.random.default_rng(0)
@@ -180,23 +180,26 @@ def test_a_step_is_the_same_on_a_mesh(config):
 
 @pytest.fixture(scope="module")
 def tuned(tiny, chats, tmp_path_factory):
+    home = tmp_path_factory.mktemp("lora")
     config = tiny(
-        tmp_path_factory.mktemp("lora") / "run",
+        home / "run",
         SftConfig(chats=(chats,)),
         steps=4,
         save_every=4,
         ema=0.5,
     )
-    config = replace(config, lora=LoraConfig(rank=2), model=replace(config.model, layers=1))
+    one = replace(config, model=replace(config.model, layers=1))
+    save_run(replace(one, sft=None, out=None), home / "base")
+    config = replace(one, lora=LoraConfig(rank=2), init=home / "base")
     return fit(config, training_of(config))
 
 
 def test_training_leaves_the_weights_and_a_run_is_read_merged(tuned):
     plan, state, config = tuned.parts.spec, tuned.state, tuned.config
     with use_mesh(config.mesh):
-        equal(state.frozen["base"], RunSpec(config).start().params)
+        equal(state.frozen["base"], initial_variables(config)["params"])
     assert all(np.abs(np.asarray(x)).max() > 0 for x in jax.tree.leaves(state.params))
-    read, variables = read_run(tuned.folder)
+    _, read, variables = open_run(tuned.folder)
     assert read.lora == LoraConfig()  # whoever saves these weights again saves whole ones
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
@@ -204,7 +207,7 @@ def test_training_leaves_the_weights_and_a_run_is_read_merged(tuned):
         jax.jit(plan.weights)(state.ema, state.frozen),
     )
     with use_mesh(MeshConfig(data=4, expert=2)):
-        split = read_run(tuned.folder)[1]["params"]
+        split = open_model(tuned.folder).variables["params"]
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=1e-6),
         split,
@@ -242,4 +245,4 @@ def test_a_run_of_adapters_goes_on_and_can_be_tuned_again(tuned, tmp_path):
     )
     with use_mesh(config.mesh):
         first = RunSpec(config).start(initial_variables(config))
-    equal(first.params, read_run(tuned.folder)[1]["params"])
+    equal(first.params, open_model(tuned.folder).variables["params"])
