@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ from seekjax.data import Corpus, Source, load_corpus, load_tokenizer
 from seekjax.placement import use_mesh
 from seekjax.post.samples.batches import held_out_samples
 from seekjax.train.plots import draw
-from seekjax.train.pretrain import HeldOutText, first_prompt
+from seekjax.train.pretrain import HeldOutText, PretrainingReport, first_prompt
 from seekjax.train.state import RunSpec
 from seekjax.train.step import BATCH, compile_steps
 from sharding.rules import sharding
@@ -36,6 +37,27 @@ def test_a_corpus_without_held_out_text_has_no_figures_and_says_so_once(tmp_path
 
     assert HeldOutText(config, corpus, tokenizer, measure)(None) == ({}, "")
     assert [note for note in corpus.notes() if "nothing is held out" in note]
+
+
+def test_each_held_out_figure_says_of_what_it_is(tmp_path):
+    """That of an evaluation of how many sequences, the closing one of how many bytes."""
+    config = small(tmp_path, batch=4, eval_batches=2)
+    corpus = corpus_of(tmp_path, *[f"the text of number {n} " * 9 for n in range(20)])
+    tokenizer = load_tokenizer(config.data, 320, corpus)
+    spec, state = SimpleNamespace(config=config), SimpleNamespace(averaged=None)
+
+    def measure(*_):
+        return {"nats": 3.0, "tokens": 2.0, "bytes": 4.0}
+
+    with use_mesh(config.mesh):
+        _, sentence = HeldOutText(config, corpus, tokenizer, measure)(state)
+    assert sentence == "1.082 bits/byte, loss 1.500 on 8 sequences"
+
+    (source,) = corpus.sources
+    size = len("".join(source.held_out).encode())
+    [line] = PretrainingReport(spec, corpus, tokenizer, measure).compare_with_xz(state)
+    [named] = re.findall(r"held-out \S+, its first ([\d,]+) bytes: [\d.]+ bits/byte; xz -6", line)
+    assert int(named.replace(",", "")) >= size
 
 
 def test_how_a_batch_is_cut_does_not_change_what_is_measured(tmp_path):
