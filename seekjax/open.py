@@ -26,6 +26,9 @@ from seekjax.quant.tree import tree_bytes
 from seekjax.storage import kind_of
 from sharding.mesh import MeshConfig, make_mesh, platform
 
+# Where a run of adapters is opened to be used; to start from it, it is converted first.
+BASE_OPTION = "--base of seekjax generate, chat, eval or convert"
+
 HASHED = 2**20  # bytes at the beginning of each published file that its fingerprint reads
 
 
@@ -107,7 +110,7 @@ def open_run(
     )
 
     def read(record: Base) -> dict:
-        return read_base(record, folder, base, "--base", trust)
+        return read_base(record, folder, base, BASE_OPTION, trust)
 
     config, variables = read_step(step, folder, kernel, trust, read)
     return step, config, variables

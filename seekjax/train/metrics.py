@@ -38,6 +38,7 @@ class Recorder:
 
     def __init__(self, config: Config, folder: Path, resumed_at: int, say: Callable[[str], None]):
         self.writers: list[Writer] = []
+        self.tensorboard: TensorBoard | None = None
         self.path: Path | None = None
         self.say = say
         self.waiting: list[str] = []  # lines that are not in the file yet
@@ -47,7 +48,8 @@ class Recorder:
         self.path = folder / METRICS
         keep_until(self.path, resumed_at)
         if config.tensorboard:
-            self.writers.append(_tensorboard(folder, resumed_at))
+            self.tensorboard = TensorBoard(folder, resumed_at)
+            self.writers.append(self.tensorboard.write)
         if config.wandb:
             self.writers.append(_wandb(config, folder))
 
@@ -70,6 +72,8 @@ class Recorder:
         if self.path is None:
             return
         self.waiting = [line for line in self.waiting if step_of(line) <= step]
+        if self.tensorboard is not None:
+            self.tensorboard.rewind(step)
         try:
             keep_until(self.path, step)
         except RunError as error:
@@ -122,16 +126,27 @@ def _plain(value: Any) -> Any:
     return _plain(round(float(array), 6))
 
 
-def _tensorboard(folder: Path, resumed_at: int) -> Writer:
-    """Return a writer of events; those of steps that are taken again are hidden."""
-    tensorboard = import_extra("tensorboardX", "tensorboard", "--tensorboard", RunError)
-    writer = tensorboard.SummaryWriter(str(folder), purge_step=resumed_at + 1)
+class TensorBoard:
+    """Writes events; those of steps that are taken again are hidden."""
 
-    def write(split: str, step: int, scalars: dict[str, float]) -> None:
+    def __init__(self, folder: Path, step: int):
+        self.package = import_extra("tensorboardX", "tensorboard", "--tensorboard", RunError)
+        self.folder = folder
+        self.open(step)
+
+    def open(self, step: int) -> None:
+        """Begin a file of events that hides those after a step."""
+        self.writer = self.package.SummaryWriter(str(self.folder), purge_step=step + 1)
+
+    def rewind(self, step: int) -> None:
+        """Go on after an earlier step."""
+        self.writer.close()
+        self.open(step)
+
+    def write(self, split: str, step: int, scalars: dict[str, float]) -> None:
+        """Write the scalars of a report."""
         for name, value in scalars.items():
-            writer.add_scalar(f"{split}/{name}", value, step)
-
-    return write
+            self.writer.add_scalar(f"{split}/{name}", value, step)
 
 
 def _wandb(config: Config, folder: Path) -> Writer:
@@ -154,7 +169,8 @@ def _wandb(config: Config, folder: Path) -> Writer:
         raise RunError(f"W&B cannot be used ({reason}): see --wandb.") from error
 
     def write(split: str, step: int, scalars: dict[str, float]) -> None:
-        # W&B ignores steps that an earlier start has sent: they are the same.
+        # W&B ignores steps that it has already: those of an earlier start are the same, and those
+        # before a return to an older checkpoint stay.
         run.log({f"{split}/{name}": value for name, value in scalars.items()}, step=step)
 
     return write

@@ -17,6 +17,8 @@ from seekjax.train.state import RunSpec, TrainState
 # between two saves.
 SHARE = 0.05
 LEAST = 60.0
+# Seconds that saving has taken before it can be called too frequent.
+NOTABLE = 10.0
 
 
 class Saving:
@@ -38,6 +40,9 @@ class Saving:
         self.due = False  # stays true until the position can be saved: see Source.get_state
         self.every = LEAST  # seconds between two saves, with train.save_every 0
         self._ended = time.perf_counter()  # the last save
+        self._first_ended: float | None = None  # the first save, which warms up
+        self._spent = 0.0  # seconds of the saves after that
+        self._noted = False
 
     def is_time(self) -> bool:
         """Return whether the seconds between two saves have passed, with train.save_every 0."""
@@ -65,7 +70,26 @@ class Saving:
             # Saving stops training for this long, and goes on behind it.
             self._ended = time.perf_counter()
             self.every = max(LEAST, (self._ended - began) / SHARE)
+            self._note_cost(self._ended - began)
         return True
+
+    def _note_cost(self, seconds: float) -> None:
+        """Say once that a fixed rhythm spends more than SHARE of the time on saving."""
+        if self._first_ended is None:
+            self._first_ended = self._ended
+            return
+        self._spent += seconds
+        every = self.config.train.save_every
+        if self._noted or not every or self._spent < NOTABLE:
+            return
+        share = self._spent / (self._ended - self._first_ended)
+        if share <= SHARE:
+            return
+        self._noted = True
+        self.say(
+            f"saving every {every} steps takes {share:.0%} of the time: a larger train.save_every "
+            f"takes less, and 0 chooses it for under {SHARE:.0%}"
+        )
 
     def report_failure(self, wait: bool = False) -> None:
         """Say that the last save failed in the background, as soon as that is known.

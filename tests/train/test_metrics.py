@@ -106,6 +106,9 @@ class Fake:
         self.calls.append(purge_step)
         return self
 
+    def close(self):
+        self.calls.append("closed")
+
     def add_scalar(self, tag, value, step):
         self.calls.append((tag, value, step))
 
@@ -132,6 +135,24 @@ def test_writers_keep_splits_apart_and_continue_one_run(tmp_path, monkeypatch):
     sent = [({"train/loss": 2.0}, 3), ({"held_out/loss": 1.0}, 3)]
     run = ((tmp_path / "wandb.txt").read_text(), 400)
     assert web.calls == [run, *sent, run, *sent]
+
+
+def test_events_before_a_return_to_an_older_checkpoint_are_hidden(tmp_path, monkeypatch):
+    board = Fake()
+    monkeypatch.setattr(metrics, "import_extra", lambda *_: board)
+    recorder = Recorder(Config(tensorboard=True), tmp_path, 0, print)
+    for loss in (2.0, 1.0):
+        recorder.write({"step": 3, "split": "train", "loss": loss})
+        recorder.rewind(1)
+    assert board.calls == [
+        1,
+        ("train/loss", 2.0, 3),
+        "closed",
+        2,
+        ("train/loss", 1.0, 3),
+        "closed",
+        2,
+    ]
 
 
 def test_an_evaluation_that_is_missing_is_seen(tmp_path):

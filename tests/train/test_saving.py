@@ -87,6 +87,17 @@ def test_a_request_saves_at_any_step(made):
     assert saving.due
 
 
+@pytest.mark.parametrize(("cost", "share"), [(0.4, 0), (2.0, 17)])
+def test_a_fixed_rhythm_that_costs_much_is_said_once(made, cost, share):
+    saving, disk, said = made(10)
+    disk.cost = cost
+    for step in range(10, 400, 10):
+        now[0] += 10.0
+        saving.save(state(step), position={})
+    words = f"saving every 10 steps takes {share}% of the time: a larger train.save_every takes"
+    assert [line.startswith(words) for line in said] == [True] * bool(share)
+
+
 @pytest.mark.parametrize("cost", [0.01, 30.0])
 def test_a_chosen_rhythm_costs_less_than_a_twentieth(made, cost):
     saving, disk, _ = made(0)
