@@ -29,6 +29,7 @@ def test_the_peak_is_that_of_the_machine(devices, monkeypatch):
         block_until_ready=lambda x: x,
         jit=lambda function: lambda x, y: multiply(x),
         random=SimpleNamespace(normal=normal, key=jax.random.key),
+        Array=jax.Array,
     )
     monkeypatch.setattr(hardware, "jax", fake)
     monkeypatch.setattr(hardware.time, "perf_counter", lambda: clock[0])
