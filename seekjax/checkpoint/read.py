@@ -192,7 +192,7 @@ def read_adapters(folder: Path, *, trust: bool) -> tuple[Path, Config, dict[str,
 
 def _axes(config: Config) -> Any:
     """Return the logical axes of a model's weights."""
-    return axes_of(named_variables(config.model, config.kernel))["params"]
+    return axes_of(named_variables(config.model))["params"]
 
 
 def check_finite(step: Path, params: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ LORA = LoraConfig(rank=2, alpha=3.0)
 
 def drawn_adapters(model, base, lora=LORA):
     """Adapters that do something on the weights `base`, and the logical axes of these."""
-    axes = axes_of(named_variables(model, KernelConfig()))["params"]
+    axes = axes_of(named_variables(model))["params"]
     rng = np.random.default_rng(0)
     first = jax.eval_shape(lambda base: adapters(base, axes, lora, 0), base)
     return jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype("f4"), first), axes
