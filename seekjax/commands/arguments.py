@@ -211,7 +211,7 @@ def _with_options(config: Config, options: list[str], program: str, description:
         program,
         default=config,
         description=description,
-        rules=_option_rules(_frequent if short and asks_for_help else _named_in(options, config)),
+        rules=option_rules(_frequent if short and asks_for_help else _named_in(options, config)),
     )
 
     # An objective without changes is the recipe's, so that config.json stays as it was.
@@ -254,7 +254,7 @@ def _named_in(options: list[str], config: Config) -> Offers:
     return lambda part, name: name in named
 
 
-def _option_rules(offers: Offers) -> ConstructorRegistry:
+def option_rules(offers: Offers) -> ConstructorRegistry:
     """Return the rules by which tyro turns the fields of a config into options."""
     registry = ConstructorRegistry()
 

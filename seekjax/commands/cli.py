@@ -146,12 +146,20 @@ def _command(words: list[str]) -> int:
 
         print(f"seekjax {__version__}")
         return 0
+    if words[0] == "--completion":
+        from seekjax.commands.completion import print_completion
+
+        print_completion(words[1:], {name: command.options for name, command in COMMANDS.items()})
     return run_command(words)
 
 
 def _usage() -> str:
     """Return the commands in columns, and the exit statuses."""
-    lines = ["usage: seekjax COMMAND ...   |   seekjax COMMAND --help   |   seekjax --version", ""]
+    lines = [
+        "usage: seekjax COMMAND ...   |   seekjax COMMAND --help   |   seekjax --version",
+        "       seekjax --completion bash|zsh|fish   prints a script that completes these lines",
+        "",
+    ]
     forms = {name: f"{name} {command.arguments}" for name, command in COMMANDS.items()}
     width = max(map(len, forms.values()))
     for name, command in COMMANDS.items():

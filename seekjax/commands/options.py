@@ -29,12 +29,13 @@ def read_options(
 
     Exits with status 0 after --help, and with 2 and the nearest name if an option does not exist.
     """
+    given: dict[str, Any] = {} if default is None else {"default": default}
     with _readable_width():
         return tyro.cli(
             kind,
             prog=program,
             args=words,
-            default=default,  # pyright: ignore
+            **given,
             description=description,
             registry=with_plain_types(rules or ConstructorRegistry()),
         )
