@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from seekjax.train.plots import column, draw_load, draw_max_violation, save
+from seekjax.train.plots import column, draw_load, draw_max_violation, legend_beside, save
 from seekjax.train.record import read
 
 Record = dict[str, Any]
@@ -57,15 +57,14 @@ def plot_metrics(folder: Path, name: str, title: str, labels: dict[str, str]) ->
     labels: the axis label of each metric, by its name in metrics.jsonl.
     """
     records = read(folder)
-    figure = Figure(figsize=(8, 2 + 2.5 * len(labels)), layout="constrained")
+    figure = Figure(figsize=(9, 2 + 2.5 * len(labels)), layout="constrained")
     axes = figure.subplots(len(labels), sharex=True, squeeze=False)[:, 0]
     for axis, (metric, label) in zip(axes, labels.items()):
         for split, style in (("train", TRAINING), ("held_out", HELD_OUT)):
             _plot_curve(axis, _select(records, split, metric), metric, **style)
         axis.set(ylabel=label)
-        if axis.lines:
-            axis.legend()
         axis.grid(alpha=0.3)
+    legend_beside(figure, list(axes))
     axes[-1].set(xlabel="step")
     axes[-1].xaxis.get_major_locator().set_params(integer=True)
     figure.suptitle(f"{folder.name}: {title}")
@@ -89,7 +88,7 @@ def _plot_curve(axis: Axes, records: list[Record], metric: str, **style: Any) ->
 
 
 def _plot_accuracy(folder: Path, train: list[Record], held_out: list[Record]) -> Path:
-    figure = Figure(figsize=(8, 6.5), layout="constrained")
+    figure = Figure(figsize=(10, 6.5), layout="constrained")
     accuracy, length = figure.subplots(2, sharex=True)
     rollouts = {"color": "tab:blue", "alpha": 0.5, "label": "rollouts"}
     problems = HELD_OUT | {"label": "held-out problems"}
@@ -119,17 +118,15 @@ def _plot_accuracy(folder: Path, train: list[Record], held_out: list[Record]) ->
     truncated = length.twinx()
     _plot_curve(truncated, train, "truncated", color="tab:red", linestyle=":", label="cut off")
     truncated.set(ylabel="share cut off", ylim=(-0.02, 1.02))
-    truncated.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
-
     for axis in (accuracy, length):
-        axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False)
         axis.grid(alpha=0.3)
+    legend_beside(figure, [accuracy, length, truncated])
     figure.suptitle(f"{folder.name}: accuracy and length")
     return save(figure, folder / "accuracy.png")
 
 
 def _plot_rewards(folder: Path, train: list[Record]) -> Path:
-    figure = Figure(figsize=(9, 6.5), layout="constrained")
+    figure = Figure(figsize=(11, 6.5), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True)
     further: set[str] = set()
     for record in train:
@@ -155,9 +152,8 @@ def _plot_rewards(folder: Path, train: list[Record]) -> Path:
             _plot_curve(axis, train, metric, label=label)
         axis.set_title(title)
         axis.grid(alpha=0.3)
-        if len(metrics) > 1:
-            axis.legend()
 
+    legend_beside(figure, [axes[0, 0]], title="rewards")
     axes[0, 1].set_ylim(-0.02, 1.02)
     for axis in axes[1]:
         axis.set(xlabel="step")

@@ -19,7 +19,7 @@ from seekjax.checkpoint.config_json import read_config, to_json
 from seekjax.config import Config
 from seekjax.errors import RunError, need
 from seekjax.terminal import columns, duration
-from seekjax.train.plots import Record, column, save, select
+from seekjax.train.plots import Record, column, legend_beside, save, select
 from seekjax.train.record import read
 from seekjax.train.schedule import tokens_at
 
@@ -197,8 +197,7 @@ def draw_curves(groups: Sequence[Group], path: Path) -> Path:
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes[-1].set(xlabel="step" if over_steps else "tokens")
 
-    handles, labels = _legend(axes)
-    figure.legend(handles, labels, loc="outside right upper", frameon=False)
+    legend_beside(figure, axes)
     return save(figure, path)
 
 
@@ -231,15 +230,6 @@ def _draw_group(
     high = [value + width for value, width in zip(middle, spread)]
     if count > 1:
         axis.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
-
-
-def _legend(axes: Sequence[Axes]) -> tuple[list[Any], list[str]]:
-    """Return each group once: the handle of its first curve, and its label."""
-    handle_of: dict[str, Any] = {}
-    for axis in axes:
-        for handle, label in zip(*axis.get_legend_handles_labels()):
-            handle_of.setdefault(label, handle)
-    return list(handle_of.values()), list(handle_of)
 
 
 def _is_drawn(panel: tuple[str, str, str], groups: Sequence[Group]) -> bool:

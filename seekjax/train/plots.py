@@ -4,6 +4,7 @@ Loss curves, expert load over steps and layers, MaxVio over time.
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +45,15 @@ def draw_loss(
     held_out: list[Record],
 ) -> Path:
     """Write loss.png: training loss, that of prediction modules, held-out loss, bits per byte."""
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
     axis = figure.subplots()
+    axes = [axis]
 
     axis.plot(column(train, "step"), column(train, "loss"), label="training", color="tab:blue")
     further = select(train, "train", "mtp_loss")
     mtp_loss = column(further, "mtp_loss")
     if any(mtp_loss):
-        label = "training, one token further (MTP)"
+        label = "one token further (MTP)"
         axis.plot(column(further, "step"), mtp_loss, label=label, color="tab:blue", alpha=0.4)
 
     if held_out:
@@ -61,11 +63,11 @@ def draw_loss(
         right = axis.twinx()
         right.plot(step, bits, "s--", color="tab:green", label="held out, bits/byte")
         right.set(ylabel="bits per byte", ylim=(0, None))
-        right.legend(loc="upper center")
+        axes.append(right)
 
     axis.set(ylabel="loss (nats per token)", title=f"{folder.name}: loss")
     step_axis(axis)
-    axis.legend(loc="upper right")
+    legend_beside(figure, axes)
     axis.grid(alpha=0.3)
     return save(figure, folder / "loss.png")
 
@@ -103,7 +105,7 @@ def draw_load(folder: Path, records: list[Record]) -> Path:
 
 def draw_max_violation(folder: Path, train: list[Record]) -> Path:
     """Write max_violation.png: the imbalance of each layer, and its mean, over steps."""
-    figure = Figure(figsize=(8, 4), layout="constrained")
+    figure = Figure(figsize=(9.5, 4), layout="constrained")
     axis = figure.subplots()
 
     train = select(train, "train", "layer_max_violation", "max_violation")
@@ -121,7 +123,7 @@ def draw_max_violation(folder: Path, train: list[Record]) -> Path:
         ylim=(0, None),
         title=f"{folder.name}: imbalance of the experts",
     )
-    axis.legend(ncols=2)
+    legend_beside(figure, [axis])
     axis.grid(alpha=0.3)
     return save(figure, folder / "max_violation.png")
 
@@ -142,6 +144,17 @@ def step_axis(axis: Axes) -> None:
 def column(records: list[Record], name: str) -> list[Any]:
     """Return one figure of every record; nan where it was not finite."""
     return [math.nan if record[name] is None else record[name] for record in records]
+
+
+def legend_beside(figure: Figure, axes: Sequence[Axes], **options: Any) -> None:
+    """Write one legend of all curves to the right of the axes, each label once."""
+    handle_of: dict[str, Any] = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels()):
+            handle_of.setdefault(label, handle)
+    if handle_of:
+        place = {"loc": "outside right upper", "frameon": False, **options}
+        figure.legend(list(handle_of.values()), list(handle_of), **place)
 
 
 def save(figure: Figure, path: Path) -> Path:

@@ -244,23 +244,28 @@ class PretrainingReport:
 
 
 def first_prompt(corpus: Corpus) -> str:
-    """Return how a document of the run's first source may begin.
+    """Return how a document of the run may begin: the user's own text before a built-in source.
 
-    It is the beginning of the first held-out document of a source that is not built in, whole words
-    of its first line; "" if nothing is held out.
+    It is the beginning of the first held-out document of the first source that is not built in, or
+    of a training document if that source holds nothing out.
     """
-    source = corpus.sources[0]
-    if source.name in PROMPTS:
-        return PROMPTS[source.name]
-    if not len(source.held_out):
-        return ""
+    for source in corpus.sources:
+        if source.name not in PROMPTS:
+            return beginning((source.held_out if len(source.held_out) else source.train)[0])
+    return PROMPTS[corpus.sources[0].name]
 
-    lines = source.held_out[0].strip().splitlines()
-    line = lines[0] if lines and lines[0].isprintable() else ""
-    if len(line) <= PROMPT_CHARACTERS:
-        return line
-    words, space, _ = line[:PROMPT_CHARACTERS].rpartition(" ")
-    return words if space else line[:PROMPT_CHARACTERS]
+
+def beginning(text: str) -> str:
+    """Return whole words from the first line of a text that a terminal can show."""
+    for line in text.expandtabs(4).splitlines():
+        line = line.strip()
+        if not line or not line.isprintable():
+            continue
+        if len(line) <= PROMPT_CHARACTERS:
+            return line
+        words, space, _ = line[:PROMPT_CHARACTERS].rpartition(" ")
+        return words if space else line[:PROMPT_CHARACTERS]
+    return ""
 
 
 def checkpoint_line(state: TrainState, folder: Path) -> str:

@@ -68,7 +68,7 @@ def test_curves_are_over_tokens_and_their_legend_beside_them(sweep, tmp_path, mo
     assert list(loss.lines[0].get_xdata()) == [81_920, 163_840]
     assert list(loss.lines[0].get_ydata()) == [5.0, 4.5]
     assert held_out.get_xlabel() == "tokens"
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     [legend] = figure.legends
     for axis in figure.axes:
         assert not legend.get_window_extent().overlaps(axis.get_window_extent())

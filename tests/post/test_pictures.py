@@ -5,7 +5,9 @@ import json
 import pytest
 
 from seekjax.errors import RunError
+from seekjax.post import plots as post_plots
 from seekjax.post.pictures import draw_pictures, picture_line
+from seekjax.train import plots as train_plots
 from seekjax.train.metrics import METRICS
 
 TRAIN = {"step": 1, "split": "train", "loss": 2.0}
@@ -47,6 +49,38 @@ def test_pictures_of_each_kind(tmp_path, kind):
     paths = draw_pictures(tmp_path)
     assert [path.name for path in paths] == names
     assert all(path.stat().st_size for path in paths)
+
+
+REINFORCEMENT = {
+    **TRAIN,
+    "accuracy": 0.5,
+    "parsed": 0.9,
+    "length": 20.0,
+    "truncated": 0.1,
+    "signal": 0.5,
+    "entropy": 1.0,
+    "reward": 0.6,
+    "kl": 0.1,
+}
+
+
+@pytest.mark.parametrize("record", [*[kind[0] for kind in KINDS.values()], REINFORCEMENT])
+def test_legends_lie_beside_the_curves(record, tmp_path, monkeypatch):
+    figures = []
+    for module in (train_plots, post_plots):
+        monkeypatch.setattr(module, "save", lambda figure, path: figures.append(figure) or path)
+    held_out = {"step": 1, "split": "held_out", "loss": 2.0, "bits_per_byte": 3.0}
+    held_out |= {name: record[name] for name in ("accuracy",) if name in record}
+    (tmp_path / METRICS).write_text(json.dumps(record) + "\n" + json.dumps(held_out) + "\n")
+    draw_pictures(tmp_path)
+
+    assert any(figure.legends for figure in figures)
+    for figure in figures:
+        figure.draw_without_rendering()
+        for axis in figure.axes:
+            assert axis.get_legend() is None
+            for legend in figure.legends:
+                assert not legend.get_window_extent().overlaps(axis.get_window_extent())
 
 
 def test_a_run_without_figures_has_none(tmp_path):
