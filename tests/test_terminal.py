@@ -4,20 +4,15 @@ import io
 import os
 import signal
 import sys
-import time
 
 import pytest
 
 from seekjax.commands.status import exit_status
 from seekjax.errors import DataError, Status
 from seekjax.terminal import (
-    Progress,
     accept_any_text,
     discard_output,
-    duration,
-    elapsed,
     print_lines,
-    track,
     visible,
     well_formed,
 )
@@ -88,8 +83,9 @@ def test_what_cannot_redraw_a_line_gets_plain_ones(variables, file, monkeypatch)
     monkeypatch.setattr(sys, "stdout", file)
     record = {"step": 1, "tokens_per_second": 9, "share_of_peak": 0, "grad_norm": 0}
     with Screen(3, 0, Signals()) as screen:
-        screen.report(record | {"max_violation": 0}, "loss 2.000")
+        screen.report(record | {"max_violation": 0}, "loss 2.000", 200)
     assert file.getvalue().startswith("step 1/3  loss 2.000  9 tok/s")
+    assert file.getvalue().endswith("3m20s left\n")
     assert "\x1b" not in file.getvalue()
 
 
@@ -110,30 +106,3 @@ def test_a_run_whose_reader_leaves_is_stopped_and_saved(monkeypatch):
     Screen(3, 0, signals).say("step 1")
     assert signals.stop == signal.SIGPIPE
     discard_output()
-
-
-def test_progress_is_a_line_now_and_then(monkeypatch, capsys):
-    clock = iter([0.0, 1.0, 4.0, 5.0, 24.0])
-    monkeypatch.setattr("time.monotonic", lambda: next(clock))
-    assert list(track("abcd", 4, "written")) == ["a", "b", "c", "d"]
-    assert capsys.readouterr().err == (
-        "written: 25%, 12s left; 1 of 4\nwritten: 75%, 8s left; 3 of 4\n"
-    )
-
-
-def test_progress_of_what_goes_on_from_the_middle(monkeypatch):
-    clock = iter([0.0, 1.0, 10.0])
-    monkeypatch.setattr("time.monotonic", lambda: next(clock))
-    file = io.StringIO()
-    progress = Progress("eval", file)
-    progress(0.5)
-    progress(0.6, "2.100 bits/byte")
-    assert file.getvalue() == "eval: 60%, 40s left; 2.100 bits/byte\n"
-    assert [duration(seconds) for seconds in (9.4, 200, 7500)] == ["9s", "3m20s", "2h05m"]
-
-
-def test_work_of_unknown_length_is_shown_now_and_then(monkeypatch, capsys):
-    monkeypatch.setattr("seekjax.terminal.FIRST_PROGRESS", 0.01)
-    with elapsed("reading"):
-        time.sleep(0.1)
-    assert capsys.readouterr().err == "reading: 0s so far\n"

@@ -22,6 +22,7 @@ from seekjax.train.hardware import matmul_peak
 from seekjax.train.metrics import Recorder, Screen
 from seekjax.train.pretrain import Pretraining
 from seekjax.train.profile import profiling
+from seekjax.train.remaining import Remaining
 from seekjax.train.run_folder import (
     announce,
     describe,
@@ -249,6 +250,7 @@ class Progress:
         self.screen = screen
         self.recorder = recorder
         self.clock = clock
+        self.remaining = Remaining(config.train, clock)
         self.peak = matmul_peak(config.kernel.dtype)
         self.flops = flops_per_token(config.model, config.data.sequence)
         # enough rows for a picture
@@ -315,7 +317,11 @@ class Progress:
         with self.clock.at("report"):
             record = self.record(step, metrics, rate)
             self.recorder.write(record)
-            self.screen.report(record, self.parts.report.progress(record))
+            left = self.remaining.seconds(step)
+            self.screen.report(record, self.parts.report.progress(record), left)
+            line = self.remaining.line(left)
+            if line is not None:
+                self.screen.say(line)
 
     def record(
         self,

@@ -4,7 +4,6 @@ import json
 import math
 import secrets
 import signal
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +20,7 @@ from seekjax.console import console
 from seekjax.errors import RunError
 from seekjax.extras import import_extra
 from seekjax.storage import write_atomically
-from seekjax.terminal import TEXT_MARKS, visible
+from seekjax.terminal import TEXT_MARKS, duration, visible
 from seekjax.train.record import METRICS, append, keep_until, read, step_of
 from seekjax.train.signals import Signals
 
@@ -189,9 +188,6 @@ class Screen:
         self.steps = steps
         self.signals = signals
         self.kept = done  # the step of the last line that stays
-        # Step and time of the first report: what went before was compilation.
-        self.first: tuple[int, float] | None = None
-
         self.live: Progress | None = None
         if is_first and self.console.is_terminal:
             # The description is cut where the line is too long.
@@ -226,7 +222,7 @@ class Screen:
         except OSError:
             pass  # the terminal is gone, or the disk of a log is full
 
-    def report(self, record: dict[str, Any], progress: str) -> None:
+    def report(self, record: dict[str, Any], progress: str, seconds_left: float | None) -> None:
         """Show the progress line of a step; `progress` is its first part."""
         step = record["step"]
         text = (
@@ -243,15 +239,5 @@ class Screen:
 
         self.kept = step
         width = len(str(self.steps))
-        seconds = self.seconds_left(step)
-        eta = f"  ETA {seconds // 60}m{seconds % 60:02d}s" if seconds else ""
+        eta = f"  {duration(seconds_left)} left" if seconds_left else ""
         self.say(f"step {step:>{width}}/{self.steps}  {text}{eta}")
-
-    def seconds_left(self, step: int) -> int:
-        """Return the seconds until the last step, at the speed since the first report."""
-        now = time.monotonic()
-        if self.first is None:
-            self.first = step, now
-        first_step, first_time = self.first
-        per_step = (now - first_time) / max(step - first_step, 1)
-        return int(per_step * (self.steps - step))
