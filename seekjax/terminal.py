@@ -6,14 +6,9 @@ through `visible` before it is printed.
 
 import os
 import sys
-import time
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from threading import Event, Thread
-from typing import IO, TextIO, TypeVar
-
-Item = TypeVar("Item")
+from collections.abc import Iterable, Sequence
+from typing import IO
 
 # Categories of Unicode that are shown by number: control, direction and joining, half a pair,
 # private use, unassigned, and other ends of line.
@@ -21,8 +16,6 @@ HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 # What running text needs of these: ends of line, tabs, and the joiners of emoji and of scripts.
 TEXT_MARKS = "\n\t\u200c\u200d"
-
-FIRST_PROGRESS, EVERY_PROGRESS = 3.0, 10.0  # seconds until the first line, and between lines
 
 
 def visible(text: str, keep: str = "") -> str:
@@ -93,67 +86,6 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1)
             cells.append(cell.ljust(width) if number < left else cell.rjust(width))
         lines.append("  ".join(cells).rstrip())
     return lines
-
-
-class Progress:
-    """Lines on stderr that show how far a command has come, one now and then.
-
-    A command that ends within FIRST_PROGRESS seconds prints none.
-    """
-
-    def __init__(self, what: str, file: TextIO | None = None):
-        self._what = what
-        self._file = file
-        self._began = time.monotonic()
-        self._next = self._began + FIRST_PROGRESS
-        self._first_share: float | None = None
-
-    def __call__(self, share: float, note: str = "") -> None:
-        """Print a line if one is due; `share` is done, from 0 to 1."""
-        if self._first_share is None:
-            self._first_share = share  # an interrupted command may begin in the middle
-        now = time.monotonic()
-        if now < self._next:
-            return
-        self._next = now + EVERY_PROGRESS
-
-        line = f"{self._what}: {share:.0%}"
-        if share > self._first_share:
-            seconds = (now - self._began) * (1 - share) / (share - self._first_share)
-            line += f", {duration(seconds)} left"
-        if note:
-            line += f"; {note}"
-        print(line, file=self._file or sys.stderr, flush=True)
-
-
-def track(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
-    """Yield the items, and show how many of `total` are done."""
-    progress = Progress(what)
-    for done, item in enumerate(items):
-        progress(done / max(1, total), f"{done:,} of {total:,}")
-        yield item
-
-
-@contextmanager
-def elapsed(what: str) -> Iterator[None]:
-    """Show now and then for how long the block has been running, when its end is unknown."""
-    ended = Event()
-    began = time.monotonic()
-
-    def show() -> None:
-        wait = FIRST_PROGRESS
-        while not ended.wait(wait):
-            so_far = duration(time.monotonic() - began)
-            print(f"{what}: {so_far} so far", file=sys.stderr, flush=True)
-            wait = EVERY_PROGRESS
-
-    thread = Thread(target=show, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def duration(seconds: float) -> str:

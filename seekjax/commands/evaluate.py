@@ -12,6 +12,7 @@ from seekjax.commands.common import keep_compiled
 from seekjax.commands.settings import Eval
 from seekjax.config import DataConfig
 from seekjax.config.values import check_values
+from seekjax.console import progress
 from seekjax.data import Corpus, DataError, Tokenizer, load_corpus
 from seekjax.data.corpus import is_named
 from seekjax.errors import need
@@ -25,7 +26,6 @@ from seekjax.open import (
     open_model,
     weights_fingerprint,
 )
-from seekjax.terminal import Progress
 
 SAVE_EVERY = 10.0  # seconds
 ROWS = 8  # rows of text at a time, by default
@@ -102,13 +102,13 @@ def evaluate_text(options: Eval) -> tuple[Totals, float]:
 
     began = saved = time.perf_counter()
     before = totals.tokens
-    screen = Progress(options.data)
     batches = measure(model, opened.variables, rows, tokenizer.bytes_V, batch, totals)
-    for totals in batches:
-        screen(encoded.share(totals.tokens), f"{totals.bits_per_byte:.4f} bits/byte so far")
-        if time.perf_counter() - saved > SAVE_EVERY:
-            record.save(totals, False)
-            saved = time.perf_counter()
+    with progress(options.data) as show:
+        for totals in batches:
+            show(encoded.share(totals.tokens), f"{totals.bits_per_byte:.4f} bits/byte")
+            if time.perf_counter() - saved > SAVE_EVERY:
+                record.save(totals, False)
+                saved = time.perf_counter()
     record.save(totals, True)
 
     seconds = time.perf_counter() - began

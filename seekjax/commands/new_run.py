@@ -9,6 +9,7 @@ from typing import Any
 from seekjax.checkpoint.config_json import to_json
 from seekjax.checkpoint.write import Checkpoints
 from seekjax.config import Config, DataConfig
+from seekjax.console import progress
 from seekjax.data import DataError, Tokenizer
 from seekjax.data.text_ends import GENERATION, SETTINGS, TEMPLATE
 from seekjax.hf.text import tokenizer_to_export
@@ -28,7 +29,7 @@ TOKENIZER_BYTES = 2**26  # at most, of each file
 def write_run(folder: Path, config: Config, state: Any) -> None:
     """Write a config and, as the checkpoint of step 0, a training state or weights alone."""
     described = to_json(config)
-    with closing(Checkpoints(folder, keep=1)) as checkpoints:
+    with progress("writing the run"), closing(Checkpoints(folder, keep=1)) as checkpoints:
         checkpoints.save(0, state, data=None, config=described)
         checkpoints.wait()
     (folder / "config.json").write_text(json.dumps(described, indent=1))

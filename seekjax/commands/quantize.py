@@ -9,6 +9,7 @@ from seekjax.commands.new_run import copy_tokenizer, data_config, write_run
 from seekjax.commands.settings import Quantize, Vocabulary
 from seekjax.config import Config, KernelConfig
 from seekjax.config.formats import Kind
+from seekjax.console import progress
 from seekjax.errors import GenerateError, WeightsError, need
 from seekjax.hf.load import load
 from seekjax.hf.published import open_published
@@ -76,7 +77,8 @@ def _quantise_run(
     # Quantising consumes the float32 arrays, so that both never fill the memory together.
     before = tree_bytes(variables)
     axes = axes_of(named_variables(config.model))["params"]
-    variables["params"] = quantise_tree(variables["params"], axes, kernel, consume=True)
+    with progress(f"rounding to {kind}"):
+        variables["params"] = quantise_tree(variables["params"], axes, kernel, consume=True)
     return replace(config, kernel=kernel), variables, before
 
 

@@ -15,6 +15,7 @@ import jax
 from seekjax.commands.common import keep_compiled
 from seekjax.commands.settings import Sample
 from seekjax.config.values import check_values
+from seekjax.console import progress
 from seekjax.data import DataError
 from seekjax.data.tokenizer import find_special_token
 from seekjax.errors import need
@@ -26,7 +27,6 @@ from seekjax.post.rollout.reward import word_languages
 from seekjax.post.rollout.statistics import is_right
 from seekjax.storage import write_atomically
 from seekjax.tasks.answer import Parsed, parse
-from seekjax.terminal import Progress
 
 
 def sample(options: Sample) -> None:
@@ -65,15 +65,15 @@ def collect(options: Sample) -> str:
     rows: list[dict[str, Any]] = []
     drawn = 0
     solved = 0
-    progress = Progress(", ".join(options.questions.task))
-    for groups in evaluator:
-        for group in groups:
-            kept = choose(group, think_in_prompt, options)
-            rows += [chat_row(answer, opening) for answer in kept]
-            drawn += len(group)
-            solved += bool(kept)
-        wanted = len(evaluator.problems) * options.questions.samples
-        progress(drawn / wanted, f"{drawn:,} samples, {len(rows):,} kept")
+    wanted = len(evaluator.problems) * options.questions.samples
+    with progress(", ".join(options.questions.task)) as show:
+        for groups in evaluator:
+            for group in groups:
+                kept = choose(group, think_in_prompt, options)
+                rows += [chat_row(answer, opening) for answer in kept]
+                drawn += len(group)
+                solved += bool(kept)
+            show(drawn / wanted, f"{drawn:,} samples, {len(rows):,} kept")
 
     if jax.process_index():
         return ""

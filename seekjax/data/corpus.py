@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from seekjax.config import DataConfig
+from seekjax.console import progress
 from seekjax.data.files import DocumentFile
 from seekjax.data.listing import count_files, name_files, open_path
 from seekjax.data.sources import SOURCES
@@ -16,7 +17,6 @@ from seekjax.data.split import Split, hash_fraction, held_out_mask
 from seekjax.errors import DataError, SeekjaxError, need
 from seekjax.registry import did_you_mean, is_foreign
 from seekjax.storage import text_sha256
-from seekjax.terminal import elapsed
 
 SAMPLED = 100  # documents of each side that the fingerprint of a `Split` covers
 EMPTY = 2.0  # in place of the hash fraction of an empty document
@@ -254,8 +254,9 @@ def _split_by_hash(
     """
     fractions = []
     facts = []
-    with elapsed(f"reading {name}"):
+    with progress(f"reading {name}") as show:
         for number, shard in enumerate(shards):
+            show(number / len(shards), f"{number:,} of {len(shards):,} files")
             if isinstance(shard, DocumentFile):
                 shard_fractions, shard_facts = _read_file(shard)
             else:

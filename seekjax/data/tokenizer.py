@@ -12,13 +12,13 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
 from seekjax.config import DataConfig
+from seekjax.console import progress
 from seekjax.data.control_tokens import ControlTokens
 from seekjax.data.corpus import Corpus
 from seekjax.data.text_ends import TextEnds, read_text_ends
 from seekjax.data.tokenizer_file import SAMPLES, read_backend
 from seekjax.errors import DataError, need
 from seekjax.storage import cache_folder, text_sha256, writable_cache, write_atomically
-from seekjax.terminal import elapsed
 
 # DeepSeek's names: looked up in a published tokenizer.json, and the first ids of our own.
 BOS, EOS, PAD = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>"
@@ -282,7 +282,7 @@ def _cached_bpe(vocab: int, corpus: Corpus | None) -> Tokenizer:
     if (cache_folder() / name / "tokenizer.json").is_file():
         return read_tokenizer(cache_folder() / name, vocab)
 
-    with elapsed("training the tokenizer, once for this corpus"):
+    with progress("training the tokenizer, once for this corpus"):
         trained = Tokenizer(_train_bpe(vocab, corpus), vocab, "the trained tokenizer")
     folder = writable_cache(name)
     if folder is None:

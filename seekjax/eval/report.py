@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from seekjax.config.generation import EvalConfig
+from seekjax.console import progress
 from seekjax.errors import DataError
 from seekjax.eval.evaluator import Evaluator
 from seekjax.open import OpenedModel, weights_fingerprint
@@ -16,7 +17,6 @@ from seekjax.post.rollout.statistics import figures, sentence
 from seekjax.storage import write_atomically
 from seekjax.tasks import Problem
 from seekjax.tasks.countdown import floor
-from seekjax.terminal import Progress
 
 # pass@k of random valid answers, the baseline of a result
 FLOORS = {"countdown": floor}
@@ -31,10 +31,10 @@ def evaluate_tasks(
     """
     evaluator = Evaluator(opened, settings, held_out=True, rows=rows)
     groups: list[list[GradedSample]] = []
-    progress = Progress(", ".join(settings.task))
-    for batch in evaluator:
-        groups += batch
-        progress(len(groups) / len(evaluator.problems), f"{len(groups):,} problems")
+    with progress(", ".join(settings.task)) as show:
+        for batch in evaluator:
+            groups += batch
+            show(len(groups) / len(evaluator.problems), f"{len(groups):,} problems")
 
     report: dict[str, Any] = {"task": list(settings.task), "side": "held out"}
     if jax.process_index() == 0:

@@ -19,6 +19,7 @@ import numpy as np
 
 from seekjax.config import ModelConfig
 from seekjax.config.formats import Type
+from seekjax.console import track
 from seekjax.errors import WeightsError, need
 from seekjax.extras import import_extra
 from seekjax.hf.gguf_tokenizer import add_tokenizer
@@ -26,7 +27,6 @@ from seekjax.hf.names import Tensor, split, tensors
 from seekjax.hf.save import fetch_tensor
 from seekjax.model.rope import extended
 from seekjax.storage import new_file
-from seekjax.terminal import track
 
 Read = Callable[[Tensor], np.ndarray]  # a tensor of the published layout -> float32
 

@@ -8,7 +8,6 @@ together. A small stack is read at once, which compiles no program for its shape
 
 import math
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ import numpy as np
 from jax.sharding import NamedSharding, Sharding
 
 from seekjax.config import KernelConfig, ModelConfig
+from seekjax.console import progress
 from seekjax.errors import WeightsError
 from seekjax.hf.names import Tensor, tensors
 from seekjax.hf.published import PublishedCheckpoint, open_published
@@ -40,7 +40,6 @@ Stored = Any
 
 AT_ONCE = 2**24  # bytes of the largest stack whose layers are read together
 COPIES = 5  # of the largest part read at once that reading and rounding it holds, as measured
-EVERY = 10  # seconds between lines of progress
 READERS = 2  # threads: one reads while the other rearranges; each holds a tensor
 
 
@@ -68,7 +67,8 @@ def load(directory: Path, kernel: KernelConfig | None = None) -> tuple[ModelConf
         "quantise it (seekjax quantize --to int8 or int4), or use a machine or a --mesh with more",
         WeightsError,
     )
-    progress = Progress(tree_bytes(read_as))
+    total = tree_bytes(read_as)
+    done = 0
     sources_of = _sources(model)
     axes = axes_of(named_variables(model))
 
@@ -78,10 +78,13 @@ def load(directory: Path, kernel: KernelConfig | None = None) -> tuple[ModelConf
             return jnp.zeros(x.shape, x.dtype, device=x.sharding)
         read_one = _read_stack if _is_filled(path, x) else _read_stored
         array = read_one(path, x, stored, axes, sources_of[names], checkpoint)
-        progress.add(tree_bytes(x))
+        nonlocal done
+        done += tree_bytes(x)
+        show(done / total, f"{human(done)} of {human(total)}")
         return array
 
-    return model, jax.tree_util.tree_map_with_path(read, read_as, stored_as, axes)
+    with progress(f"reading {folder}") as show:
+        return model, jax.tree_util.tree_map_with_path(read, read_as, stored_as, axes)
 
 
 def described(model: ModelConfig, kernel: KernelConfig) -> tuple[dict, dict]:
@@ -99,24 +102,6 @@ def described(model: ModelConfig, kernel: KernelConfig) -> tuple[dict, dict]:
         read_as = jax.tree_util.tree_map_with_path(in_dtype, read_as)
         return read_as, read_as
     return read_as, stored_as
-
-
-class Progress:
-    """Says on stderr now and then how much has been read."""
-
-    def __init__(self, total: int):
-        self.total = total
-        self.done = 0
-        self._said = time.monotonic()
-
-    def add(self, size: int) -> None:
-        """Count bytes that were read."""
-        self.done += size
-        now = time.monotonic()
-        if now - self._said > EVERY:
-            self._said = now
-            line = f"    {human(self.done)} of {human(self.total)} read"
-            print(line, file=sys.stderr, flush=True)
 
 
 def _is_filled(path: tuple[Any, ...], x: jax.ShapeDtypeStruct) -> bool:

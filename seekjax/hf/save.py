@@ -17,6 +17,7 @@ from jax.sharding import AxisType, Mesh
 
 from seekjax.config import ModelConfig
 from seekjax.config.formats import Dtype
+from seekjax.console import track
 from seekjax.errors import WeightsError, need
 from seekjax.hf import fp8_blocks
 from seekjax.hf.config_writer import write_config
@@ -26,7 +27,6 @@ from seekjax.hf.published import SCALE
 from seekjax.hf.tensor_file import Stored, write_file
 from seekjax.quant.fp8 import E4M3
 from seekjax.storage import new_folder
-from seekjax.terminal import track
 
 FILE_BYTES = 5 * 10**9  # of tensors in one file, as published
 
@@ -87,6 +87,7 @@ def write_published(
         of_file = islice(all_tensors, len(group))
         values = _values(of_file, variables, dtype, known_scales)
         write_file(folder / name, _all_stored(group, dtype), values)
+    next(all_tensors, None)  # none is left: this ends the progress
 
     if len(groups) > 1:
         index = _index(names, groups, dtype)
