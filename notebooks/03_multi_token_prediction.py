@@ -194,8 +194,9 @@ assert np.mean(means) < np.mean(first) - 1  # the module learns
 # **What to expect of the module.** It predicts token $i + 2$, and it knows all tokens up to
 # $i + 1$, since it was told the last one. The main model knows the same when it predicts token
 # $i + 2$, one position later. So the lowest possible loss is the *same* for both. What differs is
-# the way: in the main model token $i + 1$ passes through all layers, in the module through one.
-# That is why a module can be a good draft, and why it is rarely as good as the model.
+# the way: in the main model token $i + 1$ passes through all layers, in the module through one, but
+# there it meets what the main model has made of all tokens before. In a deep model the module
+# misses more. Our model has two layers, and a module that stands on them keeps up with it.
 #
 # **Did the main model gain?** V3's table 4 measures gains at 16B and 229B parameters. Here the two
 # lines of the next token lie close to each other, and a few seeds of a model of this size could not
@@ -264,8 +265,9 @@ axis.set(xlabel="probability that the draft is kept", ylabel="positions")
 plt.show()
 
 # %% [markdown]
-# Where one word follows from another, both know it and the draft is nearly always kept. Where the
-# story may go on in many ways, both are unsure, and often draw different words.
+# A kept draft need not be a *sure* one. Where a story may go on with any of eight things, and the
+# module knows the eight and how likely each is, nearly each draft is kept: it is as good a draw as
+# the model's own. Drafts are lost where the model knows something that the module does not.
 
 # %% [markdown]
 # ## Step 4: keep or draw again
