@@ -42,13 +42,6 @@ class Placement(NamedTuple):
             return ()
         return dict(self.rules).get(self.vocabulary.role(name), ())
 
-    def priority(self, name: str) -> tuple[int, int]:
-        """Return a sort key: the axis with the smaller key takes its mesh axes first."""
-        roles = [role for role, _ in self.rules]
-        if name == "-" or self.vocabulary.role(name) not in roles:
-            return len(roles), 0
-        return roles.index(self.vocabulary.role(name)), list(self.vocabulary).index(name)
-
     def with_peers(self, axes: Iterable[str]) -> tuple[str, ...]:
         """Return the mesh axes, of those given, that have more than one device."""
         return tuple(axis for axis in axes if self.mesh.shape[axis] > 1)
@@ -123,14 +116,31 @@ def split_axes(axes: str) -> list[tuple[str, ...]]:
     check_names(axes)
 
     placement = _current.get()
-    split: list[tuple[str, ...]] = [()] * len(names)
     if placement is None:
-        return split
+        return [()] * len(names)
+    return assign(names, placement.vocabulary, placement.rules)
 
+
+def assign(names: list[str], vocabulary: Vocabulary, rules: Rules) -> list[tuple[str, ...]]:
+    """Return the mesh axes that split each dimension of an array with these logical axes.
+
+    The dimension whose rule comes first takes its mesh axes first; then the vocabulary's order
+    decides.
+    """
+    roles = [role for role, _ in rules]
+
+    def priority(i: int) -> tuple[int, int]:
+        name = names[i]
+        if name == "-" or vocabulary.role(name) not in roles:
+            return len(roles), 0
+        return roles.index(vocabulary.role(name)), list(vocabulary).index(name)
+
+    split: list[tuple[str, ...]] = [()] * len(names)
     taken: set[str] = set()
-    by_priority = sorted(enumerate(names), key=lambda numbered: placement.priority(numbered[1]))
-    for i, name in by_priority:
-        split[i] = tuple(axis for axis in placement.wanted(name) if axis not in taken)
+    for i in sorted(range(len(names)), key=priority):
+        name = names[i]
+        wanted = () if name == "-" else dict(rules).get(vocabulary.role(name), ())
+        split[i] = tuple(axis for axis in wanted if axis not in taken)
         taken.update(split[i])
     return split
 

@@ -31,6 +31,12 @@ COMMANDS = {
         "Print every array of a config or a run: shape, logical axes, placement, bytes per "
         "device, the totals, and what quantising saves.",
     ),
+    "plan": Command(
+        "seekjax.commands.plan:plan",
+        "CONFIG --on h800:2048",
+        "Work out what a run takes and costs: FLOPs, memory, traffic, the best mesh, hours, "
+        "dollars; or, with --inference, what generating takes (--json).",
+    ),
     "convert": Command(
         "seekjax.commands.convert:convert",
         "--from A --to B",

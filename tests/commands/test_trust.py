@@ -62,6 +62,7 @@ COMMANDS = [
     "convert --from {run} --to-gguf {out}.gguf",
     "quantize {run} --to int8 --out {out}",
     "show {run}",
+    "plan {run}",
     "train {run}",
     "train tiny --init {run} --out {out}",
     "train distill --distill.teacher {run} --distill.tasks addition:1 --out {out}",
