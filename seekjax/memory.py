@@ -37,7 +37,12 @@ def shortage(tree: Any, working: int = 0) -> str:
     `working` are bytes of this machine's memory that are needed besides. Where the free memory is
     not known, everything fits.
     """
-    for need, free, where in _needs(held_bytes(tree), working):
+    return shortage_of(held_bytes(tree), working)
+
+
+def shortage_of(held: dict[Any, int], working: int = 0) -> str:
+    """Return `shortage` of these bytes on each device."""
+    for need, free, where in _needs(held, working):
         if free is not None and need > free:
             return f"{human(need)} of memory {where}, of which {human(free)} are free"
     return ""

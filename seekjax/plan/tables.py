@@ -12,7 +12,7 @@ from seekjax.plan.inference import COMBINE, DISPATCH, Serving
 from seekjax.plan.layout import Layout
 from seekjax.plan.memory import POLICIES, memory
 from seekjax.plan.meshes import USABLE, Choice
-from seekjax.plan.traffic import copies_between, transfers
+from seekjax.plan.traffic import copies_between, exchange, transfers
 from sharding.show import align as padded
 from sharding.show import human
 
@@ -91,13 +91,9 @@ def traffic_table(choice: Choice, chip: Chip) -> str:
         )
     lines = [align(rows, left=1)] if len(rows) > 1 else ["one device: nothing is sent"]
 
-    nodes = layout.peers.size // layout.peers.inside(chip.node)
-    if nodes > 1 and layout.config.model.layers > layout.config.model.dense_layers:
-        copies = copies_between(layout.config.model, nodes)
-        named = [f"{name} {count:.2f}" for name, count in copies.items()]
-        lines.append(f"copies of a token between {nodes} nodes: {', '.join(named)}")
-
+    lines += _copies_lines(layout, chip)
     parts = [f"{name} {seconds:.3g} s" for name, seconds in time.parts.items() if seconds]
+    lines.append("")
     lines.append(
         f"a step of {layout.step_tokens:,} tokens: {', '.join(parts)}; bound by {time.bound}"
     )
@@ -111,6 +107,22 @@ def traffic_table(choice: Choice, chip: Chip) -> str:
             f"{', '.join(time.left_out)}"
         )
     return "\n".join(lines)
+
+
+def _copies_lines(layout: Layout, chip: Chip) -> list[str]:
+    """Return what other exchanges of tokens between nodes would send, next to the flat one."""
+    model, peers = layout.config.model, layout.peers
+    nodes = peers.size // peers.inside(chip.node)
+    if nodes < 2 or model.layers == model.dense_layers:
+        return []
+
+    rows = [(f"copies of a token between {nodes} nodes", "", "between", "seconds")]
+    for name, copies in copies_between(model, nodes).items():
+        sent = exchange(layout, chip.node, copies)
+        seconds = sent.seconds(chip)
+        words = "not known" if seconds is None else f"{seconds:.3g}"
+        rows.append((name, f"{copies:.2f}", human(sent.between), words))
+    return ["", align(rows, left=1)]
 
 
 def meshes_table(found: list[Choice], chip: Chip) -> str:

@@ -92,7 +92,7 @@ def exchange(layout: Layout, node: int, copies: float | None = None) -> Transfer
     row = layout.element * layout.tokens * model.embed * times * visits
     near = model.experts_per_token * (inside - 1) / peers.size
     far = model.experts_per_token * (peers.size - inside) / peers.size
-    if copies is not None:
+    if copies is not None and copies < far:
         # what arrives from another node is fanned out inside this one
         near, far = near + far * (inside - 1) / inside, copies
     return Transfer("exchange tokens, flat", row * near, row * far, visits)

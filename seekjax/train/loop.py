@@ -23,6 +23,7 @@ from seekjax.train.metrics import Recorder, Screen
 from seekjax.train.pretrain import Pretraining
 from seekjax.train.profile import profiling
 from seekjax.train.remaining import Remaining
+from seekjax.train.room import note_shortage
 from seekjax.train.run_folder import (
     announce,
     describe,
@@ -68,6 +69,7 @@ def fit(
         join_hosts()
         config = with_initial_model(config)
         validate(config)
+        note_shortage(config)
         training = make_training(config)
 
         with (
