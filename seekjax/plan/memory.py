@@ -28,6 +28,7 @@ class Memory:
     average: float  # moving average of the weights
     gradients: float  # float32, and their sum over micro-batches
     gathered: float  # one layer's weights as computed with, and the gradients of it
+    vocabulary: float  # the same of embedding and head, which are gathered all along
     kept: float  # activations for the backward pass
     layer: float  # one layer's activations while it is computed again, and their gradients
     exchange: float  # rows on their way to experts and back
@@ -51,6 +52,7 @@ class Memory:
             "moving average": self.average,
             "gradients, float32": self.gradients,
             "a layer's weights gathered, and gradients": self.gathered,
+            "embedding and head gathered, and gradients": self.vocabulary,
             "activations kept": self.kept,
             "a layer while it is computed again": self.layer,
             "exchange buffers": self.exchange,
@@ -80,6 +82,7 @@ def memory(layout: Layout, remat: str | None = None) -> Memory:
         average=stored if config.train.ema else 0.0,
         gradients=stored * (2 if accumulates else 1),
         gathered=gathered,
+        vocabulary=_gathered([weight for weight in listed if "vocab" in weight.axes], layout),
         kept=kept_bytes(layout, remat or config.kernel.remat),
         layer=layer,
         exchange=_exchange(layout) if has_experts else 0.0,

@@ -39,6 +39,7 @@ PAGES = (
     "seekjax/hf/README.md",
     "seekjax/post/README.md",
     "seekjax/generate/README.md",
+    "seekjax/plan/README.md",
     "seekjax/README.md",
     "README.md",
     "CONTRIBUTING.md",
