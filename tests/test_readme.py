@@ -13,6 +13,7 @@ import pytest
 from seekjax.commands import common
 from seekjax.commands.arguments import config_name, load_config, parse
 from seekjax.commands.cli import main, run_command
+from seekjax.commands.grid import find_axes
 from seekjax.commands.options import read_options
 from seekjax.workflow import Workflow
 from tests.scripts.readme import PAGES, ROOT, blocks, command_lines, reader_files, words_of
@@ -33,7 +34,7 @@ def status_of(words):
     try:
         return main(words)
     except SystemExit as ended:  # after --help
-        return ended.code
+        return ended.code or 0
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +54,12 @@ def accept(monkeypatch):
 
     def call(name, *words):
         asks_for_help = {"--help", "--help-all"} & {name, *words}
-        if asks_for_help or name in ("--version", "show", "plan"):  # these only print
+        printing = ("--version", "--completion", "show", "plan")
+        if asks_for_help or name in printing:
             assert status_of([name, *words]) == 0
         elif name == "train":
             chosen = load_config(config_name(list(words)))
-            if isinstance(chosen, Workflow):
+            if isinstance(chosen, Workflow) or find_axes(chosen, words):
                 assert main(["train", *words, "--plan"]) == 0
             else:
                 parse(list(words), "python train.py")

@@ -1,6 +1,7 @@
 """`--profile N`: a trace of N steps of a warm run, and where their time went."""
 
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -181,18 +182,24 @@ def _operations(file: Path, steps: int) -> list[str]:
     return columns(["operation", "ms per step", "share", "calls"], lines)
 
 
-def operations(file: Path) -> Iterator[tuple[str, float]]:
-    """Yield name and nanoseconds of each operation of XLA in a trace, on all devices.
+def operations(file: Path) -> list[tuple[str, float]]:
+    """Return name and nanoseconds of each operation of XLA in a trace, on all devices.
 
     On a CPU several run at a time, and their sum exceeds the time of the step.
     """
-    planes = list(ProfileData.from_file(str(file)).planes)
+    found = []
+    data = ProfileData.from_file(str(file))  # its planes, lines and events live as long as it does
+    planes = list(data.planes)
     devices = [plane for plane in planes if plane.name.startswith("/device:")]
-    for plane in devices or planes:
-        lines = list(plane.lines)
-        named = [line for line in lines if line.name == "XLA Ops"]
-        for line in named or lines:
-            for event in line.events:
-                name = dict(event.stats).get("hlo_op", event.name if named else "")
-                if name and not CONTAINERS.match(str(name)):
-                    yield str(name), event.duration_ns
+    with warnings.catch_warnings():
+        # Python 3.13 warns of jaxlib's own types; as an error that would end the process.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        for plane in devices or planes:
+            lines = list(plane.lines)
+            named = [line for line in lines if line.name == "XLA Ops"]
+            for line in named or lines:
+                for event in line.events:
+                    name = str(dict(event.stats).get("hlo_op", event.name if named else ""))
+                    if name and not CONTAINERS.match(name):
+                        found.append((name, event.duration_ns))
+    return found

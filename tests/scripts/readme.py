@@ -192,7 +192,7 @@ def small(words: list[str]) -> list[str]:
         return [*words, *SMALL_COMMAND.get(name, "").split()]
 
     config = config_name(rest)
-    if isinstance(load_config(config), Workflow):
+    if isinstance(load_config(config), Workflow) or "--plan" in words:
         return words if "--plan" in words else [*words, "--plan"]
     if not rest or rest[0] != config:
         words = ["train", config, *rest]

@@ -38,7 +38,7 @@ def run(steps: int, taken: int, folder) -> list[str]:
 def said(tmp_path_factory) -> tuple[list[str], list]:
     folder = tmp_path_factory.mktemp("run")
     lines = run(2, WARM + 4, folder)
-    return lines, list(folder.rglob("profile/**/*.xplane.pb"))
+    return lines, list((folder / "profile").rglob("*.xplane.pb"))
 
 
 def test_the_trace_is_in_the_run_folder_and_named(said):
