@@ -255,13 +255,14 @@ def surprise_of(params, balance):
 from seekjax.checkpoint.config_json import to_json
 from seekjax.checkpoint.write import Checkpoints
 
-SAVE_AT, MEASURE_EVERY = 3 * STEPS // 4, STEPS // 8
+SAVE_AT = 3 * STEPS // 4
+MEASURE_AT = [STEPS * share // 32 for share in (0, 1, 2, 4, 8, 16, 24)]
 history, surprise_BT = [], {}
 
 with use_mesh(config.mesh), contextlib.closing(Checkpoints(config.out, keep=1)) as checkpoints:
     parts.source.set_state(beginning)
     for step in range(STEPS):
-        if step % MEASURE_EVERY == 0:
+        if step in MEASURE_AT:
             surprise_BT[step] = np.asarray(surprise_of(state.params, state.balance))
         batch = parts.source.batch(step, state)
         state, metrics = parts.step(state, batch)
@@ -275,14 +276,12 @@ history = jax.device_get(history)
 # %% [markdown]
 # ## Step 6: read the curves
 
+
 # %%
-TICKS = (0.25, 0.5, 1, 2, 4, 8)
-
-
-def log_scale(axis):
+def log_scale(axis, *ticks):
     """Give the vertical axis of a picture a logarithmic scale with plain numbers."""
     axis.set_yscale("log")
-    axis.set_yticks(TICKS, [f"{tick:g}" for tick in TICKS])
+    axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.minorticks_off()
 
 
@@ -305,19 +304,20 @@ loss.plot(step_axis, column("loss"), color=BLUE, lw=1, label="training")
 held = [x.sum() / count for x in surprise_BT.values()]
 loss.plot(list(surprise_BT), held, "o-", color=RED, ms=4, label="held out")
 loss.axhline(floor, color="black", ls="--", lw=1.5, label="entropy")
-log_scale(loss)
+log_scale(loss, 0.5, 1, 2, 4)
 loss.set(ylabel="loss (nats per token)", title="what is minimised")
 loss.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1.12))
 rate.plot(step_axis, column("learning_rate"), color=GREEN)
 rate.set(ylabel="learning rate", title="how far a step may go")
 norm.plot(step_axis, column("grad_norm"), color=ORANGE, lw=1)
-log_scale(norm)
+log_scale(norm, 0.125, 0.25, 0.5, 1, 2)
 norm.set(ylabel="norm of the gradient", xlabel="step", title="how steep it is")
 balance.plot(step_axis, column("experts", "max_violation"), lw=1)
 balance.legend(
-    ["layer 1", "layer 2"], frameon=False, ncols=2, loc="upper right", bbox_to_anchor=(1, -0.15)
+    ["layer 1", "layer 2"], frameon=False, ncols=2, loc="upper right", bbox_to_anchor=(1, -0.2)
 )
-balance.set(ylabel="MaxVio", xlabel="step", title="how unequal experts are", ylim=(0, None))
+balance.set(ylabel="MaxVio", title="how unequal experts are", ylim=(0, None))
+balance.set_xlabel("step", loc="left")
 plt.show()
 
 # %% [markdown]
@@ -355,7 +355,7 @@ ids = tokenizer.encode(held_out[story])
 words = [tokenizer.decode([token]).replace("\n", "¶") for token in ids]
 place = np.arange(len(words))
 figure, axis = plt.subplots(figsize=(9, 3.2))
-middle = list(surprise_BT)[2]
+middle = MEASURE_AT[3]
 for step, color, shift in ((middle, ORANGE, -0.2), (STEPS, BLUE, 0.2)):
     heights = surprise_BT[step][story][target_BT[story]][: len(words)]
     label = f"step {step}: {heights.sum():.1f} nats"
@@ -467,11 +467,11 @@ for loss_SX, color, name in ((sigmoid_SX, BLUE, "sigmoid"), (mine_SX, RED, "root
     left.plot(steps, loss_SX.T, color=color, lw=0.8, alpha=0.7)
     left.plot([], [], color=color, label=f"{name}, {len(SEEDS)} seeds")
 left.axhline(floor, color="black", ls="--", lw=1.5, label="entropy")
-log_scale(left)
+log_scale(left, 0.5, 1, 2, 4)
 left.set(xlabel="step", ylabel="loss (nats per token)")
 right.plot(steps, (mine_SX - sigmoid_SX).T, lw=0.8)
 right.axhline(0, color="black", lw=1)
-right.set(xlabel="step", ylabel="difference within a seed", ylim=(-0.3, 0.3))
+right.set(xlabel="step", ylabel="difference within a seed", ylim=(-0.1, 0.1))
 for axis in (left, right):
     axis.axvspan(COMPARED - LAST, COMPARED, color="black", alpha=0.08, lw=0, label="compared")
 left.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
@@ -486,7 +486,7 @@ low, high = difference.mean() - half, difference.mean() + half
 print(f"sigmoid           {a.mean():.4f}, spread over seeds {a.std(ddof=1):.4f}")
 print(f"root of softplus  {b.mean():.4f}, spread over seeds {b.std(ddof=1):.4f}")
 print(f"difference        {difference.mean():+.4f}, 95 % interval {low:+.4f} to {high:+.4f}")
-print(f"in {100 * difference.mean() / a.mean():+.1f} % of the loss")
+print(f"the mean is {100 * difference.mean() / a.mean():+.2f} % of the loss")
 if low <= 0 <= high:
     print("0 is inside: these runs cannot tell the two apart.")
 else:
