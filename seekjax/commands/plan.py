@@ -28,6 +28,7 @@ from seekjax.plan.meshes import Choice, assess, best
 from seekjax.plan.traffic import transfers
 from seekjax.train.schedule import tokens_at
 
+PLANNED = ("", "sft")  # kinds of training whose steps are those of pre-training
 PUBLISHED = ("v3", "v2", "moe_16b", "v2_lite")  # the configs of published models, largest first
 
 
@@ -45,8 +46,8 @@ class PlanOptions:
     hours_per_trillion: NotNegative = 0.0
     # device-hours per trillion tokens of another model, to compare with; 0 = none
     against: NotNegative = 0.0
-    # of pre-training; -1 = those of the config
-    tokens: float = -1.0
+    # of pre-training; default: those of the config
+    tokens: NotNegative | None = None
     # device-hours of further phases, as context extension and post-training
     device_hours: tuple[NotNegative, ...] = ()
     # dollars per device-hour; default: the chip's
@@ -73,7 +74,7 @@ def plan(argv: list[str]) -> None:
     if "--help" in words or "-h" in words:
         read_options(PlanOptions, ["--help"], "seekjax plan CONFIG")
     options = read_options(PlanOptions, own, "seekjax plan CONFIG")
-    check_values(options, "--")
+    check_values(options)
     config = parse(words, "seekjax plan")
     check_model(config.model)
     check_run(config)
@@ -81,9 +82,15 @@ def plan(argv: list[str]) -> None:
     chip, devices = None, 1
     if options.on:
         chip, devices = on_devices(options.on, read_chips(options.chips))
+    # Generating needs the model alone
     if options.inference:
         print(inference_text(config, options, chip, devices))
         return
+    need(
+        config.kind in PLANNED and not config.lora.rank,
+        f"{config.name} is not planned: a plan is of pre-training or of fine-tuning all weights; "
+        "--inference plans generating with its model.",
+    )
     if chip is None:
         need(
             not (options.mfu or options.hours_per_trillion),
@@ -123,7 +130,7 @@ def show_training(
     flops = options.flops_per_token or published_flops(config.model, config.data.sequence)
     per_trillion, basis = _speed(options, chosen, chip, flops)
     tokens = options.tokens
-    if tokens < 0:
+    if tokens is None:
         tokens = tokens_at(config, config.train.steps)
     price = chip.price if options.price is None else options.price
     cost = Cost(tokens, devices, per_trillion, options.device_hours, price)
@@ -242,7 +249,8 @@ def _speed(options: PlanOptions, chosen: Choice, chip: Chip, flops: float) -> tu
         speed = speed_at(options.mfu, flops, peak, layout.devices)
         return hours_per_trillion(speed, layout.devices), f"at a stated MFU of {options.mfu:.1%}"
     speed = layout.step_tokens / chosen.time.serial
-    return hours_per_trillion(speed, layout.devices), "the roofline, nothing overlapped"
+    without = ", without what is left out" if chosen.time.left_out else ""
+    return hours_per_trillion(speed, layout.devices), f"the roofline, nothing overlapped{without}"
 
 
 def _show_model(config: Config, layout: Layout, options: PlanOptions) -> None:
@@ -280,6 +288,7 @@ def _mesh_figures(choice: Choice) -> dict[str, Any]:
         "seconds": choice.time.serial,
         "seconds_overlapped": choice.time.overlapped,
         "bound": choice.time.bound,
+        "uncounted": choice.time.uncounted,
     }
 
 

@@ -43,6 +43,7 @@ def choices(config: Config, chip: Chip, devices: int) -> list[Choice]:
     """Return what fits, the fastest first: of each mesh the micro-batch with the fastest step.
 
     Speed is that of a step in which nothing overlaps; of equal ones the one with more memory left.
+    Where a link has no figure, those that send least over it come first.
     """
     fitting = []
     for mesh in meshes(config, devices, chip.node):
@@ -56,12 +57,12 @@ def choices(config: Config, chip: Chip, devices: int) -> list[Choice]:
 
         # Of equally fast ones the largest, which fills the chip best
         if enough:
-            fitting.append(min(reversed(enough), key=_seconds))
-    return sorted(fitting, key=lambda choice: (_seconds(choice), choice.memory.total))
+            fitting.append(min(reversed(enough), key=_slowness))
+    return sorted(fitting, key=lambda choice: (*_slowness(choice), choice.memory.total))
 
 
-def _seconds(choice: Choice) -> float:
-    return float(f"{choice.time.serial:.4g}")
+def _slowness(choice: Choice) -> tuple[float, float]:
+    return choice.time.uncounted, float(f"{choice.time.serial:.4g}")
 
 
 def meshes(config: Config, devices: int, node: int) -> Iterator[dict[str, int]]:
@@ -96,17 +97,19 @@ def micro_batches(config: Config, mesh: dict[str, int]) -> Iterator[Layout]:
     """Yield the run on a mesh with each micro-batch that makes up its batch, the smallest first."""
     train = config.train
     least = Layout(config, tuple(mesh.items())).split("batch")
-    size = least
-    while size <= min(train.batch, least * MOST_SEQUENCES):
-        if train.batch % size == 0 and train.batch_start % size == 0:
+    if train.batch % least:
+        return
+    for each in divisors(min(train.batch // least, MOST_SEQUENCES), of=train.batch // least):
+        size = least * each
+        if train.batch_start % size == 0:
             sized = replace(config, train=replace(train, micro_batch=size))
             yield Layout(sized, tuple(mesh.items()))
-        size *= 2
 
 
-def divisors(number: int) -> list[int]:
-    """Return the divisors of a number, the smallest first."""
-    return [i for i in range(1, number + 1) if number % i == 0]
+def divisors(most: int, of: int = 0) -> list[int]:
+    """Return the divisors of a number that are at most `most`; by default, those of `most`."""
+    number = of or most
+    return [i for i in range(1, most + 1) if number % i == 0]
 
 
 def best(config: Config, chip: Chip, devices: int) -> list[Choice]:

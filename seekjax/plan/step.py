@@ -21,6 +21,7 @@ class StepTime:
     inside: float  # links within a node
     between: float  # links between nodes
     left_out: tuple[str, ...] = ()  # collectives over a link without a figure
+    uncounted: float = 0.0  # bytes that they send over it
 
     @property
     def parts(self) -> dict[str, float]:
@@ -53,12 +54,15 @@ def step_time(layout: Layout, chip: Chip) -> StepTime:
     config = layout.config
     sent = transfers(layout, chip.node)
     flops = layout.step_tokens / layout.devices * flops_with_recomputation(layout)
+    left_out = [each for each in sent if each.seconds(chip) is None]
+    uncounted = [each.uncounted(chip) for each in left_out]
     return StepTime(
         compute=flops / chip.peak(config.kernel.dtype),
         memory=_bytes_of_weights(layout) / chip.bandwidth,
         inside=_link_seconds(sent, "inside", chip),
         between=_link_seconds(sent, "between", chip),
-        left_out=tuple(each.name for each in sent if each.seconds(chip) is None),
+        left_out=tuple(each.name for each in left_out),
+        uncounted=sum(uncounted),
     )
 
 

@@ -37,6 +37,11 @@ class Transfer:
         """Bytes per device, layer and micro-batch."""
         return self.bytes / self.layers if self.layers else None
 
+    def uncounted(self, chip: Chip) -> float:
+        """Return the bytes over links for which the table has no figure."""
+        inside = 0.0 if chip.inside else self.inside
+        return inside + (0.0 if chip.between else self.between)
+
     def seconds(self, chip: Chip) -> float | None:
         """Return the time at the links' speed; None if the table has no figure for a link."""
         total = 0.0

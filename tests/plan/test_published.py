@@ -36,10 +36,10 @@ def test_v3_cost_5_576_million_dollars(printed):
 
 def test_v3_flops_are_the_papers(printed):
     """Counted they are 250.5 GFLOP per token; 385.8 TFLOP/s follows from the rounded 250."""
-    assert "without prediction, as papers count 250.5" in lines(printed(*V3_COST))
     figures = json.loads(printed(*V3_COST, "--json"))
     assert figures["cost"]["flops_per_device"] == pytest.approx(386.5e12, rel=1e-4)
     text = lines(printed(*V3_COST, "--flops-per-token", "250e9"))
+    assert "without prediction, as papers count 250.5" in text
     assert any(line.startswith("per device 385.8 TFLOP/s 39.0% of the bfloat16") for line in text)
 
 
@@ -88,6 +88,24 @@ def test_an_mfu_states_the_speed(printed):
     assert figures["cost"]["basis"] == "at a stated MFU of 40.0%"
 
 
+def test_a_link_without_a_figure_is_left_out(printed):
+    """Meshes are ordered by what they send over it, and the times say what they lack."""
+    figures = json.loads(printed("moe_16b", "--on", "a100:64", "--json"))
+    uncounted = [mesh["uncounted"] for mesh in figures["meshes"]]
+    assert uncounted == sorted(uncounted)
+    assert figures["cost"]["basis"].endswith("without what is left out")
+    assert "gather weights" in figures["time"]["left_out"]
+
+
+def test_a_kind_of_attention_from_outside(printed):
+    own = ["--model.attention", "tests.scripts.own_attention:GQA", "--model.sizes", "kv_heads", "2"]
+    own += ["--model.nope", "0", "--model.rotary", "32"]
+    figures = json.loads(printed("tiny", "--on", "cpu", *own, "--json"))
+    counted = figures["parameters"]["total"] + figures["parameters"]["mtp"]
+    biases = 16 * 4
+    assert figures["memory"]["weights"] == 4 * (counted - biases)
+
+
 def test_without_devices_it_counts(printed):
     text = lines(printed("v3"))
     assert text[0].startswith("671.0B parameters (and 11.6B for prediction), 36.6B active")
@@ -102,6 +120,9 @@ def test_without_devices_it_counts(printed):
         (["v3", "--on", "h800:0"], "write KIND:COUNT"),
         (["v3", "--inference"], "--inference needs devices"),
         (["v3", "--mfu", "0.4"], "--on KIND:COUNT is missing"),
+        (["tiny", "--on", "cpu", "--tokens", "nan"], "tokens is nan: it must be a finite number"),
+        (["tiny", "--on", "cpu", "--price", "-1"], "price is -1.0: it must be at least 0"),
+        (["grpo", "--on", "cpu"], "grpo is not planned: a plan is of pre-training"),
         (["v3", "--on", "h800:8", "--mfu", "2"], "mfu is 2.0: it must be at most 1"),
         (["v3", "--on", "h100:8"], "it fits with --on h100:256."),
         (["v3", "--on", "h800:7"], "no mesh of 7 devices divides the model and its batch"),
