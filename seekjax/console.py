@@ -80,24 +80,23 @@ class Shown:
     def line(self, width: int) -> str:
         """Return the line for a terminal: what, a bar, the share, the time left, the note.
 
-        In less than its width the bar goes first, then the end of the line.
+        In less than its width the bar goes first, then the note, then the end of what it is.
         """
         first = self._first or 0.0
         if self.share > first:
             left = self.seconds * (1 - self.share) / (self.share - first)
-            parts = [f"{self.share:.0%}", f"{duration(left)} left"]
+            time_left = f"{self.share:.0%}, {duration(left)} left"
         else:
-            parts = [f"{duration(self.seconds)} so far"]
-        if self.note:
-            parts.append(self.note)
-        text = ", ".join(parts)
+            time_left = f"{duration(self.seconds)} so far"
+        text = f"{time_left}, {self.note}" if self.note else time_left
 
         filled = round(BAR * self.share)
-        bar = f"[{'=' * filled}{' ' * (BAR - filled)}] "
-        line = f"{self.what}: {bar}{text}"
-        if len(line) > width or not self.share:
-            line = f"{self.what}: {text}"
-        return line
+        bar = f"[{'=' * filled}{' ' * (BAR - filled)}] " if self.share else ""
+        for rest in (bar + text, text, time_left):
+            line = f"{self.what}: {rest}"
+            if len(line) <= width:
+                return line
+        return f"{self.what[: max(width - len(time_left) - 3, 0)]}…: {time_left}"
 
     def last_line(self) -> str:
         """Return the line that stays: what was done, and in which time."""
@@ -146,6 +145,7 @@ def progress(what: str, file: TextIO | None = None) -> Iterator[Shown]:
 def track(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
     """Yield the items, and show how many of `total` are done."""
     with progress(what) as show:
+        show(0.0)
         for done, item in enumerate(items, 1):
             yield item
             show(done / max(1, total), f"{done:,} of {total:,}")

@@ -33,6 +33,8 @@ def test_the_line_has_a_bar_the_share_and_the_time_left(now):
     shown(0.25, "1 of 4")
     assert shown.line(80) == "written: [=====               ] 25%, 12s left, 1 of 4"
     assert shown.line(40) == "written: 25%, 12s left, 1 of 4"
+    assert shown.line(25) == "written: 25%, 12s left"
+    assert shown.line(18) == "wr…: 25%, 12s left"
 
 
 def test_what_goes_on_from_the_middle_has_its_own_speed(now):
@@ -76,7 +78,7 @@ def test_a_narrow_terminal_gets_one_line_too(width, monkeypatch):
         show(0.0)
         show(0.5, "7 of 14")
     drawn = [re.sub("\x1b\\[[?0-9;]*[a-zA-Z]", "", line) for line in file.getvalue().split("\r")]
-    assert any(line.startswith("tens") for line in drawn)
+    assert any(line.strip() for line in drawn)
     for line in drawn:
         assert len(line.strip()) <= width
         assert "\n" not in line.strip()

@@ -11,6 +11,7 @@ import tyro
 from seekjax.commands import settings
 from seekjax.commands.arguments import config_names, option_rules
 from seekjax.commands.options import read_options
+from seekjax.commands.plan import PlanOptions
 from seekjax.config import Config, DistillConfig, DpoConfig, GrpoConfig, Objective, SftConfig
 from seekjax.errors import UsageError, need
 from seekjax.registry import load_object
@@ -54,11 +55,11 @@ def _kind_of(command: str, name: str) -> type:
         return getattr(settings, name)
     if command in READ_BY_THEMSELVES:
         return load_object(READ_BY_THEMSELVES[command], "options")
-    return _config_options()
+    return _config_options(PlanOptions if command == "plan" else None)
 
 
-def _config_options() -> type:
-    """Return the options of the commands that take a config: its name, and every field."""
+def _config_options(own: type | None) -> type:
+    """Return the options of a command that takes a config: its name, every field, and its own."""
     grpo = replace(GrpoConfig(tasks=("addition",)), objective=Objective())
     every_kind = replace(
         Config(), sft=SftConfig(), dpo=DpoConfig(), distill=DistillConfig(), grpo=grpo
@@ -68,4 +69,6 @@ def _config_options() -> type:
         ("config", tyro.conf.Positional[names], field(default="tiny")),
         ("fields", Annotated[Config, tyro.conf.arg(name="")], field(default=every_kind)),
     ]
+    if own is not None:
+        fields.append(("own", Annotated[own, tyro.conf.arg(name="")], field(default_factory=own)))
     return make_dataclass("ConfigOptions", fields, frozen=True)

@@ -37,6 +37,7 @@ def test_bash_completes_commands_options_and_choices(bash):
     assert bash("seekjax", "ru") == ["runs"]
     assert bash("seekjax", "train", "tiny", "--train.see") == ["--train.seed"]
     assert bash("seekjax", "train", "grpo", "--grpo.kl-f") == ["--grpo.kl-form"]
+    assert bash("seekjax", "plan", "v3", "--mfu") == ["--mfu"]
     assert bash("seekjax", "quantize", "runs/tiny", "--to", "") == ["int8", "int4", "fp8"]
 
 
