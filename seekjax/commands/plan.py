@@ -4,7 +4,8 @@ Nothing is allocated or compiled, and no accelerator is needed.
 """
 
 import json
-from dataclasses import asdict, dataclass, fields
+import math
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -158,7 +159,7 @@ def show_training(
     ]
     if options.against:
         parts.append(tables.saving_line(cost, options.against))
-    parts.append(f"figures of {chip.name}: {chip.source or 'from --chips'}")
+    parts.append(tables.source_line(chip))
     print("\n\n".join(parts))
 
 
@@ -188,11 +189,21 @@ def inference_text(config: Config, options: PlanOptions, chip: Chip | None, devi
     if not serving.largest_batch:
         others = {name: _published(name) for name in PUBLISHED}
         parts += [
-            f"{config.name} does not fit with a sequence of {options.context:,} tokens",
+            f"{config.name} does not fit with a sequence of {options.context:,} tokens"
+            f"{_enough(serving)}",
             tables.what_fits(others, serving),
         ]
-    parts.append(f"figures of {chip.name}: {chip.source or 'from --chips'}")
+    parts.append(tables.source_line(chip))
     return "\n\n".join(parts)
+
+
+def _enough(serving: Serving) -> str:
+    """Return how many devices would hold the model and a sequence on each, "" if not even 4,096."""
+    for doublings in range(13):
+        devices = serving.devices * 2**doublings
+        if devices <= 4096 and replace(serving, devices=devices).largest_batch:
+            return f"; it does on --on {serving.chip.name}:{devices}"
+    return ""
 
 
 def _published(name: str) -> Config:
@@ -203,8 +214,9 @@ def _published(name: str) -> Config:
 
 
 def _own_count(config: Config) -> int:
-    mesh = config.mesh
-    return max(1, mesh.data) * mesh.fsdp * mesh.expert * mesh.tensor
+    """Return the devices of the config's mesh, with 1 where an axis takes what is left."""
+    sizes = [max(1, size) for size in vars(config.mesh).values()]
+    return math.prod(sizes)
 
 
 def _own_choice(

@@ -82,9 +82,10 @@ def meshes(config: Config, devices: int, node: int) -> Iterator[dict[str, int]]:
                 continue
             for sharded in divisors(devices // expert // tensor):
                 data = devices // expert // tensor // sharded
-                mesh = MeshConfig(data, sharded, expert, tensor).sizes(devices)
-                if _divides(config, mesh, axes):
-                    yield mesh
+                mesh = MeshConfig(data=data, fsdp=sharded, expert=expert, tensor=tensor)
+                sizes = mesh.sizes(devices)
+                if _divides(config, sizes, axes):
+                    yield sizes
 
 
 def _divides(config: Config, mesh: dict[str, int], axes: dict[str, int]) -> bool:

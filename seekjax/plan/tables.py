@@ -1,5 +1,6 @@
 """What a plan prints: a table for each question, with what its figures assume."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from sharding.show import align as padded
 from sharding.show import human
 
 BILLION = 1e9
+WIDEST = 100  # characters of a sentence in a line
 SHOWN = 4  # meshes
 
 
@@ -92,18 +94,23 @@ def traffic_table(choice: Choice, chip: Chip) -> str:
     lines = [align(rows, left=1)] if len(rows) > 1 else ["one device: nothing is sent"]
 
     lines += _copies_lines(layout, chip)
-    parts = [f"{name} {seconds:.3g} s" for name, seconds in time.parts.items() if seconds]
-    lines.append("")
+
+    # The time of a step, by what takes it
+    heading = ("time of a step", "compute", "memory", "inside", "between", "serial", "overlapped")
+    row = [f"{layout.step_tokens:,} tokens"]
+    for seconds in (*time.parts.values(), time.serial, time.overlapped):
+        row.append(f"{seconds:.3g} s")
+    if time.left_out:
+        row[4] = "not known"
+    lines += ["", align([heading, tuple(row)], left=1)]
+    dtype = layout.config.kernel.dtype
     lines.append(
-        f"a step of {layout.step_tokens:,} tokens: {', '.join(parts)}; bound by {time.bound}"
-    )
-    lines.append(
-        f"that is {time.serial:.3g} s if nothing overlaps, {time.overlapped:.3g} s if everything "
-        f"does; compute at the peak of {chip.peak(layout.config.kernel.dtype) / 1e12:.4g} TFLOP/s"
+        f"bound by {time.bound}; compute at the {dtype} peak of {chip.peak(dtype) / 1e12:.4g} "
+        "TFLOP/s, links inside and between nodes at their full speed"
     )
     if time.left_out:
         lines.append(
-            f"left out, because no source gives the link between nodes of {chip.name}: "
+            f"left out, as no source here gives the link between nodes of {chip.name}: "
             f"{', '.join(time.left_out)}"
         )
     return "\n".join(lines)
@@ -127,7 +134,7 @@ def _copies_lines(layout: Layout, chip: Chip) -> list[str]:
 
 def meshes_table(found: list[Choice], chip: Chip) -> str:
     """Return the meshes that fit with the fastest steps, and why the first is recommended."""
-    heading = ("meshes that fit", "micro-batch", "memory", "s per step", "overlapped", "bound by")
+    heading = ("meshes that fit", "micro-batch", "memory", "serial", "overlapped", "bound by")
     rows: list[tuple[str, ...]] = [heading]
     for choice in found[:SHOWN]:
         rows.append(
@@ -143,8 +150,8 @@ def meshes_table(found: list[Choice], chip: Chip) -> str:
     first = found[0]
     options = [f"--mesh.{name} {size}" for name, size in first.layout.axes]
     reason = (
-        f"recommended, the fastest of those that fit ({len(found)}): {' '.join(options)} "
-        f"--train.micro-batch {first.micro_batch}"
+        f"recommended, as the fastest of {len(found)} if nothing overlaps:\n  "
+        f"{' '.join(options)} --train.micro-batch {first.micro_batch}"
     )
     return "\n".join([align(rows, left=1), reason])
 
@@ -270,6 +277,11 @@ def what_fits(configs: dict[str, Config], serving: Serving) -> str:
         verdict = "fits" if other.room > other.token_bytes * other.context else "does not fit"
         rows.append((name, human(other.weight_bytes), verdict))
     return align(rows, left=1)
+
+
+def source_line(chip: Chip) -> str:
+    """Return where the figures of a chip are from."""
+    return textwrap.fill(f"figures of {chip.name}: {chip.source or 'from --chips'}", WIDEST)
 
 
 def _devices(count: int) -> str:

@@ -20,10 +20,31 @@ V3 = {"batch": 512, "batch_start": 0, "batch_ramp": 0.0}
 
 # config, mesh, changes of train and kernel, temporaries of the compiler, its source
 COMPILED = [
-    ("tiny", MeshConfig(1, 2, 2, 2), {}, {}, 266 * MIB, "compile_tpu.md"),
-    ("v2_lite", MeshConfig(1, 8, 8, 1), {}, {}, 50.2 * GIB, "compile_tpu.md"),
-    ("v3", MeshConfig(1, 8, 64, 1), V3, {"capacity": 2.0}, 38.2 * GIB, "compile_tpu.md"),
-    ("v3", MeshConfig(1, 8, 64, 1), V3, {}, 104.84 * GIB, "compile_tpu.md, refused"),
+    ("tiny", MeshConfig(data=1, fsdp=2, expert=2, tensor=2), {}, {}, 266 * MIB, "compile_tpu.md"),
+    (
+        "v2_lite",
+        MeshConfig(data=1, fsdp=8, expert=8, tensor=1),
+        {},
+        {},
+        50.2 * GIB,
+        "compile_tpu.md",
+    ),
+    (
+        "v3",
+        MeshConfig(data=1, fsdp=8, expert=64, tensor=1),
+        V3,
+        {"capacity": 2.0},
+        38.2 * GIB,
+        "compile_tpu.md",
+    ),
+    (
+        "v3",
+        MeshConfig(data=1, fsdp=8, expert=64, tensor=1),
+        V3,
+        {},
+        104.84 * GIB,
+        "compile_tpu.md, refused",
+    ),
 ]
 MINI = [("latent", 527 * MIB), ("none", 1585 * MIB)]
 

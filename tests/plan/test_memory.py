@@ -17,7 +17,11 @@ from sharding.mesh import abstract_mesh
 from sharding.mesh_config import MeshConfig
 from sharding.show import rows
 
-MESHES = [MeshConfig(1, 8, 8, 1), MeshConfig(2, 2, 16, 4), MeshConfig(1, 1, 1, 1)]
+MESHES = [
+    MeshConfig(data=1, fsdp=8, expert=8, tensor=1),
+    MeshConfig(data=2, fsdp=2, expert=16, tensor=4),
+    MeshConfig(data=1, fsdp=1, expert=1, tensor=1),
+]
 CONFIGS = ["v3", "moe_16b"]
 
 
@@ -69,9 +73,16 @@ def test_a_policy_that_keeps_less_takes_less(run):
 # What XLA planned for TPU v5p (tests/benchmarks/results/compile_tpu.md), temporaries in GiB, and
 # the plan's share of it: an estimate, not a bound.
 COMPILED = [
-    ("v2_lite", MeshConfig(1, 8, 8, 1), {}, {}, 50.2, 1.23),
-    ("v3", MeshConfig(1, 8, 64, 1), {"batch": 512}, {"capacity": 2.0}, 38.2, 0.68),
-    ("v3", MeshConfig(1, 8, 64, 1), {"batch": 512}, {}, 104.84, 0.97),
+    ("v2_lite", MeshConfig(data=1, fsdp=8, expert=8, tensor=1), {}, {}, 50.2, 1.23),
+    (
+        "v3",
+        MeshConfig(data=1, fsdp=8, expert=64, tensor=1),
+        {"batch": 512},
+        {"capacity": 2.0},
+        38.2,
+        0.68,
+    ),
+    ("v3", MeshConfig(data=1, fsdp=8, expert=64, tensor=1), {"batch": 512}, {}, 104.84, 0.97),
 ]
 
 
@@ -92,7 +103,7 @@ def test_temporaries_next_to_the_compiler(name, mesh, train, kernel, temporaries
 
 def test_expert_gathers_are_those_of_the_compiler():
     """compile_tpu.md, v2_lite: 60.3 GiB of expert weights gathered, 30.2 of gradients summed."""
-    layout = lay_out(config_of("v2_lite"), MeshConfig(1, 8, 8, 1).sizes(64))
+    layout = lay_out(config_of("v2_lite"), MeshConfig(data=1, fsdp=8, expert=8, tensor=1).sizes(64))
     experts = [weight for weight in weights(layout.config.model) if "expert_hidden" in weight.axes]
     whole = [weight.numbers / weight.on(layout.axes).computed for weight in experts]
     gathered = layout.micro_batches * layout.element * sum(whole)

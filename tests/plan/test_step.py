@@ -47,7 +47,8 @@ def test_a_gather_crosses_between_nodes_once(joined, node, inside, between):
 def test_the_exchange_by_hand():
     """Eight devices share the experts, four in a node; 1/8 of the choices stay on the device."""
     layout = lay_out(
-        replace(tiny, train=replace(tiny.train, batch=8)), MeshConfig(1, 1, 8).sizes(8)
+        replace(tiny, train=replace(tiny.train, batch=8)),
+        MeshConfig(data=1, fsdp=1, expert=8).sizes(8),
     )
     sent = exchange(layout, 4)
     # There, back, both for the gradients, and there once more for what was not kept
