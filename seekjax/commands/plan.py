@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from seekjax.commands.arguments import load_config, parse
 from seekjax.commands.options import read_options
+from seekjax.commands.renamed import negated
 from seekjax.config import Config
 from seekjax.config.ranges import Count, CountOrZero, NotNegative, Share
 from seekjax.config.validate import check_run
@@ -83,22 +84,26 @@ def plan(argv: list[str]) -> None:
     chip, devices = None, 1
     if options.on:
         chip, devices = on_devices(options.on, read_chips(options.chips))
+
     # Generating needs the model alone
     if options.inference:
         print(inference_text(config, options, chip, devices))
         return
+
     need(
         config.kind in PLANNED and not config.lora.rank,
         f"{config.name} is not planned: a plan is of pre-training or of fine-tuning all weights; "
         "--inference plans generating with its model.",
     )
+
+    # Without devices, what does not depend on them
     if chip is None:
         need(
             not (options.mfu or options.hours_per_trillion),
             "--on KIND:COUNT is missing: name the devices, as --on h800:2048.",
             UsageError,
         )
-        layout = lay_out(config, config.mesh.sizes(_own_count(config)))
+        layout = lay_out(config, _mesh_sizes(config, _own_count(config)))
         _show_model(config, layout, options)
         return
     has_mesh = any(word.startswith("--mesh.") for word in words)
@@ -107,15 +112,25 @@ def plan(argv: list[str]) -> None:
 
 def own_words(argv: list[str]) -> tuple[list[str], list[str]]:
     """Return the words of the plan's own options, and the others, which are the config's."""
-    names = {"--" + field.name.replace("_", "-") for field in fields(PlanOptions)}
+    takes_values: dict[str, bool] = {}
+    for field in fields(PlanOptions):
+        option = "--" + field.name.replace("_", "-")
+        takes_values[option] = field.type is not bool
+        if field.type is bool:
+            takes_values[negated(option)] = False
+
+    # A value belongs to the option before it
     own: list[str] = []
     others: list[str] = []
     into = others
     for word in argv:
+        option = word.partition("=")[0].replace("_", "-")
+        is_own = option in takes_values
         if word.startswith("--"):
-            option = word.partition("=")[0].replace("_", "-")
-            into = own if option in names else others
+            into = own if is_own else others
         into.append(word)
+        if is_own and not takes_values[option]:
+            into = others
     return own, others
 
 
@@ -219,6 +234,14 @@ def _own_count(config: Config) -> int:
     return math.prod(sizes)
 
 
+def _mesh_sizes(config: Config, devices: int) -> dict[str, int]:
+    """Return the sizes of the mesh axes. Raises ConfigError if they do not fit the devices."""
+    try:
+        return config.mesh.sizes(devices)
+    except ValueError as error:  # sharding has its own sentences, and no ConfigError
+        raise ConfigError(str(error)) from error
+
+
 def _own_choice(
     config: Config, chip: Chip, devices: int, has_mesh: bool, recommended: Choice
 ) -> tuple[Choice, str]:
@@ -239,7 +262,7 @@ def _own_choice(
 
     # A mesh that grows with the devices may have more replicas than sequences
     try:
-        return assess(lay_out(config, config.mesh.sizes(devices)), chip), ""
+        return assess(lay_out(config, _mesh_sizes(config, devices)), chip), ""
     except ConfigError:
         if has_mesh:
             raise

@@ -239,8 +239,9 @@ def serving_table(serving: Serving) -> str:
 
     seconds = serving.seconds()
     total = serving.sequences * serving.devices
+    excess = ", more than fit" if serving.sequences > serving.largest_batch else ""
     rows += [
-        ("planned batch", f"{serving.sequences:,}", f"per device, {total:,} in all"),
+        ("planned batch", f"{serving.sequences:,}", f"per device, {total:,} in all{excess}"),
         ("reading memory", _milliseconds(serving.memory_seconds()), "weights in use, and caches"),
         ("computing", _milliseconds(serving.compute_seconds()), f"at the {serving.dtype} peak"),
     ]

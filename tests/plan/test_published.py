@@ -88,6 +88,12 @@ def test_an_mfu_states_the_speed(printed):
     assert figures["cost"]["basis"] == "at a stated MFU of 40.0%"
 
 
+def test_options_may_come_in_any_order(printed):
+    assert json.loads(printed("tiny", "--json", "--train.batch", "8", "--on=cpu:1"))["memory"]
+    text = printed("v3", "--batch", "999", "--inference", "--weights=fp8", "--on", "h200:8")
+    assert "per device, 7,992 in all, more than fit" in text
+
+
 def test_a_link_without_a_figure_is_left_out(printed):
     """Meshes are ordered by what they send over it, and the times say what they lack."""
     figures = json.loads(printed("moe_16b", "--on", "a100:64", "--json"))
@@ -119,6 +125,8 @@ def test_without_devices_it_counts(printed):
         (["v3", "--on", "h800:many"], "write KIND:COUNT with a count of 1 to 1,048,576"),
         (["v3", "--on", "h800:0"], "write KIND:COUNT"),
         (["v3", "--inference"], "--inference needs devices"),
+        (["v3", "--mesh.fsdp", "0"], "mesh.fsdp is 0: give a positive number of devices."),
+        (["tiny", "--on", "cpu", "--mesh.fsdp", "0"], "mesh.fsdp is 0: give a positive number"),
         (["v3", "--mfu", "0.4"], "--on KIND:COUNT is missing"),
         (["tiny", "--on", "cpu", "--tokens", "nan"], "tokens is nan: it must be a finite number"),
         (["tiny", "--on", "cpu", "--price", "-1"], "price is -1.0: it must be at least 0"),
