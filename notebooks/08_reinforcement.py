@@ -26,6 +26,7 @@ from io import StringIO
 from pathlib import Path
 from tempfile import mkdtemp
 
+# %%
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -295,6 +296,7 @@ def reinforce(name, *rewards):
     return metrics.read(config.out)
 
 
+# %%
 no_kl = replace(find_recipe("v3_2"), kl=0.0)
 runs = {
     "paid": reinforce("paid", ("accuracy", 1.0)),
@@ -348,14 +350,15 @@ if full:
     assert held_out["brief"]["length"] < first["brief"]["length"] - 2
 
 # %% [markdown]
-# **paid** rises: the carry is remembered, though nobody ever showed how. **dealt** stays where it
-# was: with the same updates, the same clip and the same number of rewards, nothing is learnt,
-# because the rewards say nothing. A claim about reinforcement without this line is worth little.
+# **paid** rises: the carry is remembered, though nobody ever showed how. **dealt** does not: with
+# the same updates, the same clip and as many rewards, it drifts and gets worse, because the rewards
+# say nothing and every update is noise. A claim about reinforcement without such a control is worth
+# little.
 #
-# **brief** found what nobody meant. The only tokens of an answer that can be saved are those that
-# name a carry, so the model stops carrying. Its reward has never been higher. This is **reward
-# hacking**: a model does what is paid, not what is meant. So look at accuracy, not only at the
-# reward, and read what is written.
+# **brief** found what nobody meant. The first tokens that can be saved are those that name a carry;
+# then those of the thought; in the end the answer itself. Its reward has never been higher, and it
+# is never right. This is **reward hacking**: a model does what is paid, not what is meant. So look
+# at accuracy, not only at the reward, and read what is written.
 #
 # ## Step 5: read what was written
 #

@@ -46,6 +46,7 @@ def test_the_text_is_for_students(source):
 
 
 @pytest.mark.slow
+@pytest.mark.notebooks
 @pytest.mark.parametrize("source", SOURCES, ids=NAMES)
 def test_the_notebook_runs(source):
     execute(read_source(source))
