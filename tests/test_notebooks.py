@@ -7,6 +7,7 @@ from tests.scripts.notebooks import (
     SOLUTION,
     SOURCES,
     complaints,
+    cover_file,
     execute,
     read_made,
     read_source,
@@ -36,6 +37,14 @@ def test_the_outputs_are_fit_to_read(source):
     notebook = read_made(source)
     assert not complaints(notebook)
     assert any("image/png" in str(cell.get("outputs", "")) for cell in notebook.cells)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=NAMES)
+def test_the_table_of_contents_shows_a_picture(source):
+    contents = (FOLDER / "README.md").read_text()
+    assert f"]({source.stem}.ipynb)" in contents
+    assert f'src="covers/{source.stem}.png"' in contents
+    assert cover_file(source).read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=NAMES)

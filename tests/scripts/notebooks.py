@@ -8,6 +8,7 @@ train for long do so in full here; `SEEKJAX_NOTEBOOKS=quick`, as in the tests, s
 """
 
 import argparse
+import base64
 import os
 import re
 import sys
@@ -23,6 +24,16 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "notebooks"
 SOURCES = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
 
+# The picture of each notebook that notebooks/README.md shows, counted from 1.
+COVERS = {
+    "01_latent_attention": 4,
+    "02_experts_and_balance": 4,
+    "03_multi_token_prediction": 5,
+    "04_sharding": 1,
+    "05_train_a_model": 1,
+    "08_reinforcement": 4,
+    "09_open_weights": 2,
+}
 MOST_LINES = 25  # of a cell of code
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -157,6 +168,22 @@ def complaints_of(output: NotebookNode) -> list[str]:
     return lines
 
 
+def cover_file(source: Path) -> Path:
+    """Return the file of the picture that stands for a notebook."""
+    return FOLDER / "covers" / f"{source.stem}.png"
+
+
+def write_cover(source: Path, notebook: NotebookNode) -> None:
+    """Write the picture that stands for a notebook to its file."""
+    pictures = []
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                pictures.append(output.data["image/png"])
+    cover_file(source).parent.mkdir(exist_ok=True)
+    cover_file(source).write_bytes(base64.b64decode(pictures[COVERS[source.stem] - 1]))
+
+
 def make(source: Path, full: bool) -> None:
     """Write the .ipynb of a .py file, or exit and say what is wrong with it."""
     start = time.monotonic()
@@ -169,6 +196,7 @@ def make(source: Path, full: bool) -> None:
         sys.exit("\n".join(lines))
     nbformat.validate(notebook)
     nbformat.write(notebook, source.with_suffix(".ipynb"))
+    write_cover(source, notebook)
 
 
 def refresh_text(source: Path) -> None:

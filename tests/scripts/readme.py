@@ -42,6 +42,7 @@ PAGES = (
     "seekjax/plan/README.md",
     "seekjax/README.md",
     "README.md",
+    "notebooks/README.md",
     "CONTRIBUTING.md",
 )
 
