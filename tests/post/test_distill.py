@@ -11,7 +11,7 @@ import pytest
 
 from seekjax.config import CONSTANT, DistillConfig, LoraConfig, SamplingConfig
 from seekjax.data import DataError
-from seekjax.errors import ConfigError, WeightsError
+from seekjax.errors import ConfigError, RunError, WeightsError
 from seekjax.placement import use_mesh
 from seekjax.post.distill import teacher as teachers
 from seekjax.post.distill.criterion import TeacherMatch, compile_match, direction
@@ -422,7 +422,7 @@ def test_bad_input_is_one_sentence(settings_of, learnt, tmp_path, change, says):
         settings_of(tmp_path / "run", **distill), init=change.get("init", learnt.folder)
     )
     config = replace(config, model=replace(config.model, vocab=change.get("vocab", 320)))
-    with pytest.raises((ConfigError, DataError, WeightsError), match=says) as error:
+    with pytest.raises((ConfigError, DataError, RunError, WeightsError), match=says) as error:
         run(config)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run" / "checkpoints").exists()
