@@ -26,7 +26,7 @@ from seekjax.train import metrics
 from seekjax.train.loop import fit
 from tests.fixtures import PLAIN, copy_as_of, tiny_model
 
-pytestmark = [pytest.mark.slow, pytest.mark.mesh]
+pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.mesh]
 
 BASE = Config(
     model=tiny_model(heads=4, dense_layers=0, mtp_depth=0),

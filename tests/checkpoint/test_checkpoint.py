@@ -491,6 +491,7 @@ def outputs(script, *arguments, devices):
     return [out for out, _ in said]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_kill_at_any_moment_loses_no_saved_step(tmp_path):
     result = json.loads(*outputs("kill_during_save.py", [tmp_path, 20], devices=1))
@@ -499,6 +500,7 @@ def test_a_kill_at_any_moment_loses_no_saved_step(tmp_path):
     assert max(result["restored"]) > 5  # and the run did go on
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.mesh
 def test_two_processes_save_and_restore_together(tmp_path):

@@ -79,6 +79,7 @@ def continued(folder, steps, *options):
     return [json.loads(line) for line in lines]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_pretraining_continues(folders):
     records = continued(folders / "pretrain", 10)
@@ -87,6 +88,7 @@ def test_pretraining_continues(folders):
     assert losses == pytest.approx({9: 5.7140298, 10: 5.6953044}, rel=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_reinforcement_continues(folders):
     records = continued(folders / "grpo", 6, "--init", str(folders / "pretrain"), *PLAIN)

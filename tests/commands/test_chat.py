@@ -317,6 +317,7 @@ def uncached_bits(run, text: str, sequence: int) -> float:
     return total / np.log(2) / len(text.encode())
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.mesh
 def test_eval_is_the_same_on_any_mesh_batch_and_after_an_interruption(

@@ -197,6 +197,7 @@ def run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.mesh
 def test_eval_of_a_task_is_the_same_for_any_batch_and_on_a_mesh(run, command):

@@ -11,7 +11,7 @@ from seekjax.placement import use_mesh
 from sharding.mesh import MeshConfig
 from sharding.rules import sharding
 
-pytestmark = [pytest.mark.slow, pytest.mark.mesh]
+pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.mesh]
 
 
 @pytest.fixture(scope="module")

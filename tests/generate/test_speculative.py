@@ -58,6 +58,7 @@ def four(make):
     return make(vocab=4, layers=1, dense_layers=0)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("draft", [False, True], ids=["plain", "draft"])
 def test_sampled_texts_have_exactly_the_models_distribution(four, draft):

@@ -29,6 +29,7 @@ def test_agrees(name):
     assert_equal(computed(*load(GOLDENS / name, PLAIN), tokens), expected)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.mesh
 def test_agrees_on_a_mesh_and_after_writing_it_out_again(tmp_path):

@@ -146,6 +146,7 @@ def test_the_command_line_names_it_and_its_size():
     assert model.size("kv_heads") == 2
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.mesh
 def test_it_trains_is_restored_and_generates_alike_on_one_device_and_on_eight(tmp_path, tokens):

@@ -193,6 +193,7 @@ def specialised(tuned, tiny, chats, tmp_path_factory):
     return run(replace(config, init=tuned.folder))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_esft_moves_chosen_experts_and_no_other_bit(specialised):
     _, before = read_run(specialised.config.init)
@@ -213,6 +214,7 @@ def test_esft_moves_chosen_experts_and_no_other_bit(specialised):
             assert same.all(), keys
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_choice_is_kept_and_needed(specialised, tmp_path):
     shutil.copytree(specialised.folder, tmp_path / "run")

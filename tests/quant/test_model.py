@@ -107,6 +107,7 @@ def test_logits_are_near_those_of_the_float_weights(kind, folder):
     assert not [name for name in kept if name.startswith("w_") and name != "w_router"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.mesh
 @pytest.mark.parametrize("kind", KINDS)
@@ -119,6 +120,7 @@ def test_the_same_on_a_mesh(kind, folder):
         np.testing.assert_allclose(logits_of(opened), alone, atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.mesh
 def test_decodes_and_a_mesh_changes_no_token(folder):

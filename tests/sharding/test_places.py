@@ -64,6 +64,7 @@ def test_no_large_array_is_held_twice(place):
     }
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_v3_lowers_for_2048_chips():
     """The whole train step with the kernels a TPU would pick, from a host with neither chips nor

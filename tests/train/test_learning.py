@@ -19,7 +19,7 @@ from seekjax.train import metrics
 from seekjax.train.loop import fit
 from sharding.mesh import MeshConfig
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.long, pytest.mark.slow]
 
 STEPS = 100
 CONFIG = Config(

@@ -136,6 +136,7 @@ def test_a_finished_run_started_again_does_nothing_but_report(unbroken):
     )
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.mesh
 def test_a_run_continues_on_other_meshes_and_says_what_differs(tmp_path, capsys):
@@ -171,6 +172,7 @@ def test_a_run_refused_by_its_checkpoint_keeps_its_config(unbroken):
     assert (unbroken.folder / "config.json").read_text() == before
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_growing_batch_accumulates_more_micro_batches(tmp_path):
     config = small(tmp_path, batch_start=2, batch_ramp=0.6, micro_batch=2)
@@ -181,6 +183,7 @@ def test_a_growing_batch_accumulates_more_micro_batches(tmp_path):
     assert tokens == sorted(tokens)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_muon_learns(tmp_path):
     config = dense(small(tmp_path, steps=20, batch=8))

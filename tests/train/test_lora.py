@@ -136,6 +136,7 @@ def make_batch():
     }
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.mesh
 def test_a_step_is_the_same_on_a_mesh(config):
@@ -232,6 +233,7 @@ def test_logits_of_the_merged_run_are_those_of_the_adapters(tuned):
     np.testing.assert_allclose(theirs, ours, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_run_of_adapters_goes_on_and_can_be_tuned_again(tuned, tmp_path):
     again = fit(tuned.config, training_of(tuned.config))

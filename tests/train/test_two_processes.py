@@ -11,7 +11,7 @@ import pytest
 
 from tests.scripts import steps_on_processes
 
-pytestmark = [pytest.mark.slow, pytest.mark.mesh]
+pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.mesh]
 
 CHILD = Path(steps_on_processes.__file__)
 ROOT = CHILD.parents[2]
