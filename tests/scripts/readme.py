@@ -130,6 +130,7 @@ def inline_lines(page: str) -> list[Line]:
             continue
         for quoted in text.split("`")[1::2]:
             whole = quoted.startswith(("python train.py", "seekjax ", "python -m "))
+            whole = whole and len(quoted.split()) > 2  # `seekjax chat` alone names a command
             if whole and not placeholders & set(quoted.split()):
                 lines += split(quoted, f"{page}:{number}")
     return lines
