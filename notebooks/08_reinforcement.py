@@ -56,9 +56,9 @@ full = os.environ.get("SEEKJAX_NOTEBOOKS", "full") == "full"  # tests train a sh
 # solutions, only somebody, or a program, that can check an answer.
 #
 # How good is "right"? That depends on the problem. Right on a problem that the pupil always solves
-# says nothing. So **GRPO** lets the model answer the *same* problem several times, and compares each
-# answer with the others of its group. Better than the mean of the group: make it more likely. Worse:
-# less likely. If all are right, or all wrong, there is nothing to learn from this group.
+# says nothing. So **GRPO** lets the model answer the *same* problem several times, and compares
+# each answer with the others of its group. Better than the mean of the group: make it more likely.
+# Worse: less likely. If all are right, or all wrong, there is nothing to learn from this group.
 #
 # The problems of this notebook are sums, written column by column as on paper:
 
@@ -78,8 +78,8 @@ assert addition.verify(problem, answer).reward == 1  # the verifier's own soluti
 #
 # $$\hat A_i = \frac{r_i - \mathrm{mean}(r)}{\mathrm{std}(r)}$$
 #
-# V3.2 leaves the division out ($\hat A_i = r_i - \mathrm{mean}(r)$): dividing makes an almost solved
-# problem, whose rewards hardly differ, count as much as one on the edge.
+# V3.2 leaves the division out ($\hat A_i = r_i - \mathrm{mean}(r)$): dividing makes an almost
+# solved problem, whose rewards hardly differ, count as much as one on the edge.
 
 # %%
 show_source(standardised)
@@ -176,7 +176,8 @@ assert find_recipe("dapo").clip_high == 0.28  # DAPO (2503.14476) section 4.1
 # %% [markdown]
 # ## Step 3: the KL divergence, and a trap
 #
-# A second term keeps the policy near a reference, $\beta\, \mathbb{D}_{KL}(\pi \| \pi_{ref})$. The sum over
+# A second term keeps the policy near a reference,
+# $\beta\, \mathbb{D}_{KL}(\pi \| \pi_{ref})$. The sum over
 # all texts is out of reach, so it is *estimated* from the tokens that were drawn. There are several
 # estimators with the same mean. But training follows the **gradient** of the estimator, and that is
 # another matter.
@@ -229,8 +230,8 @@ np.testing.assert_allclose(gradients["k3"], forward, atol=1e-6)
 
 # %% [markdown]
 # `k1` has the exact value and *no* gradient; `k3`, the most used one, has the exact value and the
-# gradient of another divergence, $\mathrm{KL}(\pi_{ref} \| \pi)$. V3.2 (section 3.1) multiplies `k3` by the
-# ratio, and then value and gradient are both right.
+# gradient of another divergence, $\mathrm{KL}(\pi_{ref} \| \pi)$. V3.2 (section 3.1) multiplies
+# `k3` by the ratio, and then value and gradient are both right.
 #
 # ## Step 4: reinforce a model
 #
@@ -439,5 +440,6 @@ check(answer, 1 - 0.99**16 - 0.01**16, "One less the share of groups that are al
 #
 # * DeepSeekMath section 4, R1 section 2, V3.2 section 3.1; `seekjax/post/rl/objective.py` has every
 #   part, `seekjax/config/recipes.py` the formula of each paper.
-# * `seekjax/post/README.md`: `python train.py r1` does all steps of R1 in small, with their controls.
+# * `seekjax/post/README.md`: `python train.py r1` does all steps of R1 in small, with
+#   their controls.
 # * [Notebook 9](09_open_weights.ipynb): the weights that DeepSeek published.
