@@ -3,10 +3,10 @@ library on a laptop.
 
     python train.py
 
-Hardware: two CPU cores, about five minutes for 1.2M tokens; the first loss within a minute. Expect
-about 1.6 bits per byte of held-out source, where `xz -6` needs 1.7, and a MaxVio under 0.5 from
-step 50 on. The published std of 0.006 and gamma of 0.001 are for models and runs a thousand times
-larger; a narrow model that takes 300 steps needs more of both.
+Hardware: two CPU cores, five to seven minutes for 1.2M tokens; the first loss within a minute.
+Expect about 1.6 bits per byte of held-out source, of which `xz -6` needs 1.7, and a MaxVio under
+0.5 from step 50 on. The published std of 0.006 and gamma of 0.001 are for models and runs a
+thousand times larger; a narrow model that takes 300 steps needs more of both.
 """
 
 from seekjax.config import Config, KernelConfig, ModelConfig, TrainConfig
