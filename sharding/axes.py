@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 MESH = {
     "data": "replicas of everything; each sees other sequences",
     "fsdp": "replicas of the computation that split parameters and moments",
-    "expert": "splits the routed experts; elsewhere it acts like fsdp",
+    "node": "splits the routed experts between nodes, whose links are slow; elsewhere like fsdp",
+    "expert": "splits the routed experts within a node; elsewhere it acts like fsdp",
     "tensor": "splits heads, inner widths and the vocabulary",
 }
 

@@ -49,7 +49,7 @@ def abstract_mesh(config: MeshConfig, devices: int) -> AbstractMesh:
     data = 0 becomes what the other axes leave of this many devices, at least 1. Raises ValueError
     for a size that is not positive.
     """
-    others = config.fsdp * config.expert * config.tensor
+    others = math.prod(size for name, size in vars(config).items() if name != "data")
     data = config.data or max(1, devices // max(1, others))
     sizes = replace(config, data=data).sizes(sys.maxsize)
     axis_types = (AxisType.Auto,) * len(sizes)

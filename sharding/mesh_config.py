@@ -13,6 +13,8 @@ class MeshConfig:
     # replicas that share nothing but the gradient sum; 0 = all devices that the other axes leave
     data: int = 0
     fsdp: int = 1  # replicas that also split parameters and optimizer moments (ZeRO-3)
+    # nodes that share out the routed experts; their devices split each node's share by `expert`
+    node: int = 1
     expert: int = 1  # splits the routed experts; tokens travel to them and back (V3 section 3.2)
     tensor: int = 1  # splits heads, hidden widths and the vocabulary
 
@@ -30,11 +32,12 @@ class MeshConfig:
                 raise ValueError(f"mesh.{name} is {size:,}: give at most {MOST:,} devices.")
 
         # The data axis takes the devices that the other axes leave.
-        others = self.fsdp * self.expert * self.tensor
+        others = math.prod(size for name, size in sizes.items() if name != "data")
         if not self.data:
             if devices % others:
+                axes = " x ".join(name for name in sizes if name != "data")
                 raise ValueError(
-                    f"the mesh asks for fsdp x expert x tensor = {others} devices, which does not "
+                    f"the mesh asks for {axes} = {others} devices, which does not "
                     f"divide the {devices} there are; change these axes or set mesh.data "
                     f"yourself{_emulation_hint(others)}."
                 )

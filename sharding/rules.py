@@ -22,10 +22,10 @@ Rules = tuple[tuple[Role, tuple[str, ...]], ...]
 AnyMesh = TypeVar("AnyMesh", bound=Mesh | AbstractMesh)
 
 RULES: Rules = (
-    (Role.BATCH, ("data", "fsdp", "expert")),
-    (Role.EXPERTS, ("expert",)),
+    (Role.BATCH, ("data", "fsdp", "node", "expert")),
+    (Role.EXPERTS, ("node", "expert")),
     (Role.PARALLEL_WIDTH, ("tensor",)),
-    (Role.SHARDED_WIDTH, ("fsdp", "expert")),
+    (Role.SHARDED_WIDTH, ("fsdp", "node", "expert")),
 )
 
 

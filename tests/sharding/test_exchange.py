@@ -30,6 +30,7 @@ MESHES = {
     "data 8": MeshConfig(data=8),
     "expert 8": MeshConfig(expert=8),
     "data 2 x expert 4": MeshConfig(data=2, expert=4),
+    "node 2 x expert 4": MeshConfig(node=2, expert=4),
     "data 2 x fsdp 2 x expert 2": MeshConfig(data=2, fsdp=2, expert=2),
     "data 2 x expert 2 x tensor 2": MeshConfig(data=2, expert=2, tensor=2),
 }

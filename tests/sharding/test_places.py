@@ -87,5 +87,5 @@ def test_v3_lowers_for_2048_chips():
         step = compile_steps(plan, np.zeros(config.model.vocab, np.int32))[0]
         text = step.trace(plan.abstract_state(), batch).lower(lowering_platforms=("tpu",)).as_text()
     assert mesh.size == 2048
-    assert '"fsdp"=8, "expert"=64, "tensor"=4' in text
+    assert '"fsdp"=8, "node"=1, "expert"=64, "tensor"=4' in text
     assert all(name in text for name in ("ragged_all_to_all", "ragged_dot", "tpu_custom_call"))

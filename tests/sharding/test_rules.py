@@ -13,7 +13,7 @@ from sharding.mesh import MeshConfig, abstract_mesh
 from sharding.place import Named, axes_of, put_batch, unbox
 from sharding.rules import RULES, constrain, local, mesh_axes, sharding, spec, split_by, use
 
-SIXTEEN = abstract_mesh(MeshConfig(data=2, fsdp=2, expert=2, tensor=2), 16)
+THIRTY_TWO = abstract_mesh(MeshConfig(data=2, fsdp=2, node=2, expert=2, tensor=2), 32)
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_an_unknown_name_raises(ask, meshed):
             ask("batch widgets")
 
     if meshed:
-        with use_mesh(SIXTEEN):
+        with use_mesh(THIRTY_TWO):
             wrong()
     else:
         wrong()
@@ -37,12 +37,12 @@ def test_an_unknown_name_raises(ask, meshed):
 def test_an_unknown_name_in_the_rules_raises():
     with (
         pytest.raises(ValueError, match=r"'widgets' is not a role; .*BATCH, EXPERTS"),
-        use_mesh(SIXTEEN, (("widgets", ("data",)),)),
+        use_mesh(THIRTY_TWO, (("widgets", ("data",)),)),
     ):
         pass
     with (
         pytest.raises(ValueError, match=r"'dta' is not a mesh axis; .*data, fsdp"),
-        use_mesh(SIXTEEN, ((Role.BATCH, ("dta",)),)),
+        use_mesh(THIRTY_TWO, ((Role.BATCH, ("dta",)),)),
     ):
         pass
     with pytest.raises(ValueError, match="not a logical axis"):
@@ -54,32 +54,32 @@ def test_an_unknown_name_in_the_rules_raises():
     [
         (
             "batch sequence embed",
-            P(("data", "fsdp", "expert"), None, None),
+            P(("data", "fsdp", "node", "expert"), None, None),
         ),  # sequences take all, the width gets nothing
-        ("batch sequence heads nope", P(("data", "fsdp", "expert"), None, "tensor", None)),
-        ("embed hidden", P(("fsdp", "expert"), "tensor")),
+        ("batch sequence heads nope", P(("data", "fsdp", "node", "expert"), None, "tensor", None)),
+        ("embed hidden", P(("fsdp", "node", "expert"), "tensor")),
         (
             "layers experts embed expert_hidden",
-            P(None, "expert", "fsdp", "tensor"),
+            P(None, ("node", "expert"), "fsdp", "tensor"),
         ),  # embed gets what experts left
-        ("embed experts", P("fsdp", "expert")),  # whichever comes first
-        ("heads value embed", P("tensor", None, ("fsdp", "expert"))),
-        ("embed embed", P(("fsdp", "expert"), None)),
-        ("- batch sequence", P(None, ("data", "fsdp", "expert"), None)),
+        ("embed experts", P("fsdp", ("node", "expert"))),  # whichever comes first
+        ("heads value embed", P("tensor", None, ("fsdp", "node", "expert"))),
+        ("embed embed", P(("fsdp", "node", "expert"), None)),
+        ("- batch sequence", P(None, ("data", "fsdp", "node", "expert"), None)),
         ("- -", P(None, None)),
         ("", P()),
     ],
 )
 def test_earlier_rules_go_first(axes, expected):
-    with use_mesh(SIXTEEN):
+    with use_mesh(THIRTY_TWO):
         assert spec(axes) == expected
     assert spec(axes) == P(*[None] * len(axes.split()))  # no mesh, no split
 
 
 def test_the_order_of_the_rules_decides():
-    with use_mesh(SIXTEEN, tuple(reversed(RULES))):
+    with use_mesh(THIRTY_TWO, tuple(reversed(RULES))):
         assert spec("layers experts embed expert_hidden") == P(
-            None, None, ("fsdp", "expert"), "tensor"
+            None, None, ("fsdp", "node", "expert"), "tensor"
         )
 
 
@@ -90,9 +90,9 @@ def own_words():
 
 
 def test_the_vocabulary_is_the_users(own_words):
-    with use(SIXTEEN, own_words):
-        assert spec("images pixels channels") == P(("data", "fsdp", "expert"), None, None)
-        assert spec("pixels channels") == P(None, ("fsdp", "expert"))
+    with use(THIRTY_TWO, own_words):
+        assert spec("images pixels channels") == P(("data", "fsdp", "node", "expert"), None, None)
+        assert spec("pixels channels") == P(None, ("fsdp", "node", "expert"))
         with pytest.raises(ValueError, match=r"'batch' is not a logical axis; .*images, channels"):
             constrain(jnp.zeros((2, 2)), "batch channels")
 
@@ -100,9 +100,11 @@ def test_the_vocabulary_is_the_users(own_words):
 def test_an_axis_from_outside_is_placed_like_a_known_one(own_words):
     own_words.declare({"groups": "channels"})
     own_words.declare({"groups": "channels", "more_groups": "groups"})  # once more is allowed
-    with use(SIXTEEN, own_words):
+    with use(THIRTY_TWO, own_words):
         assert spec("groups") == spec("more_groups") == spec("channels")
-        assert spec("groups channels") == P(None, ("fsdp", "expert"))  # the known axis goes first
+        assert spec("groups channels") == P(
+            None, ("fsdp", "node", "expert")
+        )  # the known axis goes first
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,7 @@ def test_a_declaration_that_cannot_hold_is_refused(own_words, like, sentence):
 def test_an_attention_from_outside_declares_its_axis():
     declare_axes({"kv_heads": "heads"})
     assert constrain(jnp.ones((2, 2)), "batch kv_heads").shape == (2, 2)
-    with use_mesh(SIXTEEN):
+    with use_mesh(THIRTY_TWO):
         assert spec("embed kv_heads nope") == spec("embed heads nope")
 
 
@@ -137,10 +139,10 @@ def test_without_a_mesh_arrays_stay_where_they_are():
 
 
 def test_use_ends_with_its_block():
-    with use_mesh(SIXTEEN):
+    with use_mesh(THIRTY_TWO):
         with use_mesh(MeshConfig(data=8)):
             assert split_by("batch") == 8
-        assert split_by("batch") == 8
+        assert split_by("batch") == 16
         assert split_by("heads") == 2
         with pytest.raises(ZeroDivisionError), use_mesh(MeshConfig(tensor=8)):
             raise ZeroDivisionError
@@ -199,9 +201,9 @@ def test_named_arrays_carry_their_axes():
     tree = {"w": box, "count": jnp.zeros(())}
     assert axes_of(tree) == {"w": "layers embed heads", "count": ""}
     assert jax.tree.map(jnp.shape, unbox(tree)) == {"w": (3, 4), "count": ()}
-    with use_mesh(SIXTEEN):
+    with use_mesh(THIRTY_TWO):
         layouts = jax.tree.map(sharding, axes_of(tree))
-        assert layouts["w"].spec == P(None, ("fsdp", "expert"), "tensor")
+        assert layouts["w"].spec == P(None, ("fsdp", "node", "expert"), "tensor")
         assert layouts["count"].spec == P()
         assert sharding("- heads").shard_shape((3, 4)) == (3, 2)
 
