@@ -5,10 +5,12 @@ vocabulary of logical axes with their roles.
 import enum
 from collections.abc import Iterator, Mapping
 
+NODE = "node"
+
 MESH = {
     "data": "replicas of everything; each sees other sequences",
     "fsdp": "replicas of the computation that split parameters and moments",
-    "node": "splits the routed experts between nodes, whose links are slow; elsewhere like fsdp",
+    NODE: "splits the routed experts between nodes, whose links are slow; elsewhere like fsdp",
     "expert": "splits the routed experts within a node; elsewhere it acts like fsdp",
     "tensor": "splits heads, inner widths and the vocabulary",
 }

@@ -16,7 +16,7 @@ import jax
 import jax.extend
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from sharding.axes import MESH, Role, Vocabulary
+from sharding.axes import MESH, NODE, Role, Vocabulary
 
 Rules = tuple[tuple[Role, tuple[str, ...]], ...]
 AnyMesh = TypeVar("AnyMesh", bound=Mesh | AbstractMesh)
@@ -231,6 +231,12 @@ def split_by(logical: str) -> int:
     mesh = mesh_in_use()
     axes = mesh_axes(logical)
     return math.prod(mesh.shape[axis] for axis in axes) if mesh else 1
+
+
+def nodes_in_use() -> int:
+    """Return between how many nodes the mesh in use splits the experts."""
+    mesh = mesh_in_use()
+    return mesh.shape[NODE] if mesh else 1
 
 
 def _active(mesh: Mesh | AbstractMesh) -> AbstractContextManager[Any]:

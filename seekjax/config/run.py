@@ -117,8 +117,9 @@ class KernelConfig:
     attention: Literal["auto", "plain", "block", "splash", "dot"] = "auto"
     # matrix products over rows sorted by expert
     experts: Literal["auto", "loop", "block", "ragged"] = "auto"
-    # how tokens reach their experts (sharding/exchange): auto, dense, static, ragged,
-    # small_batch (for decoding; "few" in older runs), or module:name
+    # how tokens reach their experts (sharding/exchange): auto, dense, static, ragged, two_hop or
+    # two_hop_ragged (between nodes), small_batch (for decoding; "few" in older runs), or
+    # module:name
     dispatch: Name = "auto"
     # capacity factor: maximum rows per expert shard relative to a balanced load; more are dropped.
     # 0 = no limit

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax.core import meta
 from jax import Array
 
-from seekjax.config import KernelConfig
+from seekjax.config import KernelConfig, ModelConfig
 from seekjax.errors import need
 from seekjax.kernels import grouped
 from seekjax.kernels.small_batch import experts_small_batch
@@ -22,13 +22,16 @@ from sharding.exchange import EXCHANGES as SHARDING_EXCHANGES
 from sharding.exchange import Exchange, exchange_small_batch, fastest
 from sharding.mesh import platform
 from sharding.place import Named
-from sharding.rules import constrain, local, mesh_axes, split_by
+from sharding.rules import constrain, local, mesh_axes, nodes_in_use, split_by
 
 EXCHANGES: Registry[Exchange] = Registry(
     "expert exchange",
     # "few" is the name of small_batch in older run folders and commands.
     {**SHARDING_EXCHANGES, "few": exchange_small_batch},
 )
+
+
+TWO_HOPS = ("two_hop", "two_hop_ragged")
 
 
 def swiglu(
@@ -84,7 +87,7 @@ def pick_forms(kernel: KernelConfig) -> tuple[Exchange, Callable[..., Array]]:
     Raises ConfigError for an exchange that is neither in `EXCHANGES` nor module:function.
     """
     if kernel.dispatch == "auto":
-        exchange = EXCHANGES[fastest(platform(), split_by("experts"))]
+        exchange = EXCHANGES[fastest(platform(), split_by("experts"), nodes_in_use())]
     else:
         exchange = EXCHANGES.find(kernel.dispatch)
 
@@ -101,8 +104,30 @@ def check_trainable(dispatch: str) -> None:
         need(
             EXCHANGES.find(dispatch) is not exchange_small_batch,
             f"kernel.dispatch {dispatch} is for decoding and has no gradient: choose auto, dense, "
-            "static or ragged.",
+            "static, ragged or two_hop.",
         )
+
+
+def check_exchange(model: ModelConfig, kernel: KernelConfig, nodes: int) -> None:
+    """Raise ConfigError if kernel.dispatch crosses between nodes, and the config has no place for
+    that.
+
+    Groups decide between which nodes a token crosses, so each must lie within one node. Without
+    groups a token may visit every node.
+    """
+    if kernel.dispatch not in TWO_HOPS:
+        return
+    need(
+        nodes > 1,
+        f"kernel.dispatch {kernel.dispatch} needs nodes, and mesh.node is {nodes}: give their "
+        "number, as --mesh.node 2, or choose auto.",
+    )
+    need(
+        model.expert_groups == 1 or model.expert_groups % nodes == 0,
+        f"model.expert_groups is {model.expert_groups}, which mesh.node {nodes} cannot split "
+        f"evenly for kernel.dispatch {kernel.dispatch}: make it a multiple of {nodes} or 1, or "
+        "choose kernel.dispatch static.",
+    )
 
 
 def _rows(a_btX: Array) -> Array:

@@ -18,7 +18,7 @@ from seekjax.config.validate import check_run
 from seekjax.errors import ConfigError, RunError, SeekjaxError, need
 from seekjax.extras import import_extra
 from seekjax.model.check import check_model, field_of, split_sizes
-from seekjax.model.experts import check_trainable
+from seekjax.model.experts import check_exchange, check_trainable
 from seekjax.placement import use_mesh
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.place import check_divisible
@@ -36,6 +36,7 @@ def validate(
         check_model(config.model)
         check_run(config)
         check_trainable(config.kernel.dispatch)
+        check_exchange(config.model, config.kernel, config.mesh.node)
         check_mesh(config, mesh_of(config.mesh))
         check_writers(config)
     except SeekjaxError:

@@ -15,6 +15,8 @@ device's tokens lost.
                  capacity is 0
     ragged       the same rows in an all-to-all of their true number, where the backend has one
                  (TPU)
+    two_hop      between nodes each token once, then as `static` within each node; and
+                 two_hop_ragged, as `ragged`
     small_batch  every token to every device, for the few tokens of a decoding step; its `experts`
                  is another, see sharding/exchange/small_batch.py
 """
@@ -24,6 +26,7 @@ from sharding.exchange.ragged import exchange_ragged
 from sharding.exchange.small_batch import exchange_small_batch
 from sharding.exchange.sorted_rows import Exchange
 from sharding.exchange.static import exchange_static
+from sharding.exchange.two_hop import exchange_two_hop, exchange_two_hop_ragged
 
 __all__ = ["EXCHANGES", "Exchange", "exchange_small_batch", "fastest"]
 
@@ -31,13 +34,21 @@ EXCHANGES: dict[str, Exchange] = {
     "dense": exchange_dense,
     "static": exchange_static,
     "ragged": exchange_ragged,
+    "two_hop": exchange_two_hop,
+    "two_hop_ragged": exchange_two_hop_ragged,
     "small_batch": exchange_small_batch,
 }
 
 
-def fastest(platform: str, peers: int) -> str:
-    """Return the name of the fastest exchange between this many devices of a platform.
+def fastest(platform: str, peers: int, nodes: int = 1) -> str:
+    """Return the name of the fastest exchange between this many devices of a platform, which are
+    in this many nodes.
 
     It is "ragged" if the backend has a native ragged all-to-all and there are peers to send to.
+    Between nodes it is that of two hops. They cost a longer sort and at most as many rows within a
+    node; in return a device sends `tokens` rows to each other node, where the flat exchange has one
+    buffer of `tokens` x min(K, local experts) for each device there.
     """
+    if nodes > 1:
+        return "two_hop_ragged" if platform == "tpu" else "two_hop"
     return "ragged" if platform == "tpu" and peers > 1 else "static"

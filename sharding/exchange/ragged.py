@@ -26,11 +26,11 @@ def exchange_ragged(
     Signature: see sharding/exchange/__init__.py.
     """
     return exchange_sorted(
-        x_mD, choice_mK, gate_mK, weights, experts, axes, capacity, _ragged_buffers
+        x_mD, choice_mK, gate_mK, weights, experts, axes, capacity, ragged_buffers
     )
 
 
-def _ragged_buffers(
+def ragged_buffers(
     count_PE: jax.Array,
     room: int,
     rows: int,

@@ -56,14 +56,14 @@ def exchange_sorted(
 
     There is room for the worst case, tokens x min(K, local experts) rows from one sender to one
     peer. A positive capacity makes it that many balanced shares and drops the rows with the lowest
-    gates (V2 section 2.2.4).
+    gates (V2 section 2.2.4). A row whose choice is past the last expert does not travel.
     """
     tokens, choices = choice_mK.shape
     local_experts, peers = weights[0].shape[0], peer_count(axes)
     rows, total = tokens * choices, local_experts * peers
     expert_n = choice_mK.reshape(rows)
 
-    # A dropped row gets an expert past the last one.
+    # A dropped row gets an expert past the last one, as a row of no expert has already.
     room = tokens * min(choices, local_experts)
     if capacity and peers > 1:
         room = min(room, max(1, round(capacity * rows / peers)))
@@ -91,5 +91,5 @@ def exchange_sorted(
         y_RD = experts(x_RD, gate_R1[:, 0], *weights, size_E)
         y_nD = route.give_back(permute(y_RD, position_R, order_R))
 
-    dropped = rows - count_E.sum()
+    dropped = jnp.sum(choice_mK < total, dtype=jnp.int32) - count_E.sum()
     return gather_sum(y_nD, position_n, order_n, choices), dropped

@@ -26,11 +26,11 @@ def exchange_static(
     see `exchange_sorted`. Signature: see sharding/exchange/__init__.py.
     """
     return exchange_sorted(
-        x_mD, choice_mK, gate_mK, weights, experts, axes, capacity, _fixed_buffers
+        x_mD, choice_mK, gate_mK, weights, experts, axes, capacity, fixed_buffers
     )
 
 
-def _fixed_buffers(
+def fixed_buffers(
     count_PE: jax.Array,
     room: int,
     rows: int,

@@ -3,6 +3,7 @@ capacity drops.
 """
 
 import sys
+from dataclasses import replace
 from functools import cache
 
 import jax
@@ -14,13 +15,15 @@ from hypothesis import strategies as st
 
 from seekjax.config import KernelConfig
 from seekjax.errors import ConfigError
-from seekjax.model.experts import EXCHANGES, mixture
+from seekjax.model.experts import EXCHANGES, check_exchange, mixture
+from seekjax.model.routing import choose
 from seekjax.placement import use_mesh
 from sharding.exchange import fastest
 from sharding.exchange.dense import exchange_dense
 from sharding.exchange.ragged import exchange_ragged
 from sharding.exchange.static import exchange_static
 from sharding.mesh import MeshConfig
+from tests.fixtures import tiny_model
 
 pytestmark = pytest.mark.mesh
 
@@ -30,18 +33,26 @@ MESHES = {
     "data 8": MeshConfig(data=8),
     "expert 8": MeshConfig(expert=8),
     "data 2 x expert 4": MeshConfig(data=2, expert=4),
+    "node 8": MeshConfig(node=8),
     "node 2 x expert 4": MeshConfig(node=2, expert=4),
+    "node 4 x expert 2": MeshConfig(node=4, expert=2),
+    "data 2 x node 2 x expert 2": MeshConfig(data=2, node=2, expert=2),
     "data 2 x fsdp 2 x expert 2": MeshConfig(data=2, fsdp=2, expert=2),
     "data 2 x expert 2 x tensor 2": MeshConfig(data=2, expert=2, tensor=2),
 }
 FORMS = ("dense", "static", "ragged")
-SPLIT = [mesh for mesh in MESHES if MESHES[mesh].expert > 1]
+NODES = [mesh for mesh in MESHES if MESHES[mesh].node > 1]
+SPLIT = [mesh for mesh in MESHES if MESHES[mesh].expert > 1 and mesh not in NODES] + [
+    "node 2 x expert 4"
+]
 # Below are, with a capacity, `ragged` on "data 8", where it has no peers and is `static`, and
 # `static` with "tensor 2"; an exchange from outside is `dense` on "data 2 x expert 4".
 CASES = (
-    [("static", mesh) for mesh in MESHES if MESHES[mesh].tensor == 1]
+    [("static", mesh) for mesh in ("1", "data 8", *SPLIT) if MESHES[mesh].tensor == 1]
     + [("ragged", mesh) for mesh in SPLIT]
     + [("dense", mesh) for mesh in ("1", *SPLIT) if mesh != "data 2 x expert 4"]
+    + [("two_hop", mesh) for mesh in (*NODES, "data 2 x expert 4")]
+    + [("two_hop_ragged", "node 2 x expert 4")]
 )
 
 
@@ -135,14 +146,41 @@ def test_every_form_on_every_mesh_is_the_plain_mixture(form, mesh):
     close(got, reference(*arrays))
 
 
-@pytest.mark.parametrize("form", ["static", "ragged"])
+V3 = tiny_model(experts=E, experts_per_token=K, expert_groups=4, groups_per_token=2)
+ROUTERS = {
+    "V3": V3,
+    "V2": replace(V3, group_score="max"),
+    "ungrouped": replace(V3, expert_groups=1, groups_per_token=1),
+}
+
+
+@pytest.mark.parametrize("mesh", NODES)
+@pytest.mark.parametrize("router", ROUTERS)
+def test_two_hops_serve_every_router(router, mesh):
+    """Tokens of few groups and of many; each node of "node 4 x expert 2" is one group."""
+    x, _, gate, weights = inputs()
+    score = jax.random.uniform(jax.random.key(0), (B, T, E))
+    choice = choose(score, jnp.zeros(E), ROUTERS[router])
+    with use_mesh(MESHES[mesh]):
+        got = compiled("two_hop", mesh)(x, choice, gate, weights)
+    close(got, reference(x, choice, gate, weights))
+
+
+@pytest.mark.parametrize(
+    ("form", "mesh"),
+    [
+        ("static", "data 2 x expert 4"),
+        ("ragged", "data 2 x expert 4"),
+        ("two_hop", "node 2 x expert 4"),
+        ("two_hop_ragged", "node 2 x expert 4"),
+    ],
+)
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**16), skew=st.sampled_from([0.0, 0.3, -0.3, 100.0, -100.0]))
-def test_any_imbalance(form, seed, skew):
+def test_any_imbalance(form, mesh, seed, skew):
     """Up to all tokens choosing the same experts of one device, which fills the worst-case buffer
     to the last row."""
     arrays = inputs(seed, skew)
-    mesh = "data 2 x expert 4"
     with use_mesh(MESHES[mesh]):
         y, dropped, *gradients = compiled(form, mesh)(*arrays)
     assert dropped == 0
@@ -212,11 +250,69 @@ def test_a_capacity_drops_the_lowest_gates_and_counts_them(form, mesh, parts, ca
     close((y, dx, d_gate, d_weights), (expected[0], expected[2], expected[3] * keep, expected[4]))
 
 
+@pytest.mark.parametrize(("capacity", "skew", "ties"), [(1.0, 0.3, False), (0.5, 0.0, True)])
+def test_a_capacity_bounds_the_second_hop(capacity, skew, ties):
+    """The device that passes rows on keeps the highest gates of all nodes' tokens together."""
+    x, choice, gate, weights = inputs(3, skew)
+    if ties:
+        gate = np.ceil(gate)
+
+    # Batch row b lives in node b // 4 on device b % 4, and E // 8 experts on each device.
+    room = round(capacity * T * K / 4)
+    keep = np.zeros(choice.shape, bool)
+    for own in range(4):
+        for device in range(8):
+            rows = [
+                (b, t, k)
+                for b in (own, 4 + own)
+                for t in range(T)
+                for k in range(K)
+                if choice[b, t, k] // (E // 8) == device
+            ]
+            for row in sorted(rows, key=lambda row: -gate[row])[:room]:
+                keep[row] = True
+    assert not keep.all()
+
+    mesh = "node 2 x expert 4"
+    with use_mesh(MESHES[mesh]):
+        y, dropped, dx, d_gate, d_weights = compiled("two_hop", mesh, capacity)(
+            x, choice, gate, weights
+        )
+    assert dropped == (~keep).sum()
+    expected = reference(x, choice, gate * keep, weights)
+    close((y, dx, d_gate, d_weights), (expected[0], expected[2], expected[3] * keep, expected[4]))
+
+
 def test_ragged_is_the_fastest_only_where_it_is_native_and_has_peers():
     assert fastest("tpu", 8) == "ragged"
     assert fastest("tpu", 1) == "static"
     assert fastest("cpu", 8) == "static"
     assert fastest("gpu", 8) == "static"
+
+
+def test_between_nodes_two_hops_send_the_least():
+    assert fastest("cpu", 8, nodes=2) == "two_hop"
+    assert fastest("tpu", 8, nodes=8) == "two_hop_ragged"
+
+
+def test_a_config_that_two_hops_do_not_fit_is_refused_before_compiling():
+    model = tiny_model(experts=16, expert_groups=4)
+
+    def check(nodes, dispatch="two_hop", **fields):
+        check_exchange(replace(model, **fields), KernelConfig(dispatch=dispatch), nodes)
+
+    with pytest.raises(
+        ConfigError, match=r"needs nodes, and mesh\.node is 1: give .* --mesh\.node 2"
+    ):
+        check(1)
+    with pytest.raises(
+        ConfigError, match=r"model\.expert_groups is 4, .* make it a multiple of 8 or 1"
+    ):
+        check(8, dispatch="two_hop_ragged")
+    check(4)
+    check(8, expert_groups=1, groups_per_token=1)  # no groups: a token may visit every node
+    check(8, dispatch="static")
+    check(1, dispatch="auto")
 
 
 def test_each_name_finds_its_exchange():

@@ -45,8 +45,8 @@ def test_data_0_takes_the_devices_that_are_left(config, expected):
         (
             MeshConfig(expert=3),
             8,
-            "the mesh asks for fsdp x node x expert x tensor = 3 devices, which does not divide the 8 "
-            "there are; change these axes or set mesh.data yourself, or emulate",
+            "the mesh asks for fsdp x node x expert x tensor = 3 devices, which does not divide "
+            "the 8 there are; change these axes or set mesh.data yourself, or emulate",
         ),
         (MeshConfig(tensor=0), 8, "mesh.tensor is 0: give a positive number of devices."),
         (MeshConfig(data=-1), 8, "mesh.data is -1: give a positive number of devices."),

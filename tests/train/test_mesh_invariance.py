@@ -35,12 +35,13 @@ SEQUENCES, T = 32, 16
 MESHES = {
     "1": MeshConfig(data=1),
     "fsdp 8": MeshConfig(data=1, fsdp=8),
-    "expert 8": MeshConfig(data=1, expert=8),
+    "node 2 x expert 4": MeshConfig(data=1, node=2, expert=4),
     "tensor 2": MeshConfig(data=1, tensor=2),
     "data 2 x fsdp 2 x expert 2": MeshConfig(data=2, fsdp=2, expert=2),
 }
 DENSE = KernelConfig(attention="plain", experts="loop", dispatch="dense", remat="none")
 STATIC = replace(DENSE, dispatch="static")
+TWO_HOP = replace(DENSE, dispatch="two_hop")
 # All the fast kernels that CPU has.
 AUTO = KernelConfig(vocab_chunk=24)
 
@@ -72,7 +73,7 @@ EXPERTS = replace(
 CASES = [
     ("1", EXPERTS, AUTO, 2),
     ("fsdp 8", EXPERTS, STATIC, 1),
-    ("expert 8", EXPERTS, DENSE, 2),
+    ("node 2 x expert 4", EXPERTS, TWO_HOP, 2),
     ("tensor 2", EXPERTS, STATIC, 1),
     ("data 2 x fsdp 2 x expert 2", CONFIG, AUTO, 4),
 ]
