@@ -109,6 +109,9 @@ class ModelConfig:
     renormalise: bool = True
     # [routed_scaling_factor]
     route_scale: Positive = 2.5
+    # how the balance bias moves after a step: sign: by gamma, against the imbalance (V3 section
+    # 2.1.2); quantile: to where each expert gets its share of the step's tokens
+    bias_update: Literal["sign", "quantile"] = "sign"
     # the experts that the balance loss counts: bare: the top K of the scores, with neither bias nor
     # groups (V3 equation 18); routed: those that a token visits (V2 equation 24)
     balance_choice: Literal["bare", "routed"] = "bare"

@@ -55,6 +55,11 @@ def _check_routing(model: ModelConfig) -> None:
         f"experts of a token's {limit} groups.",
     )
     need(
+        model.bias_update == "sign" or model.experts_per_token < model.experts,
+        f"model.bias_update quantile needs experts that are not chosen, but a token visits all "
+        f"{model.experts}: choose sign, or fewer model.experts_per_token.",
+    )
+    need(
         model.group_score == "max" or limit == groups or model.experts > groups,
         "model.group_score top2 needs at least two experts per group.",
     )

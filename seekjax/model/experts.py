@@ -15,6 +15,7 @@ from seekjax.errors import need
 from seekjax.kernels import grouped
 from seekjax.kernels.small_batch import experts_small_batch
 from seekjax.model.module import Module, project
+from seekjax.model.quantile import gap_histogram
 from seekjax.model.routing import affinity, balance_loss, choose, count_choices, gates
 from seekjax.quant.formats import Weight, laid_out
 from seekjax.registry import Registry
@@ -194,13 +195,16 @@ class MixtureOfExperts(Module):
         y_BTD = constrain(y_BTD, "batch sequence embed")
         load_BE = count_choices(choice_BTK, mask_BT, m.experts)
         loss_B = balance_loss(score_BTE, choice_BTK, mask_BT, m)
-        return y_BTD, {
+        balance = {
             "choice_BTK": choice_BTK,
             "gate_BTK": gate_BTK,
             "load_E": load_BE.sum(0),
             "balance_loss": loss_B.sum(),
             "dropped": dropped,
         }
+        if m.bias_update == "quantile":
+            balance["gaps_EN"] = gap_histogram(score_BTE, bias_E, mask_BT, m)
+        return y_BTD, balance
 
     def balance_bias(self) -> Array:
         """Return the routing bias of each expert, zeros at first.

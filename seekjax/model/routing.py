@@ -13,6 +13,7 @@ from jax import Array
 
 from seekjax.config import ModelConfig
 from seekjax.registry import Registry
+from sharding.rules import local
 
 Score = Callable[[Array], Array]
 
@@ -45,25 +46,54 @@ def choose(score_BTE: Array, bias_E: Array, model: ModelConfig) -> Array:
     the experts of its best groups, a group's score being the sum of its two best experts (V3) or
     its best one (V2). Of equal scores the lower index wins.
     """
-    G, limit = model.expert_groups, model.groups_per_token
     biased_BTE = jax.lax.stop_gradient(score_BTE + bias_E)
-
-    # Experts outside the token's best groups score -inf
-    if limit < G:
-        biased_BTGe = biased_BTE.reshape(*biased_BTE.shape[:-1], G, -1)
-        if model.group_score == "top2":
-            best_BTG2, _ = jax.lax.top_k(biased_BTGe, 2)
-            group_BTG = best_BTG2.sum(-1)
-        else:
-            group_BTG = biased_BTGe.max(-1)
-        _, best_BTg = jax.lax.top_k(group_BTG, limit)
-        open_BTgG = best_BTg[..., None] == jnp.arange(G)
-        open_BTG = open_BTgG.any(-2)
-        biased_BTGe = jnp.where(open_BTG[..., None], biased_BTGe, -jnp.inf)
-        biased_BTE = biased_BTGe.reshape(biased_BTE.shape)
-
-    _, choice_BTK = jax.lax.top_k(biased_BTE, model.experts_per_token)
+    allowed_BTE = within_groups(biased_BTE, model)
+    _, choice_BTK = top_k(allowed_BTE, model.experts_per_token)
     return choice_BTK
+
+
+def within_groups(biased_BTE: Array, model: ModelConfig) -> Array:
+    """Return the biased scores, -inf for experts outside the token's best groups."""
+    G, limit = model.expert_groups, model.groups_per_token
+    if limit == G:
+        return biased_BTE
+
+    biased_BTGe = by_group(biased_BTE, G)
+    _, best_BTg = top_k(group_scores(biased_BTGe, model), limit)
+    open_BTgG = best_BTg[..., None] == jnp.arange(G)
+    open_BTG = open_BTgG.any(-2)
+    allowed_BTGe = jnp.where(open_BTG[..., None], biased_BTGe, -jnp.inf)
+    return allowed_BTGe.reshape(biased_BTE.shape)
+
+
+def group_scores(biased_BTGe: Array, model: ModelConfig) -> Array:
+    """Return how well each group suits each token, [B, T, G]: by its two best experts (V3) or its
+    best one (V2).
+    """
+    if model.group_score == "max":
+        return biased_BTGe.max(-1)
+    best_BTG2, _ = top_k(biased_BTGe, 2)
+    return best_BTG2.sum(-1)
+
+
+def top_k(x_BTX: Array, k: int) -> tuple[Array, Array]:
+    """Return the k largest of the last axis, and where they are; of equal ones the first.
+
+    Each device sorts its own tokens: XLA gathers those of all devices for a `jax.lax.top_k` that
+    is left to it.
+    """
+
+    def body(x_btX: Array) -> tuple[Array, Array]:
+        value_btK, index_btK = jax.lax.top_k(x_btX, k)
+        return value_btK, index_btK
+
+    token = "batch sequence" + " -" * (x_BTX.ndim - 2)
+    return local(body, (token,), (token, token))(x_BTX)
+
+
+def by_group(x_BTE: Array, groups: int) -> Array:
+    """Return the values of experts by the group they are in, with an axis more."""
+    return x_BTE.reshape(*x_BTE.shape[:-1], groups, -1)
 
 
 def gates(score_BTE: Array, choice_BTK: Array, model: ModelConfig) -> Array:
@@ -140,8 +170,8 @@ def group_balance(
     f'_i is the mean over the group's experts of the f_j of `sequence_balance`, P'_i the sum of P_j.
     """
     f_BE, P_BE = _frequency_and_score(score_BTE, choice_BTK, mask_BT)
-    f_BG = _by_group(f_BE, groups).mean(-1)
-    P_BG = _by_group(P_BE, groups).sum(-1)
+    f_BG = by_group(f_BE, groups).mean(-1)
+    P_BG = by_group(P_BE, groups).sum(-1)
     return (f_BG * P_BG).sum(-1)
 
 
@@ -158,7 +188,7 @@ def send_balance(
     of the group's P_j.
     """
     _, P_BE = _frequency_and_score(score_BTE, choice_BTK, mask_BT)
-    P_BG = _by_group(P_BE, groups).sum(-1)
+    P_BG = by_group(P_BE, groups).sum(-1)
 
     size = score_BTE.shape[-1] // groups
     visits_BTKG = choice_BTK[..., None] // size == jnp.arange(groups)
@@ -176,7 +206,7 @@ def balance_loss(score_BTE: Array, choice_BTK: Array, mask_BT: Array, model: Mod
     """
     counted_BTK = choice_BTK
     if model.balance_choice == "bare":
-        _, counted_BTK = jax.lax.top_k(score_BTE, model.experts_per_token)
+        _, counted_BTK = top_k(score_BTE, model.experts_per_token)
     loss_B = sequence_balance(score_BTE, counted_BTK, mask_BT)
 
     groups = model.expert_groups
@@ -188,11 +218,6 @@ def balance_loss(score_BTE: Array, choice_BTK: Array, mask_BT: Array, model: Mod
         sent_B = send_balance(score_BTE, choice_BTK, mask_BT, groups, limit)
         loss_B += model.send_balance * sent_B
     return loss_B
-
-
-def _by_group(x_BE: Array, groups: int) -> Array:
-    """The values of experts by the group they are in, [B, G, experts of a group]."""
-    return x_BE.reshape(*x_BE.shape[:-1], groups, -1)
 
 
 def update_bias(

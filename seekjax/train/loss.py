@@ -206,8 +206,9 @@ def balance_loss(output: Output) -> jax.Array:
 
 
 def loads(output: Output) -> dict[str, dict[str, jax.Array]]:
-    """Return the load of the experts, which the balance bias and the report need."""
+    """Return what the balance bias and the report need of the experts' layers."""
+    wanted = ("load_E", "dropped", "gaps_EN")
     return {
-        name: {"load_E": layer["load_E"], "dropped": layer["dropped"]}
+        name: {figure: layer[figure] for figure in wanted if figure in layer}
         for name, layer in output.balance.items()
     }

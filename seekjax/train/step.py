@@ -10,6 +10,8 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
+from seekjax.config import ModelConfig
+from seekjax.model.quantile import quantile_bias
 from seekjax.model.routing import load_entropy, max_violation, update_bias
 from seekjax.train.loss import Criterion, NextToken, forward, target_mask
 from seekjax.train.schedule import average_decay, balance_rate, learning_rate
@@ -47,7 +49,7 @@ def train_step(
 
     # The balance bias: no gradient, once per step, from the load of the whole batch.
     gamma = balance_rate(spec.config)(state.step)
-    balance = update_biases(state.balance, experts, gamma)
+    balance = update_biases(state.balance, experts, gamma, spec.config.model)
 
     # Whether the update is made.
     loss, norm = sums["loss"], optax.tree.norm(grads)
@@ -114,13 +116,24 @@ def update_biases(
     balance: dict,
     experts: dict,
     gamma: jax.Array,
+    model: ModelConfig,
 ) -> dict:
-    """Return the routing biases after a step; modules that reported a load move, others stay."""
+    """Return the routing biases after a step; modules that reported a load move, others stay.
+
+    Quantile balancing has no rate, but a gamma of 0 stops it too.
+    """
+    share = model.experts_per_token / model.experts
+
+    def update(bias_LE: jax.Array, layers: dict[str, jax.Array]) -> jax.Array:
+        if model.bias_update == "sign":
+            return update_bias(bias_LE, layers["load_E"], gamma)
+        new_LE = quantile_bias(bias_LE, layers["gaps_EN"], share)
+        return jnp.where(gamma > 0, new_LE, bias_LE)
+
     moved = {}
     for name, biases in balance.items():
         if name in experts:
-            update = partial(update_bias, load_E=experts[name]["load_E"], rate=gamma)
-            biases = jax.tree.map(update, biases)
+            biases = jax.tree.map(partial(update, layers=experts[name]), biases)
         moved[name] = biases
     return moved
 
