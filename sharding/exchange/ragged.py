@@ -4,10 +4,12 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from sharding.exchange.peers import Axes, peer_index
 from sharding.exchange.rows import column_of_rows
-from sharding.exchange.sorted_rows import Route, exchange_sorted
+from sharding.exchange.sorted_rows import exchange_sorted
+from sharding.exchange.wire import Wire
 from sharding.vary import vary_like
 
 
@@ -19,6 +21,7 @@ def exchange_ragged(
     experts: Callable[..., jax.Array],
     axes: Axes = (),
     capacity: float = 0.0,
+    wire: Wire | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Send rows to the devices of their experts and back as `exchange_static` does, without padding
     on the way.
@@ -26,28 +29,35 @@ def exchange_ragged(
     Signature: see sharding/exchange/__init__.py.
     """
     return exchange_sorted(
-        x_mD, choice_mK, gate_mK, weights, experts, axes, capacity, ragged_buffers
+        x_mD, choice_mK, gate_mK, weights, experts, axes, capacity, ragged_buffers, wire
     )
 
 
-def ragged_buffers(
-    count_PE: jax.Array,
-    room: int,
-    rows: int,
-    axes: Axes,
-) -> Route:
-    """Return the route into one buffer of the same worst case, filled without gaps."""
-    peers, me = count_PE.shape[0], peer_index(axes)
-    slots = peers * room
-    count_PP = count_PE.sum(-1)  # [sender, receiver]
-    sent_P, arriving_P = count_PP[me], count_PP[:, me]
+class RaggedBuffers(struct.PyTreeNode):
+    """A route into one buffer, filled without gaps; the unused slots stand at the end."""
 
-    # Rows that lower senders put in each receiver's buffer.
-    before_P = (jnp.cumsum(count_PP, 0) - count_PP)[me]
-    # Where my part began in each sender's rows.
-    home_P = (jnp.cumsum(count_PP, 1) - count_PP)[:, me]
+    sent_P: jax.Array  # rows for each receiver
+    arriving_P: jax.Array  # rows from each sender
+    before_P: jax.Array  # rows that lower senders put in each receiver's buffer
+    home_P: jax.Array  # where my part began in each sender's rows
+    expert_R: jax.Array
+    rows: int = struct.field(pytree_node=False)
+    axes: Axes = struct.field(pytree_node=False)
 
-    def move(
+    def send(self, x_nD: jax.Array) -> jax.Array:
+        """Return the rows that arrive here, by sender, padded."""
+        offset_P = jnp.cumsum(self.sent_P) - self.sent_P
+        sizes = (self.sent_P, self.before_P, self.arriving_P)
+        return self._move(x_nD, self.expert_R.size, offset_P, *sizes)
+
+    def give_back(self, y_RD: jax.Array) -> jax.Array:
+        """Return each row to where it came from."""
+        offset_P = jnp.cumsum(self.arriving_P) - self.arriving_P
+        sizes = (self.arriving_P, self.home_P, self.sent_P)
+        return self._move(y_RD, self.rows, offset_P, *sizes)
+
+    def _move(
+        self,
         x_ND: jax.Array,
         length: int,
         offset_P: jax.Array,
@@ -57,18 +67,33 @@ def ragged_buffers(
     ) -> jax.Array:
         empty_ND = vary_like(jnp.zeros((length, x_ND.shape[1]), x_ND.dtype), x_ND)
         return jax.lax.ragged_all_to_all(
-            x_ND, empty_ND, offset_P, size_P, target_P, arriving_P, axis_name=axes
+            x_ND, empty_ND, offset_P, size_P, target_P, arriving_P, axis_name=self.axes
         )
 
-    def send(x_nD: jax.Array) -> jax.Array:
-        return move(x_nD, slots, jnp.cumsum(sent_P) - sent_P, sent_P, before_P, arriving_P)
 
-    def give_back(y_RD: jax.Array) -> jax.Array:
-        offset_P = jnp.cumsum(arriving_P) - arriving_P
-        return move(y_RD, rows, offset_P, arriving_P, home_P, sent_P)
+def ragged_buffers(
+    count_PE: jax.Array,
+    room: int,
+    rows: int,
+    axes: Axes,
+) -> RaggedBuffers:
+    """Return the route into a buffer for the worst case, `room` rows from each peer."""
+    peers, me = count_PE.shape[0], peer_index(axes)
+    slots = peers * room
+    count_PP = count_PE.sum(-1)  # [sender, receiver]
+    arriving_P = count_PP[:, me]
 
-    # All unused slots stand at the end; they count as one expert more of the last sender.
+    # All unused slots count as one expert more of the last sender.
     padding_P1 = jnp.zeros((peers, 1), jnp.int32)
     size_PE = jnp.concatenate([count_PE[:, me], padding_P1], -1)
     size_PE = size_PE.at[-1, -1].set(slots - arriving_P.sum())
-    return Route(send, give_back, column_of_rows(size_PE, slots))
+
+    return RaggedBuffers(
+        sent_P=count_PP[me],
+        arriving_P=arriving_P,
+        before_P=(jnp.cumsum(count_PP, 0) - count_PP)[me],
+        home_P=(jnp.cumsum(count_PP, 1) - count_PP)[:, me],
+        expert_R=column_of_rows(size_PE, slots),
+        rows=rows,
+        axes=axes,
+    )

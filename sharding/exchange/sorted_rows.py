@@ -3,13 +3,14 @@ devices of their experts and back.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 
 from sharding.exchange.peers import Axes, peer_count, peer_index
 from sharding.exchange.rows import gather_sum, permute, rank_by_gate, sort_order
+from sharding.exchange.wire import Route, Wire, combine, dispatch
 
 
 class Exchange(Protocol):
@@ -29,14 +30,6 @@ class Exchange(Protocol):
         ...
 
 
-class Route(NamedTuple):
-    """How the rows of one exchange travel between the peers."""
-
-    send: Callable[[jax.Array], jax.Array]  # [rows sorted by expert] -> [R rows by sender, padded]
-    give_back: Callable[[jax.Array], jax.Array]  # the inverse
-    expert_R: jax.Array  # the local expert of each row that arrives; past the end for padding
-
-
 # make_route(count_PE, room, rows, axes): count_PE [sender, peers, local experts] has the number of
 # rows that each sender has for each expert, `room` is the most rows from one sender to one peer.
 MakeRoute = Callable[[jax.Array, int, int, Axes], Route]
@@ -51,6 +44,7 @@ def exchange_sorted(
     axes: Axes,
     capacity: float,
     make_route: MakeRoute,
+    wire: Wire | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Sort rows by expert, send them along the route, apply the experts, and send the results back.
 
@@ -86,10 +80,10 @@ def exchange_sorted(
         # Rows arrive by sender; the experts need them sorted by expert.
         order_R, position_R = sort_order(route.expert_R)
         size_E = count_PE[:, peer_index(axes)].sum(0)
-        x_RD = permute(route.send(x_nD), order_R, position_R)
+        x_RD = permute(dispatch(x_nD, route, wire), order_R, position_R)
         gate_R1 = permute(route.send(gate_n1), order_R, position_R)
         y_RD = experts(x_RD, gate_R1[:, 0], *weights, size_E)
-        y_nD = route.give_back(permute(y_RD, position_R, order_R))
+        y_nD = combine(permute(y_RD, position_R, order_R), route, wire)
 
     dropped = jnp.sum(choice_mK < total, dtype=jnp.int32) - count_E.sum()
     return gather_sum(y_nD, position_n, order_n, choices), dropped

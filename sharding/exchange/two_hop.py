@@ -17,6 +17,7 @@ from sharding.exchange.ragged import ragged_buffers
 from sharding.exchange.rows import gather_sum, permute, sort_order
 from sharding.exchange.sorted_rows import MakeRoute, exchange_sorted
 from sharding.exchange.static import fixed_buffers
+from sharding.exchange.wire import Wire, combine, dispatch
 
 
 def exchange_two_hop(
@@ -27,13 +28,16 @@ def exchange_two_hop(
     experts: Callable[..., jax.Array],
     axes: Axes = (),
     capacity: float = 0.0,
+    wire: Wire | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Send tokens to nodes and on to the devices of their experts, and sums back, in buffers of a
     fixed size.
 
     Signature: see sharding/exchange/__init__.py; capacity: see `exchange_hops`.
     """
-    return exchange_hops(x_mD, choice_mK, gate_mK, weights, experts, axes, capacity, fixed_buffers)
+    return exchange_hops(
+        x_mD, choice_mK, gate_mK, weights, experts, axes, capacity, fixed_buffers, wire
+    )
 
 
 def exchange_two_hop_ragged(
@@ -44,9 +48,12 @@ def exchange_two_hop_ragged(
     experts: Callable[..., jax.Array],
     axes: Axes = (),
     capacity: float = 0.0,
+    wire: Wire | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Do as `exchange_two_hop`, without padding on the way."""
-    return exchange_hops(x_mD, choice_mK, gate_mK, weights, experts, axes, capacity, ragged_buffers)
+    return exchange_hops(
+        x_mD, choice_mK, gate_mK, weights, experts, axes, capacity, ragged_buffers, wire
+    )
 
 
 def exchange_hops(
@@ -58,6 +65,7 @@ def exchange_hops(
     axes: Axes,
     capacity: float,
     make_route: MakeRoute,
+    wire: Wire | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Exchange tokens between nodes, then rows (token, choice) within each node, and back.
 
@@ -69,7 +77,7 @@ def exchange_hops(
     near = tuple(axis for axis in axes if axis != NODE)
     if NODE not in axes:
         return exchange_sorted(
-            x_mD, choice_mK, gate_mK, weights, experts, near, capacity, make_route
+            x_mD, choice_mK, gate_mK, weights, experts, near, capacity, make_route, wire
         )
 
     far = (NODE,)
@@ -87,10 +95,11 @@ def exchange_hops(
     count_PN = jax.lax.all_gather(count_N, far)
     route = make_route(count_PN[:, :, None], tokens, tokens * nodes, far)
 
-    def send(a_mX: jax.Array) -> jax.Array:
-        return route.send(permute(a_mX, order_n, position_n, nodes))
+    def by_node(a_mX: jax.Array) -> jax.Array:
+        return permute(a_mX, order_n, position_n, nodes)
 
-    x_RD, choice_RK, gate_RK = send(x_mD), send(choice_mK), send(gate_mK)
+    x_RD = dispatch(by_node(x_mD), route, wire)
+    choice_RK, gate_RK = route.send(by_node(choice_mK)), route.send(by_node(gate_mK))
 
     # Choices in this node, numbered within it; padding has none.
     choice_RK -= peer_index(far) * node_experts
@@ -100,9 +109,9 @@ def exchange_hops(
 
     # Hop 2. The nodes share out the rows: a balanced share is of one node's tokens.
     y_RD, dropped = exchange_sorted(
-        x_RD, choice_RK, gate_RK, weights, experts, near, capacity / nodes, make_route
+        x_RD, choice_RK, gate_RK, weights, experts, near, capacity / nodes, make_route, wire
     )
 
     # One partial sum of each token comes back from each node that it visited.
-    y_nD = route.give_back(y_RD)
+    y_nD = combine(y_RD, route, wire)
     return gather_sum(y_nD, position_n, order_n, nodes), dropped
