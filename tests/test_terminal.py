@@ -84,8 +84,12 @@ def test_what_cannot_redraw_a_line_gets_plain_ones(variables, file, monkeypatch)
     record = {"step": 1, "tokens_per_second": 9, "share_of_peak": 0, "grad_norm": 0}
     with Screen(3, 0, Signals()) as screen:
         screen.report(record | {"max_violation": 0}, "loss 2.000", 200)
-    assert file.getvalue().startswith("step 1/3  loss 2.000  9 tok/s")
-    assert file.getvalue().endswith("3m20s left\n")
+        on_devices = {"max_violation": 0.5, "device_max_violation": 0.125}
+        screen.report(record | on_devices, "loss 2.000", None)
+    first, second = file.getvalue().splitlines()
+    assert first.startswith("step 1/3  loss 2.000  9 tok/s")
+    assert first.endswith("MaxVio 0.00  3m20s left")
+    assert second.endswith("MaxVio 0.50  of devices 0.12")
     assert "\x1b" not in file.getvalue()
 
 

@@ -232,8 +232,19 @@ def update_bias(
     return bias_E + rate * jnp.sign(mean_E - load_E)
 
 
+def device_load(load_E: Array, devices: int) -> Array:
+    """Return the load of each device of those that split the experts: the sum over its experts.
+
+    In a step all devices wait for the one with the most rows, whichever experts these are for.
+    """
+    return load_E.reshape(*load_E.shape[:-1], devices, -1).sum(-1)
+
+
 def max_violation(load_E: Array) -> Array:
-    """Return MaxVio = (largest load - mean load) / mean load; 0 if balanced (2408.15664)."""
+    """Return MaxVio = (largest load - mean load) / mean load; 0 if balanced (2408.15664).
+
+    Of the loads of experts, or of devices.
+    """
     mean = load_E.mean(-1)
     return (load_E.max(-1) - mean) / jnp.maximum(mean, 1e-9)
 

@@ -14,6 +14,7 @@ import jax
 from seekjax.checkpoint.write import Checkpoints
 from seekjax.config import Config
 from seekjax.model.count import flops_per_token
+from seekjax.model.routing import device_load, max_violation
 from seekjax.open import initial_model, with_initial_model
 from seekjax.placement import use_mesh
 from seekjax.train.clock import Clock, watching
@@ -38,6 +39,7 @@ from seekjax.train.state import TrainState
 from seekjax.train.training import Parts, Training
 from seekjax.train.validate import validate
 from sharding.mesh import join_hosts
+from sharding.rules import split_by
 
 
 @dataclass
@@ -255,6 +257,7 @@ class Progress:
         self.remaining = Remaining(config.train, clock)
         self.peak = matmul_peak(config.kernel.dtype)
         self.flops = flops_per_token(config.model, config.data.sequence)
+        self.expert_devices = split_by("experts")
         # enough rows for a picture
         self.load_every = max(config.train.log_every, config.train.steps // 200)
         self.pending: tuple[int, dict[str, Any]] | None = None
@@ -345,9 +348,13 @@ class Progress:
             "max_violation": 0.0,
         }
         if experts:
-            load = experts.pop("load")
+            loads = {"load": experts.pop("load")}
             record["max_violation"] = float(experts["max_violation"].mean())
+            if self.expert_devices > 1:
+                loads["device_load"] = device_load(loads["load"], self.expert_devices)
+                experts["device_max_violation"] = max_violation(loads["device_load"])
+                record["device_max_violation"] = float(experts["device_max_violation"].mean())
             record |= {f"layer_{name}": value for name, value in experts.items()}
             if step % self.load_every == 0 or step == self.config.train.steps:
-                record["load"] = load
+                record |= loads
         return record

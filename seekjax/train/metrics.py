@@ -230,6 +230,8 @@ class Screen:
             f"{record['share_of_peak']:.0%} of peak  |g| {record['grad_norm']:.2f}  "
             f"MaxVio {record['max_violation']:.2f}"
         )
+        if "device_max_violation" in record:
+            text += f"  of devices {record['device_max_violation']:.2f}"
         if record.get("skipped"):
             text += f"  SKIPPED {record['skipped']:.0f}"
         if self.live:

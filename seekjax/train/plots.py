@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 from seekjax.errors import RunError
@@ -73,34 +74,52 @@ def draw_loss(
 
 
 def draw_load(folder: Path, records: list[Record]) -> Path:
-    """Write load.png: a band of rows per layer, a row per expert; 1 is the balanced share."""
-    load_SLE = np.array(column(records, "load"))
-    share_SLE = load_SLE / np.maximum(load_SLE.mean(-1, keepdims=True), 1e-9)
-    steps, layers, experts = share_SLE.shape
+    """Write load.png: a band of rows per layer, a row per expert; 1 is the balanced share.
 
-    height = min(2 + 0.12 * layers * min(experts, 16), 14)
-    figure = Figure(figsize=(9, height), layout="constrained")
-    axis = figure.subplots()
-    picture = axis.imshow(
-        share_SLE.reshape(steps, -1).T,
+    Where devices split the experts, a second picture has a row per device.
+    """
+    pictures = [("expert", np.array(column(records, "load")))]
+    on_devices = select(records, "train", "device_load")
+    if len(on_devices) == len(records):
+        pictures.append(("device", np.array(column(records, "device_load"))))
+
+    heights = []
+    for _, load_SLX in pictures:
+        _, layers, parts = load_SLX.shape
+        heights.append(min(2 + 0.12 * layers * min(parts, 16), 14))
+    figure = Figure(figsize=(9, sum(heights)), layout="constrained")
+    axes = figure.subplots(len(pictures), height_ratios=heights, squeeze=False)[:, 0]
+    span = records[0]["step"], records[-1]["step"]
+
+    images = []
+    for axis, (part, load_SLX) in zip(axes, pictures):
+        images.append(_draw_shares(axis, load_SLX, span))
+        axis.set(
+            ylabel=f"expert layer (a row per {part})",
+            title=f"{folder.name}: load of each {part} over its balanced share",
+        )
+    figure.colorbar(images[0], ax=list(axes), label="load / mean load (white: balanced)")
+    return save(figure, folder / "load.png")
+
+
+def _draw_shares(axis: Axes, load_SLX: np.ndarray, span: tuple[int, int]) -> AxesImage:
+    """Draw the loads of steps, layers and experts or devices over their means, and return it."""
+    share_SLX = load_SLX / np.maximum(load_SLX.mean(-1, keepdims=True), 1e-9)
+    steps, layers, _ = share_SLX.shape
+    image = axis.imshow(
+        share_SLX.reshape(steps, -1).T,
         aspect="auto",
         cmap="RdBu_r",
         vmin=0,
         vmax=2,
         interpolation="nearest",
-        extent=(records[0]["step"], records[-1]["step"] + 1e-6, layers, 0),
+        extent=(span[0], span[1] + 1e-6, layers, 0),
     )
     step_axis(axis)
-    axis.set(
-        ylabel="expert layer (a row per expert)",
-        title=f"{folder.name}: load of each expert over its balanced share",
-        yticks=np.arange(layers) + 0.5,
-        yticklabels=range(1, layers + 1),
-    )
+    axis.set(yticks=np.arange(layers) + 0.5, yticklabels=range(1, layers + 1))
     for border in range(1, layers):
         axis.axhline(border, color="black", linewidth=0.8)
-    figure.colorbar(picture, label="load / mean load (white: balanced)")
-    return save(figure, folder / "load.png")
+    return image
 
 
 def draw_max_violation(folder: Path, train: list[Record]) -> Path:
@@ -117,6 +136,10 @@ def draw_max_violation(folder: Path, train: list[Record]) -> Path:
 
     mean = column(train, "max_violation")
     axis.plot(step, mean, color="black", linewidth=2, label="mean")
+    on_devices = select(train, "train", "device_max_violation")
+    if on_devices:
+        step, mean = (column(on_devices, name) for name in ("step", "device_max_violation"))
+        axis.plot(step, mean, "--", color="black", linewidth=2, label="mean, of devices")
     step_axis(axis)
     axis.set(
         ylabel="MaxVio = (max load - mean) / mean",

@@ -28,6 +28,19 @@ KINDS = {
         {"step": 1, "split": "held_out"},
         ["loss.png", "load.png", "max_violation.png"],
     ),
+    "experts on devices": (
+        {
+            **TRAIN,
+            "mtp_loss": 1.0,
+            "load": [[1.0, 3.0, 2.0, 2.0]],
+            "device_load": [[4.0, 4.0]],
+            "max_violation": 0.5,
+            "layer_max_violation": [0.5],
+            "device_max_violation": 0.0,
+        },
+        {"step": 1, "split": "held_out"},
+        ["loss.png", "load.png", "max_violation.png"],
+    ),
     "preferences": (
         {**TRAIN, "accuracy": 0.5, "margin": 0.1},
         {"step": 1, "split": "held_out"},

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -16,8 +17,11 @@ from seekjax.config import (
     TrainConfig,
 )
 from seekjax.errors import CheckpointError
+from seekjax.model.routing import max_violation
+from seekjax.placement import use_mesh
 from seekjax.train import metrics, pretrain
-from seekjax.train.loop import fit
+from seekjax.train.clock import Clock, Spent
+from seekjax.train.loop import Progress, fit
 from sharding.mesh import MeshConfig
 from tests.fixtures import CLOCK, PLAIN, copy_as_of, tiny_model
 
@@ -146,8 +150,8 @@ def test_a_run_continues_on_other_meshes_and_says_what_differs(tmp_path, capsys)
     expected = leaves(fit(config).state)
 
     moves = [
-        (2, MeshConfig(data=2, expert=4), "mesh.data: 8 -> 2"),
-        (4, MeshConfig(data=1), "mesh.expert: 4 -> 1"),
+        (2, MeshConfig(data=2, node=2, expert=2), "mesh.data: 8 -> 2"),
+        (4, MeshConfig(data=1), "mesh.node: 2 -> 1"),
     ]
     before = config.out
     for step, mesh, difference in moves:
@@ -162,6 +166,26 @@ def test_a_run_continues_on_other_meshes_and_says_what_differs(tmp_path, capsys)
         for ours, theirs in zip(leaves(resumed.state), expected, strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5)
         before = folder
+
+
+@pytest.mark.mesh
+@pytest.mark.parametrize(("mesh", "devices"), [(MeshConfig(data=4), 1), (MeshConfig(expert=4), 4)])
+def test_the_load_of_devices_is_reported_where_they_split_the_experts(mesh, devices, tmp_path):
+    load = np.array([[9.0, 1, 4, 6, 5, 5, 5, 5], [40.0, 0, 0, 0, 0, 0, 0, 0]])
+    parts = SimpleNamespace(report=SimpleNamespace(extra_metrics=lambda scalars: {}))
+    with use_mesh(mesh, devices=jax.devices()[:4]):
+        clock = Clock(Spent(), 0.0)
+        progress = Progress(small(tmp_path), parts, None, None, clock)
+        experts = {"load": load, "max_violation": max_violation(load)}
+        record = progress.record(6, {"loss": 1.0, "experts": experts}, rate=1.0)
+
+    np.testing.assert_allclose(record["layer_max_violation"], [0.8, 7])
+    if devices == 1:
+        assert not any(name.startswith(("device", "layer_device")) for name in record)
+    else:
+        np.testing.assert_array_equal(record["device_load"], [[10, 10, 10, 10], [40, 0, 0, 0]])
+        np.testing.assert_allclose(record["layer_device_max_violation"], [0, 3])
+        assert record["device_max_violation"] == 1.5
 
 
 def test_a_run_refused_by_its_checkpoint_keeps_its_config(unbroken):
