@@ -10,7 +10,7 @@ import tomllib
 
 import pytest
 
-from seekjax.commands import common
+from seekjax.commands import common, compiled
 from seekjax.commands.arguments import config_name, load_config, parse
 from seekjax.commands.cli import main, run_command
 from seekjax.commands.grid import find_axes
@@ -51,6 +51,8 @@ def accept(monkeypatch):
         raise Accepted(read_options(*args))
 
     monkeypatch.setattr(common, "read_options", stop_after_reading)
+    # minutes, and a compiler that is not installed
+    monkeypatch.setattr(compiled, "compile_planned", lambda *_: None)
 
     def call(name, *words):
         asks_for_help = {"--help", "--help-all"} & {name, *words}

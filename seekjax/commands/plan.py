@@ -66,6 +66,8 @@ class PlanOptions:
     weights: Literal["float32", "bfloat16", "fp8", "int8", "int4"] = "bfloat16"
     # dtype of the cache
     cache: Literal["float32", "bfloat16", "fp8"] = "bfloat16"
+    # sides of a TPU topology, as 4x4x4: also compile the step for it, which takes minutes
+    compile: str = ""
     # print the figures as JSON
     json: bool = False
 
@@ -84,6 +86,12 @@ def plan(argv: list[str]) -> None:
     chip, devices = None, 1
     if options.on:
         chip, devices = on_devices(options.on, read_chips(options.chips))
+
+    need(
+        not options.compile or (chip and not options.inference),
+        "--compile needs a training on chips: name them, as --on v5p:64 --compile 4x4x4.",
+        UsageError,
+    )
 
     # Generating needs the model alone
     if options.inference:
@@ -142,6 +150,12 @@ def show_training(
     chosen, note = _own_choice(config, chip, devices, has_mesh, found[0])
     layout = chosen.layout
 
+    compiled = None
+    if options.compile:
+        from seekjax.commands.compiled import compile_planned  # a second, for JAX
+
+        compiled = compile_planned(layout, chip, options.compile)
+
     # The speed as stated, or from the roofline
     flops = options.flops_per_token or published_flops(config.model, config.data.sequence)
     per_trillion, basis = _speed(options, chosen, chip, flops)
@@ -159,6 +173,8 @@ def show_training(
             "meshes": [_mesh_figures(choice) for choice in found[: tables.SHOWN]],
             "cost": asdict(cost) | _cost_figures(cost, flops, basis, options),
         }
+        if compiled:
+            figures["compiled"] = compiled.figures()
         print(json.dumps(figures, indent=1))
         return
 
@@ -172,6 +188,8 @@ def show_training(
         tables.meshes_table(found, chip),
         tables.cost_table(cost, flops, chip, layout, basis),
     ]
+    if compiled:
+        parts.insert(3, compiled.table())
     if options.against:
         parts.append(tables.saving_line(cost, options.against))
     parts.append(tables.source_line(chip))
