@@ -267,8 +267,13 @@ def need_tokenizer(opened: OpenedModel) -> Tokenizer:
 def on_mesh(mesh: MeshConfig) -> Iterator[None]:
     """Place arrays on this mesh of the available devices within the block.
 
-    Raises GenerateError if there are too few devices.
+    Raises GenerateError if there are too few devices, or if it would split sequences.
     """
+    need(
+        mesh.context == 1,
+        f"mesh.context is {mesh.context}: it splits sequences in training, use another axis here.",
+        GenerateError,
+    )
     try:
         made = make_mesh(mesh)
     except ValueError as error:

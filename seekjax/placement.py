@@ -16,7 +16,7 @@ T = TypeVar("T")
 AXES = Vocabulary(
     {
         "batch": Role.BATCH,  # sequences
-        "sequence": Role.WHOLE,  # positions in a sequence
+        "sequence": Role.SEQUENCE,  # positions in a sequence
         "embed": Role.SHARDED_WIDTH,  # model width
         "heads": Role.PARALLEL_WIDTH,  # attention heads
         "nope": Role.WHOLE,  # head width without position

@@ -12,6 +12,7 @@ MESH = {
     "fsdp": "replicas of the computation that split parameters and moments",
     NODE: "splits the routed experts between nodes, whose links are slow; elsewhere like fsdp",
     "expert": "splits the routed experts within a node; elsewhere it acts like fsdp",
+    "context": "splits the positions of each sequence; where weights are stored, like fsdp",
     "tensor": "splits heads, inner widths and the vocabulary",
 }
 
@@ -20,6 +21,7 @@ class Role(enum.Enum):
     """How the devices may split a logical axis. The rules name the mesh axes of each role."""
 
     BATCH = "sequences: each device computes its own"
+    SEQUENCE = "positions in a sequence: each device computes its own (context parallelism)"
     EXPERTS = "routed experts: each device holds its own, and tokens travel to them"
     PARALLEL_WIDTH = "a width whose parts are computed in parallel (tensor parallelism)"
     SHARDED_WIDTH = "a width split only where weights are stored (fully sharded data parallelism)"

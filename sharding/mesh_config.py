@@ -16,6 +16,7 @@ class MeshConfig:
     # nodes that share out the routed experts; their devices split each node's share by `expert`
     node: int = 1
     expert: int = 1  # splits the routed experts; tokens travel to them and back (V3 section 3.2)
+    context: int = 1  # splits the positions of every sequence; for long ones
     tensor: int = 1  # splits heads, hidden widths and the vocabulary
 
     def sizes(self, devices: int) -> dict[str, int]:

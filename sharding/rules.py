@@ -23,9 +23,10 @@ AnyMesh = TypeVar("AnyMesh", bound=Mesh | AbstractMesh)
 
 RULES: Rules = (
     (Role.BATCH, ("data", "fsdp", "node", "expert")),
+    (Role.SEQUENCE, ("context",)),
     (Role.EXPERTS, ("node", "expert")),
     (Role.PARALLEL_WIDTH, ("tensor",)),
-    (Role.SHARDED_WIDTH, ("fsdp", "node", "expert")),
+    (Role.SHARDED_WIDTH, ("fsdp", "node", "expert", "context")),
 )
 
 

@@ -122,7 +122,7 @@ def _place(batch: int, *arrays: np.ndarray) -> list[jax.Array]:
     placed = []
     for array in arrays:
         padded = np.pad(array, ((0, batch - len(array)), (0, 0)))
-        placed.append(put_batch({"x": padded}, "batch sequence")["x"])
+        placed.append(put_batch({"x": padded}, "batch")["x"])
     return placed
 
 

@@ -45,16 +45,17 @@ def abstract_variables(model: ModelConfig, kernel: KernelConfig) -> dict:
 
 def named_variables(model: ModelConfig) -> dict:
     """Return {"params", "balance"} before they exist, each with its logical axes."""
-    return dict(_traced(model, rows=split_by("batch")))
+    length = max(8, 2 * split_by("sequence"))
+    return dict(_traced(model, split_by("batch"), length))
 
 
 @cache
-def _traced(model: ModelConfig, rows: int) -> dict:
+def _traced(model: ModelConfig, rows: int, length: int) -> dict:
     """Trace the initialisation, which takes longer than reading a small model.
 
     The variables are the same whichever kernels run.
     """
-    tokens = jax.ShapeDtypeStruct((rows, 8), jnp.int32)
+    tokens = jax.ShapeDtypeStruct((rows, length), jnp.int32)
     init = Transformer(model, SIMPLEST).init
     named = jax.eval_shape(init, jax.random.key(0), tokens)
     return {"params": named["params"], "balance": named.get("balance", {})}

@@ -61,7 +61,7 @@ def mixture(
     """
     axes = mesh_axes("experts")
     summed = mesh_axes("expert_hidden")
-    everyone = mesh_axes("batch")
+    everyone = (*mesh_axes("batch"), *mesh_axes("sequence"))
     exchange, experts = pick_forms(kernel)
 
     inward, outward = "experts - expert_hidden", "experts expert_hidden -"

@@ -14,6 +14,7 @@ from seekjax.placement import AXES
 from seekjax.quant.formats import Quantised, Weight, product
 from sharding.mesh import platform
 from sharding.place import Named
+from sharding.rules import split_by
 
 M = TypeVar("M", bound="Module")
 
@@ -88,7 +89,11 @@ def project(
     than several narrow ones, if there are enough tokens that joining the weights costs little.
     """
     B, T, *X = x_BTX.shape
-    x_mX = x_BTX.reshape(B * T, *X)
+    if split_by("sequence") > 1:
+        # Joined axes that are both split would have to be gathered.
+        x_mX = x_BTX
+    else:
+        x_mX = x_BTX.reshape(B * T, *X)
 
     def times(w_XY: Weight) -> Array:
         if isinstance(w_XY, Quantised):
@@ -96,7 +101,7 @@ def project(
         else:
             y_mY = jnp.tensordot(x_mX, w_XY, len(X))
             y_mY = checkpoint_name(y_mY, keep)
-        return y_mY.reshape(B, T, *y_mY.shape[1:])
+        return y_mY.reshape(B, T, *y_mY.shape[x_mX.ndim - len(X) :])
 
     arrays = [w_XY for w_XY in weights if not isinstance(w_XY, Quantised)]
     all_arrays = len(arrays) == len(weights) > 1

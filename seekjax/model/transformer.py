@@ -18,7 +18,9 @@ from seekjax.model.module import Module, rms_norm
 from seekjax.model.mtp import PredictionModule, ahead
 from seekjax.model.rope import angles
 from seekjax.quant.formats import dense, rows
-from sharding.rules import constrain
+from sharding.context import in_order as context_in_order
+from sharding.context import lay_out
+from sharding.rules import constrain, local, mesh_axes, split_by
 
 # By name of the stack (with one more axis in front: L) or prediction module: load_E, balance_loss,
 # dropped, choice_BTK, gate_BTK.
@@ -59,6 +61,7 @@ class Transformer(Module):
         start: Any = 0,
         attend: Callable | None = attend_absorbed,
         choice: dict[str, Array] | None = None,
+        in_order: bool = True,
     ) -> Output:
         """Run T tokens.
 
@@ -68,6 +71,8 @@ class Transformer(Module):
         cache, start, attend    see AttentionKind
         choice         the experts that tokens visit instead of choosing, {stack: choice_BTK} as in
                        Output.balance
+        in_order       False: on a mesh that splits sequences, the output's are as the devices hold
+                       them (`sharding.context.held`), which saves an exchange
         """
         m = self.model
         B, T = tokens_BT.shape
@@ -75,7 +80,12 @@ class Transformer(Module):
             mask_BT = jnp.ones((B, T), bool)
         position_BT = jnp.reshape(start, (-1, 1)) + jnp.arange(T)
         position_BT = jnp.broadcast_to(position_BT, (B, T))
-        angle = angles(m, position_BT)
+
+        # Every token goes to the device of its position.
+        lay = partial(lay_out, parts=split_by("sequence"))
+        tokens_BT, mask_BT = lay(tokens_BT), lay(mask_BT)
+        segment_BT = None if segment_BT is None else lay(segment_BT)
+        angle = angles(m, lay(position_BT))
 
         # Embedding
         embed_VD = jax.tree.map(
@@ -94,6 +104,8 @@ class Transformer(Module):
         for name, block in self.build_layers(attend).items():
             layer_cache = None if cache is None else cache[name]
             layer_choice = None if choice is None else choice.get(name)
+            if layer_choice is not None:
+                layer_choice = lay(layer_choice, axis=-2)
             x_BTD, (caches[name], balance[name]) = block(
                 x_BTD, layer_cache, *context, start, layer_choice
             )
@@ -107,20 +119,21 @@ class Transformer(Module):
             h_BTD = hidden_BTD
             for k in range(1, m.mtp_depth + 1):
                 name = f"mtp_{k}"
-                next_BT = ahead(mtp_tokens_BX, k, T)
+                next_BT = lay(ahead(mtp_tokens_BX, k, T))
                 token_BTD = rows(embed_VD, next_BT, self.kernel.dtype)
                 token_BTD = constrain(token_BTD, "batch sequence embed")
                 module = self.build(PredictionModule, name=name)
                 h_BTD, (_, balance[name]) = module(h_BTD, token_BTD, *context)
                 mtp_BTD.append(h_BTD)
 
-        return Output(
+        output = Output(
             hidden_BTD,
             tuple(mtp_BTD),
             head_DV,
             balance={name: figures for name, figures in balance.items() if figures},
             cache=None if cache is None else caches,
         )
+        return ordered(output) if in_order else output
 
     def build_layers(self, attend: Callable | None) -> dict[str, Block]:
         """Return the dense layers, then the expert layers, by name.
@@ -139,6 +152,29 @@ class Transformer(Module):
             for name in names:
                 blocks[name] = self.build(kind, dense=dense, attend=attend, name=name)
         return blocks
+
+
+def ordered(output: Output) -> Output:
+    """Return an output with every sequence in the order of its positions again."""
+    axes = mesh_axes("sequence")
+    if not axes:
+        return output
+
+    def restore(x_BTX: Array) -> Array:
+        token = "batch sequence -"
+        return local(partial(context_in_order, axes=axes), (token,), token)(x_BTX)
+
+    balance: Balance = {}
+    for name, figures in output.balance.items():
+        balance[name] = dict(figures)
+        for kind in ("choice_BTK", "gate_BTK"):
+            many = restore if figures[kind].ndim == 3 else jax.vmap(restore)
+            balance[name][kind] = many(figures[kind])
+    return output._replace(
+        hidden_BTD=restore(output.hidden_BTD),
+        mtp_BTD=tuple(map(restore, output.mtp_BTD)),
+        balance=balance,
+    )
 
 
 def logits(output: Output) -> Array:

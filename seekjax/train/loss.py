@@ -15,7 +15,8 @@ from seekjax.model.mtp import ahead
 from seekjax.model.transformer import Output, Transformer
 from seekjax.train.schedule import mtp_weight
 from seekjax.train.state import Params, RunSpec, TrainState
-from sharding.rules import local, mesh_axes
+from sharding.context import lay_out
+from sharding.rules import local, mesh_axes, split_by
 
 
 class Criterion(Protocol):
@@ -92,7 +93,7 @@ def cross_entropy(
     `chunk` words at a time; a vocabulary that fits in one chunk needs one matrix product less.
     """
     vocab_axes = mesh_axes("vocab")
-    batch_axes = mesh_axes("batch")
+    token_axes = (*mesh_axes("batch"), *mesh_axes("sequence"))
 
     def body(hidden_btD, head_Dv, target_bt, mask_bt):
         hidden_mD = hidden_btD.reshape(-1, hidden_btD.shape[-1])
@@ -104,7 +105,7 @@ def cross_entropy(
         else:
             nll_m = nll_chunked(hidden_mD, head_Dv, target_m, vocab_axes, chunk=chunk)
             total = jnp.where(mask_m, nll_m, 0).sum()
-        return jax.lax.psum(total, batch_axes) if batch_axes else total
+        return jax.lax.psum(total, token_axes) if token_axes else total
 
     token = "batch sequence"
     compute = local(body, (f"{token} -", "- vocab", token, token), "")
@@ -121,7 +122,8 @@ def forward(
 ) -> tuple[Output, jax.Array]:
     """Return the model's output on {"tokens", "segments"} [B, T + 1], and summed cross entropies.
 
-    The second result has one sum per prediction depth, [1 + mtp_depth].
+    The second result has one sum per prediction depth, [1 + mtp_depth]. On a mesh that splits
+    sequences, the output's are in the order of `sharding.context.held`.
     """
     tokens_BX, segment_BX = batch["tokens"], batch["segments"]
     T = tokens_BX.shape[1] - 1
@@ -132,14 +134,17 @@ def forward(
         segment_BX[:, :T] if masked else None,
         segment_BX[:, :T] > 0,
         tokens_BX if mtp else None,
+        in_order=False,
     )
 
     output = cast(Output, applied)
 
+    # Targets are found in the whole rows, and only then go to the devices of their positions.
+    parts = split_by("sequence")
     sums = []
     for by, hidden_BTD in enumerate((output.hidden_BTD, *output.mtp_BTD), 1):
-        target_BT = ahead(tokens_BX, by, T)
-        mask_BT = target_mask(batch, by, masked)
+        target_BT = lay_out(ahead(tokens_BX, by, T), parts)
+        mask_BT = lay_out(target_mask(batch, by, masked), parts)
         chunk = config.kernel.vocab_chunk
         sums.append(cross_entropy(hidden_BTD, output.head_DV, target_BT, mask_BT, chunk))
     return output, jnp.stack(sums)

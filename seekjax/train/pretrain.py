@@ -134,7 +134,7 @@ class HeldOutText:
             return {}, ""
 
         def measure(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-            return self.measure(state.averaged, state, put_batch(batch, "batch sequence"))
+            return self.measure(state.averaged, state, put_batch(batch, "batch"))
 
         by_source = measure_sources(measure, self.sources)
         record = {}
@@ -230,7 +230,7 @@ class PretrainingReport:
         sums = []
         for batch in batches:
             rows = {name: x[own] for name, x in batch.items()}
-            sums.append(self.measure(state.averaged, state, put_batch(rows, "batch sequence")))
+            sums.append(self.measure(state.averaged, state, put_batch(rows, "batch")))
         return add_up(sums)["nats"]
 
     def sample(self, state: TrainState) -> list[str]:

@@ -52,6 +52,29 @@ def test_equals_plain(case):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5)
 
 
+def test_queries_of_some_positions():
+    """A device that has some of the queries and all of the keys computes the same rows."""
+    inputs, do_BTHU = draw(*SHAPES["segmented"])
+    segment_BT = documents(*SHAPES["segmented"][:2])
+    position_T = np.r_[3:70, 99:130].astype(np.int32)
+    only = np.zeros(130, bool)
+    only[position_T] = True
+    expected = value_and_gradients(
+        attention.attend_plain, inputs, do_BTHU * only[:, None, None], segment_BT
+    )
+
+    def some(attend, q_BTHN, q_BTHR, *rest):
+        queries = q_BTHN[:, position_T], q_BTHR[:, position_T]
+        return attend(*queries, *rest, position_T=position_T)
+
+    for attend in (attention.attend_plain, attention.attend_block, attention.attend_dot):
+        form = partial(some, attend)
+        got = value_and_gradients(form, inputs, do_BTHU[:, position_T], segment_BT)
+        np.testing.assert_allclose(got[0], expected[0][:, position_T], rtol=1e-5, atol=2e-5)
+        for a, b in zip(got[1:], expected[1:]):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5)
+
+
 def test_bf16():
     inputs, do_BTHU = draw(*SHAPES["plain"])
     expected = value_and_gradients(attention.attend_plain, inputs, do_BTHU)

@@ -13,16 +13,17 @@ from sharding.place import check_divisible
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        (MeshConfig(), (8, 1, 1, 1, 1)),
-        (MeshConfig(node=2, expert=2), (2, 1, 2, 2, 1)),
-        (MeshConfig(expert=4), (2, 1, 1, 4, 1)),
-        (MeshConfig(fsdp=2, expert=2, tensor=2), (1, 2, 1, 2, 2)),
-        (MeshConfig(data=2, fsdp=2), (2, 2, 1, 1, 1)),  # four of eight devices stay idle
+        (MeshConfig(), (8, 1, 1, 1, 1, 1)),
+        (MeshConfig(node=2, expert=2), (2, 1, 2, 2, 1, 1)),
+        (MeshConfig(expert=2, context=2), (2, 1, 1, 2, 2, 1)),
+        (MeshConfig(expert=4), (2, 1, 1, 4, 1, 1)),
+        (MeshConfig(fsdp=2, expert=2, tensor=2), (1, 2, 1, 2, 1, 2)),
+        (MeshConfig(data=2, fsdp=2), (2, 2, 1, 1, 1, 1)),  # four of eight devices stay idle
     ],
 )
 def test_data_0_takes_the_devices_that_are_left(config, expected):
     mesh = make_mesh(config)
-    assert mesh.axis_names == ("data", "fsdp", "node", "expert", "tensor")
+    assert mesh.axis_names == ("data", "fsdp", "node", "expert", "context", "tensor")
     assert mesh.axis_sizes == expected
     assert set(mesh.devices.flat) <= set(jax.devices())
 
@@ -45,8 +46,8 @@ def test_data_0_takes_the_devices_that_are_left(config, expected):
         (
             MeshConfig(expert=3),
             8,
-            "the mesh asks for fsdp x node x expert x tensor = 3 devices, which does not divide "
-            "the 8 there are; change these axes or set mesh.data yourself, or emulate",
+            "the mesh asks for fsdp x node x expert x context x tensor = 3 devices, which does not "
+            "divide the 8 there are; change these axes or set mesh.data yourself, or emulate",
         ),
         (MeshConfig(tensor=0), 8, "mesh.tensor is 0: give a positive number of devices."),
         (MeshConfig(data=-1), 8, "mesh.data is -1: give a positive number of devices."),
@@ -65,6 +66,7 @@ def test_a_mesh_without_devices_can_be_any_size():
         "fsdp": 8,
         "node": 1,
         "expert": 64,
+        "context": 1,
         "tensor": 4,
     }
     assert abstract_mesh(MeshConfig(expert=2), 8).shape["data"] == 4
@@ -95,7 +97,7 @@ def test_an_indivisible_axis_names_its_field(sizes, sentence):
         check_divisible(
             sizes,
             {name: f"model.{name}" for name in sizes},
-            {"data": 1, "fsdp": 2, "node": 1, "expert": 4, "tensor": 1},
+            {"data": 1, "fsdp": 2, "node": 1, "expert": 4, "context": 1, "tensor": 1},
         )
     assert str(error.value).startswith(sentence)
 
@@ -105,5 +107,5 @@ def test_divisible_axes_pass():
         check_divisible(
             {"experts": 8, "embed": 16, "layers": 3},
             {},
-            {"data": 1, "fsdp": 2, "node": 1, "expert": 4, "tensor": 1},
+            {"data": 1, "fsdp": 2, "node": 1, "expert": 4, "context": 1, "tensor": 1},
         )

@@ -26,6 +26,7 @@ GOLDEN = Path(__file__).parent / "golden"
 PLACES = {
     "tiny_data2_fsdp2_expert2": ("tiny", MeshConfig(data=2, fsdp=2, expert=2)),
     "tiny_all": ("tiny", MeshConfig(data=2, fsdp=2, expert=2, tensor=2)),
+    "tiny_fsdp2_context4": ("tiny", MeshConfig(data=1, fsdp=2, context=4)),
     "v2_lite_fsdp8_expert8": ("v2_lite", MeshConfig(fsdp=8, expert=8, data=1)),
     "v3_fsdp8_expert64": ("v3", MeshConfig(data=1, fsdp=8, expert=64)),
     "v3_fsdp8_expert64_tensor4": ("v3", MeshConfig(data=1, fsdp=8, expert=64, tensor=4)),
@@ -87,5 +88,5 @@ def test_v3_lowers_for_2048_chips():
         step = compile_steps(plan, np.zeros(config.model.vocab, np.int32))[0]
         text = step.trace(plan.abstract_state(), batch).lower(lowering_platforms=("tpu",)).as_text()
     assert mesh.size == 2048
-    assert '"fsdp"=8, "node"=1, "expert"=64, "tensor"=4' in text
+    assert '"fsdp"=8, "node"=1, "expert"=64, "context"=1, "tensor"=4' in text
     assert all(name in text for name in ("ragged_all_to_all", "ragged_dot", "tpu_custom_call"))

@@ -13,7 +13,7 @@ from sharding.mesh import MeshConfig, abstract_mesh
 from sharding.place import Named, axes_of, put_batch, unbox
 from sharding.rules import RULES, constrain, local, mesh_axes, sharding, spec, split_by, use
 
-THIRTY_TWO = abstract_mesh(MeshConfig(data=2, fsdp=2, node=2, expert=2, tensor=2), 32)
+SIXTY_FOUR = abstract_mesh(MeshConfig(data=2, fsdp=2, node=2, expert=2, context=2, tensor=2), 64)
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_an_unknown_name_raises(ask, meshed):
             ask("batch widgets")
 
     if meshed:
-        with use_mesh(THIRTY_TWO):
+        with use_mesh(SIXTY_FOUR):
             wrong()
     else:
         wrong()
@@ -36,13 +36,13 @@ def test_an_unknown_name_raises(ask, meshed):
 
 def test_an_unknown_name_in_the_rules_raises():
     with (
-        pytest.raises(ValueError, match=r"'widgets' is not a role; .*BATCH, EXPERTS"),
-        use_mesh(THIRTY_TWO, (("widgets", ("data",)),)),
+        pytest.raises(ValueError, match=r"'widgets' is not a role; .*BATCH, SEQUENCE"),
+        use_mesh(SIXTY_FOUR, (("widgets", ("data",)),)),
     ):
         pass
     with (
         pytest.raises(ValueError, match=r"'dta' is not a mesh axis; .*data, fsdp"),
-        use_mesh(THIRTY_TWO, ((Role.BATCH, ("dta",)),)),
+        use_mesh(SIXTY_FOUR, ((Role.BATCH, ("dta",)),)),
     ):
         pass
     with pytest.raises(ValueError, match="not a logical axis"):
@@ -54,32 +54,35 @@ def test_an_unknown_name_in_the_rules_raises():
     [
         (
             "batch sequence embed",
-            P(("data", "fsdp", "node", "expert"), None, None),
+            P(("data", "fsdp", "node", "expert"), "context", None),
         ),  # sequences take all, the width gets nothing
-        ("batch sequence heads nope", P(("data", "fsdp", "node", "expert"), None, "tensor", None)),
-        ("embed hidden", P(("fsdp", "node", "expert"), "tensor")),
+        (
+            "batch sequence heads nope",
+            P(("data", "fsdp", "node", "expert"), "context", "tensor", None),
+        ),
+        ("embed hidden", P(("fsdp", "node", "expert", "context"), "tensor")),
         (
             "layers experts embed expert_hidden",
-            P(None, ("node", "expert"), "fsdp", "tensor"),
+            P(None, ("node", "expert"), ("fsdp", "context"), "tensor"),
         ),  # embed gets what experts left
-        ("embed experts", P("fsdp", ("node", "expert"))),  # whichever comes first
-        ("heads value embed", P("tensor", None, ("fsdp", "node", "expert"))),
-        ("embed embed", P(("fsdp", "node", "expert"), None)),
-        ("- batch sequence", P(None, ("data", "fsdp", "node", "expert"), None)),
+        ("embed experts", P(("fsdp", "context"), ("node", "expert"))),  # whichever comes first
+        ("heads value embed", P("tensor", None, ("fsdp", "node", "expert", "context"))),
+        ("embed embed", P(("fsdp", "node", "expert", "context"), None)),
+        ("- batch sequence", P(None, ("data", "fsdp", "node", "expert"), "context")),
         ("- -", P(None, None)),
         ("", P()),
     ],
 )
 def test_earlier_rules_go_first(axes, expected):
-    with use_mesh(THIRTY_TWO):
+    with use_mesh(SIXTY_FOUR):
         assert spec(axes) == expected
     assert spec(axes) == P(*[None] * len(axes.split()))  # no mesh, no split
 
 
 def test_the_order_of_the_rules_decides():
-    with use_mesh(THIRTY_TWO, tuple(reversed(RULES))):
+    with use_mesh(SIXTY_FOUR, tuple(reversed(RULES))):
         assert spec("layers experts embed expert_hidden") == P(
-            None, None, ("fsdp", "node", "expert"), "tensor"
+            None, None, ("fsdp", "node", "expert", "context"), "tensor"
         )
 
 
@@ -90,9 +93,11 @@ def own_words():
 
 
 def test_the_vocabulary_is_the_users(own_words):
-    with use(THIRTY_TWO, own_words):
-        assert spec("images pixels channels") == P(("data", "fsdp", "node", "expert"), None, None)
-        assert spec("pixels channels") == P(None, ("fsdp", "node", "expert"))
+    with use(SIXTY_FOUR, own_words):
+        assert spec("images pixels channels") == P(
+            ("data", "fsdp", "node", "expert"), None, "context"
+        )
+        assert spec("pixels channels") == P(None, ("fsdp", "node", "expert", "context"))
         with pytest.raises(ValueError, match=r"'batch' is not a logical axis; .*images, channels"):
             constrain(jnp.zeros((2, 2)), "batch channels")
 
@@ -100,10 +105,10 @@ def test_the_vocabulary_is_the_users(own_words):
 def test_an_axis_from_outside_is_placed_like_a_known_one(own_words):
     own_words.declare({"groups": "channels"})
     own_words.declare({"groups": "channels", "more_groups": "groups"})  # once more is allowed
-    with use(THIRTY_TWO, own_words):
+    with use(SIXTY_FOUR, own_words):
         assert spec("groups") == spec("more_groups") == spec("channels")
         assert spec("groups channels") == P(
-            None, ("fsdp", "node", "expert")
+            None, ("fsdp", "node", "expert", "context")
         )  # the known axis goes first
 
 
@@ -124,7 +129,7 @@ def test_a_declaration_that_cannot_hold_is_refused(own_words, like, sentence):
 def test_an_attention_from_outside_declares_its_axis():
     declare_axes({"kv_heads": "heads"})
     assert constrain(jnp.ones((2, 2)), "batch kv_heads").shape == (2, 2)
-    with use_mesh(THIRTY_TWO):
+    with use_mesh(SIXTY_FOUR):
         assert spec("embed kv_heads nope") == spec("embed heads nope")
 
 
@@ -139,7 +144,7 @@ def test_without_a_mesh_arrays_stay_where_they_are():
 
 
 def test_use_ends_with_its_block():
-    with use_mesh(THIRTY_TWO):
+    with use_mesh(SIXTY_FOUR):
         with use_mesh(MeshConfig(data=8)):
             assert split_by("batch") == 8
         assert split_by("batch") == 16
@@ -201,9 +206,9 @@ def test_named_arrays_carry_their_axes():
     tree = {"w": box, "count": jnp.zeros(())}
     assert axes_of(tree) == {"w": "layers embed heads", "count": ""}
     assert jax.tree.map(jnp.shape, unbox(tree)) == {"w": (3, 4), "count": ()}
-    with use_mesh(THIRTY_TWO):
+    with use_mesh(SIXTY_FOUR):
         layouts = jax.tree.map(sharding, axes_of(tree))
-        assert layouts["w"].spec == P(None, ("fsdp", "node", "expert"), "tensor")
+        assert layouts["w"].spec == P(None, ("fsdp", "node", "expert", "context"), "tensor")
         assert layouts["count"].spec == P()
         assert sharding("- heads").shard_shape((3, 4)) == (3, 2)
 

@@ -38,6 +38,10 @@ MESHES = {
     "node 2 x expert 4": MeshConfig(data=1, node=2, expert=4),
     "tensor 2": MeshConfig(data=1, tensor=2),
     "data 2 x fsdp 2 x expert 2": MeshConfig(data=2, fsdp=2, expert=2),
+    "data 2 x expert 2 x context 2": MeshConfig(data=2, expert=2, context=2),
+    "fsdp 2 x context 2 x tensor 2": MeshConfig(data=1, fsdp=2, context=2, tensor=2),
+    "fsdp 2 x context 4": MeshConfig(data=1, fsdp=2, context=4),
+    "context 8": MeshConfig(data=1, context=8),
 }
 DENSE = KernelConfig(attention="plain", experts="loop", dispatch="dense", remat="none")
 STATIC = replace(DENSE, dispatch="static")
@@ -67,6 +71,9 @@ EXPERTS = replace(
     model=replace(MODEL, layers=1, dense_layers=0, mtp_depth=0),
     data=replace(CONFIG.data, mask_documents=False),
 )
+# One layer with everything that looks along a sequence: attention within documents, targets of two
+# depths, the balance loss.
+ALONG = replace(CONFIG, model=replace(MODEL, layers=1, dense_layers=0))
 # Each axis alone runs one layer of experts, and one mesh of three axes all kinds of layer: what is
 # left out is compiled, at a cost, but placed no other way. tests/sharding/test_exchange.py has each
 # form of dispatch on each kind of mesh.
@@ -76,6 +83,10 @@ CASES = [
     ("node 2 x expert 4", EXPERTS, TWO_HOP, 2),
     ("tensor 2", EXPERTS, STATIC, 1),
     ("data 2 x fsdp 2 x expert 2", CONFIG, AUTO, 4),
+    ("data 2 x expert 2 x context 2", ALONG, STATIC, 1),
+    pytest.param("fsdp 2 x context 2 x tensor 2", EXPERTS, AUTO, 2, marks=pytest.mark.long),
+    pytest.param("fsdp 2 x context 4", EXPERTS, AUTO, 1, marks=pytest.mark.long),
+    pytest.param("context 8", EXPERTS, STATIC, 1, marks=pytest.mark.long),
 ]
 BYTES_V = np.arange(64, dtype=np.int32) % 5
 
@@ -161,7 +172,7 @@ def compiler_says(capfd):
 
 
 @pytest.mark.parametrize(
-    ("mesh", "config", "kernel", "micro"), CASES, ids=[mesh for mesh, *_ in CASES]
+    ("mesh", "config", "kernel", "micro"), CASES, ids=lambda value: value if value in MESHES else ""
 )
 def test_a_step_is_the_same_everywhere(mesh, config, kernel, micro, compiler_says):
     """And XLA finds a way between all layouts: it gathers no array for one that the model asks."""

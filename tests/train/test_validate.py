@@ -1,14 +1,25 @@
 """What a run needs is there before anything is made."""
 
+import re
 import types
 
 import jax.numpy as jnp
 import pytest
 
-from seekjax.config import Config, OptimizerConfig
-from seekjax.errors import RunError
+from seekjax.config import (
+    Config,
+    DataConfig,
+    GrpoConfig,
+    KernelConfig,
+    ModelConfig,
+    OptimizerConfig,
+)
+from seekjax.errors import ConfigError, GenerateError, RunError
+from seekjax.model.attention.kind import AttentionKind
+from seekjax.open import on_mesh
 from seekjax.train.optimizer import make_optimizer
-from seekjax.train.validate import check_writers, validate
+from seekjax.train.validate import check_context, check_writers, validate
+from sharding.mesh import MeshConfig
 
 
 @pytest.fixture
@@ -59,3 +70,47 @@ def test_a_clip_of_zero_is_no_limit():
         return optimizer.update(gradients, optimizer.init(weights), weights)[0]["params"]
 
     assert abs(update(0.0)[0]) > 1.5 * abs(update(1.0)[0]) > 0
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (
+            Config(data=DataConfig(sequence=100)),
+            "data.sequence is 100, which mesh.context 4 cannot cut into 8 equal chunks, two for "
+            "each device: make it a multiple of 8.",
+        ),
+        (
+            Config(kernel=KernelConfig(attention="splash")),
+            "mesh.context is 4, and kernel.attention splash needs whole sequences: choose auto, "
+            "block, dot or plain.",
+        ),
+        (
+            Config(model=ModelConfig(attention="tests.train.test_validate:Whole")),
+            "mesh.context is 4, and model.attention tests.train.test_validate:Whole needs whole "
+            "sequences (AttentionKind.splits_sequences): set mesh.context to 1.",
+        ),
+        (
+            Config(grpo=GrpoConfig()),
+            "mesh.context is 4, and grpo needs whole sequences: set mesh.context to 1 "
+            "(pre-training and sft can split them).",
+        ),
+    ],
+    ids=["length", "kernel", "attention", "kind"],
+)
+def test_a_run_that_cannot_split_sequences_is_refused(config, sentence):
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        check_context(config, parts=4)
+    check_context(config, parts=1)
+
+
+class Whole(AttentionKind):
+    """An attention from outside that says nothing of parts of a sequence."""
+
+
+def test_generating_does_not_split_sequences():
+    with (
+        pytest.raises(GenerateError, match=r"mesh\.context is 2: it splits sequences in training"),
+        on_mesh(MeshConfig(context=2)),
+    ):
+        pass

@@ -19,11 +19,15 @@ from seekjax.config import ModelConfig
 from seekjax.kernels import attention as kernels
 from seekjax.model.module import Module
 from seekjax.placement import declare_axes
+from sharding.context import gather, own_positions
 from sharding.mesh import platform
-from sharding.rules import constrain, local
+from sharding.rules import constrain, local, mesh_axes, split_by
 
 # A layer's cache by the names of its arrays, each [B, S, ...].
 Cache = dict[str, Array]
+
+# The logical axes of q_BTHN and q_BTHR.
+QUERIES = ("batch sequence heads nope", "batch sequence heads rotary")
 
 
 class CacheEntry(NamedTuple):
@@ -51,6 +55,9 @@ class AttentionKind(Module):
     # Logical axes that only this kind has, each with the known axis that a mesh splits it like, as
     # {"kv_heads": "heads"}. Their sizes are in model.sizes.
     own_axes: ClassVar[Mapping[str, str]] = {}
+    # Whether training may split sequences: attention is computed by `attend_causal` or
+    # `attend_gathered`, which know the position of each query.
+    splits_sequences: ClassVar[bool] = False
     # Weights that enter other products than `project`: decoding keeps them as float arrays.
     other_products: ClassVar[tuple[str, ...]] = ()
 
@@ -101,36 +108,100 @@ def attend_causal(
     scale: float,
     segment_BT: Array | None,
 ) -> Array:
-    """Attend causally within whole sequences; each device has its own sequences and heads.
+    """Attend causally within whole sequences; each device has its own sequences, heads and queries.
 
     Runs the chosen kernel (seekjax/kernels/attention.py) and returns o_BTHU. A kind whose heads
-    share no rotary key passes the whole head as N and an R of width 0.
+    share no rotary key passes the whole head as N and an R of width 0. Where sequences are split,
+    the keys and values of all heads are gathered.
     """
-    if kernel == "auto":
-        attend = kernels.pick(platform())
-    else:
-        attend = getattr(kernels, f"attend_{kernel}")
+    attend = find_kernel(kernel)
+    axes = mesh_axes("sequence")
+
+    def body(q_bthN, q_bthR, keys, masks):
+        keys_S = [gather(key, axes) for key in keys]
+        return attend(q_bthN, q_bthR, *keys_S, scale, **masks_of(q_bthN, masks, axes))
+
+    keys = (k_BTHN, k_BTR, v_BTHU)
+    key_axes = ("batch sequence heads nope", "batch sequence rotary", "batch sequence heads value")
+    masks = {} if segment_BT is None else {"segment_BS": segment_BT}
+    inputs = (*QUERIES, key_axes, dict.fromkeys(masks, "batch sequence"))
+
     # splash has no rule for what differs between devices
     opaque = attend is kernels.attend_splash
+    run = local(body, inputs, "batch sequence heads value", opaque)
+    return run(q_BTHN, q_BTHR, keys, masks)
 
-    arrays = [q_BTHN, q_BTHR, k_BTHN, k_BTR, v_BTHU]
-    axes = [
-        "batch sequence heads nope",
-        "batch sequence heads rotary",
-        "batch sequence heads nope",
-        "batch sequence rotary",
-        "batch sequence heads value",
-    ]
-    if segment_BT is not None:
-        arrays.append(segment_BT)
-        axes.append("batch sequence")
 
-    def body(q_bthN, q_bthR, k_bthN, k_btR, v_bthU, segment_bt=None):
-        if segment_bt is None:
-            return attend(q_bthN, q_bthR, k_bthN, k_btR, v_bthU, scale)
-        return attend(q_bthN, q_bthR, k_bthN, k_btR, v_bthU, scale, segment_bt)
+def attend_gathered(
+    kernel: str,
+    q_BTHN: Array,
+    q_BTHR: Array,
+    c_BTC: Array,
+    k_BTR: Array,
+    weights: tuple[Array, Array],
+    expand: Callable[..., tuple[Array, Array]],
+    scale: float,
+    segment_BT: Array | None,
+) -> Array:
+    """Attend as `attend_causal` does where sequences are split, gathering latents alone.
 
-    return local(body, tuple(axes), "batch sequence heads value", opaque)(*arrays)
+    Per token C + R numbers travel, and as many come back as gradients. `expand(c_BSC, *weights)`
+    gives the keys and values of heads, k_BSHN and v_BSHU; `weights` are [C, H, ...]. The heads take
+    turns, so that no more of a gathered sequence is expanded at once than if each device expanded
+    its own part of it for all heads.
+    """
+    attend = find_kernel(kernel)
+    axes = mesh_axes("sequence")
+    C = c_BTC.shape[-1]
+
+    def body(q_bthN, q_bthR, latent_btX, masks, *weights):
+        latent_bSX = gather(latent_btX, axes)
+        c_bSC, k_bSR = latent_bSX[..., :C], latent_bSX[..., C:]
+        of_keys = masks_of(q_bthN, masks, axes)
+
+        @partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names("product"))
+        def attend_some(heads):
+            q_bthN, q_bthR, *weights = heads
+            k_bShN, v_bShU = expand(c_bSC, *weights)
+            return attend(q_bthN, q_bthR, k_bShN, k_bSR, v_bShU, scale, **of_keys)
+
+        turns = math.gcd(q_bthN.shape[2], split_by("sequence"))
+        queries = [in_turns(q, turns, 2) for q in (q_bthN, q_bthR)]
+        o_gbthU = jax.lax.map(attend_some, (*queries, *[in_turns(w, turns, 1) for w in weights]))
+        o_bgthU = o_gbthU.swapaxes(0, 1)
+        o_btghU = o_bgthU.swapaxes(1, 2)
+        return o_btghU.reshape(*q_bthN.shape[:3], -1)
+
+    latent_BTX = jnp.concatenate([c_BTC, k_BTR], -1)
+    masks = {} if segment_BT is None else {"segment_BS": segment_BT}
+    of_weights = ["- heads -"] * len(weights)
+    inputs = (*QUERIES, "batch sequence -", dict.fromkeys(masks, "batch sequence"), *of_weights)
+    run = local(body, inputs, "batch sequence heads value")
+    return run(q_BTHN, q_BTHR, latent_BTX, masks, *weights)
+
+
+def find_kernel(name: str) -> Callable[..., Array]:
+    """Return the causal kernel of this name; auto is the fastest that the mesh allows."""
+    if name != "auto":
+        return getattr(kernels, f"attend_{name}")
+    fastest = kernels.pick(platform())
+    if fastest is kernels.attend_splash and mesh_axes("sequence"):
+        return kernels.attend_block
+    return fastest
+
+
+def masks_of(q_bthN: Array, masks: dict[str, Array], axes: tuple[str, ...]) -> dict[str, Array]:
+    """Return what a kernel must know of this device's queries and of all keys, inside `local`."""
+    of_keys = {name: gather(x_bt, axes) for name, x_bt in masks.items()}
+    if axes:
+        of_keys["position_T"] = own_positions(q_bthN.shape[1], axes)
+    return of_keys
+
+
+def in_turns(x: Array, turns: int, axis: int) -> Array:
+    """Return an array with an axis cut into `turns` parts, the parts in front."""
+    parts = x.reshape(*x.shape[:axis], turns, -1, *x.shape[axis + 1 :])
+    return jnp.moveaxis(parts, axis, 0)
 
 
 def masked_softmax(score_BHTS: Array, scale: float, mask_B1TS: Array) -> Array:

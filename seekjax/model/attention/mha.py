@@ -28,7 +28,12 @@ from sharding.rules import constrain
 
 
 class MultiHeadAttention(AttentionKind):
-    """Attention with keys and values of its own for every head."""
+    """Attention with keys and values of its own for every head.
+
+    Where sequences are split, all of them are gathered: H (R + U) numbers per token.
+    """
+
+    splits_sequences = True
 
     @nn.compact
     def __call__(

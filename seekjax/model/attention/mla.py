@@ -28,6 +28,7 @@ from seekjax.model.attention.kind import (
     Cache,
     CacheEntry,
     attend_causal,
+    attend_gathered,
     masked_softmax,
     visible,
     write,
@@ -36,7 +37,7 @@ from seekjax.model.module import project, rms_norm
 from seekjax.model.rope import rotate, softmax_scale
 from seekjax.quant import fp8
 from seekjax.quant.formats import block, dense
-from sharding.rules import constrain
+from sharding.rules import constrain, split_by
 
 
 def attend_expanded(
@@ -89,9 +90,39 @@ def attend_absorbed(
     return jnp.einsum("BHTC,CHU->BTHU", o_BHTC, w_uv_CHU)
 
 
+def attend_latents(
+    form: str,
+    q_BTHN: Array,
+    q_BTHR: Array,
+    c_BTC: Array,
+    k_BTR: Array,
+    up: tuple[Array, Array],
+    scale: float,
+    segment_BT: Array | None,
+) -> Array:
+    """Attend causally within whole sequences by the kernel `form`; returns o_BTHU.
+
+    `up` are w_uk and w_uv. Keys and values are formed where the latents are, and where a mesh
+    splits sequences, on each device from the gathered latents.
+    """
+
+    def expand(c_BSC: Array, *up: Array) -> tuple[Array, Array]:
+        k_BSHN, v_BSHU = project(c_BSC, *up, keep="up")
+        return k_BSHN, v_BSHU
+
+    if split_by("sequence") > 1:
+        return attend_gathered(form, q_BTHN, q_BTHR, c_BTC, k_BTR, up, expand, scale, segment_BT)
+
+    k_BTHN, v_BTHU = expand(c_BTC, *up)
+    k_BTHN = constrain(k_BTHN, "batch sequence heads nope")
+    v_BTHU = constrain(v_BTHU, "batch sequence heads value")
+    return attend_causal(form, q_BTHN, q_BTHR, k_BTHN, k_BTR, v_BTHU, scale, segment_BT)
+
+
 class LatentAttention(AttentionKind):
     """MLA with or without a query latent."""
 
+    splits_sequences = True
     other_products = ("w_uk", "w_uv")
 
     @nn.compact
@@ -129,11 +160,9 @@ class LatentAttention(AttentionKind):
 
         # Attention: over the new tokens alone by the kernel of training, or over the cache
         if cache is None or attend is None:
-            k_BTHN, v_BTHU = project(c_BTC, w_uk_CHN, w_uv_CHU, keep="up")
-            k_BTHN = constrain(k_BTHN, "batch sequence heads nope")
-            v_BTHU = constrain(v_BTHU, "batch sequence heads value")
+            up = (w_uk_CHN, w_uv_CHU)
             form = self.kernel.attention
-            o_BTHU = attend_causal(form, q_BTHN, q_BTHR, k_BTHN, k_BTR, v_BTHU, scale, segment_BT)
+            o_BTHU = attend_latents(form, q_BTHN, q_BTHR, c_BTC, k_BTR, up, scale, segment_BT)
         else:
             mask_B1TS = visible(x_BTD.shape[1], cache["c"].shape[1], start)
             c_BSC, k_BSR = dequantize_latents(cache, x_BTD.dtype)

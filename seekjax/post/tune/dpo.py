@@ -203,7 +203,7 @@ class HeldOutPairs:
         figures = []
         for batches in self.held_out.values():
             for batch in batches:
-                placed = put_batch(batch, "batch sequence")
+                placed = put_batch(batch, "batch")
                 figures.append(self.measure(state.averaged, state, placed))
         if not figures:
             return {}, ""

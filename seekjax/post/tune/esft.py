@@ -91,7 +91,7 @@ def measure_relevance(
     )
     measured, tokens = [], 0
     while tokens < limit:
-        batch = put_batch(next(batches), "batch sequence")
+        batch = put_batch(next(batches), "batch")
         measured.append(np.asarray(measure(state.params, state.balance, batch)))
         tokens += config.train.rows * config.data.sequence
     total_LE = np.asarray(sum(measured))

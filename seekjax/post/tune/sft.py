@@ -116,7 +116,7 @@ class HeldOutAnswers:
             return {}, ""
 
         def measure(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-            return self.measure(state.averaged, state, put_batch(batch, "batch sequence"))
+            return self.measure(state.averaged, state, put_batch(batch, "batch"))
 
         by_source = measure_sources(measure, self.held_out)
         record = {}
