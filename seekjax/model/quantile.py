@@ -36,7 +36,7 @@ def gap_histogram(
     bin_BTE = jnp.clip(bin_BTE, 0, BINS - 1).astype(jnp.int32)
 
     # Each device counts its own tokens: left to itself the compiler gathers them for the scatter
-    everyone = mesh_axes("batch")
+    everyone = (*mesh_axes("batch"), *mesh_axes("sequence"))
 
     def body(bin_btE: Array, mask_bt: Array) -> Array:
         weight_btE = jnp.broadcast_to(mask_bt[..., None], bin_btE.shape).astype(jnp.float32)
