@@ -34,6 +34,7 @@ COVERS = {
     "05_train_a_model": 1,
     "08_reinforcement": 4,
     "09_open_weights": 2,
+    "10_what_v3_cost": 2,
 }
 MOST_LINES = 25  # of a cell of code
 METADATA = {
