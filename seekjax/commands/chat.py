@@ -32,7 +32,7 @@ def chat(options: ChatOptions) -> None:
         messages.append({"role": "system", "content": well_formed(options.system)})
 
     with on_mesh(options.mesh):
-        opened, generator = open_generator(options.model)
+        opened, generator = open_generator(options.model, options.replicas)
         tokenizer = need_tokenizer(opened)
         template = load_chat(opened.folder, tokenizer, options.template, options.template_settings)
         converse(generator, tokenizer, template, options.sampling, messages)

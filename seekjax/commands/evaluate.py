@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from seekjax.commands.common import keep_compiled
+from seekjax.commands.replicas import add_replicas
 from seekjax.commands.settings import Eval
 from seekjax.config import DataConfig
 from seekjax.config.values import check_values
@@ -53,6 +54,7 @@ def report_tasks(options: Eval) -> None:
     """Evaluate tasks; print and write the report."""
     questions = options.questions
     opened = open_model(options.folder, trust=options.trust, base=options.base)
+    opened = add_replicas(opened, options.replicas)
     figures, rate = evaluate_tasks(opened, questions, options.batch)
     path = options.report or report_path(opened.folder, questions.task)
     print_and_write(questions, figures, rate, path)
@@ -78,6 +80,7 @@ def evaluate_text(options: Eval) -> tuple[Totals, float]:
     The seconds are 0 if an earlier run had finished.
     """
     opened = open_model(options.folder, trust=options.trust, base=options.base)
+    opened = add_replicas(opened, options.replicas)
     tokenizer = need_tokenizer(opened)
     held_out = 0.05 if is_named(options.data) else 0.0
     corpus = load_corpus(

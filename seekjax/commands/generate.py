@@ -10,7 +10,8 @@ from dataclasses import replace
 from rich.console import Console
 
 from seekjax.commands.common import keep_compiled
-from seekjax.commands.settings import Generate, ModelOptions
+from seekjax.commands.replicas import add_replicas
+from seekjax.commands.settings import Generate, ModelOptions, RedundantExperts
 from seekjax.config import KernelConfig
 from seekjax.config.generation import Sampling
 from seekjax.console import DIM, console, print_text
@@ -25,7 +26,7 @@ def generate(options: Generate) -> None:
     keep_compiled()
     screen = console()
     with on_mesh(options.mesh):
-        opened, generator = open_generator(options.model)
+        opened, generator = open_generator(options.model, options.replicas)
         tokenizer = need_tokenizer(opened)
 
         prompts = list(map(read_prompt, options.prompt))
@@ -40,10 +41,14 @@ def generate(options: Generate) -> None:
         print_text(console(sys.stderr), generation.report(), DIM, end="\n")
 
 
-def open_generator(options: ModelOptions) -> tuple[OpenedModel, Generator]:
+def open_generator(
+    options: ModelOptions,
+    replicas: RedundantExperts,
+) -> tuple[OpenedModel, Generator]:
     """Return the model without its weights, and its generator; call it within the mesh."""
     kernel = KernelConfig(dtype=options.dtype) if options.dtype else None
     opened = open_model(options.folder, kernel, trust=options.trust, base=options.base)
+    opened = add_replicas(opened, replicas)
 
     kernel = opened.kernel
     if options.cache != "same":

@@ -40,6 +40,16 @@ class ModelOptions:
 
 
 @dataclass(frozen=True)
+class RedundantExperts:
+    """Copies of popular experts, so that the devices of a mesh that splits them are balanced."""
+
+    # their number in each layer; the tokens stay the same
+    redundant_experts: CountOrZero = 0
+    # a text that shows which experts are popular; default: the newest load in a run's record
+    load_text: Path | None = None
+
+
+@dataclass(frozen=True)
 class Generate:
     """Continue a text."""
 
@@ -47,6 +57,7 @@ class Generate:
     sampling: Flat[Sampling] = field(default_factory=Sampling)
     # what to continue; several are continued side by side; - reads standard input
     prompt: tuple[str, ...] = ("",)
+    replicas: Flat[RedundantExperts] = field(default_factory=RedundantExperts)
     mesh: MeshConfig = MeshConfig(data=1)  # how many devices split what
 
 
@@ -61,6 +72,7 @@ class ChatOptions:
     template: Template = "auto"
     # settings of the template, as thinking=true for V3.1
     template_settings: tuple[str, ...] = ()
+    replicas: Flat[RedundantExperts] = field(default_factory=RedundantExperts)
     mesh: MeshConfig = MeshConfig(data=1)  # how many devices split what
 
 
@@ -89,6 +101,7 @@ class Eval:
     base: Path | None = None
     # import the module:name choices that the folder's config.json names
     trust: bool = False
+    replicas: Flat[RedundantExperts] = field(default_factory=RedundantExperts)
     mesh: MeshConfig = MeshConfig(data=1)  # how many devices split what
 
 

@@ -75,6 +75,8 @@ def decoding_variables(
 
     def cast(path, x):
         name = path[-1].key
+        if path[0].key == "placement":
+            return x
         if is_quantised(x):
             return ready(name, x, dtype, as_arrays)
         if name in ("w_router", "bias") or name.endswith("_norm"):

@@ -76,7 +76,7 @@ def stacked(kernel: KernelConfig, layers: int) -> type[Block]:
         rematted(kernel),
         length=layers,
         in_axes=in_axes,
-        variable_axes={"params": 0, "balance": 0},
+        variable_axes={"params": 0, "balance": 0, "placement": 0},
         split_rngs={"params": True},
         metadata_params={nn.PARTITION_NAME: "layers"},
         # the check traces every block a second time, and nothing here is a constant of the loop

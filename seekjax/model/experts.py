@@ -82,6 +82,16 @@ def mixture(
     return run(x_BTD, choice_BTK, gate_BTK, *weights)
 
 
+def pick_copies(choice_BTK: Array, physical_EC: Array, copies_E: Array) -> Array:
+    """Return the physical experts that tokens visit: the copies of an expert take turns, by the
+    token's number.
+    """
+    B, T, _ = choice_BTK.shape
+    token_BT1 = jnp.arange(B * T).reshape(B, T, 1)
+    copy_BTK = token_BT1 % copies_E[choice_BTK]
+    return physical_EC[choice_BTK, copy_BTK]
+
+
 def pick_forms(kernel: KernelConfig) -> tuple[Exchange, Callable[..., Array]]:
     """Return the exchange of tokens and the grouped product that the config names.
 
@@ -178,13 +188,14 @@ class MixtureOfExperts(Module):
             choice_BTK = choose(score_BTE, bias_E, m)
         gate_BTK = gates(score_BTE, choice_BTK, m)
 
-        # Routed experts
+        # Routed experts, some of which may have copies
+        visited_BTK, places = self.places(choice_BTK)
         weights = (
-            self.weight("w_gate", "experts embed expert_hidden"),
-            self.weight("w_up", "experts embed expert_hidden"),
-            self.weight("w_down", "experts expert_hidden embed"),
+            self.weight("w_gate", "experts embed expert_hidden", experts=places),
+            self.weight("w_up", "experts embed expert_hidden", experts=places),
+            self.weight("w_down", "experts expert_hidden embed", experts=places),
         )
-        y_BTD, dropped = mixture(x_BTD, choice_BTK, gate_BTK, weights, self.kernel)
+        y_BTD, dropped = mixture(x_BTD, visited_BTK, gate_BTK, weights, self.kernel)
 
         # Shared experts are one fused FFN
         if m.shared_experts:
@@ -205,6 +216,18 @@ class MixtureOfExperts(Module):
         if m.bias_update == "quantile":
             balance["gaps_EN"] = gap_histogram(score_BTE, bias_E, mask_BT, m)
         return y_BTD, balance
+
+    def places(self, choice_BTK: Array) -> tuple[Array, int]:
+        """Return where the weights of the chosen experts are, and the number of such places.
+
+        Expert e is in place e, unless the variables have redundant experts (model/replicas.py).
+        """
+        logical_P = self.get_variable("placement", "logical_P")
+        if logical_P is None:
+            return choice_BTK, self.model.experts
+        physical_EC = self.get_variable("placement", "physical_EC")
+        copies_E = self.get_variable("placement", "copies_E")
+        return pick_copies(choice_BTK, physical_EC, copies_E), logical_P.size
 
     def balance_bias(self) -> Array:
         """Return the routing bias of each expert, zeros at first.

@@ -2,13 +2,16 @@
 and without a draft."""
 
 import jax
+import numpy as np
 import pytest
 
 from seekjax.config import KernelConfig
 from seekjax.generate.generator import Generator
 from seekjax.generate.sampling import Sampling
+from seekjax.model.replicas import with_replicas
 from seekjax.placement import use_mesh
 from sharding.mesh import MeshConfig
+from sharding.replicate import place_experts
 from sharding.rules import sharding
 
 pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.mesh]
@@ -34,21 +37,27 @@ def sampling(temperature) -> Sampling:
 
 
 @pytest.mark.parametrize(
-    ("mesh", "kernel", "parts"),
+    ("mesh", "kernel", "parts", "redundant"),
     [
-        (MeshConfig(data=2, expert=2, tensor=2), KernelConfig(attention="plain"), 4),
+        (MeshConfig(data=2, expert=2, tensor=2), KernelConfig(attention="plain"), 4, 0),
         (
-            MeshConfig(data=1, fsdp=2, expert=4),
-            KernelConfig(attention="block", dispatch="static", experts="block", capacity=0.5),
+            MeshConfig(data=1, node=2, expert=4),
+            KernelConfig(attention="block", dispatch="two_hop", experts="block", capacity=0.5),
+            8,
             8,
         ),
     ],
-    ids=["data, expert and tensor", "fsdp and expert, sorted rows"],
+    ids=["data, expert and tensor", "nodes and redundant experts, sorted rows"],
 )
-def test_a_mesh_changes_no_token(made, prompts, alone, mesh, kernel, parts):
+def test_a_mesh_changes_no_token(made, prompts, alone, mesh, kernel, parts, redundant):
     with use_mesh(mesh):
         on_host = jax.device_get(made.variables)
         placed = jax.device_put(on_host, jax.tree.map(sharding, made.axes))
+        if redundant:
+            experts = made.model.experts
+            loads = np.random.default_rng(0).uniform(1, 100, (2, experts))
+            placements = [place_experts(load, experts + redundant, 8, nodes=2) for load in loads]
+            placed = with_replicas(made.model, placed, placements)
         generator = Generator(made.model, placed, kernel, draft=True)
         w_gate = generator.variables["params"]["expert_layers_0"]["ffn"]["w_gate"]
         assert (

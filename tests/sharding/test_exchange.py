@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from seekjax.config import KernelConfig
 from seekjax.errors import ConfigError
-from seekjax.model.experts import EXCHANGES, check_exchange, mixture
+from seekjax.model.experts import EXCHANGES, check_exchange, mixture, pick_copies
 from seekjax.model.routing import choose
 from seekjax.placement import use_mesh
 from sharding.exchange import fastest
@@ -23,6 +23,7 @@ from sharding.exchange.dense import exchange_dense
 from sharding.exchange.ragged import exchange_ragged
 from sharding.exchange.static import exchange_static
 from sharding.mesh import MeshConfig
+from sharding.replicate import place_experts
 from tests.fixtures import tiny_model
 
 pytestmark = pytest.mark.mesh
@@ -198,6 +199,24 @@ def test_the_names_of_experts_change_nothing(form):
         *before, d_weights = graded(x, choice, gate, weights)
         *after, d_renamed = graded(x, new[choice].astype(np.int32), gate, renamed)
     close((after, tuple(w[new] for w in d_renamed)), (before, d_weights))
+
+
+def test_copies_of_experts_change_nothing():
+    """Tokens that visit the same expert take its copies in turn."""
+    x, choice, gate, weights = inputs(skew=0.3)
+    load = np.bincount(choice.reshape(-1), minlength=E)
+    placement = place_experts(load, E + 8, devices=4)
+    copied = tuple(w[placement.logical_P] for w in weights)
+
+    kernel = KernelConfig(dispatch="dense", experts="loop")
+    with use_mesh(MESHES["data 2 x expert 4"]):
+        visited = pick_copies(choice, placement.physical_EC, placement.copies_E)
+        y, _ = jax.jit(lambda *a: mixture(*a, kernel))(x, visited, gate, copied)
+    close(y, reference(x, choice, gate, weights)[0])
+
+    np.testing.assert_array_equal(placement.logical_P[visited], choice)
+    visits = np.bincount(np.asarray(visited).reshape(-1), minlength=E + 8)
+    assert visits.reshape(4, -1).sum(-1).max() < load.reshape(4, -1).sum(-1).max()
 
 
 def kept(choice, gate, batch_parts, expert_parts, capacity):
