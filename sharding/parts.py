@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from sharding.axes import Role, Vocabulary
+from sharding.axes import NODE, Role, Vocabulary
 from sharding.rules import RULES, Rules, assign
 
 Sizes = Mapping[str, int]  # of the mesh axes by name, the outermost first
@@ -44,6 +44,11 @@ def split_parts(name: str, sizes: Sizes, vocabulary: Vocabulary, rules: Rules = 
 def split_along(name: str, vocabulary: Vocabulary, rules: Rules = RULES) -> tuple[str, ...]:
     """Return the mesh axes that split one logical axis that has all it asks for."""
     return assign([name], vocabulary, rules)[0]
+
+
+def nodes_of(sizes: Sizes) -> int:
+    """Return the nodes that share out the experts."""
+    return sizes.get(NODE, 1)
 
 
 class Span(NamedTuple):

@@ -22,6 +22,7 @@ from seekjax.registry import Registry
 from sharding.exchange import EXCHANGES as SHARDING_EXCHANGES
 from sharding.exchange import Exchange, exchange_small_batch, fastest
 from sharding.mesh import platform
+from sharding.mesh_config import TWO_HOPS
 from sharding.place import Named
 from sharding.rules import constrain, local, mesh_axes, nodes_in_use, split_by
 
@@ -30,9 +31,6 @@ EXCHANGES: Registry[Exchange] = Registry(
     # "few" is the name of small_batch in older run folders and commands.
     {**SHARDING_EXCHANGES, "few": exchange_small_batch},
 )
-
-
-TWO_HOPS = ("two_hop", "two_hop_ragged")
 
 
 def swiglu(

@@ -9,7 +9,8 @@ from seekjax.errors import ConfigError, need
 from seekjax.model.check import field_of, split_sizes
 from seekjax.placement import AXES
 from seekjax.plan.weights import Axes
-from sharding.parts import Sizes, Span, span, split_along, split_parts
+from sharding.mesh_config import TWO_HOPS
+from sharding.parts import Sizes, Span, nodes_of, span, split_along, split_parts
 
 BYTES = {"float32": 4, "bfloat16": 2, "fp8": 1}
 
@@ -59,6 +60,17 @@ class Layout:
     def peers(self) -> Span:
         """The devices that share out the experts."""
         return span(split_along("experts", AXES), self.sizes)
+
+    @property
+    def has_two_hops(self) -> bool:
+        """Whether tokens cross between nodes once each, and are passed on within them."""
+        dispatch = self.config.kernel.dispatch
+        return self.nodes > 1 and (dispatch == "auto" or dispatch in TWO_HOPS)
+
+    @property
+    def nodes(self) -> int:
+        """Nodes that share out the experts, as the mesh has them."""
+        return nodes_of(self.sizes)
 
     @cached_property
     def replicas(self) -> Span:

@@ -126,6 +126,9 @@ def _exchange(layout: Layout) -> float:
     """Bytes of rows as sent and as received, on the way there and on the way back."""
     model = layout.config.model
     sent = layout.tokens * model.experts_per_token
+    if layout.has_two_hops:
+        # Tokens as they cross, and rows of all tokens that may have arrived
+        sent = layout.nodes * (2 * layout.tokens + sent)
     return BACKWARD * layout.element * model.embed * (sent + layout.expert_rows())
 
 

@@ -82,10 +82,17 @@ def meshes(config: Config, devices: int, node: int) -> Iterator[dict[str, int]]:
                 continue
             for sharded in divisors(devices // expert // tensor):
                 data = devices // expert // tensor // sharded
-                mesh = MeshConfig(data=data, fsdp=sharded, expert=expert, tensor=tensor)
+                nodes = _nodes(expert, tensor, node)
+                mesh = MeshConfig(data, sharded, nodes, expert // nodes, tensor=tensor)
                 sizes = mesh.sizes(devices)
                 if _divides(config, sizes, axes):
                     yield sizes
+
+
+def _nodes(expert: int, tensor: int, node: int) -> int:
+    """Return between how many nodes of this many devices the experts are split."""
+    nodes = max(1, expert * tensor // node)
+    return nodes if expert % nodes == 0 else 1
 
 
 def _divides(config: Config, mesh: dict[str, int], axes: dict[str, int]) -> bool:

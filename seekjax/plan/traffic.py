@@ -85,12 +85,18 @@ def transfers(layout: Layout, node: int) -> list[Transfer]:
 def exchange(layout: Layout, node: int, copies: float | None = None) -> Transfer:
     """Return the exchange of tokens with their experts and back, in a step.
 
-    copies: of a token that cross to other nodes; default: one for each expert there.
+    copies: of a token that cross to other nodes; default: what the mesh and kernel.dispatch make
+    it. In two hops they are those of `copies_between`, flat is one for each expert there.
     """
     model, peers = layout.config.model, layout.peers
     expert_layers = model.layers - model.dense_layers
     visits = layout.micro_batches * (expert_layers + (model.mtp_depth if expert_layers else 0))
     inside = peers.inside(node)
+
+    words = "flat"
+    if copies is None and layout.has_two_hops:
+        words = "in two hops"
+        copies = min(copies_between(model, peers.size // inside).values())
 
     # There and back, both again for the gradients, and there once more for what was not kept
     times = 4 if layout.config.kernel.remat == "none" else 5
@@ -100,7 +106,7 @@ def exchange(layout: Layout, node: int, copies: float | None = None) -> Transfer
     if copies is not None and copies < far:
         # what arrives from another node is fanned out inside this one
         near, far = near + far * (inside - 1) / inside, copies
-    return Transfer("exchange tokens, flat", row * near, row * far, visits)
+    return Transfer(f"exchange tokens, {words}", row * near, row * far, visits)
 
 
 def copies_between(model: ModelConfig, nodes: int) -> dict[str, float]:

@@ -10,7 +10,7 @@ from seekjax.placement import use_mesh
 from seekjax.plan.counts import published_flops
 from seekjax.plan.layout import lay_out
 from seekjax.plan.memory import POLICIES, memory
-from seekjax.plan.traffic import copies_between, transfers
+from seekjax.plan.traffic import copies_between, exchange, transfers
 from seekjax.plan.weights import weights
 from seekjax.train.state import RunSpec
 from sharding.mesh import abstract_mesh
@@ -117,6 +117,19 @@ def test_copies_between_nodes():
     assert copies["de-duplicated"] == pytest.approx(4.63, abs=0.005)
     assert copies["node-limited"] == 3.5
     assert "node-limited" not in copies_between(config_of("v2_lite").model, 8)
+
+
+def test_a_mesh_with_nodes_sends_tokens_in_two_hops():
+    """V3 on eight nodes of eight: 3.5 copies cross instead of 7, and are passed on inside."""
+    config = config_of("v3")
+    sizes = MeshConfig(data=1, fsdp=8, node=8, expert=8).sizes(512)
+    hops = exchange(lay_out(config, sizes), 8)
+    static = replace(config, kernel=replace(config.kernel, dispatch="static"))
+    flat = exchange(lay_out(static, sizes), 8)
+    assert (hops.name, flat.name) == ("exchange tokens, in two hops", "exchange tokens, flat")
+    assert hops.between == flat.between / 2
+    # of the 7 rows that arrive from other nodes, 7/8 go on to another device
+    assert hops.inside == pytest.approx(flat.inside * (7 / 8 + 7 * 7 / 8) / (7 / 8))
 
 
 def test_one_device_sends_nothing():

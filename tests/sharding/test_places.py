@@ -29,7 +29,10 @@ PLACES = {
     "tiny_fsdp2_context4": ("tiny", MeshConfig(data=1, fsdp=2, context=4)),
     "v2_lite_fsdp8_expert8": ("v2_lite", MeshConfig(fsdp=8, expert=8, data=1)),
     "v3_fsdp8_expert64": ("v3", MeshConfig(data=1, fsdp=8, expert=64)),
-    "v3_fsdp8_expert64_tensor4": ("v3", MeshConfig(data=1, fsdp=8, expert=64, tensor=4)),
+    "v3_fsdp8_node8_expert8_tensor4": (
+        "v3",
+        MeshConfig(data=1, fsdp=8, node=8, expert=8, tensor=4),
+    ),
 }
 places = pytest.mark.parametrize("place", PLACES)
 
@@ -70,11 +73,9 @@ def test_no_large_array_is_held_twice(place):
 def test_v3_lowers_for_2048_chips():
     """The whole train step with the kernels a TPU would pick, from a host with neither chips nor
     memory."""
-    config = config_at("v3_fsdp8_expert64_tensor4")
-    config = replace(
-        config,
-        kernel=replace(config.kernel, attention="splash", experts="ragged", dispatch="ragged"),
-    )
+    config = config_at("v3_fsdp8_node8_expert8_tensor4")
+    kernels = {"attention": "splash", "experts": "ragged", "dispatch": "two_hop_ragged"}
+    config = replace(config, kernel=replace(config.kernel, **kernels))
     train = config.train
     with use_mesh(abstract_mesh(config.mesh, 1)) as mesh:
         plan, tokens = (
@@ -88,5 +89,5 @@ def test_v3_lowers_for_2048_chips():
         step = compile_steps(plan, np.zeros(config.model.vocab, np.int32))[0]
         text = step.trace(plan.abstract_state(), batch).lower(lowering_platforms=("tpu",)).as_text()
     assert mesh.size == 2048
-    assert '"fsdp"=8, "node"=1, "expert"=64, "context"=1, "tensor"=4' in text
+    assert '"fsdp"=8, "node"=8, "expert"=8, "context"=1, "tensor"=4' in text
     assert all(name in text for name in ("ragged_all_to_all", "ragged_dot", "tpu_custom_call"))
