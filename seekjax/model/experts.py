@@ -25,6 +25,7 @@ from sharding.mesh import platform
 from sharding.mesh_config import TWO_HOPS
 from sharding.place import Named
 from sharding.rules import constrain, local, mesh_axes, nodes_in_use, split_by
+from sharding.vary import vary_like
 
 EXCHANGES: Registry[Exchange] = Registry(
     "expert exchange",
@@ -67,6 +68,9 @@ def mixture(
 
     def body(x_btD, choice_btK, gate_btK, *weights):
         x_mD, choice_mK, gate_mK = map(_rows, (x_btD, choice_btK, gate_btK))
+        if summed:
+            # So that gradients are summed once per token, and not once per row on its way
+            x_mD = vary_like(x_mD, *jax.tree.leaves(weights))
         y_mD, dropped = exchange(x_mD, choice_mK, gate_mK, weights, experts, axes, kernel.capacity)
         if summed:
             y_mD = jax.lax.psum(y_mD, summed)
