@@ -7,20 +7,7 @@ sequence per forward pass. Expect 671.0B parameters of which 36.6B are active, 2
 token and 70,272 bytes of bf16 cache per token; published: 2.664M H800 hours.
 
 `--model.context 163840` is the released model: YaRN is on where the context exceeds 4096. The two
-extensions (section 4.3) start from the trained weights and keep 62.9M tokens per step, each on a
-mesh whose batch axes divide its batch. Both take
-
-    --train.steps 1000 --train.batch-start 0 --train.batch-ramp 0 --train.balance-rate 0
-    --train.mtp-weight 0.1 --train.mtp-schedule 1:1
-    --optimizer.learning-rate 7.3e-6 --optimizer.warmup 0 --optimizer.schedule 1:1
-
-and the first, then the second, these:
-
-    --model.context 32768 --data.sequence 32768 --train.batch 1920 --train.micro-batch 128
-    --mesh.fsdp 2 --mesh.expert 64 --mesh.tensor 16
-
-    --model.context 131072 --data.sequence 131072 --train.batch 480 --train.micro-batch 32
-    --mesh.fsdp 1 --mesh.expert 32 --mesh.tensor 64
+extensions that follow (section 4.3) are configs/v3_long.py.
 """
 
 from seekjax.config import (

@@ -15,7 +15,7 @@ from seekjax.checkpoint.base import Base, fingerprint, read_base_record
 from seekjax.checkpoint.config_json import WEIGHTS, read_config
 from seekjax.checkpoint.manifest import damage
 from seekjax.checkpoint.read import newest_undamaged, read_step, read_step_config
-from seekjax.config import Config, KernelConfig, ModelConfig
+from seekjax.config import Config, ExtendConfig, KernelConfig, ModelConfig
 from seekjax.data import Tokenizer, read_tokenizer
 from seekjax.errors import GenerateError, RunError, need
 from seekjax.hf.load import described, load
@@ -207,8 +207,9 @@ def initial_variables(config: Config) -> dict | None:
 def with_initial_model(config: Config) -> Config:
     """Return the config with the model and the tokenizer of the weights that the run starts from.
 
-    Without `config.init` it is returned as it is. Raises RunError or WeightsError if that folder
-    holds no model or no tokenizer.
+    The model gets the longer context of `config.extend`. Without `config.init` the config is
+    returned as it is. Raises RunError or WeightsError if that folder holds no model or no
+    tokenizer.
     """
     if config.init is None:
         return config
@@ -231,7 +232,17 @@ def with_initial_model(config: Config) -> Config:
         RunError,
     )
     data = replace(config.data, tokenizer=str(folder))
-    return replace(config, model=model, data=data)
+    return replace(config, model=extended(model, config.extend), data=data)
+
+
+def extended(model: ModelConfig, extend: ExtendConfig) -> ModelConfig:
+    """Return the model with the context and the rotary settings that an extension states."""
+    rope = replace(
+        model.rope,
+        factor=extend.factor or model.rope.factor,
+        original_context=extend.original_context or model.rope.original_context,
+    )
+    return replace(model, context=extend.context or model.context, rope=rope)
 
 
 def weights_fingerprint(folder: Path) -> str:

@@ -204,6 +204,18 @@ class TrainConfig:
         return self.eval_batches * self.batch
 
 
+@dataclass(frozen=True)
+class ExtendConfig:
+    """A longer context for the model of config.init, by YaRN (V3 section 4.3)."""
+
+    # positions that the model has from now on; 0 = those that it has
+    context: CountOrZero = 0
+    # by how much its slow rotary pairs are stretched; 0 = by rope.factor of the model
+    factor: NotNegative = 0.0
+    # positions of its first training; 0 = rope.original_context of the model
+    original_context: CountOrZero = 0
+
+
 # The kinds of post-training, by the name of their field in Config.
 POST_KINDS = ("sft", "dpo", "distill", "grpo")
 
@@ -226,6 +238,8 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     # adapters instead of all weights
     lora: LoraConfig = field(default_factory=LoraConfig)
+    # a longer context for a model that is trained already
+    extend: ExtendConfig = field(default_factory=ExtendConfig)
 
     # What follows pre-training: at most one of these
 

@@ -21,6 +21,7 @@ def check_run(config: Config) -> None:
         check_values(objective_of(config.grpo), "grpo.objective.")
     check_batches(config.train)
     check_lengths(config)
+    check_extension(config)
 
     need(
         config.kernel.weights == config.kernel.vocabulary == "float32",
@@ -73,6 +74,22 @@ def check_lengths(config: Config) -> None:
     need(
         sequence <= model.context,
         f"data.sequence {sequence} exceeds model.context {model.context}.",
+    )
+
+
+def check_extension(config: Config) -> None:
+    """Raise ConfigError for a longer context of no model, or one that YaRN does not stretch."""
+    extend, model = config.extend, config.model
+    asked = extend.context or extend.factor or extend.original_context
+    need(
+        not asked or config.init is not None,
+        "extend is for a model that is trained already: name it with --init, or set "
+        "--model.context of a new one.",
+    )
+    need(
+        not extend.context or model.rope.factor > 1,
+        f"extend.context {extend.context} stretches nothing, because model.rope.factor is "
+        f"{model.rope.factor:g}: set --extend.factor above 1.",
     )
 
 

@@ -4,15 +4,21 @@ V3 2412.19437, hardware 2505.09343."""
 import importlib
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from configs.v3_long import workflow as long_context
+from seekjax.commands.arguments import parse
 from seekjax.config import ModelConfig
 from seekjax.model.count import cache_bytes, cache_elements, flops_per_token, parameters
 from seekjax.model.rope import mscale, rope_frequencies, softmax_scale
 from seekjax.model.routing import max_violation, sequence_balance, update_bias
+from seekjax.open import extended
 from seekjax.train.schedule import learning_rate, tokens_at
+from seekjax.train.validate import check_mesh
+from sharding.mesh import abstract_mesh
 
 MOE_16B, V2_LITE, V2, V3 = (
     importlib.import_module(f"configs.{name}").config for name in ("moe_16b", "v2_lite", "v2", "v3")
@@ -259,6 +265,24 @@ def test_v3_steps_have_62_914_560_tokens_in_every_phase():
         == 62_914_560
     )
     assert tokens_at(V3, steps) == pytest.approx(14.8e12, abs=62_914_560)
+
+
+def test_v3_extends_its_context_in_two_phases():
+    """V3 section 4.3: 1,000 steps of 1920 x 32K, then 1,000 of 480 x 128K, at 7.3e-6, YaRN by 40;
+    on a mesh that fits each."""
+    lines = long_context.lines(Path("runs"), seed=0)
+    phases = []
+    for name in ("32k", "128k"):
+        config = parse(lines[name][1:], "train.py")
+        config = replace(config, model=extended(V3.model, config.extend))
+        check_mesh(config, abstract_mesh(config.mesh, 2048))
+        assert abstract_mesh(config.mesh, 2048).size == 2048
+        assert tokens_at(config, 1000) == 1000 * 62_914_560
+        assert float(learning_rate(config)(0)) == pytest.approx(7.3e-6)
+        assert float(learning_rate(config)(999)) == pytest.approx(7.3e-6)
+        assert (config.model.rope.factor, config.model.rope.original_context) == (40, 4096)
+        phases.append((config.train.steps, config.data.sequence, config.model.context))
+    assert phases == [(1000, 32768, 32768), (1000, 131072, 131072)]
 
 
 def test_v3_learning_rate_after_warm_up_and_at_the_end():

@@ -2,6 +2,8 @@
 
 import re
 import types
+from dataclasses import replace
+from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
@@ -9,14 +11,16 @@ import pytest
 from seekjax.config import (
     Config,
     DataConfig,
+    ExtendConfig,
     GrpoConfig,
     KernelConfig,
     ModelConfig,
     OptimizerConfig,
 )
+from seekjax.config.validate import check_extension
 from seekjax.errors import ConfigError, GenerateError, RunError
 from seekjax.model.attention.kind import AttentionKind
-from seekjax.open import on_mesh
+from seekjax.open import extended, on_mesh
 from seekjax.train.optimizer import make_optimizer
 from seekjax.train.validate import check_context, check_writers, validate
 from sharding.mesh import MeshConfig
@@ -114,3 +118,27 @@ def test_generating_does_not_split_sequences():
         on_mesh(MeshConfig(context=2)),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (Config(extend=ExtendConfig(context=8192)), "extend is for a model that is trained"),
+        (
+            Config(init=Path("run"), extend=ExtendConfig(context=8192)),
+            "extend.context 8192 stretches nothing, because model.rope.factor is 1: set "
+            "--extend.factor above 1.",
+        ),
+    ],
+)
+def test_an_extension_of_nothing_is_refused(config, sentence):
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        check_extension(config)
+
+
+def test_an_extension_changes_context_and_rope_alone():
+    model = ModelConfig()
+    longer = extended(model, ExtendConfig(context=8192, factor=20, original_context=256))
+    rope = replace(model.rope, factor=20, original_context=256)
+    assert longer == replace(model, context=8192, rope=rope)
+    assert extended(model, ExtendConfig()) == model
