@@ -52,21 +52,26 @@ def nodes_of(sizes: Sizes) -> int:
 
 
 class Span(NamedTuple):
-    """Devices that a collective joins: how many, and how far apart they are numbered."""
+    """Devices that a collective joins, along some mesh axes."""
 
-    size: int
-    stride: int
+    axes: tuple[tuple[int, int], ...]  # size, and how far apart its devices are numbered
+
+    @property
+    def size(self) -> int:
+        """Devices in all."""
+        return math.prod(size for size, _ in self.axes)
 
     def inside(self, node: int) -> int:
         """Return how many of the devices lie in one node of `node` devices."""
-        return max(1, min(self.size, node // self.stride))
+        counts = [max(1, min(size, node // stride)) for size, stride in self.axes]
+        return math.prod(counts)
 
 
 def span(names: tuple[str, ...], sizes: Sizes) -> Span:
-    """Return the devices along neighbouring mesh axes; the last axis is numbered first."""
+    """Return the devices along mesh axes; the last axis of the mesh is numbered first."""
     order = list(sizes)
-    size = math.prod(sizes[name] for name in names)
-    if not names:
-        return Span(1, 1)
-    after = order[max(order.index(name) for name in names) + 1 :]
-    return Span(size, math.prod(sizes[name] for name in after))
+    axes = []
+    for name in names:
+        after = order[order.index(name) + 1 :]
+        axes.append((sizes[name], math.prod(sizes[other] for other in after)))
+    return Span(tuple(axes))

@@ -3,7 +3,7 @@
 The attention kind checks its own sizes, and the registries check the names.
 """
 
-from seekjax.config import ModelConfig
+from seekjax.config import Config, ModelConfig
 from seekjax.config.values import check_values
 from seekjax.errors import need
 from seekjax.model.attention import ATTENTION
@@ -29,6 +29,34 @@ def split_sizes(model: ModelConfig) -> dict[str, int]:
     if model.layers > model.dense_layers:
         names += ["experts", "expert_hidden"]
     return {name: model.size(name) for name in names}
+
+
+def check_context(config: Config, parts: int) -> None:
+    """Raise ConfigError unless the sequences can be split between this many devices."""
+    if parts == 1:
+        return
+    attention, sequence = config.model.attention, config.data.sequence
+    need(
+        ATTENTION.find(attention).splits_sequences,
+        f"mesh.context is {parts}, and model.attention {attention} needs whole sequences "
+        "(AttentionKind.splits_sequences): set mesh.context to 1.",
+    )
+    need(
+        config.kernel.attention != "splash",
+        f"mesh.context is {parts}, and kernel.attention splash needs whole sequences: choose auto, "
+        "block, dot or plain.",
+    )
+    need(
+        sequence % (2 * parts) == 0,
+        f"data.sequence is {sequence}, which mesh.context {parts} cannot cut into {2 * parts} "
+        f"equal chunks, two for each device: make it a multiple of {2 * parts}.",
+    )
+    for kind in ("grpo", "dpo", "distill"):
+        need(
+            getattr(config, kind) is None,
+            f"mesh.context is {parts}, and {kind} needs whole sequences: set mesh.context to 1 "
+            "(pre-training and sft can split them).",
+        )
 
 
 def field_of(model: ModelConfig, axis: str) -> str:

@@ -6,7 +6,8 @@ from functools import cached_property, lru_cache
 
 from seekjax.config import Config
 from seekjax.errors import ConfigError, need
-from seekjax.model.check import field_of, split_sizes
+from seekjax.model.attention import ATTENTION
+from seekjax.model.check import check_context, field_of, split_sizes
 from seekjax.placement import AXES
 from seekjax.plan.weights import Axes
 from sharding.mesh_config import TWO_HOPS
@@ -44,7 +45,7 @@ class Layout:
     @property
     def tokens(self) -> float:
         """Tokens of one forward pass on each device."""
-        return self.sequences * self.config.data.sequence
+        return self.sequences * self.config.data.sequence / self.context.size
 
     @property
     def micro_batches(self) -> int:
@@ -79,6 +80,11 @@ class Layout:
         return span(tuple(names), self.sizes)
 
     @cached_property
+    def context(self) -> Span:
+        """The devices that share out the positions of a sequence."""
+        return span(split_along("sequence", AXES), self.sizes)
+
+    @cached_property
     def tensor(self) -> Span:
         """The devices that compute parts of one width."""
         return span(split_along("heads", AXES), self.sizes)
@@ -108,6 +114,19 @@ class Layout:
         return peers * room
 
 
+def gathered_positions(layout: Layout) -> float:
+    """Return the bytes that attention in one layer gathers of whole sequences, 0 if none is split.
+
+    A kind of attention sends what its cache would hold: MLA the latent and the rotary key, 576
+    numbers per token in V3.
+    """
+    model = layout.config.model
+    if layout.context.size == 1:
+        return 0.0
+    sent = ATTENTION.find(model.attention).cache_elements(model)
+    return layout.element * layout.tokens * layout.context.size * sent
+
+
 @lru_cache(2**16)
 def _split(name: str, mesh: Axes) -> int:
     return split_parts(name, dict(mesh), AXES)
@@ -117,6 +136,7 @@ def lay_out(config: Config, sizes: Sizes) -> Layout:
     """Return the run on this mesh. Raises ConfigError for an axis that does not divide."""
     layout = Layout(config, tuple(sizes.items()))
     axes = {"batch": config.train.rows, **split_sizes(config.model)}
+    check_context(config, layout.context.size)
 
     for name, size in axes.items():
         count = layout.split(name)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from seekjax.axes import inner_matrix
 from seekjax.config import ModelConfig
-from seekjax.plan.layout import Layout
+from seekjax.plan.layout import Layout, gathered_positions
 from seekjax.plan.weights import Weight, combined, layer_weights
 
 FLOAT32 = 4  # bytes
@@ -73,6 +73,7 @@ def memory(layout: Layout, remat: str | None = None) -> Memory:
     kinds = [name == "dense_layers" for name in model.stacks]
     gathered = max(_gathered(layer_weights(model, dense, 1), layout) for dense in kinds)
     layer = max(_layer(layout, dense) for dense in kinds)
+    layer += BACKWARD * gathered_positions(layout)
 
     has_experts = model.layers > model.dense_layers
     vocab = min(model.vocab / layout.split("vocab"), config.kernel.vocab_chunk)

@@ -16,6 +16,7 @@ from sharding.show import human
 
 USABLE = 0.9  # of a chip's memory; the rest is the runtime's, and what a compiler holds besides
 MOST_SEQUENCES = 64  # per device and forward pass
+LEAST_POSITIONS = 4096  # of a sequence on each device
 NARROWEST = 128  # columns of a part of an expert's hidden width
 DOUBLINGS = 12  # of the devices, when looking for a number that is enough
 
@@ -69,7 +70,7 @@ def meshes(config: Config, devices: int, node: int) -> Iterator[dict[str, int]]:
     """Yield the sizes of every mesh of this many devices whose axes divide the model.
 
     A width is cut only within a node, whose devices sum it in every layer, and an expert's not into
-    parts narrower than a tile.
+    parts narrower than a tile. A sequence is split into parts of at least LEAST_POSITIONS.
     """
     axes = split_sizes(config.model)
     experts = axes.get("experts", 1)
@@ -80,18 +81,29 @@ def meshes(config: Config, devices: int, node: int) -> Iterator[dict[str, int]]:
             too_narrow = tensor > 1 and config.model.expert_hidden < NARROWEST * tensor
             if tensor > node or too_narrow:
                 continue
-            for sharded in divisors(devices // expert // tensor):
-                data = devices // expert // tensor // sharded
-                nodes = _nodes(expert, tensor, node)
-                mesh = MeshConfig(data, sharded, nodes, expert // nodes, tensor=tensor)
-                sizes = mesh.sizes(devices)
-                if _divides(config, sizes, axes):
-                    yield sizes
+            for context in _contexts(config, devices // expert // tensor):
+                others = devices // expert // tensor // context
+                nodes = _nodes(expert, context * tensor, node)
+                for sharded in divisors(others):
+                    data = others // sharded
+                    mesh = MeshConfig(data, sharded, nodes, expert // nodes, context, tensor)
+                    sizes = mesh.sizes(devices)
+                    if _divides(config, sizes, axes):
+                        yield sizes
 
 
-def _nodes(expert: int, tensor: int, node: int) -> int:
-    """Return between how many nodes of this many devices the experts are split."""
-    nodes = max(1, expert * tensor // node)
+def _contexts(config: Config, devices: int) -> list[int]:
+    """Return into how many parts this many devices may split a sequence; short ones are not."""
+    sequence = config.data.sequence
+    parts = divisors(max(1, sequence // LEAST_POSITIONS), of=devices)
+    return [count for count in parts if count == 1 or sequence % (2 * count) == 0]
+
+
+def _nodes(expert: int, inner: int, node: int) -> int:
+    """Return between how many nodes of this many devices the experts are split; `inner` devices
+    share each one's work.
+    """
+    nodes = max(1, expert * inner // node)
     return nodes if expert % nodes == 0 else 1
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from seekjax.config import ModelConfig
 from seekjax.plan.chips import Chip
-from seekjax.plan.layout import Layout
+from seekjax.plan.layout import Layout, gathered_positions
 from seekjax.plan.weights import combined
 from sharding.parts import Span, span
 
@@ -78,8 +78,26 @@ def transfers(layout: Layout, node: int) -> list[Transfer]:
     times = 2 * (4 + again) * visits
     listed.append(Transfer("sum parts of a width", times * inside, times * between, visits))
 
-    listed.append(exchange(layout, node))
+    listed += [exchange(layout, node), gather_positions(layout, node)]
     return [transfer for transfer in listed if transfer.bytes]
+
+
+def gather_positions(layout: Layout, node: int) -> Transfer:
+    """Return what attention gathers of the other devices' positions in a step.
+
+    They travel for the forward pass and for the backward pass, which computes it again, and their
+    gradients come back.
+    """
+    model = layout.config.model
+    visits = (model.layers + model.mtp_depth) * layout.micro_batches
+    times = 2 if layout.config.kernel.remat == "none" else 3
+    inside, between = spread(gathered_positions(layout), layout.context, node)
+    return Transfer(
+        "gather latents of other positions",
+        times * visits * inside,
+        times * visits * between,
+        visits,
+    )
 
 
 def exchange(layout: Layout, node: int, copies: float | None = None) -> Transfer:

@@ -17,8 +17,7 @@ from seekjax.config import Config
 from seekjax.config.validate import check_run
 from seekjax.errors import ConfigError, RunError, SeekjaxError, need
 from seekjax.extras import import_extra
-from seekjax.model.attention import ATTENTION
-from seekjax.model.check import check_model, field_of, split_sizes
+from seekjax.model.check import check_context, check_model, field_of, split_sizes
 from seekjax.model.experts import check_exchange, check_trainable
 from seekjax.placement import use_mesh
 from sharding.mesh import MeshConfig, make_mesh
@@ -62,34 +61,6 @@ def check_mesh(config: Config, mesh: Mesh | AbstractMesh) -> None:
         need(
             rows % jax.process_count() == 0,
             f"{settings['batch']} must be a multiple of the {jax.process_count()} processes.",
-        )
-
-
-def check_context(config: Config, parts: int) -> None:
-    """Raise ConfigError unless the sequences can be split between this many devices."""
-    if parts == 1:
-        return
-    attention, sequence = config.model.attention, config.data.sequence
-    need(
-        ATTENTION.find(attention).splits_sequences,
-        f"mesh.context is {parts}, and model.attention {attention} needs whole sequences "
-        "(AttentionKind.splits_sequences): set mesh.context to 1.",
-    )
-    need(
-        config.kernel.attention != "splash",
-        f"mesh.context is {parts}, and kernel.attention splash needs whole sequences: choose auto, "
-        "block, dot or plain.",
-    )
-    need(
-        sequence % (2 * parts) == 0,
-        f"data.sequence is {sequence}, which mesh.context {parts} cannot cut into {2 * parts} "
-        f"equal chunks, two for each device: make it a multiple of {2 * parts}.",
-    )
-    for kind in ("grpo", "dpo", "distill"):
-        need(
-            getattr(config, kind) is None,
-            f"mesh.context is {parts}, and {kind} needs whole sequences: set mesh.context to 1 "
-            "(pre-training and sft can split them).",
         )
 
 

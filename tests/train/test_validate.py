@@ -20,9 +20,10 @@ from seekjax.config import (
 from seekjax.config.validate import check_extension
 from seekjax.errors import ConfigError, GenerateError, RunError
 from seekjax.model.attention.kind import AttentionKind
+from seekjax.model.check import check_context
 from seekjax.open import extended, on_mesh
 from seekjax.train.optimizer import make_optimizer
-from seekjax.train.validate import check_context, check_writers, validate
+from seekjax.train.validate import check_writers, validate
 from sharding.mesh import MeshConfig
 
 
