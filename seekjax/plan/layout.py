@@ -64,7 +64,7 @@ class Layout:
 
     @property
     def has_two_hops(self) -> bool:
-        """Whether tokens cross between nodes once each, and are passed on within them."""
+        """Return whether tokens cross between nodes once each, and are passed on within them."""
         dispatch = self.config.kernel.dispatch
         return self.nodes > 1 and (dispatch == "auto" or dispatch in TWO_HOPS)
 
