@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import tempfile
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
@@ -53,9 +54,9 @@ workers = []  # what each worker that has ended used: (largest bytes, CPU second
 
 
 def pytest_collection_modifyitems(items):
-    """Begin with the files that have slow tests, so that no worker ends alone with a long one."""
-    long_files = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in long_files)
+    """Begin with the files of many slow tests, so that no worker ends alone with a long one."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.hookimpl(trylast=True)

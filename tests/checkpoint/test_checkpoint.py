@@ -118,6 +118,7 @@ def flip(path, position):
     path.write_bytes(data)
 
 
+@pytest.mark.slow
 @pytest.mark.mesh
 @pytest.mark.parametrize("shape", [(8,), (4,), (1,), (2, 4), (4, 2)])
 def test_restored_on_any_mesh_is_bit_for_bit_what_was_saved(tmp_path, shape):
@@ -248,6 +249,7 @@ def test_a_position_that_all_processes_share_fits_any_number_of_them(run, capfd)
     assert not capfd.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("hurt", "reason"),
     [

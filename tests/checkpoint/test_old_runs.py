@@ -59,6 +59,7 @@ def test_the_config_of_reinforcement_is_understood():
     assert config.sft is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pretrain", "grpo"])
 def test_the_same_tokens_are_generated(name, command):
     words = ["generate", OLD / name, "--prompt", "12+34=", "--max-new", 24, "--temperature", 0]

@@ -48,6 +48,7 @@ def tokenizer(run):
     return open_model(run).tokenizer
 
 
+@pytest.mark.slow
 def test_generate_streams_and_ends_with_its_speed(run, command):
     status, out, err = command(
         "generate", run, "--prompt", "def ", "--max-new", 24, "--seed", 3, "--draft", "True"
@@ -270,6 +271,7 @@ def test_a_terminal_executes_nothing_that_a_model_generates(tokenizer):
     assert out.getvalue() == f"line\n\tok {shown}👩\u200d🚀\n5 tokens\n"
 
 
+@pytest.mark.slow
 def test_chat_answers_on_a_real_terminal_and_ctrl_c_stops_the_answer_only(run):
     """In a process of its own, which gets a real SIGINT while it writes."""
     program = (

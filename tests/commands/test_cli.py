@@ -279,6 +279,7 @@ def test_the_next_command_is_the_same_line_but_longer():
     assert longer(["--train.steps=5"], 5) == "python train.py --train.steps 10"
 
 
+@pytest.mark.slow
 def test_train_py_is_short_and_fails_fast():
     assert len((ROOT / "train.py").read_text().splitlines()) <= 30
     done = subprocess.run(

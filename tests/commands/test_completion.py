@@ -32,6 +32,7 @@ def bash(tmp_path_factory):
     return offers
 
 
+@pytest.mark.slow
 def test_bash_completes_commands_options_and_choices(bash):
     assert set(COMMANDS) <= set(bash("seekjax", ""))
     assert bash("seekjax", "ru") == ["runs"]

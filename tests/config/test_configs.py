@@ -52,6 +52,7 @@ def test_every_config_could_begin(name):
 
 
 # Models with all of V3's parts train in many other tests; V2-Lite is V2 without a query latent.
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["moe_16b", "v2"])
 def test_a_published_model_trains_two_steps_in_small(name):
     config = load_config(name)

@@ -58,6 +58,7 @@ def equal(first, second):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", ["split", "fit"])
 @settings(max_examples=8, deadline=None)
 @given(stop=st.integers(0, 60), fim=st.sampled_from([0.0, 0.5]), batch=st.sampled_from([2, 4]))
@@ -73,6 +74,7 @@ def test_resuming_is_exact_and_independent_of_the_batch_size(made, packing, stop
     unbroken.close(), resumed.close()
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_may_change_on_resumption(made):
     """0 -> 2 -> 1 workers against a run that was never interrupted."""
     expected = list(islice(start(made, fim_rate=0.5), 30))
@@ -129,6 +131,7 @@ def test_sources_are_drawn_by_weight(made):
     assert 2.7 < sum(name < "b" for name in names) / sum(name > "b" for name in names) < 3.3
 
 
+@pytest.mark.slow
 def test_the_seed_and_the_epoch_decide_the_order(made):
     epoch = len(made[1].sources[0].train)
     first, second, other = (

@@ -62,6 +62,7 @@ def predictions(rows) -> Counter:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", ["split", "fit"])
 @settings(max_examples=25, deadline=None)
 @given(**shapes)
@@ -110,6 +111,7 @@ def test_fit_rows_hold_pieces_of_documents_then_padding(lengths, window, lanes):
             assert (np.diff(row["tokens"][row["segments"] == segment]) == 1).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", ["split", "fit"])
 @settings(max_examples=25, deadline=None)
 @given(stop=st.integers(0, 150), **shapes)

@@ -75,6 +75,7 @@ def test_a_position_in_own_sources_resumes_exactly(corpus, packing):
         np.testing.assert_array_equal(before["segments"], after["segments"])
 
 
+@pytest.mark.slow
 def test_worker_processes_read_own_sources(corpus):
     expected = list(islice(start(corpus), 4))
     with_worker = start(corpus, workers=1)

@@ -54,6 +54,7 @@ def restored(processes, opened, count):
     return after
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [1, 2])
 def test_a_run_reads_the_same_batches_with_any_number_of_processes(opened, first):
     processes = [opened(number, first) for number in range(first)]

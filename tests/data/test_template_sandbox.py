@@ -167,6 +167,7 @@ BIG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "source",
     [source for sources in BIG.values() for source in sources],

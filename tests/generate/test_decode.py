@@ -25,6 +25,7 @@ def generator(made):
     return Generator(made.model, made.variables, KERNEL, draft=False)
 
 
+@pytest.mark.slow
 def test_cached_is_uncached_and_together_is_alone(made, generator, prompts):
     rows = generator(prompts, GREEDY)
     for prompt, row in zip(prompts, rows, strict=True):
@@ -35,6 +36,7 @@ def test_cached_is_uncached_and_together_is_alone(made, generator, prompts):
         assert generator([prompt], GREEDY)[0].ids == row.ids
 
 
+@pytest.mark.slow
 def test_sampled_together_is_sampled_alone(generator, prompts):
     rows = generator(prompts, Sampling(max_new=16, temperature=0.8, top_p=0.95, seed=5))
     alone = [
@@ -45,6 +47,7 @@ def test_sampled_together_is_sampled_alone(generator, prompts):
     assert rows[0].ids != generator(prompts, Sampling(max_new=16, temperature=0.8, seed=6))[0].ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [
@@ -71,6 +74,7 @@ def test_other_models(make, prompts, fields):
         assert row.ids == made.greedy(prompt, 16)
 
 
+@pytest.mark.slow
 def test_a_row_stops_by_id_or_where_the_context_ends(generator, prompts, made):
     plain = [row.ids for row in generator(prompts, GREEDY)]
     stop = plain[0][3]

@@ -75,6 +75,7 @@ def test_draws_have_their_distribution_and_depend_on_row_position_and_use():
         assert abs(float((here == there).mean()) - 0.3) < 0.015  # independent: sum of squares
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2, 12, 272, 1000])
 def test_draws_are_the_inverse_of_the_cumulative_distribution(size):
     random = np.random.default_rng(size)

@@ -17,6 +17,7 @@ from seekjax.seeds import row_keys
 KERNEL = KernelConfig(attention="plain")
 
 
+@pytest.mark.slow
 def test_greedy_with_a_draft_is_plain_greedy(made, prompts):
     generation = Generator(made.model, made.variables, KERNEL, draft=True).stream(
         prompts, Sampling(max_new=16, temperature=0), chunk=3
@@ -34,6 +35,7 @@ def test_greedy_with_a_draft_is_plain_greedy(made, prompts):
     assert "draft accepted" in generation.report()
 
 
+@pytest.mark.slow
 def test_a_draft_that_is_always_right_writes_two_tokens_a_step(made, prompts):
     """With the same token likeliest after everything, and the prediction module of one mind with
     the model."""
@@ -88,6 +90,7 @@ def test_sampled_texts_have_exactly_the_models_distribution(four, draft):
         assert 0.1 < generation.accepted / generation.row_steps < 0.95
 
 
+@pytest.mark.slow
 def test_judged_guesses_have_the_wanted_distribution():
     """Whatever the guesses are drawn from, also where that misses tokens or has ones that must not
     come."""

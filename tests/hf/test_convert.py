@@ -32,6 +32,7 @@ def convert(monkeypatch, **flags):
     return main()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "dtype"), [(V3, "bf16"), (V2, "f32"), (V3, "fp8"), (V3, "fp8-ue8m0")]
 )
@@ -71,6 +72,7 @@ def test_the_tokenizer_travels_along(tmp_path, monkeypatch):
     assert named["bos_token"] == named["eos_token"]
 
 
+@pytest.mark.slow
 def test_a_trainable_run_is_one_that_training_resumes(tmp_path, monkeypatch, capsys):
     save(tmp_path / "a", V3, drawn(V3))
     convert(monkeypatch, from_=tmp_path / "a", to=tmp_path / "run", trainable=True)

@@ -59,6 +59,7 @@ def small_weights(model, seed=0):
     return jax.tree.map(lambda x: x * 0.2, drawn(model, seed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [ROOMY, LITE27], ids=["v3", "lite"])
 def test_its_graph_computes_our_logits(model, tmp_path):
     variables, ids = small_weights(model), np.random.default_rng(1).integers(0, model.vocab, 40)

@@ -21,6 +21,7 @@ def golden(name):
     return stored.pop("tokens"), stored
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["v2", "v2_lite", "v3"])
 def test_agrees(name):
     tokens, expected = golden(name)

@@ -32,6 +32,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 @pytest.mark.parametrize("dtype", ["f32", "bf16", "fp8", "fp8-ue8m0"])
 def test_write_read_write(model, dtype, tmp_path):
@@ -117,6 +118,7 @@ def test_on_a_mesh(mesh, tmp_path, monkeypatch):
     assert raw_tensors(tmp_path / "a") == raw_tensors(tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_a_large_stack_is_filled_layer_by_layer(tmp_path, monkeypatch):
     """A rounded one; test_on_a_mesh has one of floats."""
     model, kernel = replace(V3, dense_layers=0, mtp_depth=0), KernelConfig(weights="int8")

@@ -42,6 +42,7 @@ def value_and_gradients(attend, inputs, do_BTHU, segment_BT=None):
     return [np.asarray(a, np.float32) for a in _pulled(attend, tuple(inputs), segment_BT, do_BTHU)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SHAPES)
 def test_equals_plain(case):
     inputs, do_BTHU = draw(*SHAPES[case])

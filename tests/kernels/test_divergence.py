@@ -72,6 +72,7 @@ def test_a_student_like_its_teacher_has_nothing_to_learn(gradients, kind, top_k)
     assert max(np.abs(x).max() for x in slopes) < 2e-5
 
 
+@pytest.mark.slow
 def test_rows_and_a_split_vocabulary_change_nothing(monkeypatch):
     """Tiles of 4 rows, the last filled up, on a mesh that splits sequences and vocabulary; K is
     more than a device's part of the vocabulary."""

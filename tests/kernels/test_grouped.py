@@ -63,6 +63,7 @@ def test_fewer_rows_than_a_tile():
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experts", [grouped.experts_loop, *FORMS])
 def test_every_form_takes_quantised_weights_as_what_they_stand_for(experts):
     (x_MD, mix_M, *weights), _ = draw(40, 3)
@@ -115,6 +116,7 @@ def one_by_one(x_MD, mix_M, *weights_and_size):
     return jnp.concatenate(parts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experts", [grouped.experts_loop, *FORMS])
 def test_under_shard_map(experts):
     """Rows differ over both axes, experts over one: the weight gradient of an expert is the sum

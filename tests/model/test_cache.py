@@ -74,6 +74,7 @@ def test_same_means_as_the_compute_type():
     assert cache_dtype(KernelConfig(dtype="float32", cache="fp8")) == "fp8"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bfloat16", "fp8"])
 def test_decoding(kind):
     random = np.random.default_rng(0)

@@ -206,6 +206,7 @@ def with_random_weights(module, normal, *inputs):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
     [MLA, replace(MLA, q_latent=0), replace(MLA, context=4096)],

@@ -60,6 +60,7 @@ def build_model(model: ModelConfig, kernel: KernelConfig = PLAIN):
     return transformer, variables, tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", VARIANTS.values(), ids=VARIANTS)
 def test_parts_one_after_another_equal_the_full_forward(model):
     """Three parts, so that one program reads all; tests/generate goes token by token."""
@@ -79,6 +80,7 @@ def test_parts_one_after_another_equal_the_full_forward(model):
     assert cache_bytes(cache) == 2 * 12 * count.cache_bytes(model, element=4)
 
 
+@pytest.mark.slow
 def test_absorbed_and_expanded_decoding_agree():
     transformer, variables, tokens = build_model(V3)
 
@@ -90,6 +92,7 @@ def test_absorbed_and_expanded_decoding_agree():
     np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * float(jnp.abs(a).max()))
 
 
+@pytest.mark.slow
 def test_recomputation_changes_no_gradient():
     model = replace(V3, layers=2, dense_layers=0, mtp_depth=0)
 
@@ -107,6 +110,7 @@ def test_recomputation_changes_no_gradient():
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * float(jnp.abs(b).max()) + 1e-12)
 
 
+@pytest.mark.slow
 def test_bfloat16_stays_near_float32_and_keeps_the_router_in_float32():
     model = replace(V3, experts=24)  # a size that nothing else has
     transformer, variables, tokens = build_model(model)

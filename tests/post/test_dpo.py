@@ -95,6 +95,7 @@ def tuned(tiny, tmp_path_factory):
     return fit(config, training_of(config))
 
 
+@pytest.mark.slow
 def test_a_run_learns_what_was_preferred(tuned):
     records = metrics.read(tuned.folder)
     train, held = ([r for r in records if r["split"] == split] for split in ("train", "held_out"))
@@ -117,6 +118,7 @@ def test_a_run_learns_what_was_preferred(tuned):
     )
 
 
+@pytest.mark.slow
 def test_a_step_is_the_formula_on_the_models_own_logits(tuned):
     """Sums of log-softmax over the answers' tokens alone, by NumPy, under policy and reference; two
     micro-batches or one."""
@@ -148,6 +150,7 @@ def test_a_step_is_the_formula_on_the_models_own_logits(tuned):
     np.testing.assert_allclose(metrics["loss"], losses.mean(), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_its_picture(tuned):
     assert "preference.png" in tuned.parts.report.finish(tuned.state, tuned.folder)[0]
     assert (tuned.folder / "preference.png").stat().st_size > 5000

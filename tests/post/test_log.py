@@ -192,6 +192,7 @@ def test_means_leave_out_what_has_no_reward():
     assert seen["length"] == 9
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn_of_what_is_there(tmp_path):
     figures = {
         "reward": 0.3,

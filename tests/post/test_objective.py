@@ -244,6 +244,7 @@ def test_on_policy_the_ratio_is_one_and_the_gradient_is_the_policy_gradient(name
     np.testing.assert_allclose(gradient, -advantage * data["mask"] / divisor, rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.slow
 @named
 @few
 @given(seed=seeds)

@@ -175,6 +175,7 @@ def first_batch(config, folder):
     return batch
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_learn_is_stopped_and_one_that_can_begins_as_it_would_have(
     base, tmp_path, capsys, monkeypatch
 ):

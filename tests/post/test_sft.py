@@ -69,6 +69,7 @@ def first_batch(fitted):
     return next(training_batches(config, training.corpus, training.chat_format, "en"))
 
 
+@pytest.mark.slow
 def test_a_run_says_what_it_learns_and_learns_it(tuned, chats):
     records = metrics.read(tuned.folder)
     train, held = ([r for r in records if r["split"] == split] for split in ("train", "held_out"))
@@ -86,6 +87,7 @@ def test_a_run_says_what_it_learns_and_learns_it(tuned, chats):
     assert read_config(tuned.folder / "config.json", trust=False).sft == tuned.config.sft
 
 
+@pytest.mark.slow
 def test_samples_that_share_a_row_have_the_loss_they_have_alone(tuned, score):
     state = tuned.state
     packed = {name: x[:1] for name, x in first_batch(tuned).items()}
@@ -106,6 +108,7 @@ def test_samples_that_share_a_row_have_the_loss_they_have_alone(tuned, score):
         np.testing.assert_allclose(logp[0, span[:-1]], logp[row, : len(span) - 1], atol=2e-5)
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_mean_over_what_the_assistant_said(tuned, score):
     spec, tokenizer, state = tuned.parts.spec, tuned.training.tokenizer, tuned.state
     batch = first_batch(tuned)
@@ -242,6 +245,7 @@ def test_the_choice_is_kept_and_needed(specialised, tmp_path):
     assert np.array_equal(spec.chosen_LE, specialised.parts.spec.chosen_LE)
 
 
+@pytest.mark.slow
 def test_relevance_counts_choices_and_gates(tuned):
     spec, state = tuned.parts.spec, tuned.state
     batch = first_batch(tuned)

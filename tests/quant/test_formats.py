@@ -54,6 +54,7 @@ def test_groups_divide_their_axis(size, even, length):
     assert block(size, even) == length
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_nearest_values(kind):
     w = drawn(2, 256, 192) * jnp.exp(2 * drawn(2, 1, 192, seed=1))
@@ -90,6 +91,7 @@ def test_the_search_beats_the_plain_range():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rows", [1, 5, 130])
 def test_products_are_those_of_the_weight_it_stands_for(kind, rows):

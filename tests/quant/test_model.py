@@ -86,6 +86,7 @@ def logits_of(opened):
     return np.asarray(forward(opened.variables, tokens))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_are_near_those_of_the_float_weights(kind, folder):
     opened = open_model(folder / kind)
@@ -137,6 +138,7 @@ def test_decodes_and_a_mesh_changes_no_token(folder):
         assert generate() == alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_cpu_reads(kind, folder):
     """It has fast products of int8 and of float32 only, and no fast conversion."""

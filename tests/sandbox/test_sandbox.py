@@ -57,6 +57,7 @@ def host_state():
     return modes, os.stat(os.__file__).st_mtime_ns
 
 
+@pytest.mark.slow
 @pytest.mark.sandbox
 @pytest.mark.parametrize("name", ATTACKS)
 def test_no_attack_earns_or_harms_or_lasts(name, host, monkeypatch):

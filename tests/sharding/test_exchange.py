@@ -237,6 +237,7 @@ def kept(choice, gate, batch_parts, expert_parts, capacity):
     return keep
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "mesh", "parts", "capacity", "skew", "ties"),
     [

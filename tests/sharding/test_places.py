@@ -42,6 +42,7 @@ def config_at(place):
     return replace(importlib.import_module(f"configs.{name}").config, mesh=mesh)
 
 
+@pytest.mark.slow
 @places
 def test_every_array_is_where_it_was(place):
     file, found = GOLDEN / f"{place}.txt", table(config_at(place)) + "\n"

@@ -68,6 +68,7 @@ def test_problems_are_functions_of_seed_and_index(name, level):
     assert task.solve(again, random.Random(5)) == task.solve(again, random.Random(5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["addition", "countdown", "arithmetic", "equation", "knights"])
 def test_no_problem_is_on_both_sides(name):
     levels = tuple(TASKS[name].levels)

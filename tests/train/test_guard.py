@@ -113,6 +113,7 @@ def scaled(factor):
     return lambda state: state.replace(params=jax.tree.map(lambda x: x * factor, state.params))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "change", "words"),
     [

@@ -24,6 +24,8 @@ from sharding.place import put_batch
 from sharding.rules import sharding
 from tests.fixtures import save_run
 
+pytestmark = pytest.mark.slow
+
 LORA = LoraConfig(rank=4, alpha=8, experts=True)
 RANDOM = np.random.default_rng(0)
 
@@ -137,7 +139,6 @@ def make_batch():
 
 
 @pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.mesh
 def test_a_step_is_the_same_on_a_mesh(config):
     """Gradients and metrics of data 2 x expert 2 against no mesh at all, in the norm of the
@@ -234,7 +235,6 @@ def test_logits_of_the_merged_run_are_those_of_the_adapters(tuned):
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_a_run_of_adapters_goes_on_and_can_be_tuned_again(tuned, tmp_path):
     again = fit(tuned.config, training_of(tuned.config))
     equal(again.state.params, tuned.state.params)

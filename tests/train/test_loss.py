@@ -93,6 +93,7 @@ def test_a_target_is_a_token_and_in_the_same_document_if_they_are_masked(depth, 
     np.testing.assert_array_equal(found, reachable(segments, depth, masked))
 
 
+@pytest.mark.slow
 def test_every_depth_predicts_its_own_token_and_all_share_one_divisor():
     """Of masked documents; tests/checkpoint/test_old_runs.py has losses without."""
     total, seen, output, tokens, segments = run(rows_with_an_end_and_padding())
@@ -120,6 +121,7 @@ def test_balance_loss_is_one_per_layer_when_tokens_are_spread_evenly():
     )
 
 
+@pytest.mark.slow
 def test_no_position_sees_its_future():
     model = Transformer(MODEL, KernelConfig(attention="plain", experts="loop"))
     variables = made(model, jnp.arange(10)[None])

@@ -31,6 +31,7 @@ def draw(random, scale, size=3):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

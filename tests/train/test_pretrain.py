@@ -112,6 +112,7 @@ def test_built_in_sources_have_prompts_of_their_own():
     assert first_prompt(load_corpus(DataConfig(sources=("stories",)))) == ""
 
 
+@pytest.mark.slow
 def test_another_vocabulary_is_the_same_program(tmp_path):
     """The bytes of each token are an argument: as a constant, each corpus would compile anew."""
     config = replace(small(tmp_path), model=ONE_LAYER)

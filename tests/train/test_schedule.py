@@ -62,6 +62,7 @@ def test_pieces_are_constant_cosine_and_linear(share, value):
     assert multiplier(schedule, share).dtype == np.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_steps_see_the_published_tokens(name):
     """MoE-16B states its 106,449 steps, which see 2.009T; the others state their tokens, met to
@@ -90,6 +91,7 @@ def test_batch_grows_with_the_tokens_seen(name, first, last, over):
     assert all(abs(size - line(7 * i)) <= 0.51 * unit for i, size in enumerate(sizes))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     steps=st.integers(1, 3000),

@@ -65,6 +65,7 @@ def test_a_missing_package_is_named_first(option, value, monkeypatch):
         validate(Config(**{option: value}))
 
 
+@pytest.mark.slow
 def test_a_clip_of_zero_is_no_limit():
     weights = {"params": jnp.full(3, 2.0)}
     gradients = {"params": jnp.full(3, 1e6)}
