@@ -242,7 +242,7 @@ np.testing.assert_allclose(gradients["k3"], forward, atol=1e-6)
 # %%
 folder = Path(mkdtemp())
 TASK = ("addition:2",)
-steps, rounds = (300, 40) if full else (30, 2)  # the short form learns nothing; it only runs
+steps, rounds, problems = (300, 40, 512) if full else (30, 2, 64)  # the short form learns nothing
 
 base = replace(
     countdown,
@@ -290,7 +290,14 @@ def reinforce(name, *rewards):
         out=folder / name,
         data=replace(grpo.data, sequence=64),
         train=replace(grpo.train, steps=rounds, eval_every=rounds, save_every=rounds),
-        grpo=GrpoConfig(tasks=TASK, rewards=rewards, max_new=48, objective=no_kl, preflight=full),
+        grpo=GrpoConfig(
+            tasks=TASK,
+            rewards=rewards,
+            max_new=48,
+            objective=no_kl,
+            preflight=full,
+            eval_problems=problems,
+        ),
     )
     with redirect_stdout(StringIO()):
         fit(config, Reinforcement)

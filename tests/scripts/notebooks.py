@@ -37,6 +37,7 @@ COVERS = {
     "10_what_v3_cost": 2,
 }
 MOST_LINES = 25  # of a cell of code
+QUICK_FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python", "file_extension": ".py"},
@@ -90,6 +91,8 @@ def execute(notebook: NotebookNode, full: bool = False, **environment: str) -> N
     kernel["SEEKJAX_NOTEBOOKS"] = "full" if full else "quick"
     for name in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES"):  # what tests run with
         kernel.pop(name, None)
+    if not full:  # a short training takes less time than to optimise its programs
+        kernel["XLA_FLAGS"] = QUICK_FLAGS
 
     # A notebook that trains the same model twice compiles it once.
     with tempfile.TemporaryDirectory() as compiled:
