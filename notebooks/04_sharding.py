@@ -86,13 +86,18 @@ with use_mesh(MeshConfig(data=2, fsdp=2, expert=2)):
     for axes in ("batch sequence embed", "embed hidden", "experts embed expert_hidden", "embed"):
         print(f"{axes:28}", split_axes(axes))
     # The order of the rules, spelled out by hand:
-    assert split_axes("batch sequence embed") == [("data", "fsdp", "expert"), (), ()]
-    assert split_axes("experts embed expert_hidden")[:2] == [("expert",), ("fsdp",)]
+    batch, sequence, embed = split_axes("batch sequence embed")
+    assert (batch, sequence, embed) == (("data", "fsdp", "node", "expert"), ("context",), ())
+    assert split_axes("experts embed expert_hidden")[:2] == [
+        ("node", "expert"),
+        ("fsdp", "context"),
+    ]
 
 # %% [markdown]
 # Look at `embed` in these lines. In activations (`batch sequence embed`) the sequences took `fsdp`
 # and `expert`, so `embed` stays whole. In the experts' weights, `experts` took `expert`, and
-# `embed` gets what is left: `fsdp`.
+# `embed` gets what is left: `fsdp`. The axes that we did not set (`node`, `context`, `tensor`) have
+# one device each, and cut nothing.
 
 # %% [markdown]
 # ## Step 2: draw it
