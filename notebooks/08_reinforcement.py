@@ -243,6 +243,7 @@ np.testing.assert_allclose(gradients["k3"], forward, atol=1e-6)
 folder = Path(mkdtemp())
 TASK = ("addition:2",)
 steps, rounds, problems = (300, 40, 512) if full else (30, 2, 64)  # the short form learns nothing
+answering = {"max_new": 48, "eval_problems": problems, "preflight": full}
 
 base = replace(
     countdown,
@@ -290,14 +291,7 @@ def reinforce(name, *rewards):
         out=folder / name,
         data=replace(grpo.data, sequence=64),
         train=replace(grpo.train, steps=rounds, eval_every=rounds, save_every=rounds),
-        grpo=GrpoConfig(
-            tasks=TASK,
-            rewards=rewards,
-            max_new=48,
-            objective=no_kl,
-            preflight=full,
-            eval_problems=problems,
-        ),
+        grpo=GrpoConfig(tasks=TASK, rewards=rewards, objective=no_kl, **answering),
     )
     with redirect_stdout(StringIO()):
         fit(config, Reinforcement)
