@@ -156,6 +156,7 @@ def test_a_run_ends_with_its_picture(tuned):
     assert (tuned.folder / "preference.png").stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_pairs_lie_side_by_side_with_one_prompt(tuned):
     seen = next(pair_batches(tuned.training.corpus, 6, 0, {}, 0, 1))
     for chosen, rejected, said, other in zip(

@@ -155,6 +155,7 @@ ROUTERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", NODES)
 @pytest.mark.parametrize("router", ROUTERS)
 def test_two_hops_serve_every_router(router, mesh):
@@ -167,6 +168,7 @@ def test_two_hops_serve_every_router(router, mesh):
     close(got, reference(x, choice, gate, weights))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "mesh"),
     [
@@ -270,6 +272,7 @@ def test_a_capacity_drops_the_lowest_gates_and_counts_them(form, mesh, parts, ca
     close((y, dx, d_gate, d_weights), (expected[0], expected[2], expected[3] * keep, expected[4]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("capacity", "skew", "ties"), [(1.0, 0.3, False), (0.5, 0.0, True)])
 def test_a_capacity_bounds_the_second_hop(capacity, skew, ties):
     """The device that passes rows on keeps the highest gates of all nodes' tokens together."""

@@ -111,6 +111,7 @@ def test_every_depth_predicts_its_own_token_and_all_share_one_divisor():
     )
 
 
+@pytest.mark.slow
 def test_balance_loss_is_one_per_layer_when_tokens_are_spread_evenly():
     _, seen, _output, *_ = run(np.ones((3, 13)))
     layers = sum(np.size(layer["dropped"]) for layer in seen["experts"].values())
