@@ -28,6 +28,8 @@ from seekjax.quant.tree import is_quantised, tree_bytes
 from sharding.mesh import MeshConfig
 from sharding.place import axes_of
 
+pytestmark = pytest.mark.slow
+
 MODEL = ModelConfig(
     vocab=64,
     embed=64,
@@ -86,7 +88,6 @@ def logits_of(opened):
     return np.asarray(forward(opened.variables, tokens))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_are_near_those_of_the_float_weights(kind, folder):
     opened = open_model(folder / kind)
@@ -109,7 +110,6 @@ def test_logits_are_near_those_of_the_float_weights(kind, folder):
 
 
 @pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.mesh
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_on_a_mesh(kind, folder):
@@ -122,7 +122,6 @@ def test_the_same_on_a_mesh(kind, folder):
 
 
 @pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.mesh
 def test_decodes_and_a_mesh_changes_no_token(folder):
     prompts = np.random.default_rng(1).integers(0, MODEL.vocab, (3, 9)).tolist()
@@ -138,7 +137,6 @@ def test_decodes_and_a_mesh_changes_no_token(folder):
         assert generate() == alone
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_cpu_reads(kind, folder):
     """It has fast products of int8 and of float32 only, and no fast conversion."""

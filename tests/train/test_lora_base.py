@@ -29,6 +29,8 @@ from sharding.mesh import MeshConfig
 from sharding.rules import sharding
 from tests.fixtures import ONE_LAYER, PLAIN, save_run
 
+pytestmark = pytest.mark.slow
+
 CONFIG = Config(
     model=ONE_LAYER,
     data=DataConfig(tokenizer="byte"),
@@ -92,7 +94,6 @@ def assert_equal(tree, other, atol=0.0):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=atol), tree, other)
 
 
-@pytest.mark.slow
 def test_a_checkpoint_holds_adapters_alone(made):
     home, _, spec, _ = made
     step = home / "lora" / "checkpoints" / "5"
@@ -149,7 +150,6 @@ def test_another_step_is_not_the_base(copy):
         session(config)
 
 
-@pytest.mark.slow
 def test_random_weights_are_saved_whole(made, tmp_path):
     home, config, _, _ = made
     run = replace(config, init=None, out=tmp_path / "run")
