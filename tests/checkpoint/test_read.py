@@ -47,7 +47,7 @@ def test_the_moving_average_comes_back_on_any_mesh(run):
     config, variables = read_run(folder)
     assert config == replace(SMALL, out=folder)
     equal(variables, {"params": state.ema, "balance": state.balance})
-    with use_mesh(MeshConfig(data=2, node=2, expert=2)):
+    with use_mesh(MeshConfig(node=2, expert=2, context=2)):
         _, variables = read_run(folder, KernelConfig(experts="block"))
     equal(variables, {"params": state.ema, "balance": state.balance})
     split = variables["params"]["expert_layers"]["ffn"]["w_gate"]

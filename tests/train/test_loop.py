@@ -144,14 +144,18 @@ def test_a_finished_run_started_again_does_nothing_but_report(unbroken):
 @pytest.mark.slow
 @pytest.mark.mesh
 def test_a_run_continues_on_other_meshes_and_says_what_differs(tmp_path, capsys):
-    """Eight devices, from step 2 on arranged otherwise, from step 4 on one of them."""
+    """Eight devices, from step 2 on arranged otherwise, from step 4 on with split sequences."""
     config = dense(small(tmp_path / "eight", batch=8, keep=3))
     config = replace(config, mesh=MeshConfig(data=8))
     expected = leaves(fit(config).state)
 
     moves = [
         (2, MeshConfig(data=2, node=2, expert=2), "mesh.data: 8 -> 2"),
-        (4, MeshConfig(data=1), "mesh.node: 2 -> 1"),
+        (
+            4,
+            MeshConfig(data=2, context=4),
+            "mesh.context: 1 -> 4",
+        ),
     ]
     before = config.out
     for step, mesh, difference in moves:
