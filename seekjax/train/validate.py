@@ -22,6 +22,7 @@ from seekjax.model.experts import check_exchange, check_trainable
 from seekjax.placement import use_mesh
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.place import check_divisible
+from sharding.rules import split_by
 
 
 def validate(
@@ -56,6 +57,14 @@ def check_mesh(config: Config, mesh: Mesh | AbstractMesh) -> None:
     settings["batch"] = "train.micro_batch (train.batch where that is 0)"
     with use_mesh(mesh):
         check_divisible(sizes, settings, dict(mesh.shape))
+
+        processes = jax.process_count()
+        need(
+            split_by("batch") % processes == 0,
+            f"the mesh splits a batch into {split_by('batch')} parts, which {processes} processes "
+            "cannot share, each with sequences of its own: give the axes before mesh.context more "
+            "devices.",
+        )
 
     if config.data.workers and jax.process_count() > 1:
         need(

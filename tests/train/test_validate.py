@@ -23,8 +23,8 @@ from seekjax.model.attention.kind import AttentionKind
 from seekjax.model.check import check_context
 from seekjax.open import extended, on_mesh
 from seekjax.train.optimizer import make_optimizer
-from seekjax.train.validate import check_writers, validate
-from sharding.mesh import MeshConfig
+from seekjax.train.validate import check_mesh, check_writers, validate
+from sharding.mesh import MeshConfig, abstract_mesh
 
 
 @pytest.fixture
@@ -112,6 +112,14 @@ def test_a_run_that_cannot_split_sequences_is_refused(config, sentence):
 
 class Whole(AttentionKind):
     """An attention from outside that says nothing of parts of a sequence."""
+
+
+def test_processes_do_not_share_a_sequence(monkeypatch):
+    """Each would read other rows, and they would disagree."""
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    with pytest.raises(ConfigError, match="splits a batch into 1 parts, which 2 processes cannot"):
+        check_mesh(Config(), abstract_mesh(MeshConfig(data=1, context=4), 4))
+    check_mesh(Config(), abstract_mesh(MeshConfig(data=2, context=2), 4))
 
 
 def test_generating_does_not_split_sequences():
