@@ -102,8 +102,9 @@ def sentence(
         before.append(plain_D.max() / plain_D.mean())
         after.append(placed_D.max() / placed_D.mean())
     physical = placements[0].logical_P.size
+    over = f" (mean of {len(placements)} layers)" if len(placements) > 1 else ""
     return (
         f"{load_LE.shape[1]} experts in {physical} places on {devices} devices: by the load {where}"
         f", the busiest device has {np.mean(before):.2f}x the mean without redundant experts and "
-        f"{np.mean(after):.2f}x with them (mean of {len(placements)} layers)"
+        f"{np.mean(after):.2f}x with them{over}"
     )

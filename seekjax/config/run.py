@@ -121,6 +121,9 @@ class KernelConfig:
     # two_hop_ragged (between nodes), small_batch (for decoding; "few" in older runs), or
     # module:name
     dispatch: Name = "auto"
+    # of tokens on their way to experts; fp8: E4M3 with a scale per 128 numbers (V3 section 3.3.3).
+    # What comes back is as computed; the gradient of the one is sent as the other
+    dispatch_dtype: Literal["same", "fp8"] = "same"
     # capacity factor: maximum rows per expert shard relative to a balanced load; more are dropped.
     # 0 = no limit
     capacity: NotNegative = 0.0

@@ -47,8 +47,10 @@ class Decoder:
     masks: bool = False  # and which tokens top_k, top_p and min_p kept
 
     def kernel_for(self, tokens: int) -> KernelConfig:
-        """Return the kernels for this many tokens at once, without dropping or recomputing."""
-        kernel = replace(self.kernel, remat="none", capacity=0.0)
+        """Return the kernels for this many tokens at once, without dropping, recomputing or
+        rounding tokens on their way.
+        """
+        kernel = replace(self.kernel, remat="none", capacity=0.0, dispatch_dtype="same")
         if kernel.dispatch == "auto" and platform() == "cpu" and tokens <= SMALL_BATCH:
             kernel = replace(kernel, dispatch="small_batch")
         return kernel

@@ -11,16 +11,17 @@ from flax.core import meta
 from jax import Array
 
 from seekjax.config import KernelConfig, ModelConfig
-from seekjax.errors import need
+from seekjax.errors import ConfigError, need
 from seekjax.kernels import grouped
 from seekjax.kernels.small_batch import experts_small_batch
 from seekjax.model.module import Module, project
 from seekjax.model.quantile import gap_histogram
 from seekjax.model.routing import affinity, balance_loss, choose, count_choices, gates
 from seekjax.quant.formats import Weight, laid_out
+from seekjax.quant.wire import FP8
 from seekjax.registry import Registry
 from sharding.exchange import EXCHANGES as SHARDING_EXCHANGES
-from sharding.exchange import Exchange, exchange_small_batch, fastest
+from sharding.exchange import Exchange, exchange_small_batch, fastest, packing
 from sharding.mesh import platform
 from sharding.mesh_config import TWO_HOPS
 from sharding.place import Named
@@ -103,6 +104,8 @@ def pick_forms(kernel: KernelConfig) -> tuple[Exchange, Callable[..., Array]]:
         exchange = EXCHANGES[fastest(platform(), split_by("experts"), nodes_in_use())]
     else:
         exchange = EXCHANGES.find(kernel.dispatch)
+    if kernel.dispatch_dtype == "fp8":
+        exchange = packing(exchange, FP8)
 
     if exchange is exchange_small_batch:
         return exchange, experts_small_batch
@@ -122,12 +125,20 @@ def check_trainable(dispatch: str) -> None:
 
 
 def check_exchange(model: ModelConfig, kernel: KernelConfig, nodes: int) -> None:
-    """Raise ConfigError if kernel.dispatch crosses between nodes, and the config has no place for
-    that.
+    """Raise ConfigError if the exchange of tokens does not fit the model or the nodes.
 
-    Groups decide between which nodes a token crosses, so each must lie within one node. Without
-    groups a token may visit every node.
+    Groups decide between which nodes a token crosses in two hops, so each must lie within one node.
+    Without groups a token may visit every node.
     """
+    if kernel.dispatch_dtype == "fp8" and kernel.dispatch != "auto":
+        try:
+            packing(EXCHANGES.find(kernel.dispatch), FP8)
+        except ValueError as error:
+            raise ConfigError(
+                f"kernel.dispatch_dtype fp8 with kernel.dispatch {kernel.dispatch}: this exchange "
+                "sends tokens only as they are, choose auto, static, ragged or two_hop."
+            ) from error
+
     if kernel.dispatch not in TWO_HOPS:
         return
     need(

@@ -5,6 +5,9 @@ Every exchange has one signature and runs inside `local`, on each device's m tok
 
     exchange(x_mD, choice_mK, gate_mK, weights, experts, axes, capacity) -> (y_mD, dropped)
 
+Those that sort rows also take `wire`, functions that pack rows on the way to the experts
+(sharding/exchange/wire.py).
+
 `weights` are the local experts' matrices. `experts(x_RD, mix_R, *weights, size_E) -> y_RD` applies
 them to rows sorted by expert and scales each row by its gate. `axes` are the mesh axes that split
 the experts; with () nothing is exchanged. `dropped` counts the rows (token, choice) that this
@@ -21,14 +24,18 @@ device's tokens lost.
                  is another, see sharding/exchange/small_batch.py
 """
 
+import inspect
+from functools import partial
+
 from sharding.exchange.dense import exchange_dense
 from sharding.exchange.ragged import exchange_ragged
 from sharding.exchange.small_batch import exchange_small_batch
 from sharding.exchange.sorted_rows import Exchange
 from sharding.exchange.static import exchange_static
 from sharding.exchange.two_hop import exchange_two_hop, exchange_two_hop_ragged
+from sharding.exchange.wire import Wire
 
-__all__ = ["EXCHANGES", "Exchange", "exchange_small_batch", "fastest"]
+__all__ = ["EXCHANGES", "Exchange", "exchange_small_batch", "fastest", "packing"]
 
 EXCHANGES: dict[str, Exchange] = {
     "dense": exchange_dense,
@@ -38,6 +45,13 @@ EXCHANGES: dict[str, Exchange] = {
     "two_hop_ragged": exchange_two_hop_ragged,
     "small_batch": exchange_small_batch,
 }
+
+
+def packing(exchange: Exchange, wire: Wire) -> Exchange:
+    """Return the exchange with rows packed by this wire. Raises ValueError if it does not pack."""
+    if "wire" not in inspect.signature(exchange).parameters:
+        raise ValueError("this exchange sends rows only as they are: choose one that packs them.")
+    return partial(exchange, wire=wire)  # pyright: ignore[reportCallIssue]
 
 
 def fastest(platform: str, peers: int, nodes: int = 1) -> str:

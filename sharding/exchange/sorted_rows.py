@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from sharding.exchange.peers import Axes, peer_count, peer_index
 from sharding.exchange.rows import gather_sum, permute, rank_by_gate, sort_order
-from sharding.exchange.wire import Route, Wire, combine, dispatch
+from sharding.exchange.wire import Route, Stay, Wire, combine, dispatch
 
 
 class Exchange(Protocol):
@@ -70,7 +70,10 @@ def exchange_sorted(
     gate_n1 = permute(gate_mK.reshape(rows, 1), order_n, position_n)
 
     if peers == 1:
-        y_nD = experts(x_nD, gate_n1[:, 0], *weights, count_E)
+        # Nothing travels, and what a wire would round is rounded.
+        route = Stay(expert_n[order_n])
+        y_nD = experts(dispatch(x_nD, route, wire), gate_n1[:, 0], *weights, count_E)
+        y_nD = combine(y_nD, route, wire)
     else:
         # Every device learns how many rows each sender has for each expert, so no expert ids travel
         # with the rows.

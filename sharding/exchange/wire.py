@@ -10,6 +10,7 @@ from functools import partial
 from typing import NamedTuple, Protocol
 
 import jax
+from flax import struct
 from jax.typing import DTypeLike
 
 Packed = tuple[jax.Array, ...]
@@ -34,6 +35,20 @@ class Route(Protocol):
     def give_back(self, y_RD: jax.Array) -> jax.Array:
         """Return each row to where it came from: the inverse of `send`."""
         ...
+
+
+class Stay(struct.PyTreeNode):
+    """The route of rows that stay where they are: they are rounded as on any other."""
+
+    expert_R: jax.Array
+
+    def send(self, x_nD: jax.Array) -> jax.Array:
+        """Return the rows."""
+        return x_nD
+
+    def give_back(self, y_RD: jax.Array) -> jax.Array:
+        """Return the rows."""
+        return y_RD
 
 
 def dispatch(x_nD: jax.Array, route: Route, wire: Wire | None) -> jax.Array:

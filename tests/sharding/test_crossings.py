@@ -10,6 +10,7 @@ import pytest
 
 from seekjax.model.routing import choose
 from seekjax.plan.traffic import copies_between
+from seekjax.quant.wire import FP8
 from sharding.exchange.sorted_rows import exchange_sorted
 from sharding.exchange.static import fixed_buffers
 from sharding.exchange.two_hop import exchange_hops
@@ -17,7 +18,7 @@ from sharding.mesh import MeshConfig
 from tests.fixtures import tiny_model
 from tests.sharding.crossings import count
 
-pytestmark = pytest.mark.mesh
+pytestmark = [pytest.mark.slow, pytest.mark.mesh]
 
 # V3's router: 256 experts in eight groups, of which a token chooses four.
 V3 = tiny_model(experts=256, experts_per_token=8, expert_groups=8, groups_per_token=4)
@@ -83,3 +84,16 @@ def test_fixed_buffers_send_one_row_per_token_and_node():
     there_and_back = 2 * 7 * D * jnp.dtype(jnp.float32).itemsize
     assert hops == there_and_back
     assert flat == K * there_and_back
+
+
+def test_fp8_takes_7392_bytes_where_bfloat16_takes_14336():
+    """At V3's width, in the program's buffers: values in E4M3, and a scale for each 128 of them."""
+    width = 7168
+    x = np.random.default_rng(2).normal(size=(B, 1, width)).astype(jnp.bfloat16)
+    choice = choices("V3")[:, :1]
+    found = count(exchange_hops, NODES, x, choice, fixed_buffers, experts=E, wire=FP8)
+
+    # Of each token 7 rows are sent, and 7 come back.
+    per_row = {key: size / 7 for key, size in found.buffers.items()}
+    assert per_row["f8E4M3FN", width] + per_row["f32", width // 128] == 7392
+    assert per_row["bf16", width] == 14336
