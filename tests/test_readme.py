@@ -1,6 +1,6 @@
 """Every command line of the READMEs is one that the program accepts; its Python blocks run.
 
-`.ci/run readme` also runs the lines, on a model of one layer.
+`.ci/run readmes` also runs the lines, on a model of one layer.
 """
 
 import ast
