@@ -33,7 +33,7 @@ STEPS = ("base", "1k", "4k")
 LENGTHS = (256, 1024, 4096)
 # Where positions are cut for the figure.
 EDGES = (0, 32, 64, 128, 256, 512, 1024, 2048, 4096)
-ROWS = 12  # held-out documents of at least the longest length
+ROWS = 12  # at most, of held-out documents of at least the longest length
 TEXTS = 8  # that a line is planted in, at each length and depth
 DEPTHS = (0.1, 0.5, 0.9)
 SYLLABLES = ("to", "ve", "mi", "ra", "zu", "ka", "le", "po", "si", "nu")
@@ -114,11 +114,12 @@ def saved_bits(
 def main(runs: Path) -> None:
     """Measure, draw, and write the results."""
     names, positions, needles = [], [], []
+    documents: list[np.ndarray] = []
     for step in STEPS:
         opened = open_model(runs / step)
         tokenizer = need_tokenizer(opened)
         documents = long_documents(tokenizer)
-        names.append(f"{step}: context {LENGTHS[STEPS.index(step)]:,}")
+        names.append(f"{step}: trained at {LENGTHS[STEPS.index(step)]:,}")
         positions.append(by_position(opened, documents, np.asarray(tokenizer.bytes_V)))
         needles.append(
             [
@@ -129,11 +130,11 @@ def main(runs: Path) -> None:
         print(names[-1], np.round(positions[-1], 3), flush=True)
         print(np.round(np.mean(needles[-1], -1), 2), flush=True)
     saved = np.asarray(needles)
-    (RESULTS / "long_context.md").write_text(report(names, positions, saved))
+    (RESULTS / "long_context.md").write_text(report(names, positions, saved, len(documents)))
     draw(names, positions, saved)
 
 
-def report(names: list[str], positions: list[list[float]], saved: np.ndarray) -> str:
+def report(names: list[str], positions: list[list[float]], saved: np.ndarray, rows: int) -> str:
     """Return both tables in Markdown."""
     spans = [f"{first}-{end}" for first, end in pairwise(EDGES)]
     lines = [
@@ -141,7 +142,7 @@ def report(names: list[str], positions: list[list[float]], saved: np.ndarray) ->
         "",
         "    python train.py tiny_long && python -m tests.benchmarks.long_context runs/tiny_long",
         "",
-        f"Bits per byte of {ROWS} held-out documents by position (tokens):",
+        f"Bits per byte of {rows} held-out documents by position (tokens):",
         "",
         "| after step | " + " | ".join(spans) + " |",
         "|---|" + "---|" * len(spans),

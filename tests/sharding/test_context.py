@@ -11,6 +11,7 @@ import pytest
 from seekjax.kernels.attention import TILE, tiles_computed
 from seekjax.model.attention.mla import LatentAttention
 from seekjax.model.rope import angles
+from seekjax.model.transformer import Transformer
 from seekjax.placement import use_mesh
 from sharding.context import gather, held, in_order, lay_out, own_positions
 from sharding.mesh import MeshConfig
@@ -103,3 +104,22 @@ def test_attention_sends_latents_and_sees_no_future():
     assert [np.prod([int(n) for n in shape.split(",")]) for shape in returned] == [
         2 * T // 4 * width
     ]
+
+
+@pytest.mark.long
+@pytest.mark.mesh
+def test_a_model_takes_and_returns_positions_in_order():
+    """Hidden states, choices and gates are those of one device, whoever held them meanwhile."""
+    model = Transformer(tiny_model(layers=1, dense_layers=0, mtp_depth=0), PLAIN)
+    tokens_BT = np.random.default_rng(0).integers(0, 320, (2, 16)).astype(np.int32)
+    variables = unbox(model.init(jax.random.key(0), tokens_BT))
+
+    def run(tokens_BT):
+        output = model.apply(variables, tokens_BT)
+        return output.hidden_BTD, output.balance
+
+    alone = jax.jit(run)(tokens_BT)
+    with use_mesh(MeshConfig(data=1, context=4)):
+        split = jax.jit(run)(tokens_BT)
+    for ours, theirs in zip(jax.tree.leaves(split), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
