@@ -435,6 +435,75 @@ axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 1.3), ncols=2)
 plt.show()
 
 # %% [markdown]
+# **In two hops.** The exchange `two_hop` makes use of the limit: a token crosses to a node once, to
+# the device with the same number there, which passes it on to the devices of its experts. One sum
+# per node comes back. The second hop is the function from above, among the devices of one node.
+
+# %%
+from sharding.exchange.static import fixed_buffers
+from sharding.exchange.two_hop import exchange_hops
+
+show_source(exchange_hops)
+
+# %% [markdown]
+# How many copies of a token cross? We let eight devices be eight nodes, and count the rows that the
+# routes of the *running program* carry to other nodes. Each expert returns its row times the gate.
+
+
+# %%
+crossing = []
+
+
+def counted(count_PE, room, rows, axes):
+    """Make the route of `static`, and note how many rows go to other nodes."""
+    me = jax.lax.axis_index(axes)
+    rows_P = count_PE[me].sum(-1)
+    jax.debug.callback(lambda away: crossing.append(int(away)), rows_P.sum() - rows_P[me])
+    return fixed_buffers(count_PE, room, rows, axes)
+
+
+def experts(x_RD, gate_R, w_E1, size_E):
+    """Return the rows that exist times their gates."""
+    exists_R = jnp.arange(len(x_RD)) < size_E.sum()
+    return jnp.where(exists_R, gate_R, 0)[:, None] * x_RD
+
+
+# %%
+def copies(exchange, choice_TK):
+    """Return how many copies of a token cross to other nodes, on average."""
+
+    def body(x_mD, choice_mK, w_E1):
+        axes, gate_mK = mesh_axes("experts"), jnp.ones(choice_mK.shape)
+        return exchange(x_mD, choice_mK, gate_mK, (w_E1,), experts, axes, 0.0, counted)[0]
+
+    crossing.clear()
+    tokens, chosen = choice_TK.shape
+    with use_mesh(MeshConfig(data=1, node=8)):
+        run = jax.jit(local(body, ("batch -", "batch -", "experts -"), "batch -"))
+        y_TD = run(jnp.ones((tokens, 2)), choice_TK, jnp.ones((256, 1)))
+        jax.effects_barrier()
+    assert (y_TD == chosen).all()  # every expert was visited, whichever way
+    return sum(crossing) / tokens
+
+
+# %%
+from seekjax.plan.traffic import copies_between
+
+free = replace(v3.config.model, expert_groups=1, groups_per_token=1)
+free_TK = np.asarray(choose(score_BTE, jnp.zeros(256), free))[0]  # choice_TK has the limit of 4
+flat = copies(exchange_sorted, free_TK)
+once = copies(exchange_hops, free_TK)
+limited = copies(exchange_hops, choice_TK)
+print(f"flat, one copy per expert    {flat:.2f} copies of a token cross")
+print(f"two hops, one per node       {once:.2f}")
+print(f"two hops, at most 4 nodes    {limited:.2f}")
+
+theory = copies_between(v3.config.model, nodes=8)  # of choices at random
+assert abs(flat - theory["flat"]) < 0.05  # 8 experts, of which one in eight is at home
+assert abs(once - theory["de-duplicated"]) < 0.05
+assert limited < 3.55  # 4 nodes, of which one in eight is home
+
+# %% [markdown]
 # ## Step 6: the same loss on every mesh
 #
 # A mesh changes *where* things are computed. It must never change *what*. So we compute the loss
