@@ -35,7 +35,8 @@ def read_run(
     the run trains adapters. They are placed by the rules on the mesh in use, or on the default
     device.
 
-    `kernel` replaces the run's own choice of kernels, except for the format of its weights. The
+    `kernel` replaces the run's own choice of kernels, except for the format of its weights. A run
+    that was trained in FP8 is used in bfloat16 unless `kernel` says otherwise. The
     folder is only read: a damaged step is passed over, not set aside. `trust` lets the config name
     code from outside this package for the model and its kernels. Raises RunError if the
     folder is not a run's, if the weights do not match its config, or if it holds adapters whose
@@ -78,7 +79,8 @@ def read_step(
         )
     config = read_step_config(step, trust=trust)
     stored = config.kernel
-    kernel = replace(kernel or stored, weights=stored.weights, vocabulary=stored.vocabulary)
+    kernel = kernel or stored.without_fp8()
+    kernel = replace(kernel, weights=stored.weights, vocabulary=stored.vocabulary)
     config = replace(config, kernel=kernel, out=folder)
 
     # Orbax opens every array to describe it, so once is enough

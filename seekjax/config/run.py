@@ -4,7 +4,7 @@
 unit and the paper's section; seekjax/config/validate.py checks them; configs/ has one file per run.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -90,6 +90,8 @@ class OptimizerConfig:
     beta1: ShareBelowOne = 0.9
     # decay of the mean of squared gradients
     beta2: ShareBelowOne = 0.95
+    # of both means as stored; each step computes in float32 (V3 section 3.3.3: bfloat16)
+    moments: Literal["float32", "bfloat16"] = "float32"
     # added to the root of the mean square
     eps: Positive = 1e-8
     # on weights with a fan-in; never on norm scales
@@ -99,14 +101,34 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class Fp8Config:
+    """Training in FP8 (V3 section 3.3), for kernel.dtype fp8."""
+
+    # of activations between the products, and of what stays out of FP8: embedding, head, attention
+    base: Literal["bfloat16", "float32"] = "bfloat16"
+    # of the tiles; ue8m0: rounded up to powers of two (V3.1)
+    scales: Literal["float32", "ue8m0"] = "float32"
+    # what shares a scale in the gradient of a product's output: tile: 128 entries; block: 128 x
+    # 128 entries, which V3 found to diverge (appendix B.2)
+    gradients: Literal["tile", "block"] = "tile"
+    # kept for the backward pass of the input of attention's w_o (V3 section 3.3.3: e5m6)
+    attention_output: Literal["e4m3", "e5m6"] = "e4m3"
+    # parts: a partial product per 128 terms; scaled: one product of values times scales
+    product: Literal["scaled", "parts"] = "scaled"
+
+
+@dataclass(frozen=True)
 class KernelConfig:
     """Which of several equal implementations runs; auto chooses by the platform.
 
     Every choice is tested against the plain one.
     """
 
-    # of activations and matrix products; weights, router and loss stay float32
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    # of activations and matrix products; weights, router and loss stay float32. fp8: the products
+    # of attention, feed-forward layers and experts in E4M3, for training
+    dtype: Literal["float32", "bfloat16", "fp8"] = "float32"
+    # for dtype fp8
+    fp8: Fp8Config = field(default_factory=Fp8Config)
     # as stored; the others come from `seekjax quantize` and cannot be trained (seekjax/quant)
     weights: Literal["float32", "int8", "int4", "fp8"] = "float32"
     # embedding and head as stored; the others come from `seekjax quantize` too
@@ -131,6 +153,15 @@ class KernelConfig:
     remat: Literal["none", "product", "latent", "full"] = "latent"
     # words of the vocabulary whose logits the loss holds at a time, for some rows
     vocab_chunk: Count = 8192
+
+    @property
+    def compute_dtype(self) -> Literal["float32", "bfloat16"]:
+        """The dtype of activations, and of the products that are not in FP8."""
+        return self.fp8.base if self.dtype == "fp8" else self.dtype
+
+    def without_fp8(self) -> "KernelConfig":
+        """Return the settings for using a model that was trained in FP8."""
+        return replace(self, dtype="bfloat16") if self.dtype == "fp8" else self
 
 
 @dataclass(frozen=True)

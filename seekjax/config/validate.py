@@ -6,7 +6,7 @@ Each complaint is one sentence that says what to change.
 import itertools
 import math
 
-from seekjax.config import Config, Schedule, TrainConfig
+from seekjax.config import Config, Fp8Config, Schedule, TrainConfig
 from seekjax.config.recipes import objective_of
 from seekjax.config.values import check_values
 from seekjax.errors import need
@@ -30,9 +30,32 @@ def check_run(config: Config) -> None:
         "train the run they are from.",
     )
 
+    check_fp8(config)
+
     check_schedule("optimizer.schedule", config.optimizer.schedule)
     check_schedule("train.balance_schedule", config.train.balance_schedule)
     check_schedule("train.mtp_schedule", config.train.mtp_schedule)
+
+
+def check_fp8(config: Config) -> None:
+    """Raise ConfigError for settings of FP8 without FP8, or FP8 where it does not train."""
+    kernel = config.kernel
+    if kernel.dtype != "fp8":
+        need(
+            kernel.fp8 == Fp8Config(),
+            f"kernel.fp8 is set and kernel.dtype is {kernel.dtype}: set kernel.dtype to fp8.",
+        )
+        return
+
+    need(
+        config.kind in ("", "sft", "dpo") and not config.lora.rank,
+        "kernel.dtype fp8 is for pre-training, sft and dpo of all weights: set kernel.dtype to "
+        "bfloat16.",
+    )
+    need(
+        kernel.experts == "auto",
+        f"kernel.experts {kernel.experts} has no form in FP8: set it to auto.",
+    )
 
 
 def check_batches(train: TrainConfig) -> None:

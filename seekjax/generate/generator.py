@@ -113,7 +113,8 @@ class Generator:
             )
         if draft is None:
             draft = can_draft and platform() != "cpu"
-        self.decoder = Decoder(model, kernel, draft)
+        # what FP8 trains computes in bfloat16 here
+        self.decoder = Decoder(model, kernel.without_fp8(), draft)
         self.variables = decoding_variables(self.decoder, variables, consume)
 
     def stream(

@@ -6,7 +6,7 @@ multiplier: w = fp8 * scale.
 
 import numpy as np
 
-from seekjax.quant.fp8 import BLOCK, E4M3, rounded
+from seekjax.quant.fp8 import BLOCK, E4M3, power_of_two, rounded
 from seekjax.quant.fp8 import scale as scale_of
 
 # The value of each byte: looking it up is faster than casting.
@@ -46,7 +46,7 @@ def quantise(
     tiles = _tiles(w.astype(np.float32))
     scale = scale_of(np.abs(tiles).max((1, 3)))
     if ue8m0:
-        scale = _power_of_two_above(scale)
+        scale = power_of_two(scale)
 
     if known is not None:
         restored = VALUES[_round(tiles, known).view(np.uint8)] * known[:, None, :, None]
@@ -56,12 +56,6 @@ def quantise(
     padded = _round(tiles, scale).reshape(-1, tiles.shape[2] * BLOCK)
     x = padded[: w.shape[0], : w.shape[1]]
     return np.ascontiguousarray(x), scale
-
-
-def _power_of_two_above(scale: np.ndarray) -> np.ndarray:
-    """The least powers of two that are not smaller."""
-    fraction, exponent = np.frexp(scale)  # scale = fraction * 2**exponent, fraction in [0.5, 1)
-    return np.ldexp(np.float32(1), exponent - (fraction == 0.5)).astype(np.float32)
 
 
 def _tiles(w: np.ndarray) -> np.ndarray:

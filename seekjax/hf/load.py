@@ -47,10 +47,10 @@ def load(directory: Path, kernel: KernelConfig | None = None) -> tuple[ModelConf
     """Return the model of a published checkpoint and its {"params", "balance"}.
 
     The arrays are placed by the rules on the mesh in use, or on the default device. Matrices are in
-    kernel.dtype, or in KernelConfig's default; norms, router and bias in float32. With a format in
-    kernel.weights, the matrices have that, and embedding and head that of kernel.vocabulary. No
-    tensor is read before names, shapes and dtypes of all are known to fit config.json. Raises
-    WeightsError, also if the weights do not fit into the memory that is free.
+    the kernel's compute dtype, or in KernelConfig's default; norms, router and bias in float32.
+    With a format in kernel.weights, the matrices have that, and embedding and head that of
+    kernel.vocabulary. No tensor is read before names, shapes and dtypes of all are known to fit
+    config.json. Raises WeightsError, also if the weights do not fit into the memory that is free.
     """
     kernel = kernel or KernelConfig()
     folder = Path(directory).expanduser()
@@ -60,10 +60,11 @@ def load(directory: Path, kernel: KernelConfig | None = None) -> tuple[ModelConf
 
     model = checkpoint.config.model
     read_as, stored_as = described(model, kernel)
+    read_in = kernel.compute_dtype if kernel.weights == "float32" else kernel.weights
     check_room(
         stored_as,
         _working_bytes(read_as),
-        f"reading {folder} as {kernel.dtype if kernel.weights == 'float32' else kernel.weights}",
+        f"reading {folder} as {read_in}",
         "quantise it (seekjax quantize --to int8 or int4), or use a machine or a --mesh with more",
         WeightsError,
     )
@@ -96,7 +97,9 @@ def described(model: ModelConfig, kernel: KernelConfig) -> tuple[dict, dict]:
 
     def in_dtype(path: tuple[Any, ...], x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         names = tuple(key.key for key in path)
-        return x if names in exact or names[0] == "balance" else x.update(dtype=kernel.dtype)
+        return (
+            x if names in exact or names[0] == "balance" else x.update(dtype=kernel.compute_dtype)
+        )
 
     if kernel.weights == "float32" and kernel.vocabulary == "float32":
         read_as = jax.tree_util.tree_map_with_path(in_dtype, read_as)

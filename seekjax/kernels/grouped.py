@@ -12,13 +12,14 @@ equation 20, one routed expert.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
+from seekjax.kernels.row_tiles import each_tile
 from seekjax.quant.formats import Quantised, Weight, dense
 from sharding.vary import vary, vary_like
 
@@ -54,8 +55,8 @@ def experts_loop(
 
     def expert(y_MD, weights):
         w_gate_DF, w_up_DF, w_down_FD, start, end = weights
-        hidden_MF = _silu(x_MD @ w_gate_DF) * (x_MD @ w_up_DF)
-        out_MD = _mixed(hidden_MF, mix_M) @ w_down_FD
+        hidden_MF = silu(x_MD @ w_gate_DF) * (x_MD @ w_up_DF)
+        out_MD = mixed(hidden_MF, mix_M) @ w_down_FD
         own_M = (start <= row_M) & (row_M < end)
         return jnp.where(own_M[:, None], out_MD, y_MD), None
 
@@ -83,7 +84,7 @@ def experts_ragged(
     x_MD = jnp.where(own_M1, x_MD, 0)
     gate_MF = lax.ragged_dot(x_MD, gate_EDF, size_E)
     up_MF = lax.ragged_dot(x_MD, up_EDF, size_E)
-    hidden_MF = jnp.where(own_M1, _mixed(_silu(gate_MF) * up_MF, mix_M), 0)
+    hidden_MF = jnp.where(own_M1, mixed(silu(gate_MF) * up_MF, mix_M), 0)
     return jnp.where(own_M1, lax.ragged_dot(hidden_MF, down_EFD, size_E), 0)
 
 
@@ -130,11 +131,11 @@ def _block_forward(x_MD, mix_M1, w_gate_EDF, w_up_EDF, w_down_EFD, size_E):
             x_mD = tile.read(x_MD)
             in_mJ = jnp.concatenate([x_mD @ w_DX for w_DX in w_into], -1)
             gate_mF, up_mF = jnp.split(in_mJ, 2, -1)
-            hidden_mF = _mixed(_silu(gate_mF) * up_mF, tile.read(mix_M1))
+            hidden_mF = mixed(silu(gate_mF) * up_mF, tile.read(mix_M1))
             return tile.write(y_MD, hidden_mF @ w_down_FD), tile.write(in_MJ, in_mJ)
 
         end = end_E[number]
-        return _each_tile(visit, outputs, end - size_E[number], end, M, E)
+        return each_tile(visit, outputs, end - size_E[number], end, M, tile_sizes(M, E))
 
     zeros = (jnp.zeros_like(x_MD), jnp.zeros((M, 2 * F), x_MD.dtype))
     y_MD, in_MJ = lax.fori_loop(0, E, expert, vary_like(zeros, x_MD))
@@ -160,8 +161,8 @@ def _block_backward(saved, dy_MD):
             dy_mD = tile.only_own(tile.read(dy_MD))
 
             din_mJ, dmix_m1, hidden_mF = _tile_gradients(in_mJ, mix_m1, dy_mD, w_down_FD)
-            dw_in_DJ += _outer(x_mD, din_mJ)
-            dw_down_FD += _outer(_mixed(hidden_mF, mix_m1), dy_mD)
+            dw_in_DJ += outer(x_mD, din_mJ)
+            dw_down_FD += outer(mixed(hidden_mF, mix_m1), dy_mD)
             dx_MD = tile.write(dx_MD, din_mJ @ w_in_DJ.T)
             dmix_M1 = tile.write(dmix_M1, dmix_m1)
             return dx_MD, dmix_M1, dw_in_DJ, dw_down_FD
@@ -170,7 +171,7 @@ def _block_backward(saved, dy_MD):
         zeros = (jnp.zeros(w_in_DJ.shape, jnp.float32), jnp.zeros(w_down_FD.shape, jnp.float32))
         start = (dx_MD, dmix_M1, *vary_like(zeros, x_MD))
         end = end_E[number]
-        sums = _each_tile(visit, start, end - size_E[number], end, M, E)
+        sums = each_tile(visit, start, end - size_E[number], end, M, tile_sizes(M, E))
 
         dx_MD, dmix_M1, dw_in_DJ, dw_down_FD = sums
         dw_gate_DF, dw_up_DF = jnp.split(dw_in_DJ, 2, -1)
@@ -199,7 +200,7 @@ def _tile_gradients(in_mJ, mix_m1, dy_mD, w_down_FD):
 
     dmixed_mF = dy_mD @ w_down_FD.T
     dmix_m1 = jnp.sum(dmixed_mF.astype(jnp.float32) * hidden_mF, -1, keepdims=True)
-    dhidden_mF = _mixed(dmixed_mF, mix_m1)
+    dhidden_mF = mixed(dmixed_mF, mix_m1)
 
     # silu'(gate) = sigmoid(gate) + silu(gate) (1 - sigmoid(gate))
     dgate_mF = dhidden_mF * up_mF * (sigmoid_mF + silu_mF * (1 - sigmoid_mF))
@@ -207,82 +208,9 @@ def _tile_gradients(in_mJ, mix_m1, dy_mD, w_down_FD):
     return jnp.concatenate([dgate_mF, dup_mF], -1), dmix_m1, hidden_mF
 
 
-class _Tile(NamedTuple):
-    """A tile of m rows, some of which may be another expert's."""
-
-    start: jax.Array
-    own_m1: jax.Array  # whether each row is the expert's own
-
-    def read(self, a_MX: jax.Array) -> jax.Array:
-        """Return the tile's rows of a_MX."""
-        return lax.dynamic_slice_in_dim(a_MX, self.start, self.own_m1.shape[0])
-
-    def only_own(self, a_mX: jax.Array) -> jax.Array:
-        """Return the tile's rows, with zeros for those of another expert."""
-        return jnp.where(self.own_m1, a_mX, 0)
-
-    def write(self, a_MX: jax.Array, a_mX: jax.Array) -> jax.Array:
-        """Return a_MX with the expert's own rows replaced."""
-        rows_mX = jnp.where(self.own_m1, a_mX, self.read(a_MX))
-        return lax.dynamic_update_slice_in_dim(a_MX, rows_mX, self.start, 0)
-
-
-def _each_tile(
-    visit: Callable[[_Tile, Any], Any],
-    carry: Any,
-    row: jax.Array,
-    end: jax.Array,
-    M: int,
-    E: int,
-) -> Any:
-    """Fold `visit(tile, carry)` over tiles of the rows from `row` to `end`, out of M rows.
-
-    Larger tiles come first, as long as more rows are left than a tile of the next size holds.
-    """
-    sizes = SMALL_TILES if _small_experts(M, E) else TILES
-    for m, next_size in zip(sizes, (*sizes[1:], 0)):
-        row, carry = _tiles_of_one_size(visit, carry, row, end, M, min(m, M), next_size)
-    return carry
-
-
-def _tiles_of_one_size(
-    visit: Callable[[_Tile, Any], Any],
-    carry: Any,
-    row: jax.Array,
-    end: jax.Array,
-    M: int,
-    m: int,
-    next_size: int,
-) -> tuple[jax.Array, Any]:
-    """Fold over tiles of m rows while more than `next_size` rows are left; also return the first
-    row that is left.
-    """
-
-    def more_rows_left(state):
-        row, _ = state
-        return row + next_size < end
-
-    def visit_tile(state):
-        row, carry = state
-        return row + m, visit(_tile_at(row, end, M, m), carry)
-
-    return lax.while_loop(more_rows_left, visit_tile, (row, carry))
-
-
-def _tile_at(
-    row: jax.Array,
-    end: jax.Array,
-    M: int,
-    m: int,
-) -> _Tile:
-    """Return the tile that begins at `row`, of which the rows before `end` are the expert's own.
-
-    The last tile of a full buffer would extend past the end of the buffer, so it starts earlier.
-    """
-    start = jnp.minimum(row, M - m)
-    row_m = start + jnp.arange(m)
-    own_m = (row <= row_m) & (row_m < end)
-    return _Tile(start, own_m[:, None])
+def tile_sizes(M: int, E: int) -> tuple[int, ...]:
+    """Return the sizes of the row tiles for E experts with M rows."""
+    return SMALL_TILES if _small_experts(M, E) else TILES
 
 
 def _small_experts(M: int, E: int) -> bool:
@@ -306,15 +234,16 @@ def _joined(w_gate_DF: jax.Array, w_up_DF: jax.Array) -> jax.Array:
     return jnp.concatenate([w_gate_DF, w_up_DF], -1)
 
 
-def _silu(a: jax.Array) -> jax.Array:
+def silu(a: jax.Array) -> jax.Array:
+    """Return a * sigmoid(a)."""
     return a * jax.nn.sigmoid(a)
 
 
-def _mixed(hidden_mF: jax.Array, mix_m: jax.Array) -> jax.Array:
+def mixed(hidden_mF: jax.Array, mix_m: jax.Array) -> jax.Array:
     """Return each row times its mix, multiplied in the mix's float32."""
     return (hidden_mF * mix_m.reshape(-1, 1)).astype(hidden_mF.dtype)
 
 
-def _outer(a_mX: jax.Array, b_mY: jax.Array) -> jax.Array:
+def outer(a_mX: jax.Array, b_mY: jax.Array) -> jax.Array:
     """Return the sum over rows of their outer products, in fp32."""
     return jnp.einsum("mX,mY->XY", a_mX, b_mY, preferred_element_type=jnp.float32)

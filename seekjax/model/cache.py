@@ -42,7 +42,7 @@ def layer_cache(
 
 def cache_dtype(kernel: KernelConfig) -> str:
     """Return the type of the cache: float32, bfloat16 or fp8."""
-    return kernel.dtype if kernel.cache == "same" else kernel.cache
+    return kernel.compute_dtype if kernel.cache == "same" else kernel.cache
 
 
 def cache_bytes(cache: dict) -> int:

@@ -47,6 +47,11 @@ def check_context(config: Config, parts: int) -> None:
         "block, dot or plain.",
     )
     need(
+        config.kernel.dtype != "fp8",
+        f"mesh.context is {parts}, and kernel.dtype fp8 needs whole sequences: set mesh.context "
+        "to 1, or kernel.dtype to bfloat16.",
+    )
+    need(
         sequence % (2 * parts) == 0,
         f"data.sequence is {sequence}, which mesh.context {parts} cannot cut into {2 * parts} "
         f"equal chunks, two for each device: make it a multiple of {2 * parts}.",

@@ -3,6 +3,7 @@
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -13,6 +14,7 @@ from jax import Array
 from seekjax.config import KernelConfig, ModelConfig
 from seekjax.errors import ConfigError, need
 from seekjax.kernels import grouped
+from seekjax.kernels.grouped_fp8 import experts_fp8
 from seekjax.kernels.small_batch import experts_small_batch
 from seekjax.model.module import Module, project
 from seekjax.model.quantile import gap_histogram
@@ -109,6 +111,8 @@ def pick_forms(kernel: KernelConfig) -> tuple[Exchange, Callable[..., Array]]:
 
     if exchange is exchange_small_batch:
         return exchange, experts_small_batch
+    if kernel.dtype == "fp8":
+        return exchange, partial(experts_fp8, fp8=kernel.fp8)
     if kernel.experts == "auto":
         return exchange, grouped.pick(platform())
     return exchange, getattr(grouped, f"experts_{kernel.experts}")

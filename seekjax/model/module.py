@@ -10,8 +10,9 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from seekjax.config import KernelConfig, ModelConfig
+from seekjax.kernels.fp8 import linear
 from seekjax.placement import AXES
-from seekjax.quant.formats import Quantised, Weight, product
+from seekjax.quant.formats import Quantised, TrainedInFp8, Weight, product
 from sharding.mesh import platform
 from sharding.place import Named
 from sharding.rules import split_by
@@ -29,12 +30,18 @@ class Module(nn.Module):
         """Return a matrix for `project` or `dense`, in the compute dtype.
 
         A float matrix is stored in float32, normal with the config's init_std. A matrix that is
-        stored Quantised is returned as it is. `sizes` overrides the config's size of an axis.
+        stored Quantised is returned as it is. Trained in FP8 are all matrices but embedding and
+        head. `sizes` overrides the config's size of an axis.
         """
         stored = self.get_variable("params", name)
         if isinstance(stored, Quantised):
             return stored
-        return self.array(name, axes, None, **sizes)
+        if self.kernel.dtype != "fp8" or "vocab" in axes.split():
+            return self.array(name, axes, None, **sizes)
+
+        w = self.array(name, axes, "float32", **sizes)
+        fp8 = self.kernel.fp8
+        return TrainedInFp8(w, fp8, fp8.attention_output if name == "w_o" else "e4m3")
 
     def array(
         self,
@@ -58,7 +65,7 @@ class Module(nn.Module):
             return Named(self.model.init_std * standard, axes)
 
         value: Any = self.param(name, normal)  # Flax unboxes it
-        return value.astype(dtype or self.kernel.dtype)
+        return value.astype(dtype or self.kernel.compute_dtype)
 
     def scale(self, name: str, axis: str) -> Array:
         """Return a norm's float32 scale, ones at first."""
@@ -89,13 +96,19 @@ def project(
     than several narrow ones, if there are enough tokens that joining the weights costs little.
     """
     B, T, *X = x_BTX.shape
+    in_fp8 = [w_XY for w_XY in weights if isinstance(w_XY, TrainedInFp8)]
+    others = [w_XY for w_XY in weights if not isinstance(w_XY, TrainedInFp8)]
+    if in_fp8:
+        assert not others, "a product is in FP8 with all of its weights or with none"
+        return _project_in_fp8(x_BTX, in_fp8, keep)
+
     if split_by("sequence") > 1:
         # Joined axes that are both split would have to be gathered.
         x_mX = x_BTX
     else:
         x_mX = x_BTX.reshape(B * T, *X)
 
-    def times(w_XY: Weight) -> Array:
+    def times(w_XY: Array | Quantised) -> Array:
         if isinstance(w_XY, Quantised):
             y_mY = product(x_mX, w_XY)
         else:
@@ -103,11 +116,11 @@ def project(
             y_mY = checkpoint_name(y_mY, keep)
         return y_mY.reshape(B, T, *y_mY.shape[x_mX.ndim - len(X) :])
 
-    arrays = [w_XY for w_XY in weights if not isinstance(w_XY, Quantised)]
-    all_arrays = len(arrays) == len(weights) > 1
+    arrays = [w_XY for w_XY in others if not isinstance(w_XY, Quantised)]
+    all_arrays = len(arrays) == len(others) > 1
     enough_tokens = X[0] <= B * T
     if not (all_arrays and enough_tokens and platform() == "cpu"):
-        return [times(w_XY) for w_XY in weights]
+        return [times(w_XY) for w_XY in others]
 
     shapes = {w_XY.shape for w_XY in arrays}
     if len(shapes) == 1:
@@ -119,6 +132,24 @@ def project(
     ends = list(itertools.accumulate(widths))
     y_BTY = times(jnp.concatenate(arrays, -1))
     return jnp.split(y_BTY, ends[:-1], -1)
+
+
+def _project_in_fp8(
+    x_BTX: Array,
+    weights: list[TrainedInFp8],
+    keep: str,
+) -> list[Array]:
+    """Return the same products in FP8, for which several axes become one."""
+    B, T, *X = x_BTX.shape
+    x_BTK = x_BTX.reshape(B, T, -1)
+    matrices = [w.array.reshape(x_BTK.shape[-1], -1) for w in weights]
+
+    first = weights[0]
+    outputs = []
+    for w, y_BTN in zip(weights, linear(x_BTK, tuple(matrices), first.fp8, first.kept)):
+        y_BTY = y_BTN.reshape(B, T, *w.shape[len(X) :])
+        outputs.append(checkpoint_name(y_BTY, keep))
+    return outputs
 
 
 def rms_norm(x: Array, scale: Array, eps: float) -> Array:

@@ -11,8 +11,8 @@ from jax import Array
 
 from seekjax.model.attention import attend_absorbed
 from seekjax.model.block import rematted
-from seekjax.model.module import Module, rms_norm
-from seekjax.quant.formats import dense
+from seekjax.model.module import Module, project, rms_norm
+from seekjax.quant.formats import trained
 
 
 def ahead(tokens_BX: Array, by: int, length: int) -> Array:
@@ -47,15 +47,16 @@ class PredictionModule(Module):
         attend: Callable | None = attend_absorbed,
     ) -> tuple[Array, tuple[dict | None, dict]]:
         """Return this depth's hidden state, and the cache with the balance of the experts."""
-        m, dtype = self.model, self.kernel.dtype
+        m, dtype = self.model, self.kernel.compute_dtype
 
         # Join the state and the embedding of the token ahead (V3 equation 21)
         token_BTD = rms_norm(token_BTD, self.scale("token_norm", "embed"), m.norm_eps)
         h_BTD = rms_norm(h_BTD, self.scale("hidden_norm", "embed"), m.norm_eps)
-        w_token_DA = dense(self.weight("w_token", "embed embed"), dtype)
-        w_hidden_DA = dense(self.weight("w_hidden", "embed embed"), dtype)
-        x_BTA = jnp.einsum("BTD,DA->BTA", token_BTD, w_token_DA)
-        x_BTA += jnp.einsum("BTD,DA->BTA", h_BTD, w_hidden_DA)
+        w_token_DA = trained(self.weight("w_token", "embed embed"), dtype)
+        w_hidden_DA = trained(self.weight("w_hidden", "embed embed"), dtype)
+        (from_token_BTA,) = project(token_BTD, w_token_DA)
+        (from_hidden_BTA,) = project(h_BTD, w_hidden_DA)
+        x_BTA = from_token_BTA + from_hidden_BTA
 
         # One block, of the last layer's kind
         all_dense = m.layers == m.dense_layers

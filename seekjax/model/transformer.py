@@ -93,8 +93,8 @@ class Transformer(Module):
         )
         head_DV = self.weight("head", "embed vocab")
         if not self.unrolled:
-            head_DV = dense(head_DV, self.kernel.dtype)
-        x_BTD = rows(embed_VD, tokens_BT, self.kernel.dtype)
+            head_DV = dense(head_DV, self.kernel.compute_dtype)
+        x_BTD = rows(embed_VD, tokens_BT, self.kernel.compute_dtype)
         x_BTD = constrain(x_BTD, "batch sequence embed")
 
         # Layers
@@ -120,7 +120,7 @@ class Transformer(Module):
             for k in range(1, m.mtp_depth + 1):
                 name = f"mtp_{k}"
                 next_BT = lay(ahead(mtp_tokens_BX, k, T))
-                token_BTD = rows(embed_VD, next_BT, self.kernel.dtype)
+                token_BTD = rows(embed_VD, next_BT, self.kernel.compute_dtype)
                 token_BTD = constrain(token_BTD, "batch sequence embed")
                 module = self.build(PredictionModule, name=name)
                 h_BTD, (_, balance[name]) = module(h_BTD, token_BTD, *context)

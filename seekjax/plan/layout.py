@@ -97,7 +97,7 @@ class Layout:
     @property
     def element(self) -> int:
         """Bytes of a number of activations and of gathered weights."""
-        return BYTES[self.config.kernel.dtype]
+        return BYTES[self.config.kernel.compute_dtype]
 
     def expert_rows(self) -> float:
         """Return the rows (token, choice) that a device's experts have room for.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from seekjax.axes import inner_matrix
 from seekjax.config import ModelConfig
-from seekjax.plan.layout import Layout, gathered_positions
+from seekjax.plan.layout import BYTES, Layout, gathered_positions
 from seekjax.plan.weights import Weight, combined, layer_weights
 
 FLOAT32 = 4  # bytes
@@ -79,7 +79,8 @@ def memory(layout: Layout, remat: str | None = None) -> Memory:
     vocab = min(model.vocab / layout.split("vocab"), config.kernel.vocab_chunk)
     return Memory(
         weights=stored,
-        moments=FLOAT32 * sum(_moments(weight, layout) for weight in listed),
+        moments=BYTES[config.optimizer.moments]
+        * sum(_moments(weight, layout) for weight in listed),
         average=stored if config.train.ema else 0.0,
         gradients=stored * (2 if accumulates else 1),
         gathered=gathered,

@@ -12,13 +12,14 @@ published shape but the 64 rotary columns.
 
 import math
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
+from seekjax.config import Fp8Config
 from seekjax.config.formats import Kind
 from seekjax.quant import fp8
 from sharding.mesh import platform
@@ -121,19 +122,45 @@ class Quantised(struct.PyTreeNode):
         return self.replace(scale=scale)
 
 
+class TrainedInFp8(struct.PyTreeNode):
+    """A float32 weight whose products round it, and what it is multiplied with, to FP8.
+
+    See seekjax/kernels/fp8.py.
+    """
+
+    array: Array
+    fp8: Fp8Config = struct.field(pytree_node=False)
+    # the format in which what it is multiplied with is kept for the backward pass
+    kept: Literal["e4m3", "e5m6"] = struct.field(pytree_node=False, default="e4m3")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the weight."""
+        return self.array.shape
+
+    def dense(self, dtype: Any = "float32") -> Array:
+        """Return the weight as an array, not rounded to FP8."""
+        return self.array.astype(dtype)
+
+
 # A weight as a module has it.
-Weight = Array | Quantised
+Weight = Array | Quantised | TrainedInFp8
 
 
 def dense(w: Weight, dtype: Any) -> Array:
-    """Return a weight as an array: a Quantised one in `dtype`, an array as it is."""
+    """Return a weight as an array: one of another format in `dtype`, an array as it is."""
+    return w.dense(dtype) if isinstance(w, Quantised | TrainedInFp8) else w
+
+
+def trained(w: Weight, dtype: Any) -> Array | TrainedInFp8:
+    """Return a weight in a form that has gradients: a Quantised one as an array in `dtype`."""
     return w.dense(dtype) if isinstance(w, Quantised) else w
 
 
 def rows(w_VD: Weight, id_BT: Array, dtype: Any) -> Array:
     """Return rows of the embedding, [B, T, D]: of a Quantised one in `dtype`."""
     if not isinstance(w_VD, Quantised):
-        return w_VD[id_BT]
+        return dense(w_VD, dtype)[id_BT]
     x_BTD = w_VD.values[id_BT].astype(jnp.float32) * w_VD.scale[id_BT]
     return x_BTD.astype(dtype)
 
@@ -153,6 +180,7 @@ def laid_out(
             w = w.aligned(names)
             layout.append(w.axes(names))
         else:
+            w = dense(w, "float32")
             layout.append(names)
         aligned.append(w)
     return tuple(aligned), tuple(layout)

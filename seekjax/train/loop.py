@@ -255,7 +255,7 @@ class Progress:
         self.recorder = recorder
         self.clock = clock
         self.remaining = Remaining(config.train, clock)
-        self.peak = matmul_peak(config.kernel.dtype)
+        self.peak = matmul_peak(config.kernel.compute_dtype)
         self.flops = flops_per_token(config.model, config.data.sequence)
         self.expert_devices = split_by("experts")
         # enough rows for a picture

@@ -77,7 +77,9 @@ class Adapted(RunSpec):
         step = int(opened.step.name) if opened.step else None
         run = self.config.out or Path()
         weights = state.frozen["base"]
-        self.base = base.base_of(opened.folder, step, self.config.kernel.dtype, run, weights)
+        self.base = base.base_of(
+            opened.folder, step, self.config.kernel.compute_dtype, run, weights
+        )
 
     def saved(self, state: TrainState) -> TrainState:
         """Return the part of a state that a checkpoint holds: without the weights that it names."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from seekjax.axes import decays, inner_matrix
@@ -28,10 +29,13 @@ def make_optimizer(config: Config, axes: Any) -> optax.GradientTransformation:
     """
     settings = config.optimizer
     scale = OPTIMIZERS.find(settings.name)
+    scaling = scale(settings, axes)
+    if settings.moments == "bfloat16":
+        scaling = in_bfloat16(scaling)
     clip = optax.clip_by_global_norm(settings.clip) if settings.clip else optax.identity()
     parts = [
         clip,
-        scale(settings, axes),
+        scaling,
         optax.add_decayed_weights(settings.weight_decay, jax.tree.map(decays, axes)),
         optax.scale_by_learning_rate(learning_rate(config)),
     ]
@@ -64,6 +68,30 @@ def muon_axes(axes: str) -> optax.contrib.MuonDimensionNumbers | None:
     if parts is None:
         return None
     return optax.contrib.MuonDimensionNumbers(parts.inputs, parts.outputs)
+
+
+def in_bfloat16(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Return the same scaling with its moments in bfloat16 between steps (V3 section 3.3.3).
+
+    A step computes with float32 copies of them.
+    """
+
+    def cast(state: optax.OptState, dtype: Any) -> optax.OptState:
+        def of_array(x: jax.Array) -> jax.Array:
+            return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+        return jax.tree.map(of_array, state)
+
+    def init(params: optax.Params) -> optax.OptState:
+        return cast(inner.init(params), jnp.bfloat16)
+
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        updates, state = inner.update(updates, cast(state, jnp.float32), params)
+        return updates, cast(state, jnp.bfloat16)
+
+    return optax.GradientTransformation(init, update)
 
 
 OPTIMIZERS: Registry[Scaling] = Registry("optimizer", {"adamw": adam, "muon": muon})

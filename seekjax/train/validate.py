@@ -20,6 +20,7 @@ from seekjax.extras import import_extra
 from seekjax.model.check import check_context, check_model, field_of, split_sizes
 from seekjax.model.experts import check_exchange, check_trainable
 from seekjax.placement import use_mesh
+from seekjax.quant.fp8 import BLOCK
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.place import check_divisible
 from sharding.rules import split_by
@@ -57,6 +58,7 @@ def check_mesh(config: Config, mesh: Mesh | AbstractMesh) -> None:
     settings["batch"] = "train.micro_batch (train.batch where that is 0)"
     with use_mesh(mesh):
         check_divisible(sizes, settings, dict(mesh.shape))
+        check_fp8_tiles(config)
 
         processes = jax.process_count()
         need(
@@ -71,6 +73,23 @@ def check_mesh(config: Config, mesh: Mesh | AbstractMesh) -> None:
             rows % jax.process_count() == 0,
             f"{settings['batch']} must be a multiple of the {jax.process_count()} processes.",
         )
+
+
+def check_fp8_tiles(config: Config) -> None:
+    """Raise ConfigError if the mesh in use cuts experts through a tile of FP8.
+
+    Each device rounds its own part of an expert by its own tiles.
+    """
+    model, parts = config.model, split_by("expert_hidden")
+    has_experts = model.layers > model.dense_layers
+    if config.kernel.dtype != "fp8" or parts == 1 or not has_experts:
+        return
+    width = model.expert_hidden // parts
+    need(
+        width % BLOCK == 0,
+        f"the mesh cuts model.expert_hidden {model.expert_hidden} into parts of {width}, and "
+        f"kernel.dtype fp8 needs parts of a multiple of {BLOCK}: split it into fewer parts.",
+    )
 
 
 def check_writers(config: Config) -> None:

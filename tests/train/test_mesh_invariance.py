@@ -37,6 +37,8 @@ MESHES = {
     "fsdp 8": MeshConfig(data=1, fsdp=8),
     "node 2 x expert 4": MeshConfig(data=1, node=2, expert=4),
     "tensor 2": MeshConfig(data=1, tensor=2),
+    "data 2 x fsdp 2 x tensor 2": MeshConfig(data=2, fsdp=2, tensor=2),
+    "expert 4 x tensor 2": MeshConfig(data=1, expert=4, tensor=2),
     "data 2 x fsdp 2 x expert 2": MeshConfig(data=2, fsdp=2, expert=2),
     "data 2 x expert 2 x context 2": MeshConfig(data=2, expert=2, context=2),
     "fsdp 2 x context 2 x tensor 2": MeshConfig(data=1, fsdp=2, context=2, tensor=2),

@@ -36,7 +36,7 @@ from seekjax.model.attention.kind import (
 from seekjax.model.module import project, rms_norm
 from seekjax.model.rope import rotate, softmax_scale
 from seekjax.quant import fp8
-from seekjax.quant.formats import block, dense
+from seekjax.quant.formats import TrainedInFp8, block, dense, trained
 from sharding.rules import constrain, split_by
 
 
@@ -96,7 +96,7 @@ def attend_latents(
     q_BTHR: Array,
     c_BTC: Array,
     k_BTR: Array,
-    up: tuple[Array, Array],
+    up: tuple[Any, Any],
     scale: float,
     segment_BT: Array | None,
 ) -> Array:
@@ -106,7 +106,7 @@ def attend_latents(
     splits sequences, on each device from the gathered latents.
     """
 
-    def expand(c_BSC: Array, *up: Array) -> tuple[Array, Array]:
+    def expand(c_BSC: Array, *up: Array | TrainedInFp8) -> tuple[Array, Array]:
         k_BSHN, v_BSHU = project(c_BSC, *up, keep="up")
         return k_BSHN, v_BSHU
 
@@ -151,8 +151,9 @@ class LatentAttention(AttentionKind):
         q_BTHN = constrain(q_BTHN, "batch sequence heads nope")
         q_BTHR = rotate(q_BTHR, *angle)
         k_BTR = rotate(k_BTR, *angle)
-        w_uk_CHN = dense(self.weight("w_uk", "kv_latent heads nope"), self.kernel.dtype)
-        w_uv_CHU = dense(self.weight("w_uv", "kv_latent heads value"), self.kernel.dtype)
+        dtype = self.kernel.compute_dtype
+        w_uk_CHN = trained(self.weight("w_uk", "kv_latent heads nope"), dtype)
+        w_uv_CHU = trained(self.weight("w_uv", "kv_latent heads value"), dtype)
         w_o_HUD = self.weight("w_o", "heads value embed")
         if cache is not None:
             entries = quantize_latents(cache, c_BTC, k_BTR)
@@ -166,7 +167,8 @@ class LatentAttention(AttentionKind):
         else:
             mask_B1TS = visible(x_BTD.shape[1], cache["c"].shape[1], start)
             c_BSC, k_BSR = dequantize_latents(cache, x_BTD.dtype)
-            o_BTHU = attend(q_BTHN, q_BTHR, c_BSC, k_BSR, w_uk_CHN, w_uv_CHU, scale, mask_B1TS)
+            up = dense(w_uk_CHN, dtype), dense(w_uv_CHU, dtype)
+            o_BTHU = attend(q_BTHN, q_BTHR, c_BSC, k_BSR, *up, scale, mask_B1TS)
 
         (y_BTD,) = project(o_BTHU, w_o_HUD)
         return constrain(y_BTD, "batch sequence embed"), cache
