@@ -5,8 +5,9 @@
     python -m tests.benchmarks.fp8_training bytes
     python -m tests.benchmarks.fp8_training cost
 
-`train` runs `tiny`, cut to 8 sequences of 128 tokens a step, on the standard library and on stories
-of known entropy; for each seed all forms see the same weights and the same data in the same order.
+`train` runs `tiny`, cut to two layers without a prediction module and to 8 sequences of 128 tokens
+a step, on the standard library and on stories of known entropy; --whole runs all of it. For each
+seed all forms see the same weights and the same data in the same order.
 A run that FOLDER has already is not repeated. `table` prints the losses and draws the curves,
 `bytes` counts what a step keeps for its backward pass, and `cost` times a linear layer. Results:
 tests/benchmarks/results/fp8_training.md
@@ -42,14 +43,21 @@ SOURCES, SEEDS = ("stdlib", "stories"), (0, 1, 2)
 LAST = 20  # steps whose training losses are averaged
 
 
-def config(source: str, form: str, steps: int) -> Config:
-    train = replace(TINY.train, steps=steps, batch=8, eval_batches=16)
-    data = DataConfig(sources=(source,), sequence=128)
-    mesh = MeshConfig(data=1)
-    return replace(TINY, data=data, mesh=mesh, kernel=FORMS[form], train=train)
+def config(source: str, form: str, steps: int, whole: bool) -> Config:
+    tiny = replace(
+        TINY, data=DataConfig(sources=(source,)), mesh=MeshConfig(data=1), kernel=FORMS[form]
+    )
+    if whole:
+        return replace(tiny, train=replace(tiny.train, steps=steps))
+    return replace(
+        tiny,
+        model=replace(tiny.model, layers=2, mtp_depth=0),
+        data=replace(tiny.data, sequence=128),
+        train=replace(tiny.train, steps=steps, batch=8, eval_batches=8),
+    )
 
 
-def train(out: Path, steps: int) -> None:
+def train(out: Path, steps: int, whole: bool) -> None:
     out.mkdir(parents=True, exist_ok=True)
     programs: dict = {}
     for source in SOURCES:
@@ -57,7 +65,8 @@ def train(out: Path, steps: int) -> None:
             for form in FORMS:
                 file = out / f"{source} {form} {seed}.json"
                 if not file.exists():
-                    result = run(config(source, form, steps), seed, programs.setdefault(form, {}))
+                    settings = config(source, form, steps, whole)
+                    result = run(settings, seed, programs.setdefault(form, {}))
                     file.write_text(json.dumps(result))
                     print(file.stem, result["held_out"], flush=True)
 
@@ -206,9 +215,10 @@ def main() -> None:
     parser.add_argument("what", choices=["train", "table", "bytes", "cost"])
     parser.add_argument("--out", type=Path, default=Path("runs/fp8_training"))
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--whole", action="store_true")
     options = parser.parse_args()
     if options.what == "train":
-        train(options.out, options.steps)
+        train(options.out, options.steps, options.whole)
     elif options.what == "table":
         table(options.out)
     else:
