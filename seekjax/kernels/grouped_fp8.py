@@ -41,9 +41,16 @@ def experts_fp8(
     gate_MF, up_MF = into
     gate_MF = checkpoint_name(gate_MF, "product")
     up_MF = checkpoint_name(up_MF, "product")
-    hidden_MF = mixed(silu(gate_MF) * up_MF, mix_M)
+    hidden_MF = jax.checkpoint(_hidden)(gate_MF, up_MF, mix_M)
     out: Any = grouped_linear(hidden_MF, (w_down_EFD,), size_E, fp8)
     return out[0]
+
+
+def _hidden(gate_MF: Array, up_MF: Array, mix_M: Array) -> Array:
+    """Return the input of the last product, which the backward pass computes again (V3 section
+    3.3.3): it keeps gate and up.
+    """
+    return mixed(silu(gate_MF) * up_MF, mix_M)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))

@@ -1,1 +1,1 @@
-"""Weights in few bits: the formats and the products with them."""
+"""Numbers of few bits: weights as they are stored, and the tiles of training in FP8."""

@@ -86,7 +86,7 @@ def test_moments_in_bfloat16_follow_those_in_float32():
         ({"mesh": MeshConfig(data=1, context=2)}, "needs whole sequences"),
         ({"mesh": MeshConfig(data=1, tensor=2)}, "into parts of 64, .* a multiple of 128"),
     ],
-    ids=str,
+    ids=["no fp8", "lora", "grpo", "experts", "context", "tensor"],
 )
 def test_what_has_no_meaning_is_refused(change, sentence):
     config = replace(Config(kernel=IN_FP8, mesh=MeshConfig(data=1)), **change)
