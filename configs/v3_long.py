@@ -1,19 +1,18 @@
 """DeepSeek-V3's context, extended in two phases to 32K and 128K (2412.19437, section 4.3).
 
     # only show the lines, each of which also works by itself
-    python train.py v3_long --plan --base.data.tokenizer tokenizer.json --base.data.sources corpus/
+    python train.py v3_long --plan --32k.data.sources corpus/ --128k.data.sources corpus/
 
 Hardware: 2,048 accelerators of 80 GB, as for the pre-training that comes first. Each phase takes
 1,000 steps at the last learning rate of pre-training, with YaRN by a factor of 40. A batch shrinks
-as the sequences grow, so that a step has 62,914,560 tokens in every phase; four devices share out
-the positions of a sequence of 32K, sixteen those of one of 128K. Published: 119K H800 hours.
+as the sequences grow, so that a step has 62,914,560 tokens in every phase. Devices share out the
+positions of a sequence, 4,096 each; both phases fit 2,048 H800 by `seekjax plan`. Published: 119K
+H800 hours.
 """
 
 from seekjax.workflow import Options, Train, Workflow
 
-MICRO_BATCHES = (
-    15  # of a step: one sequence each for the devices that share its positions and widths
-)
+MICRO_BATCHES = 15  # of a step, whose devices have one sequence each or a part of one
 PHASE: Options = {
     "optimizer.learning_rate": 7.3e-6,
     "optimizer.warmup": 0,
@@ -24,7 +23,9 @@ PHASE: Options = {
     "train.balance_rate": 0,
     "train.mtp_weight": 0.1,
     "train.mtp_schedule": ["1:1"],
-    "mesh.tensor": 4,
+    "mesh.data": 2,
+    "mesh.expert": 16,
+    "mesh.tensor": 2,
 }
 
 
@@ -48,14 +49,14 @@ workflow = Workflow(
             init="base",
             context=32_768,
             batch=1920,
-            meshes={"mesh.fsdp": 2, "mesh.expert": 64, "mesh.context": 4},
+            meshes={"mesh.fsdp": 4, "mesh.context": 8},
         ),
         phase(
             "128k",
             init="32k",
             context=131_072,
             batch=480,
-            meshes={"mesh.fsdp": 1, "mesh.expert": 32, "mesh.context": 16},
+            meshes={"mesh.fsdp": 1, "mesh.context": 32},
         ),
     ],
 )

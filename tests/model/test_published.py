@@ -16,6 +16,10 @@ from seekjax.model.count import cache_bytes, cache_elements, flops_per_token, pa
 from seekjax.model.rope import mscale, rope_frequencies, softmax_scale
 from seekjax.model.routing import max_violation, sequence_balance, update_bias
 from seekjax.open import extended
+from seekjax.plan.chips import CHIPS
+from seekjax.plan.layout import lay_out
+from seekjax.plan.memory import memory
+from seekjax.plan.meshes import USABLE
 from seekjax.train.schedule import learning_rate, tokens_at
 from seekjax.train.validate import check_mesh
 from sharding.mesh import abstract_mesh
@@ -275,8 +279,11 @@ def test_v3_extends_its_context_in_two_phases():
     for name in ("32k", "128k"):
         config = parse(lines[name][1:], "train.py")
         config = replace(config, model=extended(V3.model, config.extend))
-        check_mesh(config, abstract_mesh(config.mesh, 2048))
-        assert abstract_mesh(config.mesh, 2048).size == 2048
+        mesh = abstract_mesh(config.mesh, 2048)
+        check_mesh(config, mesh)
+        assert mesh.size == 2048
+        needed = memory(lay_out(config, dict(mesh.shape)))
+        assert needed.total < USABLE * CHIPS["h800"].memory
         assert tokens_at(config, 1000) == 1000 * 62_914_560
         assert float(learning_rate(config)(0)) == pytest.approx(7.3e-6)
         assert float(learning_rate(config)(999)) == pytest.approx(7.3e-6)
