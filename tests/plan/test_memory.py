@@ -73,7 +73,7 @@ def test_a_policy_that_keeps_less_takes_less(run):
 # What XLA planned for TPU v5p (tests/benchmarks/results/compile_tpu.md), temporaries in GiB, and
 # the plan's share of it: an estimate, not a bound.
 COMPILED = [
-    ("v2_lite", MeshConfig(data=1, fsdp=8, expert=8, tensor=1), {}, {}, 50.2, 1.23),
+    ("v2_lite", MeshConfig(data=1, fsdp=8, expert=8, tensor=1), {}, {}, 69.5, 0.89),
     (
         "v3",
         MeshConfig(data=1, fsdp=8, expert=64, tensor=1),
