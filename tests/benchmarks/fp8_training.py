@@ -100,17 +100,18 @@ def run(config: Config, seed: int, program: dict) -> dict:
 
 def table(out: Path) -> None:
     results = {file.stem: json.loads(file.read_text()) for file in sorted(out.glob("*.json"))}
+    print("held-out loss, and its change against bfloat16:\n")
     print("| source | seed | float32 | bfloat16 | FP8 | FP8, blocks of gradients |")
     print("|---|---|---|---|---|---|")
     for source in SOURCES:
         for seed in SEEDS:
-            row = [results.get(f"{source} {form} {seed}") for form in FORMS]
-            if row[0] is None:
+            row = {form: results.get(f"{source} {form} {seed}") for form in FORMS}
+            base = row["bfloat16"]
+            if base is None:
                 continue
-            base = row[0]["held_out"]
-            cells = [f"{base:.4f}"]
-            for result in row[1:]:
-                change = result and result["held_out"] / base - 1
+            cells = []
+            for result in row.values():
+                change = result and result["held_out"] / base["held_out"] - 1
                 cells.append(f"{result['held_out']:.4f} ({change:+.2%})" if result else "")
             print(f"| {source} | {seed} | {' | '.join(cells)} |")
 
@@ -140,17 +141,17 @@ def draw(results: dict, file: Path) -> None:
     for column, source in enumerate(SOURCES):
         for form in FORMS:
             runs = [results.get(f"{source} {form} {seed}") for seed in SEEDS]
-            bases = [results.get(f"{source} float32 {seed}") for seed in SEEDS]
+            bases = [results.get(f"{source} bfloat16 {seed}") for seed in SEEDS]
             pairs = [(a["losses"], b["losses"]) for a, b in zip(runs, bases) if a and b]
             if not pairs:
                 continue
-            losses, base = np.mean(pairs, 0)
+            losses, base = np.mean(pairs, 0)  # over the seeds that have both
             axes[0][column].plot(losses, label=form, linewidth=1)
             axes[1][column].plot(100 * (losses / base - 1), label=form, linewidth=1)
         axes[0][column].set_title(source)
         axes[1][column].set_xlabel("step")
     axes[0][0].set_ylabel("loss, nats per token")
-    axes[1][0].set_ylabel("change against float32, %")
+    axes[1][0].set_ylabel("change against bfloat16, %")
     axes[0][0].legend()
     figure.tight_layout()
     figure.savefig(file, dpi=110)
