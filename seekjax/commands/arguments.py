@@ -5,7 +5,7 @@ import pkgutil
 import runpy
 import traceback
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
@@ -55,7 +55,7 @@ FREQUENT: dict[type, tuple[str, ...]] = {
     ModelConfig: ("embed", "layers", "experts"),
     DataConfig: ("sources", "tokenizer", "sequence"),
     OptimizerConfig: ("name", "learning_rate", "schedule"),
-    MeshConfig: tuple(field.name for field in fields(MeshConfig)),
+    MeshConfig: ("data", "fsdp", "expert", "tensor"),
     KernelConfig: ("dtype",),
     TrainConfig: ("steps", "batch", "micro_batch", "seed"),
     LoraConfig: ("rank",),

@@ -74,6 +74,7 @@ def test_resuming_is_exact_and_independent_of_the_batch_size(made, packing, stop
     unbroken.close(), resumed.close()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_number_of_workers_may_change_on_resumption(made):
     """0 -> 2 -> 1 workers against a run that was never interrupted."""

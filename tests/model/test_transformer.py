@@ -92,6 +92,7 @@ def test_absorbed_and_expanded_decoding_agree():
     np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * float(jnp.abs(a).max()))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_recomputation_changes_no_gradient():
     model = replace(V3, layers=2, dense_layers=0, mtp_depth=0)

@@ -151,6 +151,7 @@ def test_a_resumed_run_is_the_same_run(learnt, tmp_path):
     assert figures(resumed) == figures(learnt)
 
 
+@pytest.mark.long
 @pytest.mark.mesh
 def test_eight_devices_make_the_same_updates(learnt, tmp_path):
     """And however the batch is cut: what the third step finds depends on the two before."""
@@ -306,6 +307,7 @@ def own(settings_of, learnt, tmp_path_factory):
     )
 
 
+@pytest.mark.long
 def test_a_student_learns_on_its_own_answers(own):
     records = figures(own)
     train, [held] = ([r for r in records if r["split"] == split] for split in ("train", "held_out"))
@@ -330,6 +332,7 @@ def test_a_student_learns_on_its_own_answers(own):
     assert "right" in own.parts.report.progress(train[0])
 
 
+@pytest.mark.long
 def test_a_teacher_moves_adapters_alone(own, learnt):
     tuned, before = jax.device_get((own.state.params, learnt.state.params))
     moved = [np.abs(x).max() > 0 for x in jax.tree.leaves(tuned)]
@@ -337,6 +340,7 @@ def test_a_teacher_moves_adapters_alone(own, learnt):
     jax.tree.map(np.testing.assert_array_equal, own.state.frozen["base"], before)
 
 
+@pytest.mark.long
 def test_own_answers_go_on_bit_for_bit(own, tmp_path):
     shutil.copytree(own.folder, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")
@@ -345,6 +349,7 @@ def test_own_answers_go_on_bit_for_bit(own, tmp_path):
     assert figures(resumed) == figures(own)
 
 
+@pytest.mark.long
 def test_what_is_drawn_is_what_is_learnt(own):
     """The loss is over the tokens that the student drew, under reverse KL, whatever is in the
     prompts and behind the end."""

@@ -176,6 +176,7 @@ def test_the_balance_bias_stays_and_the_reference_moves(unbroken, base):
     assert max(jax.tree.leaves(moved)) > 1e-4
 
 
+@pytest.mark.long
 @pytest.mark.mesh
 def test_eight_devices_make_the_same_updates(unbroken, base, tmp_path):
     """As many steps as the samples are the same word for word; then the weights are, to what
@@ -207,6 +208,7 @@ def opened(base, folder):
     return training, parts, RunSpec(training.config).start(initial_variables(training.config))
 
 
+@pytest.mark.long
 def test_replayed_routing_is_what_the_trainer_follows(tmp_path):
     """After absorbed decoding with temperature and top-p; with other experts, or without the mask,
     the probabilities are others. The layer before that of experts has none."""
@@ -320,6 +322,7 @@ class Counted(Reinforcement):
         return parts
 
 
+@pytest.mark.long
 def test_inner_epochs_and_minibatches_move_the_ratio_and_nothing_compiles_after_warm_up(
     base, tmp_path
 ):
@@ -404,6 +407,7 @@ def broken_off(base, tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_a_reward_that_breaks_later_costs_no_step(broken_off):
     assert json.loads((broken_off / "checkpoints" / "1" / "data-0.json").read_text()) == {
         "rollouts": 1,

@@ -44,6 +44,7 @@ def assert_the_same_step(model, mesh):
         assert distance < TOLERANCE, f"{jax.tree_util.keystr(path)}: {distance:.1e}"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.mesh
 def test_linear_layers_are_the_same_on_a_mesh():
