@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, fields
 
 MOST = 2**20  # devices along an axis
+FREQUENT = ("data", "fsdp", "expert", "tensor")  # axes of runs within one node
 TWO_HOPS = ("two_hop", "two_hop_ragged")  # the exchanges that know of nodes
 
 

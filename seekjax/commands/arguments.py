@@ -49,13 +49,14 @@ from seekjax.errors import SeekjaxError, UsageError, need
 from seekjax.registry import did_you_mean
 from seekjax.storage import kind_of
 from seekjax.workflow import Workflow
+from sharding.mesh_config import FREQUENT as FREQUENT_AXES
 
 # What --help shows of each part of a config; --help-all shows every field.
 FREQUENT: dict[type, tuple[str, ...]] = {
     ModelConfig: ("embed", "layers", "experts"),
     DataConfig: ("sources", "tokenizer", "sequence"),
     OptimizerConfig: ("name", "learning_rate", "schedule"),
-    MeshConfig: ("data", "fsdp", "expert", "tensor"),
+    MeshConfig: FREQUENT_AXES,
     KernelConfig: ("dtype",),
     TrainConfig: ("steps", "batch", "micro_batch", "seed"),
     LoraConfig: ("rank",),
