@@ -32,6 +32,7 @@ COVERS = {
     "03_multi_token_prediction": 5,
     "04_sharding": 1,
     "05_train_a_model": 1,
+    "06_fp8": 2,
     "08_reinforcement": 4,
     "09_open_weights": 2,
     "10_what_v3_cost": 2,
