@@ -55,6 +55,7 @@ def test_equals_the_linear_layer_expert_by_expert(gradients):
         np.testing.assert_allclose(found, exact, rtol=0, atol=2e-6 * np.abs(exact).max())
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_under_shard_map():
     """Each device has its own rows; the weight gradient of an expert sums over its two devices.

@@ -106,6 +106,7 @@ def test_attention_sends_latents_and_sees_no_future():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.mesh
 def test_a_model_takes_and_returns_positions_in_order():
