@@ -281,9 +281,9 @@ assert all(losses[-20:].mean() < losses[0] / 2 for losses in curves.values())
 assert abs(ends["FP8"] / ends["float32"] - 1) < 0.05
 
 # %% [markdown]
-# Three curves that lie on each other. Those of a language model, FP8 next to bfloat16 over seeds, are in
-# `tests/benchmarks/results/fp8_training.md`, with V3's aim (a difference of 0.25 %) and where it was
-# missed. Blocks for gradients do no worse there, nor here: what V3 saw, at 16 billion parameters and
+# Three curves that lie on each other. Those of a language model, FP8 next to bfloat16 over seeds,
+# are in `tests/benchmarks/results/fp8_training.md`, with V3's aim (a difference of 0.25 %) and where
+# it was missed. Blocks for gradients do no worse there, nor here: what V3 saw, at 16 billion parameters and
 # 300 billion tokens, is out of reach of a laptop.
 #
 # What stays in more bits, and why (V3 section 3.3.1): the embedding, the head, norms, the router and

@@ -71,6 +71,12 @@ def compile_planned(layout: Layout, chip: Chip, torus: str) -> Comparison:
     """
     _check_size(torus, chip, layout.devices)
     devices = tpu_devices(chip.name, torus)
+    need(
+        len(devices) == layout.devices,
+        f"{chip.name} {torus} has {len(devices):,} devices in {layout.devices:,} chips, and a plan "
+        "counts one in each: choose a kind with one, as v5p.",
+        UsageError,
+    )
     config = replace(layout.config, mesh=MeshConfig(**layout.sizes))
     try:
         step = compile_ahead(config, devices)

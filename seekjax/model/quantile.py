@@ -51,8 +51,8 @@ def gap_histogram(
 def cutoffs(score_BTE: Array, bias_E: Array, model: ModelConfig) -> Array:
     """Return the biased score that an expert must exceed for a token to visit it, [B, T, E].
 
-    It is the best score that the token does not choose. An expert of a closed group must also lift
-    its group, scored by its two best experts, above the last group that is open.
+    It is the best score that the token does not choose. An expert outside the token's groups must
+    also lift its own group, by that group's score, above the last of the token's groups.
     """
     biased_BTE = jax.lax.stop_gradient(score_BTE + bias_E)
     allowed_BTE = within_groups(biased_BTE, model)
@@ -61,7 +61,7 @@ def cutoffs(score_BTE: Array, bias_E: Array, model: ModelConfig) -> Array:
     if model.groups_per_token == model.expert_groups:
         return jnp.broadcast_to(cutoff_BT1, biased_BTE.shape)
 
-    # The score of the last open group, and what an expert's group has without the expert
+    # The score of the last of the token's groups, and what an expert's group has without the expert
     biased_BTGe = by_group(biased_BTE, model.expert_groups)
     group_BTG = group_scores(biased_BTGe, model)
     best_BTg, _ = top_k(group_BTG, model.groups_per_token)
@@ -73,8 +73,8 @@ def cutoffs(score_BTE: Array, bias_E: Array, model: ModelConfig) -> Array:
         rest_BTGe = jnp.where(biased_BTGe == first_BTG1, second_BTG1, first_BTG1)
 
     lifted_BTE = (last_BT11 - rest_BTGe).reshape(biased_BTE.shape)
-    closed_BTE = jnp.isneginf(allowed_BTE)
-    return jnp.where(closed_BTE, jnp.maximum(cutoff_BT1, lifted_BTE), cutoff_BT1)
+    outside_BTE = jnp.isneginf(allowed_BTE)
+    return jnp.where(outside_BTE, jnp.maximum(cutoff_BT1, lifted_BTE), cutoff_BT1)
 
 
 def quantile_bias(bias_LE: Array, histogram_LEN: Array, share: float) -> Array:

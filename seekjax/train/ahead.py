@@ -60,7 +60,7 @@ def tpu_devices(chip: str, torus: str) -> list[Any]:
     topology = f"{chip}:{torus}"
     try:
         description = topologies.get_topology_desc(platform="tpu", topology_name=topology)
-    except (jax.errors.JaxRuntimeError, ValueError, NotImplementedError) as error:
+    except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0]
         raise UsageError(
             f"libtpu has no topology {topology} ({reason}): name the sides of one, as "

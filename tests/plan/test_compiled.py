@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from seekjax.commands import compiled
 from seekjax.commands.plan import plan
 from seekjax.errors import UsageError
 from seekjax.plan.program import collectives
@@ -75,9 +76,17 @@ def test_bad_topologies_are_one_sentence(words, sentence):
         plan(words.split())
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed and would compile"
-)
-def test_without_libtpu_the_extra_is_named():
+COMPILE = ["v2_lite", "--on", "v5p:64", "--compile", "4x4x4"]
+
+
+def test_without_libtpu_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"--compile needs the package libtpu: pip install"):
-        plan(["v2_lite", "--on", "v5p:64", "--compile", "4x4x4"])
+        plan(COMPILE)
+
+
+def test_chips_of_two_devices_are_refused(monkeypatch):
+    """As libtpu has them of v4."""
+    monkeypatch.setattr(compiled, "tpu_devices", lambda chip, torus: [None] * 128)
+    with pytest.raises(UsageError, match="has 128 devices in 64 chips, and a plan counts one"):
+        plan(COMPILE)
