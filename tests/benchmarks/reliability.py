@@ -1,7 +1,7 @@
 """The scoreboard of reliability: harm of every kind, and what came of it.
 
     python tests/benchmarks/reliability.py                     everything, half an hour on two cores
-    python tests/benchmarks/reliability.py --share 0.05        a twentieth of the tries
+    python tests/benchmarks/reliability.py --share 0.1        a tenth of the tries
     python tests/benchmarks/reliability.py --part kills disk   some parts
 
 Each part is tried on the smallest run that has every part of a model. A row says how often
@@ -77,7 +77,7 @@ class Scoreboard:
     part: Annotated[
         tuple[str, ...], tyro.conf.arg(help=f"of {', '.join(PARTS)}; default: all")
     ] = ()
-    # of the tries; CI takes 0.05
+    # of the tries; CI takes 0.1
     share: float = 1.0
     seed: int = 0
     # the table; default: the screen alone
