@@ -38,9 +38,14 @@ class Sampling:
             ("stop_ids", len(known) == len(self.stop_ids), f"ids from 0 to below {MOST}"),
             ("stop", all(self.stop), "strings that are not empty"),
         )
-        for name, valid, expected in rules:
-            sentence = f"{name} is {getattr(self, name)}: it must be {expected}."
-            need(valid, sentence, GenerateError)
+        check_rules(self, rules)
+
+
+def check_rules(settings: object, rules: tuple[tuple[str, bool, str], ...]) -> None:
+    """Raise GenerateError for the first rule (field, whether it holds, expected) that is broken."""
+    for name, valid, expected in rules:
+        sentence = f"{name} is {getattr(settings, name)}: it must be {expected}."
+        need(valid, sentence, GenerateError)
 
 
 @dataclass(frozen=True)

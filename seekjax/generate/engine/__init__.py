@@ -1,0 +1,1 @@
+"""Continuous batching: requests of token ids join and leave a running batch, over a paged cache."""
