@@ -249,7 +249,7 @@ class ReasoningParser:
             tag = self._next_tag()
             position = text.find(tag)
 
-        held = 0 if last else _overlap(text, tag)
+        held = 0 if last else overlap(text, tag)
         certain = len(text) - held
         pieces.append((self.thinking, text[:certain]))
         self._held = text[certain:]
@@ -259,7 +259,7 @@ class ReasoningParser:
         return THINK_END if self.thinking else THINK
 
 
-def _overlap(text: str, tag: str) -> int:
+def overlap(text: str, tag: str) -> int:
     """Return the length of the longest proper beginning of `tag` that `text` ends with."""
     for length in range(len(tag) - 1, 0, -1):
         if text.endswith(tag[:length]):
