@@ -83,7 +83,7 @@ def has_tools(messages: Sequence[Message], tools: Sequence[Tool]) -> bool:
 def find_tool_form(chat: ChatTemplate) -> ToolForm:
     """Return what a template writes of tools."""
     arguments = json.dumps(ARGUMENTS)
-    text = _render(chat, [QUESTION, _call(arguments)])
+    text = render_call(chat)
     texts = CALLED in text and arguments in text
     text = _render(chat, [QUESTION, _call(ARGUMENTS)])
     objects = CALLED in text and "first_argument" in text and repr(ARGUMENTS) not in text
@@ -102,6 +102,11 @@ def find_tool_form(chat: ChatTemplate) -> ToolForm:
     thinking: Message = {"role": "assistant", "content": f"{THINK}{OUTPUT}{THINK_END}2"}
     drops = OUTPUT not in _render(chat, [QUESTION, thinking, QUESTION])
     return ToolForm(OFFERED in offered, texts, objects, outputs, drops)
+
+
+def render_call(chat: ChatTemplate) -> str:
+    """Return what a template writes of a conversation whose answer calls CALLED."""
+    return _render(chat, [QUESTION, _call(json.dumps(ARGUMENTS))])
 
 
 def _call(arguments: str | dict[str, str]) -> Message:
