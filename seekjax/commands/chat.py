@@ -3,12 +3,17 @@
 Standard output holds the answers alone unless it is a terminal; all else goes to standard error.
 """
 
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 from rich.console import Console
 
+from seekjax.commands.chat_commands import COMMANDS, is_command, run_command
+from seekjax.commands.chat_input import Ask, LineEditor, ask_piped, kept_history, on_terminal
 from seekjax.commands.common import keep_compiled
 from seekjax.commands.generate import new_text, open_generator, stop_at_end
 from seekjax.commands.settings import ChatOptions
@@ -16,11 +21,11 @@ from seekjax.config.generation import Sampling
 from seekjax.console import DIM, console, print_text
 from seekjax.data.chat import ChatTemplate, Message, ReasoningParser, load_chat
 from seekjax.data.tokenizer import THINK, THINK_END, Tokenizer
-from seekjax.errors import SeekjaxError
-from seekjax.generate.generator import Generator
+from seekjax.errors import GenerateError, SeekjaxError, need
+from seekjax.generate.generator import Generation, Generator
 from seekjax.open import need_tokenizer, on_mesh
 from seekjax.post.samples.template import thinking_opened
-from seekjax.terminal import is_terminal, well_formed
+from seekjax.terminal import well_formed
 
 
 def chat(options: ChatOptions) -> None:
@@ -35,15 +40,14 @@ def chat(options: ChatOptions) -> None:
         opened, generator = open_generator(options.model, options.replicas)
         tokenizer = need_tokenizer(opened)
         template = load_chat(opened.folder, tokenizer, options.template, options.template_settings)
-        converse(generator, tokenizer, template, options.sampling, messages)
 
-
-def ask_question(prompt: str) -> str:
-    """Return a line of standard input; the prompt is not part of a piped output."""
-    if is_terminal(sys.stdin) and is_terminal(sys.stdout):
-        return input(prompt)
-    print(prompt, end="", file=sys.stderr, flush=True)
-    return input()
+        # a pipe has no commands: each of its lines is a question
+        if not on_terminal():
+            converse(generator, tokenizer, template, options.sampling, messages)
+            return
+        print_text(console(sys.stderr), "/help lists the commands; Ctrl-D ends", DIM, end="\n")
+        ask = LineEditor(COMMANDS, kept_history())
+        converse(generator, tokenizer, template, options.sampling, messages, ask, commands=True)
 
 
 def converse(
@@ -52,23 +56,26 @@ def converse(
     template: ChatTemplate,
     sampling: Sampling,
     messages: list[Message],
-    ask: Callable[[str], str] = ask_question,
+    ask: Ask = ask_piped,
+    commands: bool = False,
 ) -> None:
     """Read questions with `ask` and answer each, until `ask` raises EOFError.
 
     Questions and answers are appended to `messages`. A question that cannot be answered, as one
-    that is longer than the context, is left out.
+    that is longer than the context, is left out. With `commands` a line such as /undo is not a
+    question (chat_commands.py).
     """
     notes = console(sys.stderr)
     sampling = stop_at_end(sampling, tokenizer)
     while True:
         try:
             question = ask("> ")
+            if commands and is_command(question):
+                obey(messages, question, notes)
+                continue
         except EOFError:
-            print_text(notes, "\n")
             return
         except KeyboardInterrupt:
-            print_text(notes, "\n")
             print_text(notes, "(Ctrl-D ends)", DIM, end="\n")
             continue
 
@@ -84,6 +91,14 @@ def converse(
             messages.append({"role": "assistant", "content": text})
 
 
+def obey(messages: list[Message], line: str, notes: Console) -> None:
+    """Run a command and print its notice, or the sentence of what it rejects."""
+    try:
+        print_text(notes, run_command(messages, well_formed(line)), DIM, end="\n")
+    except SeekjaxError as error:
+        print_text(notes, str(error), end="\n")
+
+
 def answer(
     generator: Generator,
     tokenizer: Tokenizer,
@@ -94,31 +109,64 @@ def answer(
 ) -> str:
     """Generate, print and return one answer; then print the speed. Ctrl-C ends the answer.
 
-    Thinking is dimmed. What was generated before Ctrl-C is returned.
+    Thinking is dimmed. What was generated before Ctrl-C is returned. Raises GenerateError if the
+    conversation leaves no room for an answer.
     """
     thinking = bool(thinking_opened(template.render(messages)))
     ids = template.encode(tokenizer, messages)
-    generation = generator.stream([ids], sampling, tokenizer.decode)
+    need(
+        len(ids) < generator.context,
+        f"the conversation has {len(ids):,} tokens with this question, and the model's context "
+        f"holds {generator.context:,}: shorten it, or begin another.",
+        GenerateError,
+    )
 
+    # Ctrl-C is noted, and ends the answer between two device calls
     screen = console(file)
     printer = AnswerPrinter(screen, thinking)
     text = THINK if thinking else ""
-    interrupted = ""
-    try:
+    with interrupts() as interrupted:
+        generation = generator.stream([ids], sampling, tokenizer.decode)
         for piece in new_text(generation):
             text += piece
             printer.add(piece)
-    except KeyboardInterrupt:
-        interrupted = "stopped; "
-    printer.add("", last=True)
+            if interrupted:
+                break
+        printer.add("", last=True)
     print_text(screen, "\n")
+
     notes = console(file or sys.stderr)
-    print_text(notes, interrupted + generation.report(), DIM, end="\n")
+    ended = "stopped; " if interrupted else cut_short(generation, sampling)
+    print_text(notes, ended + generation.report(), DIM, end="\n")
 
     # templates drop what comes before the end of thinking, so thinking must have an end
     if THINK in text and THINK_END not in text:
         text += THINK_END
     return text
+
+
+@contextmanager
+def interrupts() -> Iterator[list[int]]:
+    """Yield a list to which each Ctrl-C within the block is appended, instead of raising."""
+    noted: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield noted  # only the main thread may have handlers
+        return
+    before = signal.signal(signal.SIGINT, lambda number, frame: noted.append(number))
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def cut_short(generation: Generation, sampling: Sampling) -> str:
+    """Return the reason, if an answer has not reached its own end."""
+    [completion] = generation.completions
+    if completion.finish_reason != "length":
+        return ""
+    if len(completion.ids) >= sampling.max_new:
+        return "cut off at --max-new; "
+    return "cut off where the model's context ends; "
 
 
 class AnswerPrinter:

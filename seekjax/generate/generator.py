@@ -117,6 +117,11 @@ class Generator:
         self.decoder = Decoder(model, kernel.without_fp8(), draft)
         self.variables = decoding_variables(self.decoder, variables, consume)
 
+    @property
+    def context(self) -> int:
+        """Tokens of a prompt and its completion at most."""
+        return self.decoder.model.context
+
     def stream(
         self,
         prompts: Sequence[Sequence[int]],

@@ -3,7 +3,7 @@ they say when there is nothing to use."""
 
 import json
 import re
-import subprocess
+import signal
 import sys
 from dataclasses import replace
 from io import StringIO
@@ -15,17 +15,20 @@ import pytest
 
 from seekjax.commands import chat as terminal
 from seekjax.commands import evaluate
+from seekjax.commands.chat_commands import COMMANDS
 from seekjax.config import Config, DataConfig, TrainConfig
 from seekjax.data import read_tokenizer
 from seekjax.data.chat import BUILT_IN, compile_chat
 from seekjax.data.tokenizer import BOS, EOS
 from seekjax.errors import GenerateError
 from seekjax.eval.bits import ProgressFile, Totals, pack_rows
+from seekjax.generate.generator import Completion
 from seekjax.generate.sampling import Sampling
 from seekjax.open import open_model
 from seekjax.placement import use_mesh
 from sharding.mesh import MeshConfig
 from tests.fixtures import PLAIN, save_run, tiny_model
+from tests.terminal import CTRL_C, CTRL_D, ENTER, READY, UP, Terminal
 
 CONFIG = Config(
     model=tiny_model(heads=4, context=256, layers=1, dense_layers=0),
@@ -145,21 +148,26 @@ def test_figures_are_measured_where_no_progress_can_be_written(tmp_path, capsys)
 
 
 class Scripted:
-    """Stands for a Generator: writes what it is told to, one piece per device call, an exception
-    being one that arrives then."""
+    """Stands for a Generator: writes what it is told to, one piece per device call, a signal being
+    one that arrives then."""
 
-    def __init__(self, *answers):
+    def __init__(self, *answers, context=1000, finish_reason="stop"):
         self.answers, self.prompts = list(answers), []
+        self.context, self.finish_reason = context, finish_reason
 
     def stream(self, prompts, sampling, spell):
         self.prompts.append(spell(prompts[0]))
-        row, pieces = type("Row", (), {})(), self.answers.pop(0)
+        pieces = self.answers.pop(0)
+        row = Completion([0] * len(pieces), finish_reason=self.finish_reason)
 
         class Writing:
+            completions = (row,)
+
             def __iter__(self):
                 for piece in pieces:
-                    if isinstance(piece, type):
-                        raise piece
+                    if isinstance(piece, signal.Signals):
+                        signal.raise_signal(piece)
+                        piece = ""
                     row.text = type("Text", (), {"take_new": lambda _, piece=piece: piece})()
                     yield [row]
 
@@ -179,8 +187,8 @@ def test_a_conversation(tokenizer, capsys):
 
     generator = Scripted(
         ["<thi", "nk>\nhm", "</think>\n", "\nHello"],
-        ["Well, ", KeyboardInterrupt, "never"],
-        ["<think>no", KeyboardInterrupt],
+        ["Well, ", signal.SIGINT, "never"],
+        ["<think>no", signal.SIGINT],
     )
     messages = []
     terminal.converse(generator, tokenizer, compile_chat(BUILT_IN["v3"]), Sampling(), messages, ask)
@@ -239,6 +247,73 @@ def test_a_question_that_cannot_be_answered_is_left_out(tokenizer, capsys):
     assert "shorten it. The question is left out." in capsys.readouterr().err
 
 
+def talk(generator, tokenizer, *lines):
+    """The messages after a conversation of these lines on a terminal."""
+    lines, messages = iter(lines), []
+
+    def ask(prompt):
+        if (line := next(lines, None)) is None:
+            raise EOFError
+        return line
+
+    form = compile_chat(BUILT_IN["v3"])
+    terminal.converse(generator, tokenizer, form, Sampling(), messages, ask, commands=True)
+    return [(message["role"], message["content"]) for message in messages]
+
+
+def test_commands_change_the_conversation(tokenizer, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    generator = Scripted(["one"], ["two"], ["three"], ["four"])
+    messages = talk(
+        generator,
+        tokenizer,
+        *("/system", "/system Be brief.", "a", "/system", "b", "/undo", "/save talk.jsonl"),
+        *("/reset", "/undo", "c", "/system -", "/save talk.jsonl", "/sav", "/save no/such/folder"),
+        *(" /usr", "/exit", "never"),
+    )
+    assert messages == [
+        ("user", "c"),
+        ("assistant", "three"),
+        ("user", " /usr"),
+        ("assistant", "four"),
+    ]
+    assert generator.prompts == ["Be brief.a", "Be brief.aoneb", "Be brief.c", "cthree /usr"]
+    [line] = (tmp_path / "talk.jsonl").read_text().splitlines()
+    roles = [message["role"] for message in json.loads(line)["messages"]]
+    assert roles == ["system", "user", "assistant"]
+
+    notices = [line for line in capsys.readouterr().err.splitlines() if line != "5 tokens"]
+    assert notices == [
+        "(there is no system message)",
+        "(the system message is set)",
+        "Be brief.",
+        "(taken back: b)",
+        "(saved: talk.jsonl)",
+        "(a new conversation)",
+        "there is no question to take back.",
+        "(the system message is removed)",
+        "there is a file talk.jsonl already: name another.",
+        "there is no command /sav: did you mean '/save'? /help lists them.",
+        "no/such/folder cannot be written (No such file or directory): name another.",
+    ]
+
+
+def test_help_lists_every_command(tokenizer, capsys):
+    assert not talk(Scripted(), tokenizer, "/help")
+    text = capsys.readouterr().err
+    assert all(f"\n{name} " in f"\n{text}" for name in COMMANDS)
+    assert "Ctrl-C stops an answer" in text
+
+
+def test_a_conversation_that_fills_the_context_goes_on(tokenizer, capsys):
+    generator = Scripted(["one"], ["two"], context=30, finish_reason="length")
+    messages = talk(generator, tokenizer, "hello", "x" * 30, "/reset", "bye")
+    assert messages == [("user", "bye"), ("assistant", "two")]
+    notes = capsys.readouterr().err
+    assert "the model's context holds 30: shorten it, or begin another. The question is" in notes
+    assert "cut off where the model's context ends; 5 tokens" in notes
+
+
 def test_thinking_is_dimmed_and_apart(tokenizer, monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
     out = type("Terminal", (StringIO,), {"isatty": lambda self: True})()
@@ -271,32 +346,55 @@ def test_a_terminal_executes_nothing_that_a_model_generates(tokenizer):
     assert out.getvalue() == f"line\n\tok {shown}👩\u200d🚀\n5 tokens\n"
 
 
+# `seekjax chat` in a process of its own; its model writes without end, word by word
+ENDLESS = """
+import sys, time
+from pathlib import Path
+from seekjax.commands import chat, cli
+from seekjax.data import read_tokenizer
+from seekjax.open import OpenedModel
+from tests.commands.test_chat import Scripted
+
+class Endless(list):
+    def __iter__(self):
+        while True:
+            time.sleep(0.01)
+            yield "word "
+
+def open_generator(options, replicas):
+    tokenizer = read_tokenizer(options.folder, 320)
+    return OpenedModel(options.folder, None, None, {}, tokenizer), Scripted(*3 * [Endless()])
+
+chat.open_generator = open_generator
+sys.exit(cli.main(["chat", sys.argv[1]]))
+"""
+
+
 @pytest.mark.slow
-def test_chat_answers_on_a_real_terminal_and_ctrl_c_stops_the_answer_only(run):
-    """In a process of its own, which gets a real SIGINT while it writes."""
-    program = (
-        "import os, signal, sys; from seekjax.generate import generator\n"
-        "decode_steps = generator.decode_steps\n"
-        # a shell's background jobs start with it ignored
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "def interrupted(*a, **k):\n    os.kill(os.getpid(), signal.SIGINT); return "
-        "decode_steps(*a, **k)\n"
-        "generator.decode_steps = interrupted; from seekjax.commands.cli import main; sys.argv = "
-        "['seekjax', 'chat', sys.argv[1], '--max-new', '40', '--temperature', '2']\n"
-        "sys.exit(main())"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(run)],
-        input="hello\nagain\n",
-        capture_output=True,
-        text=True,
-        timeout=120,
+def test_ctrl_c_stops_the_answer_and_ctrl_d_ends_on_a_real_terminal(run, tmp_path):
+    console = Terminal()
+    process = console.start(
+        [sys.executable, "-c", ENDLESS, str(run)],
         cwd=Path(__file__).parents[2],
+        SEEKJAX_CACHE=str(tmp_path),
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("stopped; ") == 2
-    assert done.stderr.count("> ") == 3
-    assert "> " not in done.stdout
+    for question in ("hello" + ENTER, UP + ENTER):
+        console.wait_for(READY)
+        console.type(question)
+        console.wait_for("word word word")
+        console.type(CTRL_C)
+        console.wait_for("stopped; 5 tokens")
+
+    # Ctrl-C at an empty prompt says how to end
+    console.wait_for(READY)
+    console.type(CTRL_C)
+    console.wait_for("(Ctrl-D ends)")
+    console.wait_for(READY)
+    console.type(CTRL_D)
+    console.read_to_end()
+    assert process.wait() == 0
+    assert console.shown.count("hello") >= 2
+    assert "Traceback" not in console.shown
 
 
 def uncached_bits(run, text: str, sequence: int) -> float:

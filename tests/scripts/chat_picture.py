@@ -7,9 +7,6 @@ The first makes both models: a base that forgets carries, and what became of it 
 paid. The second asks both the same sum on a terminal of their own, and draws what they print.
 """
 
-import os
-import pty
-import subprocess
 import sys
 import tempfile
 from io import StringIO
@@ -18,6 +15,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 from rich.text import Text
+
+from tests.terminal import CTRL_D, DONE, ENTER, READY, Terminal
 
 ROOT = Path(__file__).parents[2]
 PICTURE = ROOT / "docs" / "chat.svg"
@@ -31,33 +30,22 @@ THEME = TerminalTheme((24, 28, 34), (222, 226, 230), [(120, 130, 140)] * 8)
 
 def talk(command: list[str], folder: Path) -> str:
     """Return what a terminal shows of a conversation of one question, with its colours."""
-    terminal, end = pty.openpty()
+    terminal = Terminal()
     words = [sys.executable, "-m", "seekjax.commands.cli", *command[1:]]
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(COLUMNS)}
-    process = subprocess.Popen(
-        words, stdin=end, stdout=end, stderr=end, env=environment, cwd=folder
-    )
-    os.close(end)
+    process = terminal.start(words, folder, COLUMNS=str(COLUMNS))
 
     # one question at the first prompt, and the end of the conversation at the second
-    shown, answers = "", [f"{QUESTION}\n", "\x04"]
-    while piece := read(terminal):
-        shown += piece
-        if answers and shown.endswith("> "):
-            os.write(terminal, answers.pop(0).encode())
+    terminal.wait_for(READY)
+    terminal.type(QUESTION + ENTER)
+    terminal.wait_for(DONE)
+    shown = terminal.wait_for(READY).removesuffix(READY)
+    terminal.type(CTRL_D)
+    terminal.read_to_end()
 
     if process.wait():
-        sys.exit(f"{' '.join(command)} ends with {process.returncode}:\n{shown}")
+        sys.exit(f"{' '.join(command)} ends with {process.returncode}:\n{terminal.shown}")
     shown = shown.replace("\r\n", "\n").replace("\x1b[0m\x1b[2m", "")  # pieces of one style
-    return shown.removesuffix("> \n").rstrip()
-
-
-def read(terminal: int) -> str:
-    """Return the next piece that a process writes to its terminal, "" after its end."""
-    try:
-        return os.read(terminal, 4096).decode()
-    except OSError:  # on Linux, the other side is closed
-        return ""
+    return f"> {QUESTION}\n{shown.rstrip()}"
 
 
 def draw(sessions: dict[str, str]) -> str:
