@@ -13,6 +13,7 @@ from seekjax.serve.events import (
     Finish,
     Reason,
     Reasoning,
+    Start,
     ToolArguments,
     ToolCall,
     Usage,
@@ -38,7 +39,7 @@ class Answer:
     def __init__(
         self,
         tokenizer: Tokenizer,
-        prompt: int,
+        prompt: Sequence[int],
         splitter: ReasoningSplitter,
         stop: Sequence[str] = (),
         tools: Tools | None = None,
@@ -50,7 +51,9 @@ class Answer:
         self._tools = tools
         self._called = False  # a tool
         self._waiting: list[Token] = []  # tokens whose text is not certain yet
-        self._usage = Usage(prompt, 0)
+        self._prompt = prompt
+        self._usage = Usage(len(prompt), 0)
+        self._started = False
         self.finished = False
 
     def feed(self, update: Update) -> list[Event]:
@@ -63,9 +66,11 @@ class Answer:
         if update.finish_reason in ("error", "cancelled"):
             sentence = update.error or "the server has cancelled this request; send it again."
             raise RequestError(sentence, http=500)
-        self._usage = self._usage._replace(cached=max(self._usage.cached, update.cached_tokens))
-
         events: list[Event] = []
+        if not self._started:
+            self._started = True
+            self._usage = self._usage._replace(cached=update.cached_tokens)
+            events.append(Start(self._prompt, update.cached_tokens, tuple(update.prompt or ())))
         for index, token in enumerate(update.tokens):
             ends = update.finish_reason == "stop" and index == len(update.tokens) - 1
             events += self._add(token, ends)
@@ -80,14 +85,16 @@ class Answer:
         """Return the events that one token completes; one that ends the answer has no text."""
         thinking = self._splitter.thinking
         self._waiting.append(token)
-        self._usage = self._usage._replace(
-            completion=self._usage.completion + 1, reasoning=self._usage.reasoning + thinking
-        )
-        if ends:
-            return []
+        events = []
+        if not ends:
+            self._detokenizer.add(token.id)
+            events = self._split(self._detokenizer.take_new())
 
-        self._detokenizer.add(token.id)
-        events = self._split(self._detokenizer.take_new())
+        # the tags count as reasoning
+        reasoning = thinking or self._splitter.thinking
+        self._usage = self._usage._replace(
+            completion=self._usage.completion + 1, reasoning=self._usage.reasoning + reasoning
+        )
         turned = self._splitter.thinking != thinking  # by a tag, which is not text
         if turned and not events:
             events.append(Reasoning(""))

@@ -1,6 +1,6 @@
 """The one request that chat, responses and messages are translated to."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from seekjax.data.chat import Message
@@ -40,3 +40,9 @@ class Conversation:
     grammar: Any = None
     salt: str = ""  # only requests with the same salt share a cached prefix
     returned: Returned = field(default_factory=Returned)
+
+    def want_log_probs(self, wanted: bool, top: int = 0) -> None:
+        """Return log probabilities with the tokens, and `top` alternatives of each, if wanted."""
+        if wanted:
+            self.returned = replace(self.returned, log_probs=True)
+            self.sampling = replace(self.sampling, top_logprobs=top)

@@ -1,5 +1,6 @@
 """What an answer consists of, whichever protocol it leaves by."""
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from seekjax.generate.engine.request import Token
@@ -15,6 +16,15 @@ class Usage(NamedTuple):
     completion: int
     reasoning: int = 0
     cached: int = 0  # of the prompt, which the prefix cache had
+
+
+class Start(NamedTuple):
+    """The first event of a choice: the prompt has been read."""
+
+    prompt: Sequence[int]
+    cached: int = 0  # tokens of it that the prefix cache had
+    # the prompt's tokens, where their log probabilities or their experts were wanted
+    tokens: tuple[Token, ...] = ()
 
 
 class Reasoning(NamedTuple):
@@ -57,4 +67,4 @@ class Finish(NamedTuple):
     stop: str = ""  # the stop string that ended the text
 
 
-Event = Reasoning | Content | ToolCall | ToolArguments | Finish
+Event = Start | Reasoning | Content | ToolCall | ToolArguments | Finish

@@ -11,6 +11,7 @@ from seekjax.post.samples.template import thinking_opened
 from seekjax.serve.conversation import Conversation
 from seekjax.serve.errors import RequestError
 from seekjax.serve.token_text import TokenTexts
+from seekjax.serve.tools import ToolParser, tool_parser_for
 
 
 class Prompt(NamedTuple):
@@ -50,6 +51,10 @@ class ServedModel:
     def fingerprint(self) -> str:
         """The answer's system_fingerprint: which weights wrote it."""
         return f"fp_{self.run.hash[:16]}"
+
+    def tool_parser(self, parallel: bool) -> ToolParser | None:
+        """Return a parser of calls in the template's form, None if it has no form for them."""
+        return tool_parser_for(self.template, parallel)
 
     def check_name(self, name: Any) -> None:
         """Raise RequestError with status 404 unless the model has this name; None is any name."""

@@ -1,0 +1,67 @@
+"""The engine's requests for a conversation or a text, each with the Answer of its tokens."""
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from seekjax.generate.engine.request import Request
+from seekjax.serve.answer import Answer, Tools
+from seekjax.serve.conversation import Conversation
+from seekjax.serve.served import Prompt, ServedModel
+from seekjax.serve.text import ReasoningSplitter
+
+Choices = dict[Request, Answer]
+MOST_SEEDS = 2**63
+
+
+def conversation_choices(conversation: Conversation, served: ServedModel) -> Choices:
+    """Return the n choices of a conversation. Raises RequestError as ServedModel.prompt."""
+    prompt = served.prompt(conversation)
+
+    def answer() -> Answer:
+        splitter = ReasoningSplitter(prompt.thinking, prompt.closed)
+        tools: Tools | None = None
+        if conversation.tools and conversation.tool_choice != "none":
+            tools = served.tool_parser(conversation.parallel_tool_calls)
+        return Answer(served.tokenizer, prompt.ids, splitter, conversation.stop, tools)
+
+    return _choices(conversation, served, prompt, answer)
+
+
+def text_choices(
+    conversation: Conversation, served: ServedModel, prompts: Sequence[Sequence[int]]
+) -> Choices:
+    """Return n choices of each text to continue; those of one prompt follow each other.
+
+    The messages of the conversation are not read. Raises RequestError for a prompt that leaves no
+    room in the context.
+    """
+    choices: Choices = {}
+    for ids in prompts:
+        served.check_length(ids, "prompt")
+
+        def answer(ids: Sequence[int] = ids) -> Answer:
+            return Answer(served.tokenizer, ids, ReasoningSplitter(closed=True), conversation.stop)
+
+        choices |= _choices(conversation, served, Prompt(list(ids), False, True), answer)
+    return choices
+
+
+def _choices(
+    conversation: Conversation,
+    served: ServedModel,
+    prompt: Prompt,
+    answer: Callable[[], Answer],
+) -> Choices:
+    """Return the n choices of one prompt, which differ in their seeds."""
+    seed = conversation.seed
+    if seed is None:
+        seed = secrets.randbits(62)
+    room = served.room(prompt.ids, conversation.max_tokens)
+
+    choices: Choices = {}
+    for index in range(conversation.n):
+        sampling = replace(conversation.sampling, max_new=room, seed=(seed + index) % MOST_SEEDS)
+        request = Request(prompt.ids, sampling, conversation.salt)
+        choices[request] = answer()
+    return choices

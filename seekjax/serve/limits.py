@@ -1,0 +1,149 @@
+"""What a stranger may ask of the server: sizes, times, connections, keys.
+
+uvicorn has no deadline for a request that arrives slowly, so `LimitedProtocol` has one: a client
+that has not sent a whole request in time is disconnected.
+"""
+
+import asyncio
+import hashlib
+import hmac
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+BUSY = b'{"error":{"message":"%s","type":"rate_limit_error","param":null,"code":"%s"}}'
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits of one server."""
+
+    body: int = 8 * 2**20  # bytes of a request's body
+    head: int = 32 * 2**10  # bytes of its head
+    send_seconds: float = 10.0  # for a client to send a whole request
+    take_seconds: float = 60.0  # for a client to take what waits for it
+    per_address: int = 256  # connections of one address at a time
+    connections: int = 1024  # of all addresses
+
+
+class LimitedProtocol(H11Protocol):
+    """HTTP/1.1 with a deadline for each request, and a limit on connections.
+
+    `limited` makes a class for one server, which counts its connections.
+    """
+
+    limits: ClassVar[Limits] = Limits()
+    count: ClassVar[Counter[str]] = Counter()  # connections of each address
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self._deadline: asyncio.TimerHandle | None = None
+        self._address = ""
+
+    def connection_made(self, transport: Any) -> None:
+        """Accept a connection, or answer that there are too many."""
+        super().connection_made(transport)
+        self._address = self.client[0] if self.client else "unix"
+        self.count[self._address] += 1
+
+        if self.count[self._address] > self.limits.per_address:
+            sentence = f"this address has {self.limits.per_address} connections already"
+            self._refuse(b"429 Too Many Requests", sentence, "too_many_connections")
+        elif self.count.total() > self.limits.connections:
+            sentence = f"the server has {self.limits.connections} connections already"
+            self._refuse(b"503 Service Unavailable", sentence, "too_many_connections")
+        else:
+            self._arm()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Count a connection out."""
+        self._disarm()
+        self.count[self._address] -= 1
+        if not self.count[self._address]:
+            del self.count[self._address]
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read a part of a request; its deadline holds until the whole of it is there."""
+        if self.transport.is_closing():
+            return
+        super().data_received(data)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        """Expect the next request of this connection, of which a part may be there already."""
+        super().on_response_complete()
+        self._watch()
+
+    def _watch(self) -> None:
+        """Arm the deadline if a part of a request is missing, and disarm it if none is."""
+        received, _ = self.conn.trailing_data
+        begun = self.conn.their_state is h11.IDLE and bool(received)
+        if begun or self.conn.their_state is h11.SEND_BODY:
+            self._arm()
+        else:
+            self._disarm()
+
+    def _arm(self) -> None:
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(self.limits.send_seconds, self._too_slow)
+
+    def _disarm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_slow(self) -> None:
+        self._deadline = None
+        if not self.transport.is_closing():
+            seconds = f"{self.limits.send_seconds:g}"
+            sentence = f"the request was not complete after {seconds} seconds"
+            self._refuse(b"408 Request Timeout", sentence, "request_too_slow")
+
+    def _refuse(self, status: bytes, sentence: str, code: str) -> None:
+        """Answer with a status and close, unless an answer has begun; then only close."""
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            body = BUSY % (sentence.encode(), code.encode())
+            head = (
+                b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+                b"retry-after: 10\r\nconnection: close\r\n\r\n"
+            )
+            self.transport.write(head % (status, len(body)) + body)
+        self.transport.close()
+
+
+def limited(limits: Limits) -> type[LimitedProtocol]:
+    """Return the protocol class of one server."""
+    return type("Limited", (LimitedProtocol,), {"limits": limits, "count": Counter()})
+
+
+class Keys:
+    """Compares the key of a request with those that are right, in constant time."""
+
+    def __init__(self, keys: Iterable[str]):
+        self._digests = [_digest(key) for key in keys]
+
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
+    def accept(self, key: str) -> bool:
+        """Return whether a key is right; every key is compared, so the time tells nothing."""
+        digest = _digest(key)
+        right = False
+        for known in self._digests:
+            right |= hmac.compare_digest(digest, known)
+        return right
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach a server at this address."""
+    return host in LOOPBACK or host.startswith("127.")
