@@ -50,7 +50,10 @@ def show_help(messages: list[Message], rest: str) -> str:
     """Return the commands and the keys."""
     forms = {name: f"{name} {command.arguments}" for name, command in COMMANDS.items()}
     width = max(map(len, forms.values()))
-    lines = [f"{forms[name]:{width}}  {command.about}" for name, command in COMMANDS.items()]
+    lines = []
+    for name, command in COMMANDS.items():
+        form = forms[name].ljust(width)
+        lines.append(f"{form}  {command.about}")
     return "\n".join([*lines, KEYS])
 
 
@@ -93,10 +96,12 @@ def save(messages: list[Message], rest: str) -> str:
 
     Raises UsageError if the file exists or cannot be written.
     """
-    file = Path(rest or time.strftime("chat-%Y%m%d-%H%M%S.jsonl")).expanduser()
+    name = rest or time.strftime("chat-%Y%m%d-%H%M%S.jsonl")
+    file = Path(name).expanduser()
     need(not file.exists(), f"there is a file {file} already: name another.", UsageError)
+    row = json.dumps({"messages": messages}, ensure_ascii=False)
     try:
-        write_atomically(file, json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+        write_atomically(file, f"{row}\n")
     except OSError as error:
         raise UsageError(f"{file} cannot be written ({error.strerror}): name another.") from error
     return f"(saved: {file})"

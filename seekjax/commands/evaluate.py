@@ -1,4 +1,4 @@
-"""`seekjax eval MODEL --data PATH` or `--task NAME`."""
+"""`seekjax eval MODEL --data PATH`, `--task NAME` or `--lm-eval NAME`."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from seekjax.commands.common import keep_compiled
+from seekjax.commands.lm_eval import prepare, report_harness
 from seekjax.commands.replicas import add_replicas
 from seekjax.commands.settings import Eval
 from seekjax.config import DataConfig
@@ -37,14 +38,19 @@ def evaluate(options: Eval) -> None:
     """Run the command; cli.exit_status prints the sentence of what it raises."""
     check_values(options.questions)
     check_values(options)
+    given = [options.data, options.questions.task, options.harness.lm_eval]
     need(
-        bool(options.data) != bool(options.questions.task),
-        "name either --data, for the bits per byte of a text, or --task, for problems as "
-        "countdown:1.",
+        sum(map(bool, given)) == 1,
+        "name one of --data, for the bits per byte of a text, --task, for problems as "
+        "countdown:1, and --lm-eval, for tasks of lm-eval.",
     )
+    if options.harness.lm_eval:
+        prepare(options.harness)
     keep_compiled()
     with on_mesh(options.mesh):
-        if options.questions.task:
+        if options.harness.lm_eval:
+            report_harness(options)
+        elif options.questions.task:
             report_tasks(options)
         else:
             report_bits(options)

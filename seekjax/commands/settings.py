@@ -77,8 +77,26 @@ class ChatOptions:
 
 
 @dataclass(frozen=True)
+class Harness:
+    """Tasks of lm-eval (pip install 'seekjax[lm-eval]')."""
+
+    lm_eval: str = ""  # tasks or groups of lm-eval, as arc_easy,hellaswag
+    # a folder with tasks of your own, in lm-eval's YAML
+    lm_eval_tasks: Path | None = None
+    limit: CountOrZero = 0  # only this number of each task's samples; 0 = all
+    # solved examples before each sample; default: as the task says
+    few_shot: int | None = None
+    # ask in the form of a chat (--template), as lm-eval's --apply_chat_template
+    as_chat: bool = False
+    # without the token that a text begins with, as lm-eval's local-completions asks a server
+    bare: bool = False
+
+
+@dataclass(frozen=True)
 class Eval:
-    """Bits per byte and perplexity of a text, or pass@1, pass@k and cons@k on held-out problems."""
+    """Bits per byte and perplexity of a text; pass@1, pass@k and cons@k on held-out problems; or
+    tasks of lm-eval.
+    """
 
     # a run's folder, or that of a published checkpoint
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="model")]
@@ -88,13 +106,14 @@ class Eval:
     documents: CountOrZero = 0  # only this number; 0 = all, 1,000 of a built-in source
     sequence: Count = 256  # tokens per row; the model reads nothing before its row
     # rows at a time, over the whole mesh; it changes the speed alone. Default: 8 rows of text,
-    # 128 samples
+    # 128 samples, 16 texts of lm-eval
     batch: Count | None = None
     text_field: str = "text"  # column or key that holds the text in .jsonl and .parquet
     # records the progress, so that the same command resumes; default: eval-DATA.json next to the
     # weights
     progress: Path | None = None
     questions: Flat[EvalConfig] = field(default_factory=EvalConfig)
+    harness: Flat[Harness] = field(default_factory=Harness)
     # where the figures of tasks go; default: eval-TASK.json next to the weights
     report: Path | None = None
     # the folder of the weights that a run's adapters belong to, if they have moved

@@ -113,7 +113,11 @@ def print_and_write(
         f"{', '.join(settings.task)}: {report['problems']} held-out problems{fewer} x "
         f"{report['samples']}: {sentence(report)}{speed}; {path}"
     )
+    write_report(report, path)
 
+
+def write_report(report: dict[str, Any], path: Path) -> None:
+    """Write a report atomically. Raises DataError if the file cannot be written."""
     try:
         write_atomically(path, json.dumps(report, indent=1) + "\n")
     except OSError as error:
