@@ -50,7 +50,7 @@ class Api:
             # templates and tokenizers take their time, in which others are served
             choices = await run_in_threadpool(conversation_choices, conversation, self.served)
             answers = await self.service.begin(choices)
-            return await respond(request, answers, writer, self.limits.take_seconds)
+            return await respond(request, answers, writer)
 
         return answer
 
@@ -60,7 +60,7 @@ class Api:
         conversation, texts, writer = await run_in_threadpool(completions.read, body, self.served)
         choices = await run_in_threadpool(text_choices, conversation, self.served, texts.prompts)
         answers = await self.service.begin(choices)
-        return await respond(request, answers, writer, self.limits.take_seconds)
+        return await respond(request, answers, writer)
 
     async def list_models(self, request: Request) -> Response:
         """Answer /v1/models."""

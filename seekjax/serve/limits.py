@@ -1,7 +1,7 @@
 """What a stranger may ask of the server: sizes, times, connections, keys.
 
-uvicorn has no deadline for a request that arrives slowly, so `LimitedProtocol` has one: a client
-that has not sent a whole request in time is disconnected.
+uvicorn has no deadline for a client that sends its request slowly, or does not take the answer, so
+`LimitedProtocol` has both: it disconnects such a client.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ class Limits:
 
 
 class LimitedProtocol(H11Protocol):
-    """HTTP/1.1 with a deadline for each request, and a limit on connections.
+    """HTTP/1.1 with deadlines for the client, and a limit on connections.
 
     `limited` makes a class for one server, which counts its connections.
     """
@@ -44,6 +44,8 @@ class LimitedProtocol(H11Protocol):
         super().__init__(*args, **options)
         self._deadline: asyncio.TimerHandle | None = None
         self._address = ""
+        self._taking: asyncio.TimerHandle | None = None
+        self._silent = False  # the client has sent nothing, as a browser that connects early
 
     def connection_made(self, transport: Any) -> None:
         """Accept a connection, or answer that there are too many."""
@@ -58,11 +60,13 @@ class LimitedProtocol(H11Protocol):
             sentence = f"the server has {self.limits.connections} connections already"
             self._refuse(b"503 Service Unavailable", sentence, "too_many_connections")
         else:
+            self._silent = True
             self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Count a connection out."""
         self._disarm()
+        self._stop_waiting()
         self.count[self._address] -= 1
         if not self.count[self._address]:
             del self.count[self._address]
@@ -72,6 +76,7 @@ class LimitedProtocol(H11Protocol):
         """Read a part of a request; its deadline holds until the whole of it is there."""
         if self.transport.is_closing():
             return
+        self._silent = False
         super().data_received(data)
         self._watch()
 
@@ -79,6 +84,22 @@ class LimitedProtocol(H11Protocol):
         """Expect the next request of this connection, of which a part may be there already."""
         super().on_response_complete()
         self._watch()
+
+    def pause_writing(self) -> None:
+        """Wait for the client to take what is sent, and not longer than the limit."""
+        super().pause_writing()
+        seconds = self.limits.take_seconds
+        self._taking = self.loop.call_later(seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on: the client has taken what was sent."""
+        self._stop_waiting()
+        super().resume_writing()
+
+    def _stop_waiting(self) -> None:
+        if self._taking is not None:
+            self._taking.cancel()
+            self._taking = None
 
     def _watch(self) -> None:
         """Arm the deadline if a part of a request is missing, and disarm it if none is."""
@@ -106,8 +127,10 @@ class LimitedProtocol(H11Protocol):
             self._refuse(b"408 Request Timeout", sentence, "request_too_slow")
 
     def _refuse(self, status: bytes, sentence: str, code: str) -> None:
-        """Answer with a status and close, unless an answer has begun; then only close."""
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+        """Answer with a status and close; only close if an answer has begun, or no request."""
+        begun = self.cycle is not None and self.cycle.response_started
+        ended = self.cycle is not None and self.cycle.response_complete
+        if ended or not (begun or self._silent):
             body = BUSY % (sentence.encode(), code.encode())
             head = (
                 b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"

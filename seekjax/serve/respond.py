@@ -34,15 +34,13 @@ def json_response(
     return Response(text, status, headers, "application/json")
 
 
-async def respond(
-    request: Request, answers: Answers, writer: Writer, take_seconds: float
-) -> Response:
+async def respond(request: Request, answers: Answers, writer: Writer) -> Response:
     """Return the response of an answer; of a stream its beginning, which is sent at once.
 
     Raises RequestError if the engine could not go on, and ClientGone.
     """
     if writer.stream:
-        return EventStream(answers, writer, take_seconds)
+        return EventStream(answers, writer)
 
     async def collect() -> Response:
         async for choice, event in answers.events():
@@ -83,12 +81,9 @@ async def _end(task: asyncio.Future[Any]) -> None:
 
 
 class EventStream(Response):
-    """A stream of server-sent events.
+    """A stream of server-sent events."""
 
-    take_seconds: a client that takes nothing for so long is disconnected.
-    """
-
-    def __init__(self, answers: Answers, writer: Writer, take_seconds: float):
+    def __init__(self, answers: Answers, writer: Writer):
         self.status_code = 200
         self.background = None
         self.init_headers(
@@ -100,7 +95,6 @@ class EventStream(Response):
         )
         self._answers = answers
         self._writer = writer
-        self._take_seconds = take_seconds
         self._sent = 0.0  # when the last frame was
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -126,16 +120,11 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_frames(self, send: Send, frames: Iterable[str]) -> None:
-        """Send frames together. Raises ClientGone if the client does not take them in time."""
+        """Send frames together."""
         body = "".join(frames).encode()
-        if not body:
-            return
-        self._sent = asyncio.get_running_loop().time()
-        try:
-            async with asyncio.timeout(self._take_seconds):
-                await send({"type": "http.response.body", "body": body, "more_body": True})
-        except TimeoutError as error:
-            raise ClientGone from error
+        if body:
+            self._sent = asyncio.get_running_loop().time()
+            await send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def _keep_alive(self, send: Send) -> None:
         """Send a comment whenever nothing else was sent for a while, as during a long prefill."""

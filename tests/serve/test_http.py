@@ -151,11 +151,9 @@ def test_metrics_are_what_prometheus_reads(tokenizer):
             await client.get("/nothing")
             return (await client.get("/metrics")).text
 
-    families = {
-        family.name: family for family in text_string_to_metric_families(asyncio.run(serve()))
-    }
-    values = {}
-    for family in families.values():
+    kinds, values = {}, {}
+    for family in text_string_to_metric_families(asyncio.run(serve())):
+        kinds[family.name] = family.type
         for sample in family.samples:
             values[sample.name, tuple(sample.labels.values())] = sample.value
 
