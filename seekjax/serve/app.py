@@ -1,5 +1,6 @@
 """The application: which path is answered by what."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from seekjax.serve.errors import RequestError
 from seekjax.serve.gate import Gate, read_json
 from seekjax.serve.limits import Keys, Limits
 from seekjax.serve.metrics import CONTENT_TYPE, metrics_text
+from seekjax.serve.page import routes as page_routes
 from seekjax.serve.respond import Endpoint, json_response, respond
 from seekjax.serve.served import ServedModel
 from seekjax.serve.service import Service
@@ -111,11 +113,12 @@ def routes_of(api: Api) -> list[BaseRoute]:
         Route("/tokenizer_info", api.tokenizer_info, methods=get),
         Route("/health", api.health, methods=get),
         Route("/metrics", api.metrics, methods=get),
+        *page_routes(),
     ]
 
 
 # paths that need no key: a load balancer has none, and the page asks for it
-PUBLIC = ("/health",)
+PUBLIC = re.compile(r"/|/health|/page/.*")
 FORMS: dict[str, Callable[[RequestError], dict[str, Any]]] = {}
 
 

@@ -4,6 +4,7 @@ Nothing that happens to a request ends the server, and no traceback reaches a cl
 """
 
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -37,7 +38,7 @@ class Gate:
         app: ASGIApp,
         meter: Meter,
         keys: Keys,
-        public: Sequence[str],
+        public: re.Pattern[str],
         hosts: Sequence[str],
         forms: Mapping[str, Callable[[RequestError], dict[str, Any]]],
     ):
@@ -91,7 +92,7 @@ class Gate:
                 http=403,
                 code="wrong_host",
             )
-        if not self._keys or request.url.path in self._public:
+        if not self._keys or self._public.fullmatch(request.url.path):
             return
         if not self._keys.accept(key_of(request.headers)):
             raise RequestError(
