@@ -206,17 +206,21 @@ class Tokenizer:
         """
         return self._backend.decode([int(id) for id in ids], skip_special_tokens=not special)
 
+    def to_json(self) -> str:
+        """Return the text of its tokenizer.json."""
+        return self._backend.to_str()
+
     def save(self, folder: Path) -> Path:
         """Write folder/tokenizer.json, and how texts begin and end; return the path."""
         path = Path(folder) / "tokenizer.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         self.ends.save(path.parent, self.name_of, self.pad)
-        write_atomically(path, self._backend.to_str())
+        write_atomically(path, self.to_json())
         return path
 
     def fingerprint(self) -> str:
         """Return a hash of everything that decides how text is encoded."""
-        content = self._backend.to_str()
+        content = self.to_json()
         if "TemplateProcessing" in content:  # for transformers, which begins texts by it
             without = tokenizers.Tokenizer.from_str(content)
             without.post_processor = None  # pyright: ignore[reportAttributeAccessIssue]
@@ -388,7 +392,6 @@ def _bytes_per_id(backend: tokenizers.Tokenizer, vocab: int) -> np.ndarray:
     token is its text.
     """
     bytes_V = np.zeros(vocab, np.int32)
-
     for name, id in backend.get_vocab(with_added_tokens=False).items():
         bytes_V[id] = len(name)
     for id, token in backend.get_added_tokens_decoder().items():

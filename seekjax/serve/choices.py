@@ -7,16 +7,22 @@ from dataclasses import replace
 from seekjax.generate.engine.request import Request
 from seekjax.serve.answer import Answer, Tools
 from seekjax.serve.conversation import Conversation
+from seekjax.serve.grammar import Grammar
 from seekjax.serve.served import Prompt, ServedModel
 from seekjax.serve.text import ReasoningSplitter
+from seekjax.serve.tool_grammar import answer_grammar
 
 Choices = dict[Request, Answer]
 MOST_SEEDS = 2**63
 
 
 def conversation_choices(conversation: Conversation, served: ServedModel) -> Choices:
-    """Return the n choices of a conversation. Raises RequestError as ServedModel.prompt."""
+    """Return the n choices of a conversation.
+
+    Raises RequestError as ServedModel.prompt, and for a grammar that cannot be followed.
+    """
     prompt = served.prompt(conversation)
+    grammar = answer_grammar(conversation, served.call_form, served.tokenizer)
 
     def answer() -> Answer:
         splitter = ReasoningSplitter(prompt.thinking, prompt.closed)
@@ -25,7 +31,7 @@ def conversation_choices(conversation: Conversation, served: ServedModel) -> Cho
             tools = served.tool_parser(conversation.parallel_tool_calls)
         return Answer(served.tokenizer, prompt.ids, splitter, conversation.stop, tools)
 
-    return _choices(conversation, served, prompt, answer)
+    return _choices(conversation, served, prompt, grammar, answer)
 
 
 def text_choices(
@@ -34,7 +40,7 @@ def text_choices(
     """Return n choices of each text to continue; those of one prompt follow each other.
 
     The messages of the conversation are not read. Raises RequestError for a prompt that leaves no
-    room in the context.
+    room in the context, and for a grammar that cannot be followed.
     """
     choices: Choices = {}
     for ids in prompts:
@@ -43,7 +49,8 @@ def text_choices(
         def answer(ids: Sequence[int] = ids) -> Answer:
             return Answer(served.tokenizer, ids, ReasoningSplitter(closed=True), conversation.stop)
 
-        choices |= _choices(conversation, served, Prompt(list(ids), False, True), answer)
+        prompt = Prompt(list(ids), False, True)
+        choices |= _choices(conversation, served, prompt, conversation.grammar, answer)
     return choices
 
 
@@ -51,6 +58,7 @@ def _choices(
     conversation: Conversation,
     served: ServedModel,
     prompt: Prompt,
+    grammar: Grammar | None,
     answer: Callable[[], Answer],
 ) -> Choices:
     """Return the n choices of one prompt, which differ in their seeds."""
@@ -62,6 +70,9 @@ def _choices(
     choices: Choices = {}
     for index in range(conversation.n):
         sampling = replace(conversation.sampling, max_new=room, seed=(seed + index) % MOST_SEEDS)
-        request = Request(prompt.ids, sampling, conversation.salt)
+        filter = None
+        if grammar is not None:
+            filter = served.grammars.filter(grammar, prompt.thinking)
+        request = Request(prompt.ids, sampling, conversation.salt, filter)
         choices[request] = answer()
     return choices

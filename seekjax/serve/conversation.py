@@ -5,6 +5,7 @@ from typing import Any
 
 from seekjax.data.chat import Message
 from seekjax.generate.engine.request import RequestSampling
+from seekjax.serve.grammar import Grammar
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,7 @@ class Conversation:
     seed: int | None = None  # choice i draws with seed + i; None: a random one
     n: int = 1  # choices
     stop: tuple[str, ...] = ()  # strings that end the text, without being part of it
-    # what the answer proper must match: seekjax.serve.grammar.Grammar
-    grammar: Any = None
+    grammar: Grammar | None = None  # of the answer proper; None for any text
     salt: str = ""  # only requests with the same salt share a cached prefix
     returned: Returned = field(default_factory=Returned)
 

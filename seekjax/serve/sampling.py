@@ -8,6 +8,7 @@ from seekjax.generate.engine.request import RequestSampling
 from seekjax.serve.conversation import Conversation, Returned
 from seekjax.serve.errors import RequestError, need_field
 from seekjax.serve.fields import Field
+from seekjax.serve.grammar import read_grammar
 
 MOST_CHOICES = 8
 MOST_STOPS = 16
@@ -28,6 +29,8 @@ SAMPLING_FIELDS = {
     "ignore_eos": Field("boolean"),
     "n": Field("integer", 1, MOST_CHOICES),
     "cache_salt": Field("string", 0, 256),
+    "response_format": Field("object"),
+    "structured_outputs": Field("object"),
     "return_token_ids": Field("boolean"),
     "return_routed_experts": Field("boolean"),
     "return_sampling_mask": Field("boolean"),
@@ -67,6 +70,7 @@ def read_sampling(
     conversation.seed = values.get("seed")
     conversation.n = values.get("n", 1)
     conversation.stop = read_stop(values.get("stop"))
+    conversation.grammar = read_grammar(values)
     conversation.salt = values.get("cache_salt", "")
     conversation.returned = Returned(
         token_ids=values.get("return_token_ids", False),

@@ -2,16 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from seekjax.data.chat import ChatTemplate, Message
 from seekjax.data.tokenizer import THINK, THINK_END, Tokenizer
 from seekjax.errors import DataError
 from seekjax.post.samples.template import thinking_opened
+from seekjax.post.samples.tool_form import ToolForm, find_tool_form
 from seekjax.serve.conversation import Conversation
 from seekjax.serve.errors import RequestError
+from seekjax.serve.grammar import Grammars
 from seekjax.serve.token_text import TokenTexts
-from seekjax.serve.tools import ToolParser, tool_parser_for
+from seekjax.serve.tools import CallForm, ToolParser, find_call_form
 
 
 class Prompt(NamedTuple):
@@ -52,9 +55,24 @@ class ServedModel:
         """The answer's system_fingerprint: which weights wrote it."""
         return f"fp_{self.run.hash[:16]}"
 
+    @cached_property
+    def tool_form(self) -> ToolForm:
+        """The parts of a conversation with tools that the template writes."""
+        return find_tool_form(self.template)
+
+    @cached_property
+    def call_form(self) -> CallForm | None:
+        """The form in which the template writes calls, None if it is not one of DeepSeek's."""
+        return find_call_form(self.template)
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """The compiler of grammars, made when it is first needed."""
+        return Grammars(self.tokenizer)
+
     def tool_parser(self, parallel: bool) -> ToolParser | None:
         """Return a parser of calls in the template's form, None if it has no form for them."""
-        return tool_parser_for(self.template, parallel)
+        return None if self.call_form is None else ToolParser(self.call_form, parallel)
 
     def check_name(self, name: Any) -> None:
         """Raise RequestError with status 404 unless the model has this name; None is any name."""
@@ -99,10 +117,14 @@ class ServedModel:
             messages, begun = messages[:-1], messages[-1]
         tools = conversation.tools if conversation.tool_choice != "none" else []
         try:
+            messages = self.tool_form.fit(messages, tools)
             text = self.template.render(messages, True, tools, **settings)
             ids = self.template.encode(self.tokenizer, messages, tools, **settings)
         except DataError as error:
             raise RequestError(str(error), param="messages") from error
+        except ValueError as error:
+            sentence = "the arguments of a call are not JSON, as the chat template needs them."
+            raise RequestError(sentence, param="messages") from error
 
         opened = bool(thinking_opened(text))
         closed = text.rstrip().endswith(THINK_END)

@@ -57,12 +57,6 @@ def find_call_form(chat: ChatTemplate) -> CallForm | None:
     return None
 
 
-def tool_parser_for(chat: ChatTemplate, parallel: bool = True) -> "ToolParser | None":
-    """Return a parser of answers in the form of a template, or None if it has neither form."""
-    form = find_call_form(chat)
-    return None if form is None else ToolParser(form, parallel)
-
-
 def new_call_id() -> str:
     """Return an id for a call, in OpenAI's form."""
     return f"call_{secrets.token_hex(12)}"

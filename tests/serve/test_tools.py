@@ -21,7 +21,6 @@ from seekjax.serve.tools import (
     V3_1,
     ToolParser,
     find_call_form,
-    tool_parser_for,
 )
 from tests.post.test_tools import ANSWER, PUBLISHED, QUESTION, call
 
@@ -79,13 +78,13 @@ def test_what_a_template_writes_is_parsed_back(source, form):
     begin = chat.render([QUESTION, ANSWER], False).index(ANSWER["content"])
     answer = chat.render(talk, False)[begin:].removesuffix(chat.eos)
 
-    events = tool_parser_for(chat).feed(answer, last=True)
+    events = ToolParser(find_call_form(chat)).feed(answer, last=True)
     texts = [e.name if isinstance(e, ToolCall) else e.text for e in events]
     assert texts == ["So.", "get_weather", '{"city": "Tokyo"}', "get_weather", '{"city": "Paris"}']
 
 
-def test_a_template_without_calls_has_no_parser():
-    assert tool_parser_for(compile_chat(BUILT_IN["v2"])) is None
+def test_a_template_without_calls_has_no_form():
+    assert find_call_form(compile_chat(BUILT_IN["v2"])) is None
 
 
 @pytest.mark.parametrize(
