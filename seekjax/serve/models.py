@@ -53,6 +53,7 @@ def model_entry(name: str, served: ServedModel) -> dict[str, Any]:
             "context": served.context,
             "experts": list(run.experts),
             "draft": run.draft,
+            "thinking": served.thinking,
         },
     }
 

@@ -70,6 +70,11 @@ class ServedModel:
         """The compiler of grammars, made when it is first needed."""
         return Grammars(self.tokenizer)
 
+    @property
+    def thinking(self) -> bool:
+        """The template can begin an answer with thinking."""
+        return THINK in self.template.source
+
     def tool_parser(self, parallel: bool) -> ToolParser | None:
         """Return a parser of calls in the template's form, None if it has no form for them."""
         return None if self.call_form is None else ToolParser(self.call_form, parallel)

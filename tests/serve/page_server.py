@@ -27,6 +27,7 @@ RUN = {
     "context": 4096,
     "experts": [6, 16, 4],
     "draft": True,
+    "thinking": True,
 }
 
 WELCOME = """Latent attention keeps **one vector per token** instead of a key and a value per head.
@@ -83,7 +84,7 @@ SCRIPTS = {
     "brief": ("", "Yes.", 0.0),
     "gated": (*GATED, 0.0),
     "hostile": ("<img src=x onerror='window.ran=9'> **bold**", HOSTILE, 0.0),
-    "bytes": ("", "日本 🙂 ok", 0.0),
+    "bytes": ("", "🙂 日本 ok", 0.0),
 }
 
 
@@ -125,12 +126,13 @@ async def stream(request, body, question):
     """The chunks of an answer, as server-sent events."""
     default = (THOUGHT, WELCOME, request.app.state.pace)
     thinking, answer, pace = SCRIPTS.get(question.partition(" ")[0], default)
-    if body["thinking"]["type"] == "disabled":
+    if body.get("thinking") == {"type": "disabled"}:
         thinking = ""
     texts = [("reasoning_content", part) for part in pieces(thinking)]
     texts += [("content", part) for part in pieces(answer)]
 
     number = 0
+    rest = b""  # of a character that is not complete
     try:
         for number, (field, part) in enumerate(texts):
             if question == "breaks" and number == 30:
@@ -138,7 +140,8 @@ async def stream(request, body, question):
                 return
             if question == "gated":
                 await gate(request.app.state, number, texts)
-            yield event({"choices": [choice(body, number, field, part)]})
+            text, rest = decoded(rest + part)
+            yield event({"choices": [choice(body, number, {field: text}, part)]})
             await asyncio.sleep(pace)
     except asyncio.CancelledError:
         request.app.state.stopped.append(number)
@@ -164,29 +167,29 @@ async def gate(state, number, texts):
 
 
 def event(chunk):
-    return f"data: {json.dumps({**chunk, 'system_fingerprint': RUN['hash']})}\n\n"
+    return f"data: {json.dumps({**chunk, 'system_fingerprint': 'fp_' + RUN['hash']})}\n\n"
 
 
 def pieces(text):
-    """Bytes of the tokens of a text: a word with the space before it, or half of an emoji."""
+    """Bytes of the tokens of a text: a word with the space before it, or part of a character."""
     parts = []
     for part in re.findall(r"\s?\w{1,7}|\s?[^\w\s]|\s", text):
         whole = part.encode()
-        middle = len(whole) - 2 if len(whole) > 3 and not part.isascii() else len(whole)
+        middle = len(whole) - 2 if len(whole) > 2 and not part.isascii() else len(whole)
         parts += [whole[:middle], whole[middle:]] if middle < len(whole) else [whole]
     return parts
 
 
-decoders = {}
+def decoded(part):
+    """The text of some bytes, and what is left: all of them if they end within a character."""
+    try:
+        return part.decode(), b""
+    except UnicodeDecodeError:
+        return "", part
 
 
-def choice(body, number, field, part):
-    """One chunk's choice. Half a character has no text until its other half has come."""
-    complete = is_text(part)
-    text = part.decode(errors="ignore") if complete else ""
-    delta = {field: text}
-    if not complete:
-        delta = {}
+def choice(body, number, delta, part):
+    """One chunk's choice, with what the request asks for with its token."""
     one = {"index": 0, "delta": delta, "finish_reason": None}
     if body.get("logprobs"):
         one["logprobs"] = {"content": [log_probs(number, part)]}
@@ -195,13 +198,6 @@ def choice(body, number, field, part):
     if body.get("return_routed_experts"):
         one["routed_experts"] = [experts(number, part)]
     return one
-
-
-def is_text(part):
-    with contextlib.suppress(UnicodeDecodeError):
-        part.decode()
-        return True
-    return False
 
 
 def log_probs(number, part):

@@ -1,11 +1,14 @@
 """The page in a real browser: asking, thinking, stopping, versions, what is kept, failures."""
 
 import json
+import re
+from html.parser import HTMLParser
+from typing import ClassVar
 
 import pytest
 
 from tests.serve.browser import answered, ask, browser, page, server, tab
-from tests.serve.page_server import SENTENCE, THOUGHT
+from tests.serve.page_server import HOSTILE, RUN, SENTENCE, THOUGHT, WELCOME
 
 __all__ = ["browser", "page", "server", "tab"]
 pytestmark = pytest.mark.slow
@@ -199,3 +202,402 @@ def test_settings_are_sent_and_the_key_is_not_kept(page, server):
     expect(page.locator(".answer").last.locator(".body")).to_contain_text("Latent attention")
     assert "s3cret" not in page.evaluate("JSON.stringify(localStorage)")
     assert page.evaluate("sessionStorage['seekjax.key']") == "s3cret"
+
+
+# A model's text is text
+
+
+def test_hostile_text_stays_text(page, server):
+    page.requests.clear()
+    answer = answered(page, "hostile")
+    page.locator(".thinking-button").click()
+    expect(answer.locator(".body code").first).to_contain_text("window.ran = 5")
+
+    # Nothing ran, nothing was loaded, and every element is of those that Markdown makes.
+    assert page.evaluate("window.ran") is None
+    assert {url.split("?")[0] for url in page.requests} <= {
+        server.state.url + "v1/chat/completions"
+    }
+    tags = "Array.from(document.querySelectorAll('#thread *'), (node) => node.localName)"
+    allowed = "article section div span p a br code strong pre figure figcaption button svg path"
+    allowed += " table thead tbody tr th td fieldset legend label input"
+    assert set(page.evaluate(tags)) <= set(allowed.split())
+
+    # The tags can be read, and one link of all is a link.
+    text = answer.locator(".body").inner_text()
+    for literal in ("<script>", "onerror=", "</pre>", "<b>cell</b>", "<iframe", "<style>", "&lt;"):
+        assert literal in text
+    links = answer.locator("a")
+    expect(links).to_have_count(2)
+    expect(links.first).to_have_attribute("href", "https://example.org/a_(b)")
+    expect(links.first).to_have_attribute("rel", "noopener noreferrer nofollow")
+    for view in ("Probability", "Draft", "Experts"):
+        choose(answer, view)
+        assert set(page.evaluate(tags)) <= {*allowed.split(), "output"}
+
+
+def test_a_questions_title_and_settings_are_text(page):
+    answered(page, "brief <img src=x onerror='window.ran=1'>")
+    expect(page.locator(".chat .title")).to_have_text("brief <img src=x onerror='window.ran=1'>")
+    assert page.locator("#thread img, #sidebar img").count() == 0
+
+
+def test_the_policy_refuses_markup_made_of_text(page):
+    sentence = page.evaluate(
+        "() => { try { document.body.innerHTML = '<b>'; return ''; }"
+        " catch (error) { return error.message; } }"
+    )
+    assert "TrustedHTML" in sentence
+    page.evaluate("refused.length = 0")
+
+
+# Markdown, next to an implementation of CommonMark
+
+DOCUMENTS = [
+    "# One\n## Two ##\ntext *em* **strong** ***both*** ~~gone~~ `a*b*` __s__ _e_ a_b_c",
+    "- one\n- two\n  - inner *em*\n  - inner\n- three\n\nafter",
+    "1. one\n2. two\n\n   further\n3. three",
+    "3) three\n4) four",
+    "> quote\n> of two lines\n>\n> > inner\n\nafter",
+    "```python\nx = '<b>'\n\n**no**\n```\nafter `` a ` b ``",
+    "~~~\nplain\n~~~",
+    "| a | b |\n|:--|--:|\n| `x\\|y` | **z** |\n| 1 | \\| |",
+    "[text](https://a.org/b) <https://c.org/d> \\*no\\* a * b * c 2 * 3",
+    '[a *b* c](https://a.org/ "title") [no](javascript:x) [x]',
+    "one\ntwo\n\n---\n\nthree",
+    "- a\n\n- b\n\n  ```\n  code\n    indented\n  ```\n",
+    "**bold *and* more** *a **b** c* **un*closed",
+]
+
+
+def test_markdown_agrees_with_commonmark(page):
+    markdown_it = pytest.importorskip("markdown_it")
+    parser = markdown_it.MarkdownIt("commonmark", {"breaks": True, "html": False})
+    parser.enable(["table", "strikethrough"])
+    shown = page.evaluate(
+        """async (texts) => {
+          const { Markdown } = await import("/page/markdown.js");
+          return texts.map((text) => {
+            const root = document.createElement("div");
+            new Markdown(root).show(text);
+            return root.innerHTML;
+          });
+        }""",
+        DOCUMENTS,
+    )
+    for text, html in zip(DOCUMENTS, shown):
+        assert skeleton(html) == skeleton(parser.render(text)), text
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_growing_text_is_shown_as_if_it_came_at_once(page, seed):
+    different = page.evaluate(
+        """async ([texts, seed]) => {
+          const { Markdown } = await import("/page/markdown.js");
+          const draw = (root, text) => (new Markdown(root).show(text), root.innerHTML);
+          const different = [];
+          for (const text of texts) {
+            const root = document.createElement("div");
+            const growing = new Markdown(root);
+            for (let end = seed; end < text.length + 7; end += 3 + seed * 4) {
+              growing.show(text.slice(0, end));
+              const whole = draw(document.createElement("div"), text.slice(0, end));
+              if (root.innerHTML !== whole) {
+                different.push([text.slice(0, end), root.innerHTML, whole]);
+              }
+            }
+          }
+          return different;
+        }""",
+        [[*DOCUMENTS, HOSTILE, WELCOME], seed],
+    )
+    assert different == []
+
+
+def test_no_text_takes_time_that_grows_with_its_square(page):
+    # Of a quadratic step each of these would take minutes.
+    texts = "* | ** |*a|_a |[|](|[a](|![|`|` `` |$|$$|\\(|<|> |- |1. |#|~~|(|http://|.||| |\t|\n"
+    lengths = page.evaluate(
+        """async (texts) => {
+          const { Markdown } = await import("/page/markdown.js");
+          return texts.map((text) => {
+            const root = document.createElement("div");
+            new Markdown(root).show("x" + text.repeat(20000 / text.length) + "x");
+            new Markdown(root).show(text.repeat(20000 / text.length));
+            return root.childElementCount;
+          });
+        }""",
+        [text for text in texts.split("|") if text],
+    )
+    assert len(lengths) > 20
+
+
+class Skeleton(HTMLParser):
+    """The elements and texts of some HTML, without what the page adds for looks and access."""
+
+    TAGS: ClassVar = {"s": "del"}
+    LOOKS = ("div", "figure", "figcaption", "button", "svg", "path", "span", "thead", "tbody")
+
+    def __init__(self):
+        super().__init__()
+        self.parts = []
+        self.in_caption = False
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.in_caption = self.in_caption or tag == "figcaption"
+        # the first text of an item may be a paragraph or not
+        if tag in self.LOOKS or (tag == "p" and self.parts[-1:] == [("li",)]):
+            return
+
+        if re.fullmatch("h[1-6]", tag):
+            tag = attributes.get("class", tag)
+        kept = [attributes[name] for name in ("href", "start") if name in attributes]
+        self.parts.append((self.TAGS.get(tag, tag), *kept))
+
+    def handle_endtag(self, tag):
+        self.in_caption = self.in_caption and tag != "figcaption"
+
+    def handle_data(self, data):
+        text = " ".join(data.split())
+        if text and not self.in_caption:
+            if self.parts and isinstance(self.parts[-1], str):
+                text = f"{self.parts.pop()} {text}"
+            self.parts.append(text)
+
+
+def skeleton(html):
+    parser = Skeleton()
+    parser.feed(html)
+    return parser.parts
+
+
+# The views of tokens
+
+
+STRENGTHS = "nodes => nodes.map((node) => node.style.getPropertyValue('--strength'))"
+
+
+def choose(answer, view):
+    answer.get_by_role("radio", name=view).check(force=True)
+
+
+def test_tokens_show_their_probabilities(page):
+    answer = answered(page, "What is latent attention?")
+    choose(answer, "Probability")
+    tokens = answer.locator(".body .token")
+    assert "".join(tokens.all_text_contents()) == WELCOME
+    strengths = tokens.evaluate_all(STRENGTHS)
+    assert len(set(strengths)) > 4
+    expect(answer.locator(".legend")).to_contain_text("perplexity 1.")
+
+    tip = page.get_by_role("tooltip")
+    tokens.nth(3).hover()
+    expect(tip).to_contain_text("Probability 97.0 %")
+    expect(tip.locator("li")).to_have_count(4)
+    assert tokens.nth(3).get_attribute("aria-describedby") == "tip"
+
+    # One token is in the order of Tab; the arrows move.
+    tokens.first.focus()
+    page.keyboard.press("ArrowRight")
+    expect(tokens.nth(1)).to_be_focused()
+    expect(tip).to_be_visible()
+    assert answer.locator(".body [tabindex='0']").count() == 1
+    page.keyboard.press("Escape")
+    expect(tip).to_be_hidden()
+
+
+def test_tokens_show_the_draft(page):
+    answer = answered(page, "What is latent attention?")
+    choose(answer, "Draft")
+    tokens = answer.locator(".token")
+    expect(answer.locator(".legend")).to_contain_text(f"of {tokens.count()} tokens, 33 %")
+    assert answer.locator(".token.marked").count() == tokens.count() // 3
+    answer.locator(".body .marked").first.hover()
+    expect(page.get_by_role("tooltip")).to_contain_text("The draft guessed it")
+
+
+def test_tokens_show_their_experts(page):
+    answer = answered(page, "What is latent attention?")
+    choose(answer, "Experts")
+    answer.locator(".body .token").first.hover()
+    tip = page.get_by_role("tooltip")
+    expect(tip).to_contain_text("Expert layer 4: experts ")
+    layers, _, chosen = RUN["experts"]
+    expect(tip.locator(".layer")).to_have_count(layers)
+    expect(tip.locator(".visited")).to_have_count(layers * chosen)
+
+    # Another layer; then one expert of it, whose tokens alone keep their colour.
+    answer.get_by_role("slider").fill("0")
+    expect(answer.locator(".legend output")).to_have_text("1 of 6")
+    chip = answer.locator(".expert").first
+    chip.click()
+    expect(chip).to_have_attribute("aria-pressed", "true")
+    expect(chip).to_be_focused()
+    colours = answer.locator(".token").evaluate_all(STRENGTHS)
+    percent = round(100 * sum(map(float, colours)) / len(colours))
+    expect(chip).to_contain_text(f"{percent} %")
+
+
+def test_a_character_of_several_tokens_is_drawn_once(page):
+    answer = answered(page, "bytes")
+    expect(answer.locator(".body")).to_have_text("🙂 日本 ok")
+    choose(answer, "Probability")
+    texts = answer.locator(".body .token").all_text_contents()
+    assert "".join(texts) == "🙂 日本 ok"
+    assert "" in texts
+
+
+def test_without_details_there_are_no_views(page, server):
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Ask for each token's").uncheck()
+    page.get_by_role("button", name="Done").click()
+    answer = answered(page, "brief")
+    assert "logprobs" not in server.state.requests[-1]
+    expect(answer.get_by_role("radio")).to_have_count(0)
+
+
+# Keys, screen readers, sizes, colours
+
+
+def test_keys_alone_are_enough(page):
+    answered(page, "brief one")
+    page.locator("#new-chat").press("Enter")
+    question = page.get_by_label("Question", exact=True)
+    expect(question).to_be_focused()
+    page.keyboard.type("brief two")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("lines")
+    expect(question).to_have_value("brief two\nlines")
+    page.keyboard.press("Enter")
+    expect(page.locator(".question-text")).to_have_text("brief two\nlines")
+
+    # The arrows go through the chats, Enter opens one, and "/" goes back to the question.
+    chats = page.locator(".chat")
+    chats.first.focus()
+    page.keyboard.press("ArrowDown")
+    expect(chats.nth(1)).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator(".question-text")).to_have_text("brief one")
+    page.locator("#open-settings").focus()
+    page.keyboard.press("/")
+    expect(question).to_be_focused()
+    page.keyboard.type("a/b")
+    expect(question).to_have_value("a/b")
+
+    # What has the focus is outlined.
+    page.keyboard.press("Shift+Tab")
+    style = "getComputedStyle(document.activeElement).outlineStyle"
+    assert page.evaluate(style) == "solid"
+
+
+def test_while_a_word_is_composed_enter_does_not_send(page, server):
+    page.get_by_label("Question", exact=True).fill("に")
+    page.evaluate(
+        "document.querySelector('#question').dispatchEvent(new KeyboardEvent('keydown',"
+        " {key: 'Enter', isComposing: true, bubbles: true}))"
+    )
+    assert server.state.requests == []
+
+
+def test_every_control_has_a_name(page):
+    answer = answered(page, "What is latent attention?")
+    choose(answer, "Experts")
+    trees = [page.locator("body").aria_snapshot()]
+    page.get_by_role("button", name="Settings").click()
+    trees.append(page.get_by_role("dialog", name="Settings").aria_snapshot())
+    controls = "button|textbox|combobox|checkbox|radio|slider|spinbutton|link|dialog|navigation"
+    for tree in trees:
+        lines = [line.strip() for line in tree.splitlines()]
+        controlled = [line for line in lines if re.match(rf"- ({controls})\b", line)]
+        assert len(controlled) > 8
+        assert [line for line in controlled if '"' not in line] == []
+
+
+def test_a_screen_reader_hears_paragraphs_and_the_end(page):
+    answered(page, "What is latent attention?")
+    log = page.locator("#announcer")
+    expect(log).to_have_attribute("aria-live", "polite")
+    lines = log.locator("p").all_text_contents()
+    assert lines[0] == "Sent"
+    assert lines[1].startswith("Latent attention keeps one vector per token instead")
+    assert lines[-1] == "The answer is complete"
+
+
+@pytest.mark.parametrize("view", ["Plain", "Probability", "Draft", "Experts"])
+def test_a_phone_never_scrolls_sideways(page, view):
+    page.set_viewport_size({"width": 360, "height": 740})
+    answer = answered(page, "What is latent attention?" + "m" * 200)
+    choose(answer, view)
+    answer.locator(".thinking-button").click()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.evaluate("document.querySelector('#main').scrollWidth") <= 360
+
+
+def test_on_a_phone_the_chats_are_a_panel(page):
+    page.set_viewport_size({"width": 360, "height": 740})
+    button = page.get_by_role("button", name="List of chats", exact=True)
+    chats = page.get_by_role("button", name="New chat")
+    expect(chats).to_be_hidden()
+    button.click()
+    expect(button).to_have_attribute("aria-expanded", "true")
+    expect(page.get_by_role("button", name="Close the list")).to_be_focused()
+    expect(chats).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(chats).to_be_hidden()
+    expect(button).to_be_focused()
+
+
+CONTRASTS = """
+() => {
+  const rgb = (color) => color.match(/[\\d.]+/g).map(Number);
+  const light = (color) => {
+    const [r, g, b] = rgb(color).slice(0, 3).map((part) => {
+      const share = part / 255;
+      return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (node) => {
+    const color = getComputedStyle(node).backgroundColor;
+    const [, , , alpha = 1] = rgb(color);
+    return alpha > 0 ? color : behind(node.parentElement);
+  };
+  const texts = "p, h2, h3, li, td, th, a, code, .chat .title, button span, .segments span";
+  return Array.from(document.querySelectorAll(texts))
+    .filter((node) => node.offsetParent && node.textContent.trim())
+    .map((node) => {
+      const pair = [light(getComputedStyle(node).color), light(behind(node))].sort((a, b) => b - a);
+      return [(pair[0] + 0.05) / (pair[1] + 0.05), node.textContent.slice(0, 30)];
+    });
+}
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_have_contrast_in_light_and_dark(page, scheme):
+    page.emulate_media(color_scheme=scheme)
+    answered(page, "What is latent attention?")
+    page.locator(".thinking-button").click()
+    answered(page, "hostile")
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(23, 24, 27)"
+    assert dark == (scheme == "dark")
+    contrasts = page.evaluate(CONTRASTS)
+    assert len(contrasts) > 20
+    assert [row for row in contrasts if row[0] < 4.5] == []
+
+
+def test_the_user_may_choose_dark(page):
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_role("radio", name="Dark").check(force=True)
+    page.get_by_role("button", name="Done").click()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(23, 24, 27)"
+
+
+def test_reduced_motion_is_respected(page):
+    page.emulate_media(reduced_motion="reduce")
+    ask(page, "slow")
+    button = page.locator(".thinking.busy .thinking-button span")
+    assert button.evaluate("node => getComputedStyle(node).animationName") == "none"
+    page.keyboard.press("Escape")
+    page.emulate_media(reduced_motion="no-preference")

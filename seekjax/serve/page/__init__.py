@@ -7,6 +7,7 @@ and refuses markup made from text, so a model's text cannot become a script.
 import hashlib
 from pathlib import Path
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -45,24 +46,29 @@ TYPES = {
 }
 
 
+FILES = {path.name: path for path in sorted(FOLDER.iterdir()) if path.suffix in TYPES}
+
+
 def routes() -> list[Route]:
-    """Return the routes of the page: `/` is index.html, `/page/NAME` every other file."""
-    files = {path.name: path for path in sorted(FOLDER.iterdir()) if path.suffix in TYPES}
-    index = files.pop("index.html")
+    """Return the routes of the page: `/` is index.html, and `/page/NAME` each file."""
+    contents = {name: path.read_bytes() for name, path in FILES.items()}
 
-    others = [file_route(f"/page/{name}", path) for name, path in files.items()]
-    return [file_route("/", index), *others]
+    async def index(request: Request) -> Response:
+        return answer(request, "index.html", contents["index.html"])
+
+    async def file(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in contents:
+            raise HTTPException(404)
+        return answer(request, name, contents[name])
+
+    return [Route("/", index, methods=["GET"]), Route("/page/{name}", file, methods=["GET"])]
 
 
-def file_route(address: str, path: Path) -> Route:
-    """Return the route of one file, which is read now, once."""
-    content = path.read_bytes()
+def answer(request: Request, name: str, content: bytes) -> Response:
+    """Return a file, or 304 without it if the browser's copy is the same."""
     tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
     headers = {**HEADERS, "etag": tag}
-
-    async def answer(request: Request) -> Response:
-        if request.headers.get("if-none-match") == tag:
-            return Response(status_code=304, headers=headers)
-        return Response(content, media_type=TYPES[path.suffix], headers=headers)
-
-    return Route(address, answer, methods=["GET"])
+    if request.headers.get("if-none-match") == tag:
+        return Response(status_code=304, headers=headers)
+    return Response(content, media_type=TYPES[FILES[name].suffix], headers=headers)

@@ -161,7 +161,7 @@ function figures(node, run) {
     }
   }
   if (node.run && run && node.run.hash !== run.hash) {
-    parts.push(`by ${node.run.name}, step ${node.run.step}`);
+    parts.push(`by ${node.run.name} ${node.run.hash.slice(0, 12)}`);
   }
   return parts.join(" · ");
 }

@@ -55,6 +55,7 @@ function drawControls() {
     byId("question").focus();
   }
   byId("thinking").setAttribute("aria-pressed", String(preferences.thinking));
+  byId("thinking").hidden = !run()?.thinking;
   const title = chats.title(state.chat);
   document.title = title === "New chat" ? "seekjax" : `${title} · seekjax`;
   sidebar.show(state.chats, state.chat, state.running);
@@ -138,7 +139,7 @@ async function stream(chat, question, reply, signal) {
   for await (const chunk of askServer(body, preferences.key, signal)) {
     reply.take(chunk);
     refresh(reply.node);
-    checkRun(chunk);
+    checkRun(chunk, reply.node);
     if (performance.now() - saved > SAVE_EVERY) {
       saved = performance.now();
       keep(chat);
@@ -238,12 +239,15 @@ async function findModels() {
   }
   drawRun(entry());
   drawWelcome(entry());
+  drawControls();
 }
 
-// The server may have been started again with another checkpoint under this page.
-function checkRun(chunk) {
-  const hash = run()?.hash;
-  if (hash && chunk.system_fingerprint && !chunk.system_fingerprint.includes(hash)) {
+// The server may have been started again with another checkpoint under this page. The system
+// fingerprint of an answer is "fp_" and the beginning of the hash.
+function checkRun(chunk, node) {
+  const begin = chunk.system_fingerprint?.replace("fp_", "");
+  if (begin && node.run?.hash && !node.run.hash.startsWith(begin)) {
+    node.run = { name: chunk.model, hash: begin };
     findModels();
   }
 }

@@ -157,7 +157,6 @@ class Inline {
     return this.push(element("br"), 1);
   }
 
-  // "[" may begin a link; "![" too, since pictures from elsewhere are not loaded.
   readBracket() {
     return this.pushMark("[", 1);
   }
@@ -178,7 +177,16 @@ class Inline {
     this.open.length = opener;
     this.open = this.open.filter((item) => item.mark !== "[");
     const inside = this.out.splice(begin).slice(1).map(asNode);
+    this.dropPictureMark();
     return this.push(link(address, inside), 1 + target[0].length);
+  }
+
+  // "![text](address)" is a picture, which is not loaded: it becomes a link without the "!".
+  dropPictureMark() {
+    const last = this.out.at(-1);
+    if (typeof last === "string" && last.endsWith("!")) {
+      this.out[this.out.length - 1] = last.slice(0, -1);
+    }
   }
 
   // *, ** and *** and the same of _ and ~: close what is open, else open.
@@ -191,12 +199,11 @@ class Inline {
       return this.push(mark.repeat(run), run);
     }
     this.at += run;
-    let rest = run;
-    if (/\S/.test(before)) {
-      rest = this.close(mark, run);
-    }
-    if (rest > 0 && /\S/.test(after)) {
-      return this.pushMark(mark, rest, 0);
+    const opens = /\S/.test(after);
+    const closes = /\S/.test(before);
+    const rest = closes ? this.close(mark, run, opens) : run;
+    if (rest > 0 && opens) {
+      return this.pushMark(mark, rest, 0, { run, closes });
     }
     return rest === 0 || this.push(mark.repeat(rest), 0);
   }
@@ -209,11 +216,16 @@ class Inline {
     return length;
   }
 
-  // Close open marks with a run of `length`; return how many of its characters are left over.
-  close(mark, length) {
-    let rest = length;
+  // Close open marks with a run; return how many of its characters are left over.
+  close(mark, run, opens) {
+    // CommonMark's rule 9: "**a*b" has no emphasis, since its last mark may as well open one.
+    const fits = (item) => {
+      const both = item.closes || opens;
+      return !both || (item.run + run) % 3 !== 0 || (item.run % 3 === 0 && run % 3 === 0);
+    };
+    let rest = run;
     while (rest > 0) {
-      const at = this.open.findLastIndex((item) => item.mark === mark);
+      const at = this.open.findLastIndex((item) => item.mark === mark && fits(item));
       if (at < 0) {
         return rest;
       }
@@ -240,11 +252,11 @@ class Inline {
   }
 
   // A mark that may be closed later: an item of its own in `out`, which is text if it is not.
-  pushMark(mark, length, step = length) {
+  pushMark(mark, length, step = length, run = {}) {
     if (this.open.length >= DEEPEST) {
       return this.push(mark.repeat(length), step);
     }
-    const item = { mark, length, index: this.out.length };
+    const item = { mark, length, index: this.out.length, ...run };
     this.open.push(item);
     return this.push(item, step);
   }

@@ -166,6 +166,7 @@ function readList(lines, at) {
   }
   while (lines[end - 1].trim() === "") {
     end -= 1; // blank lines after the last item are not the list's
+    items.at(-1).lines.pop();
   }
   const start = /\d/.test(lines[at]) ? Number.parseInt(lines[at].match(ITEM)[2], 10) : null;
   const ordered = kind === "." || kind === ")";
@@ -185,20 +186,17 @@ function isTableRule(line) {
   return line.includes("-") && parts.every((cell) => /^:?-+:?$/.test(cell));
 }
 
-// The cells of a table's line; "\|" and a "|" within backticks do not end one.
+// The cells of a table's line; only "\|" is a "|" within a cell.
 function cells(line) {
   const parts = [""];
-  let code = false;
   for (let at = 0; at < line.length; at += 1) {
-    const character = line[at];
-    if (character === "\\" && line[at + 1] === "|") {
+    if (line.startsWith("\\|", at)) {
       parts[parts.length - 1] += "|";
       at += 1;
-    } else if (character === "|" && !code) {
+    } else if (line[at] === "|") {
       parts.push("");
     } else {
-      code = character === "`" ? !code : code;
-      parts[parts.length - 1] += character;
+      parts[parts.length - 1] += line[at];
     }
   }
   const trimmed = parts.map((part) => part.trim());
@@ -219,7 +217,7 @@ const BUILD = {
 
   // Headings of the answer stand below those of the page.
   heading: (block) => {
-    const text = block.source.replace(HEADING, "").trim();
+    const text = withoutClosing(block.source.replace(HEADING, "").trim());
     const level = Math.min(block.level + 2, 6);
     const name = { class: `h${block.level}` };
     return element(`h${level}`, name, ...inline(text));
@@ -254,6 +252,15 @@ const BUILD = {
     return element("div", attributes, element("table", {}, ...parts));
   },
 };
+
+// "Title ##" is the title alone.
+function withoutClosing(text) {
+  let end = text.length;
+  while (text[end - 1] === "#") {
+    end -= 1;
+  }
+  return end === 0 || text[end - 1] === " " ? text.slice(0, end).trim() : text;
+}
 
 function listItem(item, depth) {
   const nodes = nested(item.lines, depth);

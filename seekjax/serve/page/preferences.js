@@ -41,7 +41,9 @@ export function savePreferences(changes) {
 // The body of a chat request. What the user left empty is left to the server.
 export function requestBody(messages, model, run) {
   const body = { model, messages, stream: true, stream_options: { include_usage: true } };
-  body.thinking = { type: preferences.thinking ? "enabled" : "disabled" };
+  if (run?.thinking) {
+    body.thinking = { type: preferences.thinking ? "enabled" : "disabled" };
+  }
   for (const name of ["temperature", "top_p", "max_tokens", "seed"]) {
     if (preferences[name] !== "") {
       body[name] = Number(preferences[name]);

@@ -11,7 +11,8 @@ export function drawRun(entry) {
     parts.push(element("span", { class: "step" }, `step ${count(run.step)}`));
   }
   if (run?.hash) {
-    parts.push(element("code", { title: `The hash of the served run: ${run.hash}` }, run.hash));
+    const title = `The hash of the served weights: ${run.hash}`;
+    parts.push(element("code", { title }, run.hash.slice(0, 12)));
   }
   byId("run").replaceChildren(...parts);
 }
@@ -27,7 +28,7 @@ export function drawWelcome(entry) {
     rows.push(["Experts", `${layers} layers of ${count(experts)}, ${chosen} for each token`]);
   }
   if (run) {
-    rows.push(["Draft", run.draft ? "the prediction module guesses ahead" : "none"]);
+    rows.push(["Draft", run.draft ? "by the prediction module" : "none"]);
   }
   const list = rows.map(([name, text]) => [element("dt", {}, name), element("dd", {}, text)]);
   const name = run?.name ?? entry?.id;
