@@ -10,7 +10,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from seekjax.generate.record import begin_record, record_choice, record_draw
+from seekjax.generate.adjust import adjust
+from seekjax.generate.record import begin_record
 from seekjax.generate.sampling import SamplingArrays, apply_sampling, draw, position_key
 from seekjax.generate.speculative import draft_after_prefill, speculative_step
 from seekjax.generate.state import (
@@ -117,9 +118,10 @@ def plain_step(
     output = decoder.forward(variables, last_token(state), state.cache, state.length_B - 1)
     logit_BV = output_logits(output.hidden_BTD[:, 0], output.head_DV)
 
+    if state.record is not None:
+        state = state.replace(record=state.record.add_choice(state, output))
     state = state.replace(
         cache=output.cache,
-        record=record_choice(state, output),
         row_steps=state.row_steps + (~state.done_B).sum(),
     )
     return draw_token(state, logit_BV, sampling, stop_X)
@@ -129,7 +131,9 @@ def draw_token(
     state: State, logit_BV: jax.Array, sampling: SamplingArrays, stop_X: jax.Array
 ) -> State:
     """Draw the next token of every row that is not done, record the draw, append the token."""
-    sampled_BV = apply_sampling(logit_BV, sampling)
+    adjusted_BV = adjust(logit_BV, state.tokens_BS, state.length_B, sampling.adjustments)
+    sampled_BV = apply_sampling(adjusted_BV, sampling)
     token_B = draw(position_key(state.key_B, state.length_B), sampled_BV)
-    state = state.replace(record=record_draw(state, sampled_BV, token_B))
+    if state.record is not None:
+        state = state.replace(record=state.record.add_draw(state, logit_BV, sampled_BV, token_B))
     return append_token(state, token_B, logit_BV, ~state.done_B, stop_X)

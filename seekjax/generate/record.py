@@ -16,16 +16,64 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from seekjax.generate.state import State, slot_mask
 from seekjax.model.transformer import Output
+
+
+class Record(struct.PyTreeNode):
+    """The record of a batch; each method returns the record with one thing more."""
+
+    log_prob: jax.Array
+    entropy: jax.Array
+    choice: dict[str, jax.Array]
+    kept: jax.Array | None = None
+
+    def arrays(self) -> dict[str, Any]:
+        """Return the arrays by name."""
+        arrays = {"log_prob": self.log_prob, "entropy": self.entropy, "choice": self.choice}
+        return arrays if self.kept is None else arrays | {"kept": self.kept}
+
+    def add_choice(self, state: State, output: Output) -> "Record":
+        """Record the experts of the token just read, each row's last one."""
+        here_BS1 = slot_mask(state, state.length_B - 1)[..., None]
+        choice = {}
+        for layer, balance in output.balance.items():
+            choice[layer] = jnp.where(here_BS1, balance["choice_BTK"], self.choice[layer])
+        return self.replace(choice=choice)
+
+    def add_draw(
+        self, state: State, logit_BV: jax.Array, sampled_BV: jax.Array, token_B: jax.Array
+    ) -> "Record":
+        """Record the next token of every row that is not done.
+
+        sampled_BV: the logits that token_B was drawn from, those of the model (logit_BV) after
+        temperature and truncation.
+        """
+        here_BS = slot_mask(state, state.length_B) & ~state.done_B[:, None]
+
+        log_BV = jax.nn.log_softmax(sampled_BV, -1)
+        log_prob_B1 = jnp.take_along_axis(log_BV, token_B[:, None], 1)
+        possible_BV = jnp.isfinite(log_BV)
+        plogp_BV = jnp.where(possible_BV, jnp.exp(log_BV) * log_BV, 0.0)
+        entropy_B1 = -plogp_BV.sum(-1, keepdims=True)
+
+        record = self.replace(
+            log_prob=jnp.where(here_BS, log_prob_B1, self.log_prob),
+            entropy=jnp.where(here_BS, entropy_B1, self.entropy),
+        )
+        if self.kept is None:
+            return record
+        bits_B1x = jnp.packbits(jnp.isfinite(sampled_BV), axis=-1)[:, None]
+        return record.replace(kept=jnp.where(here_BS[..., None], bits_B1x, self.kept))
 
 
 def begin_record(
     output: Output,
     slots: int,
     masks: bool,
-) -> dict[str, Any]:
+) -> Record:
     """Return the record after a prefill: the prompts' experts, and room for `slots` positions."""
     B, T = output.hidden_BTD.shape[:2]
     missing = slots - T
@@ -33,54 +81,8 @@ def begin_record(
     for layer, balance in output.balance.items():
         choice[layer] = jnp.pad(balance["choice_BTK"], ((0, 0), (0, missing), (0, 0)))
 
-    record = {
-        "log_prob": jnp.zeros((B, slots)),
-        "entropy": jnp.zeros((B, slots)),
-        "choice": choice,
-    }
-    if masks:
-        mask_bytes = -(-output.head_DV.shape[1] // 8)
-        record["kept"] = jnp.full((B, slots, mask_bytes), 255, jnp.uint8)
-    return record
-
-
-def record_choice(state: State, output: Output) -> dict[str, Any] | None:
-    """Return the record with the experts of the token just read, each row's last one."""
-    if state.record is None:
-        return None
-
-    here_BS1 = slot_mask(state, state.length_B - 1)[..., None]
-    before = state.record["choice"]
-    choice = {}
-    for layer, balance in output.balance.items():
-        choice[layer] = jnp.where(here_BS1, balance["choice_BTK"], before[layer])
-    return state.record | {"choice": choice}
-
-
-def record_draw(
-    state: State,
-    sampled_BV: jax.Array,
-    token_B: jax.Array,
-) -> dict[str, Any] | None:
-    """Return the record with the next token of every row that is not done.
-
-    sampled_BV: the logits that token_B was drawn from.
-    """
-    if state.record is None:
-        return None
-
-    here_BS = slot_mask(state, state.length_B) & ~state.done_B[:, None]
-
-    log_BV = jax.nn.log_softmax(sampled_BV, -1)
-    log_prob_B1 = jnp.take_along_axis(log_BV, token_B[:, None], 1)
-    possible_BV = jnp.isfinite(log_BV)
-    plogp_BV = jnp.where(possible_BV, jnp.exp(log_BV) * log_BV, 0.0)
-    entropy_B1 = -plogp_BV.sum(-1, keepdims=True)
-
-    record = dict(state.record)
-    record["log_prob"] = jnp.where(here_BS, log_prob_B1, record["log_prob"])
-    record["entropy"] = jnp.where(here_BS, entropy_B1, record["entropy"])
-    if "kept" in record:
-        bits_B1x = jnp.packbits(jnp.isfinite(sampled_BV), axis=-1)[:, None]
-        record["kept"] = jnp.where(here_BS[..., None], bits_B1x, record["kept"])
-    return record
+    record = Record(jnp.zeros((B, slots)), jnp.zeros((B, slots)), choice)
+    if not masks:
+        return record
+    mask_bytes = -(-output.head_DV.shape[1] // 8)
+    return record.replace(kept=jnp.full((B, slots, mask_bytes), 255, jnp.uint8))

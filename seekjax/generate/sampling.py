@@ -1,7 +1,7 @@
 """Sampling: the distribution that its settings define, and draws from it."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,16 @@ from seekjax.config.generation import Sampling
 
 
 class SamplingArrays(NamedTuple):
-    """The numbers of a Sampling as traced values: changing one does not recompile."""
+    """The numbers of a Sampling as traced values: changing one does not recompile.
+
+    Each is one number for all rows, or [B].
+    """
 
     temperature: jax.Array
     top_k: jax.Array
     top_p: jax.Array
     min_p: jax.Array
+    adjustments: Any = None  # penalties, biases and allowed tokens of each row: generate/adjust.py
 
 
 def sampling_arrays(sampling: Sampling) -> SamplingArrays:
@@ -49,6 +53,9 @@ def apply_sampling(logit_BV: jax.Array, sampling: SamplingArrays) -> jax.Array:
     that greedy decoding is a draw as well.
     """
     V = logit_BV.shape[-1]
+    numbers = (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p)
+    temperature_B1, top_k_B1, top_p_B1, min_p_B1 = [jnp.reshape(x, (-1, 1)) for x in numbers]
+    greedy_B1 = temperature_B1 == 0
 
     def keep_first_best(logit_BV):
         best_B1 = logit_BV.argmax(-1, keepdims=True)
@@ -58,30 +65,41 @@ def apply_sampling(logit_BV: jax.Array, sampling: SamplingArrays) -> jax.Array:
         sorted_BV = -jnp.sort(-logit_BV, -1)
 
         # top-k: the first k of the sorted logits
-        in_top_k_V = (sampling.top_k == 0) | (jnp.arange(V) < sampling.top_k)
-        top_k_BV = jnp.where(in_top_k_V, sorted_BV, -jnp.inf)
+        in_top_k_BV = (top_k_B1 == 0) | (jnp.arange(V) < top_k_B1)
+        top_k_BV = jnp.where(in_top_k_BV, sorted_BV, -jnp.inf)
 
         # top-p: tokens with less than p before them, so that the most likely one always stays
         share_BV = jax.nn.softmax(top_k_BV, -1)
         before_BV = jnp.cumsum(share_BV, -1) - share_BV
-        in_top_p_BV = before_BV < sampling.top_p
+        in_top_p_BV = before_BV < top_p_B1
 
         # min-p: relative to the most likely token
-        above_min_p_BV = share_BV >= sampling.min_p * share_BV[:, :1]
+        above_min_p_BV = share_BV >= min_p_B1 * share_BV[:, :1]
 
         # the smallest logit that is kept is the threshold in the order of the vocabulary
         kept_BV = jnp.isfinite(top_k_BV) & in_top_p_BV & above_min_p_BV
         kept_logit_BV = jnp.where(kept_BV, sorted_BV, jnp.inf)
         threshold_B1 = kept_logit_BV.min(-1, keepdims=True)
-        return jnp.where(logit_BV >= threshold_B1, logit_BV, -jnp.inf)
+
+        # a row that does not truncate keeps also what rounding would cut off
+        kept_BV = (logit_BV >= threshold_B1) | ~truncates_B1
+        return jnp.where(kept_BV, logit_BV, -jnp.inf)
 
     def apply_temperature(logit_BV):
-        # the sort is skipped if no setting truncates
-        truncates = (sampling.top_k > 0) | (sampling.top_p < 1) | (sampling.min_p > 0)
-        scaled_BV = logit_BV / sampling.temperature
-        return jax.lax.cond(truncates, truncate, lambda logit_BV: logit_BV, scaled_BV)
+        scaled_BV = logit_BV / jnp.where(greedy_B1, 1, temperature_B1)
+        return jax.lax.cond(truncates_B1.any(), truncate, lambda logit_BV: logit_BV, scaled_BV)
 
-    return jax.lax.cond(sampling.temperature > 0, apply_temperature, keep_first_best, logit_BV)
+    def mixed(logit_BV):
+        return jnp.where(greedy_B1, keep_first_best(logit_BV), apply_temperature(logit_BV))
+
+    # the sort is skipped if no row truncates, and each part that no row needs
+    truncates_B1 = (top_k_B1 > 0) | (top_p_B1 < 1) | (min_p_B1 > 0)
+    truncates_B1 &= ~greedy_B1
+    if truncates_B1.shape[0] == 1:
+        return jax.lax.cond(greedy_B1.all(), keep_first_best, apply_temperature, logit_BV)
+    greedy_rows = greedy_B1.sum()
+    form = (greedy_rows > 0).astype(jnp.int32) + (greedy_rows == greedy_B1.size)
+    return jax.lax.switch(form, (apply_temperature, mixed, keep_first_best), logit_BV)
 
 
 def draw(key_B: jax.Array, logit_BV: jax.Array) -> jax.Array:

@@ -31,7 +31,8 @@ class State(struct.PyTreeNode):
     # with a draft: {"cache", "token_B", "logit_BV"}, the drafted next token and the logits that it
     # was drawn from
     draft: Any = None
-    record: Any = None  # with Decoder.record: see generate/record.py
+    # what is kept of each draw: a Record (with Decoder.record) or the engine's Window
+    record: Any = None
     row_steps: Any = 0  # steps of rows that were not done, summed over rows
     accepted: Any = 0  # how many of these steps accepted their draft
 
@@ -143,7 +144,7 @@ def append_token(
     log_prob_B1 = log_prob(logit_BV, token_B)[:, None]
 
     length_B = state.length_B + active_B
-    stopped_B = (token_B[:, None] == stop_X).any(-1)
+    stopped_B = (token_B[:, None] == stop_X).any(-1)  # stop_X may be [B, X]: ids of each row
     ended_B = stopped_B | (length_B >= state.limit_B)
 
     return state.replace(

@@ -2,11 +2,16 @@
 
 from seekjax.model.attention.kind import AttentionKind
 from seekjax.model.attention.mha import MultiHeadAttention
-from seekjax.model.attention.mla import LatentAttention, attend_absorbed, attend_expanded
+from seekjax.model.attention.mla import (
+    LatentAttention,
+    attend_absorbed,
+    attend_expanded,
+    cheaper_form,
+)
 from seekjax.registry import Registry
 
 __all__ = ["ATTENTION", "LatentAttention", "MultiHeadAttention"]
-__all__ += ["attend_absorbed", "attend_expanded"]
+__all__ += ["attend_absorbed", "attend_expanded", "cheaper_form"]
 
 ATTENTION: Registry[type[AttentionKind]] = Registry(
     "attention kind", {"mla": LatentAttention, "mha": MultiHeadAttention}

@@ -90,6 +90,21 @@ def attend_absorbed(
     return jnp.einsum("BHTC,CHU->BTHU", o_BHTC, w_uv_CHU)
 
 
+def cheaper_form(model: ModelConfig, queries: int, keys: int) -> Callable:
+    """Return the form that takes fewer multiplications for this many queries and cached keys.
+
+    Per head, with T queries and S keys:
+
+        absorbed    T S (2 C + R) + T C (N + U)
+        expanded    T S (N + R + U) + S C (N + U)
+    """
+    T, S = queries, keys
+    C, N, R, U = model.kv_latent, model.nope, model.rotary, model.value
+    absorbed = T * S * (2 * C + R) + T * C * (N + U)
+    expanded = T * S * (N + R + U) + S * C * (N + U)
+    return attend_absorbed if absorbed <= expanded else attend_expanded
+
+
 def attend_latents(
     form: str,
     q_BTHN: Array,

@@ -67,7 +67,7 @@ def sample(
         "segments": (slot_S < end_B1).astype(jnp.int32),
         "mask": drawn_BS[:, 1:],
         "length": state.length_B,
-        **state.record,
+        **state.record.arrays(),
     }
 
     def split_rows(x: jax.Array) -> jax.Array:

@@ -1,0 +1,187 @@
+"""What the engine runs on the device, as pure functions; `compiled.py` compiles them.
+
+    new_pools    pages for every layer, and one for padding
+    seat         copy a request's pages into a seat
+    decode       run steps of the decoding loop, write what they added back to the pages
+    read_chunk   read a chunk of one prompt over its pages
+
+A pool is one array [pages, page_size, ...] for each layer and entry of its cache; all of them are
+donated to the programs that write to them.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seekjax.config import ModelConfig
+from seekjax.generate.decode import decode_steps
+from seekjax.generate.engine.request import MOST_TOP
+from seekjax.generate.engine.seats import (
+    Row,
+    Seats,
+    begin_window,
+    empty_seats,
+    expert_dtype,
+    expert_layers,
+    leave_seats,
+    take_seat,
+)
+from seekjax.generate.sampling import take_per_row
+from seekjax.generate.state import Decoder, output_logits
+from seekjax.model.attention import cheaper_form
+from seekjax.model.block import unstack
+from seekjax.model.cache import cache_dtype, empty_cache
+from seekjax.model.transformer import Output
+
+Pools = dict[str, dict[str, jax.Array]]
+
+
+class Harvest(NamedTuple):
+    """What the host reads after a decoding call: W positions from each row's last token on."""
+
+    length_B: Any
+    tokens_BW: Any
+    log_prob_BW: Any
+    choice_BWLK: Any
+    top_id_BWX: Any
+    top_log_prob_BWX: Any
+    kept_BWx: Any
+
+
+class Scores(NamedTuple):
+    """Log probabilities of the token after each position of a chunk, and the most likely ones."""
+
+    log_prob_T: Any
+    top_id_TX: Any
+    top_log_prob_TX: Any
+
+
+def new_cache(decoder: Decoder, rows: int, slots: int) -> Pools:
+    """Return an empty cache with an entry per layer."""
+    model = decoder.model
+    return unstack(model, empty_cache(model, rows, slots, cache_dtype(decoder.kernel)))
+
+
+def new_seats(decoder: Decoder, rows: int, slots: int) -> Seats:
+    """Return seats without requests."""
+    return empty_seats(decoder.model, new_cache(decoder, rows, slots), rows, slots)
+
+
+def seat(pools: Pools, seats: Seats, b: jax.Array, pages_N: jax.Array, row: Row) -> Seats:
+    """Return the seats with a request in seat b, its cache copied from its pages."""
+    return take_seat(seats, b, row, gather_pages(pools, pages_N))
+
+
+def decode(
+    decoder: Decoder,
+    width: int,
+    variables: dict,
+    pools: Pools,
+    seats: Seats,
+    alive_B: jax.Array,
+    written_BJ: jax.Array,
+    allowed_Bx: jax.Array,
+    steps: jax.Array,
+) -> tuple[Pools, Seats, Harvest]:
+    """Run up to `steps` steps of the seats that are alive; width > steps is that of the harvest.
+
+    written_BJ: the pages to write back, from that of each row's last token on; 0 for none.
+    allowed_Bx: the tokens that filters allow, see Adjustments.
+    """
+    seats = leave_seats(seats, alive_B)
+    adjustments = seats.sampling.adjustments.replace(allowed_Bx=allowed_Bx)
+    sampling = seats.sampling._replace(adjustments=adjustments)
+    window = begin_window(decoder.model, seats, width)
+    begin_B = window.begin_B
+
+    state = seats.state.replace(record=window)
+    state = decode_steps(decoder, variables, state, sampling, seats.stop_BX, steps)
+    window = state.record
+    seats = seats.replace(state=state.replace(record=None), sampling=sampling)
+
+    position_BW = begin_B[:, None] + jnp.arange(width)
+    harvest = Harvest(
+        length_B=state.length_B,
+        tokens_BW=jnp.take_along_axis(state.tokens_BS, position_BW, 1, mode="clip"),
+        log_prob_BW=jnp.take_along_axis(state.log_prob_BS, position_BW, 1, mode="clip"),
+        choice_BWLK=stack_choices(decoder.model, window.choice),
+        top_id_BWX=window.top_id_BWX,
+        top_log_prob_BWX=window.top_log_prob_BWX,
+        kept_BWx=window.kept_BWx,
+    )
+    return write_pages(pools, state.cache, begin_B, written_BJ), seats, harvest
+
+
+def read_chunk(
+    decoder: Decoder,
+    score: bool,
+    variables: dict,
+    pools: Pools,
+    tokens_1X: jax.Array,
+    start: jax.Array,
+    pages_N: jax.Array,
+    written_1J: jax.Array,
+) -> tuple[Pools, jax.Array, Scores | None]:
+    """Read T tokens of one request from position `start`, the beginning of a page, on.
+
+    tokens_1X are these tokens and the one after them, [1, T + 1]. Returns the pools with the chunk
+    in pages written_1J (0: not written), the chosen experts [T, L, K], and with `score` the log
+    probabilities of the tokens that follow.
+    """
+    tokens_1T, next_T = tokens_1X[:, :-1], tokens_1X[0, 1:]
+    cache = gather_pages(pools, pages_N)
+    slots = jax.tree.leaves(cache)[0].shape[1]
+    attend = cheaper_form(decoder.model, next_T.size, slots)
+    output = decoder.forward(variables, tokens_1T, cache, start, attend=attend)
+
+    pools = write_pages(pools, output.cache, jnp.reshape(start, 1), written_1J)
+    choice = {name: output.balance[name]["choice_BTK"] for name in expert_layers(decoder.model)}
+    choice_TLK = stack_choices(decoder.model, choice)[0]
+    if not score:
+        return pools, choice_TLK, None
+    return pools, choice_TLK, score_tokens(output, next_T)
+
+
+def score_tokens(output: Output, next_T: jax.Array) -> Scores:
+    """Return the log probabilities of the token after each position."""
+    logit_TV = output_logits(output.hidden_BTD[0], output.head_DV)
+    log_prob_TV = jax.nn.log_softmax(logit_TV, -1)
+    top_TX, id_TX = jax.lax.top_k(log_prob_TV, min(MOST_TOP, logit_TV.shape[-1]))
+    return Scores(take_per_row(log_prob_TV, next_T), id_TX, top_TX)
+
+
+def gather_pages(pools: Pools, pages_N: jax.Array) -> Pools:
+    """Return the entries of these pages as a cache of one row."""
+
+    def gather(pool: jax.Array) -> jax.Array:
+        entries = pool.at[pages_N].get(mode="promise_in_bounds")
+        return entries.reshape(1, -1, *pool.shape[2:])
+
+    return jax.tree.map(gather, pools)
+
+
+def write_pages(pools: Pools, cache: Pools, begin_B: jax.Array, written_BJ: jax.Array) -> Pools:
+    """Return the pools with J pages of each row, from the one that holds position begin_B on.
+
+    Pages are written whole; page 0, which is never read, takes those of no use.
+    """
+    B, J = written_BJ.shape
+
+    def write(pool: jax.Array, x_BSX: jax.Array) -> jax.Array:
+        size, entry = pool.shape[1], pool.shape[2:]
+        pages = x_BSX.reshape(B, -1, size, *entry)
+        index_BJ = begin_B[:, None] // size + jnp.arange(J)
+        index_BJ = jnp.minimum(index_BJ, pages.shape[1] - 1)
+        row_B1 = jnp.arange(B)[:, None]
+        return pool.at[written_BJ].set(pages[row_B1, index_BJ], mode="promise_in_bounds")
+
+    return jax.tree.map(write, pools, cache)
+
+
+def stack_choices(model: ModelConfig, choice: dict[str, jax.Array]) -> jax.Array:
+    """Return the chosen experts of all layers, [..., L, K], in a small type."""
+    layers = [choice[name] for name in expert_layers(model)]
+    if not layers:
+        return jnp.zeros((1, 1, 0, 0), jnp.uint8)
+    return jnp.stack(layers, -2).astype(expert_dtype(model))
