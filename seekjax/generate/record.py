@@ -35,7 +35,11 @@ class Record(struct.PyTreeNode):
         arrays = {"log_prob": self.log_prob, "entropy": self.entropy, "choice": self.choice}
         return arrays if self.kept is None else arrays | {"kept": self.kept}
 
-    def add_choice(self, state: State, output: Output) -> "Record":
+    def add_choice(
+        self,
+        state: State,
+        output: Output,
+    ) -> "Record":
         """Record the experts of the token just read, each row's last one."""
         here_BS1 = slot_mask(state, state.length_B - 1)[..., None]
         choice = {}
@@ -44,7 +48,11 @@ class Record(struct.PyTreeNode):
         return self.replace(choice=choice)
 
     def add_draw(
-        self, state: State, logit_BV: jax.Array, sampled_BV: jax.Array, token_B: jax.Array
+        self,
+        state: State,
+        logit_BV: jax.Array,
+        sampled_BV: jax.Array,
+        token_B: jax.Array,
     ) -> "Record":
         """Record the next token of every row that is not done.
 

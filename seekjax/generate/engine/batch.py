@@ -41,7 +41,11 @@ class Batch:
         self._sizes = (0, 0)
         self._seat_of = {}
 
-    def sizes_for(self, jobs: Sequence[Job], steps: int) -> tuple[int, int]:
+    def sizes_for(
+        self,
+        jobs: Sequence[Job],
+        steps: int,
+    ) -> tuple[int, int]:
         """Return the rows and slots of a call of this many steps."""
         longest = 0
         for job in jobs:
@@ -49,7 +53,12 @@ class Batch:
         buckets = self.programs.buckets
         return bucket_of(buckets.rows, len(jobs)), bucket_of(buckets.slots, longest)
 
-    def seat(self, pools: Pools, jobs: Sequence[Job], sizes: tuple[int, int]) -> None:
+    def seat(
+        self,
+        pools: Pools,
+        jobs: Sequence[Job],
+        sizes: tuple[int, int],
+    ) -> None:
         """Give each of these jobs a seat, and take it from all others."""
         if sizes != self._sizes:
             self.clear()
@@ -65,7 +74,11 @@ class Batch:
                 self._join(pools, job, staying[job])
         self._seat_of = staying
 
-    def decode(self, pools: Pools, steps: int) -> tuple[Pools, Harvest, dict[Job, int]]:
+    def decode(
+        self,
+        pools: Pools,
+        steps: int,
+    ) -> tuple[Pools, Harvest, dict[Job, int]]:
         """Run up to `steps` steps; return the pools, what came out, and the row of each job."""
         rows, _ = self._sizes
         alive_B = np.zeros(rows, bool)
@@ -83,24 +96,42 @@ class Batch:
 
         program = self.programs("decode", *self._sizes)
         pools, self._seats, harvest = program(
-            pools, self._seats, alive_B, written_BJ, allowed_Bx, np.int32(steps)
+            pools,
+            self._seats,
+            alive_B,
+            written_BJ,
+            allowed_Bx,
+            np.int32(steps),
         )
         return pools, harvest, dict(self._seat_of)
 
-    def steps_within(self, seconds: float, most: int) -> int:
+    def steps_within(
+        self,
+        seconds: float,
+        most: int,
+    ) -> int:
         """Return how many steps of the batch as it is take about this long."""
         pace = self._pace.get(self._sizes)
         if pace is None:
             return min(2, most)
         return max(1, min(most, int(seconds / pace)))
 
-    def note_pace(self, steps: int, seconds: float) -> None:
+    def note_pace(
+        self,
+        steps: int,
+        seconds: float,
+    ) -> None:
         """Note how long a call took: the shortest time of late, as others may be slowed down."""
         pace = seconds / steps
         before = self._pace.get(self._sizes, pace)
         self._pace[self._sizes] = min(pace, 1.1 * before)
 
-    def _join(self, pools: Pools, job: Job, b: int) -> None:
+    def _join(
+        self,
+        pools: Pools,
+        job: Job,
+        b: int,
+    ) -> None:
         """Copy a job into seat b."""
         rows, slots = self._sizes
         table = page_table(job, slots // self.programs.page_size)
@@ -109,7 +140,11 @@ class Batch:
         self._seats = program(pools, self._seats, np.int32(b), table, row)
 
 
-def row_of(job: Job, slots: int, vocab: int) -> Row:
+def row_of(
+    job: Job,
+    slots: int,
+    vocab: int,
+) -> Row:
     """Return what a job brings to its seat."""
     sampling = job.request.sampling
     seed_high, seed_low = divmod(sampling.seed, SHORT)
@@ -144,7 +179,12 @@ def row_of(job: Job, slots: int, vocab: int) -> Row:
     )
 
 
-def padded(values: Sequence[Any], size: int, fill: Any, dtype: Any) -> np.ndarray:
+def padded(
+    values: Sequence[Any],
+    size: int,
+    fill: Any,
+    dtype: Any,
+) -> np.ndarray:
     """Return an array of this size that begins with these values."""
     array = np.full(size, fill, dtype)
     array[: len(values)] = values

@@ -11,7 +11,12 @@ class QueueFullError(GenerateError):
     """As many requests wait as may wait."""
 
 
-def check_request(request: Request, model: ModelConfig, context: int, room: int) -> None:
+def check_request(
+    request: Request,
+    model: ModelConfig,
+    context: int,
+    room: int,
+) -> None:
     """Raise GenerateError unless the request is of known ids and fits.
 
     context: tokens that a prompt and its answer may have; room: tokens that all pages hold.
@@ -42,7 +47,11 @@ def check_request(request: Request, model: ModelConfig, context: int, room: int)
         _check_id(id, model, "logit_bias")
 
 
-def _check_id(id: int, model: ModelConfig, where: str) -> None:
+def _check_id(
+    id: int,
+    model: ModelConfig,
+    where: str,
+) -> None:
     need(
         0 <= id < model.vocab,
         f"{where} has id {id}: the model has ids from 0 to {model.vocab - 1}.",

@@ -19,7 +19,11 @@ class Chunk(NamedTuple):
     again: int  # of these, tokens at the beginning that were in the cache already
 
 
-def next_chunk(job: Job, buckets: Buckets, page_size: int) -> Chunk:
+def next_chunk(
+    job: Job,
+    buckets: Buckets,
+    page_size: int,
+) -> Chunk:
     """Return what a job reads next: as much as a bucket holds, all tokens but the last at most.
 
     Near the end of the cache a chunk begins earlier and reads tokens again that are already there;

@@ -34,7 +34,13 @@ class Programs:
     in programs.py without decoder and variables.
     """
 
-    def __init__(self, decoder: Decoder, variables: dict, buckets: Buckets, page_size: int):
+    def __init__(
+        self,
+        decoder: Decoder,
+        variables: dict,
+        buckets: Buckets,
+        page_size: int,
+    ):
         self.decoder = decoder
         self.variables = variables
         self.buckets = buckets
@@ -42,14 +48,22 @@ class Programs:
         self._compiled: dict[tuple, Callable] = {}
         self._sealed = False
 
-    def start(self, pages: int, steps: int) -> Any:
+    def start(
+        self,
+        pages: int,
+        steps: int,
+    ) -> Any:
         """Return empty pools; pages and the most steps of a call enter every program."""
         self.width = steps + 1
         make = partial(new_cache, self.decoder, pages + 1, self.page_size)
         self.pools = placed(jax.eval_shape(make), WHOLE)
         return jax.jit(make, out_shardings=layouts(self.pools))()
 
-    def __call__(self, name: str, *sizes: int) -> Callable:
+    def __call__(
+        self,
+        name: str,
+        *sizes: int,
+    ) -> Callable:
         """Return a program, compiled now if `compile` has not run.
 
         Raises GenerateError for one that `compile` did not compile.
@@ -91,13 +105,21 @@ class Programs:
                     yield "read", chunk, slots
                     yield "score", chunk, slots
 
-    def _bind(self, name: str, program: Callable) -> Callable:
+    def _bind(
+        self,
+        name: str,
+        program: Callable,
+    ) -> Callable:
         """Return a program with the variables passed, if it reads them."""
         if name in ("decode", "read", "score"):
             return partial(program, self.variables)
         return program
 
-    def _lower(self, name: str, *sizes: int) -> Any:
+    def _lower(
+        self,
+        name: str,
+        *sizes: int,
+    ) -> Any:
         """Return a program of these sizes, traced and ready to compile."""
         if name == "new_seats":
             make = partial(new_seats, self.decoder, *sizes)
@@ -106,13 +128,21 @@ class Programs:
             return self._lower_read(name == "score", *sizes)
         return {"seat": self._lower_seat, "decode": self._lower_decode}[name](*sizes)
 
-    def _lower_seat(self, rows: int, slots: int) -> Any:
+    def _lower_seat(
+        self,
+        rows: int,
+        slots: int,
+    ) -> Any:
         seats = self._seats(rows, slots)
         program = jax.jit(seat, donate_argnums=1, out_shardings=layouts(seats))
         pages = host(jnp.int32, slots // self.page_size)
         return program.lower(self.pools, seats, host(jnp.int32), pages, row_shapes(slots))
 
-    def _lower_decode(self, rows: int, slots: int) -> Any:
+    def _lower_decode(
+        self,
+        rows: int,
+        slots: int,
+    ) -> Any:
         seats = self._seats(rows, slots)
         arguments = (
             self.pools,
@@ -128,7 +158,12 @@ class Programs:
         program = jax.jit(run, donate_argnums=(1, 2), out_shardings=results)
         return program.lower(self.variables, *arguments)
 
-    def _lower_read(self, score: bool, chunk: int, slots: int) -> Any:
+    def _lower_read(
+        self,
+        score: bool,
+        chunk: int,
+        slots: int,
+    ) -> Any:
         arguments = (
             self.pools,
             host(jnp.int32, 1, chunk + 1),
@@ -141,7 +176,11 @@ class Programs:
         program = jax.jit(run, donate_argnums=1, out_shardings=layouts(results))
         return program.lower(self.variables, *arguments)
 
-    def _seats(self, rows: int, slots: int) -> Any:
+    def _seats(
+        self,
+        rows: int,
+        slots: int,
+    ) -> Any:
         return placed(jax.eval_shape(partial(new_seats, self.decoder, rows, slots)), ROWS)
 
     def written_pages(self, positions: int) -> int:

@@ -78,7 +78,10 @@ class Engine:
         self.layers = len(expert_layers(model))
         self.pool = PagePool(pages)
         self.scheduler = Scheduler(
-            self.pool, settings.page_size, settings.max_batch, self._empty_experts
+            self.pool,
+            settings.page_size,
+            settings.max_batch,
+            self._empty_experts,
         )
         self.batch = Batch(self.programs, model)
         self._jobs: dict[Request, Job] = {}
@@ -183,7 +186,13 @@ class Engine:
             self.scheduler.start_decoding(job)
         return job, chunk, job.experts, results
 
-    def _take_chunk(self, job: Job, chunk: Chunk, pages: list, results: Any) -> None:
+    def _take_chunk(
+        self,
+        job: Job,
+        chunk: Chunk,
+        pages: list,
+        results: Any,
+    ) -> None:
         """Keep what the host has of a chunk: its experts, and the prompt's log probabilities."""
         choice_TLK, scores = jax.device_get(results)
         choice_TLK = choice_TLK[chunk.again : chunk.count]
@@ -208,7 +217,13 @@ class Engine:
         self.pools, harvest, rows = self.batch.decode(self.pools, steps)
         return harvest, rows, steps, began
 
-    def _take_call(self, harvest: Harvest, rows: dict[Job, int], steps: int, began: float) -> None:
+    def _take_call(
+        self,
+        harvest: Harvest,
+        rows: dict[Job, int],
+        steps: int,
+        began: float,
+    ) -> None:
         """Append what a decoding call drew, and report it."""
         # most calls have no request that asks for these
         top = kept = False
@@ -263,7 +278,11 @@ class Engine:
                 if error:
                     self._finish(job, "error", error)
 
-    def _accept(self, job: Job, ids: list[int]) -> str:
+    def _accept(
+        self,
+        job: Job,
+        ids: list[int],
+    ) -> str:
         """Tell a request's filter what was drawn and ask what is next; return what went wrong."""
         if job.request.filter is None:
             return ""
@@ -275,12 +294,22 @@ class Engine:
             return f"the token filter failed: {error}"
         return "" if job.mask.any() else "the token filter allows no token at all."
 
-    def _report(self, job: Job, reason: str = "", error: str = "") -> None:
+    def _report(
+        self,
+        job: Job,
+        reason: str = "",
+        error: str = "",
+    ) -> None:
         update = report(job, self.settings.page_size, reason, error)
         if update is not None:
             self._updates.append(update)
 
-    def _finish(self, job: Job, reason: str, error: str = "") -> None:
+    def _finish(
+        self,
+        job: Job,
+        reason: str,
+        error: str = "",
+    ) -> None:
         """Report the end of a job and free its pages."""
         self._report(job, reason, error)
         del self._jobs[job.request]

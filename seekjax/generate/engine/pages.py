@@ -94,7 +94,12 @@ class PagePool:
             else:
                 self._free.append(page)
 
-    def register(self, page: int, key: bytes, extra: Any = None) -> None:
+    def register(
+        self,
+        page: int,
+        key: bytes,
+        extra: Any = None,
+    ) -> None:
         """Let later requests find a full page, which is held, unless another one has its key."""
         if key in self._page_of or page in self._key_of:
             return
@@ -120,7 +125,10 @@ class PagePool:
 
 
 def page_keys(
-    salt: str, ids: Sequence[int], page_size: int, before: Sequence[bytes] = ()
+    salt: str,
+    ids: Sequence[int],
+    page_size: int,
+    before: Sequence[bytes] = (),
 ) -> list[bytes]:
     """Return the keys of all full pages of a text; `before` are those of its first pages.
 

@@ -57,18 +57,32 @@ class Scores(NamedTuple):
     top_log_prob_TX: Any
 
 
-def new_cache(decoder: Decoder, rows: int, slots: int) -> Pools:
+def new_cache(
+    decoder: Decoder,
+    rows: int,
+    slots: int,
+) -> Pools:
     """Return an empty cache with an entry per layer."""
     model = decoder.model
     return unstack(model, empty_cache(model, rows, slots, cache_dtype(decoder.kernel)))
 
 
-def new_seats(decoder: Decoder, rows: int, slots: int) -> Seats:
+def new_seats(
+    decoder: Decoder,
+    rows: int,
+    slots: int,
+) -> Seats:
     """Return seats without requests."""
     return empty_seats(decoder.model, new_cache(decoder, rows, slots), rows, slots)
 
 
-def seat(pools: Pools, seats: Seats, b: jax.Array, pages_N: jax.Array, row: Row) -> Seats:
+def seat(
+    pools: Pools,
+    seats: Seats,
+    b: jax.Array,
+    pages_N: jax.Array,
+    row: Row,
+) -> Seats:
     """Return the seats with a request in seat b, its cache copied from its pages."""
     return take_seat(seats, b, row, gather_pages(pools, pages_N))
 
@@ -161,7 +175,12 @@ def gather_pages(pools: Pools, pages_N: jax.Array) -> Pools:
     return jax.tree.map(gather, pools)
 
 
-def write_pages(pools: Pools, cache: Pools, begin_B: jax.Array, written_BJ: jax.Array) -> Pools:
+def write_pages(
+    pools: Pools,
+    cache: Pools,
+    begin_B: jax.Array,
+    written_BJ: jax.Array,
+) -> Pools:
     """Return the pools with J pages of each row, from the one that holds position begin_B on.
 
     Pages are written whole; page 0, which is never read, takes those of no use.

@@ -10,7 +10,10 @@ from seekjax.generate.engine.schedule import Job
 
 
 def keep_experts(
-    pages: list[np.ndarray], start: int, choice_TLK: np.ndarray, page_size: int
+    pages: list[np.ndarray],
+    start: int,
+    choice_TLK: np.ndarray,
+    page_size: int,
 ) -> None:
     """Keep the experts of the tokens from position `start` on, in the arrays of their pages."""
     for t, choice_LK in enumerate(choice_TLK):
@@ -26,7 +29,12 @@ def load_of(choice_TLK: np.ndarray, experts: int) -> np.ndarray:
     return load.reshape(layers, experts)
 
 
-def keep_scores(job: Job, start: int, count: int, scores: Scores) -> None:
+def keep_scores(
+    job: Job,
+    start: int,
+    count: int,
+    scores: Scores,
+) -> None:
     """Keep what a chunk of `count` tokens says of the prompt's tokens after them."""
     top = job.request.sampling.top_logprobs
     for t in range(min(count, job.prompt - 1 - start)):
@@ -34,7 +42,11 @@ def keep_scores(job: Job, start: int, count: int, scores: Scores) -> None:
         job.scores[start + t + 1] = (float(scores.log_prob_T[t]), likely)
 
 
-def keep_tokens(job: Job, b: int, harvest: Harvest) -> str:
+def keep_tokens(
+    job: Job,
+    b: int,
+    harvest: Harvest,
+) -> str:
     """Append what a call drew in row b; return why the answer has ended, "" if it has not.
 
     The device compares with a few stop ids alone, so an answer may end before its last token here.
@@ -57,12 +69,21 @@ def keep_tokens(job: Job, b: int, harvest: Harvest) -> str:
     return "length" if len(job.tokens) >= job.limit else ""
 
 
-def top_of(ids: np.ndarray, log_probs: np.ndarray, count: int) -> tuple[tuple[int, float], ...]:
+def top_of(
+    ids: np.ndarray,
+    log_probs: np.ndarray,
+    count: int,
+) -> tuple[tuple[int, float], ...]:
     """Return the `count` most likely tokens with their log probabilities."""
     return tuple(zip(ids[:count].tolist(), log_probs[:count].tolist()))
 
 
-def report(job: Job, page_size: int, finish_reason: str = "", error: str = "") -> Update | None:
+def report(
+    job: Job,
+    page_size: int,
+    finish_reason: str = "",
+    error: str = "",
+) -> Update | None:
     """Return what a job has to say since its last update; None if that is nothing."""
     certain = len(job.tokens)
     if job.request.sampling.routed_experts and not finish_reason:
@@ -98,7 +119,11 @@ def prompt_tokens(job: Job, page_size: int) -> list[Token] | None:
     return tokens
 
 
-def experts_at(job: Job, position: int, page_size: int) -> np.ndarray | None:
+def experts_at(
+    job: Job,
+    position: int,
+    page_size: int,
+) -> np.ndarray | None:
     """Return the experts that a token visited, None if it was not read."""
     if position >= job.read:
         return None

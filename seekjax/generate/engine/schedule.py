@@ -53,7 +53,13 @@ class Job:
 class Scheduler:
     """The jobs by state, and the pages they hold."""
 
-    def __init__(self, pool: PagePool, page_size: int, max_batch: int, entry: Callable):
+    def __init__(
+        self,
+        pool: PagePool,
+        page_size: int,
+        max_batch: int,
+        entry: Callable,
+    ):
         """entry() is an empty array for the experts of one page."""
         self.pool = pool
         self.page_size = page_size
@@ -134,7 +140,11 @@ class Scheduler:
         else:
             self._leave(job)
 
-    def note_read(self, job: Job, until: int) -> None:
+    def note_read(
+        self,
+        job: Job,
+        until: int,
+    ) -> None:
         """Say that a job's tokens before `until` are in the cache; full pages become findable."""
         job.read = until
         full = until // self.page_size
@@ -175,7 +185,11 @@ class Scheduler:
         self.reading.append(job)
         return True
 
-    def _extend(self, job: Job, length: int) -> bool:
+    def _extend(
+        self,
+        job: Job,
+        length: int,
+    ) -> bool:
         """Give a job the pages that it lacks for this length, or return False."""
         fresh = self.pool.allocate(self._missing(job, length))
         if fresh is None:
@@ -184,7 +198,11 @@ class Scheduler:
         job.experts += [self._entry() for _ in fresh]
         return True
 
-    def _missing(self, job: Job, length: int) -> int:
+    def _missing(
+        self,
+        job: Job,
+        length: int,
+    ) -> int:
         return max(0, self._pages_of(min(length, job.limit)) - len(job.pages))
 
     def _pages_of(self, length: int) -> int:

@@ -75,7 +75,11 @@ class Window(struct.PyTreeNode):
         slot_W = jnp.arange(self.drafted_BW.shape[1])
         return slot_W == (position_B - self.begin_B)[:, None]
 
-    def add_choice(self, state: State, output: Output) -> "Window":
+    def add_choice(
+        self,
+        state: State,
+        output: Output,
+    ) -> "Window":
         """Record the experts of the tokens just read, one or two from each row's last one on."""
         choice = dict(self.choice)
         for t in range(output.hidden_BTD.shape[1]):
@@ -86,7 +90,11 @@ class Window(struct.PyTreeNode):
         return self.replace(choice=choice)
 
     def add_draw(
-        self, state: State, logit_BV: jax.Array, sampled_BV: jax.Array, token_B: jax.Array
+        self,
+        state: State,
+        logit_BV: jax.Array,
+        sampled_BV: jax.Array,
+        token_B: jax.Array,
     ) -> "Window":
         """Record what the rows that are not done asked for of the token at length_B."""
         here_BW1 = (self.here(state.length_B) & ~state.done_B[:, None])[..., None]
@@ -111,7 +119,12 @@ class Window(struct.PyTreeNode):
         return jax.lax.cond(self.kept_B.any(), add_kept, unchanged, window)
 
 
-def empty_seats(model: ModelConfig, cache: dict, rows: int, slots: int) -> Seats:
+def empty_seats(
+    model: ModelConfig,
+    cache: dict,
+    rows: int,
+    slots: int,
+) -> Seats:
     """Return seats without requests; `cache` is an empty cache of `rows` and `slots`."""
 
     def zeros(dtype, *shape):
@@ -149,7 +162,12 @@ def empty_seats(model: ModelConfig, cache: dict, rows: int, slots: int) -> Seats
     return Seats(state, sampling, stop_BX, top_B=zeros(bool), kept_B=zeros(bool))
 
 
-def take_seat(seats: Seats, b: jax.Array, row: Row, cache: dict) -> Seats:
+def take_seat(
+    seats: Seats,
+    b: jax.Array,
+    row: Row,
+    cache: dict,
+) -> Seats:
     """Return the seats with a request in seat b; `cache` has one row of as many slots."""
 
     def put(x: jax.Array, value: Any) -> jax.Array:
@@ -221,7 +239,11 @@ def leave_seats(seats: Seats, alive_B: jax.Array) -> Seats:
     )
 
 
-def begin_window(model: ModelConfig, seats: Seats, width: int) -> Window:
+def begin_window(
+    model: ModelConfig,
+    seats: Seats,
+    width: int,
+) -> Window:
     """Return an empty window of `width` positions from each row's last token on."""
     B, V = seats.top_B.size, model.vocab
     K, layers = model.experts_per_token, expert_layers(model)
