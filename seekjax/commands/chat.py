@@ -3,6 +3,7 @@
 Standard output holds the answers alone unless it is a terminal; all else goes to standard error.
 """
 
+import os
 import signal
 import sys
 import threading
@@ -15,17 +16,21 @@ from rich.console import Console
 from seekjax.commands.chat_commands import COMMANDS, is_command, run_command
 from seekjax.commands.chat_input import Ask, LineEditor, ask_piped, kept_history, on_terminal
 from seekjax.commands.common import keep_compiled
-from seekjax.commands.generate import new_text, open_generator, stop_at_end
+from seekjax.commands.generate import new_text, open_weights, stop_at_end
 from seekjax.commands.settings import ChatOptions
 from seekjax.config.generation import Sampling
 from seekjax.console import DIM, console, print_text
 from seekjax.data.chat import ChatTemplate, Message, ReasoningParser, load_chat
 from seekjax.data.tokenizer import THINK, THINK_END, Tokenizer
-from seekjax.errors import GenerateError, SeekjaxError, need
-from seekjax.generate.generator import Generation, Generator
-from seekjax.open import need_tokenizer, on_mesh
+from seekjax.errors import GenerateError, SeekjaxError, Status, need
+from seekjax.generate.conversation import ConversationGenerator
+from seekjax.generate.engine.engine import Engine, EngineSettings
+from seekjax.generate.generator import Generation, Generator, drafts_by_default
+from seekjax.open import OpenedModel, need_tokenizer, on_mesh
 from seekjax.post.samples.template import thinking_opened
 from seekjax.terminal import well_formed
+
+PATIENCE = 0.5  # seconds for a program to be compiled at the end
 
 
 def chat(options: ChatOptions) -> None:
@@ -36,22 +41,57 @@ def chat(options: ChatOptions) -> None:
     if options.system:
         messages.append({"role": "system", "content": well_formed(options.system)})
 
+    typed = on_terminal()
     with on_mesh(options.mesh):
-        opened, generator = open_generator(options.model, options.replicas)
+        opened, generator = open_conversation(options, background=typed)
         tokenizer = need_tokenizer(opened)
         template = load_chat(opened.folder, tokenizer, options.template, options.template_settings)
 
         # a pipe has no commands: each of its lines is a question
-        if not on_terminal():
+        if not typed:
             converse(generator, tokenizer, template, options.sampling, messages)
             return
-        print_text(console(sys.stderr), "/help lists the commands; Ctrl-D ends", DIM, end="\n")
-        ask = LineEditor(COMMANDS, kept_history())
-        converse(generator, tokenizer, template, options.sampling, messages, ask, commands=True)
+        try:
+            print_text(console(sys.stderr), "/help lists the commands; Ctrl-D ends", DIM, end="\n")
+            ask = LineEditor(COMMANDS, kept_history())
+            converse(generator, tokenizer, template, options.sampling, messages, ask, commands=True)
+        finally:
+            leave(generator)
+
+
+def open_conversation(
+    options: ChatOptions, background: bool
+) -> tuple[OpenedModel, Generator | ConversationGenerator]:
+    """Return the model without its weights, and what generates answers; call it within the mesh.
+
+    `background` compiles while questions are typed. With a draft every answer reads all of the
+    conversation, and a new length is compiled when it comes.
+    """
+    opened = open_weights(options.model, options.replicas)
+    draft = options.model.draft
+    if draft or (draft is None and drafts_by_default(opened.variables)):
+        generator = Generator(opened.model, opened.variables, opened.kernel, draft, consume=True)
+    else:
+        settings = EngineSettings(max_batch=1, queue=1)
+        engine = Engine(opened.model, opened.variables, opened.kernel, settings, consume=True)
+        generator = ConversationGenerator(engine, background)
+    return opened._replace(variables={}), generator
+
+
+def leave(generator: Generator | ConversationGenerator) -> None:
+    """End the process at once if a program is still being compiled, which cannot be stopped.
+
+    Nothing is lost: every file is complete or not there.
+    """
+    if isinstance(generator, Generator) or generator.close(PATIENCE):
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(Status.FINISHED)
 
 
 def converse(
-    generator: Generator,
+    generator: Generator | ConversationGenerator,
     tokenizer: Tokenizer,
     template: ChatTemplate,
     sampling: Sampling,
@@ -100,7 +140,7 @@ def obey(messages: list[Message], line: str, notes: Console) -> None:
 
 
 def answer(
-    generator: Generator,
+    generator: Generator | ConversationGenerator,
     tokenizer: Tokenizer,
     template: ChatTemplate,
     sampling: Sampling,

@@ -46,6 +46,15 @@ def open_generator(
     replicas: RedundantExperts,
 ) -> tuple[OpenedModel, Generator]:
     """Return the model without its weights, and its generator; call it within the mesh."""
+    opened = open_weights(options, replicas)
+    generator = Generator(
+        opened.model, opened.variables, opened.kernel, draft=options.draft, consume=True
+    )
+    return opened._replace(variables={}), generator
+
+
+def open_weights(options: ModelOptions, replicas: RedundantExperts) -> OpenedModel:
+    """Return the model as the options ask for it; call it within the mesh."""
     kernel = KernelConfig(dtype=options.dtype) if options.dtype else None
     opened = open_model(options.folder, kernel, trust=options.trust, base=options.base)
     opened = add_replicas(opened, replicas)
@@ -53,9 +62,7 @@ def open_generator(
     kernel = opened.kernel
     if options.cache != "same":
         kernel = replace(kernel, cache=options.cache)
-
-    generator = Generator(opened.model, opened.variables, kernel, draft=options.draft, consume=True)
-    return opened._replace(variables={}), generator
+    return opened._replace(kernel=kernel)
 
 
 def read_prompt(word: str) -> str:

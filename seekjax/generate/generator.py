@@ -1,7 +1,7 @@
 """Generation from prompts, streamed: bucketed lengths and device calls of a few steps."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -39,19 +39,28 @@ class Generation:
     Iteration ends when all completions have a finish reason.
     """
 
-    def __init__(self, completions: list[Completion], calls: Iterator[tuple[int, int | None]]):
+    def __init__(
+        self,
+        completions: list[Completion],
+        calls: Iterator[tuple[int, int | None]],
+        clock: Callable[[], float] = time.perf_counter,
+    ):
+        """`calls` extends the completions and yields row steps and accepted drafts."""
         self.completions = completions
         self.row_steps = 0  # steps, summed over rows
         self.accepted: int | None = 0  # how many of these accepted their draft; None without drafts
-        self.timings: list[tuple[float, int]] = []  # seconds and tokens after each device call
+        # seconds and tokens after each device call that brought any
+        self.timings: list[tuple[float, int]] = []
         self._calls = calls
+        self._clock = clock
 
     def __iter__(self) -> Iterator[list[Completion]]:
-        began = time.perf_counter()
+        began = self._clock()
         for row_steps, accepted in self._calls:
             self.row_steps = row_steps
             self.accepted = accepted
-            self.timings.append((time.perf_counter() - began, self.tokens))
+            if self.tokens:
+                self.timings.append((self._clock() - began, self.tokens))
             yield self.completions
 
     def finish(self) -> list[Completion]:
@@ -112,7 +121,7 @@ class Generator:
                 "the model has no prediction module to draft with: leave the draft off."
             )
         if draft is None:
-            draft = can_draft and platform() != "cpu"
+            draft = drafts_by_default(variables)
         # what FP8 trains computes in bfloat16 here
         self.decoder = Decoder(model, kernel.without_fp8(), draft)
         self.variables = decoding_variables(self.decoder, variables, consume)
@@ -187,6 +196,11 @@ class Generator:
             if (done_B != host.done_B).any():
                 state = state.replace(done_B=jnp.asarray(done_B))
             state = decode_steps(self.decoder, self.variables, state, settings, batch.stop_X, chunk)
+
+
+def drafts_by_default(variables: dict) -> bool:
+    """Return whether a model drafts by default: with a prediction module, except on a CPU."""
+    return "mtp_1" in variables["params"] and platform() != "cpu"
 
 
 class PaddedPrompts(NamedTuple):

@@ -155,6 +155,9 @@ class Scripted:
         self.answers, self.prompts = list(answers), []
         self.context, self.finish_reason = context, finish_reason
 
+    def close(self, seconds):
+        return True
+
     def stream(self, prompts, sampling, spell):
         self.prompts.append(spell(prompts[0]))
         pieces = self.answers.pop(0)
@@ -346,6 +349,21 @@ def test_a_terminal_executes_nothing_that_a_model_generates(tokenizer):
     assert out.getvalue() == f"line\n\tok {shown}👩\u200d🚀\n5 tokens\n"
 
 
+@pytest.mark.slow
+def test_lines_of_a_pipe_are_answered_and_answers_alone_are_printed(run, command, monkeypatch):
+    lines = ["hello", "x" * 300, "/help"]
+    monkeypatch.setattr("sys.stdin", StringIO("\n".join(lines)))
+    status, out, err = command("chat", run, "--max-new", 9, "--temperature", 0)
+    assert status == 0
+    reports = re.findall(r"cut off at --max-new; 9 tokens, [\d.]+ tokens/s, the first", err)
+    assert len(reports) == 2
+    assert "holds 256: shorten it, or begin another. The question is left out." in err
+    assert err.count("> ") == 4
+    assert out.count("\n") >= 2
+    assert "tokens/s" not in out
+    assert "> " not in out
+
+
 # `seekjax chat` in a process of its own; its model writes without end, word by word
 ENDLESS = """
 import sys, time
@@ -361,11 +379,12 @@ class Endless(list):
             time.sleep(0.01)
             yield "word "
 
-def open_generator(options, replicas):
-    tokenizer = read_tokenizer(options.folder, 320)
-    return OpenedModel(options.folder, None, None, {}, tokenizer), Scripted(*3 * [Endless()])
+def open_conversation(options, background):
+    folder = options.model.folder
+    opened = OpenedModel(folder, None, None, {}, read_tokenizer(folder, 320))
+    return opened, Scripted(*3 * [Endless()])
 
-chat.open_generator = open_generator
+chat.open_conversation = open_conversation
 sys.exit(cli.main(["chat", sys.argv[1]]))
 """
 

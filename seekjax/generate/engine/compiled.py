@@ -4,9 +4,13 @@ On a mesh, pools are whole on every device, the seats are split as a batch is, a
 sends and reads is whole.
 """
 
+import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from threading import Lock
 from typing import Any
 
 import jax
@@ -46,7 +50,10 @@ class Programs:
         self.buckets = buckets
         self.page_size = page_size
         self._compiled: dict[tuple, Callable] = {}
+        self._locks: defaultdict[tuple, Lock] = defaultdict(Lock)
         self._sealed = False
+        self.waited = 0.0  # seconds in which a call compiled
+        self.notice: Callable[[], AbstractContextManager] = nullcontext  # around them
 
     def start(
         self,
@@ -64,7 +71,7 @@ class Programs:
         name: str,
         *sizes: int,
     ) -> Callable:
-        """Return a program, compiled now if `compile` has not run.
+        """Return a program, compiled now, or by the thread that does so, if `compile` has not run.
 
         Raises GenerateError for one that `compile` did not compile.
         """
@@ -76,12 +83,22 @@ class Programs:
                 "the start, and this one is not among them.",
                 GenerateError,
             )
-            self._compiled[key] = self._bind(name, self._lower(name, *sizes).compile())
+            began = time.perf_counter()
+            with self.notice():
+                self.compile_one(key)
+            self.waited += time.perf_counter() - began
         return self._compiled[key]
+
+    def compile_one(self, key: tuple) -> None:
+        """Compile one of `all_keys`, or wait for the thread that compiles it."""
+        with self._locks[key]:
+            if key not in self._compiled:
+                lowered = self._lower(*key)
+                self._compiled[key] = self._bind(key[0], lowered.compile())
 
     def compile(self, report: Report | None = None) -> None:
         """Compile every program of every bucket; afterwards nothing compiles."""
-        keys = [key for key in self._keys() if key not in self._compiled]
+        keys = [key for key in self.all_keys() if key not in self._compiled]
         with ThreadPoolExecutor(THREADS) as threads:
             running = {}
             for key in keys:
@@ -93,7 +110,7 @@ class Programs:
                     report(count, len(keys))
         self._sealed = True
 
-    def _keys(self) -> Iterator[tuple]:
+    def all_keys(self) -> Iterator[tuple]:
         """Yield the name and sizes of every program."""
         for slots in self.buckets.slots:
             for rows in self.buckets.rows:
