@@ -3,6 +3,7 @@
 import inspect
 import textwrap
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
@@ -25,13 +26,19 @@ BLUE, RED, GREEN, PURPLE, ORANGE, SKY, BLACK = COLOURS = (
 )
 
 
+@dataclass(frozen=True)
 class Source:
     """The source of a function or class, which a notebook shows as Python with colours."""
 
-    def __init__(self, function: Callable):
+    file: str
+    text: str
+
+    @classmethod
+    def of(cls, function: Callable) -> "Source":
+        """Return the source of a function or class, without indentation."""
         function = inspect.unwrap(function)
-        self.file = function.__module__.replace(".", "/") + ".py"
-        self.text = textwrap.dedent(inspect.getsource(function)).rstrip()
+        file = function.__module__.replace(".", "/") + ".py"
+        return cls(file, textwrap.dedent(inspect.getsource(function)).rstrip())
 
     def __repr__(self) -> str:
         return f"{self.file}\n\n{self.text}"
@@ -44,7 +51,7 @@ def show_source(*functions: Callable) -> None:
     """Show the source of functions or classes below a notebook's cell, each with its file."""
     ipython = import_extra("IPython.display", "notebooks", "A notebook", SeekjaxError)
     for function in functions:
-        ipython.display(Source(function))
+        ipython.display(Source.of(function))
 
 
 def check(answer: Any, expected: Any, hint: str = "", tolerance: float = 1e-3) -> None:

@@ -41,7 +41,7 @@ def test_no_answer_yet(capsys):
 
 
 def test_source_names_its_file():
-    source = Source(update_bias)
+    source = Source.of(update_bias)
     assert source.file == "seekjax/model/routing.py"
     assert source.text.startswith("def update_bias(")
     assert "```python\ndef update_bias(" in source._repr_markdown_()

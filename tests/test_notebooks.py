@@ -12,6 +12,7 @@ from tests.scripts.notebooks import (
     read_made,
     read_source,
 )
+from tests.scripts.shown_sources import shown_sources, source_now
 
 NAMES = [source.stem for source in SOURCES]
 UNWANTED = ("simply", " just ", "obviously")
@@ -37,6 +38,14 @@ def test_the_outputs_are_fit_to_read(source):
     notebook = read_made(source)
     assert not complaints(notebook)
     assert any("image/png" in str(cell.get("outputs", "")) for cell in notebook.cells)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=NAMES)
+def test_the_functions_shown_are_todays(source):
+    for _, file, shown in shown_sources(read_made(source)):
+        assert shown == source_now(file, shown), (
+            f"python -m tests.scripts.notebooks --text {source.stem}"
+        )
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=NAMES)

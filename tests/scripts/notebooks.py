@@ -21,6 +21,8 @@ import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
+from tests.scripts.shown_sources import refresh_sources
+
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "notebooks"
 SOURCES = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
@@ -217,7 +219,10 @@ def make(source: Path, full: bool) -> None:
 
 
 def refresh_text(source: Path) -> None:
-    """Take the text of a .py file into its .ipynb, whose code and outputs stay as they are."""
+    """Take the text of a .py file, and the functions it shows as they are now, into its .ipynb.
+
+    Its code and its other outputs stay as they are.
+    """
     fresh, made = read_source(source), read_made(source)
     kinds = [[cell.cell_type for cell in notebook.cells] for notebook in (fresh, made)]
     if kinds[0] != kinds[1]:
@@ -227,6 +232,7 @@ def refresh_text(source: Path) -> None:
             before.source = now.source
         elif now.source != before.source:
             sys.exit(f"{source.stem} has other code than its .ipynb: make it without --text")
+    refresh_sources(made)
     nbformat.write(made, source.with_suffix(".ipynb"))
 
 
@@ -236,7 +242,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("names", nargs="*", help="as 01_latent_attention; all if none is named")
-    parser.add_argument("--text", action="store_true", help="nothing but text has changed")
+    parser.add_argument(
+        "--text", action="store_true", help="nothing but text, and the functions shown, has changed"
+    )
     arguments = parser.parse_args()
     full = os.environ.get("SEEKJAX_NOTEBOOKS", "full") == "full"
     for source in SOURCES:
