@@ -5,9 +5,10 @@ small (2412.19437, section 4.3).
     # the positions of each sequence shared out over two devices
     JAX_NUM_CPU_DEVICES=2 python train.py tiny_long --4k.mesh.context 2
 
-Hardware: two CPU cores. Every phase takes 60 steps of 4,096 tokens, as the default run does, at its
-last learning rate, with YaRN by a factor of 20. What the longer context is worth, by position and
-for a line planted far back, is in tests/benchmarks/results/long_context.md.
+Hardware: two CPU cores. Every phase takes 60 steps of 4,096 tokens, twice those of a step of the
+default run, at two thirds of its last learning rate, with YaRN by a factor of 20. What the longer
+context is worth, by position and for a line planted far back, is in
+tests/benchmarks/results/long_context.md.
 """
 
 from seekjax.workflow import Options, Train, Workflow

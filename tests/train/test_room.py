@@ -11,7 +11,7 @@ from seekjax.train.room import note_shortage
 from sharding.mesh_config import MeshConfig
 
 MIB = 2**20
-ONE = replace(tiny, name="tiny", mesh=MeshConfig(1))
+ONE = replace(tiny, name="tiny", mesh=MeshConfig(1), train=replace(tiny.train, steps=300, batch=16))
 
 
 @pytest.mark.parametrize(
