@@ -4,12 +4,13 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from seekjax.generate.engine.request import Request
+from seekjax.generate.engine.request import Request, TokenFilter
 from seekjax.serve.answer import Answer, Tools
 from seekjax.serve.conversation import Conversation
 from seekjax.serve.grammar import Grammar
 from seekjax.serve.served import Prompt, ServedModel
 from seekjax.serve.text import ReasoningSplitter
+from seekjax.serve.thinking import ThinkingFilter
 from seekjax.serve.tool_grammar import answer_grammar
 
 Choices = dict[Request, Answer]
@@ -70,9 +71,20 @@ def _choices(
     choices: Choices = {}
     for index in range(conversation.n):
         sampling = replace(conversation.sampling, max_new=room, seed=(seed + index) % MOST_SEEDS)
-        filter = None
-        if grammar is not None:
-            filter = served.grammars.filter(grammar, prompt.thinking)
+        filter = token_filter(served, grammar, prompt.thinking, conversation.thinking_budget)
         request = Request(prompt.ids, sampling, conversation.salt, filter)
         choices[request] = answer()
     return choices
+
+
+def token_filter(
+    served: ServedModel, grammar: Grammar | None, thinking: bool, budget: int | None
+) -> TokenFilter | None:
+    """Return the filter of one choice; None if every token may come.
+
+    thinking: the answer begins inside the reasoning, of `budget` tokens at most.
+    """
+    filter = None if grammar is None else served.grammars.filter(grammar)
+    if thinking and (grammar is not None or budget is not None):
+        return ThinkingFilter(served.tokenizer, filter, budget)
+    return filter

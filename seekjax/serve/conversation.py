@@ -29,6 +29,7 @@ class Conversation:
     tool_choice: str = "auto"
     parallel_tool_calls: bool = True
     thinking: bool | None = None  # None: as the template does by itself
+    thinking_budget: int | None = None  # tokens of thinking at most; None: any number
     template_settings: dict[str, Any] = field(default_factory=dict)
     continue_final: bool = False  # go on with the last message, which is the assistant's
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import llguidance
 import numpy as np
 
-from seekjax.data.tokenizer import THINK_END, Tokenizer
+from seekjax.data.tokenizer import Tokenizer
 from seekjax.errors import GenerateError
 from seekjax.serve.errors import RequestError, need_field
 from seekjax.serve.fields import Field, read_fields
@@ -177,34 +177,18 @@ def _read_structured(value: Any) -> Grammar | None:
 
 
 class GrammarFilter:
-    """The tokens that may come next in one answer: a TokenFilter of the engine.
+    """The tokens that may come next in a text: a TokenFilter of the engine."""
 
-    While the answer is thinking, every token may come but those that end it.
-    """
-
-    def __init__(
-        self,
-        matcher: llguidance.LLMatcher,
-        words: int,
-        thinking: np.ndarray | None,
-        think_end: int | None,
-    ):
-        """Follow a grammar with masks of `words` numbers.
-
-        `thinking` is the mask until the token `think_end`; None applies the grammar at once.
-        """
+    def __init__(self, matcher: llguidance.LLMatcher, words: int):
+        """Follow a grammar with masks of `words` numbers."""
         self._matcher = matcher
         self._words = words
-        self._thinking = thinking
-        self._think_end = think_end
 
     def mask(self) -> np.ndarray:
         """Return the allowed tokens, uint32 [ceil(V / 32)].
 
         Raises GenerateError if the grammar takes too much work here.
         """
-        if self._thinking is not None:
-            return self._thinking
         bits = self._matcher.compute_bitmask()
         if self._matcher.is_error():
             reason = _sentence(self._matcher.get_error())
@@ -213,10 +197,7 @@ class GrammarFilter:
 
     def accept(self, id: int) -> None:
         """Advance by one token."""
-        if self._thinking is None:
-            self._matcher.consume_token(id)
-        elif id == self._think_end:
-            self._thinking = None
+        self._matcher.consume_token(id)
 
 
 class Grammars:
@@ -225,30 +206,18 @@ class Grammars:
     def __init__(self, tokenizer: Tokenizer):
         """Prepare a tokenizer."""
         vocab = len(tokenizer.bytes_V)
-        stops = list(tokenizer.stops)
-        self._tokenizer = llguidance.LLTokenizer(
-            tokenizer.to_json(), n_vocab=vocab, eos_token=stops
-        )
-        self._limits = llguidance.LLParserLimits(**LIMITS)
         self._words = (vocab + 31) // 32
+        self._limits = llguidance.LLParserLimits(**LIMITS)
+        self._tokenizer = llguidance.LLTokenizer(
+            tokenizer.to_json(), n_vocab=vocab, eos_token=list(tokenizer.stops)
+        )
 
-        self._think_end = tokenizer.id_of(THINK_END)
-        allowed = np.zeros(32 * self._words, np.uint8)
-        allowed[:vocab] = 1
-        allowed[stops] = 0
-        self._thinking = np.packbits(allowed, bitorder="little").view(np.uint32)
-
-    def filter(self, grammar: Grammar, thinking: bool) -> GrammarFilter:
-        """Return the filter of one answer, which may begin inside its thinking.
+    def filter(self, grammar: Grammar) -> GrammarFilter:
+        """Return the filter of one text.
 
         Takes up to a second for a large grammar. Raises RequestError with llguidance's sentence if
         it rejects the grammar.
         """
-        need_field(
-            self._think_end is not None or not thinking,
-            grammar.param,
-            f"applies behind the thinking, and the tokenizer has no {THINK_END}: switch it off.",
-        )
         matcher = llguidance.LLMatcher(
             self._tokenizer, grammar.source, log_level=0, limits=self._limits
         )
@@ -258,8 +227,7 @@ class Grammars:
             matcher.compute_bitmask()
         if matcher.is_error():
             raise _refusal(matcher.get_error(), grammar.param)
-        mask = self._thinking if thinking else None
-        return GrammarFilter(matcher, self._words, mask, self._think_end)
+        return GrammarFilter(matcher, self._words)
 
 
 def _all_of(schema: Any) -> int:

@@ -77,10 +77,10 @@ def allowed(grammar_filter):
     return np.flatnonzero(bits)
 
 
-def draw(grammar, tokenizer=byte, seed=0, thinking=False, most=2000):
+def draw(grammar, tokenizer=byte, seed=0, most=2000):
     """The text of tokens drawn uniformly under the mask, until an end is drawn."""
     random = np.random.default_rng(seed)
-    grammar_filter = grammars(tokenizer).filter(grammar, thinking)
+    grammar_filter = grammars(tokenizer).filter(grammar)
     ids = []
     while len(ids) < most:
         id = int(random.choice(allowed(grammar_filter)))
@@ -141,21 +141,11 @@ def test_a_grammar_that_takes_too_much_work_ends_in_a_sentence():
 
 
 def test_blanks_are_bounded():
-    grammar_filter = grammars(byte).filter(of_schema({"type": "object"}, "schema"), False)
+    grammar_filter = grammars(byte).filter(of_schema({"type": "object"}, "schema"))
     for character in "{" + 32 * " ":
         assert ord(character) in allowed(grammar_filter)
         grammar_filter.accept(ord(character))
     assert ord(" ") not in allowed(grammar_filter)
-
-
-def test_thinking_is_free_until_its_end():
-    grammar_filter = grammars(byte).filter(of_schema({"enum": ["x"]}, "schema"), thinking=True)
-    think_end = byte().id_of("</think>")
-    assert set(range(320)) - set(allowed(grammar_filter)) == set(byte().stops)
-    for id in (*byte().encode("oh {").tolist(), think_end):
-        assert id in allowed(grammar_filter)
-        grammar_filter.accept(id)
-    assert allowed(grammar_filter).tolist() == [ord('"')]
 
 
 @pytest.mark.parametrize(
@@ -209,7 +199,7 @@ def test_bad_fields(body, sentence):
 )
 def test_a_bad_grammar_is_refused_in_the_words_of_llguidance(structured, sentence):
     with pytest.raises(RequestError, match=sentence) as error:
-        grammars(byte).filter(read_grammar({"structured_outputs": structured}), False)
+        grammars(byte).filter(read_grammar({"structured_outputs": structured}))
     assert error.value.http == 400
     assert error.value.param.startswith("structured_outputs.")
     assert len(str(error.value)) < 400
@@ -272,7 +262,7 @@ def test_strict_arguments_behind_any_text(tokenizer):
     begun = tokenizer().encode(
         f"a < b{CALLS_BEGIN}{MARKS[1]}get_weather{MARKS[2]}" + '{"city": "', special=True
     )
-    grammar_filter = grammars(tokenizer).filter(grammar, False)
+    grammar_filter = grammars(tokenizer).filter(grammar)
     for id in begun.tolist():
         assert id in allowed(grammar_filter)
         grammar_filter.accept(id)
