@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp
 
-from seekjax.serve import chat, completions, models
+from seekjax.serve import chat, completions, messages, models, responses
 from seekjax.serve.choices import conversation_choices, text_choices
 from seekjax.serve.conversation import Conversation
 from seekjax.serve.errors import RequestError
@@ -105,6 +105,9 @@ def routes_of(api: Api) -> list[BaseRoute]:
     post, get = ["POST"], ["GET"]
     return [
         Route("/v1/chat/completions", api.conversing(chat.read), methods=post),
+        Route("/v1/responses", api.conversing(responses.read), methods=post),
+        Route("/v1/messages", api.conversing(messages.read), methods=post),
+        Route("/v1/messages/count_tokens", api.about_tokens(messages.count_tokens), methods=post),
         Route("/v1/completions", api.complete, methods=post),
         Route("/v1/models", api.list_models, methods=get),
         Route("/v1/models/{name:path}", api.show_model, methods=get),
@@ -119,7 +122,7 @@ def routes_of(api: Api) -> list[BaseRoute]:
 
 # paths that need no key: a load balancer has none, and the page asks for it
 PUBLIC = re.compile(r"/|/health|/page/.*")
-FORMS: dict[str, Callable[[RequestError], dict[str, Any]]] = {}
+FORMS = {"/v1/messages": messages.anthropic_error}
 
 
 def make_app(api: Api, keys: Sequence[str] = (), hosts: Sequence[str] = ()) -> ASGIApp:

@@ -8,6 +8,7 @@ from seekjax.serve.errors import RequestError, need_field
 from seekjax.serve.fields import Field, check, read_fields
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
+TEXT_PARTS = ("text", "input_text", "output_text")
 CALL_FIELDS = {
     "name": Field("string", 1, required=True),
     "arguments": Field("string|object", required=True),
@@ -62,7 +63,7 @@ def read_text(content: Any, path: str) -> str | None:
     texts = []
     for index, part in enumerate(content):
         text = part.get("text") if isinstance(part, dict) else part
-        if isinstance(part, dict) and part.get("type", "text") not in ("text", "input_text"):
+        if isinstance(part, dict) and part.get("type", "text") not in TEXT_PARTS:
             raise RequestError(
                 f"{path}[{index}].type is {part['type']!r}: this model reads text alone.",
                 param=f"{path}[{index}].type",

@@ -110,6 +110,15 @@ class ServedModel:
 
         Raises RequestError if the template rejects it, or if it leaves no room for an answer.
         """
+        prompt = self.encode(conversation)
+        self.check_length(prompt.ids)
+        return prompt
+
+    def encode(self, conversation: Conversation) -> Prompt:
+        """Return a conversation as tokens, as many as it has.
+
+        Raises RequestError if the template rejects it.
+        """
         settings = dict(conversation.template_settings)
         if conversation.thinking is not None:  # V3.1's name of it, and that of other models
             settings |= {
@@ -139,8 +148,6 @@ class ServedModel:
             closed = not thinking
         plain, mark = self.tokenizer.control.break_names(tags)
         ids += self.tokenizer.encode(plain, special=True, mark=mark).tolist() if tags else []
-
-        self.check_length(ids)
         return Prompt(ids, thinking, not thinking and (closed or THINK_END in tags))
 
 
