@@ -30,6 +30,7 @@ from seekjax.open import OpenedModel, need_tokenizer, on_mesh
 from seekjax.post.samples.template import thinking_opened
 from seekjax.terminal import well_formed
 
+SLOTS = 1024  # tokens that nearly every conversation fits into, so that it needs one size
 PATIENCE = 0.5  # seconds for a program to be compiled at the end
 
 
@@ -72,7 +73,7 @@ def open_conversation(
     if draft or (draft is None and drafts_by_default(opened.variables)):
         generator = Generator(opened.model, opened.variables, opened.kernel, draft, consume=True)
     else:
-        settings = EngineSettings(max_batch=1, queue=1)
+        settings = EngineSettings(max_batch=1, queue=1, slots=SLOTS)
         engine = Engine(opened.model, opened.variables, opened.kernel, settings, consume=True)
         generator = ConversationGenerator(engine, background)
     return opened._replace(variables={}), generator

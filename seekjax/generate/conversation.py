@@ -1,13 +1,14 @@
 """Generation for a conversation: one answer at a time on an engine, which keeps what it has read.
 
-Programs are compiled by a thread while a person types the first question, those of short
+Programs are compiled by threads while a person types the first question, those of short
 conversations first. A program that is needed earlier is compiled at once.
 """
 
-import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,15 @@ from seekjax.generate.sampling import Sampling
 from seekjax.placement import use_mesh
 from sharding.rules import mesh_in_use
 
+THREADS = 2  # that compile
+UNUSED = ("score",)  # programs for log probabilities of a prompt
+
 
 class ConversationGenerator:
     """Streams one completion at a time, as a Generator does. Use it within `use_mesh(mesh)`."""
 
     def __init__(self, engine: Engine, background: bool = False):
-        """background: compile in a thread from now on, which `close` ends."""
+        """background: compile in threads from now on, which `close` ends."""
         self._engine = engine
         engine.programs.notice = lambda: progress("compiling")
         self._compiler = Compiler(engine.programs) if background else None
@@ -93,20 +97,23 @@ class ConversationGenerator:
 
 
 class Compiler:
-    """A thread that compiles an engine's programs, from the smallest sizes up."""
+    """Threads that compile an engine's programs, from the smallest sizes up."""
 
     def __init__(self, programs: Programs):
         self._programs = programs
         self._mesh = mesh_in_use()
-        self._closed = False
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
+        self._keys = deque([key for key in programs.all_keys() if key[0] not in UNUSED])
+        self._threads = [Thread(target=self._run) for _ in range(THREADS)]
+        for thread in self._threads:
+            thread.start()
 
-    def close(self, seconds: float | None) -> bool:
-        """End the thread after the program in progress; return whether it ended in this time."""
-        self._closed = True
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
+    def close(self, seconds: float | None = None) -> bool:
+        """Compile nothing after the programs in progress; return whether they end in this time."""
+        self._keys.clear()
+        for thread in self._threads:
+            thread.join(seconds)
+        running = [thread for thread in self._threads if thread.is_alive()]
+        return not running
 
     def _run(self) -> None:
         # the mesh in use is a property of the thread
@@ -114,8 +121,6 @@ class Compiler:
 
         # what fails here fails again, and is reported, where it is needed
         with on_mesh, suppress(Exception):
-            for key in self._programs.all_keys():
-                if self._closed:
-                    return
-                if key[0] != "score":  # of log probabilities of a prompt
-                    self._programs.compile_one(key)
+            while self._keys:
+                key = self._keys.popleft()
+                self._programs.compile_one(key)

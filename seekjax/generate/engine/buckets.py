@@ -6,7 +6,6 @@ from seekjax.generate.engine.settings import EngineSettings
 from sharding.rules import split_by
 
 GROW = 4  # from one size to the next
-FEWEST_SLOTS = 256
 SMALL_CHUNK = 64
 
 
@@ -26,7 +25,7 @@ def make_buckets(settings: EngineSettings, context: int) -> Buckets:
     split = split_by("batch")
     page = settings.page_size
     rows = growing(split, round_up(settings.max_batch, split))
-    slots = growing(round_up(FEWEST_SLOTS, page), round_up(context, page))
+    slots = growing(round_up(settings.slots, page), round_up(context, page))
 
     largest = min(round_up(settings.chunk, page), slots[-1])
     smallest = min(round_up(SMALL_CHUNK, page), largest)

@@ -16,6 +16,7 @@ class EngineSettings:
     max_batch: int = 16  # requests decoded together
     context: int = 0  # tokens of a prompt with its answer at most; 0: the model's context
     chunk: int = 256  # prompt tokens read between two decoding calls
+    slots: int = 256  # positions of the smallest cache that programs are compiled for
     steps: int = 16  # decoding steps of one device call at most
     draft: bool | None = None  # whether the prediction module drafts; None: where it pays
     queue: int = 256  # requests that wait at most
@@ -28,6 +29,7 @@ class EngineSettings:
             ("max_batch", self.max_batch >= 1, "at least 1"),
             ("context", self.context >= 0, "0 (the model's) or more"),
             ("chunk", self.chunk >= self.page_size, f"at least page_size {self.page_size}"),
+            ("slots", self.slots >= 1, "at least 1"),
             ("steps", self.steps >= 1, "at least 1"),
             ("queue", self.queue >= 1, "at least 1"),
         )

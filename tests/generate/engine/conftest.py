@@ -50,7 +50,7 @@ def greedy(prompt, max_new=16, **fields) -> Request:
     return Request(prompt, RequestSampling(max_new=max_new, temperature=0, **fields))
 
 
-SETTINGS = EngineSettings(page_size=8, pages=40, max_batch=8, chunk=16, steps=4, queue=12)
+SETTINGS = EngineSettings(page_size=8, pages=40, max_batch=8, chunk=16, slots=32, steps=4, queue=12)
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +58,6 @@ def engine(made):
     """Programs for 1 and 8 rows, 32 and 64 slots."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(buckets, "GROW", 8)
-        patch.setattr(buckets, "FEWEST_SLOTS", 32)
         engine = Engine(made.model, made.variables, KERNEL, SETTINGS)
     engine.compile()
     return engine

@@ -1,4 +1,4 @@
-"""Turns of a conversation on the engine, and the thread that compiles its programs."""
+"""Turns of a conversation on the engine, and the threads that compile its programs."""
 
 import time
 
@@ -75,13 +75,14 @@ class Counted(Programs):
         return None
 
 
-def test_programs_are_compiled_by_a_thread_once_each():
+def test_programs_are_compiled_by_threads_once_each():
     programs = Counted()
     compiler = Compiler(programs)
     assert programs("decode", 1)() == "decode"  # needed at once
-    assert programs("read", 64)() == "read"  # the thread has it, or is about to
+    assert programs("read", 64)() == "read"  # a thread has it, or is about to
     assert programs.waited > 0
-    compiler._thread.join()
+    for thread in compiler._threads:
+        thread.join()
     assert sorted(programs.lowered) == [("decode", 1), ("read", 64), ("read", 256)]
 
     waited = programs.waited
@@ -89,9 +90,9 @@ def test_programs_are_compiled_by_a_thread_once_each():
     assert programs.waited == waited
 
 
-def test_the_thread_ends_after_the_program_in_progress():
+def test_threads_end_after_the_programs_in_progress():
     programs = Counted()
     compiler = Compiler(programs)
     assert not compiler.close(0)
-    assert compiler.close(None)
-    assert programs.lowered == [("read", 64)]
+    assert compiler.close()
+    assert sorted(programs.lowered) == [("decode", 1), ("read", 64)]
