@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp
 
-from seekjax.serve import chat, completions, messages, models, responses
+from seekjax.serve import chat, completions, messages, models, openapi, responses
 from seekjax.serve.choices import conversation_choices, text_choices
 from seekjax.serve.conversation import Conversation
 from seekjax.serve.errors import RequestError
@@ -94,6 +94,10 @@ class Api:
             raise RequestError(reason, http=503)
         return json_response({"status": "ok"})
 
+    async def openapi(self, request: Request) -> Response:
+        """Answer /openapi.json."""
+        return json_response(openapi.document())
+
     async def metrics(self, request: Request) -> Response:
         """Answer /metrics."""
         text = metrics_text(await self.service.statistics(), self.service.meter)
@@ -116,12 +120,13 @@ def routes_of(api: Api) -> list[BaseRoute]:
         Route("/tokenizer_info", api.tokenizer_info, methods=get),
         Route("/health", api.health, methods=get),
         Route("/metrics", api.metrics, methods=get),
+        Route("/openapi.json", api.openapi, methods=get),
         *page_routes(),
     ]
 
 
 # paths that need no key: a load balancer has none, and the page asks for it
-PUBLIC = re.compile(r"/|/health|/page/.*")
+PUBLIC = re.compile(r"/|/health|/openapi\.json|/page/.*")
 FORMS = {"/v1/messages": messages.anthropic_error}
 
 

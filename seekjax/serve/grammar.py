@@ -24,6 +24,7 @@ JSON_OPTIONS = {"whitespace_pattern": r"[ \t\r\n]{1,32}", "coerce_one_of": True}
 # with llguidance's own, and 20 patterns that must match at once take 15 s whatever they are.
 LIMITS = {"initial_lexer_fuel": 100_000, "verbose_errors": False}
 MOST_AT_ONCE = 8
+LONGEST = 65_536  # characters of a regular expression or a grammar
 LONGEST_REASON = 300  # characters of llguidance's sentence
 
 FORMAT = {
@@ -34,9 +35,9 @@ SCHEMA = {"schema": Field("object", required=True)}
 STRUCTURED = {
     "json": Field("object|string"),
     "json_object": Field("boolean"),
-    "regex": Field("string"),
+    "regex": Field("string", 0, LONGEST),
     "choice": Field("array", 1, 1000, items=Field("string", 1)),
-    "grammar": Field("string"),
+    "grammar": Field("string", 0, LONGEST),
 }
 
 
