@@ -36,7 +36,12 @@ STRUCTURED = {
     "json": Field("object|string"),
     "json_object": Field("boolean"),
     "regex": Field("string", 0, LONGEST),
-    "choice": Field("array", 1, 1000, items=Field("string", 1)),
+    "choice": Field(
+        "array",
+        1,
+        1000,
+        items=Field("string", 1),
+    ),
     "grammar": Field("string", 0, LONGEST),
 }
 
@@ -48,7 +53,11 @@ class Grammar(NamedTuple):
     param: str  # the field of the request that it comes from
 
 
-def of_schema(schema: Any, param: str, lenient: bool = False) -> Grammar:
+def of_schema(
+    schema: Any,
+    param: str,
+    lenient: bool = False,
+) -> Grammar:
     """Return the grammar of the JSON values that a schema, an object or its text, allows.
 
     A keyword that llguidance does not have is refused, or ignored if `lenient`. Raises RequestError
@@ -136,7 +145,11 @@ def read_grammar(values: Mapping[str, Any]) -> Grammar | None:
     return given[0] if given else None
 
 
-def read_format(value: Any, param: str, nested: str = "") -> Grammar | None:
+def read_format(
+    value: Any,
+    param: str,
+    nested: str = "",
+) -> Grammar | None:
     """Return the grammar of OpenAI's object for the format of a text, None for any text.
 
     Chat has the schema in a `nested` object; responses have it in the object itself.
@@ -173,7 +186,12 @@ def _read_structured(value: Any) -> Grammar | None:
     param = f"structured_outputs.{name}"
     if name == "json_object":
         return of_schema({"type": "object"}, param)
-    read = {"json": of_schema, "regex": of_regex, "choice": of_choice, "grammar": of_lark}
+    read = {
+        "json": of_schema,
+        "regex": of_regex,
+        "choice": of_choice,
+        "grammar": of_lark,
+    }
     return read[name](content, param)
 
 

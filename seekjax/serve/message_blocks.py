@@ -62,7 +62,11 @@ def read_texts(content: Any, path: str) -> str:
     return "\n\n".join(texts)
 
 
-def _read_answer(blocks: Sequence[Any], calls: set[str], path: str) -> Message:
+def _read_answer(
+    blocks: Sequence[Any],
+    calls: set[str],
+    path: str,
+) -> Message:
     """Return the assistant's message of these blocks; add the ids of its calls."""
     message: Message = {"role": "assistant", "content": ""}
     for index, block in enumerate(blocks):
@@ -78,12 +82,20 @@ def _read_answer(blocks: Sequence[Any], calls: set[str], path: str) -> Message:
             calls.add(use["id"])
             arguments = json.dumps(use["input"], ensure_ascii=False)
             function = {"name": use["name"], "arguments": arguments}
-            call = {"id": use["id"], "type": "function", "function": function}
+            call = {
+                "id": use["id"],
+                "type": "function",
+                "function": function,
+            }
             message.setdefault("tool_calls", []).append(call)
     return message
 
 
-def _read_question(blocks: Sequence[Any], calls: set[str], path: str) -> list[Message]:
+def _read_question(
+    blocks: Sequence[Any],
+    calls: set[str],
+    path: str,
+) -> list[Message]:
     """Return the messages of tools and of the user in these blocks, in their order."""
     messages: list[Message] = []
     for index, block in enumerate(blocks):
@@ -101,7 +113,11 @@ def _read_question(blocks: Sequence[Any], calls: set[str], path: str) -> list[Me
     return messages
 
 
-def _read_result(block: dict[str, Any], calls: set[str], path: str) -> Message:
+def _read_result(
+    block: dict[str, Any],
+    calls: set[str],
+    path: str,
+) -> Message:
     """Return the message of a tool."""
     result = read_fields(block, RESULT_FIELDS, path)
     identity = result["tool_use_id"]
@@ -111,10 +127,18 @@ def _read_result(block: dict[str, Any], calls: set[str], path: str) -> Message:
         f"is {identity[:40]!r}, and no tool_use before it has this id.",
     )
     text = read_texts(result.get("content", ""), f"{path}.content")
-    return {"role": "tool", "tool_call_id": identity, "content": text}
+    return {
+        "role": "tool",
+        "tool_call_id": identity,
+        "content": text,
+    }
 
 
-def _kind(block: Any, kinds: Sequence[str], path: str) -> str:
+def _kind(
+    block: Any,
+    kinds: Sequence[str],
+    path: str,
+) -> str:
     """Return the type of a block. Raises RequestError unless it is one of the kinds."""
     need_field(isinstance(block, dict), path, "must be an object.")
     kind = block.get("type")

@@ -19,7 +19,11 @@ from seekjax.serve.events import (
 from seekjax.serve.served import ServedModel
 from seekjax.serve.writer import frame
 
-REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+REASONS = {
+    "stop": "end_turn",
+    "length": "max_tokens",
+    "tool_calls": "tool_use",
+}
 UNREADABLE = "unreadable_json"  # holds the input of a call that is not a JSON object
 
 
@@ -54,7 +58,14 @@ class MessageWriter:
             self._extend("text", {"text": ""}, event.text)
         elif isinstance(event, ToolCall):
             self._close()
-            self._begin_block("tool_use", {"id": event.id, "name": event.name, "input": {}})
+            self._begin_block(
+                "tool_use",
+                {
+                    "id": event.id,
+                    "name": event.name,
+                    "input": {},
+                },
+            )
         elif isinstance(event, ToolArguments):
             self._arguments += event.text
             self._send_delta("input_json_delta", "partial_json", event.text)
@@ -86,7 +97,12 @@ class MessageWriter:
         if event.stop:
             self._reason, self._stop = "stop_sequence", event.stop
 
-    def _extend(self, kind: str, empty: dict[str, str], text: str) -> None:
+    def _extend(
+        self,
+        kind: str,
+        empty: dict[str, str],
+        text: str,
+    ) -> None:
         """Add a piece of text to the last block, which is begun if it is of another kind."""
         if self._open != kind:
             self._close()
@@ -117,7 +133,12 @@ class MessageWriter:
         self._send("content_block_stop", index=len(self._blocks) - 1)
         self._open = ""
 
-    def _send_delta(self, kind: str, name: str, text: str) -> None:
+    def _send_delta(
+        self,
+        kind: str,
+        name: str,
+        text: str,
+    ) -> None:
         """Send what is added to the last block."""
         index = len(self._blocks) - 1
         self._send("content_block_delta", index=index, delta={"type": kind, name: text})

@@ -18,7 +18,12 @@ SAMPLING = ("temperature", "top_p", "top_k", "min_p", "seed", "repetition_penalt
 SAMPLING += ("frequency_penalty", "presence_penalty", "structured_outputs")
 CONVERSATION_FIELDS = {
     "model": Field("string", 1, required=True),
-    "messages": Field("array", 1, 4096, required=True),
+    "messages": Field(
+        "array",
+        1,
+        4096,
+        required=True,
+    ),
     "system": Field("string|array"),
     "tools": Field("array", 0, 128),
     "tool_choice": Field("object"),

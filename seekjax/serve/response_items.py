@@ -49,7 +49,11 @@ def read_input(value: Any, instructions: str | None = None) -> list[Message]:
     return messages
 
 
-def _add_message(messages: list[Message], item: dict[str, Any], path: str) -> None:
+def _add_message(
+    messages: list[Message],
+    item: dict[str, Any],
+    path: str,
+) -> None:
     """Append a message; that of an assistant goes on with its turn."""
     check(item.get("role"), Field("string", choices=ROLES), f"{path}.role")
     content = read_text(item.get("content"), f"{path}.content")
@@ -63,12 +67,22 @@ def _add_message(messages: list[Message], item: dict[str, Any], path: str) -> No
         messages.append({"role": role, "content": content})
 
 
-def _add_call(messages: list[Message], item: dict[str, Any], path: str) -> str:
+def _add_call(
+    messages: list[Message],
+    item: dict[str, Any],
+    path: str,
+) -> str:
     """Add a call to the assistant's turn; return its id."""
     call = read_fields(item, CALL_FIELDS, path)
     function = {"name": call["name"], "arguments": call["arguments"]}
     calls = _turn(messages).setdefault("tool_calls", [])
-    calls.append({"id": call["call_id"], "type": "function", "function": function})
+    calls.append(
+        {
+            "id": call["call_id"],
+            "type": "function",
+            "function": function,
+        }
+    )
     return call["call_id"]
 
 
@@ -95,7 +109,11 @@ def _read_reasoning(item: dict[str, Any], path: str) -> str:
     return ""
 
 
-def _read_output(item: dict[str, Any], calls: set[str], path: str) -> Message:
+def _read_output(
+    item: dict[str, Any],
+    calls: set[str],
+    path: str,
+) -> Message:
     """Return the message of a tool."""
     output = read_fields(item, OUTPUT_FIELDS, path)
     if output["call_id"] not in calls:
@@ -105,4 +123,8 @@ def _read_output(item: dict[str, Any], calls: set[str], path: str) -> Message:
             param=f"{path}.call_id",
         )
     text = read_text(output["output"], f"{path}.output")
-    return {"role": "tool", "tool_call_id": output["call_id"], "content": text or ""}
+    return {
+        "role": "tool",
+        "tool_call_id": output["call_id"],
+        "content": text or "",
+    }

@@ -16,7 +16,12 @@ from seekjax.serve.writer import frame
 class ResponsesWriter:
     """Writes a response, or the stream of its events."""
 
-    def __init__(self, served: ServedModel, conversation: Conversation, values: dict[str, Any]):
+    def __init__(
+        self,
+        served: ServedModel,
+        conversation: Conversation,
+        values: dict[str, Any],
+    ):
         self.stream = values.get("stream", False)
         self._texts = served.texts
         self._log_probs = conversation.returned.log_probs
@@ -44,7 +49,11 @@ class ResponsesWriter:
             if self._open == "message":
                 self._item["phase"] = "commentary"
             self._close("completed")
-            item = {"call_id": event.id, "name": event.name, "arguments": ""}
+            item = {
+                "call_id": event.id,
+                "name": event.name,
+                "arguments": "",
+            }
             self._begin_item("function_call", "fc", item)
         elif isinstance(event, ToolArguments):
             self._item["arguments"] += event.text
@@ -83,7 +92,12 @@ class ResponsesWriter:
     def _item(self) -> dict[str, Any]:
         return self._output[-1]
 
-    def _extend(self, kind: str, text: str, content: Content | None = None) -> None:
+    def _extend(
+        self,
+        kind: str,
+        text: str,
+        content: Content | None = None,
+    ) -> None:
         """Add a piece of text to the last item, which is begun if it is of another kind."""
         if self._open != kind:
             self._close("completed")
@@ -107,16 +121,36 @@ class ResponsesWriter:
             self._begin_item("reasoning", "rs", {"summary": [], "content": []})
             part: dict[str, Any] = {"type": "reasoning_text", "text": ""}
         else:
-            fields = {"role": "assistant", "phase": "final_answer", "content": []}
+            fields = {
+                "role": "assistant",
+                "phase": "final_answer",
+                "content": [],
+            }
             self._begin_item("message", "msg", fields)
-            part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+            part = {
+                "type": "output_text",
+                "text": "",
+                "annotations": [],
+                "logprobs": [],
+            }
         self._send_part("response.content_part.added", content_index=0, part=part)
         self._item["content"].append(part)
 
-    def _begin_item(self, kind: str, prefix: str, fields: dict[str, Any]) -> None:
+    def _begin_item(
+        self,
+        kind: str,
+        prefix: str,
+        fields: dict[str, Any],
+    ) -> None:
         """Begin an item."""
         identity = {"id": f"{prefix}_{secrets.token_hex(12)}", "type": kind}
-        self._output.append({**identity, "status": "in_progress", **fields})
+        self._output.append(
+            {
+                **identity,
+                "status": "in_progress",
+                **fields,
+            }
+        )
         self._open = kind
         output_index = len(self._output) - 1
         self._send("response.output_item.added", output_index=output_index, item=self._item)
@@ -151,7 +185,11 @@ class ResponsesWriter:
     def _send(self, event: str, **fields: Any) -> None:
         """Send an event with the next number, if the response is a stream."""
         if self.stream:
-            data = {"type": event, "sequence_number": self._number, **fields}
+            data = {
+                "type": event,
+                "sequence_number": self._number,
+                **fields,
+            }
             self._frames.append(frame(data, event))
             self._number += 1
 
@@ -161,7 +199,11 @@ class ResponsesWriter:
         return frames
 
     def _response(self, status: str) -> dict[str, Any]:
-        return {**self._head, "status": status, "output": list(self._output)}
+        return {
+            **self._head,
+            "status": status,
+            "output": list(self._output),
+        }
 
 
 def _head(
@@ -171,10 +213,24 @@ def _head(
     tools = []
     for tool in conversation.tools:
         function = tool["function"]
-        optional = {"description": None, "parameters": None, "strict": None}
-        tools.append({"type": "function", **optional, **function})
+        optional = {
+            "description": None,
+            "parameters": None,
+            "strict": None,
+        }
+        tools.append(
+            {
+                "type": "function",
+                **optional,
+                **function,
+            }
+        )
 
-    text = {"format": {"type": "text"}, "verbosity": None, **values.get("text", {})}
+    text = {
+        "format": {"type": "text"},
+        "verbosity": None,
+        **values.get("text", {}),
+    }
     return {
         "id": f"resp_{secrets.token_hex(12)}",
         "object": "response",

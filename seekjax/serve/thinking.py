@@ -14,7 +14,12 @@ class ThinkingFilter:
     only the end of the thinking. Behind it another filter says what may come.
     """
 
-    def __init__(self, tokenizer: Tokenizer, behind: TokenFilter | None, budget: int | None):
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        behind: TokenFilter | None,
+        budget: int | None,
+    ):
         """Raises RequestError if the tokenizer has no token for the end of thinking."""
         think_end = tokenizer.id_of(THINK_END)
         need_field(

@@ -41,7 +41,12 @@ def answer_grammar(
         tools = [tool for tool in tools if tool["function"]["name"] == choice]
         parallel = False
     begin = _mark(CALLS_BEGIN, tokenizer)
-    rules = _call_rules(form, tools, parallel, tokenizer)
+    rules = _call_rules(
+        form,
+        tools,
+        parallel,
+        tokenizer,
+    )
     if forced:
         return Grammar(f"start: {begin} calls\n{rules}", "tools")
     if answer is not None:
@@ -56,7 +61,12 @@ def answer_grammar(
     return Grammar(f"{start}\n{rules}", "tools")
 
 
-def _call_rules(form: CallForm, tools: Sequence[Tool], parallel: bool, tokenizer: Tokenizer) -> str:
+def _call_rules(
+    form: CallForm,
+    tools: Sequence[Tool],
+    parallel: bool,
+    tokenizer: Tokenizer,
+) -> str:
     """Return the rules in Lark's notation for `calls`, one or more and the mark behind them."""
     names = []
     rules = []

@@ -44,8 +44,18 @@ class CallForm(NamedTuple):
     separator: str  # of calls
 
 
-V3 = CallForm(f"function{SEPARATOR}", "\n```json\n", "\n```", "\n")
-V3_1 = CallForm("", SEPARATOR, "", "")
+V3 = CallForm(
+    f"function{SEPARATOR}",
+    "\n```json\n",
+    "\n```",
+    "\n",
+)
+V3_1 = CallForm(
+    "",
+    SEPARATOR,
+    "",
+    "",
+)
 
 
 def find_call_form(chat: ChatTemplate) -> CallForm | None:
