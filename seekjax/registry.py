@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
-from seekjax.errors import ConfigError, need
+from seekjax.errors import ConfigError, SeekjaxError, need
 
 T = TypeVar("T")
 
@@ -87,6 +87,8 @@ def load_object(path: str, kind: str) -> Any:
         sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
+    except SeekjaxError:
+        raise
     except Exception as error:  # a user's module may raise anything while it is imported
         raise ConfigError(
             f"the {kind} {path} cannot be imported ({type(error).__name__}: {error}): name a "

@@ -62,6 +62,12 @@ COMMANDS = {
         "Hold a conversation on this terminal.",
         "ChatOptions",
     ),
+    "serve": Command(
+        "seekjax.commands.serve:serve",
+        "MODEL",
+        "Serve a model over HTTP, by OpenAI's and Anthropic's protocols and with a chat page.",
+        "Serve",
+    ),
     "eval": Command(
         "seekjax.commands.evaluate:evaluate",
         "MODEL --data PATH",
@@ -98,8 +104,9 @@ COMMANDS = {
     ),
 }
 
-# Commands with a meaning of their own for Ctrl-C: a run is saved, an answer ends and not the chat.
-MEET_SIGNALS = ("train", "chat")
+# Commands with a meaning of their own for Ctrl-C: a run is saved, an answer ends and not the chat,
+# a server lets its answers end.
+MEET_SIGNALS = ("train", "chat", "serve")
 
 STATUSES = {
     Status.FINISHED: "finished",

@@ -13,7 +13,7 @@ from seekjax.commands.common import Flat
 from seekjax.config import Template
 from seekjax.config.formats import Dtype, Kind, Type
 from seekjax.config.generation import EvalConfig, Sampling
-from seekjax.config.ranges import Count, CountOrZero
+from seekjax.config.ranges import Count, CountOrZero, NotNegative, Port
 from sharding.mesh_config import MeshConfig
 
 Vocabulary = Literal["same", "int8"]
@@ -90,6 +90,38 @@ class Harness:
     as_chat: bool = False
     # without the token that a text begins with, as lm-eval's local-completions asks a server
     bare: bool = False
+
+
+@dataclass(frozen=True)
+class Serve:
+    """Serve a model over HTTP: the protocols of OpenAI and Anthropic, and a page to chat on."""
+
+    model: Flat[ModelOptions]
+    # where to listen; 0.0.0.0 is every address of this machine, and needs a key
+    host: str = "127.0.0.1"
+    port: Port = 8000  # 0 = any that is free
+    # what clients must send as their key; default: the environment's SEEKJAX_API_KEY
+    api_key: str = ""
+    # let every machine that reaches the server use it without a key
+    no_key: bool = False
+    name: str = ""  # of the model; default: its folder's
+    alias: tuple[str, ...] = ()  # further names that requests may use
+    max_batch: Count = 16  # requests that are answered together
+    queue: CountOrZero = 64  # further requests that may wait; the others are refused with 429
+    # tokens of a prompt with its answer at most; 0 = the model's context
+    context: CountOrZero = 0
+    pages: CountOrZero = 0  # of the cache; 0 = as many as fit
+    # auto: the checkpoint's own; r1 begins every answer with thinking
+    template: Template = "auto"
+    # settings of the template, as thinking=true for V3.1
+    template_settings: tuple[str, ...] = ()
+    log_prompts: bool = False  # write what is asked into the log
+    max_body: Count = 8 * 2**20  # bytes of a request
+    max_connections: Count = 256  # of one address at a time
+    # seconds that answers in progress may take after a signal to end
+    drain: NotNegative = 60.0
+    replicas: Flat[RedundantExperts] = field(default_factory=RedundantExperts)
+    mesh: MeshConfig = MeshConfig(data=1)  # how many devices split what
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,7 @@ Depth = Annotated[int, Range(0, 16)]  # of modules that are traced one by one
 Count = Annotated[int, Range(1, 2**31 - 1)]
 CountOrZero = Annotated[int, Range(0, 2**31 - 1)]
 Processes = Annotated[int, Range(0, 1024)]
+Port = Annotated[int, Range(0, 65535)]
 Seed = Annotated[int, Range(0, 2**63 - 1)]
 
 # Other numbers, all finite in float32.

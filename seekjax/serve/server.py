@@ -18,8 +18,11 @@ STOPS = (signal.SIGINT, signal.SIGTERM)
 BACKLOG = 1024  # connections that wait to be accepted
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens. Raises UsageError if the address is taken or does not exist."""
+def bind(host: str, port: int) -> socket.socket:
+    """Return a socket at an address, where it does not listen yet.
+
+    Raises UsageError if the address is taken or does not exist.
+    """
     try:
         [family, kind, protocol, _, address] = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -27,7 +30,6 @@ def listen(host: str, port: int) -> socket.socket:
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
-        bound.listen(BACKLOG)
     except OSError as error:
         raise UsageError(
             f"the server cannot listen on {host} port {port} ({error.strerror}): name another "
@@ -62,6 +64,7 @@ class Server(uvicorn.Server):
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            backlog=BACKLOG,
             h11_max_incomplete_event_size=limits.head,
         )
         super().__init__(config)

@@ -8,7 +8,7 @@ import httpx
 
 from seekjax.serve.app import Api, make_app
 from seekjax.serve.limits import Limits
-from seekjax.serve.server import Server, listen
+from seekjax.serve.server import Server, bind
 from seekjax.serve.service import Service
 from tests.serve.fake_engine import FakeEngine, served_model
 
@@ -36,7 +36,7 @@ async def client_of(api: Api, **options):
 @contextmanager
 def server_of(api: Api, drain=5.0, **options):
     """The address of a server with real sockets, in a thread."""
-    listening = listen("127.0.0.1", 0)
+    listening = bind("127.0.0.1", 0)
     ready = threading.Event()
     app = make_app(api, **options)
     server = Server(app, api.service, api.limits, drain, ready.set)
