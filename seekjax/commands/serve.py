@@ -90,7 +90,11 @@ def make_engine(options: Serve, opened: OpenedModel) -> Engine:
     return engine
 
 
-def describe(options: Serve, opened: OpenedModel, engine: Engine) -> ServedModel:
+def describe(
+    options: Serve,
+    opened: OpenedModel,
+    engine: Engine,
+) -> ServedModel:
     """Return the model as the protocols name it."""
     tokenizer = need_tokenizer(opened)
     template = load_chat(opened.folder, tokenizer, options.template, options.template_settings)
@@ -113,7 +117,11 @@ def describe(options: Serve, opened: OpenedModel, engine: Engine) -> ServedModel
 
 
 def run(
-    options: Serve, engine: Engine, served: ServedModel, keys: list[str], bound: socket
+    options: Serve,
+    engine: Engine,
+    served: ServedModel,
+    keys: list[str],
+    bound: socket,
 ) -> Status:
     """Serve until a signal, and return the exit status."""
     log_to_stderr()

@@ -93,7 +93,8 @@ class Answer:
         # the tags count as reasoning
         reasoning = thinking or self._splitter.thinking
         self._usage = self._usage._replace(
-            completion=self._usage.completion + 1, reasoning=self._usage.reasoning + reasoning
+            completion=self._usage.completion + 1,
+            reasoning=self._usage.reasoning + reasoning,
         )
         turned = self._splitter.thinking != thinking  # by a tag, which is not text
         if turned and not events:

@@ -73,7 +73,8 @@ class Api:
         return json_response(models.model_entry(request.path_params["name"], self.served))
 
     def about_tokens(
-        self, work: Callable[[dict[str, Any], ServedModel], dict[str, Any]]
+        self,
+        work: Callable[[dict[str, Any], ServedModel], dict[str, Any]],
     ) -> Endpoint:
         """Return the endpoint of /tokenize or /detokenize."""
 

@@ -221,7 +221,12 @@ class Choice:
         self._log_probs: dict[str, Any] | None = None
         self._extras: dict[str, Any] = {}
 
-    def add(self, event: Event, served: ServedModel, log_probs: bool) -> None:
+    def add(
+        self,
+        event: Event,
+        served: ServedModel,
+        log_probs: bool,
+    ) -> None:
         """Take an event in."""
         if isinstance(event, Reasoning):
             self._reasoning += event.text

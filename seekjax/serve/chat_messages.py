@@ -34,7 +34,9 @@ def _read_message(message: dict[str, Any], path: str) -> Message:
     role = "system" if message["role"] == "developer" else message["role"]
     content = read_text(message.get("content"), f"{path}.content")
     need_field(
-        content is not None or role == "assistant", f"{path}.content", "is missing: it is the text."
+        content is not None or role == "assistant",
+        f"{path}.content",
+        "is missing: it is the text.",
     )
     read: Message = {"role": role, "content": content or ""}
 

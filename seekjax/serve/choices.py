@@ -36,7 +36,9 @@ def conversation_choices(conversation: Conversation, served: ServedModel) -> Cho
 
 
 def text_choices(
-    conversation: Conversation, served: ServedModel, prompts: Sequence[Sequence[int]]
+    conversation: Conversation,
+    served: ServedModel,
+    prompts: Sequence[Sequence[int]],
 ) -> Choices:
     """Return n choices of each text to continue; those of one prompt follow each other.
 
@@ -78,7 +80,10 @@ def _choices(
 
 
 def token_filter(
-    served: ServedModel, grammar: Grammar | None, thinking: bool, budget: int | None
+    served: ServedModel,
+    grammar: Grammar | None,
+    thinking: bool,
+    budget: int | None,
 ) -> TokenFilter | None:
     """Return the filter of one choice; None if every token may come.
 

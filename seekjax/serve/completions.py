@@ -42,7 +42,8 @@ class Texts(NamedTuple):
 
 
 def read(
-    body: dict[str, Any], served: ServedModel
+    body: dict[str, Any],
+    served: ServedModel,
 ) -> tuple[Conversation, Texts, "CompletionWriter"]:
     """Return what a request asks for, its prompts, and the writer of its answer.
 
@@ -106,7 +107,11 @@ def read_prompts(values: dict[str, Any], served: ServedModel) -> Texts:
     return Texts(ids, written)
 
 
-def read_text(text: str, values: dict[str, Any], served: ServedModel) -> list[int]:
+def read_text(
+    text: str,
+    values: dict[str, Any],
+    served: ServedModel,
+) -> list[int]:
     """Return the ids of a text to continue, or to fill in before `suffix`."""
     tokenizer = served.tokenizer
     ids = tokenizer.encode(text, special=True).tolist()
@@ -120,7 +125,11 @@ def read_text(text: str, values: dict[str, Any], served: ServedModel) -> list[in
     return ids
 
 
-def check_ids(ids: Sequence[Any], path: str, served: ServedModel) -> None:
+def check_ids(
+    ids: Sequence[Any],
+    path: str,
+    served: ServedModel,
+) -> None:
     """Raise RequestError unless a prompt is a list of ids that the tokenizer has."""
     need_field(ids, path, "is empty: it must have at least one token.")
     size = served.tokenizer.size

@@ -29,7 +29,12 @@ class RequestError(SeekjaxError):
     """
 
     def __init__(
-        self, sentence: str, http: int = 400, param: str = "", code: str = "", retry_after: int = 0
+        self,
+        sentence: str,
+        http: int = 400,
+        param: str = "",
+        code: str = "",
+        retry_after: int = 0,
     ):
         super().__init__(sentence)
         self.http = http
@@ -38,7 +43,11 @@ class RequestError(SeekjaxError):
         self.retry_after = retry_after
 
 
-def need_field(condition: object, param: str, sentence: str) -> None:
+def need_field(
+    condition: object,
+    param: str,
+    sentence: str,
+) -> None:
     """Raise RequestError about a field, with status 400, unless the condition holds."""
     if not condition:
         raise RequestError(f"{param} {sentence}", param=param)

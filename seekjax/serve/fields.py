@@ -47,7 +47,9 @@ def parse_body(raw: bytes) -> dict[str, Any]:
 
 
 def read_fields(
-    body: Mapping[str, Any], fields: Mapping[str, Field], inside: str = ""
+    body: Mapping[str, Any],
+    fields: Mapping[str, Field],
+    inside: str = "",
 ) -> dict[str, Any]:
     """Return the fields of the table that the body has, without those that are null.
 
@@ -66,7 +68,11 @@ def read_fields(
     return values
 
 
-def check(value: Any, field: Field, path: str) -> None:
+def check(
+    value: Any,
+    field: Field,
+    path: str,
+) -> None:
     """Raise RequestError unless the value is what its field may hold."""
     need_field(_has_type(value, field), path, f"is {_shown(value)}: it must be {_expected(field)}.")
     if field.choices and isinstance(value, str):

@@ -49,7 +49,12 @@ class Gate:
         self._hosts = hosts
         self._forms = forms
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
         """Answer one request."""
         if scope["type"] != "http":  # the beginning and the end of the server
             await self._app(scope, receive, send)
@@ -101,7 +106,13 @@ class Gate:
                 code="invalid_api_key",
             )
 
-    async def _refuse(self, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _refuse(
+        self,
+        error: Exception,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
         """Answer with an error in the form of the protocol."""
         if isinstance(error, HTTPException):
             error = http_error(error)

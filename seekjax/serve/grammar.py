@@ -228,7 +228,9 @@ class Grammars:
         self._words = (vocab + 31) // 32
         self._limits = llguidance.LLParserLimits(**LIMITS)
         self._tokenizer = llguidance.LLTokenizer(
-            tokenizer.to_json(), n_vocab=vocab, eos_token=list(tokenizer.stops)
+            tokenizer.to_json(),
+            n_vocab=vocab,
+            eos_token=list(tokenizer.stops),
         )
 
     def filter(self, grammar: Grammar) -> GrammarFilter:
@@ -238,7 +240,10 @@ class Grammars:
         it rejects the grammar.
         """
         matcher = llguidance.LLMatcher(
-            self._tokenizer, grammar.source, log_level=0, limits=self._limits
+            self._tokenizer,
+            grammar.source,
+            log_level=0,
+            limits=self._limits,
         )
 
         # The first mask is the most expensive one, and shows some errors.

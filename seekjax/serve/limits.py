@@ -126,7 +126,12 @@ class LimitedProtocol(H11Protocol):
             sentence = f"the request was not complete after {seconds} seconds"
             self._refuse(b"408 Request Timeout", sentence, "request_too_slow")
 
-    def _refuse(self, status: bytes, sentence: str, code: str) -> None:
+    def _refuse(
+        self,
+        status: bytes,
+        sentence: str,
+        code: str,
+    ) -> None:
         """Answer with a status and close; only close if an answer has begun, or no request."""
         begun = self.cycle is not None and self.cycle.response_started
         ended = self.cycle is not None and self.cycle.response_complete

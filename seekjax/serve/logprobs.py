@@ -28,7 +28,11 @@ def chat_log_probs(tokens: Sequence[Token], texts: TokenTexts) -> dict[str, Any]
     return {"content": content, "refusal": None}
 
 
-def _token(id: int, log_prob: float, texts: TokenTexts) -> dict[str, Any]:
+def _token(
+    id: int,
+    log_prob: float,
+    texts: TokenTexts,
+) -> dict[str, Any]:
     return {
         "token": texts.text(id),
         "logprob": finite(log_prob),

@@ -13,14 +13,24 @@ def metrics_text(engine: EngineStatistics, meter: Meter) -> str:
     """Return everything that is measured, in Prometheus' text format."""
     lines: list[str] = []
 
-    def add(name: str, kind: str, about: str, samples: Iterable[Sample]) -> None:
+    def add(
+        name: str,
+        kind: str,
+        about: str,
+        samples: Iterable[Sample],
+    ) -> None:
         full = f"seekjax_{name}"
         lines.append(f"# HELP {full} {about}")
         lines.append(f"# TYPE {full} {kind}")
         for labels, value in samples:
             lines.append(f"{full}{labels} {value:.10g}")
 
-    def one(name: str, kind: str, about: str, value: float) -> None:
+    def one(
+        name: str,
+        kind: str,
+        about: str,
+        value: float,
+    ) -> None:
         add(name, kind, about, [("", value)])
 
     one("requests_queued", "gauge", "Requests that wait.", engine.queued)
@@ -63,7 +73,11 @@ def _labelled(label: str, values: dict[str, int]) -> list[Sample]:
     return [(f'{{{label}="{key}"}}', value) for key, value in values.items()]
 
 
-def _histogram(name: str, about: str, histogram: Histogram) -> list[str]:
+def _histogram(
+    name: str,
+    about: str,
+    histogram: Histogram,
+) -> list[str]:
     """Return a histogram, whose buckets count everything up to their ends."""
     full = f"seekjax_{name}"
     lines = [f"# HELP {full} {about}", f"# TYPE {full} histogram"]

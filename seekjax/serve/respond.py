@@ -27,14 +27,20 @@ class ClientGone(Exception):
 
 
 def json_response(
-    body: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None
+    body: dict[str, Any],
+    status: int = 200,
+    headers: dict[str, str] | None = None,
 ) -> Response:
     """Return a response with a JSON object."""
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
     return Response(text, status, headers, "application/json")
 
 
-async def respond(request: Request, answers: Answers, writer: Writer) -> Response:
+async def respond(
+    request: Request,
+    answers: Answers,
+    writer: Writer,
+) -> Response:
     """Return the response of an answer; of a stream its beginning, which is sent at once.
 
     Raises RequestError if the engine could not go on, and ClientGone.
@@ -97,7 +103,12 @@ class EventStream(Response):
         self._writer = writer
         self._sent = 0.0  # when the last frame was
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
         """Send the stream; it ends with the answer, with the client, or with an error."""
         try:
             await while_connected(receive, self._send_all(send))

@@ -102,7 +102,9 @@ def _read_reasoning(item: dict[str, Any], path: str) -> str:
             check(parts, Field("array", items=Field("object")), f"{path}.{name}")
             for part in parts:
                 need_field(
-                    isinstance(part.get("text"), str), f"{path}.{name}", "must hold parts of text."
+                    isinstance(part.get("text"), str),
+                    f"{path}.{name}",
+                    "must hold parts of text.",
                 )
                 texts.append(part["text"])
             return "".join(texts)

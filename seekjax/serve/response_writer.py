@@ -207,7 +207,9 @@ class ResponsesWriter:
 
 
 def _head(
-    served: ServedModel, conversation: Conversation, values: dict[str, Any]
+    served: ServedModel,
+    conversation: Conversation,
+    values: dict[str, Any],
 ) -> dict[str, Any]:
     """Return the fields of a response that its request decides."""
     tools = []

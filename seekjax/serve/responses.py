@@ -83,7 +83,8 @@ def read(body: dict[str, Any], served: ServedModel) -> tuple[Conversation, Respo
     conversation.tool_choice = read_tool_choice(values.get("tool_choice"), conversation.tools)
     conversation.parallel_tool_calls = values.get("parallel_tool_calls", True)
     conversation.want_log_probs(
-        LOG_PROBS in values.get("include", []), values.get("top_logprobs", 0)
+        LOG_PROBS in values.get("include", []),
+        values.get("top_logprobs", 0),
     )
     return conversation, ResponsesWriter(served, conversation, values)
 

@@ -39,7 +39,9 @@ SAMPLING_FIELDS = {
 
 
 def read_sampling(
-    values: Mapping[str, Any], conversation: Conversation, stop_ids: tuple[int, ...]
+    values: Mapping[str, Any],
+    conversation: Conversation,
+    stop_ids: tuple[int, ...],
 ) -> None:
     """Put what SAMPLING_FIELDS has of a request into its conversation.
 

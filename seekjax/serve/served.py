@@ -151,7 +151,11 @@ class ServedModel:
         return Prompt(ids, thinking, not thinking and (closed or THINK_END in tags))
 
 
-def _thinking_tags(opened: bool, closed: bool, wanted: bool | None) -> tuple[str, bool]:
+def _thinking_tags(
+    opened: bool,
+    closed: bool,
+    wanted: bool | None,
+) -> tuple[str, bool]:
     """Return what a prompt lacks of the tags of thinking, and whether it is then inside thinking.
 
     A template without a setting for thinking writes the same prompt either way.

@@ -42,7 +42,11 @@ def check_tools(tools: Sequence[Any], param: str = "tools") -> None:
         names.add(name)
 
 
-def read_tool_choice(choice: Any, tools: Sequence[Any], param: str = "tool_choice") -> str:
+def read_tool_choice(
+    choice: Any,
+    tools: Sequence[Any],
+    param: str = "tool_choice",
+) -> str:
     """Return none, auto, required, or the name of the tool that must be called.
 
     Raises RequestError for another word, an unknown name, or a call where there are no tools.

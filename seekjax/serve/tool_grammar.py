@@ -17,7 +17,9 @@ ANY = r"/(.|\n)*/"  # text
 
 
 def answer_grammar(
-    conversation: Conversation, form: CallForm | None, tokenizer: Tokenizer
+    conversation: Conversation,
+    form: CallForm | None,
+    tokenizer: Tokenizer,
 ) -> Grammar | None:
     """Return the grammar of a whole answer, calls included; None if it is free.
 
