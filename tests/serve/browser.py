@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from seekjax.serve.page import HEADERS
 from tests.serve.page_server import app, serving
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -19,8 +20,15 @@ ARGUMENTS = [
     "--no-first-run",
 ]
 
-# What the content policy refused, kept by the page for the test to read.
+# Before the page's own scripts: empty the storage at the address of a first visit, and keep what
+# the content policy refuses for the test to read.
+FRESH = "?fresh"
 WATCH = """
+if (location.search === "?fresh") {
+  localStorage.clear();
+  sessionStorage.clear();
+  history.replaceState(null, "", "/");
+}
 window.refused = [];
 addEventListener("securitypolicyviolation", (event) => {
   refused.push(`${event.violatedDirective} ${event.blockedURI} ${event.sample}`);
@@ -59,7 +67,9 @@ def browser():
 def server():
     """The server of page_server.py: its application, with its address in `state.url`."""
     application = app()
-    with serving(application) as url:
+    with pytest.MonkeyPatch.context() as patch, serving(application) as url:
+        # its own header would have the tab ask for each script of each visit again
+        patch.setitem(HEADERS, "cache-control", "max-age=600")
         application.state.url = url
         yield application
 
@@ -86,18 +96,12 @@ def page(tab, server):
     server.state.gates = 0
     tab.set_viewport_size({"width": 1200, "height": 800})
     tab.emulate_media(color_scheme="light")
-    open_page(tab, server)
+    tab.goto(server.state.url + FRESH)
+    tab.get_by_text("step 2,000").wait_for()
 
     yield tab
-    tab.evaluate("localStorage.clear(); sessionStorage.clear()")
     assert tab.evaluate("refused") == []
     assert tab.failures == []
-
-
-def open_page(tab, server):
-    """Load the page, and wait until the served run is in sight."""
-    tab.goto(server.state.url)
-    tab.get_by_text("step 2,000").wait_for()
 
 
 def ask(page, question):

@@ -88,12 +88,12 @@ SCRIPTS = {
 }
 
 
-def app(pace: float = 0.0) -> Starlette:
+def app(scripts=None) -> Starlette:
     """The page's server; its `requests` keeps the bodies that came."""
     server = Starlette(routes=[*page_routes(), *api_routes()])
     server.state.requests = []
     server.state.stopped = []
-    server.state.pace = pace
+    server.state.scripts = scripts or SCRIPTS
     server.state.gates = 0  # how many of the two waits of "gated" are over
     return server
 
@@ -116,6 +116,9 @@ async def chat(request: Request):
     if question == "fail":
         error = {"message": SENTENCE, "type": "invalid_request_error", "code": None}
         return JSONResponse({"error": error}, status_code=400)
+    if question == "busy":
+        error = {"message": "8 requests are waiting already.", "type": "rate_limit_error"}
+        return JSONResponse({"error": error}, status_code=429, headers={"retry-after": "7"})
     if question == "key" and request.headers.get("authorization") != "Bearer s3cret":
         error = {"message": "The API key is not right.", "type": "authentication_error"}
         return JSONResponse({"error": error}, status_code=401)
@@ -124,8 +127,8 @@ async def chat(request: Request):
 
 async def stream(request, body, question):
     """The chunks of an answer, as server-sent events."""
-    default = (THOUGHT, WELCOME, request.app.state.pace)
-    thinking, answer, pace = SCRIPTS.get(question.partition(" ")[0], default)
+    scripts = request.app.state.scripts
+    thinking, answer, pace = scripts.get(question.partition(" ")[0], (THOUGHT, WELCOME, 0.0))
     if body.get("thinking") == {"type": "disabled"}:
         thinking = ""
     texts = [("reasoning_content", part) for part in pieces(thinking)]

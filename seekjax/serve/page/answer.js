@@ -1,11 +1,7 @@
 // An answer while it arrives: chunks of the stream go in, and the node of the chat grows.
 
+import { keepTokens, tokensOf } from "./token_store.js";
 import { TokenTexts } from "./token_texts.js";
-
-// The tokens of each answer of this page, by the id of its node: {thinking: [token], content:
-// [token]}, a token being {text, logProb, top: [{text, logProb}], drafted, experts}. They are many
-// times the size of the text, so they are not kept beyond the page.
-export const tokensOf = new Map();
 
 export class Answer {
   constructor(node) {
@@ -92,6 +88,10 @@ export class Answer {
     node.seconds.total = this.seconds();
     node.state = state;
     node.error = error;
+    node.details = this.tokens.content.length + this.tokens.thinking.length > 0;
+    if (node.details) {
+      keepTokens(node.id);
+    }
   }
 
   seconds() {

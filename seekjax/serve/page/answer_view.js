@@ -1,11 +1,11 @@
 // An answer of the thread: thinking, text or coloured tokens, how it ended, and what can be done.
 
-import { tokensOf } from "./answer.js";
-import { announce, copy, element, iconButton } from "./dom.js";
+import { announce, copy, element, iconButton, inPlace } from "./dom.js";
 import { Markdown } from "./markdown.js";
 import { hasExperts } from "./preferences.js";
 import { versions } from "./question.js";
 import { duration, Thinking } from "./thinking.js";
+import { findTokens, tokensOf } from "./token_store.js";
 import { hideTip, legend, TokenText, VIEWS } from "./tokens.js";
 
 const RUNNING = ["waiting", "thinking", "answering"];
@@ -27,13 +27,25 @@ export class AnswerView {
     this.show(this.canShow(node.view) ? node.view : "plain");
     this.ended = false;
     this.update();
+    if (node.details && !tokensOf.has(node.id)) {
+      findTokens(node.id).then((tokens) => tokens && this.restore());
+    }
+  }
+
+  // The tokens of an earlier visit have come from the database.
+  restore() {
+    if (this.canShow(this.node.view)) {
+      this.show(this.node.view);
+      this.update();
+    }
+    this.drawTools();
   }
 
   get running() {
     return RUNNING.includes(this.node.state);
   }
 
-  // A view needs tokens that this page has seen, and a run that has a draft or experts.
+  // A view needs tokens, and a run that has a draft or experts.
   canShow(view) {
     const { run } = this.node;
     const tokens = tokensOf.get(this.node.id);
@@ -133,8 +145,10 @@ export class AnswerView {
     const name = `view-${this.node.id}`;
     const choose = (view) => {
       this.node.view = view;
-      this.show(view);
-      this.update();
+      inPlace(this.tools, () => {
+        this.show(view);
+        this.update();
+      });
       this.actions.save();
     };
     const options = able.map(([view, label]) => {

@@ -10,6 +10,7 @@ import { drawRun, drawWelcome } from "./run.js";
 import { chat as askServer, models, ServerError } from "./server.js";
 import { openSettings, setUpSettings } from "./settings.js";
 import { Sidebar } from "./sidebar.js";
+import { forgetTokens, keepTokens, tokensOf } from "./token_store.js";
 
 const SAVE_EVERY = 1000; // milliseconds, while an answer arrives
 
@@ -104,6 +105,7 @@ async function answer(chat, question) {
   const node = chats.addNode(chat, question.id, fields);
   const reply = new Answer(node);
   chat.updated = Date.now();
+  state.chats.sort((a, b) => b.updated - a.updated);
   state.running.set(chat.id, controller);
   draw();
   toEnd();
@@ -191,9 +193,12 @@ function remove(chat) {
   const at = state.chats.indexOf(chat);
   state.chats.splice(at, 1);
   chats.forgetChat(chat);
+  const ids = Object.keys(chat.nodes);
+  ids.forEach(forgetTokens);
   open(state.chats[at] ?? state.chats[at - 1] ?? chats.newChat());
   toast(`“${chats.title(chat)}” was deleted.`, "Undo", () => {
     state.chats.splice(at, 0, chat);
+    ids.filter((id) => tokensOf.has(id)).forEach(keepTokens);
     keep(chat);
     open(chat);
   });

@@ -54,7 +54,9 @@ export function showVersion(chat, node, index) {
 export function messagesUpTo(chat, node, system) {
   const messages = [];
   for (let at = node; at.id !== "root"; at = chat.nodes[at.parent]) {
-    if (at.role === "user" || at.content) {
+    if (at.role === "assistant" && !at.content) {
+      at = chat.nodes[at.parent]; // a failure: without its question, turns still alternate
+    } else {
       messages.unshift({ role: at.role, content: at.content });
     }
   }

@@ -80,6 +80,13 @@ export function drawIcons() {
 
 export const byId = (id) => document.getElementById(id);
 
+// Make a change, and scroll so that an element which the user points at stays where it is.
+export function inPlace(node, change) {
+  const before = node.getBoundingClientRect().top;
+  change();
+  byId("main").scrollTop += node.getBoundingClientRect().top - before;
+}
+
 // Copy text, and show on the button for two seconds that it was done.
 export async function copy(text, button) {
   await writeClipboard(text);
@@ -128,6 +135,7 @@ export function toast(sentence, action, act) {
   const button = action && element("button", { type: "button", onclick: perform }, action);
   box.replaceChildren(...[element("span", {}, sentence), button].filter(Boolean));
   box.hidden = false;
+  announce(sentence);
   clearTimeout(toastTimer);
   toastTimer = setTimeout(close, 8000);
 }
