@@ -45,7 +45,8 @@ FIELDS = SAMPLING_FIELDS | {
 }
 STREAM_FIELDS = {"include_usage": Field("boolean")}
 THINKING_FIELDS = {
-    "type": Field("string", choices=("enabled", "disabled", "adaptive", "auto"), required=True)
+    "type": Field("string", choices=("enabled", "disabled", "adaptive", "auto"), required=True),
+    "budget_tokens": Field("integer", 1),
 }
 
 
@@ -62,6 +63,8 @@ def read(body: dict[str, Any], served: ServedModel) -> tuple[Conversation, "Chat
     read_sampling(values, conversation, served.tokenizer.stops)
     conversation.max_tokens = values.get("max_completion_tokens", values.get("max_tokens"))
     conversation.thinking = read_thinking(values)
+    if isinstance(values.get("thinking"), dict):
+        conversation.thinking_budget = values["thinking"].get("budget_tokens")
     conversation.template_settings = read_template_settings(values)
     conversation.continue_final = values.get("continue_final_message", False)
     need_field(

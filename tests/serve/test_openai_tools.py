@@ -150,3 +150,12 @@ def test_a_bad_grammar_is_refused(client, fields, param, words):
     if param is not None:
         assert refusal.value.body["param"] == param
     assert "Traceback" not in json.dumps(refusal.value.body)
+
+
+def test_a_budget_of_thinking(client, engine, tokenizer):
+    thinking = {"type": "enabled", "budget_tokens": 3}
+    answer = client.chat.completions.create(
+        model="tiny", messages=ASK, extra_body={"thinking": thinking}, max_tokens=9
+    )
+    assert answer.usage.completion_tokens_details.reasoning_tokens <= 4
+    assert engine.requests[-1].filter is not None
