@@ -1,0 +1,86 @@
+"""A random model behind the protocols: whatever it draws, its answers have the form asked for."""
+
+import json
+
+import anthropic
+import openai
+import pytest
+
+from tests.serve.fake_engine import served_model
+from tests.serve.running import make_api, server_of
+from tests.serve.tiny_engine import MODEL, tiny_engine
+
+pytestmark = pytest.mark.long
+
+ASK = [{"role": "user", "content": "hi"}]
+CITY = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Tokyo", "Paris"]}, "days": {"enum": [1, 2]}},
+    "required": ["city", "days"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def url(tokenizer):
+    served = served_model(tokenizer, context=MODEL.context)
+    with server_of(make_api(tiny_engine(), served)) as url:
+        yield url
+
+
+@pytest.fixture
+def client(url):
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client:
+        yield client
+
+
+def test_a_schema_behind_thinking(client):
+    answer = client.chat.completions.create(
+        model="tiny",
+        messages=ASK,
+        seed=1,
+        response_format={"type": "json_schema", "json_schema": {"name": "c", "schema": CITY}},
+        extra_body={"thinking": {"type": "enabled", "budget_tokens": 10}},
+    )
+    assert json.loads(answer.choices[0].message.content).keys() == {"city", "days"}
+    assert answer.usage.completion_tokens_details.reasoning_tokens <= 11
+
+
+def test_choices_of_a_pattern(client):
+    answer = client.completions.create(
+        model="tiny",
+        prompt="x",
+        n=3,
+        max_tokens=20,
+        seed=5,
+        extra_body={"structured_outputs": {"regex": "[ab]{4}[cd]{4}"}},
+    )
+    texts = {choice.text for choice in answer.choices}
+    assert len(texts) > 1
+    for text in texts:
+        assert set(text[:4]) <= set("ab")
+        assert set(text[4:]) <= set("cd")
+        assert len(text) == 8
+
+
+def test_a_forced_call_in_a_stream(client):
+    tool = {"type": "function", "name": "weather", "parameters": CITY, "strict": True}
+    with client.responses.stream(
+        model="tiny", input="hi", tools=[tool], tool_choice="required", parallel_tool_calls=False
+    ) as stream:
+        assert "response.function_call_arguments.delta" in {event.type for event in stream}
+        [call] = stream.get_final_response().output
+    assert json.loads(call.arguments)["city"] in ("Tokyo", "Paris")
+
+
+def test_the_budget_of_anthropics_thinking(url):
+    with anthropic.Anthropic(base_url=url, api_key="any", max_retries=0) as client:
+        message = client.messages.create(
+            model="tiny",
+            max_tokens=40,
+            messages=ASK,
+            thinking={"type": "enabled", "budget_tokens": 8},
+        )
+    assert 8 < message.usage.output_tokens <= 40
+    assert message.content[0].type == "thinking"
+    assert {block.type for block in message.content} <= {"thinking", "text"}
