@@ -215,8 +215,9 @@ class GrammarFilter:
         return np.frombuffer(bits, np.uint32)[: self._words]
 
     def accept(self, id: int) -> None:
-        """Advance by one token."""
-        self._matcher.consume_token(id)
+        """Advance by one token; behind the end of the text only another end may come."""
+        if not self._matcher.is_stopped():
+            self._matcher.consume_token(id)
 
 
 class Grammars:

@@ -43,7 +43,7 @@ class ResponsesWriter:
         """Return the events that one event of the answer makes."""
         if isinstance(event, Reasoning) and event.text:
             self._extend("reasoning", event.text)
-        elif isinstance(event, Content) and (event.text or self._log_probs):
+        elif isinstance(event, Content) and (event.text or self._shows_tokens):
             self._extend("message", event.text, event)
         elif isinstance(event, ToolCall):
             if self._open == "message":
@@ -87,6 +87,11 @@ class ResponsesWriter:
             response["completed_at"] = int(time.time())
         response["usage"] = _usage_fields(self._finish.usage)
         return response
+
+    @property
+    def _shows_tokens(self) -> bool:
+        """Tokens without text are part of the unfinished message."""
+        return self._log_probs and self._open == "message"
 
     @property
     def _item(self) -> dict[str, Any]:

@@ -134,6 +134,14 @@ def test_no_grammar():
     assert read_grammar({"structured_outputs": {"json_object": False}}) is None
 
 
+def test_behind_the_end_only_another_end_may_come():
+    grammar_filter = grammars(byte).filter(of_schema({"enum": [1]}, "schema"))
+    for id in (ord("1"), byte().eos, byte().eos):
+        assert allowed(grammar_filter).tolist() == [id]
+        grammar_filter.accept(id)
+    assert allowed(grammar_filter).tolist() == [byte().eos]
+
+
 def test_a_grammar_that_takes_too_much_work_ends_in_a_sentence():
     body = {"structured_outputs": {"regex": "(a{1000}){1000}"}}
     with pytest.raises(GenerateError, match="cannot be followed further: lexer error: too many"):
