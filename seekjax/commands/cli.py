@@ -71,8 +71,8 @@ COMMANDS = {
     "eval": Command(
         "seekjax.commands.evaluate:evaluate",
         "MODEL --data PATH",
-        "Measure bits per byte and perplexity of a text; or, with --task NAME, pass@1, pass@k and "
-        "cons@k on held-out problems.",
+        "Measure bits per byte and perplexity of a text; with --task NAME, pass@1, pass@k and "
+        "cons@k on held-out problems; or, with --lm-eval NAME, tasks of lm-evaluation-harness.",
         "Eval",
     ),
     "runs": Command(

@@ -11,17 +11,24 @@ import numpy as np
 import pytest
 
 from seekjax.commands import lm_eval
+from seekjax.commands.settings import Harness
 from seekjax.config import Config, DataConfig, TrainConfig
 from seekjax.data.chat import BUILT_IN, compile_chat
 from seekjax.errors import DataError, UsageError
 from seekjax.eval.scoring import Continuation, Scorer
+from seekjax.generate.engine.engine import Engine, EngineSettings
 from seekjax.generate.generator import Generator
 from seekjax.generate.sampling import Sampling
 from seekjax.model.transformer import Transformer, logits
 from seekjax.open import open_model
 from seekjax.placement import use_mesh
+from seekjax.serve.app import Api
+from seekjax.serve.limits import Limits
+from seekjax.serve.served import Run, ServedModel
+from seekjax.serve.service import Service
 from sharding.mesh import MeshConfig
 from tests.fixtures import ONE_LAYER, PLAIN, save_run
+from tests.serve.running import server_of
 
 # before lm-eval imports the library of data sets: no network, and no file in the user's folder
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": tempfile.mkdtemp()}
@@ -128,7 +135,7 @@ def test_tasks_of_lm_eval_without_a_network(run, opened, exact, command, tmp_pat
         right_normed.append(int(np.argmax(normed)) == row["answer"])
     assert figures["own_choice"]["acc"] == pytest.approx(np.mean(right))
     assert figures["own_choice"]["acc_norm"] == pytest.approx(np.mean(right_normed))
-    assert report["lm_eval"]["own_choice"]["samples"] == 5
+    assert report["lm_eval"]["own_choice"]["samples"] == 6
 
     # the bits of every byte of a text, in windows of the context
     nats, size = 0.0, 0
@@ -145,7 +152,7 @@ def test_tasks_of_lm_eval_without_a_network(run, opened, exact, command, tmp_pat
     assert figures["own_text"]["bits_per_byte"] == pytest.approx(bits, rel=1e-5)
     assert figures["own_answer"]["exact_match"] == 0
 
-    assert "own_choice: 5 samples, 0 shots: acc " in out
+    assert "own_choice: 6 samples, 0 shots: acc " in out
     assert f"bits_per_byte {bits:.4f}\n" in out
     assert report["bare"] is False
 
@@ -184,6 +191,55 @@ def test_answers_are_those_of_the_generator(opened):
             expected = generator(prompts + 2 * prompts[:1], sampling, tokenizer.decode)
             answers = model.generate_until(requests)
             assert answers == [str(completion.text) for completion in expected[: len(answers)]]
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_a_server_says_the_same(opened):
+    """lm-eval's local-completions and local-chat-completions against `seekjax serve`'s server."""
+    from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompletionsAPI
+
+    from seekjax.eval.harness import HarnessModel
+
+    tokenizer, template = opened.tokenizer, compile_chat(BUILT_IN["v3"])
+    sizes = EngineSettings(max_batch=1, chunk=64)
+    names = ("own_choice", "own_answer", "own_text")
+
+    def responses(model, names, **options):
+        loaded = lm_eval.load_tasks(names, TASKS)
+        figures = lm_eval.run_tasks(model, loaded, Harness(**options))
+        instances = [i for name in names for i in loaded["tasks"][name].instances]
+        return figures, [instance.resps for instance in instances]
+
+    mesh = MeshConfig(data=1)
+    with use_mesh(mesh):
+        generator = Generator(opened.model, opened.variables, opened.kernel)
+        expected, own = responses(HarnessModel(generator, tokenizer, 4, bare=True), names)
+        asked = HarnessModel(generator, tokenizer, 4, chat=template)
+        expected_chat, own_chat = responses(asked, names[1:2], as_chat=True)
+        engine = Engine(opened.model, opened.variables, opened.kernel, sizes)
+
+    service = Service(engine, 64, lambda: use_mesh(mesh))
+    served = ServedModel("run", tokenizer, template, CONTEXT, Run("0" * 16))
+    with server_of(Api(service, served, Limits())) as url:
+        plain = LocalCompletionsAPI(
+            base_url=f"{url}/v1/completions", model="run", max_length=CONTEXT
+        )
+        figures, theirs = responses(plain, names)
+        chat = LocalChatCompletion(base_url=f"{url}/v1/chat/completions", model="run")
+        chat_figures, their_chat = responses(chat, names[1:2], as_chat=True)
+
+    assert (chat_figures, their_chat) == (expected_chat, own_chat)
+    assert figures["own_choice"] == expected["own_choice"]
+    assert figures["own_answer"] == expected["own_answer"]
+
+    # of the last text, which is longer than the context, lm-eval makes other windows
+    assert len(own) == len(theirs) == 15 + 3 + 2
+    for [mine], [other] in zip(own[:-1], theirs[:-1]):
+        if isinstance(mine, tuple):  # log p, and whether greedy decoding returns it
+            assert mine[1] == other[1]
+            mine, other = mine[0], other[0]
+        assert mine == (other if isinstance(other, str) else pytest.approx(other, rel=1e-5))
 
 
 def test_settings_of_answers():

@@ -119,7 +119,7 @@ def decode(
         length_B=state.length_B,
         tokens_BW=jnp.take_along_axis(state.tokens_BS, position_BW, 1, mode="clip"),
         log_prob_BW=jnp.take_along_axis(state.log_prob_BS, position_BW, 1, mode="clip"),
-        choice_BWLK=stack_choices(decoder.model, window.choice),
+        choice_BWLK=stack_choices(decoder.model, window.choice, position_BW),
         top_id_BWX=window.top_id_BWX,
         top_log_prob_BWX=window.top_log_prob_BWX,
         kept_BWx=window.kept_BWx,
@@ -151,7 +151,7 @@ def read_chunk(
 
     pools = write_pages(pools, output.cache, jnp.reshape(start, 1), written_1J)
     choice = {name: output.balance[name]["choice_BTK"] for name in expert_layers(decoder.model)}
-    choice_TLK = stack_choices(decoder.model, choice)[0]
+    choice_TLK = stack_choices(decoder.model, choice, tokens_1T)[0]
     if not score:
         return pools, choice_TLK, None
     return pools, choice_TLK, score_tokens(output, next_T)
@@ -198,9 +198,13 @@ def write_pages(
     return jax.tree.map(write, pools, cache)
 
 
-def stack_choices(model: ModelConfig, choice: dict[str, jax.Array]) -> jax.Array:
-    """Return the chosen experts of all layers, [..., L, K], in a small type."""
+def stack_choices(
+    model: ModelConfig,
+    choice: dict[str, jax.Array],
+    tokens_BT: jax.Array,
+) -> jax.Array:
+    """Return the experts of all layers that these tokens chose, [B, T, L, K], in a small type."""
     layers = [choice[name] for name in expert_layers(model)]
-    if not layers:
-        return jnp.zeros((1, 1, 0, 0), jnp.uint8)
+    if not layers:  # of a dense model
+        return jnp.zeros((*tokens_BT.shape, 0, model.experts_per_token), expert_dtype(model))
     return jnp.stack(layers, -2).astype(expert_dtype(model))
