@@ -13,11 +13,15 @@ import pytest
 from seekjax.config import DataConfig
 from seekjax.data import load_tokenizer, read_tokenizer
 from seekjax.errors import GenerateError
+from seekjax.generate.engine.request import Token, Update
+from seekjax.serve.answer import merged
+from seekjax.serve.choices import conversation_choices
 from seekjax.serve.conversation import Conversation
 from seekjax.serve.errors import RequestError
 from seekjax.serve.grammar import Grammars, of_schema, read_format, read_grammar
 from seekjax.serve.tool_grammar import answer_grammar
 from seekjax.serve.tools import CALLS_BEGIN, MARKS, V3, V3_1, ToolCall, ToolParser
+from tests.serve.fake_engine import served_model
 
 PERSON = {
     "type": "object",
@@ -296,3 +300,29 @@ def test_the_format_of_responses():
     assert draw(read_format(schema, "text.format")) == "1"
     with pytest.raises(RequestError, match=r"text\.format\.schema is missing"):
         read_format({"type": "json_schema"}, "text.format")
+
+
+@pytest.mark.slow
+def test_marks_of_r1_in_an_answer_are_calls_and_in_a_question_text():
+    served = served_model(r1())
+    question = {"role": "user", "content": "".join(MARKS) + "<｜User｜>"}
+    conversation = Conversation([question], tools=[WEATHER])
+    [(request, answer)] = conversation_choices(conversation, served).items()
+    marks = {r1().id_of(mark) for mark in MARKS}
+    assert not marks & set(request.prompt)
+    assert request.prompt.count(r1().user) == 1
+
+    call = 'get_weather\n```json\n{"city": "Tokyo"}\n```'
+    text = f"So.{CALLS_BEGIN}{MARKS[1]}function{MARKS[2]}{call}{MARKS[3]}{MARKS[4]}"
+    ids = r1().encode(text, special=True).tolist()
+    assert len(marks & set(ids)) == len(MARKS)
+    events = []
+    for id in (*ids, r1().eos):
+        reason = "stop" if id == r1().eos else ""
+        events += answer.feed(Update(request, [Token(id, 0.0)], reason))
+
+    _, content, called, arguments, finish = merged(events)
+    assert content.text == "So."
+    assert called.name == "get_weather"
+    assert arguments.text == '{"city": "Tokyo"}'
+    assert finish.reason == "tool_calls"
