@@ -321,7 +321,7 @@ def test_marks_of_r1_in_an_answer_are_calls_and_in_a_question_text():
         reason = "stop" if id == r1().eos else ""
         events += answer.feed(Update(request, [Token(id, 0.0)], reason))
 
-    _, content, called, arguments, finish = merged(events)
+    _, content, called, arguments, _, finish = merged(events)
     assert content.text == "So."
     assert called.name == "get_weather"
     assert arguments.text == '{"city": "Tokyo"}'
