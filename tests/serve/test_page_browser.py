@@ -195,7 +195,7 @@ def test_settings_are_sent_and_the_key_is_not_kept(page, server):
     )
     page.get_by_label("Temperature").fill("0.6")
     page.get_by_label("Top-p").fill("0.95")
-    page.get_by_label("Most tokens").fill("64")
+    page.get_by_label("Max tokens").fill("64")
     page.get_by_label("Seed").fill("7")
     page.get_by_label("System prompt").fill("Be brief.")
     page.get_by_role("button", name="Done").click()
@@ -409,6 +409,7 @@ def test_tokens_show_their_probabilities(page):
     expect(tip).to_contain_text("Probability 97.0 %")
     expect(tip.locator("li")).to_have_count(4)
     assert tokens.nth(3).get_attribute("aria-describedby") == "tip"
+    expect(tip.locator(".chosen")).to_contain_text("97.0 %")
 
     # One token is in the order of Tab; the arrows move.
     tokens.first.focus()

@@ -66,6 +66,7 @@ export class Answer {
     entries.forEach((entry, index) => {
       this.early.push({
         text: this.texts.next(entry),
+        name: entry.token,
         logProb: entry.logprob,
         top: (entry.top_logprobs ?? []).map(alternative),
         drafted: choice.drafted?.[index] ?? false,
@@ -77,6 +78,9 @@ export class Answer {
       this.tokens[list].push(...this.early.splice(0));
     }
     this.node.count += entries.length;
+    if (this.node.seconds.first !== undefined) {
+      this.node.firstCount ??= this.node.count;
+    }
   }
 
   // End in a state: "done", "stopped" by the user, or "failed" with the server's sentence.

@@ -110,7 +110,7 @@ export class AnswerView {
     this.ended = true;
     const { node } = this;
     const notes = { stopped: "You stopped this answer.", failed: "" };
-    const cut = node.finish === "length" ? "It ended at the most tokens that were allowed." : "";
+    const cut = node.finish === "length" ? "The answer has reached the limit of tokens." : "";
     this.note.textContent = notes[node.state] ?? cut;
     this.note.hidden = this.note.textContent === "";
     this.failure.hidden = node.state !== "failed";
@@ -170,8 +170,9 @@ function figures(node, run) {
   if (node.count && node.seconds.total) {
     parts.push(duration(node.seconds.total));
     const writing = node.seconds.last - node.seconds.first;
-    if (node.count > 1 && writing > 0) {
-      parts.push(`${((node.count - 1) / writing).toFixed(0)} tokens/s`);
+    const after = node.count - Math.max(1, node.firstCount ?? 1); // tokens after the first chunk
+    if (after > 0 && writing > 0) {
+      parts.push(`${(after / writing).toFixed(0)} tokens/s`);
     }
   }
   if (node.run && run && node.run.hash !== run.hash) {

@@ -7,7 +7,7 @@ import { preferences, savePreferences } from "./preferences.js";
 const NUMBERS = [
   ["temperature", "Temperature", 0, 2, false],
   ["top_p", "Top-p", 0, 1, false],
-  ["max_tokens", "Most tokens", 1, Infinity, true],
+  ["max_tokens", "Max tokens", 1, Infinity, true],
   ["seed", "Seed", 0, 2 ** 53 - 1, true],
 ];
 

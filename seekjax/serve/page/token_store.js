@@ -1,6 +1,7 @@
 // The tokens of each answer, by the id of its node: {thinking: [token], content: [token]}, a token
-// being {text, logProb, top: [{text, logProb}], drafted, experts}. They are many times the size of
-// the text, so they are kept in the browser's database and not with the chats. Where there is no
+// being {text, name, logProb, top: [{text, logProb}], drafted, experts}. Its name is the text that
+// the server gives it, also where it is part of a character. Tokens are many times the size of the
+// text, so they are kept in the browser's database and not with the chats. Where there is no
 // database, as in some private windows, they are kept until the page is left.
 
 const NAME = "seekjax";

@@ -109,12 +109,15 @@ function describe(token, view, look) {
   return parts;
 }
 
-// The most probable tokens at this place, each with a bar.
+// The most probable tokens at this place, each with a bar, and the chosen one if it is not of them.
 function alternatives(token) {
-  const rows = token.top.map((other) => {
+  const isChosen = (other) => other.text === token.name;
+  const itself = { text: token.name, logProb: token.logProb };
+  const all = token.top.some(isChosen) ? token.top : [...token.top, itself];
+  const rows = all.map((other) => {
     const bar = element("span", { class: "bar" });
     bar.style.setProperty("--share", Math.exp(other.logProb).toFixed(4));
-    const chosen = other.text === token.text;
+    const chosen = isChosen(other);
     const cells = [element("code", {}, shown(other.text)), bar, percent(other.logProb)];
     return element("li", { class: chosen ? "chosen" : null }, ...cells);
   });
