@@ -43,8 +43,7 @@ def chat(options: ChatOptions) -> None:
         messages.append({"role": "system", "content": well_formed(options.system)})
 
     typed = on_terminal()
-    with on_mesh(options.mesh):
-        opened, generator = open_conversation(options, background=typed)
+    with on_mesh(options.mesh), conversation(options, background=typed) as (opened, generator):
         tokenizer = need_tokenizer(opened)
         template = load_chat(opened.folder, tokenizer, options.template, options.template_settings)
 
@@ -52,40 +51,41 @@ def chat(options: ChatOptions) -> None:
         if not typed:
             converse(generator, tokenizer, template, options.sampling, messages)
             return
-        try:
-            print_text(console(sys.stderr), "/help lists the commands; Ctrl-D ends", DIM, end="\n")
-            ask = LineEditor(COMMANDS, kept_history())
-            converse(generator, tokenizer, template, options.sampling, messages, ask, commands=True)
-        finally:
-            leave(generator)
+        print_text(console(sys.stderr), "/help lists the commands; Ctrl-D ends", DIM, end="\n")
+        ask = LineEditor(COMMANDS, kept_history())
+        converse(generator, tokenizer, template, options.sampling, messages, ask, commands=True)
 
 
-def open_conversation(
+@contextmanager
+def conversation(
     options: ChatOptions, background: bool
-) -> tuple[OpenedModel, Generator | ConversationGenerator]:
-    """Return the model without its weights, and what generates answers; call it within the mesh.
+) -> Iterator[tuple[OpenedModel, Generator | ConversationGenerator]]:
+    """Yield the model without its weights, and what generates answers.
 
-    `background` compiles while questions are typed. With a draft every answer reads all of the
-    conversation, and a new length is compiled when it comes.
+    `background` compiles while questions are typed, and ends the process with the block: at once,
+    though a program is still being compiled, which cannot be stopped. With a draft every answer
+    reads all of the conversation, and a new length is compiled when it comes.
     """
     opened = open_weights(options.model, options.replicas)
     draft = options.model.draft
     if draft or (draft is None and drafts_by_default(opened.variables)):
         generator = Generator(opened.model, opened.variables, opened.kernel, draft, consume=True)
-    else:
-        settings = EngineSettings(max_batch=1, queue=1, slots=SLOTS)
-        engine = Engine(opened.model, opened.variables, opened.kernel, settings, consume=True)
-        generator = ConversationGenerator(engine, background)
-    return opened._replace(variables={}), generator
-
-
-def leave(generator: Generator | ConversationGenerator) -> None:
-    """End the process at once if a program is still being compiled, which cannot be stopped.
-
-    Nothing is lost: every file is complete or not there.
-    """
-    if isinstance(generator, Generator) or generator.close(PATIENCE):
+        yield opened._replace(variables={}), generator
         return
+
+    settings = EngineSettings(max_batch=1, queue=1, slots=SLOTS)
+    engine = Engine(opened.model, opened.variables, opened.kernel, settings, consume=True)
+    generator = ConversationGenerator(engine, background)
+    try:
+        yield opened._replace(variables={}), generator
+        if not generator.close(PATIENCE):
+            leave()
+    finally:
+        generator.close(0)
+
+
+def leave() -> None:
+    """End the process at once. Nothing is lost: every file is complete or not there."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(Status.FINISHED)

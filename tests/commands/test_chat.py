@@ -155,9 +155,6 @@ class Scripted:
         self.answers, self.prompts = list(answers), []
         self.context, self.finish_reason = context, finish_reason
 
-    def close(self, seconds):
-        return True
-
     def stream(self, prompts, sampling, spell):
         self.prompts.append(spell(prompts[0]))
         pieces = self.answers.pop(0)
@@ -367,7 +364,7 @@ def test_lines_of_a_pipe_are_answered_and_answers_alone_are_printed(run, command
 # `seekjax chat` in a process of its own; its model writes without end, word by word
 ENDLESS = """
 import sys, time
-from pathlib import Path
+from contextlib import contextmanager
 from seekjax.commands import chat, cli
 from seekjax.data import read_tokenizer
 from seekjax.open import OpenedModel
@@ -379,12 +376,13 @@ class Endless(list):
             time.sleep(0.01)
             yield "word "
 
-def open_conversation(options, background):
+@contextmanager
+def conversation(options, background):
     folder = options.model.folder
     opened = OpenedModel(folder, None, None, {}, read_tokenizer(folder, 320))
-    return opened, Scripted(*3 * [Endless()])
+    yield opened, Scripted(*3 * [Endless()])
 
-chat.open_conversation = open_conversation
+chat.conversation = conversation
 sys.exit(cli.main(["chat", sys.argv[1]]))
 """
 

@@ -7,8 +7,10 @@ The first makes both models: a base that forgets carries, and what became of it 
 paid. The second asks both the same sum on a terminal of their own, and draws what they print.
 """
 
+import re
 import sys
 import tempfile
+import time
 from io import StringIO
 from pathlib import Path
 
@@ -22,6 +24,10 @@ ROOT = Path(__file__).parents[2]
 PICTURE = ROOT / "docs" / "chat.svg"
 COLUMNS = 76
 QUESTION = "68+57="
+TYPING = 10.0  # seconds, in which programs are compiled
+PROGRESS = re.compile(
+    r"\x1b\[\?25l.*?\x1b\[\?25h\r\x1b\[1A\x1b\[2K(compiling: \w+\r\n)?", re.DOTALL
+)
 MODELS = {"base": "runs/sums", "paid": "runs/carries"}  # folders of the first, and their names here
 
 # Dimmed text is drawn halfway between these two, and must be legible on both pages of GitHub.
@@ -36,6 +42,7 @@ def talk(command: list[str], folder: Path) -> str:
 
     # one question at the first prompt, and the end of the conversation at the second
     terminal.wait_for(READY)
+    time.sleep(TYPING)
     terminal.type(QUESTION + ENTER)
     terminal.wait_for(DONE)
     shown = terminal.wait_for(READY).removesuffix(READY)
@@ -44,7 +51,9 @@ def talk(command: list[str], folder: Path) -> str:
 
     if process.wait():
         sys.exit(f"{' '.join(command)} ends with {process.returncode}:\n{terminal.shown}")
-    shown = shown.replace("\r\n", "\n").replace("\x1b[0m\x1b[2m", "")  # pieces of one style
+    shown = (
+        re.sub(PROGRESS, "", shown).replace("\r\n", "\n").replace("\x1b[0m\x1b[2m", "")
+    )  # pieces of one style
     return f"> {QUESTION}\n{shown.rstrip()}"
 
 
