@@ -10,7 +10,7 @@ import { drawRun, drawWelcome } from "./run.js";
 import { chat as askServer, models, ServerError } from "./server.js";
 import { openSettings, setUpSettings } from "./settings.js";
 import { Sidebar } from "./sidebar.js";
-import { forgetTokens, keepTokens, tokensOf } from "./token_store.js";
+import { findTokens, forgetTokens, keepTokens, tokensOf } from "./token_store.js";
 
 const SAVE_EVERY = 1000; // milliseconds, while an answer arrives
 
@@ -194,7 +194,7 @@ function remove(chat) {
   state.chats.splice(at, 1);
   chats.forgetChat(chat);
   const ids = Object.keys(chat.nodes);
-  ids.forEach(forgetTokens);
+  ids.forEach((id) => findTokens(id).then(() => forgetTokens(id))); // found, for Undo
   open(state.chats[at] ?? state.chats[at - 1] ?? chats.newChat());
   toast(`“${chats.title(chat)}” was deleted.`, "Undo", () => {
     state.chats.splice(at, 0, chat);

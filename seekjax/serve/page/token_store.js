@@ -17,9 +17,9 @@ const database = new Promise((resolve) => {
   request.onerror = () => resolve(null);
 });
 
-// Return the tokens of an answer from before this page was loaded, or undefined.
+// Return the tokens of an answer, also from before this page was loaded, or undefined.
 export async function findTokens(id) {
-  const tokens = await ask("readonly", (store) => store.get(id));
+  const tokens = tokensOf.get(id) ?? (await ask("readonly", (store) => store.get(id)));
   if (tokens) {
     tokensOf.set(id, tokens);
   }
