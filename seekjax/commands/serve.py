@@ -103,7 +103,7 @@ def describe(
         hash=weights_fingerprint(opened.folder),
         step=None if opened.step is None else int(opened.step.name),
         experts=(engine.layers, model.experts, model.experts_per_token),
-        draft=False,
+        draft=engine.decoder.draft,
     )
     return ServedModel(
         options.name or opened.folder.resolve().name,

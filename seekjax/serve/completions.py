@@ -130,9 +130,12 @@ def check_ids(
     path: str,
     served: ServedModel,
 ) -> None:
-    """Raise RequestError unless a prompt is a list of ids that the tokenizer has."""
+    """Raise RequestError unless a prompt is a list of ids that the model reads.
+
+    These are all rows of its embedding, also those without a token: a model may draw them.
+    """
     need_field(ids, path, "is empty: it must have at least one token.")
-    size = served.tokenizer.size
+    size = len(served.tokenizer.bytes_V)
     for id in ids:
         right = isinstance(id, int) and not isinstance(id, bool) and 0 <= id < size
         need_field(right, path, f"has {str(id)[:20]}: token ids are integers from 0 to {size - 1}.")

@@ -8,6 +8,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,7 +25,7 @@ def fake(monkeypatch, tmp_path):
     """The engine that the command gets instead of a model's."""
     tokenizer = byte_tokenizer()
     engine = FakeEngine(tokenizer, "Hello.")
-    engine.layers, engine.context, engine.drafts = LAYERS, 512, False
+    engine.layers, engine.context, engine.decoder = LAYERS, 512, SimpleNamespace(draft=False)
     opened = OpenedModel(tmp_path, ONE_LAYER, KernelConfig(), {}, tokenizer)
     monkeypatch.setattr(command, "open_weights", lambda *_: opened)
     monkeypatch.setattr(command, "make_engine", lambda *_: engine)

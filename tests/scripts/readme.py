@@ -12,8 +12,12 @@ import io
 import os
 import shlex
 import shutil
+import signal
+import subprocess
 import sys
+import threading
 import time
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +48,7 @@ PAGES = (
     "seekjax/hf/README.md",
     "seekjax/post/README.md",
     "seekjax/generate/README.md",
+    "seekjax/serve/README.md",
     "seekjax/plan/README.md",
     "seekjax/README.md",
     "README.md",
@@ -72,6 +77,7 @@ SMALL_COMMAND = {
     "chat": "--max-new 4",
     "eval": "--max-new 8",
     "sample": "--max-new 8 --problems 2",
+    "serve": "--max-batch 2 --context 256",
     "rollouts": "--step 2",
 }
 
@@ -226,6 +232,40 @@ def run(line: Line) -> str:
     return printed.getvalue()
 
 
+def run_server(line: Line) -> str:
+    """Run a line that serves until the `curl` lines of its page have been answered."""
+    page = line.place.rpartition(":")[0]
+    calls = [other for other in command_lines(page) if other.words[0] == "curl"]
+    failures = []
+
+    def call():
+        address = "http://127.0.0.1:8000/health"
+        while not answers(address):
+            time.sleep(0.1)
+        for other in calls if "--api-key" not in line.words else ():
+            called = subprocess.run(other.words, capture_output=True, check=False)
+            if called.returncode:
+                failures.append(f"{other.place}: {other}")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    try:
+        return run(line)
+    finally:
+        thread.join(60)
+        assert not failures, failures
+
+
+def answers(address: str) -> bool:
+    """Whether a server answers with 200."""
+    try:
+        with urllib.request.urlopen(address, timeout=5):
+            return True
+    except OSError:
+        return False
+
+
 def run_all(folder: Path, part: str) -> None:
     """Run the lines of all pages with `part` in them, each once, in a folder."""
     os.chdir(reader_files(folder))
@@ -242,7 +282,7 @@ def run_all(folder: Path, part: str) -> None:
             if str(line) in done or part not in str(line):
                 continue
             start = time.monotonic()
-            run(line)
+            run_server(line) if words[0] == "serve" else run(line)
             print(f"{time.monotonic() - start:5.1f} s  {line.place}: {line}", flush=True)
             done.add(str(line))
         for block in blocks(page):

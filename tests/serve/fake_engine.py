@@ -48,7 +48,7 @@ class FakeEngine:
 
     def submit(self, request: Request) -> None:
         for id in request.prompt:
-            if not 0 <= id < self.tokenizer.size:
+            if not 0 <= id < len(self.tokenizer.bytes_V):
                 raise GenerateError(f"the prompt has the id {id}: there is no such token.")
         self.requests.append(request)
         self._waiting.append(request)

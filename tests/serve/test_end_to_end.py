@@ -84,3 +84,36 @@ def test_the_budget_of_anthropics_thinking(url):
     assert 8 < message.usage.output_tokens <= 40
     assert message.content[0].type == "thinking"
     assert {block.type for block in message.content} <= {"thinking", "text"}
+
+
+def test_a_scored_answer_has_the_probabilities_of_its_draws(client):
+    fields = {"model": "tiny", "temperature": 0, "logprobs": 2, "seed": 3}
+    ids = [257, *b"The quick brown fox"]
+    drawn = client.completions.create(
+        prompt=[ids],
+        max_tokens=8,
+        extra_body={"return_token_ids": True, "ignore_eos": True},
+        **fields,
+    ).choices[0]
+    assert len(drawn.token_ids) == 8
+
+    # the first call's prompt is cached, the answer is new
+    scored = client.completions.create(
+        prompt=[ids + drawn.token_ids], echo=True, max_tokens=1, **fields
+    ).choices[0]
+    again = scored.logprobs.token_logprobs[len(ids) : len(ids) + 8]
+    assert again == pytest.approx(drawn.logprobs.token_logprobs, abs=1e-4)
+    for shown, top in zip(again, scored.logprobs.top_logprobs[len(ids) :]):
+        assert shown == max(top.values())  # greedy
+
+
+def test_a_cached_prompt_is_in_the_usage_and_its_salt_keeps_it_apart(client):
+    messages = [{"role": "user", "content": "x" * 100}]
+
+    def cached(salt):
+        answer = client.chat.completions.create(
+            model="tiny", messages=messages, max_tokens=1, extra_body={"cache_salt": salt}
+        )
+        return answer.usage.prompt_tokens_details.cached_tokens
+
+    assert [cached("a"), cached("a"), cached("b")] == [0, 96, 0]
