@@ -18,6 +18,7 @@ from seekjax.serve.fields import parse_body
 from seekjax.serve.limits import LOOPBACK, Keys, Limits
 from seekjax.serve.meter import Meter
 from seekjax.serve.respond import ClientGone, json_response
+from seekjax.terminal import visible
 
 log = logging.getLogger("seekjax.serve")
 
@@ -75,17 +76,17 @@ class Gate:
             scope["app"] = self  # by which the router raises HTTPException for an unknown path
             await self._app(scope, receive, note)
         except (ClientGone, ClientDisconnect):
-            log.info("%s %s: the client has gone", scope["method"], scope["path"])
+            log.info("%s %s: the client has gone", *_shown(scope))
         except Exception as error:
             if status:
-                log.exception("%s %s failed in its answer", scope["method"], scope["path"])
+                log.exception("%s %s failed in its answer", *_shown(scope))
                 raise
             await self._refuse(error, scope, receive, note)
 
         self._meter.responses[_label(scope), status] += 1
         if status:
             seconds = time.monotonic() - start
-            log.info("%s %s %d %.2f s", scope["method"], scope["path"], status, seconds)
+            log.info("%s %s %d %.2f s", *_shown(scope), status, seconds)
 
     def _check(self, request: Request) -> None:
         """Raise RequestError unless the request has a right host and a right key."""
@@ -117,7 +118,7 @@ class Gate:
         if isinstance(error, HTTPException):
             error = http_error(error)
         if not isinstance(error, RequestError):
-            log.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
+            log.error("%s %s failed", *_shown(scope), exc_info=error)
             error = RequestError(DEFECT, http=500, code="internal_error")
 
         form = openai_error
@@ -138,6 +139,11 @@ def key_of(headers: Mapping[str, str]) -> str:
     if scheme.lower() == "bearer":
         return key.strip()
     return headers.get("x-api-key", "")
+
+
+def _shown(scope: Scope) -> tuple[str, str]:
+    """Return the method and the path for the log, in which a client could write lines else."""
+    return scope["method"], visible(scope["path"][:200])
 
 
 def _label(scope: Scope) -> str:

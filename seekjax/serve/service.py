@@ -210,7 +210,7 @@ class Service:
         assert self._loop is not None
         failures = 0
         with self._context():
-            while self._take_orders():
+            while self._take_orders(failures >= MOST_FAILURES):
                 try:
                     updates = self._engine.step()
                     failures = 0
@@ -222,11 +222,14 @@ class Service:
                 if updates:
                     self._loop.call_soon_threadsafe(self._deliver, updates)
 
-    def _take_orders(self) -> bool:
-        """Run the orders that have come, waiting for one if the engine is idle; False = end."""
+    def _take_orders(self, failed: bool) -> bool:
+        """Run the orders that have come; False = end.
+
+        An idle engine waits for one, and one that has `failed` for good makes no step any more.
+        """
         while True:
             try:
-                order = self._orders.get(block=self._engine.idle)
+                order = self._orders.get(block=failed or self._engine.idle)
             except queue.Empty:
                 return True
             if order is None:

@@ -169,3 +169,9 @@ def test_metrics_are_what_prometheus_reads(tokenizer):
     assert values["seekjax_tokens_per_second", ()] > 0
     assert values["seekjax_expert_tokens_total", ("1", "3")] == 5
     assert kinds["seekjax_requests_queued"] == "gauge"
+
+
+def test_a_client_writes_no_lines_into_the_log(caplog):
+    caplog.set_level("INFO", "seekjax.serve")
+    ask("GET", "/a%0Ab%1B[2J")
+    assert "GET /a\\nb\\x1b[2J 404" in caplog.text
