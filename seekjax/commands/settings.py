@@ -63,7 +63,7 @@ class Generate:
 
 @dataclass(frozen=True)
 class ChatOptions:
-    """Talk with a model. Ctrl-C stops an answer, Ctrl-D ends; /help on a terminal lists commands."""
+    """Talk with a model. Ctrl-C stops an answer, Ctrl-D ends; on a terminal /help lists more."""
 
     model: Flat[ModelOptions]
     sampling: Flat[Sampling] = field(default_factory=lambda: ANSWER)
