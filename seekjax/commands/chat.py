@@ -25,7 +25,7 @@ from seekjax.data.tokenizer import THINK, THINK_END, Tokenizer
 from seekjax.errors import GenerateError, SeekjaxError, Status, need
 from seekjax.generate.conversation import ConversationGenerator
 from seekjax.generate.engine.engine import Engine, EngineSettings
-from seekjax.generate.generator import Generation, Generator, drafts_by_default
+from seekjax.generate.generator import Generation, Generator, choose_draft
 from seekjax.open import OpenedModel, need_tokenizer, on_mesh
 from seekjax.post.samples.template import thinking_opened
 from seekjax.terminal import well_formed
@@ -68,7 +68,7 @@ def conversation(
     """
     opened = open_weights(options.model, options.replicas)
     draft = options.model.draft
-    if draft or (draft is None and drafts_by_default(opened.variables)):
+    if choose_draft(opened.variables, draft):
         generator = Generator(opened.model, opened.variables, opened.kernel, draft, consume=True)
         yield opened._replace(variables={}), generator
         return

@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from seekjax.generate.sampling import SamplingArrays, apply_sampling
+from seekjax.generate.state import State
+
 
 class Adjustments(struct.PyTreeNode):
     """What changes the logits of each row."""
@@ -19,6 +22,18 @@ class Adjustments(struct.PyTreeNode):
     bias_BX: jax.Array
     filtered_B: jax.Array  # whether allowed_Bx counts
     allowed_Bx: jax.Array  # uint32 [B, ceil(V / 32)]: bit i of word w is token 32 w + i
+
+
+def logits_to_draw(
+    state: State,
+    logit_BV: jax.Array,
+    sampling: SamplingArrays,
+) -> jax.Array:
+    """Return what the token at length_B is drawn from: logits adjusted, at their temperature and
+    truncated.
+    """
+    adjusted_BV = adjust(logit_BV, state.tokens_BS, state.length_B, sampling.adjustments)
+    return apply_sampling(adjusted_BV, sampling)
 
 
 def adjust(

@@ -10,9 +10,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from seekjax.generate.adjust import adjust
+from seekjax.generate.adjust import logits_to_draw
 from seekjax.generate.record import begin_record
-from seekjax.generate.sampling import SamplingArrays, apply_sampling, draw, position_key
+from seekjax.generate.sampling import SamplingArrays, draw, position_key
 from seekjax.generate.speculative import draft_after_prefill, speculative_step
 from seekjax.generate.state import (
     Decoder,
@@ -131,9 +131,9 @@ def draw_token(
     state: State, logit_BV: jax.Array, sampling: SamplingArrays, stop_X: jax.Array
 ) -> State:
     """Draw the next token of every row that is not done, record the draw, append the token."""
-    adjusted_BV = adjust(logit_BV, state.tokens_BS, state.length_B, sampling.adjustments)
-    sampled_BV = apply_sampling(adjusted_BV, sampling)
+    sampled_BV = logits_to_draw(state, logit_BV, sampling)
     token_B = draw(position_key(state.key_B, state.length_B), sampled_BV)
     if state.record is not None:
-        state = state.replace(record=state.record.add_draw(state, logit_BV, sampled_BV, token_B))
+        record = state.record.add_draw(state, ~state.done_B, logit_BV, sampled_BV, token_B)
+        state = state.replace(record=record)
     return append_token(state, token_B, logit_BV, ~state.done_B, stop_X)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seekjax.config import KernelConfig, ModelConfig
-from seekjax.errors import GenerateError
+from seekjax.errors import GenerateError, need
 from seekjax.generate.decode import decode_steps, prefill
 from seekjax.generate.detokenizer import Decode, Detokenizer
 from seekjax.generate.sampling import Sampling, sampling_arrays
@@ -31,6 +31,22 @@ class Completion:
     log_probs: list[float] = field(default_factory=list)  # of each id, under the model itself
     text: Detokenizer | None = None  # if the caller passed a way to decode ids
     finish_reason: str = ""  # "stop" (an id or a string) or "length"; "" while unfinished
+
+
+def choose_draft(variables: dict, draft: bool | None) -> bool:
+    """Return whether the first prediction module drafts; None leaves it to where that pays.
+
+    Raises GenerateError if it must and the model has none.
+    """
+    can_draft = "mtp_1" in variables["params"]
+    need(
+        can_draft or not draft,
+        "the model has no prediction module to draft with: leave the draft off.",
+        GenerateError,
+    )
+    if draft is None:
+        return can_draft and platform() != "cpu"
+    return draft
 
 
 class Generation:
@@ -115,15 +131,8 @@ class Generator:
         draft: whether the first prediction module drafts tokens. None: if the model has the module,
         except on a CPU, where a step of two tokens takes twice as long as a step of one.
         """
-        can_draft = "mtp_1" in variables["params"]
-        if draft and not can_draft:
-            raise GenerateError(
-                "the model has no prediction module to draft with: leave the draft off."
-            )
-        if draft is None:
-            draft = drafts_by_default(variables)
         # what FP8 trains computes in bfloat16 here
-        self.decoder = Decoder(model, kernel.without_fp8(), draft)
+        self.decoder = Decoder(model, kernel.without_fp8(), choose_draft(variables, draft))
         self.variables = decoding_variables(self.decoder, variables, consume)
 
     @property
@@ -196,11 +205,6 @@ class Generator:
             if (done_B != host.done_B).any():
                 state = state.replace(done_B=jnp.asarray(done_B))
             state = decode_steps(self.decoder, self.variables, state, settings, batch.stop_X, chunk)
-
-
-def drafts_by_default(variables: dict) -> bool:
-    """Return whether a model drafts by default: with a prediction module, except on a CPU."""
-    return "mtp_1" in variables["params"] and platform() != "cpu"
 
 
 class PaddedPrompts(NamedTuple):

@@ -50,16 +50,17 @@ class Record(struct.PyTreeNode):
     def add_draw(
         self,
         state: State,
+        active_B: jax.Array,
         logit_BV: jax.Array,
         sampled_BV: jax.Array,
         token_B: jax.Array,
     ) -> "Record":
-        """Record the next token of every row that is not done.
+        """Record the next token of the rows of active_B.
 
         sampled_BV: the logits that token_B was drawn from, those of the model (logit_BV) after
         temperature and truncation.
         """
-        here_BS = slot_mask(state, state.length_B) & ~state.done_B[:, None]
+        here_BS = slot_mask(state, state.length_B) & active_B[:, None]
 
         log_BV = jax.nn.log_softmax(sampled_BV, -1)
         log_prob_B1 = jnp.take_along_axis(log_BV, token_B[:, None], 1)

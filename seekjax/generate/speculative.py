@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from seekjax.generate.adjust import logits_to_draw
 from seekjax.generate.sampling import (
     SamplingArrays,
-    apply_sampling,
     draw,
     position_key,
     take_per_row,
@@ -62,7 +62,7 @@ def speculative_step(
     second_BV = output_logits(output.hidden_BTD[:, 1], output.head_DV)
 
     # the first token: the draft if it is accepted, otherwise another draw
-    target_BV = apply_sampling(first_BV, sampling)
+    target_BV = logits_to_draw(state, first_BV, sampling)
     accepted_B, first_B = accept_or_resample(
         state.key_B, state.length_B, draft["token_B"], target_BV, draft["logit_BV"]
     )
@@ -71,12 +71,22 @@ def speculative_step(
         row_steps=state.row_steps + active_B.sum(),
         accepted=state.accepted + (accepted_B & active_B).sum(),
     )
+    if state.record is not None:
+        record = state.record.add_choice(state, output)
+        record = record.add_draw(state, active_B, first_BV, target_BV, first_B, accepted_B)
+        state = state.replace(record=record)
     state = append_token(state, first_B, first_BV, active_B, stop_X)
 
     # the second token: only after an accepted draft that did not end the row
     continues_B = accepted_B & active_B & ~state.done_B
+    if sampling.adjustments is not None:
+        continues_B &= ~sampling.adjustments.filtered_B  # what is allowed here is not known yet
     key_B = position_key(state.key_B, state.length_B, DRAW_TOKEN)
-    second_B = draw(key_B, apply_sampling(second_BV, sampling))
+    sampled_BV = logits_to_draw(state, second_BV, sampling)
+    second_B = draw(key_B, sampled_BV)
+    if state.record is not None:
+        record = state.record.add_draw(state, continues_B, second_BV, sampled_BV, second_B)
+        state = state.replace(record=record)
     state = append_token(state, second_B, second_BV, continues_B, stop_X)
 
     # the draft for the next step
@@ -99,17 +109,18 @@ def accept_or_resample(
     """Return whether each draft is accepted, and the token at its position.
 
     The drafts were drawn from softmax(draft_BV); the returned tokens are distributed as
-    softmax(target_BV).
+    softmax(target_BV). A row without a draft has -inf everywhere in draft_BV.
     """
     p_BV = jax.nn.softmax(target_BV, -1)
-    q_BV = jax.nn.softmax(draft_BV, -1)
+    has_draft_B1 = jnp.isfinite(draft_BV).any(-1, keepdims=True)
+    q_BV = jnp.where(has_draft_B1, jax.nn.softmax(draft_BV, -1), 0)
     p_B = take_per_row(p_BV, draft_B)
     q_B = take_per_row(q_BV, draft_B)
 
     # u < p / q, without a division by 0
     accept_key_B = position_key(key_B, position_B, ACCEPT_DRAFT)
     uniform_B = jax.vmap(jax.random.uniform)(accept_key_B)
-    accepted_B = uniform_B * q_B < p_B
+    accepted_B = (uniform_B * q_B < p_B) & (q_B > 0)
 
     residual_BV = jnp.maximum(p_BV - q_BV, 0)
     token_key_B = position_key(key_B, position_B, DRAW_TOKEN)
@@ -145,7 +156,7 @@ def draw_draft(
     sampling: SamplingArrays,
 ) -> State:
     """Draw a draft of the token at length_B, and keep the logits that it was drawn from."""
-    logit_BV = apply_sampling(output_logits(x_BD, head_DV), sampling)
+    logit_BV = logits_to_draw(state, output_logits(x_BD, head_DV), sampling)
     token_B = draw(position_key(state.key_B, state.length_B, DRAW_DRAFT), logit_BV)
     return state.replace(draft={"cache": cache, "token_B": token_B, "logit_BV": logit_BV})
 

@@ -47,6 +47,11 @@ class Decoder:
     record: bool = False  # keep what a trainer must know of every draw; not with a draft
     masks: bool = False  # and which tokens top_k, top_p and min_p kept
 
+    @property
+    def tokens_per_step(self) -> int:
+        """The tokens that a step appends at most."""
+        return 2 if self.draft else 1
+
     def kernel_for(self, tokens: int) -> KernelConfig:
         """Return the kernels for this many tokens at once, without dropping, recomputing or
         rounding tokens on their way.

@@ -44,12 +44,14 @@ class Batch:
     def sizes_for(
         self,
         jobs: Sequence[Job],
-        steps: int,
+        new: int,
     ) -> tuple[int, int]:
-        """Return the rows and slots of a call of this many steps."""
+        """Return the rows and slots of a call that appends up to `new` tokens to each job."""
         longest = 0
         for job in jobs:
-            longest = max(longest, min(len(job.tokens) + steps, job.limit))
+            longest = max(longest, min(len(job.tokens) + new, job.limit))
+        if self.programs.decoder.draft:
+            longest += 1  # where a draft is tried
         buckets = self.programs.buckets
         return bucket_of(buckets.rows, len(jobs)), bucket_of(buckets.slots, longest)
 

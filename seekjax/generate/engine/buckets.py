@@ -6,6 +6,7 @@ from seekjax.generate.engine.settings import EngineSettings
 from sharding.rules import split_by
 
 GROW = 4  # from one size to the next
+FEWEST_SPANS = 4096  # attention stops at the last token, so a longer cache costs its copy alone
 SMALL_CHUNK = 64
 
 
@@ -15,6 +16,7 @@ class Buckets(NamedTuple):
     rows: tuple[int, ...]  # requests of a decoding call
     slots: tuple[int, ...]  # positions of the cache, whole pages
     chunks: tuple[int, ...]  # prompt tokens that are read at once, whole pages
+    spans: tuple[int, ...]  # positions of the cache that a chunk is read over, whole pages
 
 
 def make_buckets(settings: EngineSettings, context: int) -> Buckets:
@@ -25,11 +27,13 @@ def make_buckets(settings: EngineSettings, context: int) -> Buckets:
     split = split_by("batch")
     page = settings.page_size
     rows = growing(split, round_up(settings.max_batch, split))
-    slots = growing(round_up(settings.slots, page), round_up(context, page))
+    last = round_up(context, page)
+    slots = growing(round_up(settings.slots, page), last)
+    spans = growing(round_up(FEWEST_SPANS, page), last)
 
     largest = min(round_up(settings.chunk, page), slots[-1])
     smallest = min(round_up(SMALL_CHUNK, page), largest)
-    return Buckets(rows, slots, tuple(sorted({smallest, largest})))
+    return Buckets(rows, slots, tuple(sorted({smallest, largest})), spans)
 
 
 def round_up(size: int, multiple: int) -> int:

@@ -29,11 +29,14 @@ def next_chunk(
     Near the end of the cache a chunk begins earlier and reads tokens again that are already there;
     their pages are not written.
     """
-    name = "score" if job.must_score else "read"
+    name = "read"
     size = bucket_of(buckets.chunks, job.unread)
-    start = min(job.read, buckets.slots[-1] - size)
+    if job.must_score:
+        name = "score"
+        size = buckets.chunks[-1]
+    start = min(job.read, buckets.spans[-1] - size)
     count = min(size, len(job.tokens) - 1 - start)
-    slots = bucket_of(buckets.slots, start + size)
+    span = bucket_of(buckets.spans, start + size)
 
     # the tokens and the one after them
     tokens_1X = np.zeros((1, size + 1), np.int32)
@@ -42,14 +45,14 @@ def next_chunk(
 
     # pages that are new are written
     first = start // page_size
-    pages = page_table(job, slots // page_size)
+    pages = page_table(job, span // page_size)
     written_1J = np.full((1, size // page_size), PADDING, np.int32)
     new = job.pages[job.read // page_size : first + size // page_size]
     offset = job.read // page_size - first
     written_1J[0, offset : offset + len(new)] = new
 
     arguments = (tokens_1X, np.int32(start), pages, written_1J)
-    return Chunk((name, size, slots), arguments, start, count, job.read - start)
+    return Chunk((name, size, span), arguments, start, count, job.read - start)
 
 
 def page_table(job: Job, pages: int) -> np.ndarray:

@@ -61,7 +61,7 @@ class Programs:
         steps: int,
     ) -> Any:
         """Return empty pools; pages and the most steps of a call enter every program."""
-        self.width = steps + 1
+        self.width = 1 + steps * self.decoder.tokens_per_step
         make = partial(new_cache, self.decoder, pages + 1, self.page_size)
         self.pools = placed(jax.eval_shape(make), WHOLE)
         return jax.jit(make, out_shardings=layouts(self.pools))()
@@ -117,10 +117,10 @@ class Programs:
                 yield "new_seats", rows, slots
                 yield "seat", rows, slots
                 yield "decode", rows, slots
+        for span in self.buckets.spans:
             for chunk in self.buckets.chunks:
-                if chunk <= slots:
-                    yield "read", chunk, slots
-                    yield "score", chunk, slots
+                yield "read", chunk, span
+            yield "score", self.buckets.chunks[-1], span
 
     def _bind(
         self,
@@ -179,13 +179,13 @@ class Programs:
         self,
         score: bool,
         chunk: int,
-        slots: int,
+        span: int,
     ) -> Any:
         arguments = (
             self.pools,
             host(jnp.int32, 1, chunk + 1),
             host(jnp.int32),
-            host(jnp.int32, slots // self.page_size),
+            host(jnp.int32, span // self.page_size),
             host(jnp.int32, 1, chunk // self.page_size),
         )
         run = partial(read_chunk, self.decoder, score)

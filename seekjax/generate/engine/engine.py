@@ -31,6 +31,7 @@ from seekjax.generate.engine.request import Request, Update
 from seekjax.generate.engine.schedule import Job, Scheduler
 from seekjax.generate.engine.seats import expert_dtype, expert_layers
 from seekjax.generate.engine.settings import EngineSettings, EngineStatistics
+from seekjax.generate.generator import choose_draft
 from seekjax.generate.state import Decoder, decoding_variables
 from seekjax.memory import free_bytes
 
@@ -67,10 +68,12 @@ class Engine:
         self.context = settings.context or model.context
         self.settings = settings
         self.model = model
-        self.decoder = Decoder(model, kernel.without_fp8())
+        draft = choose_draft(variables, settings.draft)
+        self.decoder = Decoder(model, kernel.without_fp8(), draft)
         weights = decoding_variables(self.decoder, variables, consume)
 
-        buckets = make_buckets(settings, self.context)
+        # a draft is tried one position beyond the context
+        buckets = make_buckets(settings, self.context + draft)
         self.programs = Programs(self.decoder, weights, buckets, settings.page_size)
         pages = settings.pages or self._pages_that_fit()
         self.pools = self.programs.start(pages, settings.steps)
@@ -88,6 +91,8 @@ class Engine:
         self._updates: list[Update] = []
         self._prompt_tokens = 0
         self._generated_tokens = 0
+        self._drafted = 0
+        self._accepted = 0
         self._load = np.zeros((self.layers, model.experts), np.int64)
 
     def compile(self, report: Callable[[int, int], None] | None = None) -> None:
@@ -163,8 +168,8 @@ class Engine:
             prefix_hits=scheduler.prefix_hits,
             prompt_tokens=self._prompt_tokens,
             generated_tokens=self._generated_tokens,
-            drafted=0,
-            accepted=0,
+            drafted=self._drafted,
+            accepted=self._accepted,
             preemptions=scheduler.preemptions,
             load=self._load.copy(),
         )
@@ -205,14 +210,14 @@ class Engine:
         """Start a decoding call for all jobs that decode."""
         self._ask_filters()
         steps = self._choose_steps()
-        self.scheduler.make_room(steps)
+        self.scheduler.make_room(steps * self.decoder.tokens_per_step)
         jobs = self.scheduler.decoding
         if not jobs:
             self.batch.clear()
             return None
 
         began = time.perf_counter()
-        sizes = self.batch.sizes_for(jobs, steps)
+        sizes = self.batch.sizes_for(jobs, steps * self.decoder.tokens_per_step)
         self.batch.seat(self.pools, jobs, sizes)
         self.pools, harvest, rows = self.batch.decode(self.pools, steps)
         return harvest, rows, steps, began
@@ -235,6 +240,9 @@ class Engine:
         if not kept:
             harvest = harvest._replace(kept_BWx=None)
         harvest = jax.device_get(harvest)
+        if self.decoder.draft:
+            self._drafted += int(harvest.checked)
+            self._accepted += int(harvest.accepted)
         self.batch.note_pace(steps, time.perf_counter() - began)
 
         for job, b in rows.items():
@@ -266,7 +274,7 @@ class Engine:
         if filtered or scheduler.reading:
             return 1
         steps = self.batch.steps_within(CALL_SECONDS, self.settings.steps)
-        while steps > 1 and not scheduler.can_extend(steps):
+        while steps > 1 and not scheduler.can_extend(steps * self.decoder.tokens_per_step):
             steps //= 2
         return steps
 

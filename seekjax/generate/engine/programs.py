@@ -18,6 +18,7 @@ from seekjax.config import ModelConfig
 from seekjax.generate.decode import decode_steps
 from seekjax.generate.engine.request import MOST_TOP
 from seekjax.generate.engine.seats import (
+    DRAFT,
     Row,
     Seats,
     begin_window,
@@ -25,14 +26,17 @@ from seekjax.generate.engine.seats import (
     expert_dtype,
     expert_layers,
     leave_seats,
+    split_draft,
     take_seat,
 )
 from seekjax.generate.sampling import take_per_row
-from seekjax.generate.state import Decoder, output_logits
-from seekjax.model.attention import cheaper_form
+from seekjax.generate.speculative import draft_forward
+from seekjax.generate.state import Decoder, output_logits, repeat_rows
+from seekjax.model.attention import attend_visible
 from seekjax.model.block import unstack
-from seekjax.model.cache import cache_dtype, empty_cache
+from seekjax.model.cache import cache_dtype, empty_cache, layer_cache
 from seekjax.model.transformer import Output
+from sharding.rules import split_by
 
 Pools = dict[str, dict[str, jax.Array]]
 
@@ -44,6 +48,9 @@ class Harvest(NamedTuple):
     tokens_BW: Any
     log_prob_BW: Any
     choice_BWLK: Any
+    drafted_BW: Any
+    checked: Any  # drafts that the main model checked
+    accepted: Any  # and accepted
     top_id_BWX: Any
     top_log_prob_BWX: Any
     kept_BWx: Any
@@ -63,8 +70,11 @@ def new_cache(
     slots: int,
 ) -> Pools:
     """Return an empty cache with an entry per layer."""
-    model = decoder.model
-    return unstack(model, empty_cache(model, rows, slots, cache_dtype(decoder.kernel)))
+    model, dtype = decoder.model, cache_dtype(decoder.kernel)
+    cache = unstack(model, empty_cache(model, rows, slots, dtype))
+    if decoder.draft:
+        cache[DRAFT] = layer_cache(model, rows, slots, dtype)
+    return cache
 
 
 def new_seats(
@@ -109,7 +119,8 @@ def decode(
     window = begin_window(decoder.model, seats, width)
     begin_B = window.begin_B
 
-    state = seats.state.replace(record=window)
+    nothing = jnp.zeros((), jnp.int32)
+    state = seats.state.replace(record=window, row_steps=nothing, accepted=nothing)
     state = decode_steps(decoder, variables, state, sampling, seats.stop_BX, steps)
     window = state.record
     seats = seats.replace(state=state.replace(record=None), sampling=sampling)
@@ -120,11 +131,17 @@ def decode(
         tokens_BW=jnp.take_along_axis(state.tokens_BS, position_BW, 1, mode="clip"),
         log_prob_BW=jnp.take_along_axis(state.log_prob_BS, position_BW, 1, mode="clip"),
         choice_BWLK=stack_choices(decoder.model, window.choice, position_BW),
+        drafted_BW=window.drafted_BW,
+        checked=state.row_steps,
+        accepted=state.accepted,
         top_id_BWX=window.top_id_BWX,
         top_log_prob_BWX=window.top_log_prob_BWX,
         kept_BWx=window.kept_BWx,
     )
-    return write_pages(pools, state.cache, begin_B, written_BJ), seats, harvest
+    cache = dict(state.cache)
+    if decoder.draft:
+        cache[DRAFT] = state.draft["cache"]
+    return write_pages(pools, cache, begin_B, written_BJ), seats, harvest
 
 
 def read_chunk(
@@ -143,15 +160,24 @@ def read_chunk(
     in pages written_1J (0: not written), the chosen experts [T, L, K], and with `score` the log
     probabilities of the tokens that follow.
     """
-    tokens_1T, next_T = tokens_1X[:, :-1], tokens_1X[0, 1:]
-    cache = gather_pages(pools, pages_N)
-    slots = jax.tree.leaves(cache)[0].shape[1]
-    attend = cheaper_form(decoder.model, next_T.size, slots)
-    output = decoder.forward(variables, tokens_1T, cache, start, attend=attend)
+    next_T = tokens_1X[0, 1:]
+    # a mesh that splits batches reads the same chunk on each part
+    copies = split_by("batch")
+    cache, tokens_BX = repeat_rows(copies, (gather_pages(pools, pages_N), tokens_1X))
+    cache, draft = split_draft(cache)
+    output = decoder.forward(variables, tokens_BX[:, :-1], cache, start, attend=attend_visible)
+    cache = output.cache
+    if draft is not None:
+        hidden_BTD, next_BT = output.hidden_BTD, tokens_BX[:, 1:]
+        _, draft = draft_forward(
+            decoder, variables, hidden_BTD, next_BT, draft, start, attend=attend_visible
+        )
+        cache = cache | {DRAFT: draft}
 
-    pools = write_pages(pools, output.cache, jnp.reshape(start, 1), written_1J)
+    cache = jax.tree.map(lambda x_BSX: x_BSX[:1], cache)
+    pools = write_pages(pools, cache, jnp.reshape(start, 1), written_1J)
     choice = {name: output.balance[name]["choice_BTK"] for name in expert_layers(decoder.model)}
-    choice_TLK = stack_choices(decoder.model, choice, tokens_1T)[0]
+    choice_TLK = stack_choices(decoder.model, choice, tokens_BX[:, :-1])[0]
     if not score:
         return pools, choice_TLK, None
     return pools, choice_TLK, score_tokens(output, next_T)
@@ -159,7 +185,8 @@ def read_chunk(
 
 def score_tokens(output: Output, next_T: jax.Array) -> Scores:
     """Return the log probabilities of the token after each position."""
-    logit_TV = output_logits(output.hidden_BTD[0], output.head_DV)
+    hidden_TD = output.hidden_BTD[0]
+    logit_TV = output_logits(hidden_TD, output.head_DV)
     log_prob_TV = jax.nn.log_softmax(logit_TV, -1)
     top_TX, id_TX = jax.lax.top_k(log_prob_TV, min(MOST_TOP, logit_TV.shape[-1]))
     return Scores(take_per_row(log_prob_TV, next_T), id_TX, top_TX)

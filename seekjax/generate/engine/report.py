@@ -62,7 +62,7 @@ def keep_tokens(
         if sampling.sampling_mask:
             kept = harvest.kept_BWx[b, w]
         log_prob = float(harvest.log_prob_BW[b, w])
-        job.details[len(job.tokens)] = (log_prob, top or (), kept, False)
+        job.details[len(job.tokens)] = (log_prob, top or (), kept, bool(harvest.drafted_BW[b, w]))
         job.tokens.append(id)
         if id in sampling.stop_ids:
             return "stop"

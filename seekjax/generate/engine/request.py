@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -70,7 +70,7 @@ class RequestSampling(Sampling):
 class Request:
     """One answer to generate. Each Request object is a request of its own."""
 
-    prompt: Sequence[int]
+    prompt: Sequence[int] = field(repr=False)
     sampling: RequestSampling = RequestSampling()  # `stop` is left to the caller, who has the text
     salt: str = ""  # only requests of the same salt share cached pages
     filter: TokenFilter | None = None

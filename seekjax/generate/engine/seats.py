@@ -19,6 +19,7 @@ from seekjax.generate.sampling import SamplingArrays
 from seekjax.generate.state import State
 from seekjax.model.transformer import Output
 
+DRAFT = "mtp_1"  # the module that drafts, by its name among the layers of a cache
 STOPS = 8  # stop ids that end a row on the device; the host compares with all of them
 
 
@@ -92,12 +93,19 @@ class Window(struct.PyTreeNode):
     def add_draw(
         self,
         state: State,
+        active_B: jax.Array,
         logit_BV: jax.Array,
         sampled_BV: jax.Array,
         token_B: jax.Array,
+        drafted_B: jax.Array | None = None,
     ) -> "Window":
-        """Record what the rows that are not done asked for of the token at length_B."""
-        here_BW1 = (self.here(state.length_B) & ~state.done_B[:, None])[..., None]
+        """Record what the rows of active_B asked for of the token at length_B.
+
+        drafted_B: whether it is an accepted draft.
+        """
+        del token_B
+        here_BW = self.here(state.length_B) & active_B[:, None]
+        here_BW1 = here_BW[..., None]
 
         def add_top(window: Window) -> Window:
             top_BX, id_BX = jax.lax.top_k(logit_BV, window.top_id_BWX.shape[-1])
@@ -115,7 +123,11 @@ class Window(struct.PyTreeNode):
         def unchanged(window: Window) -> Window:
             return window
 
-        window = jax.lax.cond(self.top_B.any(), add_top, unchanged, self)
+        window = self
+        if drafted_B is not None:
+            drafted_BW = jnp.where(here_BW, drafted_B[:, None], self.drafted_BW)
+            window = self.replace(drafted_BW=drafted_BW)
+        window = jax.lax.cond(self.top_B.any(), add_top, unchanged, window)
         return jax.lax.cond(self.kept_B.any(), add_kept, unchanged, window)
 
 
@@ -125,13 +137,25 @@ def empty_seats(
     rows: int,
     slots: int,
 ) -> Seats:
-    """Return seats without requests; `cache` is an empty cache of `rows` and `slots`."""
+    """Return seats without requests.
+
+    `cache` is an empty cache of `rows` and `slots`; with "mtp_1" in it, that module drafts.
+    """
 
     def zeros(dtype, *shape):
         return jnp.zeros((rows, *shape), dtype)
 
+    cache, draft = split_draft(cache)
+    if draft is not None:
+        draft = {
+            "cache": draft,
+            "token_B": zeros(jnp.int32),
+            "logit_BV": zeros(jnp.float32, model.vocab) - jnp.inf,
+        }
+
     state = State(
         cache=cache,
+        draft=draft,
         tokens_BS=zeros(jnp.int32, slots),
         log_prob_BS=zeros(jnp.float32, slots),
         length_B=zeros(jnp.int32) + 1,
@@ -181,7 +205,17 @@ def take_seat(
     long_key = jax.random.fold_in(key, row.seed_high)
     key = jax.lax.select(row.seed_high > 0, long_key, key)
 
+    # without a draft, until the first step makes one
     state, sampling = seats.state, seats.sampling
+    cache, draft_cache = split_draft(cache)
+    if state.draft is not None:
+        draft = {
+            "cache": jax.tree.map(put_row, state.draft["cache"], draft_cache),
+            "token_B": state.draft["token_B"],
+            "logit_BV": put(state.draft["logit_BV"], -jnp.inf),
+        }
+        state = state.replace(draft=draft)
+
     state = state.replace(
         cache=jax.tree.map(put_row, state.cache, cache),
         tokens_BS=put(state.tokens_BS, row.tokens_S),
@@ -214,6 +248,13 @@ def take_seat(
         top_B=put(seats.top_B, row.top),
         kept_B=put(seats.kept_B, row.kept),
     )
+
+
+def split_draft(cache: dict) -> tuple[dict, dict | None]:
+    """Return the main model's cache, and that of the module that drafts, None without one."""
+    layers = dict(cache)
+    draft = layers.pop(DRAFT, None)
+    return layers, draft
 
 
 def leave_seats(seats: Seats, alive_B: jax.Array) -> Seats:

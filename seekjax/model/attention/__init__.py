@@ -6,12 +6,12 @@ from seekjax.model.attention.mla import (
     LatentAttention,
     attend_absorbed,
     attend_expanded,
-    cheaper_form,
+    attend_visible,
 )
 from seekjax.registry import Registry
 
 __all__ = ["ATTENTION", "LatentAttention", "MultiHeadAttention"]
-__all__ += ["attend_absorbed", "attend_expanded", "cheaper_form"]
+__all__ += ["attend_absorbed", "attend_expanded", "attend_visible"]
 
 ATTENTION: Registry[type[AttentionKind]] = Registry(
     "attention kind", {"mla": LatentAttention, "mha": MultiHeadAttention}

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -38,6 +39,8 @@ from seekjax.model.rope import rotate, softmax_scale
 from seekjax.quant import fp8
 from seekjax.quant.formats import TrainedInFp8, block, dense, trained
 from sharding.rules import constrain, split_by
+
+KEY_BLOCK = 256  # keys that `attend_visible` forms at once
 
 
 def attend_expanded(
@@ -90,19 +93,63 @@ def attend_absorbed(
     return jnp.einsum("BHTC,CHU->BTHU", o_BHTC, w_uv_CHU)
 
 
-def cheaper_form(model: ModelConfig, queries: int, keys: int) -> Callable:
-    """Return the form that takes fewer multiplications for this many queries and cached keys.
+def attend_visible(
+    q_BTHN: Array,
+    q_BTHR: Array,
+    c_BSC: Array,
+    k_BSR: Array,
+    w_uk_CHN: Array,
+    w_uv_CHU: Array,
+    scale: float,
+    mask_B1TS: Array,
+) -> Array:
+    """Attend as `attend_expanded`, block by block up to the last key that a query sees.
 
-    Per head, with T queries and S keys:
-
-        absorbed    T S (2 C + R) + T C (N + U)
-        expanded    T S (N + R + U) + S C (N + U)
+    The form for a chunk of a prompt in a long cache: keys that no query sees cost nothing, and
+    scores are never held for all keys. The softmax is summed up as the blocks come (1805.02867).
     """
-    T, S = queries, keys
-    C, N, R, U = model.kv_latent, model.nope, model.rotary, model.value
-    absorbed = T * S * (2 * C + R) + T * C * (N + U)
-    expanded = T * S * (N + R + U) + S * C * (N + U)
-    return attend_absorbed if absorbed <= expanded else attend_expanded
+    B, T, H, _ = q_BTHN.shape
+    S = c_BSC.shape[1]
+    size = min(KEY_BLOCK, S)
+    seen = mask_B1TS.any((0, 1, 2)).sum()
+
+    def cut(x: Array, begin: Array, axis: int) -> Array:
+        return jax.lax.dynamic_slice_in_dim(x, begin, size, axis)
+
+    def add_block(i: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        max_BHT, total_BHT, o_BTHU = sums
+
+        # the last block begins earlier if the cache ends, and leaves out what was summed up
+        begin = jnp.minimum(i * size, S - size)
+        new_s = begin + jnp.arange(size) >= i * size
+        mask_B1Ts = cut(mask_B1TS, begin, 3) & new_s
+        c_BsC, k_BsR = cut(c_BSC, begin, 1), cut(k_BSR, begin, 1)
+
+        k_BsHN = jnp.einsum("BsC,CHN->BsHN", c_BsC, w_uk_CHN)
+        v_BsHU = jnp.einsum("BsC,CHU->BsHU", c_BsC, w_uv_CHU)
+        score_BHTs = jnp.einsum("BTHN,BsHN->BHTs", q_BTHN, k_BsHN)
+        score_BHTs += jnp.einsum("BTHR,BsR->BHTs", q_BTHR, k_BsR)
+        score_BHTs = score_BHTs.astype(jnp.float32) * scale
+        score_BHTs = jnp.where(mask_B1Ts, score_BHTs, -jnp.inf)
+
+        # every query sees the first key, so no maximum is -inf
+        new_max_BHT = jnp.maximum(max_BHT, score_BHTs.max(-1))
+        weight_BHTs = jnp.exp(score_BHTs - new_max_BHT[..., None])
+        shrink_BHT = jnp.exp(max_BHT - new_max_BHT)
+        total_BHT = total_BHT * shrink_BHT + weight_BHTs.sum(-1)
+        weight_BHTs = weight_BHTs.astype(v_BsHU.dtype)
+        new_BTHU = jnp.einsum("BHTs,BsHU->BTHU", weight_BHTs, v_BsHU)
+        shrink_BTH1 = shrink_BHT.swapaxes(1, 2)[..., None]
+        return new_max_BHT, total_BHT, o_BTHU * shrink_BTH1 + new_BTHU
+
+    nothing = (
+        jnp.full((B, H, T), -jnp.inf),
+        jnp.zeros((B, H, T)),
+        jnp.zeros((B, T, H, w_uv_CHU.shape[-1])),
+    )
+    _, total_BHT, o_BTHU = jax.lax.fori_loop(0, -(-seen // size), add_block, nothing)
+    total_BTH1 = total_BHT.swapaxes(1, 2)[..., None]
+    return (o_BTHU / total_BTH1).astype(q_BTHN.dtype)
 
 
 def attend_latents(
