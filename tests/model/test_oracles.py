@@ -8,7 +8,13 @@ import pytest
 
 from seekjax.commands.arguments import load_config
 from seekjax.config import KernelConfig, ModelConfig, RopeConfig
-from seekjax.model.attention import LatentAttention, attend_absorbed, attend_expanded
+from seekjax.model.attention import (
+    LatentAttention,
+    attend_absorbed,
+    attend_expanded,
+    attend_visible,
+)
+from seekjax.model.attention import mla as kinds
 from seekjax.model.attention.kind import visible
 from seekjax.model.cache import empty_cache
 from seekjax.model.experts import MixtureOfExperts
@@ -238,6 +244,18 @@ def test_latent_attention(normal, model):
                 variables, x_BTD[:, t : t + 1], now, cache=cache, start=t, attend=attend
             )
             np.testing.assert_allclose(step[:, 0], np.array(expected)[:, t], atol=2e-5)
+
+
+@pytest.mark.parametrize("start", [0, 2, np.array([9, 4])], ids=str)
+def test_attention_by_blocks_is_attention(normal, monkeypatch, start):
+    """Also where blocks do not divide the cache, and with rows that begin apart."""
+    monkeypatch.setattr(kinds, "KEY_BLOCK", 5)
+    q = normal(2, 3, 4, 8), normal(2, 3, 4, 6)
+    cache = normal(2, 12, 10), normal(2, 12, 6)
+    up = normal(10, 4, 8), normal(10, 4, 7)
+    mask = visible(3, 12, start)
+    expected = attend_expanded(*q, *cache, *up, 0.3, mask)
+    np.testing.assert_allclose(attend_visible(*q, *cache, *up, 0.3, mask), expected, atol=2e-5)
 
 
 def test_a_query_sees_up_to_itself():
