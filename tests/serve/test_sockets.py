@@ -133,6 +133,7 @@ def test_a_client_that_leaves_ends_its_request(url, api, engine, stream):
     assert engine.requests[-1] in engine.cancelled
 
 
+@pytest.mark.slow
 def test_a_client_that_takes_nothing_is_disconnected(url, api, engine):
     # eight choices with their alternatives are more than the buffers of both ends hold
     engine.script, engine.speed = "x" * 3500, 50
