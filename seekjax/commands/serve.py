@@ -8,6 +8,8 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from socket import socket
 
 from seekjax.commands.common import keep_compiled
@@ -124,7 +126,6 @@ def run(
     bound: socket,
 ) -> Status:
     """Serve until a signal, and return the exit status."""
-    log_to_stderr()
 
     def log_body(body: dict) -> None:
         log.info("%s", visible(str(body)))
@@ -142,7 +143,8 @@ def run(
         ready=lambda: print(ready_line(served, bound), flush=True),
         say=lambda text: print(text, file=sys.stderr, flush=True),
     )
-    asyncio.run(server.serve([bound]))
+    with log_to_stderr():
+        asyncio.run(server.serve([bound]))
     return Status.INTERRUPTED if server.interrupted else Status.FINISHED
 
 
@@ -155,11 +157,25 @@ def ready_line(served: ServedModel, bound: socket) -> str:
     return f"http://{host}:{port} serves {visible(served.name)}{step}; Ctrl-C ends"
 
 
-def log_to_stderr() -> None:
-    """Write what happens to requests on standard error; uvicorn's own lines only if it fails."""
+@contextmanager
+def log_to_stderr() -> Iterator[None]:
+    """Write what happens to requests on standard error within the block.
+
+    uvicorn's own lines are left out, unless it fails.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    uvicorn = logging.getLogger("uvicorn")
+    before = log.level, log.propagate, uvicorn.level
+
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
-    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
+    uvicorn.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before[0])
+        log.propagate = before[1]
+        uvicorn.setLevel(before[2])
