@@ -25,7 +25,7 @@ from seekjax.data.tokenizer import THINK, THINK_END, Tokenizer
 from seekjax.errors import GenerateError, SeekjaxError, Status, need
 from seekjax.generate.conversation import ConversationGenerator
 from seekjax.generate.engine.engine import Engine, EngineSettings
-from seekjax.generate.generator import Generation, Generator, choose_draft
+from seekjax.generate.generator import Generation
 from seekjax.open import OpenedModel, need_tokenizer, on_mesh
 from seekjax.post.samples.template import thinking_opened
 from seekjax.terminal import well_formed
@@ -59,21 +59,14 @@ def chat(options: ChatOptions) -> None:
 @contextmanager
 def conversation(
     options: ChatOptions, background: bool
-) -> Iterator[tuple[OpenedModel, Generator | ConversationGenerator]]:
+) -> Iterator[tuple[OpenedModel, ConversationGenerator]]:
     """Yield the model without its weights, and what generates answers.
 
     `background` compiles while questions are typed, and ends the process with the block: at once,
-    though a program is still being compiled, which cannot be stopped. With a draft every answer
-    reads all of the conversation, and a new length is compiled when it comes.
+    though a program is still being compiled, which cannot be stopped.
     """
     opened = open_weights(options.model, options.replicas)
-    draft = options.model.draft
-    if choose_draft(opened.variables, draft):
-        generator = Generator(opened.model, opened.variables, opened.kernel, draft, consume=True)
-        yield opened._replace(variables={}), generator
-        return
-
-    settings = EngineSettings(max_batch=1, queue=1, slots=SLOTS)
+    settings = EngineSettings(max_batch=1, queue=1, slots=SLOTS, draft=options.model.draft)
     engine = Engine(opened.model, opened.variables, opened.kernel, settings, consume=True)
     generator = ConversationGenerator(engine, background)
     try:
@@ -92,7 +85,7 @@ def leave() -> None:
 
 
 def converse(
-    generator: Generator | ConversationGenerator,
+    generator: ConversationGenerator,
     tokenizer: Tokenizer,
     template: ChatTemplate,
     sampling: Sampling,
@@ -141,7 +134,7 @@ def obey(messages: list[Message], line: str, notes: Console) -> None:
 
 
 def answer(
-    generator: Generator | ConversationGenerator,
+    generator: ConversationGenerator,
     tokenizer: Tokenizer,
     template: ChatTemplate,
     sampling: Sampling,

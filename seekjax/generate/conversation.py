@@ -90,7 +90,7 @@ class ConversationGenerator:
                     extend(completion, ids, log_probs, bool(update.finish_reason), sampling)
                     accepted += drafted
                     steps += len(ids) - drafted
-                yield steps, accepted or None
+                yield steps, accepted if self._engine.decoder.draft else None
         finally:
             self._engine.cancel(request)
             self._engine.step()
