@@ -17,6 +17,12 @@ from sharding.vary import vary, vary_like
 # would fill tiles that are as large.
 SMALL_BATCH = 128
 
+# From this many tokens on, an expert is applied to its own tokens alone, in tiles of few tokens as
+# long as there are few, and of more then.
+TILED = 8
+FEW_TOKENS = 16
+SMALL_TILE, LARGE_TILE = 4, 16
+
 
 def experts_every(
     x_MD: jax.Array,
@@ -51,6 +57,9 @@ def experts_small_batch(
         x_MD, mix_ME, w_gate_EDF, w_up_EDF, w_down_EFD
     )
 
+    if x_MD.shape[0] >= TILED:
+        return _experts_tiled(x_MD, mix_ME, w_gate_EDF, w_up_EDF, w_down_EFD)
+
     # The numbers of the experts in use, in order, at the front.
     E = mix_ME.shape[1]
     used_E = (mix_ME != 0).any(0)
@@ -70,4 +79,48 @@ def experts_small_batch(
 
     start = (jnp.zeros((), jnp.int32), jnp.zeros(x_MD.shape, jnp.float32))
     _, y_MD = lax.while_loop(unfinished, add_expert, vary_like(start, x_MD))
+    return y_MD.astype(x_MD.dtype)
+
+
+def _experts_tiled(
+    x_MD: jax.Array,
+    mix_ME: jax.Array,
+    w_gate_EDF: jax.Array | Quantised,
+    w_up_EDF: jax.Array | Quantised,
+    w_down_EFD: jax.Array | Quantised,
+) -> jax.Array:
+    """Loop over tiles of tokens that chose the same expert.
+
+    With more tokens than an expert has, it is cheaper to pick its own than to apply it to all.
+    """
+    M, _ = mix_ME.shape
+    size = SMALL_TILE if M <= FEW_TOKENS else LARGE_TILE
+    used_EM = mix_ME.T != 0
+
+    # each expert's tokens in front, and how many tiles they fill
+    token_EM = jnp.argsort(~used_EM, axis=1, stable=True)
+    token_EM = jnp.pad(token_EM, ((0, 0), (0, -M % size)))
+    count_E = used_EM.sum(1)
+    tiles_E = -(-count_E // size)
+    end_E = jnp.cumsum(tiles_E)
+
+    def unfinished(state):
+        i, _ = state
+        return i < end_E[-1]
+
+    def add_tile(state):
+        i, y_MD = state
+        expert = (end_E <= i).sum()
+        first = size * (i - end_E[expert] + tiles_E[expert])
+        token_m = lax.dynamic_slice(token_EM, (expert, first), (1, size))[0]
+        filled_m = first + jnp.arange(size) < count_E[expert]
+
+        x_mD = x_MD[token_m]
+        hidden_mF = jax.nn.silu(x_mD @ w_gate_EDF[expert]) * (x_mD @ w_up_EDF[expert])
+        out_mD = (hidden_mF @ w_down_EFD[expert]).astype(jnp.float32)
+        mix_m = jnp.where(filled_m, mix_ME[token_m, expert], 0)
+        return i + 1, y_MD.at[token_m].add(out_mD * mix_m[:, None])
+
+    start = (jnp.zeros((), jnp.int32), jnp.zeros(x_MD.shape, jnp.float32))
+    _, y_MD = lax.while_loop(unfinished, add_tile, vary_like(start, x_MD))
     return y_MD.astype(x_MD.dtype)

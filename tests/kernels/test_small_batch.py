@@ -34,7 +34,7 @@ def drawn(tokens, seed=0, batch=1):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tokens", [1, 2, 40])
+@pytest.mark.parametrize("tokens", [1, 2, 11, 40])
 def test_the_loop_over_experts_in_use_is_the_sum_over_all(tokens):
     x_BTD, choice_BTK, gate_BTK, *weights = drawn(tokens)
     mix_ME = jnp.where(choice_BTK[0][..., None] == jnp.arange(E), gate_BTK[0][..., None], 0).sum(1)
