@@ -57,10 +57,10 @@ def train(*argv: str, out) -> int:
             "model.heads is 4, which mesh.tensor 8 cannot split evenly: make it a multiple of 8",
         ),
         (["--train.batch", "12"], "train.batch .* is 12, which mesh.data 8 cannot split"),
-        (["--train.micro-batch", "24"], "train.batch 16 is not a multiple of train.micro_batch 24"),
+        (["--train.micro-batch", "24"], "train.batch 8 is not a multiple of train.micro_batch 24"),
         (
-            ["--train.batch-start", "8"],
-            "train.batch_start 8 must be a multiple of train.micro_batch 16",
+            ["--train.batch-start", "4"],
+            "train.batch_start 4 must be a multiple of train.micro_batch 8",
         ),
         (["--train.steps", "0"], "train.steps is 0"),
         (["--model.experts", "15"], "model.experts 15 cannot be split into model.expert_groups 4"),
