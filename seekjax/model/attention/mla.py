@@ -111,7 +111,7 @@ def attend_visible(
     B, T, H, _ = q_BTHN.shape
     S = c_BSC.shape[1]
     size = min(KEY_BLOCK, S)
-    seen = mask_B1TS.any((0, 1, 2)).sum()
+    seen = mask_B1TS[:, 0, -1].any(0).sum()  # by the last query, which sees the most
 
     def cut(x: Array, begin: Array, axis: int) -> Array:
         return jax.lax.dynamic_slice_in_dim(x, begin, size, axis)
