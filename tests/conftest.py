@@ -46,10 +46,13 @@ from tests.fixtures import chats, command, tiny  # noqa: E402
 
 __all__ = ["chats", "command", "tiny"]
 
-# A worker of more bytes drops its compiled programs: after a file of tests, or within a long file.
-AFTER_FILE = 1_200_000_000
-WITHIN_FILE = 1_800_000_000
+# A worker of more bytes drops its compiled programs, after a file of tests or within a long file,
+# if it has grown by that much since it last did: dropping takes a second, compiling again more.
+AFTER_FILE = 1_500_000_000
+WITHIN_FILE = 1_900_000_000
+GROWN = 300_000_000
 
+left = 0  # bytes that dropping has left
 workers = []  # what each worker that has ended used: (largest bytes, CPU seconds)
 
 
@@ -62,11 +65,14 @@ def pytest_collection_modifyitems(items):
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item, nextitem):
     """Drop compiled programs if the worker has grown; later tests find theirs on disk."""
+    global left
     same_file = nextitem is not None and nextitem.path == item.path
-    if resident_bytes() > (WITHIN_FILE if same_file else AFTER_FILE):
+    most = WITHIN_FILE if same_file else AFTER_FILE
+    if resident_bytes() > max(most, left + GROWN):
         jax.clear_caches()
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
+        left = resident_bytes()
 
 
 def pytest_sessionfinish(session):

@@ -304,8 +304,8 @@ def test_sample_writes_what_fine_tuning_reads(run, command, monkeypatch, tmp_pat
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (("eval", "RUN"), "name either --data"),
-        (("eval", "RUN", "--data", "x.txt", "--task", "addition"), "name either --data"),
+        (("eval", "RUN"), "name one of --data"),
+        (("eval", "RUN", "--data", "x.txt", "--task", "addition"), "name one of --data"),
         (("eval", "RUN", "--task", "countdon"), "did you mean 'countdown'?"),
         (("eval", "RUN", "--task", "countdown:9"), "has levels 1 to 3"),
         (("eval", "RUN", "--task", "countdown", "--samples", "0"), "samples is 0"),
