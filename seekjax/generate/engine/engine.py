@@ -37,7 +37,7 @@ from seekjax.memory import free_bytes
 
 __all__ = ["Engine", "EngineSettings", "EngineStatistics", "QueueFullError"]
 
-CALL_SECONDS = 0.05  # of a decoding call, about
+CALL_SECONDS = 0.1  # of a decoding call, about
 SHARE_OF_MEMORY = 0.3  # of what is free, for the pages of the cache
 
 
