@@ -91,7 +91,8 @@ def _experts_tiled(
 ) -> jax.Array:
     """Loop over tiles of tokens that chose the same expert.
 
-    With more tokens than an expert has, it is cheaper to pick its own than to apply it to all.
+    Most tokens of a larger batch did not choose a given expert, so picking those that did costs
+    less than applying it to all.
     """
     M, _ = mix_ME.shape
     size = SMALL_TILE if M <= FEW_TOKENS else LARGE_TILE
@@ -111,7 +112,8 @@ def _experts_tiled(
     def add_tile(state):
         i, y_MD = state
         expert = (end_E <= i).sum()
-        first = size * (i - end_E[expert] + tiles_E[expert])
+        before = end_E[expert] - tiles_E[expert]  # tiles of earlier experts
+        first = size * (i - before)
         token_m = lax.dynamic_slice(token_EM, (expert, first), (1, size))[0]
         filled_m = first + jnp.arange(size) < count_E[expert]
 

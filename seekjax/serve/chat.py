@@ -1,13 +1,11 @@
 """OpenAI's /v1/chat/completions, with the fields that DeepSeek, vLLM and SGLang add to it."""
 
-import secrets
-import time
 from collections.abc import Iterable
 from typing import Any
 
 from seekjax.serve.chat_messages import read_messages
 from seekjax.serve.conversation import Conversation
-from seekjax.serve.errors import RequestError, need_field, openai_error
+from seekjax.serve.errors import need_field
 from seekjax.serve.events import (
     Content,
     Event,
@@ -20,10 +18,10 @@ from seekjax.serve.events import (
 )
 from seekjax.serve.fields import Field, read_fields
 from seekjax.serve.logprobs import chat_log_probs, token_extras
+from seekjax.serve.openai_writer import OpenAIWriter
 from seekjax.serve.sampling import SAMPLING_FIELDS, read_sampling
 from seekjax.serve.served import ServedModel
 from seekjax.serve.tool_fields import check_tools, read_tool_choice
-from seekjax.serve.writer import DONE, frame
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 FIELDS = SAMPLING_FIELDS | {
@@ -126,8 +124,12 @@ def read_template_settings(values: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-class ChatWriter:
+class ChatWriter(OpenAIWriter):
     """Writes chat.completion, or a stream of chat.completion.chunk that ends with [DONE]."""
+
+    prefix = "chatcmpl"
+    whole_object = "chat.completion"
+    chunk_object = "chat.completion.chunk"
 
     def __init__(
         self,
@@ -136,23 +138,15 @@ class ChatWriter:
         stream: bool = False,
         include_usage: bool = False,
     ):
-        self.stream = stream
-        self._served = served
+        self._answers = [Choice() for _ in range(conversation.n)]
+        super().__init__(served, self._answers, conversation.n, stream, include_usage)
         self._returned = conversation.returned
-        self._include_usage = include_usage
-        self._id = f"chatcmpl-{secrets.token_hex(12)}"
-        self._created = int(time.time())
-        self._choices = [Choice() for _ in range(conversation.n)]
-
-    def begin(self) -> Iterable[str]:
-        """Return no frame: the role comes with the first event of a choice."""
-        return ()
 
     def add(self, choice: int, event: Event) -> Iterable[str]:
         """Return the chunk of an event."""
-        self._choices[choice].add(event, self._served, self._returned.log_probs)
+        self._answers[choice].add(event, self._served, self._returned.log_probs)
         if not self.stream:
-            self._choices[choice].keep_extras(event, self._returned)
+            self._answers[choice].keep_extras(event, self._returned)
             return ()
 
         fields: dict[str, Any] = {"delta": _delta(event), "logprobs": None, "finish_reason": None}
@@ -167,49 +161,7 @@ class ChatWriter:
             fields |= extras
         elif isinstance(event, Start) and self._returned.token_ids:
             fields["prompt_token_ids"] = list(event.prompt)
-        return (frame(self._chunk([{"index": choice, **fields}])),)
-
-    def end(self) -> Iterable[str]:
-        """Return the usage, where it was wanted, and the end mark."""
-        frames = []
-        if self._include_usage:
-            chunk = self._chunk([])
-            chunk["usage"] = usage_fields(self._total())
-            frames.append(frame(chunk))
-        return [*frames, DONE]
-
-    def fail(self, error: RequestError) -> Iterable[str]:
-        """Return the error and the end mark."""
-        return [frame(openai_error(error)), DONE]
-
-    def whole(self) -> dict[str, Any]:
-        """Return a chat.completion."""
-        choices = []
-        for index, choice in enumerate(self._choices):
-            choices.append({"index": index, **choice.fields()})
-        return {
-            **self._head("chat.completion"),
-            "choices": choices,
-            "usage": usage_fields(self._total()),
-        }
-
-    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        chunk = {**self._head("chat.completion.chunk"), "choices": choices}
-        if self._include_usage:  # null in all chunks but the last one, as OpenAI says
-            chunk["usage"] = None
-        return chunk
-
-    def _head(self, kind: str) -> dict[str, Any]:
-        return {
-            "id": self._id,
-            "object": kind,
-            "created": self._created,
-            "model": self._served.name,
-            "system_fingerprint": self._served.fingerprint,
-        }
-
-    def _total(self) -> Usage:
-        return total_usage([choice.usage for choice in self._choices])
+        return (self.chunk(choice, fields),)
 
 
 class Choice:
@@ -277,32 +229,6 @@ class Choice:
             "finish_reason": self._reason,
             **self._extras,
         }
-
-
-def total_usage(usages: Iterable[Usage]) -> Usage:
-    """Return the usage of all choices of a prompt, which is counted once."""
-    total = Usage(0, 0)
-    for usage in usages:
-        total = Usage(
-            max(total.prompt, usage.prompt),
-            total.completion + usage.completion,
-            total.reasoning + usage.reasoning,
-            max(total.cached, usage.cached),
-        )
-    return total
-
-
-def usage_fields(usage: Usage) -> dict[str, Any]:
-    """Return a usage with OpenAI's fields and DeepSeek's."""
-    return {
-        "prompt_tokens": usage.prompt,
-        "completion_tokens": usage.completion,
-        "total_tokens": usage.prompt + usage.completion,
-        "prompt_tokens_details": {"cached_tokens": usage.cached},
-        "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
-        "prompt_cache_hit_tokens": usage.cached,
-        "prompt_cache_miss_tokens": usage.prompt - usage.cached,
-    }
 
 
 def _delta(event: Event) -> dict[str, Any]:

@@ -1,22 +1,20 @@
 """OpenAI's /v1/completions: texts or token ids to continue, several at a time."""
 
 import math
-import secrets
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from seekjax.generate.engine.request import Token
-from seekjax.serve.chat import STREAM_FIELDS, total_usage, usage_fields
+from seekjax.serve.chat import STREAM_FIELDS
 from seekjax.serve.conversation import Conversation
-from seekjax.serve.errors import RequestError, need_field, openai_error
+from seekjax.serve.errors import need_field
 from seekjax.serve.events import Content, Event, Finish, Start, Usage
 from seekjax.serve.fields import Field, read_fields
 from seekjax.serve.logprobs import finite, token_extras
+from seekjax.serve.openai_writer import OpenAIWriter
 from seekjax.serve.sampling import SAMPLING_FIELDS, read_sampling
 from seekjax.serve.served import ServedModel
-from seekjax.serve.writer import DONE, frame
 
 MOST_PROMPTS = 256
 FIELDS = SAMPLING_FIELDS | {
@@ -141,11 +139,14 @@ def check_ids(
         need_field(right, path, f"has {str(id)[:20]}: token ids are integers from 0 to {size - 1}.")
 
 
-class CompletionWriter:
+class CompletionWriter(OpenAIWriter):
     """Writes text_completion objects, whole or as a stream that ends with [DONE].
 
     before: what precedes each prompt's completion in its text. empty: no token was asked for.
     """
+
+    prefix = "cmpl"
+    whole_object = chunk_object = "text_completion"
 
     def __init__(
         self,
@@ -157,25 +158,16 @@ class CompletionWriter:
         stream: bool = False,
         include_usage: bool = False,
     ):
-        self.stream = stream
-        self._served = served
-        self._returned = conversation.returned
-        self._include_usage = include_usage
-        self._id = f"cmpl-{secrets.token_hex(12)}"
-        self._created = int(time.time())
-        self._n = conversation.n
-        self._choices: list[Completion] = []
+        self._completions: list[Completion] = []
         for text in before:
             for _ in range(conversation.n):
-                self._choices.append(Completion(served, text, empty, echo))
-
-    def begin(self) -> Iterable[str]:
-        """Return no frame."""
-        return ()
+                self._completions.append(Completion(served, text, empty, echo))
+        super().__init__(served, self._completions, conversation.n, stream, include_usage)
+        self._returned = conversation.returned
 
     def add(self, choice: int, event: Event) -> Iterable[str]:
         """Return the chunk of an event."""
-        completion = self._choices[choice]
+        completion = self._completions[choice]
         if not self.stream:
             completion.add(event, self._returned)
             return ()
@@ -184,44 +176,7 @@ class CompletionWriter:
         new = completion.take(event, self._returned)
         if new is None:
             return ()
-        return (frame({**self._head(), "choices": [{"index": choice, **new}]}),)
-
-    def end(self) -> Iterable[str]:
-        """Return the usage, where it was wanted, and the end mark."""
-        frames = []
-        if self._include_usage:
-            usage = usage_fields(self._total())
-            frames.append(frame({**self._head(), "choices": [], "usage": usage}))
-        return [*frames, DONE]
-
-    def fail(self, error: RequestError) -> Iterable[str]:
-        """Return the error and the end mark."""
-        return [frame(openai_error(error)), DONE]
-
-    def whole(self) -> dict[str, Any]:
-        """Return a text_completion."""
-        choices = []
-        for index, choice in enumerate(self._choices):
-            choices.append({"index": index, **choice.fields()})
-        return {**self._head(), "choices": choices, "usage": usage_fields(self._total())}
-
-    def _head(self) -> dict[str, Any]:
-        return {
-            "id": self._id,
-            "object": "text_completion",
-            "created": self._created,
-            "model": self._served.name,
-            "system_fingerprint": self._served.fingerprint,
-        }
-
-    def _total(self) -> Usage:
-        """Return the sum over prompts of the usage of their choices."""
-        total = Usage(0, 0)
-        for first in range(0, len(self._choices), self._n):
-            of_prompt = self._choices[first : first + self._n]
-            usage = total_usage([choice.usage for choice in of_prompt])
-            total = Usage(*map(sum, zip(total, usage)))
-        return total
+        return (self.chunk(choice, new),)
 
 
 class Completion:

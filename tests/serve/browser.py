@@ -5,6 +5,7 @@ import os
 import shutil
 
 import pytest
+from playwright.sync_api import sync_playwright
 
 from seekjax.serve.page import HEADERS
 from tests.serve.page_server import app, serving
@@ -48,8 +49,7 @@ def chromium() -> str:
 def launched():
     """Yield a browser, and end it."""
     path = chromium()
-    playwright = pytest.importorskip("playwright.sync_api", reason="pip install 'seekjax[test]'")
-    with playwright.sync_playwright() as driver:
+    with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=path, args=ARGUMENTS)
         try:
             yield browser
@@ -117,3 +117,17 @@ def answered(page, question):
     answer = page.locator(".answer").nth(before)
     answer.locator(".figures").wait_for(state="attached")
     return answer
+
+
+def choose(answer, view):
+    """Choose the view of an answer's tokens."""
+    answer.get_by_role("radio", name=view).check()
+
+
+def wait_for(page, condition):
+    """Wait up to two seconds for something outside the browser."""
+    for _ in range(100):
+        if condition():
+            return
+        page.wait_for_timeout(20)
+    raise AssertionError("it has not come")

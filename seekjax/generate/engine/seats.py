@@ -103,7 +103,7 @@ class Window(struct.PyTreeNode):
 
         drafted_B: whether it is an accepted draft.
         """
-        del token_B
+        del token_B  # a Record needs it; here the tokens of a call come with its state
         here_BW = self.here(state.length_B) & active_B[:, None]
         here_BW1 = here_BW[..., None]
 
