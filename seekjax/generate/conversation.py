@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from seekjax.console import progress
-from seekjax.errors import GenerateError
 from seekjax.generate.detokenizer import Decode, Detokenizer
 from seekjax.generate.engine.compiled import Programs
 from seekjax.generate.engine.engine import Engine
@@ -81,8 +80,8 @@ class ConversationGenerator:
         try:
             while not completion.finish_reason:
                 for update in self._engine.step():
-                    if update.error:
-                        raise GenerateError(update.error)
+                    if update.error is not None:
+                        raise update.error
                     ids = np.array([token.id for token in update.tokens], np.int32)
                     log_probs = np.array([token.log_prob for token in update.tokens])
                     drafted = sum([token.drafted for token in update.tokens])

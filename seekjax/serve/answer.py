@@ -59,12 +59,13 @@ class Answer:
     def feed(self, update: Update) -> list[Event]:
         """Return the events of an update; after `finished` there are none.
 
-        Raises RequestError if the engine could not go on with the request.
+        Of one that ends with an error there are those of its tokens. Raises RequestError if the
+        engine has cancelled the request.
         """
         if self.finished:
             return []
-        if update.finish_reason in ("error", "cancelled"):
-            sentence = update.error or "the server has cancelled this request; send it again."
+        if update.finish_reason == "cancelled":
+            sentence = "the server has cancelled this request; send it again."
             raise RequestError(sentence, http=500)
         events: list[Event] = []
         if not self._started:
@@ -76,7 +77,7 @@ class Answer:
             events += self._add(token, ends)
             if self._stop.matched:
                 return merged([*events, *self._finish("stop")])
-        if update.finish_reason:
+        if update.finish_reason and update.error is None:
             reason: Reason = "length" if update.finish_reason == "length" else "stop"
             events += self._finish(reason)
         return merged(events)

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 from seekjax.serve import chat, completions, messages, models, openapi, responses
 from seekjax.serve.choices import conversation_choices, text_choices
 from seekjax.serve.conversation import Conversation
-from seekjax.serve.errors import RequestError
+from seekjax.serve.errors import RequestError, anthropic_error
 from seekjax.serve.gate import Gate, read_json
 from seekjax.serve.limits import Keys, Limits
 from seekjax.serve.metrics import CONTENT_TYPE, metrics_text
@@ -128,7 +128,7 @@ def routes_of(api: Api) -> list[BaseRoute]:
 
 # paths that need no key: a load balancer has none, and the page asks for it
 PUBLIC = re.compile(r"/|/health|/openapi\.json|/page/.*")
-FORMS = {"/v1/messages": messages.anthropic_error}
+FORMS = {"/v1/messages": anthropic_error}
 
 
 def make_app(api: Api, keys: Sequence[str] = (), hosts: Sequence[str] = ()) -> ASGIApp:

@@ -1,4 +1,6 @@
-"""The refusal of a request: a sentence and an HTTP status, which a protocol writes in its form."""
+"""The refusal of a request: a sentence and an HTTP status, and the forms in which they leave."""
+
+from typing import Any
 
 from seekjax.errors import SeekjaxError
 
@@ -14,6 +16,17 @@ TYPES = {
     415: "invalid_request_error",
     429: "rate_limit_error",
     500: "server_error",
+    503: "overloaded_error",
+}
+# Anthropic's
+ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    500: "api_error",
     503: "overloaded_error",
 }
 
@@ -53,7 +66,13 @@ def need_field(
         raise RequestError(f"{param} {sentence}", param=param)
 
 
-def openai_error(error: RequestError) -> dict:
+def defect() -> RequestError:
+    """Return what a client gets for an error that is not a RequestError; the caller logs it."""
+    sentence = "the server failed on this request; its log says why."
+    return RequestError(sentence, http=500, code="internal_error")
+
+
+def openai_error(error: RequestError) -> dict[str, Any]:
     """Return the body of a response in OpenAI's form."""
     fields = {
         "message": str(error),
@@ -62,3 +81,9 @@ def openai_error(error: RequestError) -> dict:
         "code": error.code or None,
     }
     return {"error": fields}
+
+
+def anthropic_error(error: RequestError) -> dict[str, Any]:
+    """Return the body of a response in Anthropic's form, or the data of its event `error`."""
+    kind = ANTHROPIC_TYPES.get(error.http, "invalid_request_error")
+    return {"type": "error", "error": {"type": kind, "message": str(error)}}

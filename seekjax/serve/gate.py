@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from seekjax.serve.errors import RequestError, openai_error
+from seekjax.serve.errors import RequestError, defect, openai_error
 from seekjax.serve.fields import parse_body
 from seekjax.serve.limits import LOOPBACK, Keys, Limits
 from seekjax.serve.meter import Meter
@@ -21,8 +21,6 @@ from seekjax.serve.respond import ClientGone, json_response
 from seekjax.terminal import visible
 
 log = logging.getLogger("seekjax.serve")
-
-DEFECT = "the server failed on this request; its log says why."
 
 
 class Gate:
@@ -119,7 +117,7 @@ class Gate:
             error = http_error(error)
         if not isinstance(error, RequestError):
             log.error("%s %s failed", *_shown(scope), exc_info=error)
-            error = RequestError(DEFECT, http=500, code="internal_error")
+            error = defect()
 
         form = openai_error
         for beginning, other in self._forms.items():

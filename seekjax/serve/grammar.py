@@ -13,7 +13,6 @@ import llguidance
 import numpy as np
 
 from seekjax.data.tokenizer import Tokenizer
-from seekjax.errors import GenerateError
 from seekjax.serve.errors import RequestError, need_field
 from seekjax.serve.fields import Field, read_fields
 
@@ -198,20 +197,25 @@ def _read_structured(value: Any) -> Grammar | None:
 class GrammarFilter:
     """The tokens that may come next in a text: a TokenFilter of the engine."""
 
-    def __init__(self, matcher: llguidance.LLMatcher, words: int):
-        """Follow a grammar with masks of `words` numbers."""
+    def __init__(
+        self,
+        matcher: llguidance.LLMatcher,
+        words: int,
+        param: str,
+    ):
+        """Follow a grammar, which comes from the field `param`, with masks of `words` numbers."""
         self._matcher = matcher
         self._words = words
+        self._param = param
 
     def mask(self) -> np.ndarray:
         """Return the allowed tokens, uint32 [ceil(V / 32)].
 
-        Raises GenerateError if the grammar takes too much work here.
+        Raises RequestError if the grammar takes too much work here, or if no text matches it.
         """
         bits = self._matcher.compute_bitmask()
         if self._matcher.is_error():
-            reason = _sentence(self._matcher.get_error())
-            raise GenerateError(f"the grammar cannot be followed further: {reason}")
+            raise _refusal(self._matcher.get_error(), self._param, "followed further")
         return np.frombuffer(bits, np.uint32)[: self._words]
 
     def accept(self, id: int) -> None:
@@ -252,7 +256,7 @@ class Grammars:
             matcher.compute_bitmask()
         if matcher.is_error():
             raise _refusal(matcher.get_error(), grammar.param)
-        return GrammarFilter(matcher, self._words)
+        return GrammarFilter(matcher, self._words, grammar.param)
 
 
 def _all_of(schema: Any) -> int:
@@ -268,14 +272,20 @@ def _all_of(schema: Any) -> int:
     return count
 
 
-def _refusal(reason: str, param: str) -> RequestError:
-    """Return the error for a grammar that llguidance rejects."""
-    return RequestError(f"{param} cannot be followed: {_sentence(reason)}", param=param)
+def _refusal(
+    reason: str,
+    param: str,
+    what: str = "followed",
+) -> RequestError:
+    """Return the error for a grammar that llguidance rejects, at once or within an answer."""
+    return RequestError(f"{param} cannot be {what}: {_sentence(reason)}", param=param)
 
 
 def _sentence(reason: str) -> str:
     """Return llguidance's reason on one line, without its state, cut where it is long."""
     if reason.startswith("panic"):
         return "it is too large."
+    if reason.startswith("NoExtension"):  # NoExtensionBias
+        return "no text that begins like the answer matches it."
     text = " ".join(reason.partition("\n<")[0].split()).rstrip(".")
     return f"{text}." if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]} ..."

@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Iterable
 from typing import Any
 
-from seekjax.serve.errors import RequestError
+from seekjax.serve.errors import RequestError, anthropic_error
 from seekjax.serve.events import (
     Content,
     Event,
@@ -82,8 +82,8 @@ class MessageWriter:
 
     def fail(self, error: RequestError) -> Iterable[str]:
         """Return the event of an answer that failed."""
-        self._send("error", error={"type": "api_error", "message": str(error)})
-        return self._take()
+        data = anthropic_error(error)
+        return [frame(data, data["type"])]
 
     def whole(self) -> dict[str, Any]:
         """Return the whole message."""

@@ -1,10 +1,10 @@
-"""Anthropic's /v1/messages and /v1/messages/count_tokens: requests as conversations, errors."""
+"""Anthropic's /v1/messages and /v1/messages/count_tokens: requests as conversations."""
 
 from typing import Any
 
 from seekjax.serve.chat import read_template_settings
 from seekjax.serve.conversation import Conversation
-from seekjax.serve.errors import RequestError, need_field
+from seekjax.serve.errors import need_field
 from seekjax.serve.fields import Field, read_fields
 from seekjax.serve.grammar import of_schema
 from seekjax.serve.message_blocks import read_blocks, read_system
@@ -62,16 +62,6 @@ FORMAT_FIELDS = {
     "type": Field("string", choices=("json_schema",), required=True),
     "schema": Field("object", required=True),
 }
-TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    500: "api_error",
-    503: "overloaded_error",
-}
 
 
 def read(body: dict[str, Any], served: ServedModel) -> tuple[Conversation, MessageWriter]:
@@ -98,12 +88,6 @@ def count_tokens(body: dict[str, Any], served: ServedModel) -> dict[str, Any]:
     values = read_fields(body, CONVERSATION_FIELDS)
     conversation = _read_conversation(values, served)
     return {"input_tokens": len(served.encode(conversation).ids)}
-
-
-def anthropic_error(error: RequestError) -> dict[str, Any]:
-    """Return the body of an error in Anthropic's form."""
-    kind = TYPES.get(error.http, "invalid_request_error")
-    return {"type": "error", "error": {"type": kind, "message": str(error)}}
 
 
 def _read_conversation(values: dict[str, Any], served: ServedModel) -> Conversation:

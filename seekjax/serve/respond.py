@@ -5,6 +5,7 @@ A client that goes away ends what is generated for it.
 
 import asyncio
 import json
+import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
@@ -12,11 +13,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from seekjax.serve.errors import RequestError
+from seekjax.serve.errors import RequestError, defect
 from seekjax.serve.service import Answers
 from seekjax.serve.writer import Writer
 
 T = TypeVar("T")
+
+log = logging.getLogger("seekjax.serve")
 
 KEEP_ALIVE = 15.0  # seconds without a frame after which a comment shows that the stream is alive
 COMMENT = ": keep-alive\n\n"
@@ -43,7 +46,7 @@ async def respond(
 ) -> Response:
     """Return the response of an answer; of a stream its beginning, which is sent at once.
 
-    Raises RequestError if the engine could not go on, and ClientGone.
+    Raises ClientGone, and of an answer that is not a stream what Answers.events raises.
     """
     if writer.stream:
         return EventStream(answers, writer)
@@ -126,6 +129,9 @@ class EventStream(Response):
             await self._send_frames(send, self._writer.end())
         except RequestError as error:
             await self._send_frames(send, self._writer.fail(error))
+        except Exception:  # the status has been sent: the error is part of the stream
+            log.exception("a stream failed")
+            await self._send_frames(send, self._writer.fail(defect()))
         finally:
             await _end(beat)
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -72,7 +72,8 @@ class ResponsesWriter:
     def fail(self, error: RequestError) -> Iterable[str]:
         """Return the event of a response that failed."""
         response = self._response("failed")
-        response["error"] = {"code": "server_error", "message": str(error)}
+        code = "server_error" if error.http >= 500 else "invalid_prompt"
+        response["error"] = {"code": code, "message": str(error)}
         self._send("response.failed", response=response)
         return self._take()
 

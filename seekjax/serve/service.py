@@ -63,7 +63,8 @@ class Answers:
     async def events(self) -> AsyncIterator[tuple[int, Event]]:
         """Yield each event with the number of its choice, until all choices are finished.
 
-        Raises RequestError if the engine could not go on.
+        Raises the error of an update behind the events of its tokens: RequestError if the engine
+        could not go on, or what a token filter has raised.
         """
         unfinished = set(self._choices)
         while unfinished:
@@ -71,6 +72,8 @@ class Answers:
             answer = self._choices[update.request]
             for event in answer.feed(update):
                 yield self._numbers[update.request], event
+            if update.error is not None:
+                raise update.error
             if answer.finished:
                 unfinished.discard(update.request)
                 self._service.cancel(update.request)  # after a stop string; else it has ended
@@ -260,7 +263,8 @@ class Service:
         """End all answers in progress with an error."""
         for request, answers in list(self._running.items()):
             self.cancel(request)
-            answers.updates.put_nowait(Update(request, [], "error", sentence))
+            error = RequestError(sentence, http=500)
+            answers.updates.put_nowait(Update(request, [], "error", error))
 
     def _forget(self, requests: Sequence[Request] | dict[Request, Answer]) -> None:
         """Count requests out that the engine has not accepted."""

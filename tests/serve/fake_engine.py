@@ -105,10 +105,14 @@ class FakeEngine:
 
     def _advance(self, request: Request) -> Update:
         """One step of one request."""
-        tokens, reason = [], ""
+        tokens, reason, failure = [], "", None
         first = not self._given[request]
         while len(tokens) < self.speed and not reason:
-            id = self._next(request)
+            try:
+                id = self._next(request)
+            except Exception as error:  # of the filter
+                failure, reason = error, "error"
+                break
             if id is None:
                 reason = "stop"
                 break
@@ -128,7 +132,7 @@ class FakeEngine:
                 prompt = [self._token(request, id) for id in request.prompt]
                 prompt[0] = prompt[0]._replace(log_prob=math.nan, top=())
         self._generated += len(tokens)
-        return Update(request, tokens, reason, prompt=prompt)
+        return Update(request, tokens, reason, failure, prompt=prompt)
 
     def _next(self, request: Request) -> int | None:
         if request.filter is None:

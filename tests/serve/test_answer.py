@@ -134,7 +134,14 @@ def test_an_answer_that_reaches_its_length_says_so():
     assert events_of([97], 1, reason="length")[-1].reason == "length"
 
 
-def test_an_error_of_the_engine_is_an_error_of_the_request():
+def test_an_answer_that_the_engine_has_cancelled_is_an_error():
     answer = Answer(TOKENIZER, PROMPT, ReasoningSplitter())
-    with pytest.raises(RequestError, match="out of pages"):
-        answer.feed(Update(Request(PROMPT), [], "error", "out of pages"))
+    with pytest.raises(RequestError, match="has cancelled this request"):
+        answer.feed(Update(Request(PROMPT), [], "cancelled"))
+
+
+def test_an_error_comes_behind_the_tokens_before_it():
+    answer = Answer(TOKENIZER, PROMPT, ReasoningSplitter(closed=True))
+    update = Update(Request(PROMPT), [Token(97, 0.0)], "error", RuntimeError())
+    assert [type(event) for event in answer.feed(update)] == [Start, Content]
+    assert not answer.finished

@@ -3,6 +3,7 @@
 import json
 
 import anthropic
+import httpx
 import openai
 import pytest
 
@@ -61,6 +62,21 @@ def test_choices_of_a_pattern(client):
         assert set(text[:4]) <= set("ab")
         assert set(text[4:]) <= set("cd")
         assert len(text) == 8
+
+
+def test_a_grammar_that_fails_ends_its_answer_alone(url, client):
+    fields = {"model": "tiny", "messages": ASK, "max_tokens": 40}
+    extra = {"structured_outputs": {"regex": "So (a{1000}){1000}"}}
+    with pytest.raises(openai.BadRequestError, match="regex cannot be followed further"):
+        client.chat.completions.create(**fields, extra_body=extra)
+    chunks = client.chat.completions.create(**fields, extra_body=extra, stream=True)
+    texts = []
+    with pytest.raises(openai.APIError, match="regex cannot be followed further"):
+        texts.extend(chunk.choices[0].delta.content for chunk in chunks)
+    assert "".join(texts) == "S"
+
+    assert 'seekjax_pages{state="held"} 0\n' in httpx.get(f"{url}/metrics").text
+    assert client.chat.completions.create(**fields).usage.completion_tokens
 
 
 def test_a_forced_call_in_a_stream(client):

@@ -12,7 +12,6 @@ import pytest
 
 from seekjax.config import DataConfig
 from seekjax.data import load_tokenizer, read_tokenizer
-from seekjax.errors import GenerateError
 from seekjax.generate.engine.request import Token, Update
 from seekjax.serve.answer import merged
 from seekjax.serve.choices import conversation_choices
@@ -146,10 +145,18 @@ def test_behind_the_end_only_another_end_may_come():
     assert allowed(grammar_filter).tolist() == [byte().eos]
 
 
-def test_a_grammar_that_takes_too_much_work_ends_in_a_sentence():
-    body = {"structured_outputs": {"regex": "(a{1000}){1000}"}}
-    with pytest.raises(GenerateError, match="cannot be followed further: lexer error: too many"):
-        draw(read_grammar(body))
+@pytest.mark.parametrize(
+    ("structured", "sentence"),
+    [
+        ({"regex": "(a{1000}){1000}"}, "regex cannot be followed further: lexer error: too many"),
+        ({"grammar": 'start: "a" B\nB: /b/ & /c/'}, "grammar cannot be followed further: no text"),
+    ],
+)
+def test_a_grammar_that_fails_within_an_answer_ends_in_a_sentence(structured, sentence):
+    with pytest.raises(RequestError, match=f"structured_outputs.{sentence}") as error:
+        draw(read_grammar({"structured_outputs": structured}))
+    assert error.value.http == 400
+    assert error.value.param.startswith("structured_outputs.")
 
 
 def test_blanks_are_bounded():

@@ -257,8 +257,8 @@ class Engine:
             keep_experts(job.experts, before - 1, choice_TLK, self.settings.page_size)
             self.scheduler.note_read(job, len(job.tokens) - 1)
 
-            error = "" if reason else self._accept(job, job.tokens[before:])
-            if error:
+            error = None if reason else self._accept(job, job.tokens[before:])
+            if error is not None:
                 self._finish(job, "error", error)
             elif reason:
                 self._finish(job, reason)
@@ -283,30 +283,32 @@ class Engine:
         for job in list(self.scheduler.decoding):
             if job.request.filter is not None and job.mask is None:
                 error = self._accept(job, [])
-                if error:
+                if error is not None:
                     self._finish(job, "error", error)
 
     def _accept(
         self,
         job: Job,
         ids: list[int],
-    ) -> str:
+    ) -> Exception | None:
         """Tell a request's filter what was drawn and ask what is next; return what went wrong."""
         if job.request.filter is None:
-            return ""
+            return None
         try:
             for id in ids:
                 job.request.filter.accept(id)
             job.mask = job.request.filter.mask()
         except Exception as error:  # a filter is not ours, and must not end the others' answers
-            return f"the token filter failed: {error}"
-        return "" if job.mask.any() else "the token filter allows no token at all."
+            return error
+        if not job.mask.any():
+            return GenerateError("the token filter allows no token at all.")
+        return None
 
     def _report(
         self,
         job: Job,
         reason: str = "",
-        error: str = "",
+        error: Exception | None = None,
     ) -> None:
         update = report(job, self.settings.page_size, reason, error)
         if update is not None:
@@ -316,7 +318,7 @@ class Engine:
         self,
         job: Job,
         reason: str,
-        error: str = "",
+        error: Exception | None = None,
     ) -> None:
         """Report the end of a job and free its pages."""
         self._report(job, reason, error)

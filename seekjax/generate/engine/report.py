@@ -82,7 +82,7 @@ def report(
     job: Job,
     page_size: int,
     finish_reason: str = "",
-    error: str = "",
+    error: Exception | None = None,
 ) -> Update | None:
     """Return what a job has to say since its last update; None if that is nothing."""
     certain = len(job.tokens)

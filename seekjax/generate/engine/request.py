@@ -17,7 +17,10 @@ class TokenFilter(Protocol):
     """The tokens that a grammar allows next."""
 
     def mask(self) -> np.ndarray:
-        """Return the allowed tokens, uint32 [ceil(V / 32)]: bit i of word w is token 32 w + i."""
+        """Return the allowed tokens, uint32 [ceil(V / 32)]: bit i of word w is token 32 w + i.
+
+        What it raises ends the answer with "error", and no other's.
+        """
         ...
 
     def accept(self, id: int) -> None:
@@ -97,7 +100,7 @@ class Update(NamedTuple):
     request: Request
     tokens: list[Token]
     finish_reason: str = ""  # "" while unfinished, "stop" (an id), "length", "cancelled", "error"
-    error: str = ""  # the sentence, for "error"
+    error: Exception | None = None  # what went wrong, for "error"
     cached_tokens: int = 0  # prompt tokens that the prefix cache had; in the first update
     # with prompt_logprobs or routed_experts: the prompt's tokens; in the first update
     prompt: list[Token] | None = None
