@@ -1,16 +1,24 @@
-"""A random model behind the protocols: whatever it draws, its answers have the form asked for."""
+"""A random model behind the protocols and the page: whatever it draws, its answers have the form
+that was asked for.
+"""
 
 import json
+import re
+from dataclasses import replace
 
 import anthropic
 import httpx
 import openai
 import pytest
+from playwright.sync_api import expect
 
+from seekjax.serve.served import Run
+from tests.serve.browser import answered, browser, choose, page, server, tab
 from tests.serve.fake_engine import served_model
 from tests.serve.running import make_api, server_of
 from tests.serve.tiny_engine import MODEL, tiny_engine
 
+__all__ = ["browser", "page", "server", "tab"]
 pytestmark = pytest.mark.long
 
 ASK = [{"role": "user", "content": "hi"}]
@@ -24,7 +32,9 @@ CITY = {
 
 @pytest.fixture(scope="module")
 def url(tokenizer):
-    served = served_model(tokenizer, context=MODEL.context)
+    experts = (MODEL.layers, MODEL.experts, MODEL.experts_per_token)
+    run = Run("abc", experts=experts, draft=True)
+    served = replace(served_model(tokenizer, context=MODEL.context), run=run)
     with server_of(make_api(tiny_engine(), served)) as url:
         yield url
 
@@ -133,3 +143,29 @@ def test_a_cached_prompt_is_in_the_usage_and_its_salt_keeps_it_apart(client):
         return answer.usage.prompt_tokens_details.cached_tokens
 
     assert [cached("a"), cached("a"), cached("b")] == [0, 96, 0]
+
+
+def test_the_page_colours_the_tokens_that_the_draft_guessed(page, url):
+    settings = {"temperature": 2, "max_tokens": 40, "seed": 4}
+    page.goto(url)
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Temperature").fill("2")
+    page.get_by_label("Max tokens").fill("40")
+    page.get_by_label("Seed").fill("4")
+    page.get_by_role("button", name="Done").click()
+    answer = answered(page, "hi")
+    choose(answer, "Draft")
+    marked = answer.locator(".token").evaluate_all(
+        "nodes => nodes.map((node) => node.classList.contains('marked'))"
+    )
+
+    # The engine's own account of the same answer.
+    body = {"messages": ASK, "return_drafted": True, "return_token_ids": True, **settings}
+    [choice] = httpx.post(f"{url}/v1/chat/completions", json=body).json()["choices"]
+    assert marked == choice["drafted"]
+    assert 4 < sum(marked) < len(marked)
+    share = round(100 * sum(marked) / len(marked))
+    legend = f"{sum(marked)} of {len(marked)} tokens, {share} %"
+    expect(answer.locator(".legend")).to_contain_text(legend)
+    answer.locator(".token.marked", has_text=re.compile(r"\S")).first.hover()
+    expect(page.get_by_role("tooltip")).to_contain_text("The draft guessed it")

@@ -1,4 +1,4 @@
-"""The real engine over the smallest random model, with one token per byte."""
+"""The real engine over the smallest random model, with one token per byte and with drafts."""
 
 from dataclasses import replace
 
@@ -11,9 +11,9 @@ from seekjax.model.init import init_params
 from sharding.place import axes_of, unbox
 from tests.fixtures import ONE_LAYER, PLAIN
 
-MODEL = replace(ONE_LAYER, vocab=320, context=1024)
+MODEL = replace(ONE_LAYER, vocab=320, context=1024, mtp_depth=1)
 # programs of one size
-SETTINGS = EngineSettings(page_size=16, pages=80, max_batch=1, chunk=64, slots=1024)
+SETTINGS = EngineSettings(page_size=16, pages=80, max_batch=1, chunk=64, slots=1024, draft=True)
 
 
 def tiny_engine() -> Engine:
