@@ -17,11 +17,11 @@ from seekjax.model.abstract import abstract_variables
 from tests.fixtures import PLAIN
 from tests.hf.compare import assert_equal, computed
 
-pytest.importorskip("torch")
-pytest.importorskip("transformers")
-pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("default")]  # theirs are not ours
-
-from tests.hf import peers  # noqa: E402
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.parity,
+    pytest.mark.filterwarnings("default"),  # theirs are not ours
+]
 
 YARN = {
     "rope_type": "yarn",
@@ -32,7 +32,7 @@ KIMI_K2 = {"beta_fast": 1.0, "beta_slow": 1.0, "factor": 32.0, "mscale": 1.0, "m
 
 
 @pytest.mark.parametrize("seed", range(16))
-def test_both_ways(seed, tmp_path):
+def test_both_ways(peers, seed, tmp_path):
     rng, kind = np.random.default_rng(seed), ("v2", "v3")[seed % 2]
     config = peers.drawn_config(rng, kind)
     theirs = peers.made(kind, config, seed)
@@ -50,7 +50,7 @@ def test_both_ways(seed, tmp_path):
 
 
 @pytest.mark.parametrize("depth", [1, 2])
-def test_prediction_modules(depth, tmp_path):
+def test_prediction_modules(peers, depth, tmp_path):
     rng = np.random.default_rng(depth)
     config = peers.drawn_config(rng, "v3") | {
         "num_hidden_layers": 2,
@@ -68,7 +68,7 @@ def test_prediction_modules(depth, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["fp8", "fp8-ue8m0"])
-def test_fp8_blocks(dtype, tmp_path):
+def test_fp8_blocks(peers, dtype, tmp_path):
     """Their reader takes the blocks of a matrix for equally large, which V3's 576 rows already
     contradict: widths here are under 128 or multiples of it."""
     rng = np.random.default_rng(0)
@@ -95,7 +95,7 @@ def test_fp8_blocks(dtype, tmp_path):
     )  # quantised they are
 
 
-def test_models_of_other_makers(tmp_path):
+def test_models_of_other_makers(peers, tmp_path):
     """Moonlight's and Kimi-K2's differences, with an epsilon so large that it shows."""
     rng = np.random.default_rng(0)
     config = peers.drawn_config(rng, "v3") | {

@@ -103,12 +103,10 @@ def test_what_peft_cannot_hold_is_said(tmp_path):
 
 @pytest.mark.parity
 @pytest.mark.filterwarnings("default")  # theirs are not ours
-def test_transformers_with_adapters_computes_what_the_merged_export_does(tmp_path):
+def test_transformers_with_adapters_computes_what_the_merged_export_does(peers, tmp_path):
     """On a base with rotary halves, which seekjax reads as pairs; by PEFT itself if it is
     installed, else by its formula."""
-    torch = pytest.importorskip("torch")
-    pytest.importorskip("transformers")
-    from tests.hf import peers
+    torch = peers.torch
 
     rng = np.random.default_rng(3)
     config = peers.drawn_config(rng, "v3") | {

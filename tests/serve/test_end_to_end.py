@@ -6,9 +6,7 @@ import json
 import re
 from dataclasses import replace
 
-import anthropic
 import httpx
-import openai
 import pytest
 from playwright.sync_api import expect
 
@@ -40,7 +38,7 @@ def url(tokenizer):
 
 
 @pytest.fixture
-def client(url):
+def client(openai, url):
     with openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client:
         yield client
 
@@ -99,7 +97,7 @@ def test_a_forced_call_in_a_stream(client):
     assert json.loads(call.arguments)["city"] in ("Tokyo", "Paris")
 
 
-def test_the_budget_of_anthropics_thinking(url):
+def test_the_budget_of_anthropics_thinking(anthropic, url):
     with anthropic.Anthropic(base_url=url, api_key="any", max_retries=0) as client:
         message = client.messages.create(
             model="tiny",

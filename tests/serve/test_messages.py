@@ -3,7 +3,6 @@
 import asyncio
 import json
 
-import anthropic
 import httpx
 import pytest
 
@@ -32,7 +31,7 @@ def url(engine, tokenizer):
 
 
 @pytest.fixture
-def client(url):
+def client(anthropic, url):
     with anthropic.Anthropic(base_url=url, api_key="secret", max_retries=0) as client:
         yield client
 
@@ -68,7 +67,7 @@ def test_a_stream_with_a_call(client, engine):
     assert message.stop_reason == "tool_use"
 
 
-def test_the_asynchronous_client(url, engine):
+def test_the_asynchronous_client(anthropic, url, engine):
     engine.script = "Hello"
 
     async def ask():
@@ -205,7 +204,7 @@ def test_names_of_tokens_stay_text(client, engine, tokenizer):
         ({"max_tokens": 0}, "max_tokens is 0"),
     ],
 )
-def test_bad_requests_are_refused_in_anthropics_form(client, fields, words):
+def test_bad_requests_are_refused_in_anthropics_form(anthropic, client, fields, words):
     with pytest.raises(anthropic.BadRequestError, match=words) as refusal:
         client.messages.create(**ASK | fields)
     body = refusal.value.body
@@ -213,7 +212,7 @@ def test_bad_requests_are_refused_in_anthropics_form(client, fields, words):
     assert body["error"]["type"] == "invalid_request_error"
 
 
-def test_unknown_models_and_wrong_keys(client, url):
+def test_unknown_models_and_wrong_keys(anthropic, client, url):
     with pytest.raises(anthropic.NotFoundError, match="the names are tiny") as refusal:
         client.messages.create(**ASK | {"model": "opus"})
     assert refusal.value.body["error"]["type"] == "not_found_error"
@@ -224,7 +223,7 @@ def test_unknown_models_and_wrong_keys(client, url):
         assert bearer.messages.count_tokens(model="tiny", messages=[QUESTION]).input_tokens == 5
 
 
-def test_an_engine_that_fails_in_a_stream(client, engine):
+def test_an_engine_that_fails_in_a_stream(anthropic, client, engine):
     def fail_after_a_token(request):
         engine.failing = 1
         return "Hello"

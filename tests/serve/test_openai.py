@@ -3,7 +3,6 @@
 import asyncio
 import json
 
-import openai
 import pytest
 
 from tests.serve.fake_engine import EXPERTS, FakeEngine, served_model
@@ -24,7 +23,7 @@ def url(engine, tokenizer):
 
 
 @pytest.fixture
-def client(url):
+def client(openai, url):
     with openai.OpenAI(base_url=url, api_key="any", max_retries=0) as client:
         yield client
 
@@ -209,7 +208,7 @@ def test_models(client):
     assert model.run["experts"] == [2, 4, 2]
 
 
-def test_many_at_once_with_the_asynchronous_client(url, engine):
+def test_many_at_once_with_the_asynchronous_client(openai, url, engine):
     engine.script = lambda request: f"{request.sampling.seed}"
 
     async def ask(client, seed):
@@ -257,7 +256,7 @@ def test_many_at_once_with_the_asynchronous_client(url, engine):
         ),
     ],
 )
-def test_bad_requests_are_refused_with_a_sentence(client, fields, status, param, words):
+def test_bad_requests_are_refused_with_a_sentence(openai, client, fields, status, param, words):
     with pytest.raises(openai.APIStatusError, match=words) as refusal:
         client.chat.completions.create(**({"model": "tiny", "messages": ASK} | fields))
     assert refusal.value.status_code == status

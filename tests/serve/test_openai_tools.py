@@ -3,7 +3,6 @@
 import json
 from typing import Literal
 
-import openai
 import pytest
 from pydantic import BaseModel
 
@@ -25,7 +24,6 @@ class Weather(BaseModel):
     days: int | None
 
 
-STRICT = openai.pydantic_function_tool(Weather, name="weather")
 WEATHER = {
     "type": "function",
     "function": {"name": "weather", "parameters": Weather.model_json_schema()},
@@ -45,7 +43,7 @@ def url(engine, tokenizer):
 
 
 @pytest.fixture
-def client(url):
+def client(openai, url):
     with openai.OpenAI(base_url=url, api_key="any", max_retries=0) as client:
         yield client
 
@@ -108,11 +106,12 @@ def test_a_parsed_answer(client):
         assert isinstance(answer.choices[0].message.parsed, Weather)
 
 
-def test_a_required_call_is_parsed(client):
+def test_a_required_call_is_parsed(openai, client):
+    strict = openai.pydantic_function_tool(Weather, name="weather")
     answer = client.chat.completions.parse(
         model="tiny",
         messages=ASK,
-        tools=[STRICT],
+        tools=[strict],
         tool_choice={"type": "function", "function": {"name": "weather"}},
     )
     [call] = answer.choices[0].message.tool_calls
@@ -144,7 +143,7 @@ def test_a_completion_matches_a_pattern(client):
         ({"extra_body": {"structured_outputs": {"grammar": "start: lost"}}}, None, "unknown name"),
     ],
 )
-def test_a_bad_grammar_is_refused(client, fields, param, words):
+def test_a_bad_grammar_is_refused(openai, client, fields, param, words):
     with pytest.raises(openai.BadRequestError, match=words) as refusal:
         client.chat.completions.create(model="tiny", messages=ASK, **fields)
     if param is not None:

@@ -3,7 +3,6 @@
 import json
 
 import httpx
-import openai
 import pytest
 from pydantic import BaseModel
 
@@ -51,7 +50,7 @@ def url(engine, tokenizer):
 
 
 @pytest.fixture
-def client(url):
+def client(openai, url):
     with openai.OpenAI(base_url=url, api_key="any", max_retries=0) as client:
         yield client
 
@@ -206,7 +205,7 @@ def test_the_effort_of_reasoning(client, engine, tokenizer, effort, end):
         ({"model": "gpt"}, "model", "the names are tiny"),
     ],
 )
-def test_bad_requests_are_refused_with_a_sentence(client, fields, param, words):
+def test_bad_requests_are_refused_with_a_sentence(openai, client, fields, param, words):
     with pytest.raises(openai.APIStatusError, match=words) as refusal:
         client.responses.create(**(ASK | fields))
     assert refusal.value.status_code == (404 if param == "model" else 400)
