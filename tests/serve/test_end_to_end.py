@@ -72,7 +72,7 @@ def test_choices_of_a_pattern(client):
         assert len(text) == 8
 
 
-def test_a_grammar_that_fails_ends_its_answer_alone(url, client):
+def test_a_grammar_that_fails_ends_its_answer_alone(openai, url, client):
     fields = {"model": "tiny", "messages": ASK, "max_tokens": 40}
     extra = {"structured_outputs": {"regex": "So (a{1000}){1000}"}}
     with pytest.raises(openai.BadRequestError, match="regex cannot be followed further"):

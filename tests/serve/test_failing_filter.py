@@ -4,8 +4,6 @@ import asyncio
 import json
 import logging
 
-import anthropic
-import openai
 import pytest
 
 from seekjax.serve.writer import DONE
@@ -87,7 +85,7 @@ def test_a_stream_ends_with_the_error_of_its_protocol(path, tokenizer):
     assert '"S"' in text  # what was generated before has been sent
 
 
-def test_the_clients_raise_it(tokenizer):
+def test_the_clients_raise_it(openai, anthropic, tokenizer):
     extra = {"structured_outputs": GRAMMAR}
     with server_of(make_api(FakeEngine(tokenizer))) as url:
         with openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client:
