@@ -1,6 +1,9 @@
 """What a server stands: slow senders, overload, clients that leave, fuzzed requests, a long load.
 
-    python -m tests.benchmarks.serve_stress [--minutes 20] [--fuzzed 10000]
+    python -m tests.benchmarks.serve_stress [--minutes 20] [--fuzzed 10000] [--drawn 10000]
+
+A part with the number 0 is left out; `--fuzzing-only` leaves out all but the fuzzed and the drawn
+requests.
 
 It starts `seekjax serve` on a random model of two layers, whose cache and programs are those of a
 large one, and prints a row of a table for each part. Every row states what was counted; the last
@@ -9,6 +12,7 @@ column is whether it is as it should be.
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -17,13 +21,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import httpx
+import schemathesis
+from hypothesis import HealthCheck, given, seed, settings
+from schemathesis import GenerationMode
+from schemathesis.core.failures import FailureGroup
 
 from seekjax.config import Config, DataConfig
 from tests.fixtures import PLAIN, TINY, save_run
+from tests.serve.test_schemathesis import CHECKS
 
 BATCH, QUEUE = 8, 8
 CAPACITY = BATCH + QUEUE
@@ -211,10 +221,66 @@ async def fuzz(client, number) -> None:
             if answer.status_code >= 500:
                 print("5xx:", path, body, answer.text, file=sys.stderr)
 
-    for _ in range(0, number, 500):
-        await asyncio.gather(*[send() for _ in range(500)])
+    for first in range(0, number, 500):
+        await asyncio.gather(*[send() for _ in range(first, min(first + 500, number))])
     shown = ", ".join([f"{count} with {status}" for status, count in sorted(counts.items())])
     row(f"{sum(counts.values()):,} fuzzed requests", shown, max(counts) < 500)
+
+
+def drawn(url, number) -> None:
+    """Right and wrong requests that schemathesis draws from the published OpenAPI document.
+
+    Their answers must be as the document says. Those that would fill the context are cut.
+    """
+    counts: Counter[int] = Counter()
+    wrong: set[str] = set()
+    schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
+    operations = [result.ok() for result in schema.get_all_operations()]
+    with_body = [operation for operation in operations if operation.body]  # others take none
+    many = settings(
+        max_examples=-(-number // (len(GenerationMode) * len(with_body))),
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+    for operation, mode in itertools.product(with_body, GenerationMode):
+
+        @seed(0)
+        @many
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def send(case):
+            limit_length(case.body)
+            response = case.call(timeout=120)
+            counts[response.status_code] += 1
+            try:
+                case.validate_response(response, checks=CHECKS)
+            except FailureGroup as failures:
+                wrong.update([f"{case.operation.label}: {error}" for error in failures.exceptions])
+
+        send()
+
+    for sentence in sorted(wrong):
+        print(sentence, file=sys.stderr)
+    shown = ", ".join([f"{count} with {status}" for status, count in sorted(counts.items())])
+    row(
+        f"{counts.total():,} requests drawn from the OpenAPI document",
+        f"{shown}; {len(wrong)} kinds of answers otherwise than it says",
+        max(counts) < 500 and not wrong,
+    )
+
+
+LENGTHS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+
+
+def limit_length(body) -> None:
+    """Let an answer have few tokens where a request leaves it open, or wants more."""
+    if not isinstance(body, dict):
+        return
+    for name in LENGTHS:
+        wanted = body.get(name)
+        if wanted is None or (type(wanted) is int and wanted > 4):
+            body[name] = 4
 
 
 async def mixed(client, process, minutes) -> None:
@@ -275,17 +341,26 @@ async def stress(url, process, options) -> None:
     async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
         await client.post(CHAT, json=ASK)
         print("| load | counted | as it should be |\n|---|---|---|")
-        await slow_senders(client)
-        await overload(client)
-        await disconnects(client)
-        await fuzz(client, options.fuzzed)
-        await mixed(client, process, options.minutes)
+        if not options.fuzzing_only:
+            await slow_senders(client)
+            await overload(client)
+            await disconnects(client)
+        if options.fuzzed:
+            await fuzz(client, options.fuzzed)
+        if options.drawn:
+            await asyncio.to_thread(drawn, url, options.drawn)
+        lost = await pages_lost(client)
+        row("pages after these", f"{lost} lost", lost == 0)
+        if not options.fuzzing_only:
+            await mixed(client, process, options.minutes)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--fuzzed", type=int, default=10_000)
+    parser.add_argument("--drawn", type=int, default=10_000)
+    parser.add_argument("--fuzzing-only", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         process, url, seconds = start_server(Path(folder))

@@ -17,7 +17,7 @@ CHECKS = [
     "status_code_conformance",
 ]
 
-QUICK = settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_no_request_is_answered_otherwise_than_the_document_says(schemathesis, s
         strategy = result.ok().as_strategy(generation_mode=mode)
 
         @seed(0)
-        @QUICK
+        @FEW
         @given(case=strategy)
         def check(case):
             case.call_and_validate(checks=checks)
