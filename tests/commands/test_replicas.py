@@ -15,29 +15,59 @@ from sharding.mesh import MeshConfig
 from tests.fixtures import ONE_LAYER, PLAIN, save_run
 
 
-@pytest.mark.long
-@pytest.mark.slow
-@pytest.mark.mesh
-def test_redundant_experts_write_the_same_text(command, tmp_path):
-    run, text = tmp_path / "run", tmp_path / "sample.txt"
+MESH = ("--mesh.expert", "2", "--redundant-experts", "4")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of one layer, with a text beside it that shows which experts are popular."""
+    folder = tmp_path_factory.mktemp("replicas") / "run"
     config = Config(ONE_LAYER, DataConfig(tokenizer="byte"), kernel=PLAIN, mesh=MeshConfig(data=1))
-    save_run(config, run)
-    text.write_text("a text that shows which experts are popular " * 20)
+    save_run(config, folder)
+    text = "a text that shows which experts are popular " * 20
+    (folder / "sample.txt").write_text(text)
+    return folder
 
-    how = ("generate", run, "--temperature", "0", "--max-new", "8", "--prompt", "one", "two", "3")
-    status, alone, _ = command(*how)
-    assert status == 0
-    mesh = ("--mesh.expert", "2", "--redundant-experts", "4", "--load-text", text)
-    status, out, err = command(*how, *mesh)
-    assert status == 0
-    assert out == alone
 
-    # The load was uneven, and is more even.
+def check_sentence(err):
+    """The load was uneven, and is more even."""
     assert "8 experts in 12 places on 2 devices: by the load on" in err
     before, after = (
         float(word.split("x")[0]) for word in err.split("device has ")[1].split(" and ")
     )
     assert 1 <= after < before
+
+
+@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.mesh
+def test_redundant_experts_write_the_same_text(command, run):
+    how = ("generate", run, "--temperature", "0", "--max-new", "8", "--prompt", "one", "two", "3")
+    status, alone, _ = command(*how)
+    assert status == 0
+    status, out, err = command(*how, *MESH, "--load-text", run / "sample.txt")
+    assert status == 0
+    assert out == alone
+    check_sentence(err)
+
+
+@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.mesh
+def test_redundant_experts_measure_the_same_bits(command, run, tmp_path):
+    text = run / "sample.txt"
+    how = ("eval", run, "--data", text, "--sequence", "64")
+    alone, copied = tmp_path / "alone.json", tmp_path / "copied.json"
+    status, _, _ = command(*how, "--progress", alone)
+    assert status == 0
+    status, out, err = command(*how, "--progress", copied, *MESH, "--load-text", text)
+    assert status == 0
+    assert "880 bytes" in out
+    check_sentence(err)
+
+    one, two = (json.loads(file.read_text())["sums"] for file in (alone, copied))
+    assert one.pop("nats") == pytest.approx(two.pop("nats"), rel=1e-6)
+    assert one == two
 
 
 def opened(folder, model=ONE_LAYER):

@@ -7,6 +7,7 @@ import shutil
 import signal
 from dataclasses import replace
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from seekjax.post.tune.sft import AnswerTokens
 from seekjax.train import metrics
 from seekjax.train.loop import fit
 from seekjax.train.score import log_probs
+from sharding.mesh import MeshConfig
 from tests.fixtures import CLOCK
 
 
@@ -165,6 +167,19 @@ def test_a_stopped_run_goes_on_bit_for_bit(tuned, tmp_path, monkeypatch):
                 train=replace(config.train, steps=8),
             )
         )
+
+
+@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.mesh
+def test_split_sequences_learn_the_same(tuned, tmp_path):
+    """Samples that share a row meet across its parts as little as within one."""
+    mesh = MeshConfig(data=2, context=2)
+    split = run(replace(tuned.config, out=tmp_path, mesh=mesh))
+    found, expected = metrics.read(split.folder), metrics.read(tuned.folder)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.pop("split") == theirs.pop("split")
+        chex.assert_trees_all_close(without_clock(ours), without_clock(theirs), rtol=1e-5)
 
 
 def test_settings_that_do_not_fit_are_refused(tiny, chats, tmp_path):
