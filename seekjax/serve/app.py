@@ -1,7 +1,7 @@
 """The application: which path is answered by what."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,12 +19,13 @@ from seekjax.serve.gate import Gate, read_json
 from seekjax.serve.limits import Keys, Limits
 from seekjax.serve.metrics import CONTENT_TYPE, metrics_text
 from seekjax.serve.page import routes as page_routes
-from seekjax.serve.respond import Endpoint, json_response, respond
+from seekjax.serve.respond import json_response, respond
 from seekjax.serve.served import ServedModel
 from seekjax.serve.service import Service
 from seekjax.serve.writer import Writer
 
 Read = Callable[[dict[str, Any], ServedModel], tuple[Conversation, Writer]]
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True)

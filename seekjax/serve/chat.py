@@ -1,10 +1,11 @@
 """OpenAI's /v1/chat/completions, with the fields that DeepSeek, vLLM and SGLang add to it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from seekjax.generate.engine.request import Token
 from seekjax.serve.chat_messages import read_messages
-from seekjax.serve.conversation import Conversation
+from seekjax.serve.conversation import Conversation, Returned
 from seekjax.serve.errors import need_field
 from seekjax.serve.events import (
     Content,
@@ -21,7 +22,7 @@ from seekjax.serve.logprobs import chat_log_probs, token_extras
 from seekjax.serve.openai_writer import OpenAIWriter
 from seekjax.serve.sampling import SAMPLING_FIELDS, read_sampling
 from seekjax.serve.served import ServedModel
-from seekjax.serve.tool_fields import check_tools, read_tool_choice
+from seekjax.serve.tool_fields import check_tools, function_call, read_tool_choice
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 FIELDS = SAMPLING_FIELDS | {
@@ -138,19 +139,19 @@ class ChatWriter(OpenAIWriter):
         stream: bool = False,
         include_usage: bool = False,
     ):
-        self._answers = [Choice() for _ in range(conversation.n)]
-        super().__init__(served, self._answers, conversation.n, stream, include_usage)
         self._returned = conversation.returned
+        self._answers = [Choice(served, self._returned) for _ in range(conversation.n)]
+        super().__init__(served, self._answers, conversation.n, stream, include_usage)
 
     def add(self, choice: int, event: Event) -> Iterable[str]:
         """Return the chunk of an event."""
-        self._answers[choice].add(event, self._served, self._returned.log_probs)
         if not self.stream:
-            self._answers[choice].keep_extras(event, self._returned)
+            self._answers[choice].add(event)
             return ()
 
         fields: dict[str, Any] = {"delta": _delta(event), "logprobs": None, "finish_reason": None}
         if isinstance(event, Finish):
+            self._answers[choice].usage = event.usage
             fields["finish_reason"] = event.reason
         if isinstance(event, Reasoning | Content):
             if self._returned.log_probs:
@@ -165,10 +166,12 @@ class ChatWriter(OpenAIWriter):
 
 
 class Choice:
-    """One choice of an answer that is not a stream, as its events come."""
+    """One choice of an answer, as its events come; of a stream its usage alone."""
 
-    def __init__(self):
+    def __init__(self, served: ServedModel, returned: Returned):
         self.usage = Usage(0, 0)
+        self._texts = served.texts
+        self._returned = returned
         self._content = ""
         self._reasoning = ""
         self._calls: list[dict[str, Any]] = []
@@ -176,40 +179,34 @@ class Choice:
         self._log_probs: dict[str, Any] | None = None
         self._extras: dict[str, Any] = {}
 
-    def add(
-        self,
-        event: Event,
-        served: ServedModel,
-        log_probs: bool,
-    ) -> None:
+    def add(self, event: Event) -> None:
         """Take an event in."""
-        if isinstance(event, Reasoning):
+        if isinstance(event, Start) and self._returned.token_ids:
+            self._extras["prompt_token_ids"] = list(event.prompt)
+        elif isinstance(event, Reasoning):
             self._reasoning += event.text
+            self._add_tokens(event.tokens)
         elif isinstance(event, Content):
             self._content += event.text
+            self._add_tokens(event.tokens)
         elif isinstance(event, ToolCall):
-            function = {"name": event.name, "arguments": ""}
-            self._calls.append({"id": event.id, "type": "function", "function": function})
+            self._calls.append(function_call(event.id, event.name, ""))
         elif isinstance(event, ToolArguments):
             self._calls[event.index]["function"]["arguments"] += event.text
         elif isinstance(event, Finish):
             self._reason = event.reason
             self.usage = event.usage
 
-        if log_probs and isinstance(event, Reasoning | Content):
-            shown = chat_log_probs(event.tokens, served.texts)
+    def _add_tokens(self, tokens: Sequence[Token]) -> None:
+        """Take in what the request asks for with its tokens."""
+        if self._returned.log_probs:
+            shown = chat_log_probs(tokens, self._texts)
             if self._log_probs is None:
                 self._log_probs = shown
             else:
                 self._log_probs["content"] += shown["content"]
-
-    def keep_extras(self, event: Event, returned: Any) -> None:
-        """Take in the fields beyond OpenAI's that the request asks for with its tokens."""
-        if isinstance(event, Start) and returned.token_ids:
-            self._extras["prompt_token_ids"] = list(event.prompt)
-        if isinstance(event, Reasoning | Content):
-            for name, values in token_extras(event.tokens, returned).items():
-                self._extras.setdefault(name, []).extend(values)
+        for name, values in token_extras(tokens, self._returned).items():
+            self._extras.setdefault(name, []).extend(values)
 
     def fields(self) -> dict[str, Any]:
         """Return the choice as JSON, without its index."""
@@ -240,9 +237,8 @@ def _delta(event: Event) -> dict[str, Any]:
     if isinstance(event, Content):
         return {"content": event.text}
     if isinstance(event, ToolCall):
-        function = {"name": event.name, "arguments": ""}
-        call = {"index": event.index, "id": event.id, "type": "function", "function": function}
-        return {"tool_calls": [call]}
+        call = function_call(event.id, event.name, "")
+        return {"tool_calls": [{"index": event.index, **call}]}
     if isinstance(event, ToolArguments):
         return {"tool_calls": [{"index": event.index, "function": {"arguments": event.text}}]}
     return {}

@@ -6,6 +6,7 @@ from typing import Any
 from seekjax.data.chat import Message
 from seekjax.serve.errors import RequestError, need_field
 from seekjax.serve.fields import Field, check, read_fields
+from seekjax.serve.tool_fields import function_call
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 TEXT_PARTS = ("text", "input_text", "output_text")
@@ -82,5 +83,5 @@ def _read_calls(calls: Sequence[dict[str, Any]], path: str) -> list[dict[str, An
         inside = f"{path}[{index}].function"
         check(call.get("function"), Field("object"), inside)
         function = read_fields(call["function"], CALL_FIELDS, inside)
-        read.append({"id": str(call.get("id", "")), "type": "function", "function": function})
+        read.append(function_call(str(call.get("id", "")), **function))
     return read

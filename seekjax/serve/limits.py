@@ -7,15 +7,19 @@ uvicorn has no deadline for a client that sends its request slowly, or does not 
 import asyncio
 import hashlib
 import hmac
+import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, ClassVar
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-BUSY = b'{"error":{"message":"%s","type":"rate_limit_error","param":null,"code":"%s"}}'
+from seekjax.serve.errors import RequestError, openai_error
+
+RETRY_AFTER = 10  # seconds
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -54,11 +58,11 @@ class LimitedProtocol(H11Protocol):
         self.count[self._address] += 1
 
         if self.count[self._address] > self.limits.per_address:
-            sentence = f"this address has {self.limits.per_address} connections already"
-            self._refuse(b"429 Too Many Requests", sentence, "too_many_connections")
+            sentence = f"this address has {self.limits.per_address} connections already."
+            self._refuse(sentence, 429, "too_many_connections")
         elif self.count.total() > self.limits.connections:
-            sentence = f"the server has {self.limits.connections} connections already"
-            self._refuse(b"503 Service Unavailable", sentence, "too_many_connections")
+            sentence = f"the server has {self.limits.connections} connections already."
+            self._refuse(sentence, 503, "too_many_connections")
         else:
             self._silent = True
             self._arm()
@@ -123,25 +127,28 @@ class LimitedProtocol(H11Protocol):
         self._deadline = None
         if not self.transport.is_closing():
             seconds = f"{self.limits.send_seconds:g}"
-            sentence = f"the request was not complete after {seconds} seconds"
-            self._refuse(b"408 Request Timeout", sentence, "request_too_slow")
+            sentence = f"the request was not complete after {seconds} seconds."
+            self._refuse(sentence, 408, "request_too_slow")
 
     def _refuse(
         self,
-        status: bytes,
         sentence: str,
+        status: int,
         code: str,
     ) -> None:
-        """Answer with a status and close; only close if an answer has begun, or no request."""
+        """Answer with an error and close; only close if an answer has begun, or no request."""
         begun = self.cycle is not None and self.cycle.response_started
         ended = self.cycle is not None and self.cycle.response_complete
         if ended or not (begun or self._silent):
-            body = BUSY % (sentence.encode(), code.encode())
+            body = json.dumps(openai_error(RequestError(sentence, status, code=code)))
             head = (
-                b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
-                b"retry-after: 10\r\nconnection: close\r\n\r\n"
+                f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+                "content-type: application/json",
+                f"content-length: {len(body)}",
+                f"retry-after: {RETRY_AFTER}",
+                "connection: close",
             )
-            self.transport.write(head % (status, len(body)) + body)
+            self.transport.write("\r\n".join([*head, "", body]).encode())
         self.transport.close()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from seekjax.data.chat import Message
 from seekjax.serve.errors import RequestError, need_field
 from seekjax.serve.fields import Field, check, read_fields
+from seekjax.serve.tool_fields import function_call
 
 ROLES = ("user", "assistant", "system")
 USE_FIELDS = {
@@ -81,12 +82,7 @@ def _read_answer(
             use = read_fields(block, USE_FIELDS, inside)
             calls.add(use["id"])
             arguments = json.dumps(use["input"], ensure_ascii=False)
-            function = {"name": use["name"], "arguments": arguments}
-            call = {
-                "id": use["id"],
-                "type": "function",
-                "function": function,
-            }
+            call = function_call(use["id"], use["name"], arguments)
             message.setdefault("tool_calls", []).append(call)
     return message
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from seekjax.serve.chat import read_template_settings, read_thinking
 from seekjax.serve.chat_messages import read_messages
-from seekjax.serve.completions import check_ids
+from seekjax.serve.completions import check_ids, read_text
 from seekjax.serve.conversation import Conversation
 from seekjax.serve.errors import RequestError
 from seekjax.serve.fields import Field, read_fields
@@ -65,7 +65,6 @@ def tokenize(body: dict[str, Any], served: ServedModel) -> dict[str, Any]:
     """
     values = read_fields(body, TOKENIZE_FIELDS)
     served.check_name(values.get("model"))
-    tokenizer = served.tokenizer
     if "messages" in values:
         conversation = Conversation(read_messages(values["messages"]))
         conversation.tools = values.get("tools", [])
@@ -74,9 +73,7 @@ def tokenize(body: dict[str, Any], served: ServedModel) -> dict[str, Any]:
         conversation.template_settings = read_template_settings(values)
         ids = served.prompt(conversation).ids
     elif "prompt" in values:
-        ids = tokenizer.encode(values["prompt"], special=True).tolist()
-        if values.get("add_special_tokens", True) and ids[:1] != [tokenizer.begin]:
-            ids = [tokenizer.begin, *ids]
+        ids = read_text(values["prompt"], values, served)
     else:
         raise RequestError("prompt is missing: send a prompt or messages.", param="prompt")
 

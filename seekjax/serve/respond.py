@@ -6,7 +6,7 @@ A client that goes away ends what is generated for it.
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Iterable
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -153,6 +153,3 @@ class EventStream(Response):
                 await self._send_frames(send, (COMMENT,))
             else:
                 await asyncio.sleep(KEEP_ALIVE - quiet)
-
-
-Endpoint = Callable[[Request], Awaitable[Response]]

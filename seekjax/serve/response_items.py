@@ -6,6 +6,7 @@ from seekjax.data.chat import Message
 from seekjax.serve.chat_messages import read_text
 from seekjax.serve.errors import RequestError, need_field
 from seekjax.serve.fields import Field, check, read_fields
+from seekjax.serve.tool_fields import function_call
 
 ROLES = ("system", "developer", "user", "assistant")
 KINDS = ("message", "reasoning", "function_call", "function_call_output")
@@ -74,15 +75,8 @@ def _add_call(
 ) -> str:
     """Add a call to the assistant's turn; return its id."""
     call = read_fields(item, CALL_FIELDS, path)
-    function = {"name": call["name"], "arguments": call["arguments"]}
     calls = _turn(messages).setdefault("tool_calls", [])
-    calls.append(
-        {
-            "id": call["call_id"],
-            "type": "function",
-            "function": function,
-        }
-    )
+    calls.append(function_call(call["call_id"], call["name"], call["arguments"]))
     return call["call_id"]
 
 

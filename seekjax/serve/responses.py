@@ -5,7 +5,7 @@ Responses are not stored, so a request has the whole conversation in `input`.
 
 from typing import Any
 
-from seekjax.serve.chat import read_template_settings, read_thinking
+from seekjax.serve.chat import EFFORTS, read_template_settings, read_thinking
 from seekjax.serve.conversation import Conversation
 from seekjax.serve.errors import need_field
 from seekjax.serve.fields import Field, read_fields
@@ -37,7 +37,7 @@ FIELDS = {name: field for name, field in SAMPLING_FIELDS.items() if name not in 
     "chat_template_kwargs": Field("object"),
 }
 REASONING_FIELDS = {
-    "effort": Field("string", choices=("none", "minimal", "low", "medium", "high", "xhigh", "max")),
+    "effort": Field("string", choices=EFFORTS),
 }
 # fields that would need a store of responses, and what to do without one
 STORED = {

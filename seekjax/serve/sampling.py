@@ -14,6 +14,14 @@ MOST_CHOICES = 8
 MOST_STOPS = 16
 LEAST_TOP_P = 1e-6  # of which only the most likely token is left, as top_p 0 means
 
+# fields that the engine has under the same name
+NUMBERS = (
+    "temperature",
+    "min_p",
+    "frequency_penalty",
+    "presence_penalty",
+    "repetition_penalty",
+)
 SAMPLING_FIELDS = {
     "temperature": Field("number", 0, 100),
     "top_p": Field("number", 0, 1),
@@ -59,11 +67,9 @@ def read_sampling(
         "sampling_mask": values.get("return_sampling_mask", False),
         "routed_experts": values.get("return_routed_experts", False),
     }
-    for name in ("temperature", "min_p", "frequency_penalty", "presence_penalty"):
+    for name in NUMBERS:
         if name in values:
             wanted[name] = float(values[name])
-    if "repetition_penalty" in values:
-        wanted["repetition_penalty"] = float(values["repetition_penalty"])
     try:
         conversation.sampling = RequestSampling(**wanted)
     except GenerateError as error:

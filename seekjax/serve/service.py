@@ -9,7 +9,7 @@ import itertools
 import logging
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -253,9 +253,9 @@ class Service:
                 del self._running[update.request]
             answers.updates.put_nowait(update)
 
-    def _fail(self, finally_: bool) -> None:
+    def _fail(self, for_good: bool) -> None:
         """End all answers in progress with an error; in the event loop."""
-        if finally_:
+        if for_good:
             self.failure = "the engine has failed repeatedly; the server's log says why."
         self._end_all("the engine has failed; the server's log says why.")
 
@@ -266,7 +266,7 @@ class Service:
             error = RequestError(sentence, http=500)
             answers.updates.put_nowait(Update(request, [], "error", error))
 
-    def _forget(self, requests: Sequence[Request] | dict[Request, Answer]) -> None:
+    def _forget(self, requests: Iterable[Request]) -> None:
         """Count requests out that the engine has not accepted."""
         for request in requests:
             self._running.pop(request, None)

@@ -18,6 +18,16 @@ FUNCTION_FIELDS = {
 }
 
 
+def function_call(
+    id: str,
+    name: str,
+    arguments: Any,
+) -> dict[str, Any]:
+    """Return a call in OpenAI's form; the arguments are JSON as text, or its value."""
+    function = {"name": name, "arguments": arguments}
+    return {"id": id, "type": "function", "function": function}
+
+
 def check_tools(tools: Sequence[Any], param: str = "tools") -> None:
     """Raise RequestError unless each tool is a function with a name of its own."""
     names = set()
