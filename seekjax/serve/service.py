@@ -132,7 +132,7 @@ class Service:
         """Hand the requests of one answer to the engine.
 
         Raises RequestError with status 429 if too many are in progress, 503 if the server ends, and
-        400 for one that the engine cannot serve.
+        400 for one that the engine cannot serve, or for more than may ever be in progress.
         """
         self._check_open(len(choices))
         answers = Answers(self, choices)
@@ -165,6 +165,12 @@ class Service:
             raise RequestError(self.failure, http=503, code="engine_failed")
         if self.draining:
             raise RequestError("the server is shutting down.", http=503, retry_after=30)
+        if requests > self._most:
+            raise RequestError(
+                f"the request has {requests} choices in all, and this server takes {self._most} at "
+                "a time: send fewer prompts, or a smaller n.",
+                code="too_many_choices",
+            )
         if len(self._running) + requests > self._most:
             raise RequestError(
                 f"{len(self._running)} requests are in progress, and this server takes "

@@ -58,6 +58,18 @@ def test_a_full_queue_refuses_and_says_when_to_try_again(tokenizer):
     assert texts == ["ok", "ok"]
 
 
+def test_more_choices_than_there_are_places_are_a_bad_request(tokenizer):
+    async def work(service):
+        choices = {}
+        for _ in range(3):
+            choices |= choice(tokenizer)
+        with pytest.raises(RequestError, match="has 3 choices in all, .* takes 2 at") as refusal:
+            await service.begin(choices)
+        return refusal.value.http, service.in_progress
+
+    assert with_service(FakeEngine(tokenizer), work, most=2) == (400, 0)
+
+
 def test_a_stop_string_cancels_the_request(tokenizer):
     engine = FakeEngine(tokenizer, "one. two. three." * 20)
 
