@@ -14,7 +14,6 @@ from seekjax.errors import GenerateError
 from sharding.mesh import MeshConfig
 from tests.fixtures import ONE_LAYER, PLAIN, save_run
 
-
 MESH = ("--mesh.expert", "2", "--redundant-experts", "4")
 
 

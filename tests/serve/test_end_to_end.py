@@ -37,12 +37,6 @@ def url(tokenizer):
         yield url
 
 
-@pytest.fixture
-def client(openai, url):
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client:
-        yield client
-
-
 def test_a_schema_behind_thinking(client):
     answer = client.chat.completions.create(
         model="tiny",

@@ -8,7 +8,7 @@ import pytest
 
 from seekjax.serve.tools import CALLS_BEGIN, CALLS_END
 from tests.serve import recipe
-from tests.serve.fake_engine import FakeEngine, served_model
+from tests.serve.fake_engine import served_model
 from tests.serve.running import make_api, server_of
 from tests.serve.test_responses import CALL
 
@@ -17,11 +17,6 @@ STRICT = {**WEATHER, "strict": True}
 QUESTION = {"role": "user", "content": "hi"}
 ASK = {"model": "tiny", "max_tokens": 2000, "messages": [QUESTION]}
 THINK = {"type": "enabled", "budget_tokens": 1024}
-
-
-@pytest.fixture(scope="module")
-def engine(tokenizer):
-    return FakeEngine(tokenizer)
 
 
 @pytest.fixture(scope="module")

@@ -5,27 +5,16 @@ import json
 
 import pytest
 
-from tests.serve.fake_engine import EXPERTS, FakeEngine, served_model
+from tests.serve.fake_engine import EXPERTS, served_model
 from tests.serve.running import make_api, server_of
 
 ASK = [{"role": "user", "content": "hi"}]
 
 
 @pytest.fixture(scope="module")
-def engine(tokenizer):
-    return FakeEngine(tokenizer)
-
-
-@pytest.fixture(scope="module")
 def url(engine, tokenizer):
     with server_of(make_api(engine, served_model(tokenizer, aliases=("deepseek",)))) as url:
-        yield f"{url}/v1"
-
-
-@pytest.fixture
-def client(openai, url):
-    with openai.OpenAI(base_url=url, api_key="any", max_retries=0) as client:
-        yield client
+        yield url
 
 
 def test_chat(client, engine):
@@ -218,7 +207,7 @@ def test_many_at_once_with_the_asynchronous_client(openai, url, engine):
         return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
 
     async def ask_all():
-        async with openai.AsyncOpenAI(base_url=url, api_key="any", max_retries=0) as client:
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client:
             return await asyncio.gather(*[ask(client, seed) for seed in range(20)])
 
     assert asyncio.run(ask_all()) == [str(seed) for seed in range(20)]

@@ -6,9 +6,6 @@ from typing import Literal
 import pytest
 from pydantic import BaseModel
 
-from tests.serve.fake_engine import FakeEngine, served_model
-from tests.serve.running import make_api, server_of
-
 ASK = [{"role": "user", "content": "hi"}]
 CALLS = (
     "<think>Hm.</think>Let me see.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>"
@@ -29,23 +26,6 @@ WEATHER = {
     "function": {"name": "weather", "parameters": Weather.model_json_schema()},
 }
 TIME = {"type": "function", "function": {"name": "time", "parameters": {"maxProperties": 0}}}
-
-
-@pytest.fixture(scope="module")
-def engine(tokenizer):
-    return FakeEngine(tokenizer)
-
-
-@pytest.fixture(scope="module")
-def url(engine, tokenizer):
-    with server_of(make_api(engine, served_model(tokenizer))) as url:
-        yield f"{url}/v1"
-
-
-@pytest.fixture
-def client(openai, url):
-    with openai.OpenAI(base_url=url, api_key="any", max_retries=0) as client:
-        yield client
 
 
 def test_calls(client, engine, tokenizer):

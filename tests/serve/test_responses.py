@@ -8,8 +8,6 @@ from pydantic import BaseModel
 
 from seekjax.serve.tools import CALLS_BEGIN, CALLS_END
 from tests.serve import recipe
-from tests.serve.fake_engine import FakeEngine, served_model
-from tests.serve.running import make_api, server_of
 
 WEATHER = {
     "type": "function",
@@ -36,23 +34,6 @@ UNWRITTEN = {
     )
 }
 ASK = {"model": "tiny", "input": "hi"}
-
-
-@pytest.fixture(scope="module")
-def engine(tokenizer):
-    return FakeEngine(tokenizer)
-
-
-@pytest.fixture(scope="module")
-def url(engine, tokenizer):
-    with server_of(make_api(engine, served_model(tokenizer))) as url:
-        yield f"{url}/v1"
-
-
-@pytest.fixture
-def client(openai, url):
-    with openai.OpenAI(base_url=url, api_key="any", max_retries=0) as client:
-        yield client
 
 
 def prompt_of(engine, tokenizer):
@@ -237,7 +218,7 @@ def test_the_stream_is_that_of_deepseek_recipe(url, engine, text, calls):
     engine.script = (text + calls * CALL).replace(CALLS_END + CALLS_BEGIN, "")
     body = {**ASK, "stream": True, "tools": [WEATHER]}
     body["reasoning"] = {"effort": "high" if "</think>" in text else "none"}
-    ours = recipe.joined(recipe.read_stream(httpx.post(f"{url}/responses", json=body).text))
+    ours = recipe.joined(recipe.read_stream(httpx.post(f"{url}/v1/responses", json=body).text))
     theirs = recipe.joined(recipe.responses(text, calls))
 
     assert [event["type"] for event in ours] == [event["type"] for event in theirs]

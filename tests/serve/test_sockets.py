@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from seekjax.serve.limits import Limits
-from tests.serve.fake_engine import FakeEngine, served_model
+from tests.serve.fake_engine import served_model
 from tests.serve.running import make_api, server_of
 
 BODY = json.dumps({"messages": [{"role": "user", "content": "hi"}]}).encode()
@@ -17,11 +17,6 @@ HEAD = (
     b"content-length: %d\r\n\r\n" % len(BODY)
 )
 LIMITS = Limits(send_seconds=0.4, per_address=5, take_seconds=1.0)
-
-
-@pytest.fixture(scope="module")
-def engine(tokenizer):
-    return FakeEngine(tokenizer)
 
 
 @pytest.fixture(scope="module")
