@@ -51,7 +51,8 @@ def prefill(
 
     # every prompt once
     cache = unstack(model, empty_cache(model, B, slots, dtype))
-    output = decoder.forward(variables, tokens_BT, cache, 0, attend=None)
+    mask_BT = jnp.arange(T) < length_B[:, None]
+    output = decoder.forward(variables, tokens_BT, cache, 0, mask_BT=mask_BT, attend=None)
     logit_BV = output_logits(last_hidden(output.hidden_BTD, length_B), output.head_DV)
     record = begin_record(output, slots, decoder.masks) if decoder.record else None
 
@@ -115,7 +116,13 @@ def plain_step(
     stop_X: jax.Array,
 ) -> State:
     """Append one token to every row that is not done."""
-    output = decoder.forward(variables, last_token(state), state.cache, state.length_B - 1)
+    output = decoder.forward(
+        variables,
+        last_token(state),
+        state.cache,
+        state.length_B - 1,
+        mask_BT=~state.done_B[:, None],
+    )
     logit_BV = output_logits(output.hidden_BTD[:, 0], output.head_DV)
 
     if state.record is not None:

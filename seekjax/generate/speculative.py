@@ -57,7 +57,8 @@ def speculative_step(
     # the main model reads the last token and the draft
     draft_B1 = draft["token_B"][:, None]
     tokens_BT = jnp.concatenate([last_token(state), draft_B1], 1)
-    output = decoder.forward(variables, tokens_BT, state.cache, start_B)
+    mask_BT = jnp.broadcast_to(active_B[:, None], tokens_BT.shape)
+    output = decoder.forward(variables, tokens_BT, state.cache, start_B, mask_BT=mask_BT)
     first_BV = output_logits(output.hidden_BTD[:, 0], output.head_DV)
     second_BV = output_logits(output.hidden_BTD[:, 1], output.head_DV)
 
@@ -92,7 +93,7 @@ def speculative_step(
     # the draft for the next step
     next_BT = jnp.stack([first_B, second_B], 1)
     x_BTD, cache = draft_forward(
-        decoder, variables, output.hidden_BTD, next_BT, draft["cache"], start_B
+        decoder, variables, output.hidden_BTD, next_BT, mask_BT, draft["cache"], start_B
     )
     after_first_BD, after_second_BD = x_BTD[:, 0], x_BTD[:, 1]
     x_BD = jnp.where(continues_B[:, None], after_second_BD, after_first_BD)
@@ -142,8 +143,16 @@ def draft_after_prefill(
     """
     T = output.hidden_BTD.shape[1]
     next_BT = ahead(state.tokens_BS, 1, T)
+    mask_BT = jnp.arange(T) < length_B[:, None]
     x_BTD, cache = draft_forward(
-        decoder, variables, output.hidden_BTD, next_BT, state.draft["cache"], 0, attend=None
+        decoder,
+        variables,
+        output.hidden_BTD,
+        next_BT,
+        mask_BT,
+        state.draft["cache"],
+        0,
+        attend=None,
     )
     return draw_draft(state, last_hidden(x_BTD, length_B), output.head_DV, cache, sampling)
 
@@ -166,6 +175,7 @@ def draft_forward(
     variables: dict,
     hidden_BTD: jax.Array,
     next_BT: jax.Array,
+    mask_BT: jax.Array,
     cache: dict,
     start: jax.Array | int,
     **how,
@@ -174,7 +184,7 @@ def draft_forward(
     cache.
 
     hidden_BTD: the main model's hidden states from position `start` on; next_BT: the tokens that
-    follow them.
+    follow them; mask_BT: which of them are tokens of a text.
     """
     B, T = next_BT.shape
     position_BT = jnp.reshape(start, (-1, 1)) + jnp.arange(T)
@@ -187,7 +197,6 @@ def draft_forward(
         if "mtp_1" in tree:
             weights[kind] = tree["mtp_1"]
     token_BTD = rows(variables["params"]["embed"], next_BT, decoder.kernel.dtype)
-    mask_BT = jnp.ones((B, T), bool)
 
     output: Any = module.apply(
         weights, hidden_BTD, token_BTD, angle, None, mask_BT, cache, start, **how

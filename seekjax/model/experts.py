@@ -190,8 +190,8 @@ class MixtureOfExperts(Module):
     ) -> tuple[Array, dict[str, Array]]:
         """Return the output, and what the balance needs of this layer.
 
-        `choice_BTK` are the experts that tokens visit instead of choosing; gates are computed as
-        always (V3.2's "keep routing").
+        Tokens outside `mask_BT` visit no routed expert. `choice_BTK` are the experts that tokens
+        visit instead of choosing; gates are computed as always (V3.2's "keep routing").
         """
         m = self.model
 
@@ -205,8 +205,9 @@ class MixtureOfExperts(Module):
             choice_BTK = choose(score_BTE, bias_E, m)
         gate_BTK = gates(score_BTE, choice_BTK, m)
 
-        # Routed experts, some of which may have copies
+        # Routed experts, some of which may have copies; past the last one is none
         visited_BTK, places = self.places(choice_BTK)
+        visited_BTK = jnp.where(mask_BT[..., None], visited_BTK, places)
         weights = (
             self.weight("w_gate", "experts embed expert_hidden", experts=places),
             self.weight("w_up", "experts embed expert_hidden", experts=places),

@@ -66,7 +66,8 @@ class Transformer(Module):
         """Run T tokens.
 
         segment_BT     documents that a token may look within (None: everything before it)
-        mask_BT        which tokens count in the balance
+        mask_BT        tokens of a text (None: all); the others, such as padding, visit no routed
+                       expert and do not count in the balance
         mtp_tokens_BX  the tokens from position 0 on and beyond T, to run the prediction modules
         cache, start, attend    see AttentionKind
         choice         the experts that tokens visit instead of choosing, {stack: choice_BTK} as in

@@ -265,10 +265,14 @@ def test_a_query_sees_up_to_itself():
 
 # experts
 
-
-@pytest.mark.parametrize(
-    "kernel", [KernelConfig(dispatch="dense"), KernelConfig()], ids=["dense", "auto"]
+MIXTURE_KERNELS = (
+    KernelConfig(dispatch="dense"),
+    KernelConfig(),
+    KernelConfig(dispatch="small_batch"),
 )
+
+
+@pytest.mark.parametrize("kernel", MIXTURE_KERNELS, ids=["dense", "auto", "small_batch"])
 @pytest.mark.parametrize("model", [V2, V3], ids=["V2", "V3"])
 def test_mixture_of_experts(normal, model, kernel):
     """Router, gates, routed and shared experts together; V2 fuses two shared experts."""
@@ -281,9 +285,12 @@ def test_mixture_of_experts(normal, model, kernel):
     variables = with_random_weights(module, normal, x_BTD, mask_BT)
     bias_E = normal(16) / 5 if model.scoring == "sigmoid" else np.zeros(16, np.float32)
     variables["balance"]["bias"] = bias_E
-    y_BTD, figures = jax.jit(module.apply)(variables, x_BTD, mask_BT)
+    run = jax.jit(module.apply)
+    y_BTD, figures = run(variables, x_BTD, mask_BT)
+    text_BT = np.arange(20).reshape(2, 10) % 3 > 0
+    padded_BTD, padded = run(variables, x_BTD, text_BT)
     w = variables["params"]
-    choices = []
+    choices, text_choices = [], []
     for b in range(2):
         logits = x_BTD[b].astype(float) @ w["w_router"]
         choice, gate = (
@@ -294,12 +301,19 @@ def test_mixture_of_experts(normal, model, kernel):
         routed, shared = (
             [weights[name] for name in ("w_gate", "w_up", "w_down")] for weights in (w, w["shared"])
         )
-        np.testing.assert_allclose(
-            y_BTD[b], experts.mixture(x_BTD[b], choice, gate, routed, shared), atol=2e-4
-        )
+        expected_TD = experts.mixture(x_BTD[b], choice, gate, routed, shared)
+        np.testing.assert_allclose(y_BTD[b], expected_TD, atol=2e-4)
         choices += choice
+
+        # padding has the shared experts alone
+        shared_TD = experts.mixture(x_BTD[b], choice, np.zeros_like(gate), routed, shared)
+        expected_TD = np.where(text_BT[b][:, None], expected_TD, shared_TD)
+        np.testing.assert_allclose(padded_BTD[b], expected_TD, atol=2e-4)
+        text_choices += [c for c, is_text in zip(choice, text_BT[b]) if is_text]
+
     assert figures["load_E"].tolist() == balance.loads(choices, 16)
-    assert figures["dropped"] == 0
+    assert padded["load_E"].tolist() == balance.loads(text_choices, 16)
+    assert figures["dropped"] == padded["dropped"] == 0
 
 
 # multi-token prediction

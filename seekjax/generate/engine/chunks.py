@@ -51,7 +51,7 @@ def next_chunk(
     offset = job.read // page_size - first
     written_1J[0, offset : offset + len(new)] = new
 
-    arguments = (tokens_1X, np.int32(start), pages, written_1J)
+    arguments = (tokens_1X, np.int32(count), np.int32(start), pages, written_1J)
     return Chunk((name, size, span), arguments, start, count, job.read - start)
 
 

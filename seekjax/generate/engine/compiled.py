@@ -185,6 +185,7 @@ class Programs:
             self.pools,
             host(jnp.int32, 1, chunk + 1),
             host(jnp.int32),
+            host(jnp.int32),
             host(jnp.int32, span // self.page_size),
             host(jnp.int32, 1, chunk // self.page_size),
         )

@@ -150,13 +150,15 @@ def read_chunk(
     variables: dict,
     pools: Pools,
     tokens_1X: jax.Array,
+    count: jax.Array,
     start: jax.Array,
     pages_N: jax.Array,
     written_1J: jax.Array,
 ) -> tuple[Pools, jax.Array, Scores | None]:
     """Read T tokens of one request from position `start`, the beginning of a page, on.
 
-    tokens_1X are these tokens and the one after them, [1, T + 1]. Returns the pools with the chunk
+    tokens_1X are these tokens and the one after them, [1, T + 1]; the first `count` are no padding.
+    Returns the pools with the chunk
     in pages written_1J (0: not written), the chosen experts [T, L, K], and with `score` the log
     probabilities of the tokens that follow.
     """
@@ -165,19 +167,23 @@ def read_chunk(
     copies = split_by("batch")
     cache, tokens_BX = repeat_rows(copies, (gather_pages(pools, pages_N), tokens_1X))
     cache, draft = split_draft(cache)
-    output = decoder.forward(variables, tokens_BX[:, :-1], cache, start, attend=attend_visible)
+    tokens_BT = tokens_BX[:, :-1]
+    mask_BT = jnp.broadcast_to(jnp.arange(next_T.size) < count, tokens_BT.shape)
+    output = decoder.forward(
+        variables, tokens_BT, cache, start, mask_BT=mask_BT, attend=attend_visible
+    )
     cache = output.cache
     if draft is not None:
         hidden_BTD, next_BT = output.hidden_BTD, tokens_BX[:, 1:]
         _, draft = draft_forward(
-            decoder, variables, hidden_BTD, next_BT, draft, start, attend=attend_visible
+            decoder, variables, hidden_BTD, next_BT, mask_BT, draft, start, attend=attend_visible
         )
         cache = cache | {DRAFT: draft}
 
     cache = jax.tree.map(lambda x_BSX: x_BSX[:1], cache)
     pools = write_pages(pools, cache, jnp.reshape(start, 1), written_1J)
     choice = {name: output.balance[name]["choice_BTK"] for name in expert_layers(decoder.model)}
-    choice_TLK = stack_choices(decoder.model, choice, tokens_BX[:, :-1])[0]
+    choice_TLK = stack_choices(decoder.model, choice, tokens_BT)[0]
     if not score:
         return pools, choice_TLK, None
     return pools, choice_TLK, score_tokens(output, next_T)

@@ -100,8 +100,8 @@ def test_chunks_cover_a_prompt_and_write_each_page_once(scheduler):
     written, seen = [], []
     while job.unread:
         chunk = next_chunk(job, buckets, PAGE)
-        tokens_1X, start, table_N, written_1J = chunk.arguments
-        assert start == chunk.start
+        tokens_1X, count, start, table_N, written_1J = chunk.arguments
+        assert (start, count) == (chunk.start, chunk.count)
         assert chunk.start + chunk.program[1] <= chunk.program[2] == PAGE * len(table_N)
         assert tokens_1X[0, : chunk.count].tolist() == job.tokens[start : start + chunk.count]
         written += [page for page in written_1J[0].tolist() if page]
@@ -118,7 +118,7 @@ def test_buckets_have_the_limits_among_them():
     assert growing(256, 256) == (256,)
     assert growing(256, 5000) == (256, 1024, 4096, 5000)
     buckets = make_buckets(EngineSettings(page_size=16, max_batch=10, chunk=200), 1000)
-    assert buckets == Buckets((1, 4, 10), (256, 1008), (64, 208), (1008,))
+    assert buckets == Buckets((1, 4, 5, 10), (256, 1008), (64, 208), (1008,))
     assert [bucket_of(buckets.slots, n) for n in (1, 256, 257, 1008)] == [256, 256, 1008, 1008]
 
 
