@@ -95,12 +95,12 @@ class Engine:
         self._accepted = 0
         self._load = np.zeros((self.layers, model.experts), np.int64)
 
-    def compile(self, report: Callable[[int, int], None] | None = None) -> None:
+    def compile(self, show: Callable[[int, int], None] | None = None) -> None:
         """Compile all programs; afterwards nothing compiles, and what would have to is an error.
 
-        report(compiled, all of them) is called after each.
+        show(compiled, all of them) is called after each.
         """
-        self.programs.compile(report)
+        self.programs.compile(show)
 
     def submit(self, request: Request) -> None:
         """Let a request wait for its turn.
