@@ -8,23 +8,13 @@ import resource
 import shutil
 import tempfile
 from collections import Counter
-from importlib.metadata import version
 from pathlib import Path
 
-FLAGS = [
-    "--xla_cpu_collective_call_warn_stuck_timeout_seconds=300",
-    "--xla_cpu_collective_call_terminate_timeout_seconds=600",
-    # Tiny arrays and many programs: the suite's time is compilation, and this halves it.
-    "--xla_backend_optimization_level=0",
-    # One program is compiled by one thread: the other cores have workers of their own.
-    "--xla_cpu_parallel_codegen_split_count=1",
-]
-if version("jax") < "0.11":  # later versions have no slow emitters to turn off
-    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+from tests.flags import PATIENT, QUICK
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]).strip()
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {PATIENT} {QUICK}".strip()
 
 # Tracing makes many objects that live, and the collector looks at all of them.
 gc.set_threshold(50_000)

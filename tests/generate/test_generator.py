@@ -19,6 +19,7 @@ def spell(ids) -> str:
     )
 
 
+@pytest.mark.slow
 def test_nothing_compiles_twice_within_a_bucket(made):
     generator = Generator(made.model, made.variables, KERNEL, draft=False)
     generator([[1]] * 3, Sampling(max_new=15))

@@ -101,6 +101,7 @@ def test_what_peft_cannot_hold_is_said(tmp_path):
     assert note.startswith("the adapters of prediction modules are left out")
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 @pytest.mark.filterwarnings("default")  # theirs are not ours
 def test_transformers_with_adapters_computes_what_the_merged_export_does(peers, tmp_path):

@@ -448,6 +448,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_refused(case, whole, tmp_path, monkeypatch, capsys):
     kind, breaking, said = CASES[case]

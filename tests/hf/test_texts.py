@@ -67,6 +67,7 @@ def test_transformers_begins_and_ends_texts_alike(folders, name):
     assert config["bos_token_id"] == ours.begin
 
 
+@pytest.mark.slow
 def test_transformers_writes_the_same_text(peers, folders):
     transformers = pytest.importorskip("transformers")
     published = folders / "run-published"

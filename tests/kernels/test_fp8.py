@@ -47,6 +47,7 @@ def assert_near(found, expected):
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_equals_the_reference(arrays, case):
     fp8, kept = CASES[case]

@@ -39,6 +39,7 @@ def one_by_one(x_MK, w_EKN, sizes, fp8):
     return jnp.pad(jnp.concatenate(outputs), ((0, len(x_MK) - start), (0, 0)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradients", ["tile", "block"])
 def test_equals_the_linear_layer_expert_by_expert(gradients):
     """With rows for one more than a tile, for none, for several tiles, and rows of nobody."""

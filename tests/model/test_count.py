@@ -33,6 +33,7 @@ def size(tree) -> int:
     return sum(math.prod(x.shape) for x in jax.tree.leaves(unbox(tree)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_parameters_are_what_the_model_declares(name):
     model = MODELS[name]

@@ -272,6 +272,7 @@ MIXTURE_KERNELS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", MIXTURE_KERNELS, ids=["dense", "auto", "small_batch"])
 @pytest.mark.parametrize("model", [V2, V3], ids=["V2", "V3"])
 def test_mixture_of_experts(normal, model, kernel):

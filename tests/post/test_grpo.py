@@ -178,7 +178,7 @@ def test_the_balance_bias_stays_and_the_reference_moves(unbroken, base):
 
 @pytest.mark.long
 @pytest.mark.mesh
-def test_eight_devices_make_the_same_updates(unbroken, base, tmp_path):
+def test_eight_devices_make_the_same_updates(base, tmp_path):
     """As many steps as the samples are the same word for word; then the weights are, to what
     float32 sums allow."""
 

@@ -54,6 +54,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_pictures_of_each_kind(tmp_path, kind):
     train, held_out, names = KINDS[kind]
@@ -77,6 +78,7 @@ REINFORCEMENT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("record", [*[kind[0] for kind in KINDS.values()], REINFORCEMENT])
 def test_legends_lie_beside_the_curves(record, tmp_path, monkeypatch):
     figures = []

@@ -21,6 +21,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
+from tests.flags import QUICK
 from tests.scripts.shown_sources import refresh_sources
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +41,6 @@ COVERS = {
     "10_what_v3_cost": 2,
 }
 MOST_LINES = 25  # of a cell of code
-QUICK_FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python", "file_extension": ".py"},
@@ -95,7 +95,7 @@ def execute(notebook: NotebookNode, full: bool = False, **environment: str) -> N
     for name in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES"):  # what tests run with
         kernel.pop(name, None)
     if not full:  # a short training takes less time than to optimise its programs
-        kernel["XLA_FLAGS"] = QUICK_FLAGS
+        kernel["XLA_FLAGS"] = QUICK
 
     # A notebook that trains the same model twice compiles it once.
     with tempfile.TemporaryDirectory() as compiled:

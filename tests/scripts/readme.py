@@ -21,14 +21,11 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.flags import PATIENT, QUICK
+
 if __name__ == "__main__":  # before jax starts
     os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}
-    os.environ["XLA_FLAGS"] = (
-        "--xla_backend_optimization_level=0"
-        # eight devices wait for each other for long on a busy machine
-        " --xla_cpu_collective_call_warn_stuck_timeout_seconds=300"
-        " --xla_cpu_collective_call_terminate_timeout_seconds=600"
-    )
+    os.environ["XLA_FLAGS"] = f"{PATIENT} {QUICK}"
 
 from tests.programs import share
 

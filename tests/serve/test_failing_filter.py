@@ -85,6 +85,7 @@ def test_a_stream_ends_with_the_error_of_its_protocol(path, tokenizer):
     assert '"S"' in text  # what was generated before has been sent
 
 
+@pytest.mark.slow
 def test_the_clients_raise_it(openai, anthropic, tokenizer):
     extra = {"structured_outputs": GRAMMAR}
     with server_of(make_api(FakeEngine(tokenizer))) as url:

@@ -74,6 +74,7 @@ def test_sequences_are_gathered_and_given_back():
     np.testing.assert_allclose(gradient_BTX, 10 * weight_BTX[:, order_T], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.mesh
 def test_attention_sends_latents_and_sees_no_future():
     """C + R numbers per token travel, and as many gradients come back: nothing per head does. And

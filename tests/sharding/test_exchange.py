@@ -214,6 +214,7 @@ def test_any_imbalance(form, mesh, seed, skew):
     close((y, 0, *gradients), reference(*arrays))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_the_names_of_experts_change_nothing(form):
     x, choice, gate, weights = inputs()

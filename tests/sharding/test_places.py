@@ -51,6 +51,7 @@ def test_every_array_is_where_it_was(place):
     assert found == file.read_text()
 
 
+@pytest.mark.slow
 @places
 def test_no_large_array_is_held_twice(place):
     """An array of more than 1 % of the parameters is split by every mesh axis but data, whose

@@ -69,6 +69,7 @@ def error_of(state):
     return float(np.abs(np.diag(state.params["w"]) + state.params["norm"] - 2).max())
 
 
+@pytest.mark.slow
 def test_one_poisoned_batch_is_skipped_and_counted(clean, tmp_path, capsys):
     state = run(tmp_path, Batches(poisoned={7}))
     assert error_of(state) < 1.01 * error_of(clean) + 0.01

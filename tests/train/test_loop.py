@@ -68,6 +68,7 @@ def unbroken(tmp_path_factory):
     return fit(small(tmp_path_factory.mktemp("unbroken"), ema=0.9, micro_batch=2))
 
 
+@pytest.mark.slow
 def test_a_run_leaves_config_metrics_checkpoints_and_pictures(unbroken, monkeypatch):
     monkeypatch.setattr(pretrain, "TEXT_BYTES", 5_000)
     lines = unbroken.parts.report.finish(unbroken.state, unbroken.folder)
@@ -129,6 +130,7 @@ def test_a_stopped_run_saves_and_the_same_line_continues_bit_for_bit(
     )
 
 
+@pytest.mark.slow
 def test_a_finished_run_started_again_does_nothing_but_report(unbroken):
     before = metrics.read(unbroken.folder)
     again = fit(unbroken.config)
@@ -192,6 +194,7 @@ def test_the_load_of_devices_is_reported_where_they_split_the_experts(mesh, devi
         assert record["device_max_violation"] == 1.5
 
 
+@pytest.mark.slow
 def test_a_run_refused_by_its_checkpoint_keeps_its_config(unbroken):
     before = (unbroken.folder / "config.json").read_text()
     message = r"arrays of other settings \(model.embed: 32 -> 64\): restore these"

@@ -53,7 +53,6 @@ AUTO = KernelConfig(vocab_chunk=24)
 
 MODEL = tiny_model(
     vocab=64,
-    layers=3,
     heads=4,
     rotary=4,
     hidden=32,

@@ -16,6 +16,7 @@ def spell(ids) -> str:
     return "".join([chr(ord("a") + id % 26) for id in ids])
 
 
+@pytest.mark.slow
 def test_turns_are_the_model_s_own_and_read_only_what_is_new(cold, made):
     conversation = ConversationGenerator(cold)
     hits = cold.statistics().prefix_hits
@@ -35,6 +36,7 @@ def test_turns_are_the_model_s_own_and_read_only_what_is_new(cold, made):
     assert cold.statistics().prefix_hits - hits == 16
 
 
+@pytest.mark.slow
 def test_an_answer_that_is_left_frees_its_pages(cold, made):
     conversation = ConversationGenerator(cold)
     for _ in conversation.stream([[1, 2, 3]], Sampling(max_new=30, temperature=0), spell):
