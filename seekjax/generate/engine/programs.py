@@ -157,7 +157,7 @@ def read_chunk(
 ) -> tuple[Pools, jax.Array, Scores | None]:
     """Read T tokens of one request from position `start`, the beginning of a page, on.
 
-    tokens_1X are these tokens and the one after them, [1, T + 1]; the first `count` are no padding.
+    tokens_1X are these tokens and the one after, [1, T + 1]; the first `count` are not padding.
     Returns the pools with the chunk
     in pages written_1J (0: not written), the chosen experts [T, L, K], and with `score` the log
     probabilities of the tokens that follow.
