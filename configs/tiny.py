@@ -15,6 +15,6 @@ from seekjax.config import Config, KernelConfig, ModelConfig, OptimizerConfig, T
 config = Config(
     model=ModelConfig(init_std=0.06),
     kernel=KernelConfig(remat="product"),
-    optimizer=OptimizerConfig(learning_rate=4.5e-3),
-    train=TrainConfig(steps=320, batch=8, balance_rate=0.01),
+    optimizer=OptimizerConfig(learning_rate=6e-3),
+    train=TrainConfig(steps=310, batch=8, balance_rate=0.01, eval_every=155),
 )

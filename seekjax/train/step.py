@@ -1,5 +1,6 @@
 """One optimizer step: gradients over micro-batches, update, balance bias, metrics."""
 
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
@@ -17,6 +18,7 @@ from seekjax.train.loss import Criterion, NextToken, forward, target_mask
 from seekjax.train.schedule import average_decay, balance_rate, learning_rate
 from seekjax.train.skip import is_good, is_spike, keep_unless, norms, with_newest
 from seekjax.train.state import Params, RunSpec, TrainState
+from sharding.mesh import platform
 from sharding.place import put_whole
 from sharding.rules import constrain, sharding
 
@@ -183,6 +185,18 @@ def eval_step(
     }
 
 
+def compiler_options() -> dict[str, Any] | None:
+    """Return the compiler's options for the steps of a run, None for its defaults.
+
+    On a CPU, LLVM's first level of optimisation instead of its third makes them no slower, in two
+    thirds of the time; a level in XLA_FLAGS has precedence.
+    """
+    level = "xla_backend_optimization_level"
+    if platform() != "cpu" or level in os.environ.get("XLA_FLAGS", ""):
+        return None
+    return {level: 1}
+
+
 def compile_train(spec: RunSpec, criterion: Criterion) -> Callable:
     """Return the jitted, donated train step, each array where the rules put it on the mesh."""
     places = spec.shardings()
@@ -191,6 +205,7 @@ def compile_train(spec: RunSpec, criterion: Criterion) -> Callable:
         in_shardings=(places, sharding(BATCH)),
         out_shardings=(places, sharding("")),
         donate_argnums=0,
+        compiler_options=compiler_options(),
     )
 
 
@@ -208,6 +223,7 @@ def compile_text_train(
         in_shardings=(places, sharding(BATCH), sharding("")),
         out_shardings=(places, sharding("")),
         donate_argnums=0,
+        compiler_options=compiler_options(),
     )
     return WithBytes(update, bytes_V)
 
@@ -234,6 +250,7 @@ def compile_eval(spec: RunSpec, bytes_V: np.ndarray) -> "WithBytes":
         partial(eval_step, spec),
         in_shardings=(places.params, places, sharding("batch"), sharding("")),
         out_shardings=sharding(""),
+        compiler_options=compiler_options(),
     )
     return WithBytes(measure, bytes_V)
 

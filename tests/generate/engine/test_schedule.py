@@ -119,6 +119,7 @@ def test_buckets_have_the_limits_among_them():
     assert growing(256, 5000) == (256, 1024, 4096, 5000)
     buckets = make_buckets(EngineSettings(page_size=16, max_batch=10, chunk=200), 1000)
     assert buckets == Buckets((1, 4, 5, 10), (256, 1008), (64, 208), (1008,))
+    assert make_buckets(EngineSettings(max_batch=1), 1000).rows == (1,)
     assert [bucket_of(buckets.slots, n) for n in (1, 256, 257, 1008)] == [256, 256, 1008, 1008]
 
 
