@@ -24,6 +24,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
+import gc  # noqa: E402
 import platform  # noqa: E402
 import random  # noqa: E402
 import shutil  # noqa: E402
@@ -90,6 +91,8 @@ class Scoreboard:
 def main(options: Scoreboard) -> int:
     """Try everything, print and write the table, and return how many rows have misses."""
     warnings.filterwarnings("ignore", message=".*fork.*")
+    gc.set_threshold(50_000)  # tracing makes many objects that live, in every child
+    gc.freeze()  # what is imported lives, and children share its pages
     unknown = set(options.part) - set(PARTS)
     if unknown:
         sys.exit(f"there is no part {', '.join(sorted(unknown))}: the parts are {', '.join(PARTS)}")
