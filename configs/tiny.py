@@ -3,10 +3,10 @@ library on a laptop.
 
     python train.py
 
-Hardware: two CPU cores, four to six minutes for 0.66M tokens; the first loss within a minute.
+Hardware: two CPU cores, four to six minutes for 0.63M tokens; the first loss within a minute.
 Expect 1.68 bits per byte of held-out source, of which `xz -6` needs 1.69, and a MaxVio under 0.5
 from step 50 on. The published std of 0.006 and gamma of 0.001 are for models and runs a thousand
-times larger; a narrow model that takes 320 steps needs more of both, and small batches, since at
+times larger; a narrow model that takes 310 steps needs more of both, and small batches, since at
 first it is steps that a short run lacks and not tokens.
 """
 
