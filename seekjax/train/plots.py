@@ -62,7 +62,9 @@ def draw_loss(
         axis.plot(step, column(held_out, "loss"), "o-", label="held out", color="tab:orange")
         bits = column(held_out, "bits_per_byte")
         right = axis.twinx()
-        right.plot(step, bits, "s--", color="tab:green", label="held out, bits/byte")
+        # the first point may touch the edge
+        style = {"color": "tab:green", "clip_on": False}
+        right.plot(step, bits, "s--", label="held out, bits/byte", **style)
         right.set(ylabel="bits per byte", ylim=(0, None))
         axes.append(right)
 
