@@ -85,7 +85,7 @@ CASES = [
     ("node 2 x expert 4", EXPERTS, TWO_HOP, 2),
     ("tensor 2", EXPERTS, STATIC, 1),
     pytest.param("data 2 x fsdp 2 x expert 2", CONFIG, AUTO, 4, marks=pytest.mark.long),
-    ("data 2 x expert 2 x context 2", ALONG, STATIC, 1),
+    pytest.param("data 2 x expert 2 x context 2", ALONG, STATIC, 1, marks=pytest.mark.long),
     pytest.param("fsdp 2 x context 2 x tensor 2", EXPERTS, AUTO, 2, marks=pytest.mark.long),
     pytest.param("fsdp 2 x context 4", EXPERTS, AUTO, 1, marks=pytest.mark.long),
     pytest.param("context 8", QUANTILE, STATIC, 1, marks=pytest.mark.long),
