@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
+import treescope
 
 import configs
 from configs import v3
@@ -40,9 +41,8 @@ from seekjax.hf.save import save
 from seekjax.model.transformer import Transformer, logits
 from seekjax.notebook import BLUE, GREEN, ORANGE, RED, check, set_look, show_source
 
-set_look()
-
 # %%
+set_look()
 GOLDEN = Path(configs.__file__).parents[1] / "tests" / "hf" / "goldens" / "v3"
 work = Path(tempfile.mkdtemp())
 
@@ -212,6 +212,18 @@ np.testing.assert_array_equal(w_uk_CHN, by_head[:, : model.nope].transpose(2, 0,
 np.testing.assert_array_equal(w_uv_CHU, by_head[:, model.nope :].transpose(2, 0, 1))
 
 # %% [markdown]
+# ## The whole tree
+#
+# `load` reads every tensor like this. What it returns is a tree by our names, with the layers of a
+# kind stacked, which treescope draws: click to unfold it. (GitHub does not run its script.)
+
+# %%
+kernel = KernelConfig(attention="plain", experts="loop", remat="none")
+model, variables = load(GOLDEN, kernel)
+assert set(variables) == {"params", "balance"}  # the balance bias is not trained by gradients
+treescope.display(variables)
+
+# %% [markdown]
 # ## The proof: the logits of transformers
 #
 # A loader is right if the logits are right. Beside this checkpoint lies what
@@ -219,8 +231,6 @@ np.testing.assert_array_equal(w_uv_CHU, by_head[:, model.nope :].transpose(2, 0,
 # DeepSeek's model in PyTorch: a **golden** file (`tests/hf/goldens/make.py` made it).
 
 # %%
-kernel = KernelConfig(attention="plain", experts="loop", remat="none")
-model, variables = load(GOLDEN, kernel)
 golden = np.load(GOLDEN / "expected.npz")
 tokens_BT = jnp.asarray(golden["tokens"][:, :-1])  # the last token is for the prediction module
 
