@@ -4,6 +4,7 @@
 """
 
 import ast
+import builtins
 import importlib.util
 import re
 import tomllib
@@ -119,8 +120,21 @@ def test_a_line_of_another_program_names_what_exists(line):
 
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: f"{block.page}:{block.line}")
 def test_a_python_block_can_be_read(block):
+    known, used = set(dir(builtins)), set()
     for node in ast.walk(ast.parse(block.text)):
         if isinstance(node, ast.ImportFrom):
             module = importlib.import_module(node.module)
             for name in node.names:
                 assert hasattr(module, name.name)
+
+        # whoever pastes a block has only what it defines itself
+        if isinstance(node, ast.Name):
+            names = used if isinstance(node.ctx, ast.Load) else known
+            names.add(node.id)
+        elif isinstance(node, ast.arg):
+            known.add(node.arg)
+        elif isinstance(node, ast.alias):
+            known.add(node.asname or node.name)
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            known.add(node.name)
+    assert used <= known
