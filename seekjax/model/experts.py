@@ -205,7 +205,8 @@ class MixtureOfExperts(Module):
             choice_BTK = choose(score_BTE, bias_E, m)
         gate_BTK = gates(score_BTE, choice_BTK, m)
 
-        # Routed experts, some of which may have copies; an index past the last chooses nothing
+        # Routed experts, some of which may have copies. Padding gets a number past the last one,
+        # which every exchange leaves out.
         visited_BTK, places = self.places(choice_BTK)
         visited_BTK = jnp.where(mask_BT[..., None], visited_BTK, places)
         weights = (

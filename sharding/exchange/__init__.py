@@ -8,10 +8,10 @@ Every exchange has one signature and runs inside `local`, on each device's m tok
 Those that sort rows also take `wire`, functions that pack rows on the way to the experts
 (sharding/exchange/wire.py).
 
-A choice past the last expert chooses nothing. `weights` are the local experts' matrices.
-`experts(x_RD, mix_R, *weights, size_E) -> y_RD` applies them to rows sorted by expert and scales
-each row by its gate. `axes` are the mesh axes that split the experts; with () nothing is exchanged.
-`dropped` counts the rows (token, choice) that this device's tokens lost.
+A row (token, choice) whose choice is past the last expert is left out. `weights` are the local
+experts' matrices. `experts(x_RD, mix_R, *weights, size_E) -> y_RD` applies them to rows
+sorted by expert and scales each row by its gate. `axes` are the mesh axes that split the experts;
+with () nothing is exchanged. `dropped` counts the rows that this device's tokens lost.
 
     dense        every token visits every expert: the reference
     static       sort, all-to-all in buffers of a fixed size, sort, experts, and back; dropless if

@@ -27,8 +27,11 @@ def make_buckets(settings: EngineSettings, context: int) -> Buckets:
     split = split_by("batch")
     page = settings.page_size
     rows = growing(split, round_up(settings.max_batch, split))
-    half = round_up(-(-rows[-1] // 2), split)  # a batch half full is common, and half as slow
+
+    # while requests come and go a batch is often half full, and its steps take half the time
+    half = round_up(-(-rows[-1] // 2), split)
     rows = tuple(sorted({*rows, half}))
+
     last = round_up(context, page)
     slots = growing(round_up(settings.slots, page), last)
     spans = growing(round_up(FEWEST_SPANS, page), last)

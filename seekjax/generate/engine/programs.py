@@ -157,10 +157,9 @@ def read_chunk(
 ) -> tuple[Pools, jax.Array, Scores | None]:
     """Read T tokens of one request from position `start`, the beginning of a page, on.
 
-    tokens_1X are these tokens and the one after, [1, T + 1]; the first `count` are not padding.
-    Returns the pools with the chunk
-    in pages written_1J (0: not written), the chosen experts [T, L, K], and with `score` the log
-    probabilities of the tokens that follow.
+    tokens_1X are these tokens and the one after, [1, T + 1]; from `count` on they are padding.
+    Returns the pools with the chunk in pages written_1J (0: not written), the chosen experts
+    [T, L, K], and with `score` the log probabilities of the tokens that follow.
     """
     next_T = tokens_1X[0, 1:]
     # a mesh that splits batches reads the same chunk on each part
