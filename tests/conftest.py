@@ -15,6 +15,8 @@ from tests.flags import PATIENT, QUICK
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {PATIENT} {QUICK}".strip()
+# Programs without the lines of Python that each operation comes from: a twentieth less to compile.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 
 # Tracing makes many objects that live, and the collector looks at all of them.
 gc.set_threshold(50_000)
