@@ -177,6 +177,17 @@ def test_warm_up_is_linear_over_2000_steps(name):
     )
 
 
+def test_where_nothing_moves_a_longer_run_has_the_same_program():
+    def program(steps, schedule):
+        optimizer = OptimizerConfig(warmup=5, schedule=schedule)
+        config = Config(optimizer=optimizer, train=TrainConfig(steps=steps))
+        return jax.jit(learning_rate(config)).lower(0).as_text()
+
+    assert program(10, CONSTANT) == program(40, CONSTANT)
+    falling = (Piece(until=1.0, to=0.1, shape="cosine"),)
+    assert program(10, falling) != program(40, falling)
+
+
 def test_no_warm_up_starts_at_the_peak():
     config = Config(
         optimizer=OptimizerConfig(warmup=0, learning_rate=0.5, schedule=CONSTANT),
