@@ -354,7 +354,7 @@ def train(alpha, gamma, steps, seed=0):
 
 
 # %%
-STEPS, SEEDS = (800, 3) if FULL else (150, 1)
+STEPS, SEEDS = (800, 3) if FULL else (100, 1)
 WAYS = {
     "none": (0.0, 0.0),
     "auxiliary loss": (0.1, 0.0),

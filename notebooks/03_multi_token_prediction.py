@@ -32,9 +32,9 @@ from seekjax.notebook import BLUE, GREEN, ORANGE, RED, check, legend_beside, set
 
 set_look()
 FULL = os.environ.get("SEEKJAX_NOTEBOOKS") == "full"
-STEPS = 120 if FULL else 30  # of each run
+STEPS = 120 if FULL else 20  # of each run
 SEEDS = (0, 1) if FULL else (0,)
-ROWS = 4096 if FULL else 1024  # texts that are sampled at once
+ROWS = 4096 if FULL else 512  # texts that are sampled at once
 
 # %% [markdown]
 # ## The idea in words

@@ -36,7 +36,7 @@ FULL = os.environ.get("SEEKJAX_NOTEBOOKS") == "full"
 STEPS = 400 if FULL else 32  # of the main run
 ROWS = 16 if FULL else 8  # of a batch
 SEEDS = (0, 1, 2) if FULL else (0, 1)  # of the comparison
-COMPARED = 100 if FULL else 8  # steps of each of its runs
+COMPARED = 100 if FULL else 4  # steps of each of its runs
 
 # %% [markdown]
 # ## The idea in words

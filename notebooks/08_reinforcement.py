@@ -242,7 +242,7 @@ np.testing.assert_allclose(gradients["k3"], forward, atol=1e-6)
 # %%
 folder = Path(mkdtemp())
 TASK = ("addition:2",)
-steps, rounds, problems = (300, 40, 512) if full else (30, 2, 64)  # the short form learns nothing
+steps, rounds, problems = (300, 40, 512) if full else (10, 2, 32)  # the short form learns nothing
 answering = {"max_new": 48, "eval_problems": problems, "preflight": full}
 
 base = replace(

@@ -48,6 +48,14 @@ left = 0  # bytes that dropping has left
 workers = []  # what each worker that has ended used: (largest bytes, CPU seconds)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """Start a worker more than there are cores: at any time, one may wait for its own programs."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None  # xdist reads it
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items):
     """Begin with the files of many slow tests, so that no worker ends alone with a long one."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))

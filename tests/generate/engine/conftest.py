@@ -3,7 +3,8 @@
 import pytest
 
 from seekjax.config import KernelConfig
-from seekjax.generate.engine import buckets
+from seekjax.generate.engine import engine as engine_module
+from seekjax.generate.engine.buckets import make_buckets
 from seekjax.generate.engine.engine import Engine, EngineSettings
 from seekjax.generate.engine.request import Request, RequestSampling
 from seekjax.generate.generator import Generator
@@ -50,15 +51,24 @@ def greedy(prompt, max_new=16, **fields) -> Request:
     return Request(prompt, RequestSampling(max_new=max_new, temperature=0, **fields))
 
 
+def make_engine(made, settings) -> Engine:
+    """Return an engine of two sizes of batch, of one row and of all, to compile few programs."""
+
+    def few_buckets(*arguments):
+        return make_buckets(*arguments)._replace(rows=(1, settings.max_batch))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_module, "make_buckets", few_buckets)
+        return Engine(made.model, made.variables, KERNEL, settings)
+
+
 SETTINGS = EngineSettings(page_size=8, pages=40, max_batch=8, chunk=16, slots=32, steps=4, queue=12)
 
 
 @pytest.fixture(scope="session")
 def engine(made):
     """Programs for 1 and 8 rows, 32 and 64 slots."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(buckets, "GROW", 8)
-        engine = Engine(made.model, made.variables, KERNEL, SETTINGS)
+    engine = make_engine(made, SETTINGS)
     engine.compile()
     return engine
 

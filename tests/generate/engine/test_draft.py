@@ -4,11 +4,11 @@ the same draft, and so greedy ones those without it."""
 import numpy as np
 import pytest
 
-from seekjax.generate.engine.engine import Engine, EngineSettings
+from seekjax.generate.engine.engine import EngineSettings
 from seekjax.generate.engine.request import Request, RequestSampling
 from seekjax.generate.generator import Generator
 from seekjax.generate.sampling import Sampling
-from tests.generate.engine.conftest import KERNEL, serve
+from tests.generate.engine.conftest import KERNEL, make_engine, serve
 from tests.generate.engine.test_engine import Alternating
 
 pytestmark = [pytest.mark.long, pytest.mark.slow]
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.long, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def engine(made):
     settings = EngineSettings(page_size=8, pages=24, max_batch=4, chunk=16, steps=3, draft=True)
-    return Engine(made.model, made.variables, KERNEL, settings)
+    return make_engine(made, settings)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
