@@ -34,7 +34,7 @@ def multiplier(schedule: Schedule, share: jax.Array | float) -> jax.Array:
     """
     share = jnp.asarray(share, jnp.float32)
 
-    # if nothing moves, a program does not depend on the length of its run, nor is it compiled again
+    # A constant keeps the run's length out of its program: a longer run finds that compiled.
     if {piece.to for piece in schedule} == {1.0}:
         return jnp.ones_like(share)
 
