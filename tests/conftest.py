@@ -50,7 +50,7 @@ workers = []  # what each worker that has ended used: (largest bytes, CPU second
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers():
-    """Start a worker more than there are cores: at any time, one may wait for its own programs."""
+    """Return one worker more than there are cores: often one waits for a program it started."""
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None  # xdist reads it
     return (os.cpu_count() or 1) + 1

@@ -34,7 +34,7 @@ def multiplier(schedule: Schedule, share: jax.Array | float) -> jax.Array:
     """
     share = jnp.asarray(share, jnp.float32)
 
-    # A constant keeps the run's length out of its program: a longer run finds that compiled.
+    # The share depends on the run's length; without it a longer run has the same program.
     if {piece.to for piece in schedule} == {1.0}:
         return jnp.ones_like(share)
 

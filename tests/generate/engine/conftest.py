@@ -52,7 +52,7 @@ def greedy(prompt, max_new=16, **fields) -> Request:
 
 
 def make_engine(made, settings) -> Engine:
-    """Return an engine of two sizes of batch, of one row and of all, to compile few programs."""
+    """Return an engine with programs for one row and for a full batch alone, to compile few."""
 
     def few_buckets(*arguments):
         return make_buckets(*arguments)._replace(rows=(1, settings.max_batch))
