@@ -5,10 +5,11 @@ What happens goes to standard error; standard output has the one line with the a
 
 import asyncio
 import logging
+import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from socket import socket
 
@@ -39,6 +40,7 @@ def serve(options: Serve) -> Status:
     """Run the command; cli.exit_status prints the sentence of what it raises."""
     # what needs no model, before the minutes that opening one may take
     check_values(options)
+    check_engines(options)
     keys = read_keys(options)
     bound = bind(options.host, options.port)
     keep_compiled()
@@ -48,9 +50,25 @@ def serve(options: Serve) -> Status:
         with listening(own_process=True, is_run=False):
             with progress(f"opening {options.model.folder}"):
                 opened = open_weights(options.model, options.replicas)
-            engine = make_engine(options, opened)
-            served = describe(options, opened, engine)
-        return run(options, engine, served, keys, bound)
+            engines = make_engines(options, opened)
+            served = describe(options, opened, engines[0])
+        return run(options, engines, served, keys, bound)
+
+
+def check_engines(options: Serve) -> None:
+    """Raise UsageError if there are more engines than places, or several on a mesh."""
+    need(
+        options.engines <= options.max_batch,
+        f"--engines {options.engines} share --max-batch {options.max_batch} places: leave each of "
+        "them at least one.",
+        UsageError,
+    )
+    need(
+        options.engines == 1 or set(vars(options.mesh).values()) == {1},
+        f"--engines {options.engines} work on one device, and the mesh has several: leave one of "
+        "the two options out.",
+        UsageError,
+    )
 
 
 def read_keys(options: Serve) -> list[str]:
@@ -73,13 +91,18 @@ def read_keys(options: Serve) -> list[str]:
     return [key] if key else []
 
 
-def make_engine(options: Serve, opened: OpenedModel) -> Engine:
-    """Return the engine with all of its programs compiled."""
+def make_engines(options: Serve, opened: OpenedModel) -> list[Engine]:
+    """Return the engines with all of their programs compiled.
+
+    They have weights and programs in common, and divide the batch, the pages and the memory.
+    """
+    count = options.engines
     settings = EngineSettings(
-        max_batch=options.max_batch,
+        max_batch=math.ceil(options.max_batch / count),
         context=options.context,
-        pages=options.pages,
+        pages=math.ceil(options.pages / count),
         queue=options.max_batch + options.queue,  # the service refuses before the engine does
+        memory=EngineSettings.memory / count,
         draft=options.model.draft,
     )
     engine = Engine(opened.model, opened.variables, opened.kernel, settings, consume=True)
@@ -89,7 +112,7 @@ def make_engine(options: Serve, opened: OpenedModel) -> Engine:
             show(compiled / programs, f"{compiled} of {programs} programs")
 
         engine.compile(report)
-    return engine
+    return [engine, *(engine.another() for _ in range(count - 1))]
 
 
 def describe(
@@ -120,7 +143,7 @@ def describe(
 
 def run(
     options: Serve,
-    engine: Engine,
+    engines: Sequence[Engine],
     served: ServedModel,
     keys: list[str],
     bound: socket,
@@ -131,7 +154,7 @@ def run(
         log.info("%s", visible(str(body)))
 
     most = options.max_batch + options.queue
-    service = Service(engine, most, lambda: on_mesh(options.mesh))
+    service = Service(engines, most, lambda: on_mesh(options.mesh))
     limits = Limits(body=options.max_body, per_address=options.max_connections)
     api = Api(service, served, limits, log_body if options.log_prompts else None)
     hosts = () if keys or not is_loopback(options.host) else local_names(options.host)

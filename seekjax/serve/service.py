@@ -1,17 +1,14 @@
-"""The engine's thread, and what the protocols ask of it from the event loop.
+"""What the protocols ask of the engines, from the event loop: bounded, cancelled, accounted for.
 
-Only that thread touches the engine. Requests and cancellations reach it through a queue; its
-updates come back into one asyncio queue per answer.
+The engines run in threads of their own, see worker.py; their updates come back into one asyncio
+queue per answer.
 """
 
 import asyncio
 import itertools
-import logging
-import queue
-import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from seekjax.errors import GenerateError
 from seekjax.generate.engine.request import Request, Update
@@ -20,35 +17,8 @@ from seekjax.serve.answer import Answer
 from seekjax.serve.errors import RequestError
 from seekjax.serve.events import Event
 from seekjax.serve.meter import Meter
-
-log = logging.getLogger("seekjax.serve")
-
-MOST_FAILURES = 3  # of the engine one after the other; then the server serves nothing more
-
-
-class Engine(Protocol):
-    """The part of seekjax.generate.engine.Engine that a service uses."""
-
-    @property
-    def idle(self) -> bool:
-        """There is nothing to do."""
-        ...
-
-    def submit(self, request: Request) -> None:
-        """Accept a request; raises GenerateError for one that cannot be served."""
-        ...
-
-    def cancel(self, request: Request) -> None:
-        """End a request; its pages are free at once."""
-        ...
-
-    def step(self) -> list[Update]:
-        """Advance, and return what is new."""
-        ...
-
-    def statistics(self) -> EngineStatistics:
-        """Return the counters and the state."""
-        ...
+from seekjax.serve.router import Router
+from seekjax.serve.worker import Engine, Worker
 
 
 class Answers:
@@ -84,44 +54,48 @@ class Answers:
             self._service.cancel(request)
 
 
+class Running(NamedTuple):
+    """Where a request in progress belongs."""
+
+    answers: Answers
+    engine: int  # its number
+
+
 class Service:
-    """Serves answers from one engine.
+    """Serves answers from engines that have the same model.
 
     most: requests in progress at most, those that wait included. context: makes the context that
-    the engine's thread needs, as a mesh.
+    an engine's thread needs, as a mesh.
     """
 
     def __init__(
         self,
-        engine: Engine,
+        engines: Sequence[Engine],
         most: int,
         context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ):
         self.meter = Meter()
         self.failure = ""  # why the server serves nothing more
         self.draining = False
-        self._engine = engine
+        self._workers = [Worker(engine, context) for engine in engines]
+        self._router = Router(len(engines))
         self._most = most
-        self._context = context
-        self._orders: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._running: dict[Request, Answers] = {}
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._running: dict[Request, Running] = {}
 
     def start(self) -> None:
-        """Start the engine's thread; call it in the event loop that the answers are read in."""
-        self._loop = asyncio.get_running_loop()
-        self._thread.start()
+        """Start the engines' threads; call it in the event loop that the answers are read in."""
+        for worker in self._workers:
+            worker.start(self._deliver, self._fail)
 
     async def stop(self, seconds: float) -> None:
-        """Refuse new requests, wait so long for those in progress, end the rest, and the thread."""
+        """Refuse new requests, wait so long for those in progress, end the rest and the threads."""
         self.draining = True
         end = asyncio.get_running_loop().time() + seconds
         while self._running and asyncio.get_running_loop().time() < end:
             await asyncio.sleep(0.05)
-        self._end_all("the server has shut down before the end of the answer.")
-        self._orders.put(None)
-        await asyncio.to_thread(self._thread.join)
+        self._end(list(self._running), "the server has shut down before the end of the answer.")
+        for worker in self._workers:
+            await worker.end()
 
     @property
     def in_progress(self) -> int:
@@ -129,20 +103,23 @@ class Service:
         return len(self._running)
 
     async def begin(self, choices: dict[Request, Answer]) -> Answers:
-        """Hand the requests of one answer to the engine.
+        """Hand the requests of one answer to the engines, all or none.
 
         Raises RequestError with status 429 if too many are in progress, 503 if the server ends, and
-        400 for one that the engine cannot serve, or for more than may ever be in progress.
+        400 for one that cannot be served, or for more than may ever be in progress.
         """
         self._check_open(len(choices))
         answers = Answers(self, choices)
+        accepted = []
         for request in choices:
-            self._running[request] = answers
+            engine = self._router.choose(request, self._working)
+            self._running[request] = Running(answers, engine)
             self.meter.begin(request)
+            accepted.append(self._workers[engine].submit(request))
         try:
-            await self._order(lambda: self._submit(list(choices)))
+            await asyncio.gather(*accepted)
         except GenerateError as error:
-            self._forget(choices)
+            answers.close()
             raise RequestError(str(error)) from error
         except asyncio.CancelledError:
             answers.close()
@@ -151,13 +128,27 @@ class Service:
 
     def cancel(self, request: Request) -> None:
         """End a request that is in progress; do nothing for another."""
-        if self._running.pop(request, None) is not None:
+        if request in self._running:
+            worker = self._workers[self._forget(request)]
             self.meter.cancel(request)
-            self._orders.put(lambda: self._engine.cancel(request))
+            worker.cancel(request)
 
     async def statistics(self) -> EngineStatistics:
-        """Return the engine's counters and state."""
-        return await self._order(self._engine.statistics)
+        """Return the sums of the engines' counters and states."""
+        each = [worker.statistics() for worker in self._workers]
+        first, *others = await asyncio.gather(*each)
+        return sum(others, first)
+
+    @property
+    def _working(self) -> list[int]:
+        """The engines that have not failed."""
+        return [number for number, worker in enumerate(self._workers) if not worker.failed]
+
+    def _forget(self, request: Request) -> int:
+        """Count a request out, and return its engine."""
+        engine = self._running.pop(request).engine
+        self._router.end(engine)
+        return engine
 
     def _check_open(self, requests: int) -> None:
         """Raise RequestError unless this number of requests can be accepted now."""
@@ -180,100 +171,30 @@ class Service:
                 retry_after=self.meter.seconds_until_free(len(self._running)),
             )
 
-    def _submit(self, requests: Sequence[Request]) -> None:
-        """Submit all requests or none; in the engine's thread."""
-        for index, request in enumerate(requests):
-            try:
-                self._engine.submit(request)
-            except GenerateError:
-                for earlier in requests[:index]:
-                    self._engine.cancel(earlier)
-                raise
-
-    async def _order(self, work: Callable[[], Any]) -> Any:
-        """Return what `work` returns, called in the engine's thread between two steps."""
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[Any] = loop.create_future()
-
-        def settle(result: Any, error: BaseException | None) -> None:
-            if done.cancelled():
-                return
-            if error is None:
-                done.set_result(result)
-            else:
-                done.set_exception(error)
-
-        def run() -> None:
-            result, failure = None, None
-            try:
-                result = work()
-            except Exception as error:
-                failure = error
-            loop.call_soon_threadsafe(settle, result, failure)
-
-        self._orders.put(run)
-        return await done
-
-    def _work(self) -> None:
-        """Run the engine until the order to end; the engine's thread."""
-        assert self._loop is not None
-        failures = 0
-        with self._context():
-            while self._take_orders(failures >= MOST_FAILURES):
-                try:
-                    updates = self._engine.step()
-                    failures = 0
-                except Exception:
-                    failures += 1
-                    log.exception("the engine failed")
-                    self._loop.call_soon_threadsafe(self._fail, failures >= MOST_FAILURES)
-                    continue
-                if updates:
-                    self._loop.call_soon_threadsafe(self._deliver, updates)
-
-    def _take_orders(self, failed: bool) -> bool:
-        """Run the orders that have come; False = end.
-
-        An idle engine waits for one, and one that has `failed` for good makes no step any more.
-        """
-        while True:
-            try:
-                order = self._orders.get(block=failed or self._engine.idle)
-            except queue.Empty:
-                return True
-            if order is None:
-                return False
-            try:
-                order()
-            except Exception:  # of a cancellation, whose caller does not wait
-                log.exception("the engine failed")
-
     def _deliver(self, updates: Sequence[Update]) -> None:
         """Hand each update to its answer; in the event loop."""
         for update in updates:
-            answers = self._running.get(update.request)
-            if answers is None:  # cancelled meanwhile
+            request = update.request
+            if request not in self._running:  # cancelled meanwhile
                 continue
+            answers = self._running[request].answers
             self.meter.add(update)
             if update.finish_reason:
-                del self._running[update.request]
+                self._forget(request)
             answers.updates.put_nowait(update)
 
-    def _fail(self, for_good: bool) -> None:
-        """End all answers in progress with an error; in the event loop."""
-        if for_good:
+    def _fail(self, worker: Worker) -> None:
+        """End the answers of an engine that has failed; in the event loop."""
+        if not self._working:
             self.failure = "the engine has failed repeatedly; the server's log says why."
-        self._end_all("the engine has failed; the server's log says why.")
+        number = self._workers.index(worker)
+        affected = [request for request, own in self._running.items() if own.engine == number]
+        self._end(affected, "the engine has failed; the server's log says why.")
 
-    def _end_all(self, sentence: str) -> None:
-        """End all answers in progress with an error."""
-        for request, answers in list(self._running.items()):
+    def _end(self, requests: Sequence[Request], sentence: str) -> None:
+        """End requests in progress with an error."""
+        for request in requests:
+            answers = self._running[request].answers
             self.cancel(request)
             error = RequestError(sentence, http=500)
             answers.updates.put_nowait(Update(request, [], "error", error))
-
-    def _forget(self, requests: Iterable[Request]) -> None:
-        """Count requests out that the engine has not accepted."""
-        for request in requests:
-            self._running.pop(request, None)
-            self.meter.cancel(request)

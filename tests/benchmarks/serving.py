@@ -2,11 +2,14 @@
 against transformers' continuous batching, same shape, f32.
 
     python -m tests.benchmarks.serving [--peer PYTHON] [--shape mini] [--turns 3] [--new 128]
+                                       [--engines 2]
 
     alone     one request of 32 tokens: seconds per token, engine over generator (at most 1.05)
     mixed     sixteen requests of 16 to 512 tokens with answers of 32 to 160, arriving over time:
               tokens/s over those of the same requests one after the other (at least 3), and over
               the peer's (at least 2)
+    engines   the same sixteen through a service of several engines, as `seekjax serve --engines 2`
+              has it, over those of one engine
     short     time to first token of a short prompt while one of 4,000 tokens is read, in chunks
               (under 2)
     prefix    time to first token of a prompt of 1,040 tokens, cold over cached (at least 5)
@@ -39,7 +42,9 @@ def requests_of(vocab: int, seed: int) -> list[tuple[list[int], int]]:
     return [(random.integers(0, vocab, length).tolist(), new) for length, new in pairs]
 
 
-def ours(shape: str, new: int):
+def ours(shape: str, new: int, engines: int):
+    import asyncio
+
     import numpy as np
 
     from seekjax.config import KernelConfig, ModelConfig
@@ -47,6 +52,7 @@ def ours(shape: str, new: int):
     from seekjax.generate.engine.request import Request, RequestSampling
     from seekjax.generate.generator import Generator
     from seekjax.generate.sampling import Sampling
+    from seekjax.serve.service import Service
     from tests.benchmarks.mini import heading
 
     model = ModelConfig(**SHAPES[shape], mtp_depth=0, init_std=0.02)
@@ -56,6 +62,7 @@ def ours(shape: str, new: int):
     began = time.perf_counter()
     engine.compile()
     compiled = time.perf_counter() - began
+    several = [engine, *(engine.another() for _ in range(engines - 1))]
     random = np.random.default_rng(0)
 
     def ask(prompt, new) -> Request:
@@ -99,6 +106,37 @@ def ours(shape: str, new: int):
         whole, _, _ = finish([(GAP * i, ask(*pair)) for i, pair in arrivals])
         return sum(ANSWERS) / whole
 
+    class Ending:
+        """In the place of an answer: waits for the end alone."""
+
+        finished = False
+
+        def feed(self, update):
+            self.finished = bool(update.finish_reason)
+            return []
+
+    async def through_service(arrivals) -> float:
+        """Serve (seconds, request) pairs by several engines; return all seconds."""
+        service = Service(several, len(LENGTHS))
+        service.start()
+        began = time.perf_counter()
+
+        async def one(when, request):
+            await asyncio.sleep(when)
+            answers = await service.begin({request: Ending()})
+            async for _ in answers.events():
+                pass
+
+        await asyncio.gather(*(one(*arrival) for arrival in arrivals))
+        seconds = time.perf_counter() - began
+        await service.stop(0)
+        return seconds
+
+    def by_engines(turn):
+        arrivals = enumerate(requests_of(model.vocab, 2000 + int(turn)))
+        arrivals = [(GAP * i, ask(*pair)) for i, pair in arrivals]
+        return sum(ANSWERS) / asyncio.run(through_service(arrivals))
+
     def serial(turn):
         seconds = 0.0
         for pair in requests_of(model.vocab, 1000 + int(turn)):
@@ -130,6 +168,7 @@ def ours(shape: str, new: int):
     cases = {
         "alone": alone,
         "mixed": mixed,
+        "engines": by_engines,
         "serial": serial,
         "short": short,
         "prefix": prefix,
@@ -205,18 +244,20 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="mini")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--new", type=int, default=128, help="tokens of the request alone")
+    parser.add_argument("--engines", type=int, default=2)
     parser.add_argument("--no-peer", action="store_true", help="ours alone")
     parser.add_argument("--serve", choices=["ours", "peer"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         sides = {
-            "ours": lambda: ours(options.shape, options.new),
+            "ours": lambda: ours(options.shape, options.new, options.engines),
             "peer": lambda: peer(options.shape),
         }
         return serve(*sides[options.serve]())
 
     def start(name, python):
         words = ["--shape", options.shape, "--new", str(options.new), "--serve", name]
+        words += ["--engines", str(options.engines)]
         return Side(name, [python, "-m", "tests.benchmarks.serving", *words])
 
     us = start("ours", sys.executable)
@@ -226,9 +267,10 @@ def main() -> None:
         them = start("peer", options.peer)
         print(f"peer: {them.answer()}", flush=True)
 
-    seen = {case: [] for case in ("alone", "mixed", "serial", "short", "prefix", "peer")}
+    own = ("alone", "mixed", "engines", "serial", "short", "prefix")
+    seen = {case: [] for case in (*own, "peer")}
     for turn in range(options.turns + 1):  # the first one warms
-        for case in ("alone", "mixed", "serial", "short", "prefix"):
+        for case in own:
             seen[case].append(us.run(f"{case} {turn}"))
         if them is not None:
             seen["peer"].append(them.run(f"mixed {turn}"))
@@ -245,14 +287,19 @@ def main() -> None:
     print(
         f"| alone, ms per token | engine {1e3 * engine:.2f} | generator {1e3 * generator:.2f} | {ratio:.3f} |"
     )
-    mixed, serial = median(seen["mixed"]), median(seen["serial"])
-    ratio = median(a / b for a, b in zip(seen["mixed"], seen["serial"]))
-    print(f"| mixed, tokens/s | together {mixed:.1f} | one by one {serial:.1f} | {ratio:.2f} |")
-    if seen["peer"]:
-        ratio = median(a / b for a, b in zip(seen["mixed"], seen["peer"]))
-        print(
-            f"| mixed, tokens/s | ours {mixed:.1f} | peer {median(seen['peer']):.1f} | {ratio:.2f} |"
-        )
+    names = {
+        "mixed": "together",
+        "engines": f"{options.engines} engines",
+        "serial": "one by one",
+        "peer": "peer",
+    }
+    pairs = [("mixed", "serial"), ("engines", "mixed"), ("engines", "serial")]
+    if them is not None:
+        pairs += [("mixed", "peer"), ("engines", "peer")]
+    for this, that in pairs:
+        ratio = median(a / b for a, b in zip(seen[this], seen[that]))
+        columns = [f"{names[case]} {median(seen[case]):.1f}" for case in (this, that)]
+        print(f"| sixteen, tokens/s | {' | '.join(columns)} | {ratio:.2f} |")
     first, chunk = middle("short", 0), middle("short", 1)
     ratio = median(a / b for a, b in seen["short"])
     print(

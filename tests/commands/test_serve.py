@@ -14,6 +14,7 @@ import pytest
 
 from seekjax.commands import serve as command
 from seekjax.commands.cli import main
+from seekjax.commands.settings import ModelOptions
 from seekjax.config import KernelConfig
 from seekjax.open import OpenedModel
 from tests.fixtures import ONE_LAYER
@@ -28,7 +29,7 @@ def fake(monkeypatch, tmp_path):
     engine.layers, engine.context, engine.decoder = LAYERS, 512, SimpleNamespace(draft=False)
     opened = OpenedModel(tmp_path, ONE_LAYER, KernelConfig(), {}, tokenizer)
     monkeypatch.setattr(command, "open_weights", lambda *_: opened)
-    monkeypatch.setattr(command, "make_engine", lambda *_: engine)
+    monkeypatch.setattr(command, "make_engines", lambda *_: [engine])
     monkeypatch.setattr(command, "weights_fingerprint", lambda _: "abc")
     monkeypatch.delenv("SEEKJAX_API_KEY", raising=False)
     return engine
@@ -115,6 +116,39 @@ def test_the_names_are_those_of_the_options(fake):
             return [model["id"] for model in json.load(answer)["data"]]
 
     assert serve_until(names, "--name", "m", "--alias", "other")[1] == ["m", "other"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--engines", "3", "--max-batch", "2"], "--engines 3 share --max-batch 2 places"),
+        (["--engines", "2", "--mesh.data", "2"], "--engines 2 work on one device"),
+        (["--engines", "0"], "engines"),
+    ],
+)
+def test_engines_that_cannot_be_are_refused(fake, capsys, words, said):
+    assert main(["serve", "model", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_engines_divide_batch_pages_and_memory(monkeypatch, tmp_path):
+    class Recorded:
+        def __init__(self, model, variables, kernel, settings, consume):
+            self.settings = settings
+
+        def compile(self, report):
+            report(1, 1)
+
+        def another(self):
+            return self
+
+    monkeypatch.setattr(command, "Engine", Recorded)
+    opened = OpenedModel(tmp_path, ONE_LAYER, KernelConfig(), {}, byte_tokenizer())
+    options = command.Serve(ModelOptions(tmp_path), max_batch=16, pages=33, queue=64, engines=2)
+    first, second = command.make_engines(options, opened)
+    assert first.settings == second.settings
+    assert (first.settings.max_batch, first.settings.pages, first.settings.queue) == (8, 17, 80)
+    assert first.settings.memory == command.EngineSettings.memory / 2
 
 
 def test_a_foreign_host_name_is_refused_on_loopback(fake):

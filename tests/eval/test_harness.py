@@ -219,7 +219,7 @@ def test_a_server_says_the_same(opened):
         expected_chat, own_chat = responses(asked, names[1:2], as_chat=True)
         engine = Engine(opened.model, opened.variables, opened.kernel, sizes)
 
-    service = Service(engine, 64, lambda: use_mesh(mesh))
+    service = Service([engine], 64, lambda: use_mesh(mesh))
     served = ServedModel("run", tokenizer, template, CONTEXT, Run("0" * 16))
     with server_of(Api(service, served, Limits())) as url:
         plain = LocalCompletionsAPI(

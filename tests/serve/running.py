@@ -17,7 +17,7 @@ def make_api(engine=None, served=None, most=64, limits=None) -> Api:
     """The parts of a server over an engine, by default a fake one that says hello."""
     served = served or served_model()
     engine = engine or FakeEngine(served.tokenizer)
-    return Api(Service(engine, most), served, limits or Limits())
+    return Api(Service([engine], most), served, limits or Limits())
 
 
 @asynccontextmanager

@@ -1,6 +1,7 @@
-"""The engine's thread: bounded queue, cancellation, failures, the end."""
+"""The engines' threads: bounded queue, cancellation, failures, the end, several engines."""
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
@@ -9,8 +10,9 @@ from seekjax.serve.answer import Answer
 from seekjax.serve.errors import RequestError
 from seekjax.serve.events import Content
 from seekjax.serve.meter import RECENT, Meter, Recent
-from seekjax.serve.service import MOST_FAILURES, Service
+from seekjax.serve.service import Service
 from seekjax.serve.text import ReasoningSplitter
+from seekjax.serve.worker import MOST_FAILURES
 from tests.serve.fake_engine import FakeEngine
 
 PROMPT = [97]
@@ -29,10 +31,11 @@ async def text_of(answers):
 
 
 def with_service(engine, work, most=8):
-    """Return what `work(service)` returns, within a running service."""
+    """Return what `work(service)` returns, within a running service of one engine or more."""
+    engines = [engine] if isinstance(engine, FakeEngine) else engine
 
     async def run():
-        service = Service(engine, most)
+        service = Service(engines, most)
         service.start()
         try:
             return await asyncio.wait_for(work(service), 20)
@@ -149,6 +152,61 @@ def test_the_end_does_not_wait_longer_than_it_is_allowed(tokenizer):
             await text_of(answers)
 
     with_service(engine, work)
+
+
+def two_engines(tokenizer, *script):
+    return [FakeEngine(tokenizer, *script) for _ in range(2)]
+
+
+def test_two_engines_share_what_is_asked(tokenizer):
+    engines = two_engines(tokenizer, "ok")
+
+    async def work(service):
+        choices = {}
+        for _ in range(4):
+            choices |= choice(tokenizer)
+        answers = await service.begin(choices)
+        events = [event async for _, event in answers.events()]
+        text = "".join(event.text for event in events if isinstance(event, Content))
+        return text, await service.statistics()
+
+    text, statistics = with_service(engines, work)
+    assert sorted(text) == sorted("ok" * 4)
+    assert [len(engine.requests) for engine in engines] == [2, 2]
+    assert statistics.prompt_tokens == 4 * len(PROMPT)
+    assert statistics.pages_total == sum(engine.total for engine in engines)
+    assert statistics.load.sum() == sum(engine.statistics().load.sum() for engine in engines)
+
+
+def test_what_one_engine_refuses_is_taken_from_the_other(tokenizer):
+    engines = two_engines(tokenizer)
+
+    async def work(service):
+        bad = {Request([99999]): Answer(tokenizer, [99999], ReasoningSplitter())}
+        with pytest.raises(RequestError, match="no such token"):
+            await service.begin(choice(tokenizer) | bad)
+        await service.statistics()  # comes after the cancellation
+        return service.in_progress
+
+    assert with_service(engines, work) == 0
+    assert [engine.cancelled for engine in engines] == [engine.requests for engine in engines]
+    assert sum(len(engine.requests) for engine in engines) == 1
+
+
+def test_one_engine_that_fails_leaves_the_other_serving(tokenizer):
+    engines = two_engines(tokenizer, "ok")
+
+    async def work(service):
+        engines[0].failing = MOST_FAILURES
+        while engines[0].failing:
+            with suppress(RequestError):
+                await text_of(await service.begin(choice(tokenizer)))
+        await service.statistics()  # comes after the last failure
+        asked = len(engines[0].requests)
+        texts = [await text_of(await service.begin(choice(tokenizer))) for _ in range(3)]
+        return texts, service.failure, len(engines[0].requests) - asked
+
+    assert with_service(engines, work) == (["ok"] * 3, "", 0)
 
 
 def test_speeds_are_averages_of_the_last_seconds():

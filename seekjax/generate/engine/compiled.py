@@ -59,12 +59,15 @@ class Programs:
         self,
         pages: int,
         steps: int,
-    ) -> Any:
-        """Return empty pools; pages and the most steps of a call enter every program."""
+    ) -> None:
+        """Set the number of pages and the most steps of a call, which enter every program."""
         self.width = 1 + steps * self.decoder.tokens_per_step
-        make = partial(new_cache, self.decoder, pages + 1, self.page_size)
-        self.pools = placed(jax.eval_shape(make), WHOLE)
-        return jax.jit(make, out_shardings=layouts(self.pools))()
+        self._make_pools = partial(new_cache, self.decoder, pages + 1, self.page_size)
+        self.pools = placed(jax.eval_shape(self._make_pools), WHOLE)
+
+    def empty_pools(self) -> Any:
+        """Return the pools of an engine that begins."""
+        return jax.jit(self._make_pools, out_shardings=layouts(self.pools))()
 
     def __call__(
         self,

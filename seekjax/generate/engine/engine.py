@@ -6,6 +6,7 @@ decided is decided here on the host; what runs on the device was compiled before
 
 import time
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import jax
@@ -38,7 +39,6 @@ from seekjax.memory import free_bytes
 __all__ = ["Engine", "EngineSettings", "EngineStatistics", "QueueFullError"]
 
 CALL_SECONDS = 0.1  # of a decoding call, about
-SHARE_OF_MEMORY = 0.3  # of what is free, for the pages of the cache
 
 
 class Engine:
@@ -75,25 +75,38 @@ class Engine:
         # a draft is tried one position beyond the context
         buckets = make_buckets(settings, self.context + draft)
         self.programs = Programs(self.decoder, weights, buckets, settings.page_size)
-        pages = settings.pages or self._pages_that_fit()
-        self.pools = self.programs.start(pages, settings.steps)
-
+        self.pages = settings.pages or self._pages_that_fit()
+        self.programs.start(self.pages, settings.steps)
         self.layers = len(expert_layers(model))
-        self.pool = PagePool(pages)
+        self._begin()
+
+    def another(self) -> "Engine":
+        """Return an engine with the same weights and programs, and with pages of its own.
+
+        It may be used from another thread.
+        """
+        other = copy(self)
+        other._begin()
+        return other
+
+    def _begin(self) -> None:
+        """Begin without requests, with empty pages."""
+        self.pools = self.programs.empty_pools()
+        self.pool = PagePool(self.pages)
         self.scheduler = Scheduler(
             self.pool,
-            settings.page_size,
-            settings.max_batch,
+            self.settings.page_size,
+            self.settings.max_batch,
             self._empty_experts,
         )
-        self.batch = Batch(self.programs, model)
+        self.batch = Batch(self.programs, self.model)
         self._jobs: dict[Request, Job] = {}
         self._updates: list[Update] = []
         self._prompt_tokens = 0
         self._generated_tokens = 0
         self._drafted = 0
         self._accepted = 0
-        self._load = np.zeros((self.layers, model.experts), np.int64)
+        self._load = np.zeros((self.layers, self.model.experts), np.int64)
 
     def compile(self, show: Callable[[int, int], None] | None = None) -> None:
         """Compile all programs; afterwards nothing compiles, and what would have to is an error.
@@ -340,4 +353,4 @@ class Engine:
         free = free_bytes()
         if free is None:
             return wanted
-        return min(wanted, int(SHARE_OF_MEMORY * free) // sum(sizes))
+        return min(wanted, int(self.settings.memory * free) // sum(sizes))

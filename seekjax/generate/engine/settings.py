@@ -1,6 +1,6 @@
 """The engine's settings and its counters. No JAX."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -20,6 +20,7 @@ class EngineSettings:
     steps: int = 16  # decoding steps of one device call at most
     draft: bool | None = None  # whether the prediction module drafts; None: where it pays
     queue: int = 256  # requests that wait at most
+    memory: float = 0.3  # of what is free, for the pages of the cache
 
     def __post_init__(self):
         powers = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -32,6 +33,7 @@ class EngineSettings:
             ("slots", self.slots >= 1, "at least 1"),
             ("steps", self.steps >= 1, "at least 1"),
             ("queue", self.queue >= 1, "at least 1"),
+            ("memory", 0 < self.memory <= 1, "above 0 and at most 1"),
         )
         check_rules(self, rules)
 
@@ -54,3 +56,10 @@ class EngineStatistics:
     accepted: int  # and accepted
     preemptions: int
     load: np.ndarray  # [L, E]: tokens that visited each expert of each expert layer
+
+    def __add__(self, other: "EngineStatistics") -> "EngineStatistics":
+        """Return the sums of two engines'."""
+        sums = {}
+        for field in fields(self):
+            sums[field.name] = getattr(self, field.name) + getattr(other, field.name)
+        return EngineStatistics(**sums)

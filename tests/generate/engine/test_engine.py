@@ -1,6 +1,8 @@
 """A request's answer is its own, whoever else is served: alone, among others, after a prefix hit,
 after preemption, on programs that were all compiled before."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import jax
 import numpy as np
 import pytest
@@ -256,6 +258,25 @@ def test_a_full_queue_is_an_error_of_its_own(engine):
     for request in requests:
         engine.cancel(request)
     engine.step()
+
+
+def test_another_engine_runs_beside_it_in_a_thread_of_its_own(cold, eight):
+    expected = [answer.ids for answer in serve(cold, [greedy(prompt) for prompt in eight])]
+    other = cold.another()
+    assert other.programs is cold.programs
+    assert other.pool.free == other.pool.total
+    assert other.statistics().generated_tokens == 0
+
+    def ids(engine, prompts):
+        return [answer.ids for answer in serve(engine, [greedy(prompt) for prompt in prompts])]
+
+    with ThreadPoolExecutor(2) as threads:
+        halves = [
+            threads.submit(ids, cold, eight[:4]),
+            threads.submit(ids, other, eight[4:]),
+        ]
+        assert halves[0].result() + halves[1].result() == expected
+    assert other.statistics().prompt_tokens == sum(map(len, eight[4:]))
 
 
 def test_the_counters_add_up(cold, eight):
