@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from socket import socket
 
+import jax
+
 from seekjax.commands.common import keep_compiled
 from seekjax.commands.generate import open_weights
 from seekjax.commands.settings import Serve
@@ -30,7 +32,11 @@ from seekjax.serve.server import Server, bind
 from seekjax.serve.service import Service
 from seekjax.terminal import visible
 from seekjax.train.signals import listening
+from sharding.mesh import platform
 
+# parameters from which on one engine keeps two cores busy: its products are large enough to divide.
+# Two are 1.5 times as fast with 30M, equal with 100M
+MODEL_OF_TWO = 64e6
 KEY = "SEEKJAX_API_KEY"  # in the environment, where a list of processes does not show it
 
 log = logging.getLogger("seekjax.serve")
@@ -64,7 +70,7 @@ def check_engines(options: Serve) -> None:
         UsageError,
     )
     need(
-        options.engines == 1 or set(vars(options.mesh).values()) == {1},
+        options.engines <= 1 or one_device(options),
         f"--engines {options.engines} work on one device, and the mesh has several: leave one of "
         "the two options out.",
         UsageError,
@@ -91,12 +97,28 @@ def read_keys(options: Serve) -> list[str]:
     return [key] if key else []
 
 
+def one_device(options: Serve) -> bool:
+    """Return whether the mesh has a single device."""
+    return set(vars(options.mesh).values()) == {1}
+
+
+def choose_engines(options: Serve, opened: OpenedModel) -> int:
+    """Return how many engines are fastest here, unless it is said."""
+    if options.engines:
+        return options.engines
+    parameters = sum(x.size for x in jax.tree.leaves(opened.variables))
+    gains = platform() == "cpu" and one_device(options) and (os.cpu_count() or 1) > 1
+    # pages that are counted by hand stay together, for requests of any length
+    divides = options.max_batch > 1 and not options.pages
+    return 2 if gains and divides and parameters < MODEL_OF_TWO else 1
+
+
 def make_engines(options: Serve, opened: OpenedModel) -> list[Engine]:
     """Return the engines with all of their programs compiled.
 
     They have weights and programs in common, and divide the batch, the pages and the memory.
     """
-    count = options.engines
+    count = choose_engines(options, opened)
     settings = EngineSettings(
         max_batch=math.ceil(options.max_batch / count),
         context=options.context,

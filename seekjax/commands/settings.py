@@ -107,8 +107,9 @@ class Serve:
     name: str = ""  # of the model; default: its folder's
     alias: tuple[str, ...] = ()  # further names that requests may use
     max_batch: Count = 16  # requests that are answered together
-    # threads that divide these requests and share the weights: 2 keep a second core of a CPU busy
-    engines: Count = 1
+    # threads that divide these requests and share the weights; 0 = two for a small model on a CPU,
+    # where one leaves the second core idle, else one
+    engines: CountOrZero = 0
     queue: CountOrZero = 64  # further requests that may wait; the others are refused with 429
     # tokens of a prompt with its answer at most; 0 = the model's context
     context: CountOrZero = 0

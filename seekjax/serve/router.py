@@ -15,7 +15,7 @@ IN_PROGRESS = 256
 class Router:
     """Sends each request to the engine that has the least to do with it.
 
-    Every engine has a prefix cache of its own. The router remembers which prompts each of them has
+    Every engine has a prefix cache of its own. The router keeps which prompts each of them has
     had lately, so that the next turn of a conversation finds its pages. An engine may have evicted
     them meanwhile: then it reads the prompt again.
     """
@@ -51,7 +51,7 @@ class Router:
         request: Request,
         keys: list[bytes],
     ) -> int:
-        """Return the tokens that an engine has to read for a request, and beside it."""
+        """Return the tokens that an engine must read for a request, and what it has in progress."""
         known = 0
         while known < len(keys) and keys[known] in self._blocks[engine]:
             known += 1

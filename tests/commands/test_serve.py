@@ -17,6 +17,7 @@ from seekjax.commands.cli import main
 from seekjax.commands.settings import ModelOptions
 from seekjax.config import KernelConfig
 from seekjax.open import OpenedModel
+from sharding.mesh import MeshConfig
 from tests.fixtures import ONE_LAYER
 from tests.serve.fake_engine import LAYERS, FakeEngine, byte_tokenizer
 
@@ -123,12 +124,33 @@ def test_the_names_are_those_of_the_options(fake):
     [
         (["--engines", "3", "--max-batch", "2"], "--engines 3 share --max-batch 2 places"),
         (["--engines", "2", "--mesh.data", "2"], "--engines 2 work on one device"),
-        (["--engines", "0"], "engines"),
+        (["--engines", "-1"], "engines"),
     ],
 )
 def test_engines_that_cannot_be_are_refused(fake, capsys, words, said):
     assert main(["serve", "model", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fields", "parameters", "expected"),
+    [
+        ({}, 1e6, 2),
+        ({}, 1e9, 1),
+        ({"pages": 40}, 1e6, 1),
+        ({"max_batch": 1}, 1e6, 1),
+        ({"mesh": MeshConfig(data=2)}, 1e6, 1),
+        ({"engines": 3}, 1e9, 3),
+    ],
+)
+def test_small_models_on_a_cpu_have_two_engines(
+    monkeypatch, tmp_path, fields, parameters, expected
+):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    weights = {"w": SimpleNamespace(size=parameters)}
+    opened = OpenedModel(tmp_path, ONE_LAYER, KernelConfig(), weights, byte_tokenizer())
+    options = command.Serve(ModelOptions(tmp_path), **fields)
+    assert command.choose_engines(options, opened) == expected
 
 
 def test_engines_divide_batch_pages_and_memory(monkeypatch, tmp_path):
