@@ -113,8 +113,10 @@ class Fp8Config:
     gradients: Literal["tile", "block"] = "tile"
     # kept for the backward pass of the input of attention's w_o (V3 section 3.3.3: e5m6)
     attention_output: Literal["e4m3", "e5m6"] = "e4m3"
-    # parts: a partial product per 128 terms; scaled: one product of values times scales
-    product: Literal["scaled", "parts"] = "scaled"
+    # parts: a partial product per 128 terms; scaled: one product of values times scales; bfloat16:
+    # the same with operands in bfloat16, exact with scales ue8m0. auto: scaled, and bfloat16 where
+    # it is exact and faster
+    product: Literal["auto", "scaled", "bfloat16", "parts"] = "auto"
 
 
 @dataclass(frozen=True)

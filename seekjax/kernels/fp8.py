@@ -17,7 +17,7 @@ so that no split of the batch changes a result.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from seekjax.config import Fp8Config
 from seekjax.quant.fp8 import BLOCK as LENGTH
 from seekjax.quant.fp8 import GRADIENT_FLOOR
 from seekjax.quant.tiles import BLOCK, COLUMN, ROW, Tiled, in_e5m6, in_tiles
+from sharding.mesh import platform
 
 Kept = Literal["e4m3", "e5m6"]
 
@@ -50,7 +51,7 @@ def _forward(x_BTK: Array, weights: tuple[Array, ...], fp8: Fp8Config, kept: Kep
     rows = in_tiles(x_BTK, ROW, fp8.scales)
     blocks = [in_tiles(w_KN, BLOCK, fp8.scales) for w_KN in weights]
 
-    product = PRODUCTS[fp8.product]
+    product = product_of(fp8)
     outputs = [product(rows, w).astype(x_BTK.dtype) for w in blocks]
 
     saved = in_e5m6(x_BTK, ROW) if kept == "e5m6" else rows
@@ -59,7 +60,7 @@ def _forward(x_BTK: Array, weights: tuple[Array, ...], fp8: Fp8Config, kept: Kep
 
 def _backward(fp8: Fp8Config, kept: Kept, residuals: tuple, gradients: tuple[Array, ...]) -> tuple:
     saved, blocks = residuals
-    product = PRODUCTS[fp8.product]
+    product = product_of(fp8)
     columns = in_tiles(saved.dense(), COLUMN, fp8.scales)
 
     dx_BTK = jnp.zeros(saved.values.shape, jnp.float32)
@@ -87,12 +88,37 @@ def gradient_tiles(dy: Array, fp8: Fp8Config) -> tuple[Tiled, Tiled]:
     return rounded(ROW), rounded(COLUMN)
 
 
-def in_parts(a: Tiled, b: Tiled) -> Array:
-    """Return a @ b as a float32 sum of partial products over 128 terms: the plain form.
+class Product(NamedTuple):
+    """A way to multiply two arrays in tiles, in float32.
 
     Two arrays with sequences, a [B, K, T] and b [B, T, N], are multiplied sequence by sequence and
     summed.
     """
+
+    # what is done with an operand, once for all products that it enters
+    ready: Callable[[Tiled], Any]
+    # a @ b of operands that are ready
+    multiply: Callable[[Any, Any], Array]
+
+    def __call__(self, a: Tiled, b: Tiled) -> Array:
+        """Return a @ b."""
+        return self.multiply(self.ready(a), self.ready(b))
+
+
+def product_of(fp8: Fp8Config) -> Product:
+    """Return the product that is set.
+
+    auto: `scaled`, in bfloat16 where that changes no operand: an accelerator needs six passes for a
+    product in float32, a CPU gains nothing.
+    """
+    if fp8.product != "auto":
+        return PRODUCTS[fp8.product]
+    exact = fp8.scales == "ue8m0" and platform() != "cpu"
+    return PRODUCTS["bfloat16" if exact else "scaled"]
+
+
+def in_parts(a: Tiled, b: Tiled) -> Array:
+    """Return a @ b as a float32 sum of partial products over 128 terms: the plain form."""
     if b.values.ndim == 3:
         each_BKN = jax.vmap(in_parts)(a, b)
         return each_BKN.sum(0)
@@ -123,16 +149,33 @@ def _parts(x: Array, axis: int) -> Array:
     return jnp.moveaxis(x.reshape(*before, -1, LENGTH, *after), axis, 0)
 
 
-def scaled(a: Tiled, b: Tiled) -> Array:
-    """Return the same as `in_parts` by one float32 product of values times scales.
+def scaled(a: Array, b: Array) -> Array:
+    """Return the same as `in_parts` by one product of values times scales, summed in float32.
 
-    It differs in the order of the sum and in one rounding of each operand, 2^-24 of it. A mesh may
-    split the sum, and XLA has a fast kernel for it.
+    It differs in the order of the sum, and with operands in float32 in one rounding of each, 2^-24
+    of it. A mesh may split the sum, and XLA has a fast kernel for it.
     """
-    if b.values.ndim == 3:
-        a_BKT, b_BTN = a.dense(), b.dense()
-        return jnp.einsum("BKT,BTN->KN", a_BKT, b_BTN, precision=lax.Precision.HIGHEST)
-    return jnp.matmul(a.dense(), b.dense(), precision=lax.Precision.HIGHEST)
+    product = partial(
+        jnp.einsum,
+        precision=lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32,
+    )
+    if b.ndim == 3:
+        return product("BKT,BTN->KN", a, b)
+    return product("...MK,KN->...MN", a, b)
 
 
-PRODUCTS: dict[str, Callable[[Tiled, Tiled], Array]] = {"parts": in_parts, "scaled": scaled}
+def in_bfloat16(x: Tiled) -> Array:
+    """Return the numbers that are stored, in bfloat16: exact if the scales are powers of two."""
+    return x.dense().astype(jnp.bfloat16)
+
+
+def _as_it_is(x: Tiled) -> Tiled:
+    return x
+
+
+PRODUCTS = {
+    "parts": Product(_as_it_is, in_parts),
+    "scaled": Product(Tiled.dense, scaled),
+    "bfloat16": Product(in_bfloat16, scaled),
+}

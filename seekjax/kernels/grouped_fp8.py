@@ -16,7 +16,7 @@ from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
 
 from seekjax.config import Fp8Config
-from seekjax.kernels.fp8 import gradient_tiles
+from seekjax.kernels.fp8 import gradient_tiles, product_of
 from seekjax.kernels.grouped import mixed, silu, tile_sizes
 from seekjax.kernels.row_tiles import RowTile, each_tile
 from seekjax.quant.fp8 import BLOCK as LENGTH
@@ -72,17 +72,19 @@ def _forward(x_MK: Array, weights: tuple[Array, ...], size_E: Array, fp8: Fp8Con
     (M, _), (E,) = x_MK.shape, size_E.shape
     rows = in_tiles(x_MK, ROW, fp8.scales)
     blocks = [in_tiles(w_EKN, BLOCK, fp8.scales) for w_EKN in weights]
-    rounded_MK = rows.dense()
+    product = product_of(fp8)
+    rounded_MK = product.ready(rows)
     end_E = jnp.cumsum(size_E)
 
     def expert(number: Array, outputs: tuple[Array, ...]) -> tuple[Array, ...]:
-        own_weights = [_entry(w, number).dense() for w in blocks]
+        own_weights = [product.ready(_entry(w, number)) for w in blocks]
 
         def visit(tile: RowTile, outputs: tuple[Array, ...]) -> tuple[Array, ...]:
-            x_mK = tile.read(rounded_MK)
+            # of E4M3 numbers and of their scales, or of their products
+            x_mK = jax.tree.map(tile.read, rounded_MK)
             written = []
             for y_MN, w_KN in zip(outputs, own_weights):
-                y_mN = _product(x_mK, w_KN).astype(y_MN.dtype)
+                y_mN = product.multiply(x_mK, w_KN).astype(y_MN.dtype)
                 written.append(tile.write(y_MN, y_mN))
             return tuple(written)
 
@@ -100,27 +102,28 @@ def _backward(fp8: Fp8Config, residuals: tuple, gradients: tuple[Array, ...]) ->
     (M, _), (E,) = x_MK.shape, size_E.shape
     end_E = jnp.cumsum(size_E)
     length = min(LENGTH, M)
+    product = product_of(fp8)
 
     def expert(number: Array, sums: tuple) -> tuple:
         dx_MK, weight_gradients = sums
-        own_weights = [_entry(w, number).dense() for w in blocks]
+        turned_weights = [product.ready(_entry(w, number).T) for w in blocks]
 
         def visit(tile: RowTile, sums: tuple) -> tuple:
             dx_MK, own_gradients = sums
 
             # Another expert's rows become zeros, which change no scale and no sum.
             x_mK = tile.only_own(tile.read(x_MK))
-            columns_mK = in_tiles(x_mK, COLUMN, fp8.scales).dense()
+            columns_Km = in_tiles(x_mK, COLUMN, fp8.scales).T
 
             dx_mK, added = jnp.zeros_like(x_mK), []
-            for dw_KN, w_KN, dy_MN in zip(own_gradients, own_weights, gradients):
+            for dw_KN, w_NK, dy_MN in zip(own_gradients, turned_weights, gradients):
                 dy_mN = tile.only_own(tile.read(dy_MN))
                 over_N, over_M = gradient_tiles(dy_mN, fp8)
-                dx_mK += _product(over_N.dense(), w_KN.T)
-                added.append(dw_KN + _product(columns_mK.T, over_M.dense()))
+                dx_mK += product.multiply(product.ready(over_N), w_NK)
+                added.append(dw_KN + product(columns_Km, over_M))
             return tile.write(dx_MK, dx_mK.astype(dx_MK.dtype)), tuple(added)
 
-        zeros = [jnp.zeros(w_KN.shape, jnp.float32) for w_KN in own_weights]
+        zeros = [jnp.zeros(w.values.shape[1:], jnp.float32) for w in blocks]
         start = (dx_MK, vary_like(tuple(zeros), x_MK))
         end = end_E[number]
         dx_MK, own_gradients = each_tile(visit, start, end - size_E[number], end, M, (length,))
@@ -143,8 +146,3 @@ grouped_linear.defvjp(_forward, _backward)
 def _entry(w_EKN: Tiled, number: Array) -> Tiled:
     """Return the matrix of one expert."""
     return w_EKN.replace(values=w_EKN.values[number], scale=w_EKN.scale[number])
-
-
-def _product(a_XY: Array, b_YZ: Array) -> Array:
-    """Return the float32 product of rounded values times their scales, as `fp8.scaled` does."""
-    return jnp.matmul(a_XY, b_YZ, precision=lax.Precision.HIGHEST)

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from seekjax.config import Fp8Config
-from seekjax.kernels.fp8 import linear
+from seekjax.kernels import fp8 as fp8_module
+from seekjax.kernels.fp8 import in_bfloat16, linear
+from seekjax.quant.tiles import BLOCK, COLUMN, ROW, in_tiles
 from tests.reference import fp8 as reference
 
 B, T, K, WIDTHS = 2, 150, 300, (140, 64)
@@ -18,6 +20,7 @@ CASES = {
     "scaled": (Fp8Config(), "e4m3"),
     "parts": (PLAIN, "e4m3"),
     "ue8m0 parts": (replace(PLAIN, scales="ue8m0"), "e4m3"),
+    "ue8m0 in bfloat16": (Fp8Config(scales="ue8m0", product="bfloat16"), "e4m3"),
     "ue8m0 scaled, e5m6": (Fp8Config(scales="ue8m0"), "e5m6"),
     "blocks of gradients": (Fp8Config(gradients="block"), "e4m3"),
 }
@@ -67,6 +70,24 @@ def test_equals_the_reference(arrays, case):
         assert_near(weight_gradients[n], sum(dw))
         expected_dx = expected_dx + np.stack(part_dx)
     assert_near(dx, expected_dx)
+
+
+def test_bfloat16_holds_every_number_whose_scale_is_a_power_of_two(arrays):
+    """So an accelerator multiplies in bfloat16 what a CPU multiplies in float32."""
+    x, (w, _), _ = arrays
+    for array, tile in ((x * np.float32(1e20), ROW), (x * np.float32(1e-20), COLUMN), (w, BLOCK)):
+        tiled = in_tiles(array, tile, "ue8m0")
+        np.testing.assert_array_equal(in_bfloat16(tiled).astype(np.float32), tiled.dense())
+    assert (in_bfloat16(in_tiles(w, BLOCK)) != in_tiles(w, BLOCK).dense()).any()
+
+
+@pytest.mark.parametrize(
+    ("scales", "where", "expected"),
+    [("float32", "tpu", "scaled"), ("ue8m0", "tpu", "bfloat16"), ("ue8m0", "cpu", "scaled")],
+)
+def test_the_product_is_chosen_where_it_is_exact_and_faster(monkeypatch, scales, where, expected):
+    monkeypatch.setattr(fp8_module, "platform", lambda: where)
+    assert fp8_module.product_of(Fp8Config(scales=scales)) is fp8_module.PRODUCTS[expected]
 
 
 def test_the_error_against_float32_is_that_of_three_bits(arrays):

@@ -40,12 +40,14 @@ def one_by_one(x_MK, w_EKN, sizes, fp8):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("gradients", ["tile", "block"])
-def test_equals_the_linear_layer_expert_by_expert(gradients):
+@pytest.mark.parametrize(
+    ("gradients", "product"), [("tile", "scaled"), ("block", "scaled"), ("tile", "parts")]
+)
+def test_equals_the_linear_layer_expert_by_expert(gradients, product):
     """With rows for one more than a tile, for none, for several tiles, and rows of nobody."""
     sizes = (129, 0, 290, 40)
     x_MK, w_EKN, dy_MN = drawn((500, D), (4, D, F), (500, F))
-    fast = Fp8Config(gradients=gradients)
+    fast = Fp8Config(gradients=gradients, product=product)
     plain = Fp8Config(gradients=gradients, product="parts")
 
     def grouped(x_MK, w_EKN):
