@@ -68,10 +68,10 @@ def ours(shape: str, new: int, engines: int):
     def ask(prompt, new) -> Request:
         return Request(prompt, RequestSampling(max_new=new, temperature=0))
 
-    def finish(arrivals) -> tuple[float, dict, list]:
-        """Serve (seconds, request) pairs; return all seconds, those of first tokens, and of
-        steps."""
-        waiting, first, steps = list(arrivals), {}, []
+    def finish(arrivals) -> tuple[float, dict, dict]:
+        """Serve (seconds, request) pairs; return all seconds, those until the first tokens of each
+        request, and how many these were."""
+        waiting, first, count = list(arrivals), {}, {}
         began = time.perf_counter()
         while waiting or not engine.idle:
             now = time.perf_counter() - began
@@ -82,18 +82,18 @@ def ours(shape: str, new: int, engines: int):
                 continue
             updates = engine.step()
             after = time.perf_counter() - began
-            steps.append(after - now)
             for update in updates:
-                if update.tokens:
-                    first.setdefault(update.request, after)
-        return time.perf_counter() - began, first, steps
+                if update.tokens and update.request not in first:
+                    first[update.request] = after
+                    count[update.request] = len(update.tokens)
+        return time.perf_counter() - began, first, count
 
     def alone(_turn):
-        """Seconds per token after the first, engine and generator."""
+        """Seconds per token after those that come first, engine and generator."""
         prompt = random.integers(0, model.vocab, 32).tolist()
         request = ask(prompt, new)
-        whole, first, _ = finish([(0, request)])
-        engine_pace = (whole - first[request]) / (new - 1)
+        whole, first, count = finish([(0, request)])
+        engine_pace = (whole - first[request]) / (new - count[request])
 
         generation = generator.stream([prompt], Sampling(max_new=new, temperature=0), chunk=new)
         for _ in generation:

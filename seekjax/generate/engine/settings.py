@@ -17,7 +17,7 @@ class EngineSettings:
     context: int = 0  # tokens of a prompt with its answer at most; 0: the model's context
     chunk: int = 256  # prompt tokens read between two decoding calls
     slots: int = 256  # positions of the smallest cache that programs are compiled for
-    steps: int = 16  # decoding steps of one device call at most
+    steps: int = 32  # decoding steps of one device call at most
     draft: bool | None = None  # whether the prediction module drafts; None: where it pays
     queue: int = 256  # requests that wait at most
     memory: float = 0.3  # of what is free, for the pages of the cache
