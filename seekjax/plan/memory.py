@@ -75,6 +75,11 @@ def memory(layout: Layout, remat: str | None = None) -> Memory:
     layer = max(_layer(layout, dense) for dense in kinds)
     layer += BACKWARD * gathered_positions(layout)
 
+    # Embedding and head are used by the main model and by each prediction module. Each use has a
+    # gradient of its own until they are summed at the end.
+    vocabulary = _gathered([weight for weight in listed if "vocab" in weight.axes], layout)
+    vocabulary += model.mtp_depth * vocabulary / BACKWARD
+
     has_experts = model.layers > model.dense_layers
     vocab = min(model.vocab / layout.split("vocab"), config.kernel.vocab_chunk)
     return Memory(
@@ -84,7 +89,7 @@ def memory(layout: Layout, remat: str | None = None) -> Memory:
         average=stored if config.train.ema else 0.0,
         gradients=stored * (2 if accumulates else 1),
         gathered=gathered,
-        vocabulary=_gathered([weight for weight in listed if "vocab" in weight.axes], layout),
+        vocabulary=vocabulary,
         kept=kept_bytes(layout, remat or config.kernel.remat),
         layer=layer,
         exchange=_exchange(layout) if has_experts else 0.0,

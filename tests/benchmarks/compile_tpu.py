@@ -79,7 +79,7 @@ class Run:
 
 # One sequence a chip, no accumulation
 ONCE = {"batch": 512, "batch_start": 0, "batch_ramp": 0.0}
-TWICE = ONCE | {"batch": 1024}
+TWICE = ONCE | {"batch": 1024, "micro_batch": 1024}
 BOUND = {"capacity": 2.0}
 
 RUNS = {

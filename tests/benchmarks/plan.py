@@ -34,7 +34,7 @@ COMPILED = [
         MeshConfig(data=1, fsdp=8, expert=64, tensor=1),
         V3,
         {"capacity": 2.0},
-        38.2 * GIB,
+        37.8 * GIB,
         "compile_tpu.md",
     ),
     (
