@@ -2,12 +2,14 @@
 
     python train.py tiny_long
     python -m tests.benchmarks.long_context runs/tiny_long
+    python -m tests.benchmarks.long_context runs/needle needle    # see planted.py
 
 Both are measured before and after each phase, on held-out documents of Python's standard library.
 The planted line is ours: `session_key = "..."` with a value of random syllables. A text ends with
 the beginning of the same line, and the figure is how many bits fewer the value costs than after the
-same text with another value planted. No model was trained on such lines: a value that costs less
-was read where it was planted. Results: tests/benchmarks/results/long_context.md and .png
+same text with another value planted. The values are drawn anew: one that costs less was read where
+it was planted. The models of tiny_long were not trained on such lines, those of `needle` were.
+Results: tests/benchmarks/results/, long_context.md and needle.md with their pictures
 """
 
 import random
@@ -27,6 +29,7 @@ from seekjax.data import Tokenizer, load_corpus
 from seekjax.model.transformer import Transformer
 from seekjax.open import OpenedModel, need_tokenizer, open_model
 from seekjax.train.score import nll
+from tests.benchmarks.planted import LINE, draw_word
 
 RESULTS = Path(__file__).parent / "results"
 STEPS = ("base", "1k", "4k")
@@ -36,8 +39,6 @@ EDGES = (0, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 ROWS = 12  # at most, of held-out documents of at least the longest length
 TEXTS = 8  # that a line is planted in, at each length and depth
 DEPTHS = (0.1, 0.5, 0.9)
-SYLLABLES = ("to", "ve", "mi", "ra", "zu", "ka", "le", "po", "si", "nu")
-LINE = '\nsession_key = "'
 
 
 @partial(jax.jit, static_argnums=0)
@@ -84,7 +85,7 @@ def planted(
     value in the line, and how many tokens the value has; texts have `length` + 1 tokens.
     """
     chosen = random.Random(seed)
-    value, other = ("".join(chosen.choices(SYLLABLES, k=5)) for _ in range(2))
+    value, other = draw_word(chosen), draw_word(chosen)
     begin, end = tokenizer.encode(LINE), tokenizer.encode(value)
 
     texts = []
@@ -111,8 +112,8 @@ def saved_bits(
     return np.asarray(saved)
 
 
-def main(runs: Path) -> None:
-    """Measure, draw, and write the results."""
+def main(runs: Path, results: str = "long_context") -> None:
+    """Measure, draw, and write the results under a name."""
     names, positions, needles = [], [], []
     documents: list[np.ndarray] = []
     for step in STEPS:
@@ -130,11 +131,14 @@ def main(runs: Path) -> None:
         print(names[-1], np.round(positions[-1], 3), flush=True)
         print(np.round(np.mean(needles[-1], -1), 2), flush=True)
     saved = np.asarray(needles)
-    (RESULTS / "long_context.md").write_text(report(names, positions, saved, len(documents)))
-    draw(names, positions, saved)
+    text = report(names, positions, saved, len(documents), results)
+    (RESULTS / f"{results}.md").write_text(text)
+    draw(names, positions, saved, RESULTS / f"{results}.png")
 
 
-def report(names: list[str], positions: list[list[float]], saved: np.ndarray, rows: int) -> str:
+def report(
+    names: list[str], positions: list[list[float]], saved: np.ndarray, rows: int, results: str
+) -> str:
     """Return both tables in Markdown."""
     spans = [f"{first}-{end}" for first, end in pairwise(EDGES)]
     lines = [
@@ -161,10 +165,10 @@ def report(names: list[str], positions: list[list[float]], saved: np.ndarray, ro
     for name, of_step in zip(names, saved.reshape(len(names), len(LENGTHS), -1)):
         cells = [f"{x.mean():+.2f} ± {x.std(ddof=1) / len(x) ** 0.5:.2f}" for x in of_step]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", "![picture](long_context.png)", ""])
+    return "\n".join([*lines, "", f"![picture]({results}.png)", ""])
 
 
-def draw(names: list[str], positions: list[list[float]], saved: np.ndarray) -> None:
+def draw(names: list[str], positions: list[list[float]], saved: np.ndarray, path: Path) -> None:
     """Draw both figures side by side."""
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -182,8 +186,8 @@ def draw(names: list[str], positions: list[list[float]], saved: np.ndarray) -> N
         right.bar(place, flat.mean(-1), width, yerr=error, label=name)
     right.set_xticks(range(len(LENGTHS)), [f"{length:,}" for length in LENGTHS])
     right.set(xlabel="length of the text (tokens)", ylabel="bits saved by the planted line")
-    figure.savefig(RESULTS / "long_context.png", dpi=120)
+    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])
