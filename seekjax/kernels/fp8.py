@@ -155,14 +155,11 @@ def scaled(a: Array, b: Array) -> Array:
     It differs in the order of the sum, and with operands in float32 in one rounding of each, 2^-24
     of it. A mesh may split the sum, and XLA has a fast kernel for it.
     """
-    product = partial(
-        jnp.einsum,
-        precision=lax.Precision.HIGHEST,
-        preferred_element_type=jnp.float32,
-    )
+    in_float32 = {"precision": lax.Precision.HIGHEST, "preferred_element_type": jnp.float32}
     if b.ndim == 3:
-        return product("BKT,BTN->KN", a, b)
-    return product("...MK,KN->...MN", a, b)
+        a_BKT, b_BTN = a, b
+        return jnp.einsum("BKT,BTN->KN", a_BKT, b_BTN, **in_float32)
+    return jnp.matmul(a, b, **in_float32)
 
 
 def in_bfloat16(x: Tiled) -> Array:
