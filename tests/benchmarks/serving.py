@@ -2,7 +2,7 @@
 against transformers' continuous batching, same shape, f32.
 
     python -m tests.benchmarks.serving [--peer PYTHON] [--shape mini] [--turns 3] [--new 128]
-                                       [--engines 2]
+                                       [--engines 2] [--weights int8]
 
     alone     one request of 32 tokens: seconds per token, engine over generator (at most 1.05)
     mixed     sixteen requests of 16 to 512 tokens with answers of 32 to 160, arriving over time:
@@ -14,6 +14,7 @@ against transformers' continuous batching, same shape, f32.
               (under 2)
     prefix    time to first token of a prompt of 1,040 tokens, cold over cached (at least 5)
 
+With --weights both our sides, engine and generator, have quantised weights; the peer keeps its own.
 Weights are random, those of both sides are drawn in the same way. The peer is a process of its own
 that sleeps while ours runs; they take turns. transformers 5.24 gives DeepSeek's latent cache too
 many heads of the wrong width and fails, so its allocator is patched here to pad the rotary key.
@@ -42,7 +43,7 @@ def requests_of(vocab: int, seed: int) -> list[tuple[list[int], int]]:
     return [(random.integers(0, vocab, length).tolist(), new) for length, new in pairs]
 
 
-def ours(shape: str, new: int, engines: int):
+def ours(shape: str, new: int, engines: int, weights: str):
     import asyncio
 
     import numpy as np
@@ -52,11 +53,18 @@ def ours(shape: str, new: int, engines: int):
     from seekjax.generate.engine.request import Request, RequestSampling
     from seekjax.generate.generator import Generator
     from seekjax.generate.sampling import Sampling
+    from seekjax.model.abstract import named_variables
+    from seekjax.quant.tree import quantise_tree
     from seekjax.serve.service import Service
+    from sharding.place import axes_of
     from tests.benchmarks.mini import heading
 
     model = ModelConfig(**SHAPES[shape], mtp_depth=0, init_std=0.02)
     variables = drawn(model)
+    if weights != "float32":
+        axes = axes_of(named_variables(model))["params"]
+        kernel = KernelConfig(weights=weights)
+        variables["params"] = quantise_tree(variables["params"], axes, kernel, consume=True)
     generator = Generator(model, variables, KernelConfig(), draft=False)
     engine = Engine(model, variables, KernelConfig(), EngineSettings(), consume=True)
     began = time.perf_counter()
@@ -245,19 +253,20 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--new", type=int, default=128, help="tokens of the request alone")
     parser.add_argument("--engines", type=int, default=2)
+    parser.add_argument("--weights", choices=["float32", "int8", "int4", "fp8"], default="float32")
     parser.add_argument("--no-peer", action="store_true", help="ours alone")
     parser.add_argument("--serve", choices=["ours", "peer"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         sides = {
-            "ours": lambda: ours(options.shape, options.new, options.engines),
+            "ours": lambda: ours(options.shape, options.new, options.engines, options.weights),
             "peer": lambda: peer(options.shape),
         }
         return serve(*sides[options.serve]())
 
     def start(name, python):
         words = ["--shape", options.shape, "--new", str(options.new), "--serve", name]
-        words += ["--engines", str(options.engines)]
+        words += ["--engines", str(options.engines), "--weights", options.weights]
         return Side(name, [python, "-m", "tests.benchmarks.serving", *words])
 
     us = start("ours", sys.executable)

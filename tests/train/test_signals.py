@@ -29,9 +29,12 @@ def said():
 
 @pytest.fixture
 def signals(said):
+    # under nohup SIGHUP is ignored, and stays so
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     with listening() as signals:
         signals.say = said.append
         yield signals
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
