@@ -68,7 +68,7 @@ def test_a_mesh_of_eight_devices_changes_no_token(engine, alone):
 def test_the_server_on_a_mesh_answers_as_one_device(engine, made, alone, monkeypatch, tmp_path):
     opened = OpenedModel(tmp_path, made.model, KERNEL, {}, byte_tokenizer())
     monkeypatch.setattr(command, "open_weights", lambda *_: opened)
-    monkeypatch.setattr(command, "make_engine", lambda *_: engine)
+    monkeypatch.setattr(command, "make_engines", lambda *_: [engine])
     monkeypatch.setattr(command, "weights_fingerprint", lambda _: "abc")
     monkeypatch.delenv("SEEKJAX_API_KEY", raising=False)
 
