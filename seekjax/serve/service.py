@@ -112,7 +112,7 @@ class Service:
         answers = Answers(self, choices)
         accepted = []
         for request in choices:
-            engine = self._router.choose(request, self._working)
+            engine = self._router.choose(request, self._load())
             self._running[request] = Running(answers, engine)
             self.meter.begin(request)
             accepted.append(self._workers[engine].submit(request))
@@ -129,9 +129,9 @@ class Service:
     def cancel(self, request: Request) -> None:
         """End a request that is in progress; do nothing for another."""
         if request in self._running:
-            worker = self._workers[self._forget(request)]
+            engine = self._running.pop(request).engine
             self.meter.cancel(request)
-            worker.cancel(request)
+            self._workers[engine].cancel(request)
 
     async def statistics(self) -> EngineStatistics:
         """Return the sums of the engines' counters and states."""
@@ -139,16 +139,19 @@ class Service:
         first, *others = await asyncio.gather(*each)
         return sum(others, first)
 
-    @property
-    def _working(self) -> list[int]:
-        """The engines that have not failed."""
-        return [number for number, worker in enumerate(self._workers) if not worker.failed]
+    def _load(self) -> dict[int, int]:
+        """Return how many requests each engine has in progress; those that have failed are left
+        out.
+        """
+        load = {}
+        for number, worker in enumerate(self._workers):
+            if not worker.failed:
+                load[number] = len(self._requests_of(number))
+        return load
 
-    def _forget(self, request: Request) -> int:
-        """Count a request out, and return its engine."""
-        engine = self._running.pop(request).engine
-        self._router.end(engine)
-        return engine
+    def _requests_of(self, engine: int) -> list[Request]:
+        """Return the requests that an engine has in progress."""
+        return [request for request, own in self._running.items() if own.engine == engine]
 
     def _check_open(self, requests: int) -> None:
         """Raise RequestError unless this number of requests can be accepted now."""
@@ -180,15 +183,14 @@ class Service:
             answers = self._running[request].answers
             self.meter.add(update)
             if update.finish_reason:
-                self._forget(request)
+                del self._running[request]
             answers.updates.put_nowait(update)
 
     def _fail(self, worker: Worker) -> None:
         """End the answers of an engine that has failed; in the event loop."""
-        if not self._working:
+        if all(worker.failed for worker in self._workers):
             self.failure = "the engine has failed repeatedly; the server's log says why."
-        number = self._workers.index(worker)
-        affected = [request for request, own in self._running.items() if own.engine == number]
+        affected = self._requests_of(self._workers.index(worker))
         self._end(affected, "the engine has failed; the server's log says why.")
 
     def _end(self, requests: Sequence[Request], sentence: str) -> None:

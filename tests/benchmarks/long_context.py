@@ -144,7 +144,7 @@ def report(
     lines = [
         "# A longer context, in small",
         "",
-        "    python train.py tiny_long && python -m tests.benchmarks.long_context runs/tiny_long",
+        f"    python -m tests.benchmarks.long_context RUNS {results}",
         "",
         f"Bits per byte of {rows} held-out documents by position (tokens):",
         "",

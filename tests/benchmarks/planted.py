@@ -1,6 +1,8 @@
 """Text to learn copying from: Python's standard library with lines planted in it.
 
-    run() { python train.py tiny --out runs/needle/$1 --data.sources tests.benchmarks.planted:$2 "${@:3}"; }
+    run() {
+        python train.py tiny --out runs/needle/$1 --data.sources tests.benchmarks.planted:$2 "${@:3}"
+    }
     phase() {
         run $1 keys --init runs/needle/$2 --data.sequence $3 --extend.context $3 --train.batch $4 \
             --extend.original-context 256 --extend.factor 20 --optimizer.learning-rate 3e-4 \
